@@ -1,0 +1,1 @@
+"""Segmentation models, losses, metrics and dataset layouts of the literature."""

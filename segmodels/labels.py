@@ -1,0 +1,105 @@
+"""Class names, colours and the way from a dataset's own label ids to train ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from segmodels.errors import InputError
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The classes of a dataset.
+
+    Attributes:
+        classes: names, in the order of the train ids 0..C-1.
+        palette: one RGB colour (0..255) per class, same order.
+        ignore_index: train id of pixels that count nowhere: 255 for uint8 masks, -1 for int16 masks (above 255 classes).
+        ids: source label id -> train id (or ``ignore_index``). Source ids that are not in it are unknown labels.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ids: Mapping[int, int]
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise InputError(f"label map has {len(self.classes)} classes {list(self.classes)}, expected at least 2: name the background too")
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise InputError(f"label map names {twice} more than once, expected distinct class names")
+        if len(self.palette) != len(self.classes):
+            raise InputError(f"label map has {len(self.palette)} colours for {len(self.classes)} classes, expected one each")
+        wrong = {source: train for source, train in self.ids.items() if train != self.ignore_index and not 0 <= train < self.num_classes}
+        if wrong:
+            raise InputError(f"label map sends source ids to {wrong}, expected train ids 0..{self.num_classes - 1} or {self.ignore_index}")
+        if self.ignore_index in range(self.num_classes):
+            raise InputError(f"ignore index {self.ignore_index} is also the train id of class {self.classes[self.ignore_index]!r}, choose another")
+
+    @property
+    def num_classes(self) -> int:
+        """C, the ignored label not counted."""
+        return len(self.classes)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of masks in train ids: uint8, or int16 above 255 classes."""
+        return np.dtype(np.uint8 if self.num_classes <= 255 else np.int16)
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lookup tables over source ids 0..65535: train id, and whether the id is known."""
+        train = np.full(65536, self.ignore_index, dtype=self.dtype)
+        known = np.zeros(65536, dtype=bool)
+        for source, target in self.ids.items():
+            train[source] = target
+            known[source] = True
+        return train, known
+
+    def unknown(self, values: np.ndarray) -> list[int]:
+        """Those of ``values`` (any shape, source ids) that the map does not know, sorted."""
+        values = np.unique(values)
+        inside = (values >= 0) & (values < 65536)
+        known = np.zeros(values.shape, dtype=bool)
+        known[inside] = self._table[1][values[inside].astype(np.int64)]
+        return [int(v) for v in values[~known]]
+
+    def encode(self, mask: np.ndarray) -> np.ndarray:
+        """Source ids ``(H, W)`` of any integer type -> train ids ``(H, W)``, uint8 or int16.
+
+        Raises:
+            InputError: the mask holds a label that the map does not know.
+        """
+        if unknown := self.unknown(mask):
+            raise InputError(f"mask holds unknown labels {unknown}, expected {sorted(self.ids)}: correct the mask or the label map")
+        return self._table[0][mask]
+
+    def colorize(self, mask: np.ndarray) -> np.ndarray:
+        """Train ids ``(H, W)`` -> RGB ``(H, W, 3)`` uint8; ignored pixels are black."""
+        colors = np.zeros((65536, 3), dtype=np.uint8)
+        colors[: self.num_classes] = self.palette
+        return colors[mask.astype(np.int64)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; ``from_dict`` is the inverse."""
+        return {
+            "classes": list(self.classes),
+            "palette": [list(color) for color in self.palette],
+            "ids": {str(source): train for source, train in self.ids.items()},
+            "ignore_index": self.ignore_index,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LabelMap:
+        return cls(
+            classes=tuple(data["classes"]),
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in data["palette"]),
+            ids={int(source): int(train) for source, train in data["ids"].items()},
+            ignore_index=int(data["ignore_index"]),
+        )

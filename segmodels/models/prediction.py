@@ -1,0 +1,23 @@
+"""What every model returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class QueryPrediction(NamedTuple):
+    """Mask classification (MaskFormer, Cheng 2021): Q queries, each one class distribution and one mask."""
+
+    class_logits: Tensor  # (B, Q, C + 1), the last is "no object"
+    mask_logits: Tensor  # (B, Q, h, w)
+    auxiliary: tuple[QueryPrediction, ...] = ()  # the same from earlier decoder layers, training mode only
+
+
+class Prediction(NamedTuple):
+    """Output of a model's ``forward(images)``, images float32 ``(B, in_channels, H, W)``."""
+
+    logits: Tensor  # (B, C, H, W) before softmax, at the input's height and width
+    auxiliary: tuple[Tensor, ...] = ()  # further logits (B, C, H, W) for deep supervision, training mode only
+    queries: QueryPrediction | None = None  # mask classification models only
