@@ -120,6 +120,7 @@ class EarlyStoppingParams(Params):
 
 
 class TrainParams(Params):
+    experiment: str = Field("segmentation", min_length=1, description="MLflow experiment that holds the run")
     model: str = Field("unet", description="name in the registry: `python -m segmodels models`")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the model: encoder, encoder_weights, widths, ...")
     loss: dict[str, float | dict[str, Any]] = Field(
@@ -182,7 +183,6 @@ class RegisterParams(Params):
 class PipelineParams(Params):
     """All of params.yaml."""
 
-    experiment: str = Field("segmentation", min_length=1, description="MLflow experiment")
     ingest: IngestParams = Field(default_factory=IngestParams)
     validate_: ValidateParams = Field(default_factory=ValidateParams, alias="validate")
     preprocess: PreprocessParams = Field(default_factory=PreprocessParams)
