@@ -1,0 +1,188 @@
+"""U-Net: Ronneberger, Fischer, Brox, MICCAI 2015, arXiv 1505.04597.
+
+``unet`` is the form in common use: padded convolutions with batch normalisation, output as large as the input, any input size.
+``unet_original`` is the paper's: valid convolutions without normalisation (572 -> 388), images mirrored beyond their border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.errors import InputError
+from segmodels.models.prediction import Prediction
+from segmodels.models.registry import ModelCard, register_model
+
+PAPER = "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015, arXiv 1505.04597"
+WIDTHS = (64, 128, 256, 512, 1024)
+
+
+def check_widths(widths: Sequence[int], levels: int | None = None) -> list[int]:
+    """Channels per level, finest first, as a list; InputError unless positive and of the right number (at least 2, or exactly ``levels``)."""
+    if len(widths) < 2 or min(widths) < 1 or levels not in (None, len(widths)):
+        expected = f"{levels}" if levels else "at least 2"
+        raise InputError(f"widths is {list(widths)}, expected {expected} positive numbers of channels, finest level first")
+    return list(widths)
+
+
+def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Twice: 3x3 convolution padded to keep the size, batch normalisation, ReLU. (B, in, H, W) -> (B, out, H, W)."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def pool() -> nn.MaxPool2d:
+    """Halve height and width, rounding up, so that every size has a next level; twice the result covers the input."""
+    return nn.MaxPool2d(2, ceil_mode=True)
+
+
+def crop_to(features: Tensor, reference: Tensor) -> Tensor:
+    """Cut surplus rows and columns (those of a rounded-up half) at the end, to the spatial size of ``reference``."""
+    for dimension in range(2, reference.dim()):
+        features = features.narrow(dimension, 0, reference.shape[dimension])
+    return features
+
+
+class UpBlock(nn.Module):
+    """2x2 up-convolution that halves the channels, concatenation behind the encoder's map, convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.convs = double_conv(2 * out_channels, out_channels)
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(torch.cat([skip, crop_to(self.up(deep), skip)], dim=1))
+
+
+class UNet(nn.Module):
+    """U-Net with padded convolutions and batch normalisation. Any height and width."""
+
+    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        widths = check_widths(widths)
+        self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.pool = pool()
+        self.decoder = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.head = nn.Conv2d(widths[0], num_classes, 1)
+
+    def forward(self, images: Tensor) -> Prediction:
+        skips = [self.encoder[0](images)]
+        for stage in self.encoder[1:]:
+            skips.append(stage(self.pool(skips[-1])))
+        features = skips.pop()
+        for block in self.decoder:
+            features = block(features, skips.pop())
+        return Prediction(self.head(features))
+
+
+class UNetOriginal(nn.Module):
+    """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels.
+
+    ``forward`` mirrors the images beyond their border (the paper's overlap-tile strategy, figure 2) so that logits have the images' size, for any size;
+    ``forward_valid`` is the bare network.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5) -> None:
+        super().__init__()
+        widths = check_widths(widths)
+        self.encoder = nn.ModuleList(_valid_convs(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.pool = nn.MaxPool2d(2)
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.ModuleList(_ValidUpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.head = nn.Conv2d(widths[0], num_classes, 1)
+        self.multiple = 2 ** (len(widths) - 1)
+        self.margin = 6 * self.multiple - 4  # pixels lost on each side: 4 per level and way, counted at the finest level; 92 for five levels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # standard deviation sqrt(2 / incoming nodes), section 3 of the paper
+                incoming = module.in_channels * (1 if module.stride == module.kernel_size else module.kernel_size[0] * module.kernel_size[1])
+                nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
+
+    def forward(self, images: Tensor) -> Prediction:
+        height, width = images.shape[-2:]
+        rows, columns = (mirror_index(size, self.margin, self.margin + (4 - size) % self.multiple, images.device) for size in (height, width))
+        logits = self._network(images.index_select(-2, rows).index_select(-1, columns))
+        return Prediction(logits[..., :height, :width])
+
+    def forward_valid(self, images: Tensor) -> Tensor:
+        """Logits (B, C, H - 184, W - 184) of the centre of images (B, in, H, W); for other than five levels the border is ``2 * margin``.
+
+        Raises:
+            InputError: H or W is no multiple of 16 less 4, or below 188: pooling would drop a row.
+        """
+        for name, size in (("height", images.shape[-2]), ("width", images.shape[-1])):
+            if (size + 4) % self.multiple or size <= 2 * self.margin:
+                nearest = max(size + (-4 - size) % self.multiple, 2 * self.margin + 4)
+                raise InputError(f"image {name} is {size}, expected a multiple of {self.multiple} less 4 above {2 * self.margin}: pad to {nearest}")
+        return self._network(images)
+
+    def _network(self, images: Tensor) -> Tensor:
+        skips = [self.encoder[0](images)]
+        for level, stage in enumerate(self.encoder[1:], start=1):
+            features = stage(self.pool(skips[-1]))
+            skips.append(self.dropout(features) if level >= len(self.encoder) - 2 else features)
+        features = skips.pop()
+        for block in self.decoder:
+            features = block(features, skips.pop())
+        return self.head(features)
+
+
+def mirror_index(size: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Indices that extend a line of ``size`` pixels by mirroring at both end pixels, as often as needed; length before + size + after."""
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(-before, size + after, device=device) % period
+    return torch.minimum(index, (period - index) % period) if size > 1 else index
+
+
+def _valid_convs(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 3),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, 3),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _ValidUpBlock(nn.Module):
+    """2x2 up-convolution, concatenation behind the centre of the encoder's map, convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.convs = _valid_convs(2 * out_channels, out_channels)
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        up = self.up(deep)
+        top, left = ((s - u) // 2 for s, u in zip(skip.shape[-2:], up.shape[-2:], strict=True))
+        centre = skip[..., top : top + up.shape[-2], left : left + up.shape[-1]]
+        return self.convs(torch.cat([centre, up], dim=1))
+
+
+@register_model("unet", ModelCard(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="specification [M]; gmac: own count"))
+def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> UNet:
+    """U-Net, padded with batch normalisation; ``widths`` are the channels per level, finest first, their number sets the depth."""
+    return UNet(num_classes, in_channels, widths)
+
+
+@register_model(
+    "unet_original",
+    ModelCard(
+        PAPER,
+        2015,
+        parameters=31_033_045,
+        gmac=247.52,
+        source="specification [M]; gmac: own count",
+        result="ISBI cell tracking 2015: IoU 0.9203 (PhC-U373), 0.7756 (DIC-HeLa), paper table 2",
+    ),
+)
+def unet_original(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5) -> UNetOriginal:
+    """U-Net as published: valid convolutions, no normalisation; images are mirrored beyond their border to keep their size."""
+    return UNetOriginal(num_classes, in_channels, widths, dropout)
