@@ -1,0 +1,1 @@
+"""Bodies of segmentation models: ``create_encoder("resnet50")``."""
