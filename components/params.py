@@ -101,19 +101,6 @@ class AugmentParams(Params):
         return self
 
 
-class OptimizerParams(Params):
-    name: Literal["sgd", "adamw"] = "adamw"
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    momentum: Fraction = Field(0.9, description="sgd only")
-    weight_decay: float = Field(1e-4, ge=0)
-
-
-class ScheduleParams(Params):
-    name: Literal["polynomial", "cosine", "one_cycle", "constant"] = "polynomial"
-    warmup: Fraction = Field(0.05, description="share of all steps over which the rate rises linearly")
-    power: float = Field(0.9, gt=0, description="polynomial only")
-
-
 class EarlyStoppingParams(Params):
     patience: int = Field(gt=0, description="validations without a better val/miou after which training stops")
     min_delta: float = Field(0.0, ge=0)
@@ -127,17 +114,26 @@ class TrainParams(Params):
         default_factory=lambda: {"cross_entropy": 1.0},
         description="name -> weight, or name -> {weight: ..., options}: `python -m segmodels losses`",
     )
-    auxiliary_weight: float = Field(0.4, ge=0, description="weight of each auxiliary head's loss")
+    auxiliary_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (0.4,), strict=False, min_length=1, description="weight of each auxiliary head's loss (deep supervision); further heads take the last; 0 leaves one out"
+    )
     class_weights: Literal["none", "inverse_frequency", "complement", "median_frequency"] = "none"
     epochs: int = Field(20, gt=0)
     minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training; the schedule follows the time. None: epochs decide")
     batch_size: int = Field(16, gt=0, description="images per optimiser step and process, before accumulation")
     accumulate: int = Field(1, gt=0, description="batches per optimiser step")
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 switches it off")
-    optimizer: OptimizerParams = Field(default_factory=OptimizerParams)
-    schedule: ScheduleParams = Field(default_factory=ScheduleParams)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    momentum: Fraction = Field(0.9, description="sgd only")
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["polynomial", "cosine", "one_cycle", "constant"] = "polynomial"
+    warmup: Fraction = Field(0.05, description="share of all steps over which the learning rate rises linearly")
+    power: float = Field(0.9, gt=0, description="of the polynomial schedule")
     augment: AugmentParams = Field(default_factory=AugmentParams)
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the forward pass (automatic mixed precision)")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the forward pass (automatic mixed precision); auto is bfloat16 where the hardware has it, else float32"
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     channels_last: bool = True
     compile: bool = False

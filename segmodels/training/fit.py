@@ -41,6 +41,7 @@ class Progress:
     batch: int = 0  # batches of this epoch that are done
     step: int = 0  # optimiser steps that are done
     seconds: float = 0.0  # spent in training and validation, over all resumptions
+    epoch_seconds: float = 0.0  # of this epoch's training
     best_score: float = -1.0
     best_epoch: int = -1
     stale: int = 0  # validations since the best one
@@ -126,7 +127,7 @@ class Fit:
             self._train_epoch()
             if (progress.epoch + 1) % self.settings.validate_every == 0 or progress.epoch + 1 == self.settings.epochs or self._out_of_time():
                 self._validate()
-            progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, {}
+            progress.epoch, progress.batch, progress.epoch_seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
             self._save()
         return self.best
 
@@ -151,6 +152,7 @@ class Fit:
                 progress.batch += 1
                 now = time.monotonic()
                 progress.seconds += now - start
+                progress.epoch_seconds += now - start
                 start = now
                 self.on_batch(progress, batches)
                 if self._asked_to_stop():
@@ -228,6 +230,7 @@ class Fit:
             "val/pixel_accuracy": float(pixel_accuracy(counts)),
             "val/mean_pixel_accuracy": float(mean_pixel_accuracy(counts)),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9),
         }
         self._keep_best(metrics["val/miou"])
         self.on_epoch(progress.epoch, metrics)

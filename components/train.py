@@ -1,0 +1,303 @@
+"""Train a model on the shards; the best weights and the MLflow run's name come out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.folders import written_folder
+from components.lineage import checkpoint_key, lineage
+from components.params import TrainParams
+from segmodels.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from lightning.fabric import Fabric
+
+    from segmodels.data.shards import ShardReader
+    from segmodels.training.task import SegmentationTask
+
+
+def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> None:
+    """Train until the epochs, the minutes or the patience are used up; go on where an earlier, killed training stopped.
+
+    Under ``torchrun`` each process takes its share of every batch (DDP).
+
+    Args:
+        params: section ``train`` of params.yaml.
+        shards: folder that ``preprocess`` wrote.
+        model: folder to write: weights.safetensors, model.json, run.json.
+        checkpoints: folder of states, one sub-folder per lineage; training resumes from the one of its own lineage.
+
+    Raises:
+        InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow does not answer.
+        SystemExit: 143 after SIGTERM, the state saved.
+    """
+    from components.training_display import TrainingDisplay
+    from segmodels.data.shards import ShardReader
+    from segmodels.training.checkpoints import Checkpoints
+
+    stop = _StopSignal()
+    readers = ShardReader(shards, "train"), ShardReader(shards, "val")
+    facts = lineage(data_digest=readers[0].digest, params=params.model_dump(mode="json"))
+    state = checkpoints / checkpoint_key(facts)
+    fabric = _fabric(params)
+    task = _task(params, readers[0])
+    task.model.to(memory_format=_memory_format(params, task.model))
+    if fabric.world_size > 1:
+        from segmodels.training.distributed import synchronize_batch_norm
+
+        task.model = synchronize_batch_norm(task.model, fabric.device)
+    if params.compile:
+        task.model.compile()
+
+    with _TrackedRun(params, facts, state, readers, task, enabled=fabric.is_global_zero) as run, TrainingDisplay(params, enabled=fabric.is_global_zero) as display:
+
+        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            run.log(epoch, metrics)
+            display.on_epoch(epoch, metrics)
+
+        fit = _fit(fabric, params, task, readers, Checkpoints(state), display.on_batch, on_epoch, stop, display.warn)
+        try:
+            best = fit.run()
+        except BaseException as error:
+            from segmodels.training.fit import Stopped
+
+            if isinstance(error, Stopped):
+                run.status = "KILLED"
+                display.warn(f"stopped: epoch {fit.progress.epoch}, batch {fit.progress.batch} is saved in {state}, the next run goes on from there")
+                raise SystemExit(stop.exit_code) from None
+            raise
+        if fabric.is_global_zero:
+            _write_model(model, params, task, best, readers[0], facts, state, fit.progress.best_epoch, fit.progress.best_score)
+    if fabric.world_size > 1:
+        fabric.barrier()
+
+
+# --- what is trained
+
+
+def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
+    import torch
+
+    from segmodels.losses import create_loss
+    from segmodels.models.registry import create_model, model_entry
+    from segmodels.training.class_weights import class_weights
+    from segmodels.training.task import SegmentationTask
+
+    card = model_entry(params.model).card
+    if card.task not in ("semantic", "joint"):
+        raise InputError(f"model {params.model!r} is for the task {card.task!r}, expected a semantic model: `python -m segmodels models` lists them")
+    torch.manual_seed(params.seed)
+    statistics, labels = reader.statistics, reader.labels
+    weights = class_weights(params.class_weights, statistics.class_pixels, statistics.present_pixels) if params.class_weights != "none" else None
+    loss = create_loss(params.loss, ignore_index=labels.ignore_index, class_weights=weights)
+    model = create_model(params.model, num_classes=labels.num_classes, **params.options)
+    return SegmentationTask(model, loss, mean=statistics.mean, std=statistics.std, auxiliary_weights=params.auxiliary_weights)
+
+
+def _memory_format(params: TrainParams, model: torch.nn.Module) -> torch.memory_format:
+    import torch
+
+    four_dimensional = not any(isinstance(module, torch.nn.Conv3d) for module in model.modules())
+    return torch.channels_last if params.channels_last and four_dimensional else torch.contiguous_format
+
+
+def _optimizer(params: TrainParams, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Weight decay is for weights only: biases and normalisation parameters go without."""
+    import torch
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": params.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
+    return torch.optim.AdamW(groups, lr=params.lr)
+
+
+# --- where and how
+
+
+def _fabric(params: TrainParams) -> Fabric:
+    import torch
+    from lightning.fabric import Fabric
+
+    gpu = params.accelerator == "gpu" or (params.accelerator == "auto" and torch.cuda.is_available())
+    if gpu and not torch.cuda.is_available():
+        raise InputError("train.accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto")
+    if params.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(params.deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not params.deterministic
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    precision = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[_precision(params, gpu)]
+    fabric = Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=local if world > 1 else 1,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def _precision(params: TrainParams, gpu: bool) -> str:
+    import torch
+
+    if params.precision == "float16" and not gpu:
+        raise InputError("train.precision is 'float16' but there is no GPU: choose bfloat16, float32 or auto")
+    if params.precision != "auto":
+        return params.precision
+    fast = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def _fit(
+    fabric: Fabric,
+    params: TrainParams,
+    task: SegmentationTask,
+    readers: tuple[ShardReader, ShardReader],
+    checkpoints: Any,
+    on_batch: Callable[..., None],
+    on_epoch: Callable[[int, dict[str, float]], None],
+    stop: Callable[[], bool],
+    warn: Callable[[str], None],
+) -> Any:
+    from segmodels.data.augment import Augment
+    from segmodels.data.loader import training_loader
+    from segmodels.training.fit import Fit, FitSettings
+    from segmodels.training.schedules import learning_rate_factor
+
+    training, validation = readers
+    labels = training.labels
+    loader = training_loader(
+        training,
+        Augment(**params.augment.model_dump(), ignore_index=labels.ignore_index),
+        batch_size=params.batch_size,
+        seed=params.seed,
+        workers=params.workers,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    patience = params.early_stopping
+    return Fit(
+        fabric,
+        task,
+        _optimizer(params, task.model),
+        lambda share: learning_rate_factor(params.schedule, share, warmup=params.warmup, power=params.power),
+        loader,
+        _ValidationBatches(validation, params.batch_size, fabric.global_rank, fabric.world_size),
+        settings=FitSettings(
+            epochs=params.epochs,
+            accumulate=params.accumulate,
+            gradient_clip=params.gradient_clip,
+            minutes=params.minutes,
+            ema=params.ema,
+            validate_every=params.validate_every,
+            patience=patience.patience if patience else None,
+            min_delta=patience.min_delta if patience else 0.0,
+        ),
+        num_classes=labels.num_classes,
+        ignore_index=labels.ignore_index,
+        checkpoints=checkpoints,
+        on_batch=on_batch,
+        on_epoch=on_epoch,
+        stop=stop,
+        warn=warn,
+    )
+
+
+class _StopSignal:
+    """True once SIGTERM (a scheduler takes the machine back) or SIGINT came; the loop then saves and leaves."""
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        try:
+            signal.signal(signal.SIGTERM, self._received)
+            signal.signal(signal.SIGINT, self._received)
+        except ValueError:  # not the main thread: the caller owns the signals
+            pass
+
+    def _received(self, number: int, frame: object) -> None:
+        if self.exit_code:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.exit_code = 128 + number
+
+    def __call__(self) -> bool:
+        return self.exit_code != 0
+
+
+# --- what is kept
+
+
+class _TrackedRun:
+    """The MLflow run around a training: parameters, lineage, data, metrics, how it ended. Only the first process has one."""
+
+    def __init__(
+        self, params: TrainParams, facts: Mapping[str, str], state: Path, readers: tuple[ShardReader, ShardReader], task: SegmentationTask, *, enabled: bool
+    ) -> None:
+        self.params, self.facts, self.state, self.readers, self.task, self.enabled = params, facts, state, readers, task, enabled
+        self.status = "FINISHED"
+
+    def __enter__(self) -> _TrackedRun:
+        if self.enabled:
+            from components import tracking
+
+            size = sum(p.numel() for p in self.task.model.parameters())
+            logged = {**self.params.model_dump(mode="json"), "parameters": size, "classes": self.readers[0].labels.num_classes}
+            self.run = tracking.start_run(experiment=self.params.experiment, name=self.params.model, state=self.state, params=logged, tags=self.facts)
+            self.run.log_dataset(name=self.readers[0].source_name, source=self.readers[0].source_name, digest=self.readers[0].digest)
+            self.done = self.run.logged_steps()
+            self.monitor = tracking.start_system_metrics(self.run) if self.params.system_metrics else None
+        return self
+
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        if self.enabled and epoch not in self.done:
+            self.run.log_metrics(metrics, step=epoch)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not self.enabled:
+            return
+        if self.monitor:
+            self.monitor.finish()
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        self.run.finish("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+
+
+def _write_model(
+    model: Path,
+    params: TrainParams,
+    task: SegmentationTask,
+    best: Mapping[str, torch.Tensor],
+    reader: ShardReader,
+    facts: Mapping[str, str],
+    state: Path,
+    epoch: int,
+    score: float,
+) -> None:
+    from segmodels.inference.bundle import save_bundle
+
+    task.model.load_state_dict(best)
+    with written_folder(model) as folder:
+        save_bundle(
+            folder,
+            task.model,
+            name=params.model,
+            options=params.options,
+            num_classes=reader.labels.num_classes,
+            labels=reader.labels,
+            mean=reader.statistics.mean,
+            std=reader.statistics.std,
+            lineage=dict(facts),
+            metrics={"val/miou": score, "epoch": epoch},
+        )
+        (folder / "run.json").write_text((state / "run.json").read_text())
