@@ -1,0 +1,54 @@
+# The targets of this project. `make help` lists them.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow acceptance lint ui bench camvid clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V): set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,cluster,test]' -c requirements.lock
+	@touch $@
+
+demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, show the results
+	dvc repro
+	@python -m components report
+
+test: $(VENV)/.installed  ## set up, run the tests (minutes)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m 'not slow and not acceptance'
+
+test-slow: $(VENV)/.installed  ## every model learns, exports and keeps its counts (more minutes)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 -m slow
+
+acceptance: $(VENV)/.installed  ## the whole system: object store, killed and resumed trainings, browser
+	python -m pytest -m acceptance
+
+lint: $(VENV)/.installed  ## ruff, mypy, and imports that go down only
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:5000
+	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -c requirements.lock
+	for name in metrics losses loader train_loop; do python benchmarks/$$name.py || exit 1; done
+
+camvid: $(VENV)/.installed  ## train on CamVid: CAMVID=folder (params.camvid.yaml)
+	cp params.camvid.yaml params.yaml
+	dvc repro
+	@python -m components report
+
+clean:  ## remove what runs made: data, MLflow store, caches (the environment stays)
+	rm -rf data mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,63 @@
+"""Print what the last pipeline run came to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from segmodels.errors import InputError
+
+
+def report(dataset: Path, validation: Path, model: Path, evaluation: Path, registration: Path) -> None:
+    """Tables of the summary and the classes, and where to look further.
+
+    Raises:
+        InputError: the pipeline has not run to its end.
+    """
+    import csv
+
+    from rich.console import Console
+    from rich.table import Table
+
+    for folder in (dataset, validation, model, evaluation, registration):
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not there: run `dvc repro` first")
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    decision = json.loads((registration / "registration.json").read_text())
+    facts = json.loads((dataset / "dataset.json").read_text())
+    run = json.loads((model / "run.json").read_text())
+    with (evaluation / "per_class.csv").open() as file:
+        classes = list(csv.DictReader(file))
+
+    console = Console()
+    summary = Table(title=f"test split, {facts['samples'].get('test', 0)} images", title_justify="left")
+    for column in ("MIoU", "FWIoU", "pixel accuracy", "mean pixel accuracy", "registered as"):
+        summary.add_column(column, justify="right")
+    registered = f"{decision['name']} version {decision['version']} ({decision['alias']})"
+    keys = ("mean_iou", "frequency_weighted_iou", "pixel_accuracy", "mean_pixel_accuracy")
+    summary.add_row(*(f"{metrics[key]:.4f}" for key in keys), registered)
+    console.print(summary)
+
+    table = Table(title="per class", title_justify="left")
+    table.add_column("class")
+    for column in ("IoU", "recall", "precision", "F1"):
+        table.add_column(column, justify="right")
+    for row in classes:
+        table.add_row(row["class"], *(_number(row.get(key, "")) for key in ("iou", "recall", "precision", "f1")))
+    console.print(table)
+    console.print(f"[bold]decision[/bold]  {decision['reason']}", highlight=False, soft_wrap=True)
+    for name, where in {
+        "pictures": evaluation / "pictures",
+        "data docs": validation / "docs" / "index.html",
+        "metrics": f"{evaluation / 'metrics.json'}  (dvc metrics show, dvc metrics diff, dvc plots diff)",
+        "MLflow run": f"{run['run_id']}  (make ui, then http://localhost:5000)",
+        "predict": f"python -m components predict --model models:/{decision['name']}@champion --images DIR --out DIR",
+    }.items():
+        console.print(f"[bold]{name:<10}[/bold] {where}", highlight=False, soft_wrap=True)
+
+
+def _number(text: str) -> str:
+    try:
+        return f"{float(text):.4f}"
+    except ValueError:
+        return "absent"
