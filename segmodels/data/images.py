@@ -1,0 +1,104 @@
+"""Reading image and mask files: one strict decoder for all formats.
+
+Pillow decodes, not OpenCV: it gives the palette index where OpenCV expands palettes to colours, refuses truncated files,
+and keeps libpng's messages off stderr. EXIF orientation is ignored for images and masks alike, as annotation tools
+draw masks over the stored pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segmodels.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
+"""File name endings, lower case, of the formats that are looked for in dataset folders."""
+
+Color = tuple[int, int, int]
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Decode an image to RGB uint8 ``(H, W, 3)``.
+
+    Grey and palette images are expanded, alpha is dropped, CMYK is converted, of 16 bits per channel the high byte is kept.
+
+    Raises:
+        InputError: missing, truncated, broken, or floating-point pixels; names the file.
+    """
+    picture = _decode(path)
+    if picture.mode.startswith("I;16"):
+        grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode in ("I", "F"):
+        raise InputError(f"image {path} has 32-bit pixels (mode {picture.mode}), expected 8 or 16 bits per channel: convert it")
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA")  # by way of RGBA, as palettes may hold transparency
+    return np.array(picture.convert("RGB"))
+
+
+def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
+    """Decode a mask to the label ids in the file, ``(H, W)`` uint8, uint16 or int32.
+
+    A grey value (1 to 16 bits) or a palette's index is the label id. RGB and RGBA masks are accepted when all colour channels are
+    equal, or when ``palette`` (RGB colour -> label id) knows every colour; alpha is ignored.
+
+    Raises:
+        InputError: missing, truncated, broken, or colours that mean nothing; names the file.
+    """
+    picture = _decode(path)
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if picture.mode == "L":
+        return np.array(picture) // picture.info.get("grey step", 1)
+    if picture.mode in ("P", "I") or picture.mode.startswith("I;16"):
+        return np.array(picture)
+    if picture.mode in ("LA", "PA"):
+        return np.array(picture)[:, :, 0]
+    if picture.mode not in ("RGB", "RGBA"):
+        raise InputError(f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids")
+    colors = np.asarray(picture)[:, :, :3]
+    if palette:
+        return _ids_of_colors(path, colors, palette)
+    if (colors == colors[:, :, :1]).all():
+        return colors[:, :, 0].copy()
+    raise InputError(f"mask {path} is a colour picture, expected label ids in grey or palette indices: give each class its colour in the classes file")
+
+
+def _decode(path: str | Path) -> Image.Image:
+    """The picture with its pixels loaded."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
+    except OSError as error:
+        raise InputError(f"file {path} cannot be read ({error.strerror}): check the path and its permissions") from None
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise InputError(f"file {path} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
+    if picture.format == "PNG":
+        if b"IEND" not in data[-4096:]:
+            raise InputError(f"file {path} is truncated (its PNG end mark is missing, {len(data)} bytes): replace it")
+        bits, color_type = data[24], data[25]  # of the header chunk, which is always first
+        if color_type == 0 and bits in (2, 4):
+            picture.info["grey step"] = 255 // (2**bits - 1)  # Pillow spreads 2 and 4-bit greys over 0..255
+    return picture
+
+
+def _ids_of_colors(path: str | Path, colors: np.ndarray, palette: Mapping[Color, int]) -> np.ndarray:
+    """Label ids ``(H, W)`` of the colours ``(H, W, 3)``."""
+    packed = colors.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+    known = sorted((red * 65536 + green * 256 + blue, label) for (red, green, blue), label in palette.items())
+    keys, labels = np.array(known, dtype=np.int32).T
+    position = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
+    if (unknown := keys[position] != packed).any():
+        example = tuple(int(value) for value in colors[unknown][0])
+        raise InputError(f"mask {path} holds the colour {example}, which no class has: correct the mask or the classes file")
+    return labels[position]

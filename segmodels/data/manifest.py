@@ -1,0 +1,154 @@
+"""A dataset on record: one row per sample, and what they have in common.
+
+A dataset folder holds ``manifest.parquet`` (columns below) and ``dataset.json`` (layout, root, labels, source,
+revision, digest, samples per split). The images and masks themselves lie under ``root``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from segmodels.data.layouts import Layout, Sample, open_layout
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+SPLITS = ("train", "val", "test")
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("image", pa.string(), nullable=False),  # relative to the root
+        pa.field("mask", pa.string()),  # relative to the root
+        pa.field("image_md5", pa.string(), nullable=False),
+        pa.field("mask_md5", pa.string()),
+        pa.field("group", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset at one revision, opened from its folder.
+
+    Attributes:
+        layout: reads the samples under ``root``.
+        labels: classes, palette, source id -> train id.
+        source: where the dataset came from, as ingest recorded it.
+        revision: commit or tag of a versioned source, else None.
+        digest: md5 of the data directory as DVC computes it, ``<md5>.dir``.
+        table: the manifest, schema ``MANIFEST_SCHEMA``.
+    """
+
+    layout: Layout
+    labels: LabelMap
+    source: Mapping[str, Any]
+    revision: str | None
+    digest: str
+    table: pa.Table
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """Open a folder that ``write_dataset`` wrote.
+
+        Raises:
+            InputError: a file is missing or broken, or the folder of the data is not there.
+        """
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+            table = pq.read_table(folder / "manifest.parquet").cast(MANIFEST_SCHEMA)
+            root, name, labels = folder / facts["root"], facts["layout"], LabelMap.from_dict(facts["labels"])
+            source, revision, digest = facts["source"], facts["revision"], facts["digest"]
+        except FileNotFoundError as error:
+            raise InputError(f"dataset folder {folder} has no {Path(error.filename or 'manifest.parquet').name}: run the step ingest first") from None
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise InputError(f"dataset folder {folder} cannot be read ({' '.join(str(error).split())}): run the step ingest again") from None
+        return cls(open_layout(name, root), labels, source, revision, digest, table)
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        columns = self.table.select(["id", "split", "image", "mask", "group"]).to_pylist()
+        return [Sample(**row) for row in columns]
+
+    def samples(self, split: str | None = None) -> list[Sample]:
+        """The samples of one split, or all, in the manifest's order."""
+        return [sample for sample in self._samples if split in (None, sample.split)]
+
+
+def write_dataset(
+    folder: str | Path,
+    *,
+    layout: str,
+    root: str | Path,
+    labels: LabelMap,
+    source: Mapping[str, Any],
+    revision: str | None,
+    digest: str,
+    rows: Iterable[Mapping[str, str | None]],
+) -> None:
+    """Write ``manifest.parquet`` and ``dataset.json`` into ``folder``, which must exist.
+
+    Args:
+        layout: name of the layout.
+        root: folder of the data, absolute or relative to ``folder``.
+        rows: one mapping per sample with the columns of ``MANIFEST_SCHEMA``; their order is kept.
+
+    Raises:
+        InputError: a split without samples, or an id twice in one split.
+    """
+    folder = Path(folder)
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=MANIFEST_SCHEMA)
+    counts = Counter(table.column("split").to_pylist())
+    for split in SPLITS:
+        if not counts[split]:
+            raise InputError(
+                f"split {split!r} of dataset {source} has no samples (found {dict(counts)}), expected at least one in each of train, val and test: "
+                "set ingest.splits, or ingest.split where the dataset ships no splits"
+            )
+    places = Counter(zip(table.column("split").to_pylist(), table.column("id").to_pylist(), strict=True))
+    if twice := [f"{split}/{name}" for (split, name), count in places.items() if count > 1]:
+        raise InputError(f"dataset {source} has samples with the same id: {', '.join(twice[:5])}: rename them")
+    pq.write_table(table, folder / "manifest.parquet")
+    facts = {
+        "layout": layout,
+        "root": str(root),
+        "labels": labels.to_dict(),
+        "source": dict(source),
+        "revision": revision,
+        "digest": digest,
+        "samples": {split: counts[split] for split in SPLITS},
+    }
+    (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def split_by_group(samples: Sequence[Sample], val: float, test: float, seed: int) -> list[Sample]:
+    """The samples in their order, each with a split; a group goes to one split as a whole.
+
+    ``val`` and ``test`` are shares of the groups, rounded to whole groups. Groups are ranked by a hash of seed and
+    name, so the same seed gives the same split on every machine and in whatever order the samples come.
+
+    Raises:
+        InputError: a split with a share above 0, or train, would stay empty.
+    """
+    groups = sorted({sample.group for sample in samples}, key=lambda group: hashlib.md5(f"{seed}:{group}".encode()).digest())
+    sizes = {"test": round(test * len(groups)), "val": round(val * len(groups))}
+    sizes["train"] = len(groups) - sum(sizes.values())
+    for split, share in (("train", 1 - val - test), ("val", val), ("test", test)):
+        if share > 0 and sizes[split] < 1:
+            raise InputError(
+                f"split {split!r} would be empty: a share of {share:g} of {len(groups)} groups is less than one group, raise ingest.split or add samples"
+            )
+    names = [split for split in ("test", "val", "train") for _ in range(sizes[split])]
+    split_of = dict(zip(groups, names, strict=True))
+    return [replace(sample, split=split_of[sample.group]) for sample in samples]
