@@ -7,16 +7,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segmodels.errors import InputError
+from segmodels.models.blocks import ConvNormAct, check_images
 from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
 
 PAPER = "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015, arXiv 1505.04597"
 WIDTHS = (64, 128, 256, 512, 1024)
+relu = partial(nn.ReLU, inplace=True)
 
 
 def check_widths(widths: Sequence[int], levels: int | None = None) -> list[int]:
@@ -28,26 +32,24 @@ def check_widths(widths: Sequence[int], levels: int | None = None) -> list[int]:
 
 
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Twice: 3x3 convolution padded to keep the size, batch normalisation, ReLU. (B, in, H, W) -> (B, out, H, W)."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
+    """Twice: 3x3 convolution, batch normalisation, ReLU. (B, in, H, W) -> (B, out, H, W)."""
+    return nn.Sequential(*(ConvNormAct(i, out_channels, activation=relu) for i in (in_channels, out_channels)))
 
 
-def pool() -> nn.MaxPool2d:
-    """Halve height and width, rounding up, so that every size has a next level; twice the result covers the input."""
-    return nn.MaxPool2d(2, ceil_mode=True)
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses nothing. Crop the output."""
+    # F.pad takes (before, after) pairs from the last dimension backwards; no test for "nothing to pad", which would tie an exported graph to one case
+    pads = [pad for size in reversed(images.shape[2:]) for pad in (0, -size % multiple)]
+    return functional.pad(images, pads, mode="replicate")
 
 
-def crop_to(features: Tensor, reference: Tensor) -> Tensor:
-    """Cut surplus rows and columns (those of a rounded-up half) at the end, to the spatial size of ``reference``."""
-    for dimension in range(2, reference.dim()):
-        features = features.narrow(dimension, 0, reference.shape[dimension])
+def crop(features: Tensor, size: Sequence[int]) -> Tensor:
+    """The first rows and columns (and slices) of (B, C, *larger): a view of the given size."""
+    for dimension, length in enumerate(size, start=2):
+        if torch.compiler.is_exporting():  # a view would tie the graph to sizes that do need padding, or to those that do not
+            features = features.index_select(dimension, torch.arange(length, device=features.device))
+        else:
+            features = features.narrow(dimension, 0, length)
     return features
 
 
@@ -60,32 +62,36 @@ class UpBlock(nn.Module):
         self.convs = double_conv(2 * out_channels, out_channels)
 
     def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
-        return self.convs(torch.cat([skip, crop_to(self.up(deep), skip)], dim=1))
+        return self.convs(torch.cat([skip, self.up(deep)], dim=1))
 
 
 class UNet(nn.Module):
-    """U-Net with padded convolutions and batch normalisation. Any height and width."""
+    """U-Net with padded convolutions and batch normalisation. Any height and width: padded to a multiple of 16 (for five levels), cropped again."""
 
     def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         widths = check_widths(widths)
+        self.in_channels = in_channels
         self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
-        self.pool = pool()
+        self.pool = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, images: Tensor) -> Prediction:
-        skips = [self.encoder[0](images)]
+        check_images(images, self.in_channels)
+        skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
         for stage in self.encoder[1:]:
             skips.append(stage(self.pool(skips[-1])))
         features = skips.pop()
         for block in self.decoder:
             features = block(features, skips.pop())
-        return Prediction(self.head(features))
+        return Prediction(crop(self.head(features), images.shape[2:]))
 
 
 class UNetOriginal(nn.Module):
-    """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels.
+    """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels (there in the authors' Caffe release).
+
+    That release also puts a ReLU behind each up-convolution; the paper's text and figure do not, and are followed.
 
     ``forward`` mirrors the images beyond their border (the paper's overlap-tile strategy, figure 2) so that logits have the images' size, for any size;
     ``forward_valid`` is the bare network.
@@ -94,6 +100,7 @@ class UNetOriginal(nn.Module):
     def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5) -> None:
         super().__init__()
         widths = check_widths(widths)
+        self.in_channels = in_channels
         self.encoder = nn.ModuleList(_valid_convs(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout(dropout)
@@ -107,10 +114,10 @@ class UNetOriginal(nn.Module):
                 nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
 
     def forward(self, images: Tensor) -> Prediction:
-        height, width = images.shape[-2:]
-        rows, columns = (mirror_index(size, self.margin, self.margin + (4 - size) % self.multiple, images.device) for size in (height, width))
+        check_images(images, self.in_channels)
+        rows, columns = (mirror_index(size, self.margin, self.margin + (4 - size) % self.multiple, images.device) for size in images.shape[2:])
         logits = self._network(images.index_select(-2, rows).index_select(-1, columns))
-        return Prediction(logits[..., :height, :width])
+        return Prediction(crop(logits, images.shape[2:]))
 
     def forward_valid(self, images: Tensor) -> Tensor:
         """Logits (B, C, H - 184, W - 184) of the centre of images (B, in, H, W); for other than five levels the border is ``2 * margin``.

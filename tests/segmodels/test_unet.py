@@ -106,6 +106,22 @@ def test_padded_form_keeps_any_size(size: tuple[int, int]) -> None:
     assert model(torch.randn(2, 3, *size)).logits.shape == (2, 11, *size)
 
 
+@pytest.mark.parametrize("name", ["unet", "unet_original"])
+def test_exported_graph_takes_any_size(name: str) -> None:
+    model = create_model(name, 3, widths=[2, 3, 4]).eval()
+    auto = torch.export.Dim.AUTO
+    graph = torch.export.export(model, (torch.randn(2, 3, 33, 47),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
+    for size in ((32, 48), (36, 52), (17, 100)):
+        images = torch.randn(3, 3, *size)
+        torch.testing.assert_close(graph(images).logits, model(images).logits)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_original"])
+def test_images_with_other_channels_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="in_channels"):
+        create_model(name, 2, widths=WIDTHS)(torch.zeros(1, 4, 32, 32))
+
+
 @pytest.mark.parametrize("level", range(4))
 def test_each_skip_feeds_its_own_decoder_level_only(level: int) -> None:
     """Zero one skip: the decoder's maps change from that level upwards and not below it."""
