@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 
 class QueryPrediction(NamedTuple):
@@ -21,3 +22,7 @@ class Prediction(NamedTuple):
     logits: Tensor  # (B, C, H, W) before softmax, at the input's height and width
     auxiliary: tuple[Tensor, ...] = ()  # further logits (B, C, H, W) for deep supervision, training mode only
     queries: QueryPrediction | None = None  # mask classification models only
+
+
+for _type in (QueryPrediction, Prediction):  # so that torch.export.save can write a program that returns one
+    _register_namedtuple(_type, serialized_type_name=f"segmodels.{_type.__name__}")
