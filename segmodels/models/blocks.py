@@ -47,7 +47,9 @@ class ConvNormAct(nn.Sequential):
 class SeparableConv(nn.Sequential):
     """Depthwise 3x3 then pointwise 1x1 convolution (Chollet 2017), each followed by batch norm; ReLU after the second only."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, *, activation: Callable[[], nn.Module] | None = nn.ReLU) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, *, activation: Callable[[], nn.Module] | None = nn.ReLU
+    ) -> None:
         super().__init__()
         self.depthwise = ConvNormAct(in_channels, in_channels, 3, stride, dilation=dilation, groups=in_channels, activation=None)
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, activation=activation)

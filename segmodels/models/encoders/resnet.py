@@ -101,14 +101,12 @@ class ResNet(Encoder):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = _layer(block, 64, 64, depths[0], stride=1, dilations=[1] * (depths[0] + 1))
-        for index, (width, depth, stride) in enumerate(zip((128, 256, 512), depths[1:], (8, 16, 32), strict=True), start=2):
-            before, dilation = max(1, stride // 2 // output_stride), max(1, stride // output_stride)
-            dilations = [before if contract_dilation else dilation] + [dilation] * depth
-            if index == 4 and multi_grid is not None:
-                grid = [dilation * multi_grid[i % len(multi_grid)] for i in range(depth)]
-                dilations = [grid[0], *grid]
-            self.add_module(f"layer{index}", _layer(block, self.channels[index - 1], width, depth, 2 if stride <= output_stride else 1, dilations))
+        dilations = block_dilations(depths, output_stride, contract_dilation, multi_grid)
+        halve = [stride <= output_stride for stride in (8, 16, 32)]
+        self.layer1 = _layer(block, 64, 64, 1, dilations[0])
+        self.layer2 = _layer(block, self.channels[1], 128, 1 + halve[0], dilations[1])
+        self.layer3 = _layer(block, self.channels[2], 256, 1 + halve[1], dilations[2])
+        self.layer4 = _layer(block, self.channels[3], 512, 1 + halve[2], dilations[3])
         _initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -131,10 +129,24 @@ def _deep_stem(in_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(32, 64, 3, 1, 1, bias=False))
 
 
-def _layer(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, depth: int, stride: int, dilations: Sequence[int]) -> nn.Sequential:
-    """``dilations``: of the first convolution of the first block, then of each block."""
-    blocks: list[nn.Module] = [block(in_channels, width, stride, dilations[0], dilations[1])]
-    blocks += [block(width * block.expansion, width, 1, dilation, dilation) for dilation in dilations[2:]]
+def block_dilations(
+    depths: Sequence[int], output_stride: int, contract_dilation: bool = True, multi_grid: Sequence[int] | None = None
+) -> list[list[tuple[int, int]]]:
+    """For each block of each of the four layers: the dilation of its first 3x3 convolution and of its second (of BasicBlock)."""
+    of_layer = [max(1, stride // output_stride) for stride in (4, 8, 16, 32)]
+    result = [[(dilation, dilation)] * depth for dilation, depth in zip(of_layer, depths, strict=True)]
+    if contract_dilation:
+        for layer, before in zip(result[1:], of_layer, strict=False):
+            layer[0] = (before, layer[0][1])
+    if multi_grid is not None:
+        grid = [of_layer[3] * multi_grid[i % len(multi_grid)] for i in range(depths[3])]
+        result[3] = [(dilation, dilation) for dilation in grid]
+    return result
+
+
+def _layer(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, stride: int, dilations: Sequence[tuple[int, int]]) -> nn.Sequential:
+    blocks = [block(in_channels, width, stride, *dilations[0])]
+    blocks += [block(width * block.expansion, width, 1, *dilation) for dilation in dilations[1:]]
     return nn.Sequential(*blocks)
 
 
