@@ -46,6 +46,7 @@ def mlflow_client(uri: str | None = None) -> Any:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # an outage must not hold up training: the journal waits
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # no lines about its database tables
     uri = uri or tracking_uri()
     if urlparse(uri).scheme in ("", "file"):
         raise InputError(f"MLflow tracking URI is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a server's http(s) address")
@@ -143,9 +144,7 @@ class Run:
 
     def replay(self) -> None:
         """Send what the journal of an earlier process holds and the server does not; forget it twice in neither."""
-        if not self.journal or not self.journal.exists():
-            return
-        entries = [json.loads(line) for line in self.journal.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        entries = self._journal_entries()
         for key in sorted({key for entry in entries for key in entry["metrics"]}):
             there = {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
             for entry in entries:
@@ -156,9 +155,17 @@ class Run:
 
     def logged_steps(self) -> set[int]:
         """Steps in the journal: a resumed training repeats none of them."""
+        return {entry["step"] for entry in self._journal_entries()}
+
+    def _journal_entries(self) -> list[dict[str, Any]]:
+        """What the journal holds; a last line that a killed process did not finish is cut off."""
         if not self.journal or not self.journal.exists():
-            return set()
-        return {json.loads(line)["step"] for line in self.journal.read_text(encoding="utf-8").splitlines() if line.endswith("}")}
+            return []
+        text = self.journal.read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            text = text[: text.rfind("\n") + 1]
+            self.journal.write_text(text, encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
 
     def _send(self) -> None:
         from mlflow.entities import Metric

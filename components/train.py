@@ -39,12 +39,14 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow does not answer.
         SystemExit: 143 after SIGTERM, the state saved.
     """
-    from components.training_display import TrainingDisplay
     from segmodels.data.shards import ShardReader
-    from segmodels.training.checkpoints import Checkpoints
 
     stop = _StopSignal()
     readers = ShardReader(shards, "train"), ShardReader(shards, "val")
+
+    from components.training_display import TrainingDisplay  # torch from here on: missing shards are said without waiting for it
+    from segmodels.training.checkpoints import Checkpoints
+
     facts = lineage(data_digest=readers[0].digest, params=params.model_dump(mode="json"))
     state = checkpoints / checkpoint_key(facts)
     fabric = _fabric(params)

@@ -1,0 +1,70 @@
+"""Exit codes and sentences of ``python -m components``."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.__main__ import STEPS, guarded, main
+from segmodels.errors import InputError, TransientError
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "components", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_lists_every_step_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys, components.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'torch', 'mlflow', 'pydantic', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for step in STEPS:
+        assert step in done.stdout
+
+
+def test_wrong_parameters_end_with_code_2_and_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {epochs: many}\n")
+    done = run("train", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "train.epochs is 'many'" in done.stderr
+
+
+def test_missing_input_ends_with_code_2(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("{}")
+    done = run("train", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "preprocess" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["trian"])
+    assert caught.value.code == 2
+    assert "train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("mask a.png is broken"), 2, "mask a.png is broken"),
+        (TransientError("the object store does not answer"), 75, "try again"),
+        (OSError(errno.ENOSPC, "No space left on device", "data/shards"), 2, "the disk is full"),
+    ],
+)
+def test_errors_that_a_user_can_act_on_have_exit_codes(error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise error
+
+    assert guarded(work) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def work() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        guarded(work)
