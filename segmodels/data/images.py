@@ -21,6 +21,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", "
 
 Color = tuple[int, int, int]
 
+_PNG_END = b"IEND\xaeB`\x82"
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """Decode an image to RGB uint8 ``(H, W, 3)``.
@@ -45,7 +47,7 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
     """Decode a mask to the label ids in the file, ``(H, W)`` uint8, uint16 or int32.
 
     A grey value (1 to 16 bits) or a palette's index is the label id. RGB and RGBA masks are accepted when all colour channels are
-    equal, or when ``palette`` (RGB colour -> label id) knows every colour; alpha is ignored.
+    equal, or when ``palette`` (RGB colour -> label id) knows every colour, which goes first; alpha is ignored.
 
     Raises:
         InputError: missing, truncated, broken, or colours that mean nothing; names the file.
@@ -62,11 +64,15 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
     if picture.mode not in ("RGB", "RGBA"):
         raise InputError(f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids")
     colors = np.asarray(picture)[:, :, :3]
-    if palette:
-        return _ids_of_colors(path, colors, palette)
+    ids, unknown = _ids_of_colors(colors, palette or {})
+    if not unknown.any():
+        return ids
     if (colors == colors[:, :, :1]).all():
         return colors[:, :, 0].copy()
-    raise InputError(f"mask {path} is a colour picture, expected label ids in grey or palette indices: give each class its colour in the classes file")
+    example = tuple(int(value) for value in colors[unknown][0])
+    raise InputError(
+        f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours, or store label ids in grey"
+    )
 
 
 def _decode(path: str | Path) -> Image.Image:
@@ -84,7 +90,7 @@ def _decode(path: str | Path) -> Image.Image:
         reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise InputError(f"file {path} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
     if picture.format == "PNG":
-        if b"IEND" not in data[-4096:]:
+        if _PNG_END not in data:
             raise InputError(f"file {path} is truncated (its PNG end mark is missing, {len(data)} bytes): replace it")
         bits, color_type = data[24], data[25]  # of the header chunk, which is always first
         if color_type == 0 and bits in (2, 4):
@@ -92,13 +98,12 @@ def _decode(path: str | Path) -> Image.Image:
     return picture
 
 
-def _ids_of_colors(path: str | Path, colors: np.ndarray, palette: Mapping[Color, int]) -> np.ndarray:
-    """Label ids ``(H, W)`` of the colours ``(H, W, 3)``."""
+def _ids_of_colors(colors: np.ndarray, palette: Mapping[Color, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Label ids ``(H, W)`` of the colours ``(H, W, 3)``, and where the palette does not know the colour."""
     packed = colors.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
-    known = sorted((red * 65536 + green * 256 + blue, label) for (red, green, blue), label in palette.items())
-    keys, labels = np.array(known, dtype=np.int32).T
-    position = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
-    if (unknown := keys[position] != packed).any():
-        example = tuple(int(value) for value in colors[unknown][0])
-        raise InputError(f"mask {path} holds the colour {example}, which no class has: correct the mask or the classes file")
-    return labels[position]
+    ids = np.full(packed.shape, -1, dtype=np.int32)
+    for value in np.unique(packed):
+        color = (int(value) >> 16, int(value) >> 8 & 255, int(value) & 255)
+        if color in palette:
+            ids[packed == value] = palette[color]
+    return ids, ids < 0
