@@ -1,0 +1,69 @@
+"""Compiled counting of label pairs in one pass, for maps large enough to pay for importing numba.
+
+Label maps consist of regions, so most blocks of neighbouring pixels hold a single pair of labels: such a block is counted at once.
+Compiled per pair of types at first use (a fraction of a second), not cached on disk: nothing to write in a read-only install.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 8  # pixels; of uint8 one 64-bit word
+
+
+@numba.njit(inline="always")
+def cell(prediction, target, num_classes, ignore_index):
+    """Index of a pair of labels in the table of ``counting.tally``; as unsigned numbers, negative labels are large ones."""
+    row = np.uint64(np.int64(target))
+    column = np.uint64(np.int64(prediction))
+    if row >= num_classes:
+        row = num_classes if row == ignore_index else num_classes + np.uint64(1)
+    if column >= num_classes:
+        column = num_classes
+    return row * (num_classes + np.uint64(1)) + column
+
+
+@numba.njit(nogil=True)
+def tally_bytes(prediction, target, prediction_words, target_words, num_classes, ignore_index, table):
+    """uint8 maps and the same memory as uint64 words: a block is a word, uniform where it repeats its lowest byte."""
+    repeat = np.uint64(0x0101010101010101)
+    for word in range(target_words.size):
+        first = BLOCK * word
+        uniform_target = repeat * np.uint64(target[first])
+        uniform_prediction = repeat * np.uint64(prediction[first])
+        if target_words[word] == uniform_target and prediction_words[word] == uniform_prediction:
+            table[cell(prediction[first], target[first], num_classes, ignore_index)] += BLOCK
+        else:
+            for pixel in range(first, first + BLOCK):
+                table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+    for pixel in range(BLOCK * target_words.size, target.size):
+        table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+
+
+@numba.njit(nogil=True)
+def tally_integers(prediction, target, num_classes, ignore_index, table):
+    """Maps of any integer types."""
+    whole = target.size - target.size % BLOCK
+    for first in range(0, whole, BLOCK):
+        uniform = True
+        for pixel in range(first, first + BLOCK):
+            uniform &= (target[pixel] == target[first]) & (prediction[pixel] == prediction[first])
+        if uniform:
+            table[cell(prediction[first], target[first], num_classes, ignore_index)] += BLOCK
+        else:
+            for pixel in range(first, first + BLOCK):
+                table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+    for pixel in range(whole, target.size):
+        table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+
+
+def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
+    """The same table as ``counting.tally``, which see."""
+    table = np.zeros((num_classes + 2) * (num_classes + 1), dtype=np.int64)
+    limits = np.uint64(num_classes), np.int64(ignore_index).view(np.uint64)
+    if prediction.dtype == target.dtype == np.uint8:
+        whole = target.size - target.size % BLOCK
+        tally_bytes(prediction, target, prediction[:whole].view(np.uint64), target[:whole].view(np.uint64), *limits, table)
+    else:
+        tally_integers(prediction, target, *limits, table)
+    return table.reshape(num_classes + 2, num_classes + 1)

@@ -1,0 +1,249 @@
+"""Scores of a confusion matrix: int ``(C, C)``, rows = truth, columns = prediction, over whatever the counts were summed over.
+
+Sum the counts over a data set and take the score once: that is the *dataset-level* score that papers and benchmarks report.
+Scores averaged over images have names that begin with ``mean_per_image`` and take a stack ``(N, C, C)``.
+
+Absent classes: where a score's denominator is zero it is undefined. ``absent`` says what then:
+``"skip"`` (default) NaN per class, and left out of means; ``"zero"`` and ``"one"`` that value, in means too. ``absent_classes`` lists them.
+
+Formulas: Long, Shelhamer, Darrell 2015 "Fully Convolutional Networks for Semantic Segmentation", section 5
+(n_ij: pixels of class i predicted as j, t_i = Σ_j n_ij).
+Counts are exact up to 2^53 pixels in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from segmodels.errors import InputError
+
+Absent = Literal["skip", "zero", "one"]
+UNDEFINED = {"skip": np.nan, "zero": 0.0, "one": 1.0}
+
+
+def pixel_accuracy(counts: ArrayLike) -> float:
+    """PA = Σ_i n_ii / Σ_i t_i, binary (TP + TN) / (TP + FP + FN + TN). NaN without pixels."""
+    counts = matrix(counts)
+    return float(ratio(np.trace(counts), counts.sum(), "skip"))
+
+
+def class_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
+    """CPA_i = n_ii / t_i ``(C,)``: of the pixels *of* class i, how many were found. The benchmarks' "Acc", the same as ``recall``.
+
+    Some texts divide by the column sum instead (of the pixels *predicted as* class i, how many are right): that is ``precision``.
+    """
+    return recall(counts, absent)
+
+
+def mean_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> float:
+    """MPA, the benchmarks' "mAcc": mean of ``class_pixel_accuracy`` over classes. The form with column sums is ``mean_precision``."""
+    return mean(class_pixel_accuracy(counts, absent))
+
+
+def iou(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
+    """IoU_i = n_ii / (t_i + Σ_j n_ji − n_ii) ``(C,)``, the Jaccard index TP / (TP + FP + FN). Undefined where a class is neither true nor predicted."""
+    return ratio(*iou_terms(*marginals(matrix(counts))), absent)
+
+
+def mean_iou(counts: ArrayLike, absent: Absent = "skip") -> float:
+    """MIoU: mean of ``iou`` over classes."""
+    return mean(iou(counts, absent))
+
+
+def frequency_weighted_iou(counts: ArrayLike) -> float:
+    """FWIoU = Σ_i t_i IoU_i / Σ_k t_k; classes without true pixels have weight 0. NaN without pixels."""
+    return float(frequency_weighted(*marginals(matrix(counts))))
+
+
+def dice(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
+    """Dice_i = 2 TP / (2 TP + FP + FN) ``(C,)``. Undefined where a class is neither true nor predicted; nothing is added to avoid that.
+
+    Per class and for hard masks this is F1 and 2 IoU / (1 + IoU). Neither holds for means over classes or images, nor for soft masks.
+    """
+    hits, truth, predicted = marginals(matrix(counts))
+    return ratio(2 * hits, truth + predicted, absent)
+
+
+def mean_dice(counts: ArrayLike, absent: Absent = "skip") -> float:
+    """Mean of ``dice`` over classes. Not 2 MIoU / (1 + MIoU)."""
+    return mean(dice(counts, absent))
+
+
+def precision(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
+    """n_ii / Σ_j n_ji ``(C,)``, TP / (TP + FP): of the pixels predicted as class i, how many are right. Undefined for classes never predicted."""
+    hits, _, predicted = marginals(matrix(counts))
+    return ratio(hits, predicted, absent)
+
+
+def mean_precision(counts: ArrayLike, absent: Absent = "skip") -> float:
+    """Mean of ``precision`` over classes."""
+    return mean(precision(counts, absent))
+
+
+def recall(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
+    """n_ii / t_i ``(C,)``, TP / (TP + FN): of the pixels of class i, how many were found. Undefined for classes without true pixels."""
+    hits, truth, _ = marginals(matrix(counts))
+    return ratio(hits, truth, absent)
+
+
+def mean_recall(counts: ArrayLike, absent: Absent = "skip") -> float:
+    """Mean of ``recall`` over classes, the same as ``mean_pixel_accuracy``."""
+    return mean(recall(counts, absent))
+
+
+def f1(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
+    """F1 ``(C,)``: harmonic mean of ``precision`` and ``recall``, which for hard masks is ``dice``. 0 for a class that is true but never predicted."""
+    return dice(counts, absent)
+
+
+def mean_f1(counts: ArrayLike, absent: Absent = "skip") -> float:
+    """Mean of ``f1`` over classes; not the harmonic mean of ``mean_precision`` and ``mean_recall``."""
+    return mean(f1(counts, absent))
+
+
+def absent_classes(counts: ArrayLike) -> list[int]:
+    """Classes that are neither true nor predicted anywhere: those that ``mean_iou`` leaves out."""
+    _, truth, predicted = marginals(matrix(counts))
+    return np.flatnonzero(truth + predicted == 0).tolist()
+
+
+def summary(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float]:
+    """The dataset-level scores by name. ``mean_recall`` and ``mean_f1`` would repeat ``mean_pixel_accuracy`` and ``mean_dice``."""
+    return {
+        "pixel_accuracy": pixel_accuracy(counts),
+        "mean_pixel_accuracy": mean_pixel_accuracy(counts, absent),
+        "mean_iou": mean_iou(counts, absent),
+        "frequency_weighted_iou": frequency_weighted_iou(counts),
+        "mean_dice": mean_dice(counts, absent),
+        "mean_precision": mean_precision(counts, absent),
+    }
+
+
+def per_class(counts: ArrayLike, names: Sequence[str], absent: Absent = "skip") -> list[dict[str, Any]]:
+    """One row per class: name, true and predicted pixels, iou, dice, precision, recall (the class pixel accuracy).
+
+    Raises:
+        InputError: not one name per class.
+    """
+    counts = matrix(counts)
+    if len(names) != len(counts):
+        raise InputError(f"got {len(names)} class names for a confusion matrix of {len(counts)} classes, expected one each")
+    scores = {"iou": iou(counts, absent), "dice": dice(counts, absent), "precision": precision(counts, absent), "recall": recall(counts, absent)}
+    return [
+        {"class": name, "pixels": int(counts[i].sum()), "predicted_pixels": int(counts[:, i].sum())}
+        | {score: float(values[i]) for score, values in scores.items()}
+        for i, name in enumerate(names)
+    ]
+
+
+def one_versus_rest(counts: ArrayLike, positive: int) -> NDArray[np.int64]:
+    """Binary counts [[TN, FP], [FN, TP]] of class ``positive`` against all others together."""
+    counts = matrix(counts)
+    if not 0 <= positive < len(counts):
+        raise InputError(f"class {positive} is not in a confusion matrix of {len(counts)} classes, expected 0..{len(counts) - 1}")
+    hits, truth, predicted = (int(values[positive]) for values in marginals(counts))
+    return np.array([[counts.sum() - truth - predicted + hits, predicted - hits], [truth - hits, hits]])
+
+
+def binary_scores(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float]:
+    """Scores of two classes, 1 being the positive one: accuracy, iou, dice (= F1), precision, recall (sensitivity), specificity TN / (TN + FP).
+
+    Two empty masks: ``absent`` says what iou and dice are (``"one"``: they agree).
+
+    Raises:
+        InputError: not 2 × 2 counts.
+    """
+    counts = matrix(counts)
+    if len(counts) != 2:
+        raise InputError(f"got a confusion matrix of {len(counts)} classes, expected 2: take one_versus_rest of it first")
+    specificity, sensitivity = recall(counts, absent)
+    return {
+        "accuracy": pixel_accuracy(counts),
+        "iou": float(iou(counts, absent)[1]),
+        "dice": float(dice(counts, absent)[1]),
+        "precision": float(precision(counts, absent)[1]),
+        "recall": float(sensitivity),
+        "specificity": float(specificity),
+    }
+
+
+def mean_per_image_pixel_accuracy(image_counts: ArrayLike) -> float:
+    """Mean over images of each image's pixel accuracy; ``image_counts`` (N, C, C). Images without a labelled pixel are left out."""
+    hits, truth, _ = marginals(stack(image_counts))
+    return mean(ratio(hits.sum(-1), truth.sum(-1), "skip"))
+
+
+def mean_per_image_iou(image_counts: ArrayLike, absent: Absent = "skip") -> float:
+    """Mean over images of each image's mean IoU over classes; ``image_counts`` (N, C, C).
+
+    Not the benchmarks' ``mean_iou``, which sums the counts of all images first. Images without a labelled pixel are left out.
+    """
+    return mean(means(ratio(*iou_terms(*marginals(stack(image_counts))), absent)))
+
+
+def mean_per_image_dice(image_counts: ArrayLike, absent: Absent = "skip") -> float:
+    """Mean over images of each image's mean Dice over classes; ``image_counts`` (N, C, C). Not ``mean_dice`` of the summed counts."""
+    hits, truth, predicted = marginals(stack(image_counts))
+    return mean(means(ratio(2 * hits, truth + predicted, absent)))
+
+
+# Below, `counts` may have leading dimensions, and hits, truth and predicted are (..., C): n_ii, row sums t_i and column sums.
+
+
+def marginals(counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
+
+
+def iou_terms(hits: NDArray, truth: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
+    """Intersection and union."""
+    return hits, truth + predicted - hits
+
+
+def frequency_weighted(hits: NDArray, truth: NDArray, predicted: NDArray) -> NDArray[np.float64]:
+    return ratio((truth * ratio(*iou_terms(hits, truth, predicted), "zero")).sum(-1), truth.sum(-1), "skip")
+
+
+def ratio(numerator: NDArray, denominator: NDArray, absent: Absent) -> NDArray[np.float64]:
+    if absent not in UNDEFINED:
+        raise InputError(f"absent is {absent!r}, expected one of {list(UNDEFINED)}")
+    value = np.full(np.shape(denominator), UNDEFINED[absent])
+    return np.divide(numerator, denominator, out=value, where=denominator > 0)
+
+
+def means(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is defined; NaN where nothing is."""
+    defined = ~np.isnan(scores)
+    return ratio(np.where(defined, scores, 0).sum(-1), defined.sum(-1), "skip")
+
+
+def mean(scores: NDArray[np.float64]) -> float:
+    return float(means(scores))
+
+
+def matrix(counts: ArrayLike) -> NDArray:
+    """``counts`` as an integer array (C, C)."""
+    counts = integer_counts(counts)
+    if counts.ndim != 2:
+        raise InputError(f"confusion matrix has shape {counts.shape}, expected (C, C): sum over images, or use a mean_per_image score")
+    return counts
+
+
+def stack(image_counts: ArrayLike) -> NDArray:
+    """``image_counts`` as an integer array (N, C, C)."""
+    image_counts = integer_counts(image_counts)
+    if image_counts.ndim != 3:
+        raise InputError(f"stack of confusion matrices has shape {image_counts.shape}, expected (N, C, C): one matrix per image")
+    return image_counts
+
+
+def integer_counts(counts: ArrayLike) -> NDArray:
+    counts = np.asarray(counts)
+    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise InputError(
+            f"confusion matrix has shape {counts.shape} and type {counts.dtype}, expected square and integers of 0 and above: pass counts, not shares"
+        )
+    return counts.astype(np.int64, copy=False)
