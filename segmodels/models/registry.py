@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -12,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from segmodels.errors import InputError
+from segmodels.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,6 @@ def _load_all() -> None:
     package = importlib.import_module("segmodels.models")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"segmodels.models.{module.name}")
-
-
-def nearest(kind: str, name: str, known: list[str]) -> InputError:
-    """The error for a name that is not known: says which names are near, or all."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose one of {', '.join(known)}"
-    return InputError(f"unknown {kind} {name!r}: {hint}")
 
 
 def list_models(task: str | None = None) -> list[str]:

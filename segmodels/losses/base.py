@@ -1,0 +1,83 @@
+"""What all losses over (logits, target) share: checks, ignored pixels, precision."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.errors import InputError
+
+
+class Loss(nn.Module, ABC):
+    """``loss(logits, target) -> scalar``: logits raw ``(B, C, *spatial)``, target train ids, integer ``(B, *spatial)``.
+
+    Two or three spatial axes. Pixels whose target is ``ignore_index`` change neither the value nor the gradient; a batch
+    of nothing else gives 0 with zero gradient. Half-precision logits are computed in float32, also under autocast.
+
+    Raises:
+        InputError: shapes that do not fit, or (on the CPU, where it costs no synchronisation) labels outside 0..C-1.
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.ndim not in (4, 5) or logits.shape[1] < 2:
+            raise InputError(f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W) or (B, C, D, H, W) with C >= 2 classes")
+        if target.shape != logits.shape[:1] + logits.shape[2:] or target.is_floating_point():
+            raise InputError(
+                f"target is {target.dtype} of shape {tuple(target.shape)}, expected integers of shape {tuple(logits.shape[:1] + logits.shape[2:])} as the logits"
+            )
+        valid = target != self.ignore_index
+        labels = target.long().masked_fill(~valid, 0)
+        if labels.device.type == "cpu" and labels.numel() and (labels.min() < 0 or labels.max() >= logits.shape[1]):
+            wrong = labels[(labels < 0) | (labels >= logits.shape[1])].unique().tolist()
+            raise InputError(f"target holds labels {wrong}, expected 0..{logits.shape[1] - 1} or {self.ignore_index} (ignored): correct the label map")
+        with torch.autocast(logits.device.type, enabled=False):
+            if logits.dtype in (torch.float16, torch.bfloat16):
+                logits = logits.float()
+            return self.compute(logits, labels, valid)
+
+    @abstractmethod
+    def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """The loss of checked input: logits float32 or float64, labels int64 in 0..C-1 (0 where ignored), valid bool."""
+
+
+def choice(option: str, value: str, allowed: Sequence[str]) -> str:
+    """``value`` if it is allowed; raises InputError with the allowed values otherwise."""
+    if value not in allowed:
+        raise InputError(f"{option} is {value!r}, expected one of {', '.join(allowed)}")
+    return value
+
+
+def weights_of_classes(class_weights: Tensor | Sequence[float] | None) -> Tensor | None:
+    """Class weights as a float32 vector ``(C,)``; raises InputError unless they are finite and at least 0."""
+    if class_weights is None:
+        return None
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise InputError(f"class_weights is {weights.tolist()}, expected one finite number of at least 0 per class")
+    return weights
+
+
+def mean_present(values: Tensor, present: Tensor) -> Tensor:
+    """Mean over the present classes of each row of ``(G, C)``, then over the rows that have any; 0 if none has."""
+    classes = present.sum(dim=1)
+    rows = torch.where(present, values, 0).sum(dim=1) / classes.clamp(min=1)
+    return rows.sum() / (classes > 0).sum().clamp(min=1)
+
+
+def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Sum of ``values`` over the pixels of each class: both ``(B, N)`` -> ``(B, C)``.
+
+    In float64 where the device has it: float32 would stop counting at 2^24 pixels.
+    """
+    dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    images = torch.arange(len(labels), device=labels.device)[:, None]
+    cells = (images * num_classes + labels).flatten()
+    sums = torch.zeros(len(labels) * num_classes, dtype=dtype, device=values.device)
+    return sums.index_add(0, cells, values.to(dtype).flatten()).view(len(labels), num_classes)

@@ -1,0 +1,173 @@
+"""Losses by name, and weighted sums of them: ``create_loss({"cross_entropy": 1.0, "dice": {"weight": 0.5, "smooth": 1e-5}})``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.errors import InputError, nearest
+from segmodels.models.prediction import Prediction
+
+_LossClass = TypeVar("_LossClass", bound=type[nn.Module])
+
+
+@dataclass(frozen=True)
+class LossCard:
+    """Facts about a loss, as ``python -m segmodels losses`` prints them.
+
+    Attributes:
+        source: paper and place of the formula.
+        use: when to choose it, one line.
+        inputs: what it is called with: ``logits`` (and target: can be summed), ``queries`` (and target: can be summed,
+            for models that predict queries), or ``image`` (unsupervised: its own call, see its docstring).
+    """
+
+    source: str
+    use: str
+    inputs: str = "logits"
+
+
+@dataclass(frozen=True)
+class LossEntry:
+    """A registered loss: its name, its class and its card."""
+
+    name: str
+    build: type[nn.Module]
+    card: LossCard
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options with their defaults, those that a constructor passes on as ``**options`` included."""
+        found: dict[str, Any] = {}
+        for base in self.build.__mro__:
+            if "__init__" not in vars(base):
+                continue
+            parameters = inspect.signature(base.__init__).parameters.values()
+            named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in ("self", "ignore_index")}
+            found = named | found
+            if len(named) == len(parameters) - 2:  # self and ignore_index: nothing is passed on
+                break
+        return found
+
+
+_ENTRIES: dict[str, LossEntry] = {}
+
+
+def register_loss(name: str, card: LossCard) -> Callable[[_LossClass], _LossClass]:
+    """Class decorator: the class's constructor takes ``ignore_index`` and options with defaults."""
+
+    def register(build: _LossClass) -> _LossClass:
+        if name in _ENTRIES:
+            raise RuntimeError(f"loss {name!r} is registered twice")
+        _ENTRIES[name] = LossEntry(name, build, card)
+        return build
+
+    return register
+
+
+def _load_all() -> None:
+    """Import every module of this package once, so that their losses are registered."""
+    package = importlib.import_module("segmodels.losses")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"segmodels.losses.{module.name}")
+
+
+def list_losses() -> list[str]:
+    """Names of all losses, sorted."""
+    _load_all()
+    return sorted(_ENTRIES)
+
+
+def loss_entry(name: str) -> LossEntry:
+    """The registered loss of that name; raises InputError with the nearest names."""
+    if name not in list_losses():
+        raise nearest("loss", name, list_losses())
+    return _ENTRIES[name]
+
+
+class WeightedSum(nn.Module):
+    """Weighted sum of losses, each known by its name.
+
+    Attributes:
+        weights: factor of each term.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights)
+
+    def terms(self, prediction: Tensor | Prediction, target: Tensor) -> dict[str, Tensor]:
+        """Unweighted value of each term.
+
+        Args:
+            prediction: logits ``(B, C, *spatial)``, or a model's whole output, which mask classification needs.
+            target: train ids ``(B, *spatial)``.
+        """
+        logits, queries = (prediction.logits, prediction.queries) if isinstance(prediction, Prediction) else (prediction, None)
+        values = {}
+        for name, loss in self.losses.items():
+            by_queries = _ENTRIES[name].card.inputs == "queries"
+            if by_queries and queries is None:
+                raise InputError(f"loss {name!r} got no queries, expected the output of a mask classification model such as 'maskformer_r50'")
+            values[name] = loss(queries if by_queries else logits, target)
+        return values
+
+    def forward(self, prediction: Tensor | Prediction, target: Tensor) -> Tensor:
+        """Σ weight · term, scalar."""
+        return sum((self.weights[name] * value for name, value in self.terms(prediction, target).items()), start=target.new_zeros((), dtype=torch.float32))
+
+
+def create_loss(config: Mapping[str, float | Mapping[str, Any]], *, ignore_index: int = 255, class_weights: Tensor | None = None) -> WeightedSum:
+    """A weighted sum of losses.
+
+    Args:
+        config: name -> weight, or name -> ``{"weight": ..., option: ...}`` with weight 1 if not given.
+        ignore_index: target value of pixels that count nowhere.
+        class_weights: ``(C,)``, given to every term that has an option of that name and does not set it.
+
+    Raises:
+        InputError: unknown loss or option (with the nearest names, or all), a value that is impossible, or a loss that
+            needs more than a prediction and a target.
+    """
+    if not config:
+        raise InputError("loss is empty, expected at least one term, for example {cross_entropy: 1.0}")
+    losses, weights = {}, {}
+    for name, value in config.items():
+        entry = loss_entry(name)
+        if entry.card.inputs == "image":
+            raise InputError(f"loss {name!r} compares a prediction with the image, not with a target: call {entry.build.__name__} from its own training loop")
+        options = dict(value) if isinstance(value, Mapping) else {"weight": value}
+        weights[name] = _weight(name, options.pop("weight", 1.0))
+        losses[name] = _build(entry, options, ignore_index, class_weights)
+    return WeightedSum(losses, weights)
+
+
+def _weight(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
+        raise InputError(f"weight of loss {name!r} is {weight!r}, expected a number of at least 0")
+    return float(weight)
+
+
+def _build(entry: LossEntry, options: dict[str, Any], ignore_index: int, class_weights: Tensor | None) -> nn.Module:
+    known = entry.options
+    for option, value in options.items():
+        if option not in known:
+            raise nearest(f"option of loss {entry.name!r}", option, ["weight", *sorted(known)])
+        default = known[option]
+        kind = bool if isinstance(default, bool) else (int, float) if isinstance(default, (int, float)) else str if isinstance(default, str) else object
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind != bool):
+            raise InputError(f"option {option!r} of loss {entry.name!r} is {value!r}, expected a value like its default {default!r}")
+    weights = {"class_weights": class_weights} if class_weights is not None and "class_weights" in known else {}
+    try:
+        return entry.build(**weights | options, ignore_index=ignore_index)
+    except InputError as error:
+        raise InputError(f"loss {entry.name!r}: {error}") from None
