@@ -21,47 +21,85 @@ from numpy.typing import ArrayLike, NDArray
 
 from segmodels.errors import InputError
 
+__all__ = [
+    "absent_classes",
+    "binary_scores",
+    "class_pixel_accuracy",
+    "dice",
+    "f1",
+    "frequency_weighted_iou",
+    "iou",
+    "mean_dice",
+    "mean_f1",
+    "mean_iou",
+    "mean_per_image_dice",
+    "mean_per_image_iou",
+    "mean_per_image_pixel_accuracy",
+    "mean_pixel_accuracy",
+    "mean_precision",
+    "mean_recall",
+    "one_versus_rest",
+    "per_class",
+    "pixel_accuracy",
+    "precision",
+    "recall",
+    "summary",
+]
+
 Absent = Literal["skip", "zero", "one"]
 UNDEFINED = {"skip": np.nan, "zero": 0.0, "one": 1.0}
 
 
 def pixel_accuracy(counts: ArrayLike) -> float:
-    """PA = Σ_i n_ii / Σ_i t_i, binary (TP + TN) / (TP + FP + FN + TN). NaN without pixels."""
+    """PA = Σ_i n_ii / Σ_i t_i (Long 2015), binary (TP + TN) / (TP + FP + FN + TN): share of all pixels that are right; large classes decide.
+
+    NaN without pixels.
+    """
     counts = matrix(counts)
     return float(ratio(np.trace(counts), counts.sum(), "skip"))
 
 
 def class_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """CPA_i = n_ii / t_i ``(C,)``: of the pixels *of* class i, how many were found. The benchmarks' "Acc", the same as ``recall``.
+    """CPA_i = n_ii / t_i (Long 2015), the benchmarks' "Acc": share of each class's own pixels that were found ``(C,)``; the same as recall.
 
-    Some texts divide by the column sum instead (of the pixels *predicted as* class i, how many are right): that is ``precision``.
+    Some texts divide by the column sum instead (of the pixels predicted as class i, how many are right): that is ``precision``.
     """
     return recall(counts, absent)
 
 
 def mean_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """MPA, the benchmarks' "mAcc": mean of ``class_pixel_accuracy`` over classes. The form with column sums is ``mean_precision``."""
+    """MPA (Long 2015), the benchmarks' "mAcc": mean over classes of the class pixel accuracy; small classes weigh as much as large ones.
+
+    The form with column sums is ``mean_precision``.
+    """
     return mean(class_pixel_accuracy(counts, absent))
 
 
 def iou(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """IoU_i = n_ii / (t_i + Σ_j n_ji − n_ii) ``(C,)``, the Jaccard index TP / (TP + FP + FN). Undefined where a class is neither true nor predicted."""
+    """IoU_i = n_ii / (t_i + Σ_j n_ji − n_ii) = TP / (TP + FP + FN) (Jaccard 1912): overlap of each class's true and predicted region ``(C,)``.
+
+    Undefined where a class is neither true nor predicted.
+    """
     return ratio(*iou_terms(*marginals(matrix(counts))), absent)
 
 
 def mean_iou(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """MIoU: mean of ``iou`` over classes."""
+    """MIoU (Long 2015; Everingham 2015): mean of IoU over classes; what papers and benchmarks of semantic segmentation report."""
     return mean(iou(counts, absent))
 
 
 def frequency_weighted_iou(counts: ArrayLike) -> float:
-    """FWIoU = Σ_i t_i IoU_i / Σ_k t_k; classes without true pixels have weight 0. NaN without pixels."""
+    """FWIoU = Σ_i t_i IoU_i / Σ_k t_k (Long 2015): IoU with each class weighted by its share of true pixels; when large classes matter most.
+
+    Classes without true pixels have weight 0. NaN without pixels.
+    """
     return float(frequency_weighted(*marginals(matrix(counts))))
 
 
 def dice(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """Dice_i = 2 TP / (2 TP + FP + FN) ``(C,)``. Undefined where a class is neither true nor predicted; nothing is added to avoid that.
+    """Dice_i = 2 TP / (2 TP + FP + FN) (Dice 1945) ``(C,)``: overlap as medical imaging reports it; milder on small overlaps than IoU.
 
+    Undefined where a class is neither true nor predicted; nothing is added to avoid that.
     Per class and for hard masks this is F1 and 2 IoU / (1 + IoU). Neither holds for means over classes or images, nor for soft masks.
     """
     hits, truth, predicted = marginals(matrix(counts))
@@ -69,39 +107,45 @@ def dice(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
 
 
 def mean_dice(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean of ``dice`` over classes. Not 2 MIoU / (1 + MIoU)."""
+    """Mean of Dice over classes; not 2 MIoU / (1 + MIoU)."""
     return mean(dice(counts, absent))
 
 
 def precision(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """n_ii / Σ_j n_ji ``(C,)``, TP / (TP + FP): of the pixels predicted as class i, how many are right. Undefined for classes never predicted."""
+    """n_ii / Σ_j n_ji = TP / (TP + FP) (van Rijsbergen 1979) ``(C,)``: of the pixels predicted as a class, how many are; when false alarms cost.
+
+    Undefined for classes never predicted.
+    """
     hits, _, predicted = marginals(matrix(counts))
     return ratio(hits, predicted, absent)
 
 
 def mean_precision(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean of ``precision`` over classes."""
+    """Mean of precision over classes; some texts' "mean pixel accuracy"."""
     return mean(precision(counts, absent))
 
 
 def recall(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """n_ii / t_i ``(C,)``, TP / (TP + FN): of the pixels of class i, how many were found. Undefined for classes without true pixels."""
+    """n_ii / t_i = TP / (TP + FN) (van Rijsbergen 1979) ``(C,)``: of the pixels of a class, how many were found; when misses cost.
+
+    Undefined for classes without true pixels.
+    """
     hits, truth, _ = marginals(matrix(counts))
     return ratio(hits, truth, absent)
 
 
 def mean_recall(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean of ``recall`` over classes, the same as ``mean_pixel_accuracy``."""
+    """Mean of recall over classes; the same as the mean pixel accuracy."""
     return mean(recall(counts, absent))
 
 
 def f1(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """F1 ``(C,)``: harmonic mean of ``precision`` and ``recall``, which for hard masks is ``dice``. 0 for a class that is true but never predicted."""
+    """F1 (van Rijsbergen 1979) ``(C,)``: harmonic mean of precision and recall, which for hard masks is Dice; 0 for a class never predicted."""
     return dice(counts, absent)
 
 
 def mean_f1(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean of ``f1`` over classes; not the harmonic mean of ``mean_precision`` and ``mean_recall``."""
+    """Mean of F1 over classes; not the harmonic mean of mean precision and mean recall."""
     return mean(f1(counts, absent))
 
 
@@ -152,7 +196,7 @@ def one_versus_rest(counts: ArrayLike, positive: int) -> NDArray[np.int64]:
 def binary_scores(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float]:
     """Scores of two classes, 1 being the positive one: accuracy, iou, dice (= F1), precision, recall (sensitivity), specificity TN / (TN + FP).
 
-    Two empty masks: ``absent`` says what iou and dice are (``"one"``: they agree).
+    Two empty masks: ``absent`` says what iou and dice are (with "one" they count as agreement).
 
     Raises:
         InputError: not 2 × 2 counts.
@@ -172,21 +216,27 @@ def binary_scores(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float
 
 
 def mean_per_image_pixel_accuracy(image_counts: ArrayLike) -> float:
-    """Mean over images of each image's pixel accuracy; ``image_counts`` (N, C, C). Images without a labelled pixel are left out."""
+    """Mean over images of each image's pixel accuracy, of counts (N, C, C): when every image weighs the same, whatever its labelled area.
+
+    Images without a labelled pixel are left out.
+    """
     hits, truth, _ = marginals(stack(image_counts))
     return mean(ratio(hits.sum(-1), truth.sum(-1), "skip"))
 
 
 def mean_per_image_iou(image_counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean over images of each image's mean IoU over classes; ``image_counts`` (N, C, C).
+    """Mean over images of each image's mean IoU, of counts (N, C, C): when every image weighs the same; not the benchmarks' mean IoU.
 
-    Not the benchmarks' ``mean_iou``, which sums the counts of all images first. Images without a labelled pixel are left out.
+    ``mean_iou`` sums the counts of all images first. Images without a labelled pixel are left out.
     """
     return mean(means(ratio(*iou_terms(*marginals(stack(image_counts))), absent)))
 
 
 def mean_per_image_dice(image_counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean over images of each image's mean Dice over classes; ``image_counts`` (N, C, C). Not ``mean_dice`` of the summed counts."""
+    """Mean over images of each image's mean Dice, of counts (N, C, C): what medical challenges report per case; not Dice of the summed counts.
+
+    Images without a labelled pixel are left out.
+    """
     hits, truth, predicted = marginals(stack(image_counts))
     return mean(means(ratio(2 * hits, truth + predicted, absent)))
 
