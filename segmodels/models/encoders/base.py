@@ -23,7 +23,7 @@ class Encoder(nn.Module):
     in_channels: int
     channels: tuple[int, ...]
     strides: tuple[int, ...]
-    first_layer: str
+    first_layer: str | None = None
     classifier: tuple[str, ...] = ()
 
     def forward(self, images: Tensor) -> list[Tensor]:

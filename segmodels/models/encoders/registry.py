@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from segmodels.models.encoders.base import Encoder
+from segmodels.models.encoders.freezing import freeze, freeze_batch_norm
+from segmodels.models.encoders.timm_encoder import TimmEncoder
 from segmodels.models.registry import nearest
+from segmodels.models.weights import load_weights
 
 _BUILDERS: dict[str, Callable[..., Encoder]] = {}
 
@@ -39,19 +42,42 @@ def list_encoders() -> list[str]:
     return sorted(_BUILDERS)
 
 
-def create_encoder(name: str, in_channels: int = 3, output_stride: int = 32, weights: str | Path | None = None, **options: Any) -> Encoder:
+def create_encoder(
+    name: str,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    weights: str | Path | None = None,
+    frozen_stages: int = 0,
+    frozen_batch_norm: bool = False,
+    **options: Any,
+) -> Encoder:
     """Build an encoder.
 
     Args:
-        name: one of ``list_encoders()``.
-        in_channels: channels of the images; pretrained weights of the first layer are adapted to it.
+        name: one of ``list_encoders()``, or ``timm:NAME``.
+        in_channels: channels of the images; pretrained weights of the first layer are adapted to it (``adapt_channels``).
         output_stride: of the coarsest map; below the encoder's own the last stages keep their size and dilate their convolutions.
-        weights: path or URI of pretrained weights, see ``load_weights``; None starts from random weights.
+        weights: path or URI of pretrained weights under torchvision's or timm's key names, see ``load_weights``; None starts from random weights.
+        frozen_stages: how many stages, from the first, do not train.
+        frozen_batch_norm: all batch norms keep their statistics.
         options: of that encoder.
 
     Raises:
-        InputError: unknown encoder (with the nearest names), unknown option, an output stride that the encoder does not offer, weights of another architecture.
+        InputError: unknown encoder (with the nearest names), unknown option, an output stride that the encoder does not offer, weights of another
+            architecture (with the keys that differ).
     """
+    encoder = _build(name, in_channels, output_stride, options)
+    if weights is not None:
+        load_weights(encoder, weights, translate=encoder.translate, ignore=encoder.classifier, first_layer=encoder.first_layer)
+    freeze(encoder, frozen_stages)
+    if frozen_batch_norm:
+        freeze_batch_norm(encoder)
+    return encoder
+
+
+def _build(name: str, in_channels: int, output_stride: int, options: dict[str, Any]) -> Encoder:
+    if name.startswith("timm:"):
+        return TimmEncoder(name.removeprefix("timm:"), in_channels, output_stride, **options)
     known = list_encoders()
     if name not in known:
         raise nearest("encoder", name, known)
@@ -59,5 +85,5 @@ def create_encoder(name: str, in_channels: int = 3, output_stride: int = 32, wei
     allowed = [key for key in inspect.signature(build).parameters if key not in ("in_channels", "output_stride")]
     for option in options:
         if option not in allowed:
-            raise nearest(f"option of encoder {name!r}", option, allowed)
+            raise nearest(f"option of encoder {name!r}", option, [*allowed, "frozen_stages", "frozen_batch_norm"])
     return build(in_channels=in_channels, output_stride=output_stride, **options)
