@@ -1,0 +1,208 @@
+"""Pictures of results: confusion matrix, per-class bars, overlays. Each function returns a figure or an array, ``save`` writes a figure.
+
+Figures are made without pyplot: nothing global, safe in threads, no display needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+
+from segmodels.labels import LabelMap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TEXT, MUTED, WRONG = "#222222", "#8a8a8a", (214, 39, 40)
+ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix would not be readable
+
+
+def save(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write ``figure`` as PNG; the same figure gives the same bytes."""
+    figure.savefig(path, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+
+
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Two panels: pixel counts (logarithmic colours) and the share of each true class in percent.
+
+    Args:
+        counts: (C, C) int64, rows = truth, columns = prediction.
+        classes: C names. Classes that never occur have a grey row in the second panel.
+    """
+    many = len(classes) > ANNOTATED_CLASSES
+    side, names = len(classes) * (0.135 if many else 0.44), 1.6  # inches of a panel and of the class names beside it
+    figure = _figure(2 * side + names, side, layout=None)  # save() makes room for what sticks out
+    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": names / side})
+    total = counts.sum(axis=1, keepdims=True)
+    share = np.divide(100 * counts, total, where=total > 0, out=np.full(counts.shape, np.nan))
+    logarithm = np.log10(np.maximum(counts, 1)) / max(np.log10(max(counts.max(), 1)), 1)
+    _matrix(left, logarithm, classes, "pixels", None if many else [[_short(n) for n in row] for row in counts])
+    _matrix(right, share / 100, classes, "share of the true class, %", None if many else [[_percent(s) for s in row] for row in share])
+    left.set_ylabel("truth", color=TEXT)
+    return figure
+
+
+def class_bars(values: Sequence[float], labels: LabelMap, name: str, mean: float) -> Figure:
+    """One bar per class in the class's colour, best first, with the mean as a line.
+
+    Args:
+        values: C numbers 0..1; NaN for a class that does not occur, which is named without a bar.
+        name: what the values are ("IoU").
+        mean: drawn as it is given.
+    """
+    scores = np.asarray(values, dtype=float)
+    order = np.argsort(np.where(np.isnan(scores), -1, scores), kind="stable")[::-1]
+    figure = _figure(7.5, 1.1 + 0.27 * len(scores))
+    axes = figure.subplots()
+    positions = np.arange(len(order))
+    colors = [_color(labels.palette[c]) for c in order]
+    axes.barh(positions, np.nan_to_num(scores[order]), height=0.72, color=colors, edgecolor="#00000030", linewidth=0.5)
+    for position, score in zip(positions, scores[order], strict=True):
+        end, text = (0.0, "does not occur") if np.isnan(score) else (score, f"{score:.3f}")
+        axes.text(end + 0.01, float(position), text, va="center", fontsize=8, color=MUTED)
+    axes.axvline(mean, color=TEXT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_title(f"{name} per class, mean {mean:.3f}", fontsize=11, color=TEXT, loc="left")
+    axes.set_yticks(positions, [_clip(labels.classes[c]) for c in order], fontsize=9)
+    axes.set_xlim(0, 1.1)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    axes.grid(axis="x", color="#00000018", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=TEXT)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One predicted image: RGB uint8 (any size), masks (H, W) in train ids, and a line about it."""
+
+    image: np.ndarray
+    truth: np.ndarray
+    prediction: np.ndarray
+    caption: str
+
+
+def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
+    """Image, truth, prediction and error side by side, one row per image, and the colours of the classes that occur."""
+    from matplotlib.patches import Patch
+
+    cell = 2.9
+    heights = [cell * row.truth.shape[0] / row.truth.shape[1] for row in rows]
+    present = np.unique(np.concatenate([np.unique(mask) for row in rows for mask in (row.truth, row.prediction)]))
+    shown = [c for c in present if 0 <= c < labels.num_classes][:60]
+    legend_height = 0.3 + 0.22 * (1 + (len(shown) + 1) // 8)
+    figure = _figure(4 * cell, sum(heights) + 0.27 * len(rows) + legend_height)
+    grid = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
+    for axes, row in zip(grid, rows, strict=True):
+        image = resize_image(row.image, row.truth.shape)
+        pictures = {
+            "image": image,
+            "truth": blend(image, row.truth, labels),
+            "prediction": blend(image, row.prediction, labels),
+            f"error: {_error_share(row, labels):.1%} of pixels": error_picture(image, row.truth, row.prediction, labels),
+        }
+        for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+            axis.imshow(picture, interpolation="nearest" if picture.shape[0] < 200 else "antialiased")
+            axis.set_title(row.caption if title == "image" else title, fontsize=8, color=TEXT if title == "image" else MUTED, loc="left", pad=3)
+            axis.set_axis_off()
+    patches = [Patch(facecolor=_color(labels.palette[c]), edgecolor="#00000060", linewidth=0.5, label=_clip(labels.classes[c])) for c in shown]
+    patches.append(Patch(facecolor=_color(WRONG), label="wrong"))
+    figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=8, frameon=False, labelcolor=TEXT, handlelength=1.2, columnspacing=1.4)
+    return figure
+
+
+def blend(image: np.ndarray, mask: np.ndarray, labels: LabelMap, alpha: float = 0.6) -> np.ndarray:
+    """RGB ``image`` (H, W, 3) uint8 with the colours of ``mask`` (H, W) over it; ignored pixels stay as they are."""
+    mixed = cv2.addWeighted(image, 1 - alpha, labels.colorize(mask), alpha, 0)
+    ignored = mask == labels.ignore_index
+    mixed[ignored] = image[ignored]
+    return mixed
+
+
+def error_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> np.ndarray:
+    """The faded image (H, W, 3) with wrong pixels in red; ignored pixels are dark."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    picture = cv2.cvtColor(cv2.addWeighted(gray, 0.45, np.full_like(gray, 255), 0.5, 0), cv2.COLOR_GRAY2RGB)
+    picture[_wrong(truth, prediction, labels)] = WRONG
+    picture[truth == labels.ignore_index] = (70, 70, 70)
+    return picture
+
+
+def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """RGB ``image`` at (height, width) = ``size``."""
+    return image if image.shape[:2] == size else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """Inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def _matrix(axes: Axes, shade: np.ndarray, classes: Sequence[str], title: str, texts: list[list[str]] | None) -> None:
+    """``shade`` 0..1 gives the colours, NaN is grey."""
+    from matplotlib import colormaps
+
+    axes.imshow(shade, cmap=colormaps["Blues"].with_extremes(bad="#eeeeee"), vmin=0, vmax=1, interpolation="nearest")
+    size = 8 if texts else 6.5
+    names = [_clip(name) for name in classes]
+    rotation, anchor = (45, "right") if len(names) <= 12 else (90, "center")
+    axes.set_xticks(range(len(names)), names, rotation=rotation, ha=anchor, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.tick_params(length=0, labelcolor=TEXT)
+    if texts is None:  # lines every ten classes guide the eye
+        for line in range(10, len(names), 10):
+            axes.axhline(line - 0.5, color="#00000030", linewidth=0.5)
+            axes.axvline(line - 0.5, color="#00000030", linewidth=0.5)
+    else:
+        for row, cells in enumerate(texts):
+            for column, text in enumerate(cells):
+                color = "white" if shade[row, column] > 0.6 else MUTED if text in ("0", "<1") else TEXT
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color).set_in_layout(False)  # inside anyway: saves time
+    axes.set_title(title, fontsize=11 if texts else 20, color=TEXT, loc="left")
+    axes.set_xlabel("prediction", color=TEXT)
+    for spine in axes.spines.values():
+        spine.set_color("#00000030")
+
+
+def _short(number: int) -> str:
+    """At most four characters: 950, 12k, 3.4M."""
+    for factor, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= factor:
+            value = number / factor
+            return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+    return str(number)
+
+
+def _percent(share: float) -> str:
+    if np.isnan(share):
+        return ""
+    return "0" if share == 0 else "<1" if share < 0.5 else f"{share:.0f}"
+
+
+def _clip(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + "…"
+
+
+def _color(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    """RGB 0..255 as matplotlib wants it; white is darkened a little, to be seen on the page."""
+    red, green, blue = (min(channel, 235) / 255 for channel in color)
+    return red, green, blue
+
+
+def _wrong(truth: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> np.ndarray:
+    return (truth != prediction) & (truth != labels.ignore_index)
+
+
+def _error_share(row: Comparison, labels: LabelMap) -> float:
+    counted = int((row.truth != labels.ignore_index).sum())
+    return _wrong(row.truth, row.prediction, labels).sum() / max(counted, 1)
