@@ -1,0 +1,223 @@
+"""The built-in dataset: real handwritten digits on cluttered scenes, in the layout ``folder``.
+
+The handwriting is the UCI "Optical Recognition of Handwritten Digits" test set, 1,797 pictures of 8x8 pixels that come with
+scikit-learn. Each scene holds digits of several sizes, turned, sheared, darker or lighter than what is behind them, partly over
+one another, among shapes and strokes that are no digits. Classes: background and 0-9.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLASSES = {
+    "background": (24, 24, 32),
+    "0": (230, 25, 75),
+    "1": (245, 130, 48),
+    "2": (255, 225, 25),
+    "3": (60, 180, 75),
+    "4": (70, 240, 240),
+    "5": (0, 130, 200),
+    "6": (145, 70, 230),
+    "7": (240, 50, 230),
+    "8": (170, 110, 40),
+    "9": (250, 190, 212),
+}
+
+Window = tuple[slice, slice]
+
+_GLYPH = 64  # side of a digit's outline before it is placed, pixels
+_SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the source digits
+
+
+def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int, seed: int) -> None:
+    """Write the dataset into ``root``: ``images/``, ``masks/`` with ``train``, ``val``, ``test`` below, and ``classes.txt``.
+
+    Args:
+        train, val, test: number of scenes; no source digit occurs in two splits.
+        size: height and width of a scene in pixels, at least 32.
+        seed: the same seed gives the same files, byte for byte; every scene depends on seed, split and its number alone.
+    """
+    root = Path(root)
+    sources = split_sources(seed)
+    jobs = [(split, number) for split, count in (("train", train), ("val", val), ("test", test)) for number in range(count)]
+    for part in ("images", "masks"):
+        for split in sources:
+            (root / part / split).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("".join(f"{name}, {r}, {g}, {b}\n" for name, (r, g, b) in CLASSES.items()), encoding="utf-8")
+
+    def write(job: tuple[str, int]) -> None:
+        split, number = job
+        image, mask = scene(np.random.default_rng((seed, list(sources).index(split), number)), sources[split], size)
+        name = f"{split}/{number:05d}.png"
+        _save(root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        _save(root / "masks" / name, mask)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(write, jobs):
+            pass
+
+
+def split_sources(seed: int) -> dict[str, list[np.ndarray]]:
+    """For each split and class 0-9, the numbers of its source digits; splits have none in common."""
+    _, labels = _handwriting()
+    rng = np.random.default_rng(seed)
+    sources: dict[str, list[np.ndarray]] = {split: [] for split in _SHARES}
+    for digit in range(10):
+        numbers = rng.permutation(np.flatnonzero(labels == digit))
+        ends = np.round(np.cumsum(list(_SHARES.values())) * len(numbers)).astype(int)
+        for split, part in zip(_SHARES, np.split(numbers, ends[:-1]), strict=True):
+            sources[split].append(part)
+    return sources
+
+
+def scene(rng: np.random.Generator, sources: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One scene: RGB uint8 ``(size, size, 3)`` and mask uint8 ``(size, size)``, 0 background, 1 + digit elsewhere."""
+    canvas = _background(rng, size)
+    _clutter(rng, canvas)
+    mask = np.zeros((size, size), np.uint8)
+    for _ in range(rng.integers(3, 7)):
+        digit = int(rng.integers(10))
+        placed = _place(rng, _outline(int(rng.choice(sources[digit]))), mask)
+        if placed:
+            window, alpha = placed
+            _paint(rng, canvas[window], alpha)
+            mask[window][alpha > 0.5] = digit + 1
+    return _photograph(rng, canvas), mask
+
+
+@lru_cache(maxsize=1)
+def _handwriting() -> tuple[np.ndarray, np.ndarray]:
+    """Pictures float32 ``(1797, 8, 8)`` in 0..1 and their digits."""
+    from sklearn.datasets import load_digits
+
+    bundled = load_digits()
+    return bundled.images.astype(np.float32) / 16, bundled.target
+
+
+@lru_cache(maxsize=2048)
+def _outline(number: int) -> np.ndarray:
+    """A source digit as a smooth height field, float32 ``(64, 64)``, 0.5 at the edge of the stroke."""
+    padded = np.pad(_handwriting()[0][number], 1)
+    large = cv2.resize(padded, (_GLYPH, _GLYPH), interpolation=cv2.INTER_CUBIC)
+    return cv2.GaussianBlur(large, (0, 0), 1.8) + 0.02
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A surface of two related colours, float32 ``(size, size, 3)`` in 0..255: soft patches, often with a woven or striped pattern."""
+    hue, value = rng.uniform(0, 360), rng.uniform(0.3, 0.85)
+    first = _color(hue, rng.uniform(0.15, 0.7), value)
+    second = _color(hue + rng.uniform(-70, 70), rng.uniform(0.15, 0.7), np.clip(value + rng.uniform(-0.45, 0.45), 0.12, 1))
+    mix = np.zeros((size, size), np.float32)
+    for cells, weight in ((3, 1.0), (6, 0.6), (14, 0.3)):
+        mix += weight * cv2.resize(rng.random((cells, cells), np.float32) - 0.5, (size, size), interpolation=cv2.INTER_CUBIC)
+    if rng.random() < 0.6:
+        mix += rng.uniform(0.1, 0.3) * _pattern(rng, size)
+    mix = np.clip(mix + 0.5, 0, 1)[:, :, None]
+    return first * (1 - mix) + second * mix
+
+
+def _pattern(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Stripes, checks or weave in -1..1."""
+    angle, period = rng.uniform(0, np.pi), size * rng.uniform(0.06, 0.2)
+    y, x = np.mgrid[:size, :size].astype(np.float32) * np.float32(2 * np.pi / period)
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    kind = rng.integers(3)
+    if kind == 0:
+        return np.sin(along)
+    if kind == 1:
+        return np.clip(4 * np.sin(along) * np.sin(across), -1, 1)
+    return 0.5 * (np.sin(along) + np.sin(across))
+
+
+def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
+    """Discs, boxes and strokes that are no digits, in any colour, some translucent."""
+    size = len(canvas)
+    for _ in range(rng.integers(4, 9)):
+        layer = canvas.copy()
+        color = _color(rng.uniform(0, 360), rng.uniform(0.1, 0.8), rng.uniform(0.1, 1)).tolist()
+        center = rng.integers(0, size, 2).tolist()
+        kind = rng.integers(4)
+        thickness = int(max(1, size * rng.uniform(0.015, 0.06)))
+        axes = (size * rng.uniform(0.05, 0.22, 2)).astype(int).tolist()
+        angle = float(rng.uniform(0, 360))
+        if kind == 0:
+            cv2.ellipse(layer, center, axes, angle, 0, 360, color, -1, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.fillPoly(layer, [cv2.boxPoints((center, axes, angle)).astype(np.int32)], color, cv2.LINE_AA)
+        elif kind == 2:
+            cv2.ellipse(layer, center, axes, angle, 0, float(rng.uniform(60, 200)), color, thickness, cv2.LINE_AA)
+        else:
+            cv2.line(layer, center, rng.integers(0, size, 2).tolist(), color, thickness, cv2.LINE_AA)
+        opacity = rng.uniform(0.4, 1)
+        cv2.addWeighted(layer, opacity, canvas, 1 - opacity, 0, dst=canvas)
+
+
+def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> tuple[Window, np.ndarray] | None:
+    """A window of the scene and the opacity 0..1 there of a digit, turned, sheared and put where it hides little of the others.
+
+    None if no such place was found.
+    """
+    size = len(mask)
+    for _ in range(6):
+        height = size * rng.uniform(0.34, 0.66)
+        scale, angle, shear = height / (0.8 * _GLYPH), np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.2, 0.2)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = turn @ np.array([[scale * rng.uniform(0.85, 1.1), shear * scale], [0, scale]])
+        x, y = rng.uniform(0.36 * height, size - 0.36 * height, 2)
+        left, top = max(int(x - 0.75 * height), 0), max(int(y - 0.75 * height), 0)
+        window = slice(top, min(int(y + 0.75 * height), size)), slice(left, min(int(x + 0.75 * height), size))
+        there = mask[window]
+        shift = (x - left, y - top) - matrix @ (_GLYPH / 2, _GLYPH / 2)
+        field = cv2.warpAffine(outline, np.column_stack([matrix, shift]), there.shape[::-1])
+        alpha = np.clip((field - 0.5) * (3.5 * scale) + 0.5, 0, 1)  # an edge about one pixel wide
+        hidden = there[alpha > 0.5]
+        if np.count_nonzero(hidden) <= 0.12 * len(hidden):
+            return window, alpha
+    return None
+
+
+def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> None:
+    """Ink of a shaded colour, darker or lighter than what is behind, often with a soft shadow; changes ``canvas``."""
+    behind = float(np.average(canvas.mean(axis=2), weights=alpha))
+    away = rng.uniform(45, 110) * rng.choice([-1, 1])
+    if not 15 < behind + away < 245:
+        away = -away
+    ink = _color(rng.uniform(0, 360), rng.uniform(0.1, 0.75), 0.7)
+    ink = np.clip(ink - ink.mean() + behind + away, 0, 255)
+    if rng.random() < 0.5:
+        soft = len(alpha) / 40
+        shadow = cv2.warpAffine(alpha, np.array([[1, 0, soft], [0, 1, soft]], np.float32), alpha.shape[::-1])
+        canvas *= 1 - 0.4 * cv2.GaussianBlur(shadow, (0, 0), soft)[:, :, None]
+    ramp = np.linspace(-1, 1, len(alpha), dtype=np.float32) * np.float32(rng.uniform(-20, 20))
+    canvas += (ink + ramp[:, None, None] - canvas) * alpha[:, :, None]
+
+
+def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Light from one side, a little blur, sensor noise; uint8."""
+    size = len(canvas)
+    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    slope = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
+    canvas = canvas * (1 + slope[0] * ramp[:, None] + slope[1] * ramp[None, :])[:, :, None]
+    if rng.random() < 0.5:
+        canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.3, 0.7))
+    noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(1, 7))
+    return np.clip(canvas + noise, 0, 255).astype(np.uint8)
+
+
+def _color(hue: float, saturation: float, value: float) -> np.ndarray:
+    """RGB float32 in 0..255; hue in degrees, any turn."""
+    sector = (np.float32(hue) / 60 + np.array([5, 3, 1], np.float32)) % 6
+    return np.float32(255 * value) * (1 - np.float32(saturation) * np.clip(np.minimum(sector, 4 - sector), 0, 1)).astype(np.float32)
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode {path}")
+    path.write_bytes(data.tobytes())
