@@ -31,6 +31,13 @@ def check_widths(widths: Sequence[int], levels: int | None = None) -> list[int]:
     return list(widths)
 
 
+def check_spatial_dims(spatial_dims: int) -> int:
+    """2 for images or 3 for volumes; InputError for anything else."""
+    if spatial_dims not in (2, 3):
+        raise InputError(f"spatial_dims is {spatial_dims}, expected 2 (images) or 3 (volumes)")
+    return spatial_dims
+
+
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
     """Twice: 3x3 convolution, batch normalisation, ReLU. (B, in, H, W) -> (B, out, H, W)."""
     return nn.Sequential(*(ConvNormAct(i, out_channels, activation=relu) for i in (in_channels, out_channels)))
