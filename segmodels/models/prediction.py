@@ -22,6 +22,8 @@ class Prediction(NamedTuple):
     logits: Tensor  # (B, C, H, W) before softmax, at the input's height and width
     auxiliary: tuple[Tensor, ...] = ()  # further logits (B, C, H, W) for deep supervision, training mode only
     queries: QueryPrediction | None = None  # mask classification models only
+    image_logits: Tensor | None = None  # (B, K) classification of the whole image: joint models, and UNet 3+ with its classification-guided module
+    reconstruction: Tensor | None = None  # (B, in_channels, H, W) images rebuilt from the segmentation: W-Net in training mode
 
 
 for _type in (QueryPrediction, Prediction):  # so that torch.export.save can write a program that returns one
