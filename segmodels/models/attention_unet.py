@@ -1,7 +1,7 @@
 """Attention U-Net: Oktay et al., MIDL 2018, arXiv 1804.03999.
 
 ``attention_unet_original`` is the paper's: additive grid attention, where the coarser decoder level gates the encoder's map, 2-D or 3-D (the paper), 16-256
-channels, deep supervision. ``attention_unet`` is the 2-D form in common use: 64-1024 channels, gates on all skips, at equal resolution behind the up-convolution.
+channels, deep supervision. ``attention_unet`` is the 2-D form in common use: 64-1024 channels, all skips gated, at equal resolution behind the up-convolution.
 """
 
 from __future__ import annotations
