@@ -12,6 +12,7 @@ import errno
 import importlib
 import inspect
 import sys
+import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +27,18 @@ STEPS = {
     "train": "train a model, every epoch in MLflow; resumes",
     "evaluate": "measure the best checkpoint on the test split; pictures",
     "register": "register the model; champion or challenger",
+    "changed": "say whether data, code or parameters are new since the champion",
+    "notify": "tell a webhook how a pipeline run ended",
     "predict": "turn a folder of images into masks and overlays",
     "report": "print the results of the last pipeline run",
 }
 
 HELP = {
     "params": "parameter file (default: %(default)s)",
+    "params-json": "sections of the parameter file as JSON, in its place; may be repeated",
+    "set": "one parameter's value, for example train.epochs=40; may be repeated",
+    "executor-input": "Kubeflow's description of the task: its outputs and what they hold are written to where it says",
+    "retry": "times to try again, after a growing pause, when something outside fails for now (default: %(default)s)",
     "cache": "folder for downloads and generated data, kept between runs",
     "dataset": "folder of manifest.parquet and dataset.json",
     "validation": "folder of report.json and the data docs",
@@ -40,9 +47,14 @@ HELP = {
     "checkpoints": "folder of the states that training resumes from",
     "evaluation": "folder of metrics.json, tables and pictures",
     "registration": "folder of registration.json",
+    "decision": "file for the word train or skip",
     "images": "folder of images",
     "out": "folder for the results",
 }
+
+
+FIRST_PAUSE, LONGEST_PAUSE = 15, 300
+"""Seconds before the first retry, doubled each time, and the longest."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m components",
         description="The steps of the segmentation pipeline.",
-        epilog="steps:\n" + "\n".join(f"  {name:<11} {text}" for name, text in STEPS.items()) + "\n\n`python -m components STEP --help` shows a step's options.",
+        epilog="steps:\n"
+        + "\n".join(f"  {name:<11} {text}" for name, text in STEPS.items())
+        + "\n\n`python -m components STEP --help` shows a step's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("step", choices=STEPS, metavar="STEP")
@@ -68,24 +82,52 @@ def run_step(name: str, argv: list[str]) -> None:
     section = "params" in signature
     if section:
         parser.add_argument("--params", type=Path, default=Path("params.yaml"), help=HELP["params"])
+        parser.add_argument("--params-json", action="append", default=[], metavar="JSON", help=HELP["params-json"])
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=HELP["set"])
+        parser.add_argument("--executor-input", metavar="JSON", help=HELP["executor-input"])
+    parser.add_argument("--retry", type=int, default=0, metavar="TIMES", help=HELP["retry"])
     for key, parameter in signature.items():
         if key == "params":
             continue
         option, hint = f"--{key.replace('_', '-')}", hints[key]
         default = Path("data") / key if parameter.default is inspect.Parameter.empty and hint is Path else parameter.default
         if hint is bool:
-            parser.add_argument(option, action="store_true", default=default, help=HELP.get(key))
+            parser.add_argument(option, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=HELP.get(key))
         else:
             required = default is inspect.Parameter.empty
             text = HELP.get(key, "") + ("" if required else " (default: %(default)s)")
-            parser.add_argument(option, type=hint, required=required, default=None if required else default, help=text)
+            kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)  # str | None is given as str
+            parser.add_argument(option, type=kind, required=required, default=None if required else default, help=text)
     options = vars(parser.parse_args(argv))
+    retries, executor_input = options.pop("retry"), options.pop("executor_input", None)
     if section:
-        from components.params import load_params
+        from components.overrides import assembled_params
 
-        params = load_params(options.pop("params"))
-        options["params"] = getattr(params, name, None) or getattr(params, f"{name}_")
-    function(**options)
+        params = assembled_params(options.pop("params"), options.pop("params_json"), options.pop("set"))
+        options["params"] = params if hints["params"] is type(params) else params.section(name)
+    _persistently(lambda: function(**options), retries)
+    if executor_input:
+        from components.outputs import write_executor_output
+
+        write_executor_output(name, executor_input, options)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def _persistently(work: Callable[[], Any], retries: int) -> None:
+    """Do ``work``; again, up to ``retries`` times, when something outside fails for now."""
+    for attempt in range(retries):
+        try:
+            return work()
+        except TransientError as error:
+            pause = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+            print(f"{error}: trying again in {pause} s ({attempt + 1} of {retries})", file=sys.stderr, flush=True)
+            time.sleep(pause)
+    return work()
 
 
 def guarded(work: Callable[[], Any]) -> int:
@@ -98,7 +140,9 @@ def guarded(work: Callable[[], Any]) -> int:
         return _fail(75, f"{error} (this may pass: try again)")
     except OSError as error:
         if error.errno == errno.ENOSPC or "No space left" in str(error):
-            return _fail(2, f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the step again, nothing half-written is kept")
+            return _fail(
+                2, f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the step again, nothing half-written is kept"
+            )
         raise
     except KeyboardInterrupt:
         return 130

@@ -83,7 +83,9 @@ class PreprocessParams(Params):
 
 
 class AugmentParams(Params):
-    crop: tuple[int, int] | None = Field(None, strict=False, description="[height, width] in pixels, a multiple of 32 is safe for every model; None keeps the image (all of one size)")
+    crop: tuple[int, int] | None = Field(
+        None, strict=False, description="[height, width] in pixels, a multiple of 32 is safe for every model; None keeps the image (all of one size)"
+    )
     scale: tuple[float, float] = Field((0.75, 1.5), strict=False, description="range of the random scale; [1, 1] switches it off")
     flip: float = Field(0.0, ge=0, le=1, description="probability of a left-right flip")
     brightness: Fraction = Field(0.2, description="0.2 draws the factor from 0.8..1.2; 0 switches it off")
@@ -186,6 +188,10 @@ class PipelineParams(Params):
     evaluate: EvaluateParams = Field(default_factory=EvaluateParams)
     register_: RegisterParams = Field(default_factory=RegisterParams, alias="register")
 
+    def section(self, step: str) -> Params:
+        """The parameters of one step."""
+        return getattr(self, step if step in type(self).model_fields else f"{step}_")
+
 
 def load_params(path: Path) -> PipelineParams:
     """Read and check params.yaml.
@@ -193,19 +199,28 @@ def load_params(path: Path) -> PipelineParams:
     Raises:
         InputError: not there, not YAML, or a key that is unknown, of the wrong type or impossible; names every such key.
     """
+    return checked_params(read_params(path), str(path))
+
+
+def read_params(path: Path) -> Any:
+    """What params.yaml holds, not checked."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"parameter file {path} is not there: run from the repository's root or give --params") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def checked_params(data: Any, origin: str) -> PipelineParams:
+    """The parameters in ``data``; ``origin`` is named in errors."""
     try:
         return PipelineParams.model_validate(data or {})
     except ValidationError as error:
-        raise InputError("; ".join(_sentence(path, problem) for problem in error.errors())) from None
+        raise InputError("; ".join(_sentence(origin, problem) for problem in error.errors())) from None
 
 
-def _sentence(path: Path, problem: Any) -> str:
+def _sentence(path: str, problem: Any) -> str:
     """One pydantic problem in words: the key, the value got, what is allowed."""
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
