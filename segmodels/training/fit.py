@@ -15,7 +15,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from segmodels.metrics.confusion import ConfusionMatrix, frequency_weighted_iou, mean_iou, mean_pixel_accuracy, pixel_accuracy
+from segmodels.metrics.confusion import ConfusionMatrix
+from segmodels.metrics.scores import frequency_weighted_iou, mean_iou, mean_pixel_accuracy, pixel_accuracy
 from segmodels.training.averaging import MovingAverage
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.task import SegmentationTask
@@ -76,7 +77,7 @@ class Fit:
         checkpoints: where states go; the newest is taken up.
         on_batch: called after each batch with the progress and the batches per epoch.
         on_epoch: called after each validation with epoch (0-based) and metrics.
-        stop: polled after each batch; true saves and raises ``Stopped``.
+        stop: polled after each optimiser step and each batch of validation; true saves and raises ``Stopped``.
     """
 
     def __init__(
@@ -148,14 +149,14 @@ class Fit:
         start = time.monotonic()
         if progress.batch < batches:
             for images, masks in self.training:
-                self._train_batch(images, masks, last=progress.batch + 1 == batches, sums=sums)
+                stepped = self._train_batch(images, masks, last=progress.batch + 1 == batches, sums=sums)
                 progress.batch += 1
                 now = time.monotonic()
                 progress.seconds += now - start
                 progress.epoch_seconds += now - start
                 start = now
                 self.on_batch(progress, batches)
-                if self._asked_to_stop():
+                if stepped and self._asked_to_stop():  # between steps: half-accumulated gradients are not saved
                     self._keep_sums(sums)
                     self._save()
                     raise Stopped
@@ -164,7 +165,8 @@ class Fit:
                     break
         self._keep_sums(sums)
 
-    def _train_batch(self, images: Tensor, masks: Tensor, *, last: bool, sums: dict[str, Tensor]) -> None:
+    def _train_batch(self, images: Tensor, masks: Tensor, *, last: bool, sums: dict[str, Tensor]) -> bool:
+        """Whether the batch completed an optimiser step."""
         settings, progress = self.settings, self.progress
         images, masks = self.fabric.to_device((images, masks))
         steps_now = last or (progress.batch + 1) % settings.accumulate == 0
@@ -183,6 +185,7 @@ class Fit:
             if self.average:
                 self.average.update(self.model)
         _add(sums, output.loss, output.terms, len(images))
+        return steps_now
 
     def _share_done(self) -> float:
         per_epoch = -(-len(self.training) // self.settings.accumulate)
