@@ -69,7 +69,18 @@ def our_epoch(batches: Batches, precision: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
         settings = FitSettings(epochs=1, validate_every=10)
-        fit = Fit(fabric, task, optimizer, lambda share: 1.0, batches, [], settings=settings, num_classes=CLASSES, ignore_index=255, checkpoints=Checkpoints(Path(folder)))
+        fit = Fit(
+            fabric,
+            task,
+            optimizer,
+            lambda share: 1.0,
+            batches,
+            [],
+            settings=settings,
+            num_classes=CLASSES,
+            ignore_index=255,
+            checkpoints=Checkpoints(Path(folder)),
+        )
         start = time.perf_counter()
         fit._train_epoch()
         return time.perf_counter() - start

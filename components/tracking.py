@@ -233,7 +233,9 @@ def open_run(run_json: Path) -> Run:
     try:
         client.get_run(facts["run_id"])
     except MlflowException:
-        raise InputError(f"MLflow at {client.tracking_uri} has no run {facts['run_id']}, which {run_json} names: train again or point to the right server") from None
+        raise InputError(
+            f"MLflow at {client.tracking_uri} has no run {facts['run_id']}, which {run_json} names: train again or point to the right server"
+        ) from None
     return Run(client, facts["run_id"])
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +56,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     if params.compile:
         task.model.compile()
 
-    with _TrackedRun(params, facts, state, readers, task, enabled=fabric.is_global_zero) as run, TrainingDisplay(params, enabled=fabric.is_global_zero) as display:
+    first = fabric.is_global_zero
+    with _TrackedRun(params, facts, state, readers, task, enabled=first) as run, TrainingDisplay(params, enabled=first) as display:
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
             run.log(epoch, metrics)
@@ -72,11 +70,10 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             from segmodels.training.fit import Stopped
 
             if isinstance(error, Stopped):
-                run.status = "KILLED"
                 display.warn(f"stopped: epoch {fit.progress.epoch}, batch {fit.progress.batch} is saved in {state}, the next run goes on from there")
                 raise SystemExit(stop.exit_code) from None
             raise
-        if fabric.is_global_zero:
+        if first:
             _write_model(model, params, task, best, readers[0], facts, state, fit.progress.best_epoch, fit.progress.best_score)
     if fabric.world_size > 1:
         fabric.barrier()
@@ -87,10 +84,10 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
 def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
     import torch
+    from segmodels.training.class_weights import class_weights
 
     from segmodels.losses import create_loss
     from segmodels.models.registry import create_model, model_entry
-    from segmodels.training.class_weights import class_weights
     from segmodels.training.task import SegmentationTask
 
     card = model_entry(params.model).card
@@ -175,7 +172,7 @@ def _fit(
     warn: Callable[[str], None],
 ) -> Any:
     from segmodels.data.augment import Augment
-    from segmodels.data.loader import training_loader
+    from segmodels.data.loader import evaluation_loader, training_loader
     from segmodels.training.fit import Fit, FitSettings
     from segmodels.training.schedules import learning_rate_factor
 
@@ -197,7 +194,7 @@ def _fit(
         _optimizer(params, task.model),
         lambda share: learning_rate_factor(params.schedule, share, warmup=params.warmup, power=params.power),
         loader,
-        _ValidationBatches(validation, params.batch_size, fabric.global_rank, fabric.world_size),
+        _Stacked(evaluation_loader(validation, batch_size=params.batch_size, rank=fabric.global_rank, world_size=fabric.world_size)),
         settings=FitSettings(
             epochs=params.epochs,
             accumulate=params.accumulate,
@@ -218,6 +215,18 @@ def _fit(
     )
 
 
+class _Stacked:
+    """Validation batches with their masks as one tensor: in this split they have the size of the images."""
+
+    def __init__(self, batches: Iterable[tuple[torch.Tensor, list[torch.Tensor], list[int]]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        import torch
+
+        return ((images, torch.stack(masks)) for images, masks, _ in self.batches)
+
+
 class _StopSignal:
     """True once SIGTERM (a scheduler takes the machine back) or SIGINT came; the loop then saves and leaves."""
 
@@ -229,7 +238,7 @@ class _StopSignal:
         except ValueError:  # not the main thread: the caller owns the signals
             pass
 
-    def _received(self, number: int, frame: object) -> None:
+    def _received(self, number: int, _frame: object) -> None:
         if self.exit_code:  # asked twice: at once
             raise KeyboardInterrupt
         self.exit_code = 128 + number
@@ -248,7 +257,6 @@ class _TrackedRun:
         self, params: TrainParams, facts: Mapping[str, str], state: Path, readers: tuple[ShardReader, ShardReader], task: SegmentationTask, *, enabled: bool
     ) -> None:
         self.params, self.facts, self.state, self.readers, self.task, self.enabled = params, facts, state, readers, task, enabled
-        self.status = "FINISHED"
 
     def __enter__(self) -> _TrackedRun:
         if self.enabled:

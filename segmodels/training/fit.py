@@ -93,8 +93,8 @@ class Fit:
         num_classes: int,
         ignore_index: int,
         checkpoints: Checkpoints,
-        on_batch: Callable[[Progress, int], None] = lambda progress, batches: None,
-        on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+        on_batch: Callable[[Progress, int], None] = lambda *_: None,
+        on_epoch: Callable[[int, dict[str, float]], None] = lambda *_: None,
         stop: Callable[[], bool] = lambda: False,
         warn: Callable[[str], None] = print,
     ) -> None:
@@ -217,7 +217,7 @@ class Fit:
                     output = self.task(images, masks)
                 matrix.update(output.logits.argmax(1), masks)
                 _add(sums, output.loss, output.terms, len(images))
-                if self._asked_to_stop():
+                if self.fabric.world_size == 1 and self.stop():  # processes may differ in their number of batches: they stop at the next step
                     progress.seconds += time.monotonic() - start
                     self.task.model = trained
                     self._save()  # all batches of the epoch are done: taking it up starts with this validation

@@ -28,7 +28,9 @@ class SegmentationTask(nn.Module):
             outputs beyond the list take its last entry.
     """
 
-    def __init__(self, model: nn.Module, loss: WeightedSum, *, mean: Sequence[float], std: Sequence[float], auxiliary_weights: Sequence[float] = (0.4,)) -> None:
+    def __init__(
+        self, model: nn.Module, loss: WeightedSum, *, mean: Sequence[float], std: Sequence[float], auxiliary_weights: Sequence[float] = (0.4,)
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
