@@ -6,14 +6,127 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segmodels.models.blocks import ConvNormAct, resize
 from segmodels.models.encoders.base import Encoder
 from segmodels.models.encoders.registry import create_encoder
 from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.weights import read_state_dict
 
 PAPER = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv 1411.4038"
+
+
+class VGGFCN(nn.Module):
+    """FCN-32s, -16s and -8s: VGG-16 with its classifier as convolutions, upsampled by transposed convolutions that start as bilinear interpolation.
+
+    As in the authors' release the image is padded by 99 on each side before the first (padded) convolution, pools round up, and every map is cropped
+    to the part that lies on the map it is added to: offsets 5 and 9 for pool4 and pool3, and 19, 27 or 31 for the output. Any input size.
+
+    Args:
+        fused_pools: how many finer maps are added to the scores: 0 (32s), 1 (pool4: 16s) or 2 (pool4 and pool3: 8s).
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int, fused_pools: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fc6 = nn.Conv2d(512, 4096, 7)
+        self.fc7 = nn.Conv2d(4096, 4096, 1)
+        self.dropout = nn.Dropout(dropout)
+        self.score = nn.Conv2d(4096, num_classes, 1)
+        self.score_pools = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for channels in (512, 256)[:fused_pools])
+        self.upscore_pools = nn.ModuleList(bilinear_upsampling(num_classes, 2) for _ in range(fused_pools))
+        stride = 32 // 2**fused_pools
+        self.upscore = bilinear_upsampling(num_classes, stride).requires_grad_(False)
+        self.offset = {32: 19, 16: 27, 8: 31}[stride]
+        for layer in (self.score, *self.score_pools):  # section 4.3: the scores start at zero
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Prediction:
+        _, _, pool3, pool4, pool5 = self.encoder(functional.pad(images, (99, 99, 99, 99)))
+        features = self.dropout(functional.relu(self.fc6(pool5)))
+        scores = self.score(self.dropout(functional.relu(self.fc7(features))))
+        for upscore, score, finer, offset in zip(self.upscore_pools, self.score_pools, (pool4, pool3), (5, 9), strict=False):
+            scores = upscore(scores)
+            scores = scores + _crop(score(finer), offset, scores)
+        return Prediction(_crop(self.upscore(scores), self.offset, images))
+
+
+def bilinear_upsampling(channels: int, stride: int) -> nn.ConvTranspose2d:
+    """A transposed convolution of kernel ``2 * stride``, each channel for itself at first, that interpolates bilinearly (section 3.3)."""
+    layer = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, bias=False)
+    ramp = 1 - (torch.arange(2 * stride, dtype=torch.float32) - (stride - 0.5)).abs() / stride
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(channels)[:, :, None, None] * torch.outer(ramp, ramp))
+    return layer
+
+
+def _crop(x: Tensor, offset: int, like: Tensor) -> Tensor:
+    return x[..., offset : offset + like.shape[-2], offset : offset + like.shape[-1]]
+
+
+def _fcn_vgg(num_classes: int, in_channels: int, encoder_weights: str | None, fused_pools: int) -> VGGFCN:
+    """``encoder_weights`` of torchvision hold the fully connected layers too: they become the convolutions of the classifier."""
+    model = VGGFCN(create_encoder("vgg16", in_channels, weights=encoder_weights, ceil_mode=True), num_classes, fused_pools)
+    if encoder_weights is not None:
+        weights = read_state_dict(encoder_weights)
+        for layer, key in ((model.fc6, "classifier.0"), (model.fc7, "classifier.3")):
+            if f"{key}.weight" in weights:
+                layer.load_state_dict({"weight": weights[f"{key}.weight"].reshape(layer.weight.shape), "bias": weights[f"{key}.bias"]})
+    return model
+
+
+@register_model(
+    "fcn32s_vgg16",
+    ModelCard(
+        PAPER,
+        2015,
+        default_encoder="vgg16",
+        parameters=134_346_581,
+        gmac=190.19,
+        source="specification [M]: 136,152,917 with the frozen last upsampling; gmac: own count",
+        result="PASCAL VOC 2011 val: mIoU 59.4 (paper, table 2)",
+    ),
+)
+def fcn32s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
+    """FCN-32s: the scores at stride 32, upsampled in one step."""
+    return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=0)
+
+
+@register_model(
+    "fcn16s_vgg16",
+    ModelCard(
+        PAPER,
+        2015,
+        default_encoder="vgg16",
+        parameters=134_364_410,
+        gmac=190.28,
+        source="specification [M]: 134,815,994 with the frozen last upsampling; gmac: own count",
+        result="PASCAL VOC 2011 val: mIoU 62.4 (paper, table 2)",
+    ),
+)
+def fcn16s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
+    """FCN-16s: the scores of pool4 added at stride 16."""
+    return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=1)
+
+
+@register_model(
+    "fcn8s_vgg16",
+    ModelCard(
+        PAPER,
+        2015,
+        default_encoder="vgg16",
+        parameters=134_376_863,
+        gmac=190.37,
+        source="specification [M]: 134,489,759 with the frozen last upsampling; gmac: own count",
+        result="PASCAL VOC 2011 val: mIoU 62.7, VOC 2012 test: 62.2 (paper)",
+    ),
+)
+def fcn8s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
+    """FCN-8s: the scores of pool4 and pool3 added at strides 16 and 8."""
+    return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=2)
 
 
 class DilatedFCN(nn.Module):
@@ -120,3 +233,53 @@ def fcn_resnet101(
 ) -> nn.Module:
     """As fcn_resnet50 with the deeper body."""
     return _fcn_resnet(num_classes, encoder, in_channels, encoder_weights, encoder_options, output_stride, auxiliary)
+
+
+def _fcn_d8(
+    num_classes: int, encoder: str, in_channels: int, encoder_weights: str | None, encoder_options: dict[str, Any] | None, auxiliary: bool
+) -> nn.Module:
+    stem = {"deep_stem": True} if encoder.startswith("resnet") else {}
+    body = create_encoder(encoder, in_channels, 8, encoder_weights, **stem | (encoder_options or {}))
+    aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
+    return DilatedFCN(body, ConcatHead(body.channels[-1], num_classes), aux_classifier)
+
+
+@register_model(
+    "fcn_r50_d8",
+    ModelCard(
+        PAPER,
+        2015,
+        default_encoder="resnet50",
+        parameters=49_497_734,
+        num_classes=19,
+        gmac=197.60,
+        source="specification [M]: mmseg fcn_r50-d8",
+        result="Cityscapes val: mIoU 73.61 (mmseg, 80k iterations)",
+    ),
+)
+def fcn_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet50",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
+) -> nn.Module:
+    """mmseg's form: ResNet with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the input of the last; auxiliary weight 0.4."""
+    return _fcn_d8(num_classes, encoder, in_channels, encoder_weights, encoder_options, auxiliary)
+
+
+@register_model(
+    "fcn_r101_d8",
+    ModelCard(PAPER, 2015, default_encoder="resnet101", parameters=68_491_402, gmac=275.18, source="specification [M]: mmseg fcn_r101-d8"),
+)
+def fcn_r101_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet101",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
+) -> nn.Module:
+    """As fcn_r50_d8 with the deeper body."""
+    return _fcn_d8(num_classes, encoder, in_channels, encoder_weights, encoder_options, auxiliary)

@@ -8,7 +8,7 @@ import os
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -188,5 +188,5 @@ def _best_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor], transla
     return max(candidates, key=lambda tensors: len(tensors.keys() & own.keys()))
 
 
-def _few(keys: tuple[str, ...] | list[str]) -> str:
+def _few(keys: Sequence[str]) -> str:
     return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")

@@ -62,6 +62,8 @@ PUBLISHED = {
     "resnet50": 25_557_032 - 2_049_000,
     "resnet101": 44_549_160 - 2_049_000,
     "resnet152": 60_192_808 - 2_049_000,
+    "vgg16": 138_357_544 - (25_088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
+    "vgg16_bn": 138_365_992 - (25_088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
 }
 
 
@@ -111,6 +113,25 @@ def test_a_dilated_resnet_computes_what_the_undilated_one_computes_on_the_positi
     # bottleneck: the strided 3x3 of the first block reads dense positions, as the contracted form does; the uniform form reads spread ones
     same = torch.allclose(fine[..., ::2, ::2], coarse, atol=1e-5)
     assert same == contract
+
+
+def test_vgg_with_a_smaller_output_stride_pools_without_striding_and_dilates_the_last_convolutions():
+    with torch.device("meta"):
+        encoder = create_encoder("vgg16", output_stride=8, pool=3)
+    convolutions = [layer for layer in encoder.features if isinstance(layer, nn.Conv2d)]
+    pools = [layer for layer in encoder.features if isinstance(layer, nn.MaxPool2d)]
+    assert [layer.dilation[0] for layer in convolutions] == [1] * 10 + [2] * 3
+    assert [(layer.kernel_size, layer.stride, layer.padding) for layer in pools] == [(3, 2, 1)] * 3 + [(3, 1, 1)] * 2
+    assert encoder.strides == (2, 4, 8, 8, 8)
+
+
+def test_keys_of_vgg_are_torchvisions():
+    with torch.device("meta"):
+        plain, normalised = create_encoder("vgg16"), create_encoder("vgg16_bn")
+    convolutions = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    assert list(plain.state_dict()) == [f"features.{i}.{part}" for i in convolutions for part in ("weight", "bias")]
+    convolutions = [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]
+    assert {key.split(".")[1] for key in normalised.state_dict() if key.endswith("running_var")} == {str(i + 1) for i in convolutions}
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------------------------------------
@@ -169,7 +190,7 @@ def test_the_body_is_taken_out_of_a_checkpoint_of_a_whole_model(tmp_path):
 
 def test_weights_of_another_architecture_are_refused_with_the_keys_that_differ(tmp_path):
     save_file(resnet_state_dict("resnet34"), tmp_path / "resnet34.safetensors")
-    with pytest.raises(InputError, match=r"resnet34\.safetensors are not of this ResNet.*unexpected: layer1\.2\.conv1\.weight"):
+    with pytest.raises(InputError, match=r"resnet34\.safetensors are not of this ResNet.*unexpected: layer1\.2\.bn1\.bias"):
         create_encoder("resnet18", weights=tmp_path / "resnet34.safetensors")
     with pytest.raises(
         InputError, match=r"missing: layer1\.0\.conv3\.weight.*of another shape: layer1\.0\.conv1\.weight \(64, 64, 3, 3\) for \(64, 64, 1, 1\)"
@@ -190,9 +211,9 @@ def test_what_fits_is_loaded_and_the_rest_reported_where_that_is_asked_for(tmp_p
 @pytest.mark.parametrize("in_channels", [1, 6])
 def test_the_first_layer_is_adapted_so_that_grey_images_give_the_same_maps(in_channels, tmp_path):
     save_file(resnet_state_dict("resnet18"), tmp_path / "weights.safetensors")
-    reference = create_encoder("resnet18", weights=tmp_path / "weights.safetensors").eval()
-    adapted = create_encoder("resnet18", in_channels=in_channels, weights=tmp_path / "weights.safetensors").eval()
-    grey = torch.randn(1, 1, 32, 32)
+    reference = create_encoder("resnet18", weights=tmp_path / "weights.safetensors").eval().double()
+    adapted = create_encoder("resnet18", in_channels=in_channels, weights=tmp_path / "weights.safetensors").eval().double()
+    grey = torch.randn(1, 1, 32, 32, dtype=torch.float64)
     with torch.inference_mode():
         expected, got = reference(grey.expand(-1, 3, -1, -1)), adapted(grey.expand(-1, in_channels, -1, -1))
     for one, other in zip(expected, got, strict=True):
