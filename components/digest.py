@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.progress import track
+from segmodels.errors import InputError
 
 THREADS = min(16, (os.cpu_count() or 1) + 4)
 
@@ -18,8 +19,11 @@ NOT_DATA = (".git", ".hg", ".dvc")
 
 
 def file_md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        raise InputError(f"file {path} cannot be read ({error.strerror}): restore it or its permissions, or remove it from the dataset") from None
 
 
 def folder_md5s(root: Path) -> dict[str, str]:

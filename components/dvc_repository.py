@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from components.store import RemoteFile, Store
+from components.wording import as_clause
 from segmodels.errors import InputError, TransientError
 
 LEGACY = "md5-dos2unix"
@@ -96,7 +97,7 @@ def _sentences(place: str) -> Iterator[None]:
         raise
     except (DvcException, DataIndexDirError, OSError, aws.BotoCoreError, aws.ClientError) as error:
         causes = list(_causes(error))
-        reason = _text(causes[-1])
+        reason = as_clause(causes[-1])
         if any(_passes(cause) for cause in causes):
             raise TransientError(f"{place} cannot be read, {reason}") from None
         if isinstance(error, RevError):
@@ -123,8 +124,3 @@ def _passes(error: BaseException) -> bool:
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
     return isinstance(error, ConnectionError | TimeoutError | HTTPClientError)
-
-
-def _text(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text[:1].lower() + text[1:]

@@ -12,6 +12,7 @@ from components.digest import directory_digest
 from components.folders import written_folder
 from components.params import IngestParams
 from components.sources import fetch
+from components.wording import first_few
 from segmodels.data.layouts import Sample, open_layout
 from segmodels.data.manifest import SPLITS, split_by_group, write_dataset
 from segmodels.errors import InputError
@@ -35,7 +36,7 @@ def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
     layout = open_layout(data.layout, data.root)
     samples = _in_our_splits(list(layout.samples()), params)
     if missing := [path for sample in samples for path in (sample.image, sample.mask) if path is not None and path not in data.md5s]:
-        raise InputError(f"dataset {data.root} lists {len(missing)} files that are not there ({', '.join(missing[:5])}): add them or correct the list")
+        raise InputError(f"dataset {data.root} lists {len(missing)} files that are not there ({first_few(missing)}): add them or correct the list")
     rows = [
         {
             "id": sample.id,
@@ -78,8 +79,9 @@ def _in_our_splits(samples: Sequence[Sample], params: IngestParams) -> list[Samp
     for ours, theirs in names.items():
         members = [replace(sample, split=ours) for sample in samples if sample.split == theirs]
         if not members:
+            example = next((split for split in reversed(shipped) if split != "train"), shipped[0])
             raise InputError(
-                f"split {ours!r} has no samples, the dataset's splits are {', '.join(shipped)}: set ingest.splits, for example {{{ours}: {shipped[-1]}}}"
+                f"split {ours!r} has no samples, the dataset's splits are {', '.join(shipped)}: set ingest.splits, for example {{{ours}: {example}}}"
             )
         chosen += members
     return chosen

@@ -16,6 +16,7 @@ from typing import Any
 
 from components.digest import file_md5
 from components.store import THREADS, RemoteFile, Store
+from components.wording import as_clause
 from segmodels.errors import InputError, TransientError
 
 CHUNK = 2**20
@@ -116,20 +117,20 @@ def _sentences(place: str, *, connected: bool) -> Iterator[None]:
     try:
         yield
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.CredentialRetrievalError) as error:
-        raise InputError(f"{place} cannot be read, {_text(error)}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE") from None
+        raise InputError(f"{place} cannot be read, {as_clause(error)}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE") from None
     except exceptions.ClientError as error:
         raise _of_answer(place, error, endpoint) from None
     except exceptions.EndpointConnectionError as error:
         if endpoint and not connected:
             raise InputError(f"{place} cannot be read, no server answers at AWS_ENDPOINT_URL {endpoint}: check the address") from None
-        raise TransientError(f"{place} cannot be read, {_text(error)}") from None
+        raise TransientError(f"{place} cannot be read, {as_clause(error)}") from None
     except (exceptions.HTTPClientError, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError) as error:
-        raise TransientError(f"{place} cannot be read, {_text(error)}") from None
+        raise TransientError(f"{place} cannot be read, {as_clause(error)}") from None
     except (exceptions.BotoCoreError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         where = f"AWS_ENDPOINT_URL {endpoint}, the bucket's name" if endpoint else "the bucket's name"
-        raise InputError(f"{place} cannot be read, {_text(error)}: check {where} and the AWS settings") from None
+        raise InputError(f"{place} cannot be read, {as_clause(error)}: check {where} and the AWS settings") from None
 
 
 def _of_answer(place: str, error: Any, endpoint: str | None) -> Exception:
@@ -143,8 +144,3 @@ def _of_answer(place: str, error: Any, endpoint: str | None) -> Exception:
     if status in (401, 403):
         return InputError(f"{place} cannot be read, access is denied ({message}): check the credentials in AWS_* and the bucket's permissions")
     return InputError(f"{place} cannot be read, the server says {message}: check bucket, prefix, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL")
-
-
-def _text(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return text[:1].lower() + text[1:]
