@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -214,31 +214,43 @@ def read_params(path: Path) -> Any:
 
 def checked_params(data: Any, origin: str) -> PipelineParams:
     """The parameters in ``data``; ``origin`` is named in errors."""
+    return checked(PipelineParams, data or {}, origin)
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def checked(schema: type[Schema], data: Any, origin: str) -> Schema:
+    """``data`` as ``schema`` wants it.
+
+    Raises:
+        InputError: it does not fit; one sentence for every key that does not.
+    """
     try:
-        return PipelineParams.model_validate(data or {})
+        return schema.model_validate(data)
     except ValidationError as error:
-        raise InputError("; ".join(_sentence(origin, problem) for problem in error.errors())) from None
+        raise InputError("; ".join(_sentence(schema, origin, problem) for problem in error.errors())) from None
 
 
-def _sentence(path: str, problem: Any) -> str:
+def _sentence(schema: type[BaseModel], origin: str, problem: Any) -> str:
     """One pydantic problem in words: the key, the value got, what is allowed."""
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
+        known = _known_keys(schema, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"{path}: unknown key {where!r}, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(known)}"
+        return f"{origin}: unknown key {where!r}, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(known)}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{path}: {where}: {message}"
-    return f"{path}: {where} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+        return f"{origin}: {where}: {message}"
+    return f"{origin}: {where} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = PipelineParams
+def _known_keys(schema: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    model: Any = schema
     for part in location:
         field = next((f for n, f in model.model_fields.items() if part in (n, f.alias)), None)
         candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, Params)), None)
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if model is None:
             return []
     return [f.alias or n for n, f in model.model_fields.items()]
