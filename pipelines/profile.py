@@ -1,0 +1,186 @@
+"""Environment profiles: where and with what the steps run. infra/profiles/<name>.yaml, and beside it the image that is pinned for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from components.lineage import code_revision
+from components.params import Params, checked
+from segmodels.errors import InputError
+
+PROFILES = Path("infra/profiles")
+
+Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|[KMGTP]i?)?$")]
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
+
+
+class Secret(Params):
+    """Keys of a Kubernetes secret as environment variables of the steps."""
+
+    name: KubernetesName
+    environment: dict[str, str] = Field(min_length=1, description="key in the secret -> environment variable")
+    optional: bool = Field(False, description="the steps start without it, too")
+
+
+class Toleration(Params):
+    key: str
+    operator: Literal["Equal", "Exists"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Volume(Params):
+    """A PersistentVolumeClaim in every step, for datasets that lie on one (ingest.source folder)."""
+
+    claim: KubernetesName
+    path: str = Field(pattern="^/")
+
+
+class Gpu(Params):
+    """GPUs of the steps train and evaluate; a run may ask for others (gpu_type, gpu_count)."""
+
+    type: str = Field("nvidia.com/gpu", description="Kubernetes resource")
+    count: int = Field(1, ge=0)
+
+
+class Retries(Params):
+    """New pods for a step whose pod failed or was taken away. (Failures of the network are tried again inside the pod.)"""
+
+    count: int = Field(2, ge=0)
+    seconds: int = Field(30, ge=0, description="pause before the first retry, doubled each time")
+
+
+class Pod(Params):
+    """What a step's pod asks for."""
+
+    cpu_request: Quantity | None = None
+    cpu_limit: Quantity | None = None
+    memory_request: Quantity | None = None
+    memory_limit: Quantity | None = None
+    shared_memory: Quantity | None = Field(None, description="size of /dev/shm, which loader processes use; counts as memory")
+    scratch: Quantity | None = Field(None, description="size of the working folder on the node's disk: downloads, checkpoints")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+
+
+class Pods(Params):
+    """``default`` is for every step; what a step says itself comes on top."""
+
+    default: Pod = Pod()
+    ingest: Pod = Pod()
+    changed: Pod = Pod()
+    validate_: Pod = Field(Pod(), alias="validate")
+    preprocess: Pod = Pod()
+    train: Pod = Pod()
+    evaluate: Pod = Pod()
+    register_: Pod = Field(Pod(), alias="register")
+    notify: Pod = Pod()
+
+    def of(self, step: str) -> Pod:
+        own = getattr(self, step if step in type(self).model_fields else f"{step}_")
+        return Pod(**(self.default.model_dump(exclude_unset=True) | own.model_dump(exclude_unset=True)))
+
+
+class Profile(Params):
+    environment: dict[str, str] = Field(default_factory=dict, description="environment variables of every step, for example MLFLOW_TRACKING_URI")
+    secrets: list[Secret] = Field(default_factory=list)
+    image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
+    volumes: list[Volume] = Field(default_factory=list)
+    run_as_user: int | None = Field(None, gt=0, description="numeric user of the pods; None leaves it to the image, which is not root")
+    retries: Retries = Retries()
+    gpu: Gpu | None = None
+    checkpoints: str | None = Field(None, pattern="^s3://[^/]+", description="where training states are kept, so that a new pod goes on from them")
+    ui: str | None = Field(None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification")
+    pods: Pods = Pods()
+
+    @field_validator("environment")
+    @classmethod
+    def _no_credentials(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if CREDENTIAL.search(name):
+                raise ValueError(f"{name} looks like a credential: put it into a Kubernetes secret and name that under secrets")
+        return environment
+
+    @model_validator(mode="after")
+    def _one_value_each(self) -> Profile:
+        names = [*self.environment, *(variable for secret in self.secrets for variable in secret.environment.values())]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(twice))} is set twice, in environment or secrets")
+        return self
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image.
+
+    Attributes:
+        reference: what Kubernetes or Docker is told.
+        code_revision: Git commit that it was built from.
+    """
+
+    reference: str
+    code_revision: str
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name, or in that file.
+
+    Raises:
+        InputError: not there, not YAML, or something in it is unknown or impossible.
+    """
+    path = _path(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
+        raise InputError(f"profile {path} is not there: choose one of infra/profiles ({known}), from the repository's root, or give a file") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    return checked(Profile, content or {}, str(path))
+
+
+def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool = False) -> Image:
+    """The image that was pinned for a profile by ``make image`` or ``make push``, or ``reference`` in its place.
+
+    Raises:
+        InputError: none is pinned, or it is named by a tag, which may name other content tomorrow.
+    """
+    if reference is None:
+        lock = lock_file(profile)
+        try:
+            pinned = json.loads(lock.read_text(encoding="utf-8"))
+            image = Image(pinned["image"], pinned["code_revision"])
+        except FileNotFoundError:
+            make = "make image" if lock.stem.startswith("local") else f"make push REGISTRY=... PROFILE={_path(profile).stem}"
+            raise InputError(f"no image is pinned for profile {profile!r} ({lock} is not there): run `{make}`, or give --image") from None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{lock} is damaged, expected JSON with image and code_revision: pin the image again") from None
+    else:
+        image = Image(reference, code_revision())
+    if not allow_tag and not re.search(r"@sha256:[0-9a-f]{64}$", image.reference):
+        why = "Kubeflow's cache takes equal names for equal content"
+        raise InputError(f"image {image.reference} is named by a tag, expected name@sha256:... ({why}): pin a digest, or give --allow-tag")
+    return image
+
+
+def pin_image(profile: str, image: Image) -> Path:
+    """Write down the image for ``pinned_image``."""
+    lock = lock_file(profile)
+    lock.write_text(json.dumps({"image": image.reference, "code_revision": image.code_revision}, indent=2) + "\n", encoding="utf-8")
+    return lock
+
+
+def lock_file(profile: str) -> Path:
+    return _path(profile).with_suffix(".lock.json")
+
+
+def _path(name: str) -> Path:
+    return Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
