@@ -239,6 +239,8 @@ def _sentence(schema: type[BaseModel], origin: str, problem: Any) -> str:
         known = _known_keys(schema, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
         return f"{origin}: unknown key {where!r}, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{origin}: {where} is missing"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{origin}: {where}: {message}"
