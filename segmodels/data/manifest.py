@@ -74,7 +74,10 @@ class Dataset:
             raise InputError(f"dataset folder {folder} has no {Path(error.filename or 'manifest.parquet').name}: run the step ingest first") from None
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise InputError(f"dataset folder {folder} cannot be read ({' '.join(str(error).split())}): run the step ingest again") from None
-        return cls(open_layout(name, root), labels, source, revision, digest, table)
+        layout = open_layout(name, root)
+        if layout.labels != labels:
+            raise InputError(f"the classes of dataset {root} have changed since it was ingested: run the step ingest again")
+        return cls(layout, labels, source, revision, digest, table)
 
     @cached_property
     def _samples(self) -> list[Sample]:

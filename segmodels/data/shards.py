@@ -102,13 +102,16 @@ class ShardWriter:
         self._shards[split][-1]["samples"] += 1
         self._statistics.add(split, counts or SampleCounts.of(image, mask, self.labels.num_classes))
 
-    def close(self) -> DatasetStatistics:
-        """Complete the last shard, write ``statistics.json`` and return the statistics."""
+    @property
+    def statistics(self) -> DatasetStatistics:
+        """Of the samples so far."""
+        return self._statistics.build()
+
+    def close(self) -> None:
+        """Complete the last shard and write ``statistics.json``."""
         self._finish_shard()
-        statistics = self._statistics.build()
-        facts = statistics.to_dict() | {"labels": self.labels.to_dict(), "digest": self.digest, "shards": self._shards}
+        facts = self.statistics.to_dict() | {"labels": self.labels.to_dict(), "digest": self.digest, "shards": self._shards}
         (self.folder / _INFO).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        return statistics
 
     def __enter__(self) -> ShardWriter:
         return self
