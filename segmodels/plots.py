@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT, MUTED, WRONG = "#222222", "#8a8a8a", (214, 39, 40)
+SHOWN_PIXELS = 512  # of the longer side; more would not show on a page of four pictures side by side
 ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix would not be readable
 
 
@@ -48,7 +49,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def class_bars(values: Sequence[float], labels: LabelMap, name: str, mean: float) -> Figure:
+def class_bars(values: Sequence[float] | np.ndarray, labels: LabelMap, name: str, mean: float) -> Figure:
     """One bar per class in the class's colour, best first, with the mean as a line.
 
     Args:
@@ -94,7 +95,7 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
     """Image, truth, prediction and error side by side, one row per image, and the colours of the classes that occur."""
     from matplotlib.patches import Patch
 
-    cell = 2.9
+    cell = 2.9  # inches
     heights = [cell * row.truth.shape[0] / row.truth.shape[1] for row in rows]
     present = np.unique(np.concatenate([np.unique(mask) for row in rows for mask in (row.truth, row.prediction)]))
     shown = [c for c in present if 0 <= c < labels.num_classes][:60]
@@ -102,12 +103,14 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
     figure = _figure(4 * cell, sum(heights) + 0.27 * len(rows) + legend_height)
     grid = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
     for axes, row in zip(grid, rows, strict=True):
-        image = resize_image(row.image, row.truth.shape)
+        step = max(max(row.truth.shape) // SHOWN_PIXELS, 1)
+        truth, prediction = row.truth[::step, ::step], row.prediction[::step, ::step]
+        image = resize_image(row.image, truth.shape)
         pictures = {
             "image": image,
-            "truth": blend(image, row.truth, labels),
-            "prediction": blend(image, row.prediction, labels),
-            f"error: {_error_share(row, labels):.1%} of pixels": error_picture(image, row.truth, row.prediction, labels),
+            "truth": blend(image, truth, labels),
+            "prediction": blend(image, prediction, labels),
+            f"error: {_error_share(row, labels):.1%} of pixels": error_picture(image, truth, prediction, labels),
         }
         for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
             axis.imshow(picture, interpolation="nearest" if picture.shape[0] < 200 else "antialiased")
@@ -138,7 +141,8 @@ def error_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, 
 
 def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """RGB ``image`` at (height, width) = ``size``."""
-    return image if image.shape[:2] == size else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    smaller = size[0] < image.shape[0]
+    return image if image.shape[:2] == size else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
 def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:

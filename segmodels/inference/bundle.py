@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -113,6 +114,18 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
 def read_labels(folder: str | Path) -> LabelMap:
     """The label map of a bundle folder, without loading its weights; raises InputError as ``load_bundle``."""
     return LabelMap.from_dict(_read_description(Path(folder) / DESCRIPTION)["labels"])
+
+
+def bundle_digest(folder: str | Path) -> str:
+    """SHA-256 over the bundle's two files: the same digest, the same model."""
+    digest = hashlib.sha256()
+    for name in (DESCRIPTION, WEIGHTS):
+        try:
+            with (Path(folder) / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except FileNotFoundError:
+            raise InputError(f"{Path(folder) / name} is not there, expected the folder of a trained model: run the train step or check the path") from None
+    return digest.hexdigest()
 
 
 def _read_description(path: Path) -> dict[str, Any]:

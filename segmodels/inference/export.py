@@ -1,0 +1,56 @@
+"""A bundle's model as a ``torch.export`` program: runs where torch is, without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.inference.bundle import Bundle
+
+FREE_DIMENSIONS = {"batch size, height and width": (0, 2, 3), "batch size": (0,)}
+
+
+class NormalisedModel(nn.Module):
+    """uint8 RGB images (B, 3, H, W) -> logits (B, C, H, W): normalisation and model in one graph."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__()
+        self.model = bundle.model
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(-1, 1, 1)) for values in (bundle.mean, bundle.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images.to(torch.float32) - self.mean) / self.std).logits
+
+
+def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96)) -> str:
+    """Write the program of ``NormalisedModel`` to ``path`` (.pt2), with as many free dimensions as the model allows.
+
+    ``size`` (height, width) is what it is traced with, and what it is fixed to where height and width cannot be free.
+
+    Returns:
+        Which dimensions are free, in words.
+
+    Raises:
+        RuntimeError: the model cannot be exported, or what was exported computes something else.
+    """
+    module = NormalisedModel(bundle).eval().cpu()
+    reason: Exception | None = None
+    for free, dimensions in FREE_DIMENSIONS.items():
+        try:
+            example = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+            program = torch.export.export(module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),))
+            _check(module, program, size if 2 not in dimensions else (size[0] + 37, size[1] - 11))
+            torch.export.save(program, path)
+        except Exception as error:  # the exporter raises all kinds
+            reason = error
+        else:
+            return free
+    raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
+
+
+def _check(module: nn.Module, program: torch.export.ExportedProgram, size: tuple[int, int]) -> None:
+    images = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(program.module()(images), module(images), rtol=1e-3, atol=1e-3)
