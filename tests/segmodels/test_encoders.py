@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segmodels.errors import InputError, TransientError
+from segmodels.models.encoders.mscan import Block, MultiScaleConvAttention
 from segmodels.models.encoders.registry import create_encoder, list_encoders
 from segmodels.models.weights import adapt_channels, fetch, load_weights
 
@@ -55,13 +56,22 @@ def test_wrong_channels_and_output_strides_are_named(name):
             create_encoder(name, output_stride=7)
 
 
-# Parameters without the classifier. ResNet, VGG and MobileNet: torchvision's published totals less those of the classifier; the others: as named.
+# Parameters without the classifier. ResNet, VGG and MobileNet: torchvision's published totals less the layers after the last map;
+# HRNet and MSCAN: bodies of mmseg's ocrnet and segnext, measured.
 PUBLISHED = {
     "resnet18": 11_689_512 - 513_000,
     "resnet34": 21_797_672 - 513_000,
     "resnet50": 25_557_032 - 2_049_000,
     "resnet101": 44_549_160 - 2_049_000,
     "resnet152": 60_192_808 - 2_049_000,
+    "mobilenet_v2": 3_504_872 - (1280 * 1000 + 1000) - (320 * 1280 + 2 * 1280),
+    "hrnet_w18_small": 3_860_720,
+    "hrnet_w18": 9_562_260,
+    "hrnet_w48": 65_325_120,
+    "mscan_t": 3_903_584,
+    "mscan_s": 13_450_176,
+    "mscan_b": 26_277_824,
+    "mscan_l": 44_636_864,
     "vgg16": 138_357_544 - (25_088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
     "vgg16_bn": 138_365_992 - (25_088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
 }
@@ -71,6 +81,11 @@ PUBLISHED = {
 def test_parameters_are_those_published(name, count):
     with torch.device("meta"):
         assert parameters(create_encoder(name)) == count
+
+
+def test_xception65_has_the_39_92_million_parameters_that_timm_publishes_with_its_classifier():
+    with torch.device("meta"):
+        assert round((parameters(create_encoder("xception65")) + 2_049_000) / 1e6, 2) == 39.92
 
 
 def test_deep_stem_has_the_count_of_the_reference():
@@ -97,22 +112,29 @@ def test_dilation_of_resnet_is_contracted_as_in_torchvision_unless_asked_otherwi
     assert resnet_dilations(output_stride=16, multi_grid=(1, 2, 4)) == [[1] * 6, [2, 4, 8]]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("contract", [True, False])
-def test_a_dilated_resnet_computes_what_the_undilated_one_computes_on_the_positions_they_share(name, contract):
-    """With stride 1 and doubled dilation in all later convolutions, every second position of the map is the strided network's (à trous algorithm).
-    The first block of a contracted layer keeps the old dilation, and so do both forms of a layer whose first block strides."""
+def halved_stride(name: str, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last map of an encoder at output stride 32 and, with the same weights, every second position of it at 16."""
     torch.manual_seed(0)
     strided = create_encoder(name, output_stride=32).eval()
-    dilated = create_encoder(name, output_stride=16, contract_dilation=contract).eval()
+    dilated = create_encoder(name, output_stride=16, **options).eval()
     dilated.load_state_dict(strided.state_dict())
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        coarse, fine = strided(images)[-1], dilated(images)[-1]
-    assert fine.shape[-1] == 2 * coarse.shape[-1]
-    # bottleneck: the strided 3x3 of the first block reads dense positions, as the contracted form does; the uniform form reads spread ones
-    same = torch.allclose(fine[..., ::2, ::2], coarse, atol=1e-5)
-    assert same == contract
+        return strided(images)[-1], dilated(images)[-1][..., ::2, ::2]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "xception65"])
+def test_dilation_in_place_of_a_stride_keeps_what_the_strided_network_computes(name):
+    """The à trous algorithm: where only the layers after the lost stride dilate, each strided output is found again at its position."""
+    strided, dilated = halved_stride(name)
+    scale = strided.abs().max().item()
+    torch.testing.assert_close(strided, dilated, rtol=1e-4, atol=1e-5 * scale)
+    assert not torch.allclose(strided, strided.mean(dim=(2, 3), keepdim=True).expand_as(strided), rtol=1e-2, atol=1e-2 * scale), "a flat map shows nothing"
+
+
+def test_uniform_dilation_is_another_network():
+    strided, dilated = halved_stride("resnet50", contract_dilation=False)
+    assert not torch.allclose(strided, dilated, rtol=1e-2, atol=1e-2)
 
 
 def test_vgg_with_a_smaller_output_stride_pools_without_striding_and_dilates_the_last_convolutions():
@@ -132,6 +154,43 @@ def test_keys_of_vgg_are_torchvisions():
     assert list(plain.state_dict()) == [f"features.{i}.{part}" for i in convolutions for part in ("weight", "bias")]
     convolutions = [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]
     assert {key.split(".")[1] for key in normalised.state_dict() if key.endswith("running_var")} == {str(i + 1) for i in convolutions}
+
+
+def test_hrnet_keeps_its_finest_branch_and_every_map_hears_of_every_branch():
+    encoder = create_encoder("hrnet_w18_small").eval()
+    images = torch.randn(1, 3, 64, 64)
+    for i in range(4):
+        encoder.zero_grad()
+        encoder(images)[i].square().sum().backward()
+        for branch in range(4):
+            gradient = encoder.stage4[0].branches[branch][0].conv1.weight.grad
+            assert gradient.abs().max() > 0, f"map {i} does not depend on branch {branch}"
+
+
+def test_the_strips_of_mscan_see_21_pixels_and_the_square_5():
+    """Receptive field of the attention by gradient: a 25 x 25 cross of strips around a 5 x 5 square."""
+    attention = MultiScaleConvAttention(2)
+    for parameter in attention.parameters():
+        nn.init.ones_(parameter)
+    x = torch.ones(1, 2, 41, 41, requires_grad=True)
+    gate = attention.conv3(attention.conv2_2(attention.conv2_1(attention.conv0(x))))
+    (seen,) = torch.autograd.grad(gate[0, 0, 20, 20], x)
+    rows, columns = (seen[0].sum(0) > 0).nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 32, 8, 32)
+    (seen,) = torch.autograd.grad(attention.conv0(x)[0, 0, 20, 20], x)
+    rows, _ = (seen[0].sum(0) > 0).nonzero().unbind(1)
+    assert (rows.min(), rows.max()) == (18, 22)
+    strips = [(getattr(attention, f"conv{i}_1").kernel_size, getattr(attention, f"conv{i}_2").kernel_size) for i in range(3)]
+    assert strips == [((1, 7), (7, 1)), ((1, 11), (11, 1)), ((1, 21), (21, 1))]
+
+
+def test_stochastic_depth_leaves_out_whole_images_and_keeps_the_mean():
+    torch.manual_seed(0)
+    block = Block(2, 4, drop_path=0.25).train()
+    kept = block._drop(torch.ones(4000, 2, 1, 1))
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert abs(kept.mean().item() - 1) < 0.05
+    assert torch.equal(block.eval()._drop(torch.ones(3, 2, 1, 1)), torch.ones(3, 2, 1, 1))
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------------------------------------
@@ -186,6 +245,56 @@ def test_the_body_is_taken_out_of_a_checkpoint_of_a_whole_model(tmp_path):
     torch.save({"epoch": 3, "state_dict": body | {"module.classifier.4.weight": torch.zeros(21, 512, 1, 1)}}, tmp_path / "whole.pth")
     encoder = create_encoder("resnet18", weights=tmp_path / "whole.pth")
     assert torch.equal(encoder.layer4[1].conv2.weight, body["module.backbone.layer4.1.conv2.weight"])
+
+
+def test_keys_of_hrnet_are_those_of_its_authors_and_timm():
+    with torch.device("meta"):
+        keys = create_encoder("hrnet_w18").state_dict().keys()
+    expected = """conv1.weight bn2.running_mean layer1.0.downsample.0.weight layer1.3.conv3.weight transition1.0.0.weight transition1.1.0.0.weight
+        stage2.0.branches.1.3.bn2.bias stage2.0.fuse_layers.0.1.0.weight stage2.0.fuse_layers.1.0.0.0.weight transition2.2.0.0.weight
+        stage3.3.fuse_layers.2.0.0.0.weight stage3.3.fuse_layers.2.0.1.1.bias transition3.3.0.1.weight stage4.2.fuse_layers.0.3.1.weight
+        stage4.2.fuse_layers.3.0.2.0.weight"""
+    assert set(expected.split()) <= keys
+
+
+def test_keys_of_xception65_are_timms():
+    with torch.device("meta"):
+        keys = create_encoder("xception65").state_dict().keys()
+    expected = """stem.0.conv.weight stem.1.bn.bias blocks.0.shortcut.conv.weight blocks.0.shortcut.bn.running_var blocks.0.stack.conv1.conv_dw.weight
+        blocks.2.stack.conv3.bn_dw.weight blocks.18.stack.conv2.conv_pw.weight blocks.19.shortcut.conv.weight blocks.20.stack.conv3.bn_pw.bias"""
+    assert set(expected.split()) <= keys
+    assert not any(key.startswith(("blocks.3.shortcut", "blocks.20.shortcut", "blocks.21")) for key in keys)
+
+
+def test_keys_of_mscan_are_its_authors():
+    with torch.device("meta"):
+        keys = create_encoder("mscan_t").state_dict().keys()
+    expected = """patch_embed1.proj.0.weight patch_embed1.proj.4.running_mean patch_embed2.proj.weight patch_embed2.norm.bias block1.0.norm1.weight
+        block1.0.attn.proj_1.weight block1.0.attn.spatial_gating_unit.conv0.weight block1.0.attn.spatial_gating_unit.conv2_2.bias
+        block3.4.attn.spatial_gating_unit.conv3.weight block4.1.mlp.fc1.weight block4.1.mlp.dwconv.dwconv.weight block4.1.mlp.fc2.bias
+        block4.1.layer_scale_2 norm1.weight norm4.bias"""
+    assert set(expected.split()) <= keys
+
+
+@pytest.mark.parametrize("names", ["torchvision", "timm"])
+def test_published_mobilenet_weights_load_under_both_names(names, tmp_path):
+    own = {key: torch.rand_like(value) for key, value in create_encoder("mobilenet_v2").state_dict().items() if value.is_floating_point()}
+    extra = {"features.18.0.weight": torch.zeros(1280, 320, 1, 1), "classifier.1.bias": torch.zeros(1000)}
+    if names == "timm":
+        extra = {"conv_head.weight": torch.zeros(1280, 320, 1, 1), "bn2.weight": torch.zeros(1280), "classifier.bias": torch.zeros(1000)}
+        # timm's order of modules is ours, with other names
+        modules = ["conv_stem", "bn1", *(f"blocks.0.0.{layer}" for layer in ("conv_dw", "bn1", "conv_pw", "bn2"))]
+        for stage, blocks in enumerate((2, 3, 4, 3, 3, 1), start=1):
+            modules += [f"blocks.{stage}.{b}.{layer}" for b in range(blocks) for layer in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")]
+        ours = list(dict.fromkeys(key.rpartition(".")[0] for key in own))
+        assert len(ours) == len(modules)
+        names_of = dict(zip(ours, modules, strict=True))
+        given = {f"{names_of[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in own.items()}
+    else:
+        given = own
+    save_file(given | extra, tmp_path / "weights.safetensors")
+    loaded = create_encoder("mobilenet_v2", weights=tmp_path / "weights.safetensors").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in own.items())
 
 
 def test_weights_of_another_architecture_are_refused_with_the_keys_that_differ(tmp_path):
