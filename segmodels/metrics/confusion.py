@@ -115,7 +115,7 @@ class ConfusionMatrix:
         distributed.all_reduce(message, group=group)
         *_, mistakes = message.tolist()
         if mistakes:
-            raise mistake or InputError(f"{mistakes} other ranks counted labels outside 0..{self.num_classes - 1}, see their message")
+            raise mistake or InputError(f"labels outside 0..{self.num_classes - 1} on {mistakes} other rank(s), expected none: see the message there")
         total._counts += message[:-1].cpu().numpy().reshape(counts.shape)
         return total
 

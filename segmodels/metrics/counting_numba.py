@@ -1,6 +1,6 @@
 """Compiled counting of label pairs in one pass, for maps large enough to pay for importing numba.
 
-Label maps consist of regions, so most blocks of neighbouring pixels hold a single pair of labels: such a block is counted at once.
+Label maps consist of regions, so most blocks of neighbouring pixels hold a single pair of labels: such a block is counted at once, others pixel by pixel.
 Compiled per pair of types at first use (a fraction of a second), not cached on disk: nothing to write in a read-only install.
 """
 
@@ -25,24 +25,28 @@ def cell(prediction, target, num_classes, ignore_index):
 
 @numba.njit(nogil=True)
 def tally_bytes(prediction, target, prediction_words, target_words, num_classes, ignore_index, table):
-    """uint8 maps and the same memory as uint64 words: a block is a word, uniform where it repeats its lowest byte."""
-    repeat = np.uint64(0x0101010101010101)
+    """uint8 maps and the same memory as uint64 words: a run of words that repeat one pair of bytes is counted when it ends."""
+    repeat, lowest = np.uint64(0x0101010101010101), np.uint64(255)
+    run_target, run_prediction, run = np.uint64(0), np.uint64(0), 0
     for word in range(target_words.size):
+        if target_words[word] == run_target and prediction_words[word] == run_prediction:
+            run += BLOCK
+            continue
+        table[cell(run_prediction & lowest, run_target & lowest, num_classes, ignore_index)] += run
         first = BLOCK * word
-        uniform_target = repeat * np.uint64(target[first])
-        uniform_prediction = repeat * np.uint64(prediction[first])
-        if target_words[word] == uniform_target and prediction_words[word] == uniform_prediction:
-            table[cell(prediction[first], target[first], num_classes, ignore_index)] += BLOCK
-        else:
+        run_target, run_prediction, run = repeat * np.uint64(target[first]), repeat * np.uint64(prediction[first]), BLOCK
+        if target_words[word] != run_target or prediction_words[word] != run_prediction:
+            run = 0
             for pixel in range(first, first + BLOCK):
                 table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+    table[cell(run_prediction & lowest, run_target & lowest, num_classes, ignore_index)] += run
     for pixel in range(BLOCK * target_words.size, target.size):
         table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
 
 
 @numba.njit(nogil=True)
 def tally_integers(prediction, target, num_classes, ignore_index, table):
-    """Maps of any integer types."""
+    """Maps of any integer types: a block is counted at once where all of it equals its first pixel."""
     whole = target.size - target.size % BLOCK
     for first in range(0, whole, BLOCK):
         uniform = True

@@ -140,7 +140,7 @@ def mean_recall(counts: ArrayLike, absent: Absent = "skip") -> float:
 
 
 def f1(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """F1 (van Rijsbergen 1979) ``(C,)``: harmonic mean of precision and recall, which for hard masks is Dice; 0 for a class never predicted."""
+    """F1 (van Rijsbergen 1979) ``(C,)``: harmonic mean of precision and recall, which for hard masks is Dice; 0 for a true class never predicted."""
     return dice(counts, absent)
 
 
