@@ -116,11 +116,14 @@ SMALL_THEN_OTHERS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for na
 
 
 def loss_of(prediction: Prediction, classes: int) -> torch.Tensor:
-    """Cross-entropy of every output against random labels, so that each output sends a gradient back."""
+    """Cross-entropy of every segmentation against random labels, and the squares of other outputs, so that each output sends a gradient back."""
     total = torch.zeros(())
     for logits in (prediction.logits, *prediction.auxiliary):
         labels = torch.randint(classes, (logits.shape[0], *logits.shape[2:]), generator=torch.Generator().manual_seed(2))
         total = total + F.cross_entropy(logits, labels)
+    for other in (prediction.image_logits, prediction.reconstruction):
+        if other is not None:
+            total = total + other.square().mean()
     return total
 
 
