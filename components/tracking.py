@@ -7,6 +7,7 @@ there; while the server is away they wait, and what the server lacks is sent whe
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -46,13 +47,13 @@ def mlflow_client(uri: str | None = None) -> Any:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # an outage must not hold up training: the journal waits
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # no lines about its database tables
     uri = uri or tracking_uri()
     if urlparse(uri).scheme in ("", "file"):
         raise InputError(f"MLflow tracking URI is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a server's http(s) address")
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # no lines about its database tables
     mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient(uri)
     try:

@@ -126,9 +126,12 @@ def _optimizer(params: TrainParams, model: torch.nn.Module) -> torch.optim.Optim
 
 
 def _fabric(params: TrainParams) -> Fabric:
+    import logging
+
     import torch
     from lightning.fabric import Fabric
 
+    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)  # no lines about its choices: they are in the parameters
     gpu = params.accelerator == "gpu" or (params.accelerator == "auto" and torch.cuda.is_available())
     if gpu and not torch.cuda.is_available():
         raise InputError("train.accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto")
@@ -265,7 +268,7 @@ class _TrackedRun:
             size = sum(p.numel() for p in self.task.model.parameters())
             logged = {**self.params.model_dump(mode="json"), "parameters": size, "classes": self.readers[0].labels.num_classes}
             self.run = tracking.start_run(experiment=self.params.experiment, name=self.params.model, state=self.state, params=logged, tags=self.facts)
-            self.run.log_dataset(name=self.readers[0].source_name, source=self.readers[0].source_name, digest=self.readers[0].digest)
+            self.run.log_dataset(name="train", source=str(self.readers[0].folder), digest=self.readers[0].digest)
             self.done = self.run.logged_steps()
             self.monitor = tracking.start_system_metrics(self.run) if self.params.system_metrics else None
         return self
