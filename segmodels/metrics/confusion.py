@@ -148,11 +148,8 @@ class ConfusionMatrix:
         from rich.table import Table
 
         counts = self.counts
-        table = Table(
-            "class",
-            "most taken for",
-            caption=f"pixel accuracy {percent(scores.pixel_accuracy(counts))}, FWIoU {percent(scores.frequency_weighted_iou(counts))}",
-        )
+        accuracy, weighted = percent(scores.pixel_accuracy(counts)), percent(scores.frequency_weighted_iou(counts))
+        table = Table("class", "most taken for", caption=f"{counts.sum():,} pixels, pixel accuracy {accuracy}, FWIoU {weighted}")
         for name in ("pixels", "IoU", "Dice", "precision", "recall"):
             table.add_column(name, justify="right")
         for i, score in enumerate(scores.per_class(counts, class_names)):
@@ -164,7 +161,7 @@ class ConfusionMatrix:
             )
         means = (scores.mean_iou(counts), scores.mean_dice(counts), scores.mean_precision(counts), scores.mean_recall(counts))
         table.add_section()
-        table.add_row("mean", "", f"{counts.sum():,}", *map(percent, means))
+        table.add_row("mean", "", "", *map(percent, means))
         return table
 
 
