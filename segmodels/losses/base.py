@@ -29,9 +29,7 @@ class Loss(nn.Module, ABC):
         if logits.ndim not in (4, 5) or logits.shape[1] < 2:
             raise InputError(f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W) or (B, C, D, H, W) with C >= 2 classes")
         if target.shape != logits.shape[:1] + logits.shape[2:] or target.is_floating_point():
-            raise InputError(
-                f"target is {target.dtype} of shape {tuple(target.shape)}, expected integers of shape {tuple(logits.shape[:1] + logits.shape[2:])} as the logits"
-            )
+            raise InputError(f"target is {target.dtype} {tuple(target.shape)}, expected integers {tuple(logits.shape[:1] + logits.shape[2:])} as the logits")
         valid = target != self.ignore_index
         labels = target.long().masked_fill(~valid, 0)
         if labels.device.type == "cpu" and labels.numel() and (labels.min() < 0 or labels.max() >= logits.shape[1]):
@@ -62,6 +60,12 @@ def weights_of_classes(class_weights: Tensor | Sequence[float] | None) -> Tensor
     if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
         raise InputError(f"class_weights is {weights.tolist()}, expected one finite number of at least 0 per class")
     return weights
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Σ values / Σ weights over the pixels whose weight is above 0 (bool: that are True); 0 if none is."""
+    total = weights.sum(dtype=values.dtype)
+    return torch.where(weights > 0, values, 0).sum() / torch.where(total > 0, total, 1)
 
 
 def mean_present(values: Tensor, present: Tensor) -> Tensor:

@@ -76,7 +76,10 @@ class RegionLoss(Loss):
 
 @register_loss(
     "dice",
-    LossCard("Milletari 2016 (V-Net, 1606.04797), section 3; plain form Drozdzal 2016 (1608.04117), eq. 1", "few classes, small objects, evaluation by Dice; often with cross_entropy"),
+    LossCard(
+        "Milletari 2016 (V-Net, 1606.04797), section 3; plain form Drozdzal 2016 (1608.04117), eq. 1",
+        "few classes, small objects, evaluation by Dice; often with cross_entropy",
+    ),
 )
 class DiceLoss(RegionLoss):
     """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth).
@@ -193,7 +196,9 @@ class GeneralizedDiceLoss(RegionLoss):
         return _ratio(errors, overlaps + errors + self.smooth)
 
 
-@register_loss("penalty", LossCard("Yang 2019 (MIDL, openreview H1lTh8unKN), eq. 2", "as generalized_dice, with false positives and false negatives punished k times more"))
+@register_loss(
+    "penalty", LossCard("Yang 2019 (MIDL, openreview H1lTh8unKN), eq. 2", "as generalized_dice, with false positives and false negatives punished k times more")
+)
 class PenaltyLoss(GeneralizedDiceLoss):
     """Generalised Dice with k w (FP + FN) added to its denominator: (1 + k) L / (1 + k L) with L the generalised Dice loss.
 

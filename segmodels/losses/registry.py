@@ -48,13 +48,13 @@ class LossEntry:
         """Options with their defaults, those that a constructor passes on as ``**options`` included."""
         found: dict[str, Any] = {}
         for base in self.build.__mro__:
-            if "__init__" not in vars(base):
-                continue
-            parameters = inspect.signature(base.__init__).parameters.values()
-            named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in ("self", "ignore_index")}
-            found = named | found
-            if len(named) == len(parameters) - 2:  # self and ignore_index: nothing is passed on
+            if base is nn.Module:
                 break
+            if "__init__" in vars(base):
+                parameters = inspect.signature(base).parameters.values()
+                found = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "ignore_index"} | found
+                if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                    break
         return found
 
 
@@ -163,8 +163,8 @@ def _build(entry: LossEntry, options: dict[str, Any], ignore_index: int, class_w
         if option not in known:
             raise nearest(f"option of loss {entry.name!r}", option, ["weight", *sorted(known)])
         default = known[option]
-        kind = bool if isinstance(default, bool) else (int, float) if isinstance(default, (int, float)) else str if isinstance(default, str) else object
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind != bool):
+        kind = next((kinds for kinds in ((bool,), (int, float), (str,)) if isinstance(default, kinds)), (object,))
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind == (int, float)):
             raise InputError(f"option {option!r} of loss {entry.name!r} is {value!r}, expected a value like its default {default!r}")
     weights = {"class_weights": class_weights} if class_weights is not None and "class_weights" in known else {}
     try:
