@@ -56,8 +56,9 @@ class Augment:
         labels = cv2.resize(mask[rows, columns], size, interpolation=cv2.INTER_NEAREST_EXACT)
         part = self._jitter(part, *(2 * draws[4:] - 1))
         if size != (width, height):
-            part = _pad(part, np.full((height, width, 3), self.fill, np.uint8), to_rows, to_columns)
-            labels = _pad(labels, np.full((height, width), self.ignore_index, mask.dtype), to_rows, to_columns)
+            margins = to_rows.start, height - to_rows.stop, to_columns.start, width - to_columns.stop
+            part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=self.fill)
+            labels = cv2.copyMakeBorder(labels, *margins, cv2.BORDER_CONSTANT, value=self.ignore_index)
         if draws[3] < self.flip:
             part, labels = cv2.flip(part, 1), cv2.flip(labels, 1)
         return part, labels
@@ -84,8 +85,3 @@ def _interval(length: int, crop: int, scale: float, draw: float) -> tuple[slice,
     begin = min(round((first - start) * crop / window), crop - 1)
     end = max(round((last - start) * crop / window), begin + 1)
     return slice(first, last), slice(begin, end)
-
-
-def _pad(part: np.ndarray, ground: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-    ground[rows, columns] = part
-    return ground
