@@ -38,20 +38,20 @@ def download(url: str, store: Store) -> tuple[Path, dict[str, str]]:
     """
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
-    with _sentences(url, connected=False):
-        client = _client()
+    with sentences(url, connected=False):
+        client = s3_client()
         objects = {entry["Key"].removeprefix(prefix): entry for entry in _list(client, bucket, prefix)}
     if not objects:
         raise InputError(f"{url} holds no files: check bucket and prefix, expected the dataset's folders right under it")
 
     def fetch(file: RemoteFile, target: Path) -> None:
-        with _sentences(f"s3://{bucket}/{prefix}{file.path}", connected=True):
+        with sentences(f"s3://{bucket}/{prefix}{file.path}", connected=True):
             _fetch(client, bucket, objects[file.path], target)
 
     return store.dataset([RemoteFile(path, entry["ETag"].strip('"')) for path, entry in objects.items()], fetch)
 
 
-def _client() -> Any:
+def s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
@@ -109,7 +109,7 @@ def _parts_etag(path: Path, sizes: list[int]) -> str:
 
 
 @contextmanager
-def _sentences(place: str, *, connected: bool) -> Iterator[None]:
+def sentences(place: str, *, connected: bool) -> Iterator[None]:
     """Turn boto's errors into those a user can act on. Not ``connected``: the server has not answered yet."""
     from botocore import exceptions
 

@@ -41,11 +41,12 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     stop = _StopSignal()
     readers = ShardReader(shards, "train"), ShardReader(shards, "val")
 
-    from components.training_display import TrainingDisplay  # torch from here on: missing shards are said without waiting for it
-    from segmodels.training.checkpoints import Checkpoints
+    from components.checkpoint_store import open_checkpoints  # torch from here on: missing shards are said without waiting for it
+    from components.training_display import TrainingDisplay
 
     facts = lineage(data_digest=readers[0].digest, params=params.model_dump(mode="json"))
     state = checkpoints / checkpoint_key(facts)
+    saved = open_checkpoints(state)  # other processes wait in _fabric for the one that fetches
     fabric = _fabric(params)
     task = _task(params, readers[0])
     task.model.to(memory_format=_memory_format(params, task.model))
@@ -63,7 +64,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             run.log(epoch, metrics)
             display.on_epoch(epoch, metrics)
 
-        fit = _fit(fabric, params, task, readers, Checkpoints(state), display.on_batch, on_epoch, stop, display.warn)
+        fit = _fit(fabric, params, task, readers, saved, display.on_batch, on_epoch, stop, display.warn)
         try:
             best = fit.run()
         except BaseException as error:
