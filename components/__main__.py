@@ -103,7 +103,8 @@ def run_step(name: str, argv: list[str]) -> None:
     if section:
         from components.overrides import assembled_params
 
-        params = assembled_params(options.pop("params"), options.pop("params_json"), options.pop("set"))
+        file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
+        params = assembled_params(fragments or file, assignments)
         options["params"] = params if hints["params"] is type(params) else params.section(name)
     _persistently(lambda: function(**options), retries)
     if executor_input:

@@ -18,20 +18,19 @@ from components.params import PipelineParams, checked_params, read_params
 from segmodels.errors import InputError, nearest
 
 
-def assembled_params(file: Path, fragments: Sequence[str] = (), assignments: Sequence[str] = ()) -> PipelineParams:
+def assembled_params(source: Path | Sequence[str], assignments: Sequence[str] = ()) -> PipelineParams:
     """All parameters, checked.
 
     Args:
-        file: params.yaml; not read when there are fragments.
-        fragments: JSON objects with sections of params.yaml, no section twice.
+        source: params.yaml, or JSON objects with sections of it in its place.
         assignments: ``section.key=value``, the last one of a key wins. The value is text, or JSON where the key takes no text;
             nothing after ``=`` means null where null is allowed.
 
     Raises:
         InputError: not JSON, no such key, a value that does not fit.
     """
-    data = _merged(fragments) if fragments else read_params(file) or {}
-    origin = "--params-json" if fragments else str(file)
+    data = read_params(source) or {} if isinstance(source, Path) else _merged(source)
+    origin = str(source) if isinstance(source, Path) else "--params-json"
     if not isinstance(data, dict):
         return checked_params(data, origin)
     for assignment in assignments:

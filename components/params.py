@@ -113,7 +113,7 @@ class TrainParams(Params):
     model: str = Field("unet", description="name in the registry: `python -m segmodels models`")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the model: encoder, encoder_weights, widths, ...")
     loss: dict[str, float | dict[str, Any]] = Field(
-        default_factory=lambda: {"cross_entropy": 1.0},
+        {"cross_entropy": 1.0},
         description="name -> weight, or name -> {weight: ..., options}: `python -m segmodels losses`",
     )
     auxiliary_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
