@@ -1,0 +1,96 @@
+"""The pipeline's parameters: values of params.yaml that a run may change one by one, and the rest of each section as JSON."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from components.overrides import assembled_params
+from components.params import PipelineParams
+from pipelines.profile import Profile
+from segmodels.errors import InputError
+
+VALUES = {
+    "dataset_source": "ingest.source",
+    "dataset_path": "ingest.path",
+    "dataset_repo": "ingest.repo",
+    "dataset_rev": "ingest.rev",
+    "dataset_layout": "ingest.layout",
+    "model": "train.model",
+    "loss": "train.loss",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "learning_rate": "train.lr",
+    "seed": "train.seed",
+    "registered_model": "register.name",
+    "minimum_miou": "register.minimum",
+}
+"""Pipeline parameter -> key of params.yaml. Each section's other keys are the parameter ``<section>_params``."""
+
+SECTIONS = ("ingest", "validate", "preprocess", "train", "evaluate", "register")
+
+
+def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
+    """Every pipeline parameter with its default: strings, numbers and a boolean, as Kubeflow takes them."""
+    everything = params.model_dump(mode="json", by_alias=True)
+    rest = params.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    values = {}
+    for name, key in VALUES.items():
+        section, field = key.split(".")
+        values[name] = _plain(everything[section][field])
+        rest.get(section, {}).pop(field, None)
+    rest.get("ingest", {}).pop("watch", None)  # what DVC watches
+    values |= {f"{section}_params": json.dumps({section: rest.get(section, {})}) for section in SECTIONS}
+    values |= {"gpu_type": profile.gpu.type if profile.gpu else "", "gpu_count": profile.gpu.count if profile.gpu else 0}
+    return values | {"skip_unchanged": True}
+
+
+def given_values(assignments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user sets (``name=value``), as the types of the defaults, checked as params.yaml is.
+
+    Raises:
+        InputError: a name that is not a pipeline parameter, or a value that does not fit.
+    """
+    given = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: expected parameter=value, for example epochs=40")
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            raise InputError(f"--set {name}: no such pipeline parameter, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(defaults)}")
+        given[name] = _typed(name, text, defaults[name])
+    all_params({**defaults, **given})
+    return given
+
+
+def all_params(values: Mapping[str, Any]) -> PipelineParams:
+    """The parameters of the steps that come of these pipeline parameters.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    sets = [f"{key}={values[name]}" for name, key in VALUES.items()]
+    sets.append(f"ingest.watch={values['dataset_path']}")
+    return assembled_params([values[f"{section}_params"] for section in SECTIONS], sets)
+
+
+def _plain(value: Any) -> Any:
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"--set {name}={text}: expected true or false")
+        return text.lower() == "true"
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise InputError(f"--set {name}={text}: expected {'a whole number' if isinstance(default, int) else 'a number'}") from None

@@ -1,0 +1,77 @@
+"""How a profile becomes settings of a Kubeflow task: image, resources, secrets, retries, caching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from pipelines.profile import Image, Profile
+
+NEVER_CACHED = ("ingest", "changed", "notify")
+"""They look at the world outside: the dataset's newest revision, the champion, how the run went."""
+
+WORKING_FOLDER = "/work/data"
+"""Of the image; downloads and checkpoints lie here."""
+
+RUN_ID = "SEGMODELS_PIPELINE_RUN"
+
+
+@dataclass(frozen=True)
+class Placement:
+    profile: Profile
+    image: Image
+
+    def __call__(self, step: str, task: dsl.PipelineTask, gpu_type: Any = None, gpu_count: Any = None) -> dsl.PipelineTask:
+        """Place ``task``; with a GPU type and count (pipeline parameters) it gets those where the profile knows GPUs."""
+        task.set_container_image(self.image.reference)
+        task.set_caching_options(step not in NEVER_CACHED)
+        retries = self.profile.retries
+        if retries.count and step != "notify":
+            task.set_retry(retries.count, backoff_duration=f"{retries.seconds}s", backoff_factor=2.0)
+        if self.profile.gpu and gpu_type is not None:
+            task.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
+        self._set_environment(task)
+        self._set_resources(task, step)
+        self._set_kubernetes(task, step)
+        return task
+
+    def _set_environment(self, task: dsl.PipelineTask) -> None:
+        environment = {"SEGMODELS_IMAGE": self.image.reference, **self.profile.environment}
+        if self.profile.checkpoints:
+            environment["SEGMODELS_CHECKPOINTS"] = self.profile.checkpoints
+        if self.profile.ui:
+            environment["SEGMODELS_PIPELINE_UI"] = self.profile.ui
+        for name, value in environment.items():
+            task.set_env_variable(name, value)
+        kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
+        for secret in self.profile.secrets:
+            kubernetes.use_secret_as_env(task, secret.name, secret.environment, optional=secret.optional)
+
+    def _set_resources(self, task: dsl.PipelineTask, step: str) -> None:
+        pod = self.profile.pods.of(step)
+        if pod.cpu_request:
+            task.set_cpu_request(pod.cpu_request)
+        if pod.cpu_limit:
+            task.set_cpu_limit(pod.cpu_limit)
+        if pod.memory_request:
+            task.set_memory_request(pod.memory_request)
+        if pod.memory_limit:
+            task.set_memory_limit(pod.memory_limit)
+
+    def _set_kubernetes(self, task: dsl.PipelineTask, step: str) -> None:
+        profile, pod = self.profile, self.profile.pods.of(step)
+        kubernetes.set_security_context(task, run_as_user=profile.run_as_user, run_as_group=0 if profile.run_as_user else None, run_as_non_root=True)
+        if profile.image_pull_secrets:
+            kubernetes.set_image_pull_secrets(task, profile.image_pull_secrets)
+        for volume in profile.volumes:
+            kubernetes.mount_pvc(task, volume.claim, volume.path)
+        if pod.shared_memory:
+            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pod.shared_memory)
+        if pod.scratch:
+            kubernetes.empty_dir_mount(task, "scratch", WORKING_FOLDER, size_limit=pod.scratch)
+        for label, value in pod.node_selector.items():
+            kubernetes.add_node_selector(task, label, value)
+        for toleration in pod.tolerations:
+            kubernetes.add_toleration(task, **toleration.model_dump())

@@ -1,0 +1,90 @@
+"""The training pipeline: the six steps of dvc.yaml on a cluster."""
+
+from typing import Any
+
+from kfp import dsl
+
+from components import kubeflow as steps
+from components.params import PipelineParams
+from pipelines.parameters import default_values
+from pipelines.placement import Placement
+from pipelines.profile import Image, Profile
+
+NAME = "segmentation-training"
+
+
+def training_pipeline(params: PipelineParams, profile: Profile, image: Image) -> Any:
+    """The pipeline with ``params`` as its parameters' defaults, placed as ``profile`` says."""
+    default = default_values(params, profile)
+    place = Placement(profile, image)
+    code = image.code_revision
+
+    def training(
+        dataset_source: str = default["dataset_source"],
+        dataset_path: str = default["dataset_path"],
+        dataset_repo: str = default["dataset_repo"],
+        dataset_rev: str = default["dataset_rev"],
+        dataset_layout: str = default["dataset_layout"],
+        model: str = default["model"],
+        loss: str = default["loss"],
+        epochs: int = default["epochs"],
+        batch_size: int = default["batch_size"],
+        learning_rate: float = default["learning_rate"],
+        seed: int = default["seed"],
+        registered_model: str = default["registered_model"],
+        minimum_miou: float = default["minimum_miou"],
+        ingest_params: str = default["ingest_params"],
+        validate_params: str = default["validate_params"],
+        preprocess_params: str = default["preprocess_params"],
+        train_params: str = default["train_params"],
+        evaluate_params: str = default["evaluate_params"],
+        register_params: str = default["register_params"],
+        gpu_type: str = default["gpu_type"],
+        gpu_count: int = default["gpu_count"],
+        skip_unchanged: bool = default["skip_unchanged"],
+    ):
+        the_end = place("notify", steps.notify(registered_model=registered_model))
+        with dsl.ExitHandler(the_end, name="training"):
+            data = place(
+                "ingest",
+                steps.ingest(params=ingest_params, source=dataset_source, path=dataset_path, repo=dataset_repo, rev=dataset_rev, layout=dataset_layout),
+            )
+            dataset, digest = data.outputs["dataset"], data.outputs["data_digest"]
+            network = {
+                "model_name": model,
+                "loss": loss,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "seed": seed,
+            }
+            news = place(
+                "changed",
+                steps.changed(dataset=dataset, params=train_params, **network, registered_model=registered_model, skip_unchanged=skip_unchanged),
+            )
+            with dsl.If(news.outputs["decision"] == "train", name="something is new"):
+                known = {"data_digest": digest, "code_revision": code}
+                gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
+                checked = place("validate", steps.validate(dataset=dataset, params=validate_params, **known))
+                packed = place(
+                    "preprocess",
+                    steps.preprocess(dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known),
+                )
+                shards = packed.outputs["shards"]
+                trained = place("train", steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
+                weights = trained.outputs["model"]
+                measured = place("evaluate", steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus)
+                place(
+                    "register",
+                    steps.register(
+                        shards=shards,
+                        model=weights,
+                        evaluation=measured.outputs["evaluation"],
+                        params=register_params,
+                        registered_model=registered_model,
+                        minimum_miou=minimum_miou,
+                        **known,
+                    ),
+                )
+
+    return dsl.pipeline(name=NAME, description="Ingest, validate, preprocess, train, evaluate, register")(training)
