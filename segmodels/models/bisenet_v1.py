@@ -1,0 +1,215 @@
+"""BiSeNet V1 (Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv 1808.00897).
+
+A shallow spatial path keeps detail at stride 8; a context path (a light body with attention refinement and a global mean) sees far; a fusion module joins
+them. ``bisenet_v1_*`` follow the paper, ``bisenet_v1_r18`` and ``bisenet_v1_r50`` are mmseg's form, whose numbers many quote; they differ in the spatial
+path and in the gate of the fusion module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.models.encoders.base import Encoder
+from segmodels.models.encoders.registry import create_encoder
+from segmodels.models.prediction import Prediction
+from segmodels.models.registry import ModelCard, register_model
+
+PAPER = "Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv 1808.00897"
+
+
+class AttentionRefinement(nn.Module):
+    """3x3 convolution, then each channel weighed by a sigmoid gate on its global mean (figure 2b)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_channels, channels)
+        self.gate = ConvNormAct(channels, channels, 1, activation=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * self.gate(functional.adaptive_avg_pool2d(x, 1)).sigmoid()
+
+
+class ContextPath(nn.Module):
+    """The encoder's maps at strides 16 and 32, refined; the global mean is added to the coarsest, and the sum goes upwards by nearest neighbours.
+
+    ``forward`` gives the path's output at stride 8 and the map at stride 16 on the way, both of ``channels``.
+    """
+
+    def __init__(self, encoder: Encoder, channels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.refine16 = AttentionRefinement(encoder.channels[-2], channels)
+        self.refine32 = AttentionRefinement(encoder.channels[-1], channels)
+        self.mean = ConvNormAct(encoder.channels[-1], channels, 1)
+        self.up16 = ConvNormAct(channels, channels)
+        self.up32 = ConvNormAct(channels, channels)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        *_, map8, map16, map32 = self.encoder(images)
+        mean = self.mean(functional.adaptive_avg_pool2d(map32, 1))
+        context16 = self.up32(resize(self.refine32(map32) + mean, map16.shape[-2:], "nearest"))
+        context8 = self.up16(resize(self.refine16(map16) + context16, map8.shape[-2:], "nearest"))
+        return context8, context16
+
+
+class FeatureFusion(nn.Module):
+    """Both paths side by side through a 1x1 convolution; the result is added to itself weighed by a gate on its global mean (figure 2c)."""
+
+    def __init__(self, in_channels: int, channels: int, gate: nn.Module) -> None:
+        super().__init__()
+        self.conv = ConvNormAct(in_channels, channels, 1)
+        self.gate = gate
+
+    def forward(self, spatial: Tensor, context: Tensor) -> Tensor:
+        x = self.conv(torch.cat([spatial, context], dim=1))
+        return x + x * self.gate(functional.adaptive_avg_pool2d(x, 1)).sigmoid()
+
+
+class BiSeNetV1(nn.Module):
+    """Any input size. Two auxiliary outputs, from the context path at strides 8 and 16 (the paper weighs their losses 1)."""
+
+    def __init__(self, context_path: ContextPath, spatial_path: nn.Module, fusion: FeatureFusion, head: nn.Module, auxiliary_heads: nn.ModuleList) -> None:
+        super().__init__()
+        self.context_path = context_path
+        self.spatial_path = spatial_path
+        self.fusion = fusion
+        self.head = head
+        self.auxiliary_heads = auxiliary_heads
+
+    def forward(self, images: Tensor) -> Prediction:
+        context8, context16 = self.context_path(images)
+        spatial = self.spatial_path(images)
+        logits = resize(self.head(self.fusion(spatial, context8)), images.shape[-2:])
+        if not self.training:
+            return Prediction(logits)
+        auxiliary = (head(x) for head, x in zip(self.auxiliary_heads, (context8, context16), strict=True))
+        return Prediction(logits, tuple(resize(x, images.shape[-2:]) for x in auxiliary))
+
+
+def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
+    return nn.Sequential(ConvNormAct(in_channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
+
+
+def _paper(num_classes: int, encoder: Encoder) -> BiSeNetV1:
+    """Three strided convolutions in the spatial path; gate 1x1, ReLU, 1x1."""
+    spatial = nn.Sequential(ConvNormAct(encoder.in_channels, 64, 3, 2), ConvNormAct(64, 64, 3, 2), ConvNormAct(64, 128, 3, 2))
+    gate = nn.Sequential(nn.Conv2d(256, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 1))
+    auxiliary = nn.ModuleList(_head(128, 64, num_classes) for _ in range(2))
+    return BiSeNetV1(ContextPath(encoder, 128), spatial, FeatureFusion(256, 256, gate), _head(256, 256, num_classes), auxiliary)
+
+
+def _mmseg(num_classes: int, encoder: Encoder, scale: int) -> BiSeNetV1:
+    """A 7x7 first and a 1x1 last convolution in the spatial path; gate 1x1, batch norm and ReLU (so it never goes below 1/2); channels times ``scale``."""
+    narrow, wide = 64 * scale, 128 * scale
+    spatial = nn.Sequential(
+        ConvNormAct(encoder.in_channels, narrow, 7, 2), ConvNormAct(narrow, narrow, 3, 2), ConvNormAct(narrow, narrow, 3, 2), ConvNormAct(narrow, wide, 1)
+    )
+    gate = ConvNormAct(2 * wide, 2 * wide, 1)
+    auxiliary = nn.ModuleList(_head(wide, narrow, num_classes) for _ in range(2))
+    fusion = FeatureFusion(2 * wide, 2 * wide, gate)
+    return BiSeNetV1(ContextPath(encoder, wide), spatial, fusion, _head(2 * wide, 2 * wide, num_classes), auxiliary)
+
+
+@register_model(
+    "bisenet_v1_xception39",
+    ModelCard(
+        PAPER,
+        2018,
+        default_encoder="xception39",
+        parameters=2_158_121,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=9.82,
+        source="own count",
+        result="Cityscapes test: mIoU 68.4 (paper, table 6)",
+    ),
+)
+def bisenet_v1_xception39(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "xception39",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """The paper's fast form."""
+    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})))
+
+
+@register_model(
+    "bisenet_v1_resnet18",
+    ModelCard(
+        PAPER,
+        2018,
+        default_encoder="resnet18",
+        parameters=13_512_121,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=28.81,
+        source="own count",
+        result="Cityscapes test: mIoU 74.7 (paper, table 6)",
+    ),
+)
+def bisenet_v1_resnet18(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet18",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """The paper's accurate form."""
+    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})))
+
+
+@register_model(
+    "bisenet_v1_r18",
+    ModelCard(
+        PAPER,
+        2018,
+        default_encoder="resnet18",
+        parameters=13_425_721,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=29.58,
+        source="specification [M]: mmseg bisenetv1_r18-d32",
+        result="Cityscapes val: mIoU 75.16 (mmseg)",
+    ),
+)
+def bisenet_v1_r18(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet18",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """mmseg's form on ResNet-18."""
+    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), scale=1)
+
+
+@register_model(
+    "bisenet_v1_r50",
+    ModelCard(
+        PAPER,
+        2018,
+        default_encoder="resnet50",
+        parameters=59_243_385,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=197.59,
+        source="specification [M]: mmseg bisenetv1_r50-d32",
+    ),
+)
+def bisenet_v1_r50(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet50",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """mmseg's form on ResNet-50, all decoder channels four times as many."""
+    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), scale=4)
