@@ -65,8 +65,8 @@ def class_bars(values: Sequence[float] | np.ndarray, labels: LabelMap, name: str
     colors = [_color(labels.palette[c]) for c in order]
     axes.barh(positions, np.nan_to_num(scores[order]), height=0.72, color=colors, edgecolor="#00000030", linewidth=0.5)
     for position, score in zip(positions, scores[order], strict=True):
-        end, text = (0.0, "does not occur") if np.isnan(score) else (score, f"{score:.3f}")
-        axes.text(end + 0.01, float(position), text, va="center", fontsize=8, color=MUTED)
+        place, text = (0.01, "does not occur") if np.isnan(score) else (1.02, f"{score:.3f}")
+        axes.text(place, float(position), text, va="center", fontsize=8, color=MUTED)
     axes.axvline(mean, color=TEXT, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_title(f"{name} per class, mean {mean:.3f}", fontsize=11, color=TEXT, loc="left")
     axes.set_yticks(positions, [_clip(labels.classes[c]) for c in order], fontsize=9)
