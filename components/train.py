@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     import torch
     from lightning.fabric import Fabric
 
+    from segmodels.data.loader import TrainingLoader
     from segmodels.data.shards import ShardReader
+    from segmodels.labels import LabelMap
     from segmodels.training.task import SegmentationTask
 
 
@@ -56,6 +58,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         task.model = synchronize_batch_norm(task.model, fabric.device)
     if params.compile:
         task.model.compile()
+    batches = _batches(params, fabric, *readers)
 
     first = fabric.is_global_zero
     with _TrackedRun(params, facts, state, readers, task, enabled=first) as run, TrainingDisplay(params, enabled=first) as display:
@@ -64,7 +67,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             run.log(epoch, metrics)
             display.on_epoch(epoch, metrics)
 
-        fit = _fit(fabric, params, task, readers, saved, display.on_batch, on_epoch, stop, display.warn)
+        fit = _fit(fabric, params, task, readers[0].labels, batches, saved, display.on_batch, on_epoch, stop, display.warn)
         try:
             best = fit.run()
         except BaseException as error:
@@ -164,41 +167,38 @@ def _precision(params: TrainParams, gpu: bool) -> str:
     return "bfloat16" if fast else "float32"
 
 
+def _batches(params: TrainParams, fabric: Fabric, training: ShardReader, validation: ShardReader) -> tuple[TrainingLoader, _Stacked]:
+    """This process's share of the batches to train on and to choose by."""
+    from segmodels.data.augment import Augment
+    from segmodels.data.loader import evaluation_loader, training_loader
+
+    share = {"batch_size": params.batch_size, "rank": fabric.global_rank, "world_size": fabric.world_size}
+    augment = Augment(**params.augment.model_dump(), ignore_index=training.labels.ignore_index)
+    return training_loader(training, augment, seed=params.seed, workers=params.workers, **share), _Stacked(evaluation_loader(validation, **share))
+
+
 def _fit(
     fabric: Fabric,
     params: TrainParams,
     task: SegmentationTask,
-    readers: tuple[ShardReader, ShardReader],
+    labels: LabelMap,
+    batches: tuple[TrainingLoader, _Stacked],
     checkpoints: Any,
     on_batch: Callable[..., None],
     on_epoch: Callable[[int, dict[str, float]], None],
     stop: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> Any:
-    from segmodels.data.augment import Augment
-    from segmodels.data.loader import evaluation_loader, training_loader
     from segmodels.training.fit import Fit, FitSettings
     from segmodels.training.schedules import learning_rate_factor
 
-    training, validation = readers
-    labels = training.labels
-    loader = training_loader(
-        training,
-        Augment(**params.augment.model_dump(), ignore_index=labels.ignore_index),
-        batch_size=params.batch_size,
-        seed=params.seed,
-        workers=params.workers,
-        rank=fabric.global_rank,
-        world_size=fabric.world_size,
-    )
     patience = params.early_stopping
     return Fit(
         fabric,
         task,
         _optimizer(params, task.model),
         lambda share: learning_rate_factor(params.schedule, share, warmup=params.warmup, power=params.power),
-        loader,
-        _Stacked(evaluation_loader(validation, batch_size=params.batch_size, rank=fabric.global_rank, world_size=fabric.world_size)),
+        *batches,
         settings=FitSettings(
             epochs=params.epochs,
             accumulate=params.accumulate,

@@ -1,0 +1,122 @@
+"""The train step: what it writes, what it logs, and what stops it before work begins."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_pipeline import DIGEST, use_local_store, write_shards
+
+from components import tracking
+from components.params import TrainParams
+from components.train import train
+from components.training_display import TrainingDisplay
+from segmodels.data.shards import read_info
+from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    use_local_store(tmp_path, monkeypatch)
+    write_shards(tmp_path / "shards", train=12, val=4, scale=1)
+    return tmp_path
+
+
+def params(**changes: Any) -> TrainParams:
+    small = {"options": {"widths": [4, 8]}, "epochs": 2, "batch_size": 4, "accelerator": "cpu", "precision": "float32", "augment": {"crop": [16, 16]}}
+    return TrainParams.model_validate({**small, **changes})
+
+
+def run(folder: Path, name: str = "model", **changes: Any) -> dict[str, torch.Tensor]:
+    train(params(**changes), folder / "shards", folder / name, folder / "checkpoints")
+    return load_bundle(folder / name).model.state_dict()
+
+
+def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes in the middle of that batch."""
+    left = [batches]
+
+    def on_batch(self: TrainingDisplay, *_: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingDisplay, "on_batch", on_batch)
+
+
+def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path) -> None:
+    run(folder, loss={"cross_entropy": 1.0, "dice": 0.5}, class_weights="median_frequency")
+    bundle = load_bundle(folder / "model")
+    assert bundle.name == "unet"
+    assert bundle.labels == read_info(folder / "shards").labels
+    assert bundle.lineage["data_digest"] == DIGEST
+    assert {"code_revision", "code_digest", "params_digest"} <= set(bundle.lineage)
+    note = json.loads((folder / "model" / "run.json").read_text())
+    stored = tracking.open_run(folder / "model" / "run.json").client.get_run(note["run_id"])
+    assert stored.info.status == "FINISHED"
+    assert {"train/loss", "train/cross_entropy", "train/dice", "val/loss", "val/miou", "val/fwiou", "learning_rate", "images_per_second"} <= set(
+        stored.data.metrics
+    )
+    assert stored.data.params["lr"] == "0.001"
+    assert stored.data.params["options.widths"] == "[4, 8]"
+    assert stored.data.tags["data_digest"] == DIGEST
+    assert stored.inputs.dataset_inputs[0].dataset.digest == DIGEST
+
+
+@pytest.mark.parametrize("batches", [1, 5], ids=["in the first epoch", "in the second epoch"])
+def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_been(folder: Path, batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(folder, "uninterrupted")
+    (folder / "checkpoints").rename(folder / "other checkpoints")
+    with monkeypatch.context() as patch:
+        stop_after(batches, patch)
+        with pytest.raises(SystemExit) as stopped:
+            run(folder)
+    assert stopped.value.code == 143
+    assert not (folder / "model").exists()
+    run_id = json.loads(next((folder / "checkpoints").glob("*/run.json")).read_text())["run_id"]
+    assert tracking.mlflow_client().get_run(run_id).info.status == "KILLED"
+    resumed = run(folder)
+    for name, value in expected.items():
+        assert torch.equal(value, resumed[name]), name
+    client = tracking.mlflow_client()
+    assert json.loads((folder / "model" / "run.json").read_text())["run_id"] == run_id
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert sorted(metric.step for metric in client.get_metric_history(run_id, "val/miou")) == [0, 1]
+
+
+def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> None:
+    run(folder)
+    run(folder, "other", lr=0.01)
+    runs = [json.loads((folder / name / "run.json").read_text())["run_id"] for name in ("model", "other")]
+    assert runs[0] != runs[1]
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "unett"}, "did you mean 'unet'"),
+        ({"options": {"width": [4]}}, "did you mean 'widths'"),
+        ({"loss": {"cross_entrpy": 1.0}}, "did you mean 'cross_entropy'"),
+        ({"augment": {"crop": None}}, "set train.augment.crop"),
+        ({"accelerator": "gpu"}, "sees no GPU"),
+        ({"model": "wnet", "options": {}}, "expected a semantic model"),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_refused_before_a_run_is_made(folder: Path, changes: dict[str, Any], said: str) -> None:
+    if "accelerator" in changes and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(InputError, match=said):
+        run(folder, **changes)
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / "model").exists()
+
+
+def test_missing_shards_name_the_step_to_run(folder: Path) -> None:
+    with pytest.raises(InputError, match="preprocess"):
+        train(params(), folder / "nowhere", folder / "model", folder / "checkpoints")
