@@ -88,10 +88,10 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
 def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
     import torch
-    from segmodels.training.class_weights import class_weights
 
     from segmodels.losses import create_loss
     from segmodels.models.registry import create_model, model_entry
+    from segmodels.training.class_weights import class_weights
     from segmodels.training.task import SegmentationTask
 
     card = model_entry(params.model).card

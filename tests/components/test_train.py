@@ -41,7 +41,7 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM comes in the middle of that batch."""
     left = [batches]
 
-    def on_batch(self: TrainingDisplay, *_: Any) -> None:
+    def on_batch(*_: Any) -> None:
         left[0] -= 1
         if left[0] == 0:
             signal.raise_signal(signal.SIGTERM)
