@@ -71,13 +71,14 @@ def jaccard_slopes(errors: Tensor, truth: Tensor) -> Tensor:
     """Gradient of the Lovász extension of the Jaccard loss of each row.
 
     With the errors in descending order, G true pixels in all, t true and b other ones up to here, it is 1 / (G + b) for a
-    true pixel and (G - t) / ((G + b) (G + b - 1)) for another one; differences of Δ itself would cancel.
+    true pixel and (G - t) / ((G + b) (G + b - 1)) for another one; differences of Δ itself would cancel. Without any true
+    pixel Δ is 1 as soon as one pixel is wrong: 1 for the largest error, 0 for the others.
 
     Args:
         errors: ``(..., N)``, at least 0; truth: bool, same shape.
 
     Returns:
-        ``(..., N)``, the type of ``errors``; 0 in rows without a true pixel.
+        ``(..., N)``, the type of ``errors``.
     """
     order = errors.argsort(dim=-1, descending=True)
     hits = truth.gather(-1, order)
@@ -85,7 +86,8 @@ def jaccard_slopes(errors: Tensor, truth: Tensor) -> Tensor:
     total = found[..., -1:]
     union = (torch.arange(1, errors.shape[-1] + 1, device=errors.device) + total - found).to(errors.dtype)
     slopes = torch.where(hits, 1, (total - found) / (union - 1).clamp(min=1)) / union
-    return torch.zeros_like(errors).scatter_(-1, order, torch.where(total > 0, slopes, 0))
+    slopes[..., :1] = torch.where(total > 0, slopes[..., :1], 1)
+    return torch.empty_like(errors).scatter_(-1, order, slopes)
 
 
 class _LovaszExtension(torch.autograd.Function):

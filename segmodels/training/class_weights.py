@@ -37,8 +37,8 @@ def class_weights(kind: str, class_pixels: Sequence[int], present_pixels: Sequen
     pixels, images = np.asarray(class_pixels, dtype=np.float64), np.asarray(present_pixels, dtype=np.float64)
     if pixels.ndim != 1 or pixels.shape != images.shape or (pixels < 0).any() or (images < pixels).any() or pixels.sum() == 0:
         raise InputError(
-            f"class pixels are {pixels.tolist()} in images of {images.tolist()} pixels, expected one of each per class, not more pixels of it than of its images, "
-            "and not all 0: preprocess again"
+            f"class pixels are {pixels.tolist()} in images of {images.tolist()} pixels, expected one of each per class, "
+            "not more pixels of a class than of its images, and not all 0: preprocess again"
         )
     occurs = pixels > 0
     weights = np.ones(len(pixels)) if kind == "none" else np.zeros(len(pixels))
