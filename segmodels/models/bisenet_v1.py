@@ -127,7 +127,7 @@ def _mmseg(num_classes: int, encoder: Encoder, scale: int) -> BiSeNetV1:
         size=(512, 1024),
         gmac=9.82,
         source="own count",
-        result="Cityscapes test: mIoU 68.4 (paper, table 6)",
+        result="Cityscapes test: mIoU 68.4 (paper)",
     ),
 )
 def bisenet_v1_xception39(
@@ -152,7 +152,7 @@ def bisenet_v1_xception39(
         size=(512, 1024),
         gmac=28.81,
         source="own count",
-        result="Cityscapes test: mIoU 74.7 (paper, table 6)",
+        result="Cityscapes test: mIoU 74.7 (paper)",
     ),
 )
 def bisenet_v1_resnet18(

@@ -87,7 +87,7 @@ def _fcn_vgg(num_classes: int, in_channels: int, encoder_weights: str | None, fu
         parameters=134_346_581,
         gmac=190.19,
         source="specification [M]: 136,152,917 with the frozen last upsampling; gmac: own count",
-        result="PASCAL VOC 2011 val: mIoU 59.4 (paper, table 2)",
+        result="PASCAL VOC 2011 val: mIoU 59.4 (paper)",
     ),
 )
 def fcn32s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
@@ -104,7 +104,7 @@ def fcn32s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | 
         parameters=134_364_410,
         gmac=190.28,
         source="specification [M]: 134,815,994 with the frozen last upsampling; gmac: own count",
-        result="PASCAL VOC 2011 val: mIoU 62.4 (paper, table 2)",
+        result="PASCAL VOC 2011 val: mIoU 62.4 (paper)",
     ),
 )
 def fcn16s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:

@@ -125,7 +125,7 @@ def refinenet_resnet101(
         parameters=133_696_085,
         gmac=282.29,
         source="own count",
-        result="PASCAL VOC 2012 test: mIoU 83.4 (paper, table 5)",
+        result="PASCAL VOC 2012 test: mIoU 83.4 (paper)",
     ),
 )
 def refinenet_resnet152(

@@ -72,7 +72,7 @@ def unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
         size=(360, 480),
         gmac=106.29,
         source="specification [M]; gmac: own count",
-        result="CamVid test, 11 classes, 3.5k images: mIoU 60.1 (paper, table 2)",
+        result="CamVid test, 11 classes, 3.5k images: mIoU 60.1 (paper)",
     ),
 )
 def segnet(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
