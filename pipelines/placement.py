@@ -23,8 +23,9 @@ class Placement:
     profile: Profile
     image: Image
 
-    def __call__(self, step: str, task: dsl.PipelineTask, gpu_type: Any = None, gpu_count: Any = None) -> dsl.PipelineTask:
+    def __call__(self, task: dsl.PipelineTask, gpu_type: Any = None, gpu_count: Any = None) -> dsl.PipelineTask:
         """Place ``task``; with a GPU type and count (pipeline parameters) it gets those where the profile knows GPUs."""
+        step = task.name
         task.set_container_image(self.image.reference)
         task.set_caching_options(step not in NEVER_CACHED)
         retries = self.profile.retries
@@ -32,12 +33,12 @@ class Placement:
             task.set_retry(retries.count, backoff_duration=f"{retries.seconds}s", backoff_factor=2.0)
         if self.profile.gpu and gpu_type is not None:
             task.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
-        self._set_environment(task)
+        self._set_environment(task, step)
         self._set_resources(task, step)
         self._set_kubernetes(task, step)
         return task
 
-    def _set_environment(self, task: dsl.PipelineTask) -> None:
+    def _set_environment(self, task: dsl.PipelineTask, step: str) -> None:
         environment = {"SEGMODELS_IMAGE": self.image.reference, **self.profile.environment}
         if self.profile.checkpoints:
             environment["SEGMODELS_CHECKPOINTS"] = self.profile.checkpoints
@@ -47,7 +48,8 @@ class Placement:
             task.set_env_variable(name, value)
         kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
         for secret in self.profile.secrets:
-            kubernetes.use_secret_as_env(task, secret.name, secret.environment, optional=secret.optional)
+            if secret.steps is None or step in secret.steps:
+                kubernetes.use_secret_as_env(task, secret.name, secret.environment, optional=secret.optional)
 
     def _set_resources(self, task: dsl.PipelineTask, step: str) -> None:
         pod = self.profile.pods.of(step)

@@ -28,6 +28,7 @@ class Secret(Params):
     name: KubernetesName
     environment: dict[str, str] = Field(min_length=1, description="key in the secret -> environment variable")
     optional: bool = Field(False, description="the steps start without it, too")
+    steps: list[str] | None = Field(None, description="that get it; None is every step")
 
 
 class Toleration(Params):
@@ -95,6 +96,7 @@ class Profile(Params):
     image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
     volumes: list[Volume] = Field(default_factory=list)
     run_as_user: int | None = Field(None, gt=0, description="numeric user of the pods; None leaves it to the image, which is not root")
+    service_account: KubernetesName | None = Field(None, description="of the pods; None takes Kubeflow's own")
     retries: Retries = Retries()
     gpu: Gpu | None = None
     checkpoints: str | None = Field(None, pattern="^s3://[^/]+", description="where training states are kept, so that a new pod goes on from them")

@@ -1,21 +1,23 @@
 """The training pipeline: the six steps of dvc.yaml on a cluster."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from kfp import dsl
 
 from components import kubeflow as steps
-from components.params import PipelineParams
-from pipelines.parameters import default_values
 from pipelines.placement import Placement
 from pipelines.profile import Image, Profile
 
 NAME = "segmentation-training"
 
 
-def training_pipeline(params: PipelineParams, profile: Profile, image: Image) -> Any:
-    """The pipeline with ``params`` as its parameters' defaults, placed as ``profile`` says."""
-    default = default_values(params, profile)
+def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image) -> Any:
+    """The pipeline, placed as ``profile`` says.
+
+    Args:
+        default: of every pipeline parameter, see ``parameters.default_values``.
+    """
     place = Placement(profile, image)
     code = image.code_revision
 
@@ -43,11 +45,10 @@ def training_pipeline(params: PipelineParams, profile: Profile, image: Image) ->
         gpu_count: int = default["gpu_count"],
         skip_unchanged: bool = default["skip_unchanged"],
     ):
-        the_end = place("notify", steps.notify(registered_model=registered_model))
+        the_end = place(steps.notify(registered_model=registered_model))
         with dsl.ExitHandler(the_end, name="training"):
             data = place(
-                "ingest",
-                steps.ingest(params=ingest_params, source=dataset_source, path=dataset_path, repo=dataset_repo, rev=dataset_rev, layout=dataset_layout),
+                steps.ingest(params=ingest_params, source=dataset_source, path=dataset_path, repo=dataset_repo, rev=dataset_rev, layout=dataset_layout)
             )
             dataset, digest = data.outputs["dataset"], data.outputs["data_digest"]
             network = {
@@ -58,24 +59,17 @@ def training_pipeline(params: PipelineParams, profile: Profile, image: Image) ->
                 "learning_rate": learning_rate,
                 "seed": seed,
             }
-            news = place(
-                "changed",
-                steps.changed(dataset=dataset, params=train_params, **network, registered_model=registered_model, skip_unchanged=skip_unchanged),
-            )
+            news = place(steps.changed(dataset=dataset, params=train_params, **network, registered_model=registered_model, skip_unchanged=skip_unchanged))
             with dsl.If(news.outputs["decision"] == "train", name="something is new"):
                 known = {"data_digest": digest, "code_revision": code}
                 gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
-                checked = place("validate", steps.validate(dataset=dataset, params=validate_params, **known))
-                packed = place(
-                    "preprocess",
-                    steps.preprocess(dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known),
-                )
+                checked = place(steps.validate(dataset=dataset, params=validate_params, **known))
+                packed = place(steps.preprocess(dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known))
                 shards = packed.outputs["shards"]
-                trained = place("train", steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
+                trained = place(steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
                 weights = trained.outputs["model"]
-                measured = place("evaluate", steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus)
+                measured = place(steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus)
                 place(
-                    "register",
                     steps.register(
                         shards=shards,
                         model=weights,
@@ -84,7 +78,7 @@ def training_pipeline(params: PipelineParams, profile: Profile, image: Image) ->
                         registered_model=registered_model,
                         minimum_miou=minimum_miou,
                         **known,
-                    ),
+                    )
                 )
 
     return dsl.pipeline(name=NAME, description="Ingest, validate, preprocess, train, evaluate, register")(training)

@@ -1,0 +1,218 @@
+"""The command line of the pipeline: ``python -m pipelines compile | run | submit | schedule | schedules | unschedule | status | pin``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.__main__ import guarded
+from segmodels.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.profile import Image, Profile
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    chosen = _parser().parse_args(argv)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
+    return guarded(lambda: chosen.command(chosen))
+
+
+# --- commands
+
+
+def compile_(chosen: argparse.Namespace) -> None:
+    _, values, profile, image = _settings(chosen)
+    _compile(values, profile, image, chosen.output)
+    print(f"{chosen.output} written")
+
+
+def run(chosen: argparse.Namespace) -> None:
+    from pipelines.local import run_locally
+    from pipelines.training import training_pipeline
+
+    chosen.allow_tag = True  # an image on this machine has no digest of a registry; `make image` names it by its content
+    _, values, profile, image = _settings(chosen)
+    for name in ("dataset_path", "dataset_repo"):  # the containers see a folder at the same place
+        if values[name] and Path(values[name]).is_dir():
+            values[name] = str(Path(values[name]).absolute())
+    folder = run_locally(training_pipeline(values, profile, image), values, profile, image, chosen.root)
+    registered = folder / "register" / "registration"
+    print(f"outputs: {folder}" if registered.exists() else f"nothing was trained, the log above says why; outputs: {folder}")
+
+
+def submit(chosen: argparse.Namespace) -> None:
+    from pipelines import cluster
+    from pipelines.secrets import require_secrets
+
+    default, values, profile, image = _settings(chosen)
+    server = _connect(chosen)
+    require_secrets(profile, server.namespace)
+    with tempfile.TemporaryDirectory() as folder:
+        package = _compile(default, profile, image, Path(folder) / "pipeline.yaml")
+        name = f"{values['model']} {image.code_revision[:12]} {datetime.now(UTC):%Y-%m-%d %H:%M}"
+        run_id = cluster.submit(server, package, name, values, profile.service_account)
+    print(f"{run_id} submitted: {cluster.run_link(server, run_id)}")
+
+
+def schedule(chosen: argparse.Namespace) -> None:
+    from pipelines.cron import Cron
+    from pipelines.schedule import Schedule, apply
+    from pipelines.secrets import require_secrets
+
+    seconds = _seconds(chosen.every) if chosen.every else None
+    if chosen.cron:
+        times = Cron.parse(chosen.cron).next_times(datetime.now(UTC), 3)
+        if not times:
+            raise InputError(f"cron expression {chosen.cron!r} never comes: correct the day or month")
+        print("next times (UTC): " + ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in times))
+    default, values, profile, image = _settings(chosen)
+    wanted = Schedule(chosen.name, chosen.cron, seconds, {name: value for name, value in values.items() if value != default[name]}, profile.service_account)
+    server = _connect(chosen)
+    require_secrets(profile, server.namespace)
+    with tempfile.TemporaryDirectory() as folder:
+        package = _compile(default, profile, image, Path(folder) / "pipeline.yaml")
+        print("\n".join(apply(server, wanted, package, image.code_revision, dry_run=chosen.dry_run)))
+
+
+def schedules(chosen: argparse.Namespace) -> None:
+    from pipelines.schedule import in_words, recurring_runs
+
+    print("\n".join(in_words(one) for one in recurring_runs(_connect(chosen))) or "no schedules")
+
+
+def unschedule(chosen: argparse.Namespace) -> None:
+    from pipelines.schedule import remove
+
+    print("\n".join(remove(_connect(chosen), chosen.name)))
+
+
+def status(chosen: argparse.Namespace) -> None:
+    from pipelines.cluster import describe_run
+
+    print(describe_run(_connect(chosen), chosen.run))
+
+
+def pin(chosen: argparse.Namespace) -> None:
+    from pipelines.images import image_of
+    from pipelines.profile import load_profile, pin_image
+
+    load_profile(chosen.profile)
+    image = image_of(chosen.image)
+    print(f"{pin_image(chosen.profile, image)}: {image.reference}, code {image.code_revision}")
+
+
+# --- what they share
+
+
+def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
+    """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
+    from components.params import load_params
+    from pipelines.parameters import default_values, given_values
+    from pipelines.profile import load_profile, pinned_image
+
+    profile = load_profile(chosen.profile)
+    default = default_values(load_params(chosen.params), profile)
+    values = default | given_values(chosen.set, default)
+    return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
+
+
+def _compile(default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
+    """Write the pipeline with these defaults to ``path``."""
+    from kfp.compiler import Compiler
+
+    from pipelines.training import training_pipeline
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--output is {path}, expected a name that ends with .yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Compiler().compile(training_pipeline(default, profile, image), str(path))
+    return path
+
+
+def _connect(chosen: argparse.Namespace) -> Any:
+    from pipelines.cluster import connect
+
+    return connect(chosen.host, chosen.namespace, chosen.token_file)
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([smhd])", text)
+    if not match or int(match[1]) == 0:
+        raise InputError(f"--every is {text!r}, expected a whole number and a unit, as 30m, 6h or 1d")
+    return int(match[1]) * UNITS[match[2]]
+
+
+# --- options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pipelines", description="The training pipeline on Kubeflow, or in containers on this machine.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(command=function)
+        return one
+
+    one = command("compile", compile_, "write the pipeline as YAML")
+    _add_pipeline(one, profile="cpu")
+    one.add_argument("--output", type=Path, default=Path("pipeline.yaml"), help="file to write (default: %(default)s)")
+
+    one = command("run", run, "run the pipeline in containers on this machine, by Docker")
+    _add_pipeline(one, profile="local")
+    one.add_argument("--root", type=Path, default=Path("data/kfp"), help="folder for outputs, downloads and training states (default: %(default)s)")
+
+    one = command("submit", submit, "run the pipeline once on a cluster")
+    _add_pipeline(one, profile="cpu")
+    _add_server(one)
+
+    one = command("schedule", schedule, "run the pipeline again and again on a cluster; replaces the schedule of that name")
+    one.add_argument("name")
+    when = one.add_mutually_exclusive_group(required=True)
+    when.add_argument("--cron", help="six fields, seconds first, UTC: '0 0 3 * * *' is every night at three")
+    when.add_argument("--every", metavar="TIME", help="pause, as 30m, 6h or 1d")
+    one.add_argument("--dry-run", action="store_true", help="only say what differs from the schedule that is there")
+    _add_pipeline(one, profile="cpu")
+    _add_server(one)
+
+    _add_server(command("schedules", schedules, "list the schedules"))
+    one = command("unschedule", unschedule, "delete a schedule")
+    one.add_argument("name")
+    _add_server(one)
+    one = command("status", status, "say how a run is")
+    one.add_argument("run", help="its id")
+    _add_server(one)
+    one = command("pin", pin, "write an image that is on this machine down as the one of a profile, by digest where a registry has it")
+    one.add_argument("image")
+    one.add_argument("--profile", required=True)
+    return parser
+
+
+def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
+    parser.add_argument("--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="defaults of the parameters (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter, for example epochs=40; may be repeated")
+    parser.add_argument("--image", help="image in place of the one that is pinned for the profile")
+    parser.add_argument("--allow-tag", action="store_true", help="take an image that is not named by its digest")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)")
+    parser.add_argument("--namespace", help="of the user, where Kubeflow tells users apart (default: KF_PIPELINES_NAMESPACE)")
+    parser.add_argument(
+        "--token-file", type=Path, help="file with a bearer token (default: KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH, KF_PIPELINES_COOKIE)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

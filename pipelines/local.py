@@ -1,0 +1,150 @@
+"""Run the pipeline on this machine: every step in its container, by Docker, without a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipelines.placement import RUN_ID, WORKING_FOLDER
+from pipelines.profile import Image, Profile
+from pipelines.training import NAME
+from segmodels.errors import InputError
+
+HANDED_ON = ("AWS_", "MLFLOW_", "SEGMODELS_WEBHOOK_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+"""Variables of the caller that the containers get, but for those that name files."""
+
+
+def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, image: Image, root: Path) -> Path:
+    """Run the pipeline in containers, as the calling user.
+
+    Without ``MLFLOW_TRACKING_URI`` an MLflow server runs meanwhile, on the store that `dvc repro` uses: ./mlflow.db and ./mlruns.
+
+    Args:
+        values: all pipeline parameters.
+        root: folder for what the steps hand on; downloads and training states are kept in it between runs.
+
+    Returns:
+        The run's folder in ``root``: one folder per step with its outputs.
+
+    Raises:
+        InputError: Docker does not answer, the image is not there, a step failed.
+    """
+    _require_image(image.reference)
+    root = root.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    with _tracking_server(root / "mlflow-server.log") as tracking_uri:
+        _initialise(values, profile, root, tracking_uri)
+        known = set(root.glob(f"{NAME}-*"))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*will be ignored.*")  # resources and display names, which Docker has no use for
+            try:
+                pipeline(**values)
+            except RuntimeError as error:
+                if "Inner task failed" not in str(error):
+                    raise
+                raise InputError("the pipeline run failed: the step that failed says why above") from None
+    (folder,) = set(root.glob(f"{NAME}-*")) - known
+    return folder
+
+
+def _require_image(reference: str) -> None:
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        client = docker.from_env()
+    except DockerException as error:
+        raise InputError(f"Docker does not answer ({' '.join(str(error).split())[:200]}): start it, and check DOCKER_HOST and your right to use it") from None
+    try:
+        client.images.get(reference)
+    except ImageNotFound:
+        raise InputError(f"image {reference} is not on this machine: run `make image`, or `docker pull {reference}`") from None
+    finally:
+        client.close()
+
+
+def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, tracking_uri: str) -> None:
+    import docker
+    from kfp import local
+
+    kept = [(root / "cache", f"{WORKING_FOLDER}/cache", False), (root / "checkpoints", f"{WORKING_FOLDER}/checkpoints", False)]
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        kept.append((_artifacts(), str(_artifacts()), False))
+    kept += [(path, str(path), True) for name in ("dataset_path", "dataset_repo") if (path := Path(values[name])).is_absolute() and path.is_dir()]
+    for path, _, _ in kept:
+        path.mkdir(parents=True, exist_ok=True)
+    gpus = [docker.types.DeviceRequest(count=values["gpu_count"], capabilities=[["gpu"]])] if values["gpu_count"] else None
+    shared_memory = profile.pods.of("train").shared_memory
+    runner = local.DockerRunner(
+        user=f"{os.getuid()}:{os.getgid()}",
+        group_add=["0"],  # the image's folders are writable for this group
+        entrypoint="",  # kfp gives the whole command line
+        network_mode="host",
+        shm_size=shared_memory.replace("i", "").lower() if shared_memory else "1g",
+        mounts=[docker.types.Mount(target, str(path), type="bind", read_only=read_only) for path, target, read_only in kept],
+        device_requests=gpus,
+        environment=_environment() | {"MLFLOW_TRACKING_URI": tracking_uri, RUN_ID: str(uuid.uuid4())},
+    )
+    local.init(runner, pipeline_root=str(root))
+
+
+def _environment() -> dict[str, str]:
+    names = [name for name in os.environ if name.upper().startswith(HANDED_ON) and not name.endswith("_CA_BUNDLE")]
+    return {name: os.environ[name] for name in names}
+
+
+def _artifacts() -> Path:
+    return Path("mlruns").absolute()
+
+
+@contextmanager
+def _tracking_server(log: Path) -> Iterator[str]:
+    """``MLFLOW_TRACKING_URI``, or an MLflow server on ./mlflow.db while the block runs; its log goes to ``log``.
+
+    It tells clients to write artifacts into ./mlruns themselves, as a client of the database file alone does: the experiments
+    of this store can be used either way. The containers see the folder at the same place.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        yield uri
+        return
+    uri = f"http://127.0.0.1:{(port := _free_port())}"
+    store = [f"--backend-store-uri=sqlite:///{Path('mlflow.db').absolute()}", f"--default-artifact-root={_artifacts().as_uri()}", "--no-serve-artifacts"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *store]
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    with log.open("w") as output:
+        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    try:
+        _await(f"{uri}/health", server, log)
+        yield uri
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)  # the server and its workers
+        server.wait()
+
+
+def _await(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise InputError(f"the local MLflow server does not start ({log} says why): set MLFLOW_TRACKING_URI to a server of yours")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
