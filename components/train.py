@@ -134,8 +134,9 @@ def _fabric(params: TrainParams) -> Fabric:
 
     import torch
     from lightning.fabric import Fabric
+    from lightning_utilities.core import rank_zero
 
-    logging.getLogger("lightning.fabric.utilities.rank_zero").setLevel(logging.WARNING)  # no lines about its choices: they are in the parameters
+    rank_zero.log.setLevel(logging.WARNING)  # no lines about Fabric's choices: they are in the parameters
     gpu = params.accelerator == "gpu" or (params.accelerator == "auto" and torch.cuda.is_available())
     if gpu and not torch.cuda.is_available():
         raise InputError("train.accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto")
