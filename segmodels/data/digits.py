@@ -15,6 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from segmodels.errors import InputError
+
 CLASSES = {
     "background": (24, 24, 32),
     "0": (230, 25, 75),
@@ -42,7 +44,12 @@ def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int
         train, val, test: number of scenes; no source digit occurs in two splits.
         size: height and width of a scene in pixels, at least 32.
         seed: the same seed gives the same files, byte for byte; every scene depends on seed, split and its number alone.
+
+    Raises:
+        InputError: scenes too small to show digits.
     """
+    if size < 32:
+        raise InputError(f"size of the digit scenes is {size}, expected at least 32 pixels")
     root = Path(root)
     sources = split_sources(seed)
     jobs = [(split, number) for split, count in (("train", train), ("val", val), ("test", test)) for number in range(count)]

@@ -191,7 +191,8 @@ def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Iterator[T]:
     finally:
         dropped.set()
         free.release()
-        thread.join()
+        if thread is not threading.current_thread():  # where the garbage collector may drop the iterator
+            thread.join()
 
 
 def _channels_last(images: Sequence[np.ndarray]) -> Tensor:

@@ -212,12 +212,13 @@ class ShardReader:
             raise self._corrupt(shard, error) from None
 
     def _map(self, shard: int) -> pa.ipc.RecordBatchFileReader:
-        if shard not in self._open:
+        reader = self._open.get(shard)  # another thread may release the maps at any time
+        if reader is None:
             reader = pa.ipc.open_file(pa.memory_map(str(self.folder / self._shards[shard]["file"])))
             if reader.schema != SHARD_SCHEMA or reader.num_record_batches != self._shards[shard]["samples"]:
                 raise self._corrupt(shard, f"{reader.num_record_batches} samples of schema {reader.schema.names}")
             self._open[shard] = reader
-        return self._open[shard]
+        return reader
 
     def _view(self, index: int, column: pa.LargeBinaryArray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         view = np.frombuffer(column.buffers()[2], dtype=dtype)  # the buffer of values; a scalar's as_buffer() would copy

@@ -16,6 +16,7 @@ from PIL import Image
 
 from components.params import PreprocessParams
 from components.preprocess import preprocess, resize
+from segmodels.data.digits import write_digits
 from segmodels.data.layouts import open_layout
 from segmodels.data.manifest import Dataset, write_dataset
 from segmodels.data.shards import ShardReader
@@ -253,3 +254,41 @@ def test_help_and_the_command_line(made, tmp_path):
     assert done.stdout.startswith("12 samples in 3 shards")
     assert json.loads((tmp_path / "shards" / "statistics.json").read_text())["images"] == SPLITS
     assert cv2.getNumThreads() > 0  # only the worker processes were set to one thread
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_dataset(tmp_path):
+    """5,000 scenes under 1.5 GB, and hardly more than for 500: the sum over all processes, sampled while it runs."""
+    write_digits(tmp_path / "source", train=40, val=5, test=5, size=96, seed=0)
+    layout = open_layout("folder", tmp_path / "source")
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "report.json").write_text('{"success": true}')
+    peaks = {}
+    for times in (10, 100):
+        rows = [
+            {"id": f"{s.id} {n}", "split": s.split, "image": s.image, "mask": s.mask, "image_md5": "0", "mask_md5": "0", "group": s.group}
+            for s in layout.samples()
+            for n in range(times)
+        ]
+        (tmp_path / "dataset").mkdir(exist_ok=True)
+        write_dataset(tmp_path / "dataset", layout="folder", root="../source", labels=layout.labels, source={}, revision=None, digest="5.dir", rows=rows)
+        process = subprocess.Popen(command(tmp_path, tmp_path / "shards"), cwd=Path(__file__).parents[2])
+        peaks[len(rows)] = 0
+        while process.poll() is None:
+            peaks[len(rows)] = max(peaks[len(rows)], resident(process.pid))
+            time.sleep(0.02)
+        assert process.returncode == 0
+    print(f"peak of all processes: { ({count: f'{peak / 1e6:.0f} MB' for count, peak in peaks.items()}) }")
+    assert peaks[5000] < 1.5e9
+    assert peaks[5000] < 1.3 * peaks[500]
+
+
+def resident(pid: int) -> int:
+    """Bytes in memory of a process and all below it."""
+    import psutil
+
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        return sum(process.memory_info().rss for process in family)
+    except psutil.Error:  # one has just ended
+        return 0

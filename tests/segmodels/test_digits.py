@@ -10,6 +10,7 @@ import pytest
 
 from segmodels.data.digits import scene, split_sources, write_digits
 from segmodels.data.layouts import open_layout
+from segmodels.errors import InputError
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -138,6 +139,19 @@ def test_no_classifier_of_single_pixels_finds_the_digits(scenes):
     predicted = QuadraticDiscriminantAnalysis(priors=np.full(11, 1 / 11)).fit(pixels[:half], truth[:half]).predict(pixels[half:])
     ious = [intersection_over_union(predicted == c, truth[half:] == c) for c in range(11)]
     assert np.mean(ious) < 0.15
+
+
+@pytest.mark.parametrize("size", [32, 50, 200])
+def test_scenes_of_any_size_have_digits(size):
+    sources = split_sources(0)["test"]
+    made = [scene(np.random.default_rng(number), sources, size) for number in range(8)]
+    assert {image.shape for image, _ in made} == {(size, size, 3)}
+    assert np.mean([mask > 0 for _, mask in made]) > 0.15
+
+
+def test_scenes_too_small_for_digits_are_refused(tmp_path):
+    with pytest.raises(InputError, match="is 20, expected at least 32"):
+        write_digits(tmp_path, train=1, val=1, test=1, size=20, seed=0)
 
 
 @pytest.mark.slow
