@@ -62,10 +62,10 @@ def weights_of_classes(class_weights: Tensor | Sequence[float] | None) -> Tensor
     return weights
 
 
-def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Σ values / Σ weights over the pixels whose weight is above 0 (bool: that are True); 0 if none is."""
-    total = weights.sum(dtype=values.dtype)
-    return torch.where(weights > 0, values, 0).sum() / torch.where(total > 0, total, 1)
+def mean_valid(values: Tensor, valid: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Σ values / number of valid pixels, or / Σ weights of theirs; 0 if that is 0. All of one shape."""
+    total = valid.sum() if weights is None else torch.where(valid, weights, 0).sum()
+    return torch.where(valid, values, 0).sum() / torch.where(total > 0, total, 1)
 
 
 def mean_present(values: Tensor, present: Tensor) -> Tensor:

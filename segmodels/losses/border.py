@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import weighted_mean
+from segmodels.losses.base import mean_valid
 from segmodels.losses.distance import distance_to
 from segmodels.losses.distribution import PixelLoss
 from segmodels.losses.registry import LossCard, register_loss
@@ -43,7 +43,7 @@ class BorderWeightedCrossEntropyLoss(PixelLoss):
         weights = torch.from_numpy(np.stack(maps)).to(logits)
         of_classes = self.weights(logits)
         weights += 1 if of_classes is None else of_classes[labels]
-        return weighted_mean(weights * F.cross_entropy(logits, labels, reduction="none"), valid)
+        return mean_valid(weights * F.cross_entropy(logits, labels, reduction="none"), valid)
 
 
 def border_weight_map(cells: np.ndarray, border_weight: float = 10.0, sigma: float = 5.0) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Loss, choice, weighted_mean, weights_of_classes
+from segmodels.losses.base import Loss, choice, mean_valid, weights_of_classes
 from segmodels.losses.distance import distance_to_other_labels
 from segmodels.losses.registry import LossCard, register_loss
 
@@ -72,8 +72,8 @@ class CrossEntropyLoss(PixelLoss):
         values = self.cross_entropy(logits, labels, valid, self.label_smoothing)
         weights = self.weights(logits)
         if weights is None or self.normalize == "pixels":
-            return weighted_mean(values, valid)
-        return weighted_mean(values, torch.where(valid, weights[labels], 0))
+            return mean_valid(values, valid)
+        return mean_valid(values, valid, weights[labels])
 
 
 @register_loss(
@@ -96,7 +96,7 @@ class BinaryCrossEntropyLoss(PixelLoss):
     """Cross-entropy of sigmoid(logit of c) against [y = c], mean over classes and valid pixels."""
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        return weighted_mean(_one_against_rest(lambda score: -F.logsigmoid(score), logits, labels, self.weights(logits)), valid)
+        return mean_valid(_one_against_rest(lambda score: -F.logsigmoid(score), logits, labels, self.weights(logits)), valid)
 
 
 @register_loss("focal", LossCard("Lin 2017 (1708.02002), eq. 4 and 5", "many easy pixels drown the hard ones"))
@@ -131,9 +131,9 @@ class FocalLoss(PixelLoss):
         weights = self.weights(logits)
         if self.activation == "softmax":
             values = self._focal(-F.cross_entropy(logits, labels, reduction="none"))
-            return weighted_mean(values if weights is None else weights[labels] * values, valid)
+            return mean_valid(values if weights is None else weights[labels] * values, valid)
         shares = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        return weighted_mean(_one_against_rest(lambda score: self._focal(F.logsigmoid(score)), logits, labels, weights, shares), valid)
+        return mean_valid(_one_against_rest(lambda score: self._focal(F.logsigmoid(score)), logits, labels, weights, shares), valid)
 
     def _focal(self, log_probability: Tensor) -> Tensor:
         # the clamp keeps the slope finite at probability 1 when gamma is below 1
@@ -199,7 +199,7 @@ class DistancePenalizedCrossEntropyLoss(PixelLoss):
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         weights = _boundary_weights(labels.cpu(), valid.cpu(), logits.shape[1]).to(logits)
-        return weighted_mean(weights * self.cross_entropy(logits, labels, valid), valid)
+        return mean_valid(weights * self.cross_entropy(logits, labels, valid), valid)
 
 
 def _boundary_weights(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
