@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pyarrow as pa
 from PIL import Image
 
 from components.digest import file_md5
+from components.parallel import parallel_map
 from components.progress import track
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
@@ -59,17 +58,13 @@ def gather_facts(dataset: Path, workers: int) -> pa.Table:
 
     Args:
         dataset: folder of the manifest.
-        workers: processes.
+        workers: processes; 0 means one per core.
+
+    Raises:
+        TransientError: a process was killed.
     """
-    count = Dataset.open(dataset).table.num_rows
-    starts = range(0, count, SAMPLES_PER_TASK)
-    workers = min(workers, len(starts))
-    if workers == 1:
-        _open(dataset)
-        batches = list(track(map(_measure, starts), "opening samples", len(starts)))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_open, initargs=(dataset,)) as pool:
-            batches = list(track(pool.map(_measure, starts), "opening samples", len(starts)))
+    starts = range(0, Dataset.open(dataset).table.num_rows, SAMPLES_PER_TASK)
+    batches = track(parallel_map(_measure, starts, workers, _open, (dataset,)), "opening samples", len(starts))
     return pa.Table.from_batches(batches, schema=FACTS)
 
 

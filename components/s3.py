@@ -23,8 +23,8 @@ CHUNK = 2**20
 WHOLE_FILE_CHECKSUMS = ("ChecksumCRC32", "ChecksumSHA1", "ChecksumSHA256")
 """Those that botocore compares with the bytes by itself while they are read."""
 
-PASSING = ("SlowDown", "Throttling", "RequestTimeout", "RequestTimeTooSkewed", "InternalError", "ServiceUnavailable", "PreconditionFailed")
-"""Error codes that may be gone at the next attempt; a failed precondition is an object that changed while it was read."""
+PASSING = ("SlowDown", "Throttling", "RequestTimeout", "InternalError", "ServiceUnavailable", "PreconditionFailed", "NoSuchKey")
+"""Error codes that may be gone at the next attempt; the last two are of objects that changed after they were listed."""
 
 
 def download(url: str, store: Store) -> tuple[Path, dict[str, str]]:
@@ -141,6 +141,6 @@ def _of_answer(place: str, error: Any, endpoint: str | None) -> Exception:
         return TransientError(f"{place} cannot be read, the server says {message}")
     if code == "NoSuchBucket":
         return InputError(f"{place} cannot be read, there is no such bucket at {endpoint or 'AWS'}: check its name and AWS_ENDPOINT_URL")
-    if status in (401, 403):
+    if status in (401, 403) or code.endswith("Token"):
         return InputError(f"{place} cannot be read, access is denied ({message}): check the credentials in AWS_* and the bucket's permissions")
     return InputError(f"{place} cannot be read, the server says {message}: check bucket, prefix, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -40,7 +39,7 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
         InputError: critical checks failed; names files and what to do, and the page with all of it.
     """
     opened = Dataset.open(dataset)
-    facts = _with_duplicates(gather_facts(dataset, params.workers or len(os.sched_getaffinity(0))), params)
+    facts = _with_duplicates(gather_facts(dataset, params.workers), params)
     classes = _class_counts(facts, opened)
     failed = validation.with_name(f"{validation.name}.failed")
     shutil.rmtree(failed, ignore_errors=True)

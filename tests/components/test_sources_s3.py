@@ -50,6 +50,8 @@ class Double:
         bucket, _, key = unquote(url.path).lstrip("/").partition("/")
         if bucket == "locked":
             return _error(request, 403, "AccessDenied")
+        if bucket == "expired":
+            return _error(request, 400, "ExpiredToken")
         if bucket == "web":
             return _send(request, 404, b"<!doctype html><p>Not found")
         if bucket == "busy":
@@ -256,6 +258,10 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(double: Double, tmp_path:
             r"^s3://locked/set cannot be read, access is denied \(AccessDenied: no\): check the credentials in AWS_\* and the bucket's permissions$",
         ),
         (
+            "s3://expired/set",
+            r"^s3://expired/set cannot be read, access is denied \(ExpiredToken: no\): check the credentials in AWS_\* and the bucket's permissions$",
+        ),
+        (
             "s3://web/set",
             r"^s3://web/set cannot be read, the server says 404: Not Found: check bucket, prefix, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL$",
         ),
@@ -327,6 +333,7 @@ def upload(client: Any, folder: Path, bucket: str, prefix: str) -> None:
 @pytest.mark.acceptance
 def test_ingest_of_a_bucket_equals_ingest_of_the_folder(client: Any, tmp_path: Path) -> None:
     folder = write_small_dataset(tmp_path / "set", {"train": 500, "val": 20, "test": 20})  # more than one page of 1,000 keys
+    (folder / "größe + 1% & mehr?.txt").write_text("")
     upload(client, folder, "ingest", "some/where/")
     client.put_object(Bucket="ingest", Key="some/where-else.txt", Body=b"x")
     ingest(IngestParams(source="s3", path="s3://ingest/some/where"), tmp_path / "from_s3", tmp_path / "cache")
