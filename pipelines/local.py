@@ -97,6 +97,23 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
         environment=_environment() | {"MLFLOW_TRACKING_URI": tracking_uri, RUN_ID: str(uuid.uuid4())},
     )
     local.init(runner, pipeline_root=str(root))
+    resolve_named_outputs()
+
+
+def resolve_named_outputs() -> None:
+    """kfp 2.17 looks for the value of a dsl.If among the outputs of the tasks before it only where the output has no name of its own."""
+    from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
+
+    original = ConditionEvaluator._resolve_pipeline_channel
+
+    def resolve(channel: str, io_store: Any) -> Any:
+        words = channel.removeprefix("pipelinechannel--").split("-")  # of the task's name, then of the output's
+        for cut in range(1, len(words)):
+            with suppress(ValueError):
+                return io_store.get_task_output("-".join(words[:cut]), "-".join(words[cut:]))
+        return original(channel, io_store)
+
+    ConditionEvaluator._resolve_pipeline_channel = staticmethod(resolve)
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,108 @@
+"""The pipeline on kfp.local with one thing replaced: the command line of a container runs in this process, on the same files.
+
+    with cluster_here(folder) as cluster:
+        outputs = cluster.run("epochs=2")
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import local
+from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
+
+from components.params import load_params
+from pipelines.local import resolve_named_outputs
+from pipelines.parameters import default_values, given_values
+from pipelines.profile import Image, Profile, Retries
+from pipelines.training import NAME, training_pipeline
+
+DIGEST = "sha256:" + "0" * 64
+REVISION = "1" * 40
+
+SMALL = """
+ingest: {source: digits, digits: {train: 24, val: 6, test: 6, size: 32, seed: 0}}
+validate: {workers: 1}
+preprocess: {workers: 1}
+train: {model: unet, options: {widths: [4, 8]}, epochs: 1, batch_size: 8, lr: 0.003, schedule: constant, augment: {scale: [1.0, 1.0]}}
+evaluate: {overlays: 1}
+register: {name: tiny, minimum: 0.0}
+"""
+
+
+class Cluster:
+    """A place to run the pipeline. ``ran`` are the steps whose command lines ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ran: list[str] = []
+        self.runs = 0
+        self.unavailable: set[str] = set()  # steps whose containers fail to start
+        (folder / "params.yaml").write_text(SMALL)
+
+    def run(self, *assignments: str, revision: str = REVISION) -> Path:
+        """Run the pipeline; the folder of its outputs."""
+        self.ran.clear()
+        self.runs += 1
+        profile = Profile(retries=Retries(count=0))
+        values = default_values(load_params(self.folder / "params.yaml"), profile)
+        values |= given_values(assignments, values)
+        root = self.folder / "outputs"
+        before = set(root.glob("*"))
+        environment = {"SEGMODELS_PIPELINE_RUN": f"run-{self.runs}", "SEGMODELS_CODE_REVISION": revision}
+        local.init(local.DockerRunner(environment=environment), pipeline_root=str(root))
+        training_pipeline(values, profile, Image(f"registry.example/segmodels@{DIGEST}", revision))(**values)
+        (outputs,) = set(root.glob(f"{NAME}-*")) - before
+        return outputs
+
+    def container(self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any) -> int:
+        """Stands for kfp's ``run_docker_container``; the exit code."""
+        from components.__main__ import main
+
+        assert command[:3] == ["python", "-m", "components"]
+        self.ran.append(command[3])
+        if command[3] in self.unavailable:
+            return 125
+        before = dict(os.environ)
+        os.environ.update(arguments.get("environment", {}))
+        try:
+            return main(command[3:])
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+class DockerClient:
+    """What kfp asks Docker for before it runs a container."""
+
+    def info(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def cluster_here(folder: Path) -> Iterator[Cluster]:
+    import docker
+    from kfp.local import docker_task_handler
+
+    cluster = Cluster(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(docker, "from_env", DockerClient)
+        patch.setattr(docker_task_handler, "run_docker_container", cluster.container)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setattr(ConditionEvaluator, "_resolve_pipeline_channel", ConditionEvaluator._resolve_pipeline_channel)
+        resolve_named_outputs()
+        yield cluster
+
+
+def described(outputs: Path, step: str) -> dict[str, Any]:
+    """Artifact -> metadata, from what the step told Kubeflow."""
+    artifacts = json.loads((outputs / step / "executor_output.json").read_text())["artifacts"]
+    return {name: entry["artifacts"][0]["metadata"] for name, entry in artifacts.items()}

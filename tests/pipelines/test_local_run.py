@@ -1,0 +1,99 @@
+"""The pipeline on kfp.local: every step, what it hands on, when it ends early. Tests build on the run of the first."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kfp_here import Cluster, cluster_here, described
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster_here(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def outputs(cluster: Cluster) -> Path:
+    folder = cluster.run()
+    assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "evaluate", "register", "notify"]
+    return folder
+
+
+def test_every_output_is_there_and_described(outputs: Path) -> None:
+    digest = (outputs / "ingest" / "data_digest").read_text()
+    assert described(outputs, "ingest")["dataset"]["digest"] == digest
+    assert described(outputs, "validate")["validation"] == {"success": True}
+    assert "<html" in (outputs / "validate" / "data_docs").read_text()
+    assert described(outputs, "preprocess")["shards"]["digest"] == digest
+    assert described(outputs, "train")["model"]["data_digest"] == digest
+    assert described(outputs, "evaluate")["metrics"] == json.loads((outputs / "evaluate" / "evaluation" / "metrics.json").read_text())
+    assert "data:image/png;base64," in (outputs / "evaluate" / "pictures").read_text()
+    assert described(outputs, "register")["registration"]["alias"] == "champion"
+    assert (outputs / "register" / "model_card").read_text().startswith("# tiny")
+    for step in ("ingest", "validate", "preprocess", "train", "evaluate", "register"):
+        for name in described(outputs, step):
+            assert (outputs / step / name).exists(), f"{step}/{name}"
+
+
+def test_the_confusion_matrix_is_as_kubeflow_writes_it_itself(outputs: Path) -> None:
+    from kfp.dsl import ClassificationMetrics
+
+    truth = json.loads((outputs / "evaluate" / "evaluation" / "confusion.json").read_text())
+    kubeflow = ClassificationMetrics()
+    kubeflow.log_confusion_matrix(truth["classes"], truth["counts"])
+    assert described(outputs, "evaluate")["confusion"] == kubeflow.metadata
+
+
+def test_the_dataset_travels_with_its_manifest_once(outputs: Path) -> None:
+    dataset = outputs / "ingest" / "dataset"
+    assert json.loads((dataset / "dataset.json").read_text())["root"] == "files"
+    assert len(list((dataset / "files").rglob("*.png"))) == 2 * 36
+    assert not [path for step in outputs.iterdir() if step.name != "ingest" for path in step.rglob("files")]
+
+
+def test_a_run_with_nothing_new_ends_early_and_says_so(outputs: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    cluster.run()
+    assert cluster.ran == ["ingest", "changed", "notify"]
+    said = capfd.readouterr().out
+    assert "nothing is new since the champion, version 1" in said
+    assert "no training" in said
+
+
+@pytest.mark.parametrize(
+    ("assignment", "revision", "said"),
+    [
+        ("skip_unchanged=true", "2" * 40, "new since the champion, version 1: code revision"),
+        ("seed=1", "1" * 40, "new since the champion, version 1: params digest"),
+        ('ingest_params={"ingest": {"digits": {"train": 24, "val": 6, "test": 7, "size": 32, "seed": 0}}}', "1" * 40, "version 1: data digest"),
+        ("skip_unchanged=false", "1" * 40, "training all the same, as asked"),
+        ("skip_unchanged=true", "1" * 40 + "-dirty", "which does not tell whether it is new"),
+    ],
+)
+def test_a_run_with_something_new_trains(
+    outputs: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str], assignment: str, revision: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "unavailable", {"validate"})  # what comes after does not matter here
+    if "-dirty" in revision:
+        register_with(revision)
+    with pytest.raises(RuntimeError, match="Inner task failed"):
+        cluster.run(assignment, revision=revision)
+    assert cluster.ran == ["ingest", "changed", "validate", "notify"]
+    assert said in capfd.readouterr().out
+
+
+def test_a_failing_step_stops_the_run_and_is_told(outputs: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="Inner task failed"):
+        cluster.run('loss={"dise": 1.0}')
+    assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "notify"]
+    captured = capfd.readouterr()
+    assert "error: unknown loss 'dise'" in captured.err
+    assert "tiny: training failed" in captured.out
+
+
+def register_with(revision: str) -> None:
+    """Make the champion one of uncommitted code."""
+    from components import tracking
+
+    tracking.mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)
