@@ -80,11 +80,14 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
             _copy_bundle(model, contents / "bundle")
             example = reader.image(0)[None, :64, :64]
             version = registry.add(run_id=run.run_id, contents=contents, classes_type=bundle.labels.dtype, example=example, tags=tags, description=description)
-        registry.set_tags(version, tags)
+        else:
+            registry.set_tags(version, tags)
         if decision.wins:
             registry.make_champion(version, champion)
         else:
             registry.make_challenger(version)
+        run.set_tags({"registered_model": f"{params.name}/{version.number}"})
+        run.finish()
         facts = {
             "name": params.name,
             "version": version.number,
@@ -102,8 +105,6 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
         shutil.copytree(contents / "card", folder, dirs_exist_ok=True)
         (folder / "registration.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
-    run.set_tags({"registered_model": f"{params.name}/{version.number}"})
-    run.finish()
     print(f"{params.name} version {version.number} is the {decision.alias}: {decision.reason}")
     return facts
 

@@ -25,6 +25,8 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 REQUIREMENTS = ("mlflow", "torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors")
 """What a process needs to load and run a registered model; the versions at hand are written into it, and segmodels itself is inside."""
 
+MISSING = ("not found", "No such artifact")
+
 TAG_LENGTH = 5000  # MLflow refuses longer values
 
 
@@ -53,16 +55,9 @@ class Registry:
 
     def champion(self) -> Version | None:
         """None where no version has the alias yet."""
-        from mlflow.exceptions import MlflowException
-
         with _answers(f"registered model {self.name!r}"):
-            try:
-                version = self.client.get_model_version_by_alias(self.name, CHAMPION)
-            except MlflowException as error:
-                if _is_missing(error):
-                    return None
-                raise
-        return Version(str(version.version), version.tags)
+            number = self._aliases().get(CHAMPION)
+            return Version(number, self.client.get_model_version(self.name, number).tags) if number else None
 
     def add(self, *, run_id: str, contents: Path, classes_type: np.dtype, example: np.ndarray, tags: Mapping[str, str], description: str) -> Version:
         """Save a model and make it a version, in this order: a version always has all its files.
@@ -121,13 +116,24 @@ class Registry:
             if predecessor and predecessor.number != version.number:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, predecessor.number)
             self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
-            aliases = self.client.get_registered_model(self.name).aliases
-            if aliases.get(CHALLENGER) == version.number:
+            if self._aliases().get(CHALLENGER) == version.number:
                 self.client.delete_registered_model_alias(self.name, CHALLENGER)
 
     def make_challenger(self, version: Version) -> None:
         with _answers(f"registered model {self.name!r}"):
             self.client.set_registered_model_alias(self.name, CHALLENGER, version.number)
+
+    def _aliases(self) -> dict[str, str]:
+        """Alias -> version; empty where nothing is registered yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(self.name).aliases
+        except MlflowException as error:
+            if _is_missing(error):
+                return {}
+            raise
+        return {alias: str(number) for alias, number in aliases.items()}  # a local store gives integers
 
     def download(self, version: Version, folder: Path) -> Path:
         """The bundle of a version, as ``download_bundle``."""
@@ -157,8 +163,9 @@ def pip_requirements() -> list[str]:
 
 
 def _is_missing(error: Exception) -> bool:
+    """MLflow has several ways to say so."""
     code = getattr(error, "error_code", None)
-    return code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(error, FileNotFoundError) or "No such artifact" in str(error)
+    return code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(error, FileNotFoundError) or any(words in str(error) for words in MISSING)
 
 
 @contextmanager
