@@ -1,0 +1,148 @@
+"""predict: masks and overlays of a folder of images, and images that cannot be read."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_pipeline import LABELS, use_local_store, write_model, write_run, write_shards
+
+from components.__main__ import main
+from components.evaluate import evaluate
+from components.params import EvaluateParams, RegisterParams
+from components.predict import predict
+from components.register import register
+from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle
+from segmodels.inference.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("predict") / "model", steps=20)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Images of several sizes, formats and modes in ``tmp_path/images``; each as the model should see it."""
+    rng = np.random.default_rng(0)
+    sizes = {"a.png": (20, 30), "b.png": (20, 30), "deep/c.bmp": (33, 17), "d.TIF": (8, 8), "grey.png": (16, 16), "palette.gif": (12, 14)}
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    expected = {}
+    for name, size in sizes.items():
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels)
+        if name == "grey.png":
+            picture = picture.convert("L")
+        if name == "palette.gif":
+            picture = picture.convert("P")
+        picture.save(folder / name)
+        expected[name] = np.asarray(Image.open(folder / name).convert("RGB"))
+    (folder / "notes.txt").write_text("not an image")
+    return expected
+
+
+def mask_name(name: str) -> str:
+    return str(Path(name).with_suffix(".png"))
+
+
+def test_every_image_gets_its_mask_and_overlay(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(str(model), tmp_path / "images", out)
+    predictor = Predictor(load_bundle(model))
+    for name, pixels in images.items():
+        picture = Image.open(out / "masks" / mask_name(name))
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), predictor.masks([pixels])[0])
+        assert picture.getpalette()[: 3 * len(LABELS.palette)] == [value for color in LABELS.palette for value in color]
+        overlay = Image.open(out / "overlays" / Path(name).with_suffix(".jpg"))
+        assert overlay.size == picture.size
+    assert len(list((out / "masks").rglob("*.*"))) == len(list((out / "overlays").rglob("*.*"))) == len(images)
+    with (out / "classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], row["class"]) for row in rows] == [(str(i), name) for i, name in enumerate(LABELS.classes)]
+
+
+def test_overlays_show_the_image_under_the_colours_of_the_mask(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64), LABELS.palette[2]).save(tmp_path / "images" / "pond.png")
+    predict(str(model), tmp_path / "images", tmp_path / "out")
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "pond.png"))
+    overlay = np.asarray(Image.open(tmp_path / "out" / "overlays" / "pond.jpg")).astype(int)
+    expected = (np.array(LABELS.palette)[mask] + LABELS.palette[2]) / 2
+    assert np.abs(overlay - expected).mean() < 4  # what JPEG costs
+
+
+def test_more_images_than_are_held_at_once(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index in range(45):
+        Image.new("RGB", (10 + index % 3, 12), (index, 0, 0)).save(tmp_path / "images" / f"{index:02d}.png")
+    predict(str(model), tmp_path / "images", tmp_path / "out")
+    assert [Image.open(path).size[0] for path in sorted((tmp_path / "out" / "masks").iterdir())] == [10 + index % 3 for index in range(45)]
+
+
+def test_windows_and_flip_are_those_of_the_predictor(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    from segmodels.inference.sliding_window import SlidingWindow
+
+    predict(str(model), tmp_path / "images", tmp_path / "out", window=16, flip=True)
+    predictor = Predictor(load_bundle(model), flip=True, sliding_window=SlidingWindow((16, 16)))
+    for name, pixels in images.items():
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / mask_name(name))), predictor.masks([pixels])[0])
+
+
+def test_broken_images_are_named_at_the_end_and_the_others_are_done(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "images" / "b.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (tmp_path / "images" / "deep" / "empty.jpg").write_bytes(b"")
+    options = ["predict", "--model", str(model), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    assert main(options) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "2 of 7 images could not be predicted, the other 5 are in" in message
+    assert "b.png" in message
+    assert "empty.jpg" in message
+    done = {str(path.relative_to(tmp_path / "out" / "masks")) for path in (tmp_path / "out" / "masks").rglob("*.png")}
+    assert done == {mask_name(name) for name in images} - {"b.png"}
+
+
+def test_an_earlier_result_below_the_images_is_not_predicted_again(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    for _ in range(2):
+        predict(str(model), tmp_path / "images", tmp_path / "images" / "out")
+    assert len(list((tmp_path / "images" / "out" / "masks").rglob("*.png"))) == len(images)
+
+
+def test_two_images_of_one_name_are_refused_before_any_work(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    Image.fromarray(images["a.png"]).save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(InputError, match=r"a.jpg and a.png in .* would both become a.png: rename one"):
+        predict(str(model), tmp_path / "images", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_an_empty_one_and_a_missing_model_are_named(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    assert images
+    with pytest.raises(InputError, match=r"folder of images .*nowhere is not there"):
+        predict(str(model), tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        predict(str(model), tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(InputError, match=r"model.json is not there"):
+        predict(str(tmp_path / "no-model"), tmp_path / "images", tmp_path / "out")
+
+
+def test_the_champion_of_the_registry_predicts(images: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_local_store(tmp_path, monkeypatch)
+    shards, model = write_shards(tmp_path / "shards"), write_model(tmp_path / "model", steps=20)
+    write_run(model, tmp_path / "state")
+    evaluate(EvaluateParams(overlays=0), shards, model, tmp_path / "evaluation")
+    register(RegisterParams(name="scenes"), shards, model, tmp_path / "evaluation", tmp_path / "registration")
+    for name in ("models:/scenes@champion", "models:/scenes/1"):
+        out = tmp_path / name[-1]
+        predict(name, tmp_path / "images", out)
+        (mask,) = Predictor(load_bundle(model)).masks([images["a.png"]])
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "masks" / "a.png")), mask)
+    for name in ("models:/scenes@challenger", "models:/scenes/7", "models:/other@champion"):
+        with pytest.raises(InputError, match=f"model {name} is not in MLflow"):
+            predict(name, tmp_path / "images", tmp_path / "out")
