@@ -45,8 +45,10 @@ def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses nothing. Crop the output."""
-    # F.pad takes (before, after) pairs from the last dimension backwards; no test for "nothing to pad", which would tie an exported graph to one case
+    # functional.pad takes (before, after) pairs from the last dimension backwards
     pads = [pad for size in reversed(images.shape[2:]) for pad in (0, -size % multiple)]
+    if not torch.compiler.is_exporting() and not any(pads):  # asked while exporting, this would tie the graph to one answer
+        return images
     return functional.pad(images, pads, mode="replicate")
 
 

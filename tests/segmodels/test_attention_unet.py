@@ -8,6 +8,11 @@ from segmodels.models.registry import create_model
 WIDTHS = [4, 6, 8, 10, 12]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 

@@ -9,6 +9,11 @@ from segmodels.models.registry import create_model
 WIDTHS = [4, 5, 6, 7, 8, 7, 6, 5, 4]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def test_recurrent_unit_follows_its_equations() -> None:
     unit = ConvGRU(3, 2)
     features, state = torch.randn(1, 3, 5, 6), torch.randn(1, 2, 5, 6)

@@ -8,6 +8,11 @@ from segmodels.models.registry import create_model
 WIDTHS = [2, 3, 4, 5, 6]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def test_left_leg_joins_pooled_copies_of_the_first_map_at_every_scale() -> None:
     model = MNet(2, 3, WIDTHS).eval()
     seen: dict[str, torch.Tensor] = {}

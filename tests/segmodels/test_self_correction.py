@@ -20,6 +20,11 @@ from segmodels.training.self_correction import (
 )
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return create_model("unet", 3, widths=[2, 3])

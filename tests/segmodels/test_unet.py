@@ -9,6 +9,11 @@ from segmodels.models.unet import UNetOriginal, mirror_index
 WIDTHS = [2, 3, 4, 5, 6]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def parameters(name: str, num_classes: int, in_channels: int) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in create_model(name, num_classes, in_channels=in_channels).parameters())

@@ -9,6 +9,11 @@ from segmodels.models.unet_3_plus import UNet3Plus, background_where_empty
 WIDTHS = [2, 3, 4, 5, 6]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize(("options", "expected"), [({"deep_supervision": False}, 26_971_777), ({}, 26_989_637), ({"classification_guided": True}, 26_991_687)])
 def test_binary_forms_have_the_authors_parameter_counts(options: dict[str, bool], expected: int) -> None:
     with torch.device("meta"):

@@ -10,6 +10,11 @@ from segmodels.models.unet_plus_plus import UNetPlusPlus, prune
 WIDTHS = [2, 3, 4, 5, 6]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def small(**options: object) -> UNetPlusPlus:
     torch.manual_seed(0)
     return UNetPlusPlus(3, 3, WIDTHS, **options)  # type: ignore[arg-type]

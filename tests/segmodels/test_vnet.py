@@ -10,6 +10,11 @@ WIDTHS = [1, 2, 3, 4, 5]
 PAPER_FIELDS = [5, 22, 72, 172, 372, 476, 528, 546, 551]  # table 1
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def stages(model: VNet) -> list[nn.Module]:
     return [*model.encoder, *model.decoder]
 

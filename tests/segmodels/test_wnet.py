@@ -8,6 +8,11 @@ from segmodels.models.wnet import WNet
 WIDTHS = [2, 3, 4, 5, 6]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def modules_of(model: WNet) -> list[nn.Module]:
     return [module for half in (model.encoder, model.decoder) for module in (*half.contracting, *half.expansive)]
 

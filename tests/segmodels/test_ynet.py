@@ -9,6 +9,11 @@ from segmodels.models.registry import create_model
 from segmodels.models.ynet import YNet, _EfficientSpatialPyramid, _PyramidPooling
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 def unused_branches(model: YNet) -> int:
     """Weights of the convolution of dilation 16 that each ESP block of the authors' code owns, and does not run."""
     return sum(9 * m.reduce.out_channels**2 for m in model.modules() if isinstance(m, _EfficientSpatialPyramid))
@@ -49,6 +54,9 @@ def test_pyramid_pooling_keeps_the_map_and_adds_its_averages() -> None:
 def test_spatial_pyramid_sees_19_pixels() -> None:
     """Dilation 8 reaches 8 pixels to each side, the 3x3 reduction one more."""
     block = _EfficientSpatialPyramid(8).double()
+    with torch.no_grad():
+        for convolution in (block.reduce, *block.dilated):
+            convolution.weight.fill_(0.1)  # positive, so that no ReLU hides a path
     features = torch.rand(1, 8, 41, 41, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(block.eval()(features)[0, :, 20, 20].sum(), features)
     seen = torch.nonzero(gradient[0].abs().sum(dim=0))
