@@ -51,7 +51,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     saved = open_checkpoints(state)  # other processes wait in _fabric for the one that fetches
     fabric = _fabric(params)
     task = _task(params, readers[0])
-    task.model.to(memory_format=_memory_format(params, task.model))
+    task.model = _in_memory_format(params, task.model)
     if fabric.world_size > 1:
         from segmodels.training.distributed import synchronize_batch_norm
 
@@ -105,11 +105,13 @@ def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
     return SegmentationTask(model, loss, mean=statistics.mean, std=statistics.std, auxiliary_weights=params.auxiliary_weights)
 
 
-def _memory_format(params: TrainParams, model: torch.nn.Module) -> torch.memory_format:
+def _in_memory_format(params: TrainParams, model: torch.nn.Module) -> torch.nn.Module:
+    """Channels last for models of images; volumes keep theirs."""
     import torch
 
-    four_dimensional = not any(isinstance(module, torch.nn.Conv3d) for module in model.modules())
-    return torch.channels_last if params.channels_last and four_dimensional else torch.contiguous_format
+    if not params.channels_last or any(isinstance(module, torch.nn.Conv3d) for module in model.modules()):
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub lacks it
 
 
 def _optimizer(params: TrainParams, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -145,7 +147,7 @@ def _fabric(params: TrainParams) -> Fabric:
     torch.use_deterministic_algorithms(params.deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not params.deterministic
     world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    precision = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[_precision(params, gpu)]
+    precision: Any = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[_precision(params, gpu)]
     fabric = Fabric(
         accelerator="cuda" if gpu else "cpu",
         devices=local if world > 1 else 1,

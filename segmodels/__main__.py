@@ -48,12 +48,12 @@ def _table(rows: list[tuple[str, ...]], *columns: str) -> None:
 def _models() -> None:
     from segmodels.models.registry import list_models, model_entry
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in list_models():
         card = model_entry(name).card
         parameters = f"{card.parameters / 1e6:.2f}" if card.parameters else ""
         gmac = f"{card.gmac:.1f} at {card.size[0]}x{card.size[1]}" if card.gmac else ""
-        rows.append((name, card.task, parameters, gmac, card.default_encoder or "", f"{card.paper}"))
+        rows.append((name, card.task, parameters, gmac, card.default_encoder or "", card.paper))
     _table(rows, "model", "task", "million parameters", "GMAC", "encoder", "paper")
 
 

@@ -23,7 +23,7 @@ class MovingAverage:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages = list(self.model.parameters())
+        averages: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -20,7 +20,7 @@ def class_weights(kind: str, class_pixels: Sequence[int], present_pixels: Sequen
     * ``inverse_frequency``: N / N_c.
     * ``complement``: (N - N_c) / N.
     * ``median_frequency``: median of the frequencies / frequency of c, where the frequency is N_c / pixels of the images that
-      have c (Eigen and Fergus 2015, 1411.4734, section 6.3.2), the median over the classes that occur.
+      have c (Eigen and Fergus 2015, 1411.4734), the median over the classes that occur.
 
     A class that never occurs weighs 0, but 1 under ``none`` and, as its formula says, under ``complement``.
 

@@ -224,7 +224,7 @@ class Fit:
                     raise Stopped
         finally:
             self.task.model = trained
-        counts = self._sum_over_processes(torch.from_numpy(matrix.counts)).numpy()
+        counts = (matrix.all_reduce() if self.fabric.world_size > 1 else matrix).counts
         progress.seconds += time.monotonic() - start
         metrics = {**self._means("train", progress.sums), **self._means("val", {name: float(value) for name, value in sums.items()})}
         metrics |= {
@@ -259,7 +259,9 @@ class Fit:
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return value
-        return self.fabric.all_reduce(value.to(self.fabric.device), reduce_op="sum").cpu()
+        total = value.to(self.fabric.device, copy=True)
+        torch.distributed.all_reduce(total)
+        return total.cpu()
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked: all must leave at the same batch."""

@@ -35,6 +35,8 @@ class SegmentationTask(nn.Module):
         self.model = model
         self.loss = loss
         self.auxiliary_weights = tuple(auxiliary_weights)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 

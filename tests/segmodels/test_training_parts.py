@@ -1,6 +1,7 @@
 """Schedules, weight averaging, checkpoints, batch norm over processes."""
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_one_cycle_is_torch_s() -> None:
 @pytest.mark.parametrize("name", ["polynomial", "cosine", "constant"])
 def test_warm_up_rises_to_one_and_the_rate_never_leaves_zero_to_one(name: str) -> None:
     factors = [learning_rate_factor(name, t / 200, warmup=0.1) for t in range(201)]
-    assert all(earlier < later for earlier, later in zip(factors[:19], factors[1:20], strict=True))
+    assert all(earlier < later for earlier, later in itertools.pairwise(factors[:20]))
     assert factors[20] == 1
     assert all(0 < factor <= 1 for factor in factors)
 
