@@ -73,7 +73,7 @@ def our_epoch(batches: Batches, precision: str) -> float:
             fabric,
             task,
             optimizer,
-            lambda share: 1.0,
+            lambda _: 1.0,
             batches,
             [],
             settings=settings,

@@ -16,7 +16,14 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_every_step_and_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys, components.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'torch', 'mlflow', 'pydantic', 'numpy'} & set(sys.modules)))"
+    code = """
+import sys, components.__main__ as command_line
+try:
+    command_line.main(["--help"])
+except SystemExit:
+    pass
+print(sorted({"torch", "mlflow", "pydantic", "numpy"} & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
     for step in STEPS:
