@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from segmodels.errors import InputError
 from segmodels.inference.augmentation import average_predictions
@@ -80,8 +80,8 @@ class Predictor:
         for size, same in groupby(images, key=lambda image: (image.shape[0], image.shape[1])):
             group = list(same)
             for first in range(0, len(group), batch_size):
-                batch = torch.from_numpy(np.stack(group[first : first + batch_size])).to(self.device).permute(0, 3, 1, 2)
-                masks += self.batch_masks(self._resize(batch), [size] * len(batch))
+                batch = np.stack([self._resize(image) for image in group[first : first + batch_size]])
+                masks += self.batch_masks(torch.from_numpy(batch).permute(0, 3, 1, 2), [size] * len(batch))
         return masks
 
     def _bands(self, images: Tensor) -> Iterator[Iterator[Tensor]]:
@@ -98,11 +98,11 @@ class Predictor:
     def _network(self, images: Tensor) -> Tensor:
         return self._model(images).logits.float().softmax(dim=1)
 
-    def _resize(self, images: Tensor) -> Tensor:
-        """Images at the size of the training data."""
-        height, width = images.shape[-2:]
-        if self._longer_side in (None, max(height, width)):
-            return images
-        scale = self._longer_side / max(height, width)
-        size = (max(round(height * scale), 1), max(round(width * scale), 1))
-        return functional.interpolate(images.float(), size, mode="bilinear", antialias=True).round().to(torch.uint8)
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        """The image at the size of the training data, resized as they were: by area averaging to shrink, bilinearly to grow."""
+        longer_side = max(image.shape[:2])
+        if self._longer_side in (None, longer_side):
+            return image
+        factor = self._longer_side / longer_side
+        size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)

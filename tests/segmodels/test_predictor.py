@@ -131,10 +131,15 @@ def test_masks_of_another_size_interpolate_probabilities_not_classes() -> None:
 
 
 def test_images_are_shown_to_the_model_at_the_size_it_was_trained_at() -> None:
-    model = LeftToRight()
-    (mask,) = Predictor(bundle(model, 2, longer_side=16)).masks(images(1, 20, 32))
+    torch.manual_seed(0)
+    model, batch = LeftToRight(), images(1, 20, 32)
+    (mask,) = Predictor(bundle(model, 2, longer_side=16)).masks(batch)
     assert model.sizes == [(1, 3, 10, 16)]
-    assert mask.shape == (20, 32)
+    small = batch.reshape(1, 10, 2, 16, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)  # area averaging
+    (expected,) = Predictor(bundle(model, 2)).batch_masks(to_torch(small), [(20, 32)])
+    assert (mask == expected).mean() > 0.99
+    Predictor(bundle(model, 2, longer_side=16)).masks(images(1, 4, 8))
+    assert model.sizes[-1] == (1, 3, 8, 16)
 
 
 def test_sliding_windows_give_the_same_mask_as_the_whole_image_for_a_pointwise_model() -> None:
