@@ -1,7 +1,7 @@
 """The pipeline on kfp.local with one thing replaced: the command line of a container runs in this process, on the same files.
 
-    with cluster_here(folder) as cluster:
-        outputs = cluster.run("epochs=2")
+with cluster_here(folder) as cluster:
+    outputs = cluster.run("epochs=2")
 """
 
 import json
@@ -59,7 +59,7 @@ class Cluster:
         (outputs,) = set(root.glob(f"{NAME}-*")) - before
         return outputs
 
-    def container(self, client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any) -> int:
+    def container(self, *, command: list[str], **arguments: Any) -> int:
         """Stands for kfp's ``run_docker_container``; the exit code."""
         from components.__main__ import main
 

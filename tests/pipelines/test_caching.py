@@ -20,7 +20,7 @@ class KubeflowCache:
         self.outputs: dict[str, Any] = {}
         self.keys: list[dict[str, Any]] = []
 
-    def compute_key(self, component_name: str, image: str, full_command: list[str], arguments: dict[str, Any], **_: Any) -> str:
+    def compute_key(self, *, image: str, full_command: list[str], arguments: dict[str, Any], **_: Any) -> str:
         inputs = {name: value.name if isinstance(value, Artifact) else value for name, value in arguments.items()}
         self.keys.append({"image": image, "command": tuple(full_command), **inputs})
         return repr(sorted(self.keys[-1].items()))

@@ -53,7 +53,8 @@ def test_the_dataset_travels_with_its_manifest_once(outputs: Path) -> None:
     assert not [path for step in outputs.iterdir() if step.name != "ingest" for path in step.rglob("files")]
 
 
-def test_a_run_with_nothing_new_ends_early_and_says_so(outputs: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("outputs")
+def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     cluster.run()
     assert cluster.ran == ["ingest", "changed", "notify"]
     said = capfd.readouterr().out
@@ -61,6 +62,7 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(outputs: Path, cluster: C
     assert "no training" in said
 
 
+@pytest.mark.usefixtures("outputs")
 @pytest.mark.parametrize(
     ("assignment", "revision", "said"),
     [
@@ -72,7 +74,7 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(outputs: Path, cluster: C
     ],
 )
 def test_a_run_with_something_new_trains(
-    outputs: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str], assignment: str, revision: str, said: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, capfd: pytest.CaptureFixture[str], assignment: str, revision: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "unavailable", {"validate"})  # what comes after does not matter here
     if "-dirty" in revision:
@@ -83,7 +85,8 @@ def test_a_run_with_something_new_trains(
     assert said in capfd.readouterr().out
 
 
-def test_a_failing_step_stops_the_run_and_is_told(outputs: Path, cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("outputs")
+def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="Inner task failed"):
         cluster.run('loss={"dise": 1.0}')
     assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "notify"]
