@@ -30,8 +30,9 @@ class Loss(nn.Module, ABC):
             raise InputError(f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W) or (B, C, D, H, W) with C >= 2 classes")
         if target.shape != logits.shape[:1] + logits.shape[2:] or target.is_floating_point():
             raise InputError(f"target is {target.dtype} {tuple(target.shape)}, expected integers {tuple(logits.shape[:1] + logits.shape[2:])} as the logits")
-        valid = target != self.ignore_index
-        labels = target.long().masked_fill(~valid, 0)
+        labels = target.long()  # before the comparison: -1 would equal 255 in uint8
+        valid = labels != self.ignore_index
+        labels = labels.masked_fill(~valid, 0)
         if labels.device.type == "cpu" and labels.numel() and (labels.min() < 0 or labels.max() >= logits.shape[1]):
             wrong = labels[(labels < 0) | (labels >= logits.shape[1])].unique().tolist()
             raise InputError(f"target holds labels {wrong}, expected 0..{logits.shape[1] - 1} or {self.ignore_index} (ignored): correct the label map")

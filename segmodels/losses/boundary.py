@@ -48,7 +48,8 @@ class ContourLoss(Loss):
 
 
 @register_loss(
-    "boundary", LossCard("Kervadec 2019 (1812.07032), eq. 5", "small or thin structures; with dice or generalized_dice, its weight rising over the training")
+    "boundary",
+    LossCard("Kervadec 2019 (1812.07032), the loss L_B", "small or thin structures; with dice or generalized_dice, its weight rising over the training"),
 )
 class BoundaryLoss(ContourLoss):
     """Probability of a class times the signed distance to its true contour.
@@ -66,7 +67,10 @@ class BoundaryLoss(ContourLoss):
         return probabilities * distance.to(probabilities.dtype)
 
 
-@register_loss("hausdorff", LossCard("Karimi 2019 (1904.10030), eq. 9", "the largest distance between contours matters; with dice, after a warm-up"))
+@register_loss(
+    "hausdorff",
+    LossCard("Karimi 2019 (1904.10030), the loss by distance transforms", "the largest distance between contours matters; with dice, after a warm-up"),
+)
 class HausdorffLoss(ContourLoss):
     """(s - y)² (d_G^α + d_S^α) with d the distance to the contour of the true class and of the predicted one (s above 0.5).
 

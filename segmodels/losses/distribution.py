@@ -47,7 +47,7 @@ class PixelLoss(Loss):
 
 @register_loss(
     "cross_entropy",
-    LossCard("maximum likelihood; weights of FCN's successors: Eigen and Fergus 2015, section 6.3.2", "the default; alone, or with a region loss"),
+    LossCard("maximum likelihood, per pixel as FCN (Long 2015, 1411.4038)", "the default; alone, or with a region loss"),
 )
 class CrossEntropyLoss(PixelLoss):
     """Cross-entropy, with class weights and label smoothing on request.
@@ -140,7 +140,7 @@ class FocalLoss(PixelLoss):
         return (-torch.expm1(log_probability)).clamp(min=1e-12) ** self.gamma * -log_probability
 
 
-@register_loss("top_k", LossCard("Wu 2016 (1605.06885), section 3", "noisy or easy majorities: only the worst share of the pixels counts"))
+@register_loss("top_k", LossCard("Wu 2016 (1605.06885), online bootstrapping", "noisy or easy majorities: only the worst share of the pixels counts"))
 class TopKLoss(PixelLoss):
     """Mean cross-entropy of the worst k percent of the valid pixels of the batch, at least one.
 
@@ -161,7 +161,7 @@ class TopKLoss(PixelLoss):
 @register_loss(
     "ohem",
     LossCard(
-        "Shrivastava 2016 (1604.03540); per pixel as BiSeNet (1808.00897), section 4.1", "real-time nets; pixels already right with some certainty are left out"
+        "Shrivastava 2016 (1604.03540); per pixel as BiSeNet (1808.00897) trains", "real-time nets; pixels already right with some certainty are left out"
     ),
 )
 class OHEMLoss(PixelLoss):
@@ -188,7 +188,8 @@ class OHEMLoss(PixelLoss):
 
 
 @register_loss(
-    "distance_penalized_cross_entropy", LossCard("Caliva 2019 (1908.03679), section 2", "contours matter: pixels near the boundary weigh up to twice")
+    "distance_penalized_cross_entropy",
+    LossCard("Caliva 2019 (1908.03679), the distance map penalty", "contours matter: pixels near the boundary weigh up to twice"),
 )
 class DistancePenalizedCrossEntropyLoss(PixelLoss):
     """Cross-entropy weighted by 1 + (D - d) / D, mean over valid pixels.

@@ -21,7 +21,7 @@ from segmodels.losses.base import Loss, class_sums, mean_present
 from segmodels.losses.registry import LossCard, register_loss
 
 
-@register_loss("lovasz_softmax", LossCard("Berman 2018 (1705.08790), eq. 11 with section 3", "fine-tuning for mean IoU, usually beside cross_entropy"))
+@register_loss("lovasz_softmax", LossCard("Berman 2018 (1705.08790), eq. 8, 9 and 11", "fine-tuning for mean IoU, usually beside cross_entropy"))
 class LovaszSoftmaxLoss(Loss):
     """Mean over the present classes of the Lovász extension at the errors |[y = c] - s_c|.
 
@@ -42,7 +42,7 @@ class LovaszSoftmaxLoss(Loss):
 
 @register_loss(
     "lovasz_hinge",
-    LossCard("Berman 2018 (1705.08790), eq. 8 with section 3.1", "as lovasz_softmax for two classes, when margins suit better than probabilities"),
+    LossCard("Berman 2018 (1705.08790), eq. 8 and 9 at hinge errors", "as lovasz_softmax for two classes, when margins suit better than probabilities"),
 )
 class LovaszHingeLoss(Loss):
     """Lovász extension of class 1 at the hinge errors max(0, 1 ± z), z = logit of class 1 - logit of class 0.

@@ -25,7 +25,7 @@ class Segments(NamedTuple):
 
 @register_loss(
     "mask_classification",
-    LossCard("Cheng 2021 (2107.06278), eq. 1, 2 and section 4.1", "models that predict queries (MaskFormer); sum it with nothing else", inputs="queries"),
+    LossCard("Cheng 2021 (2107.06278), the loss L_mask-cls, section 3", "models that predict queries (MaskFormer); sum it with nothing else", inputs="queries"),
 )
 class MaskClassificationLoss(nn.Module):
     """Bipartite matching of queries and segments, then cross-entropy of their classes, focal and Dice loss of their masks.

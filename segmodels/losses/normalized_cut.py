@@ -14,7 +14,9 @@ from segmodels.errors import InputError
 from segmodels.losses.registry import LossCard, register_loss
 
 
-@register_loss("reconstruction", LossCard("Xia and Kulis 2017 (1711.08506), eq. 5", "trains both halves of W-Net to keep the image", inputs="image"))
+@register_loss(
+    "reconstruction", LossCard("Xia and Kulis 2017 (1711.08506), the loss J_reconstr", "trains both halves of W-Net to keep the image", inputs="image")
+)
 class ReconstructionLoss(nn.Module):
     """``loss(reconstruction, image)``: mean squared difference of two tensors of one shape, scalar; in float32 at least."""
 
@@ -25,7 +27,8 @@ class ReconstructionLoss(nn.Module):
 
 
 @register_loss(
-    "soft_normalized_cut", LossCard("Xia and Kulis 2017 (1711.08506), eq. 2 and 3", "trains W-Net's encoder to cut where neighbours differ", inputs="image")
+    "soft_normalized_cut",
+    LossCard("Xia and Kulis 2017 (1711.08506), the loss J_soft-Ncut", "trains W-Net's encoder to cut where neighbours differ", inputs="image"),
 )
 class SoftNormalizedCutLoss(nn.Module):
     """``loss(logits, image)``: K - Σ_k assoc(A_k, A_k) / assoc(A_k, V) of each image, mean over the batch; 0..K.

@@ -43,7 +43,7 @@ class RegionLoss(Loss):
         smooth: added to the denominator, pixels; for ``1 - (score's numerator + smooth) / (denominator + smooth)``.
     """
 
-    power = 1  # of the errors s and 1 - s in FP and FN
+    squared = False  # errors s² and (1 - s)² in FP and FN
 
     def __init__(
         self, reduction: str = "macro", per_image: bool = False, include_background: bool = True, smooth: float = 1e-5, ignore_index: int = 255
@@ -57,7 +57,7 @@ class RegionLoss(Loss):
         self.smooth = smooth
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        overlap = soft_overlap(logits, labels, valid, self.power)
+        overlap = soft_overlap(logits, labels, valid, self.squared)
         if not self.per_image:
             overlap = Overlap(*(count.sum(dim=0, keepdim=True) for count in overlap))
         if not self.include_background:
@@ -77,7 +77,7 @@ class RegionLoss(Loss):
 @register_loss(
     "dice",
     LossCard(
-        "Milletari 2016 (V-Net, 1606.04797), section 3; plain form Drozdzal 2016 (1608.04117), eq. 1",
+        "Milletari 2016 (V-Net, 1606.04797), section 3; plain form Drozdzal 2016 (1608.04117)",
         "few classes, small objects, evaluation by Dice; often with cross_entropy",
     ),
 )
@@ -90,14 +90,16 @@ class DiceLoss(RegionLoss):
 
     def __init__(self, squared: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.power = 2 if squared else 1
+        self.squared = squared
 
     def ratio(self, overlap: Overlap) -> Tensor:
         errors = overlap.false_positive + overlap.false_negative
         return _ratio(errors, 2 * overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("iou", LossCard("Rahman and Wang 2016 (ISVC), eq. 3", "evaluation by IoU, a smooth surrogate cheaper than lovasz_softmax"))
+@register_loss(
+    "iou", LossCard("Rahman and Wang 2016 (ISVC, 978-3-319-50835-1_22), the loss L_IoU", "evaluation by IoU, a smooth surrogate cheaper than lovasz_softmax")
+)
 class IoULoss(RegionLoss):
     """1 - (TP + smooth) / (TP + FP + FN + smooth)."""
 
@@ -106,7 +108,7 @@ class IoULoss(RegionLoss):
         return _ratio(errors, overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("tversky", LossCard("Salehi 2017 (1706.05721), eq. 4", "misses cost more than false alarms, or the reverse"))
+@register_loss("tversky", LossCard("Salehi 2017 (1706.05721), the loss T(α, β)", "misses cost more than false alarms, or the reverse"))
 class TverskyLoss(RegionLoss):
     """1 - (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); the weights are the paper's α and β."""
 
@@ -122,7 +124,7 @@ class TverskyLoss(RegionLoss):
         return _ratio(errors, overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("focal_tversky", LossCard("Abraham and Khan 2018 (1810.07842), eq. 4", "as tversky, with more weight on the classes segmented worst"))
+@register_loss("focal_tversky", LossCard("Abraham and Khan 2018 (1810.07842), the loss FTL", "as tversky, with more weight on the classes segmented worst"))
 class FocalTverskyLoss(TverskyLoss):
     """(Tversky loss of a class)^exponent, the exponent being the paper's 1/γ with γ = 4/3.
 
@@ -140,7 +142,7 @@ class FocalTverskyLoss(TverskyLoss):
         return loss.clamp(min=smallest).pow(self.exponent) * (loss / smallest).clamp(max=1)
 
 
-@register_loss("asymmetric_similarity", LossCard("Hashemi 2018 (1803.11078), eq. 3", "recall matters beta times as much as precision: 1 - F_beta"))
+@register_loss("asymmetric_similarity", LossCard("Hashemi 2018 (1803.11078), the loss F_β", "recall matters beta times as much as precision: 1 - F_beta"))
 class AsymmetricSimilarityLoss(RegionLoss):
     """1 - F_β: the Tversky loss with β²/(1+β²) on FN and 1/(1+β²) on FP, so that β > 1 punishes misses."""
 
@@ -153,7 +155,7 @@ class AsymmetricSimilarityLoss(RegionLoss):
         return _ratio(errors, overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("sensitivity_specificity", LossCard("Brosch 2015 (MICCAI), eq. 4", "lesions that fill a tiny share of the image"))
+@register_loss("sensitivity_specificity", LossCard("Brosch 2015 (MICCAI, 978-3-319-24574-4_1), the objective", "lesions that fill a tiny share of the image"))
 class SensitivitySpecificityLoss(RegionLoss):
     """r · mean squared error inside the class + (1 - r) · mean squared error outside it.
 
@@ -161,7 +163,7 @@ class SensitivitySpecificityLoss(RegionLoss):
         sensitivity_weight: r, the share of the error inside (sensitivity); 0.05 in the paper.
     """
 
-    power = 2
+    squared = True
 
     def __init__(self, sensitivity_weight: float = 0.05, **options: Any) -> None:
         super().__init__(**options)
@@ -175,7 +177,7 @@ class SensitivitySpecificityLoss(RegionLoss):
         return self.sensitivity_weight * sensitivity + (1 - self.sensitivity_weight) * specificity
 
 
-@register_loss("generalized_dice", LossCard("Sudre 2017 (1707.03237), section 2.2", "classes of very different size: each weighs 1 / its area squared"))
+@register_loss("generalized_dice", LossCard("Sudre 2017 (1707.03237), the loss GDL", "classes of very different size: each weighs 1 / its area squared"))
 class GeneralizedDiceLoss(RegionLoss):
     """1 - 2 Σ_c w_c TP_c / Σ_c w_c (2 TP_c + FP_c + FN_c) with w_c = 1 / (pixels of c)², and 0 for absent classes.
 
@@ -197,7 +199,8 @@ class GeneralizedDiceLoss(RegionLoss):
 
 
 @register_loss(
-    "penalty", LossCard("Yang 2019 (MIDL, openreview H1lTh8unKN), eq. 2", "as generalized_dice, with false positives and false negatives punished k times more")
+    "penalty",
+    LossCard("Yang 2019 (MIDL, openreview H1lTh8unKN), the loss pGD", "as generalized_dice, with false positives and false negatives punished k times more"),
 )
 class PenaltyLoss(GeneralizedDiceLoss):
     """Generalised Dice with k w (FP + FN) added to its denominator: (1 + k) L / (1 + k L) with L the generalised Dice loss.
@@ -217,21 +220,21 @@ class PenaltyLoss(GeneralizedDiceLoss):
         return (1 + self.k) * loss / (1 + self.k * loss)
 
 
-def soft_overlap(logits: Tensor, labels: Tensor, valid: Tensor, power: int = 1) -> Overlap:
-    """Soft counts of each image and class, FP = Σ s^power and FN = Σ (1 - s)^power.
+def soft_overlap(logits: Tensor, labels: Tensor, valid: Tensor, squared: bool = False) -> Overlap:
+    """Soft counts of each image and class, FP and FN of the errors or of their squares.
 
     Args:
         logits: ``(B, C, *spatial)``; labels and valid: ``(B, *spatial)``.
     """
     classes = logits.shape[1]
     labels, valid = labels.flatten(1), valid.flatten(1)
-    probability, false_positive = _SoftmaxOverlap.apply(logits.flatten(2), labels, valid, power)
+    probability, false_positive = _SoftmaxOverlap.apply(logits.flatten(2), labels, valid, squared)
     missing = torch.where(valid, 1 - probability, 0)
     inside = class_sums(valid, labels, classes)
     return Overlap(
         true_positive=class_sums(probability, labels, classes),
         false_positive=false_positive.to(inside.dtype),
-        false_negative=class_sums(missing**power, labels, classes),
+        false_negative=class_sums(missing.square() if squared else missing, labels, classes),
         inside=inside,
         outside=inside.sum(dim=1, keepdim=True) - inside,
     )
@@ -240,27 +243,27 @@ def soft_overlap(logits: Tensor, labels: Tensor, valid: Tensor, power: int = 1) 
 class _SoftmaxOverlap(torch.autograd.Function):
     """Softmax and its reduction in one: only the probabilities are kept, and the gradient is made in one buffer.
 
-    Logits ``(B, C, N)`` -> probability of the true class ``(B, N)``, 0 where ignored, and Σ s^power over the pixels of
-    other classes ``(B, C)``.
+    Logits ``(B, C, N)`` -> probability of the true class ``(B, N)``, 0 where ignored, and Σ s (or s²) over the pixels
+    of other classes ``(B, C)``.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, valid: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, valid: Tensor, squared: bool) -> tuple[Tensor, Tensor]:
         index = labels[:, None]
         others = torch.softmax(logits, dim=1).masked_fill_(~valid[:, None], 0)
         true = others.gather(1, index)
         others.scatter_(1, index, 0)
         ctx.save_for_backward(others, true, index)
-        ctx.power = power
-        return true[:, 0], (others**power if power > 1 else others).sum(dim=2)
+        ctx.squared = squared
+        return true[:, 0], (others.square() if squared else others).sum(dim=2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, true_gradient: Tensor, others_gradient: Tensor) -> tuple[Tensor, None, None, None]:
         others, true, index = ctx.saved_tensors
-        gradient = others * (ctx.power * others_gradient[:, :, None])  # s ∂L/∂s of the other classes
-        if ctx.power > 1:
-            gradient *= others ** (ctx.power - 1)
+        gradient = others * others_gradient[:, :, None]  # s ∂L/∂s of the other classes
+        if ctx.squared:
+            gradient.mul_(others).mul_(2)
         mean = gradient.sum(dim=1, keepdim=True).addcmul_(true, true_gradient[:, None])
         gradient.addcmul_(others, mean, value=-1)
         gradient.scatter_(1, index, true * (true_gradient[:, None] - mean))

@@ -14,7 +14,7 @@ EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bov
 
 
 @register_loss(
-    "ms_ssim", LossCard("Huang 2020 (UNet 3+, 2004.08790), eq. 4; Wang 2003 (Asilomar), eq. 7", "fuzzy contours; with focal and iou as UNet 3+ does")
+    "ms_ssim", LossCard("Huang 2020 (UNet 3+, 2004.08790), section 2.2; Wang 2003 (Asilomar), MS-SSIM", "fuzzy contours; with focal and iou as UNet 3+ does")
 )
 class MultiScaleStructuralSimilarityLoss(Loss):
     """1 - MS-SSIM of a class's probability map and its true map, per image; mean over the classes present, then over images.

@@ -203,6 +203,8 @@ def test_any_value_can_be_the_ignored_one() -> None:
     expected = create_loss({"cross_entropy": 1.0, "dice": 1.0})(logits, target.masked_fill(target == 3, 255))
     assert create_loss({"cross_entropy": 1.0, "dice": 1.0}, ignore_index=3)(logits, target) == expected
     assert create_loss({"cross_entropy": 1.0, "dice": 1.0}, ignore_index=-1)(logits, target.masked_fill(target == 3, -1)) == expected
+    with pytest.raises(InputError, match="255"):
+        create_loss({"dice": 1.0}, ignore_index=-1)(logits, target.masked_fill(target == 3, 255).to(torch.uint8))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[3]], ids=lambda case: case.id)

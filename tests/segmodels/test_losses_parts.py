@@ -68,7 +68,7 @@ def test_border_weights_are_the_formula_of_the_paper_between_two_cells() -> None
     assert weights[4, 9] == pytest.approx(10 * np.exp(-((2 + 2) ** 2) / 50))
     third = cells.copy()
     third[0, 0] = 3  # a third cell moves nothing where the two others are nearer
-    np.testing.assert_allclose(border_weight_map(third)[4], weights[4])
+    np.testing.assert_allclose(border_weight_map(third)[4, 8:], weights[4, 8:])
     assert not border_weight_map((cells == 1).astype(int)).any()
 
 
