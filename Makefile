@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint ui bench camvid clean
+.PHONY: help demo test test-slow acceptance lint ui bench camvid golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ camvid: $(VENV)/.installed  ## train on CamVid: CAMVID=folder (params.camvid.yam
 	cp params.camvid.yaml params.yaml
 	dvc repro
 	@python -m components report
+
+golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare with
+	for profile in local cpu gpu; do \
+	  SEGMODELS_CODE_REVISION=golden python -m pipelines compile --profile $$profile --params tests/pipelines/golden/params.yaml \
+	    --image registry.example/segmodels@sha256:$$(printf '0%.0s' $$(seq 64)) --output tests/pipelines/golden/$$profile.yaml || exit 1; \
+	done
 
 clean:  ## remove what runs made: data, MLflow store, caches (the environment stays)
 	rm -rf data mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -117,12 +117,13 @@ def pin(chosen: argparse.Namespace) -> None:
 def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
     from components.params import load_params
-    from pipelines.parameters import default_values, given_values
+    from pipelines.parameters import default_values, given_values, refuse_credentials
     from pipelines.profile import load_profile, pinned_image
 
     profile = load_profile(chosen.profile)
     default = default_values(load_params(chosen.params), profile)
     values = default | given_values(chosen.set, default)
+    refuse_credentials(values)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 

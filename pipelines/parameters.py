@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,17 @@ def all_params(values: Mapping[str, Any]) -> PipelineParams:
     sets = [f"{key}={values[name]}" for name, key in VALUES.items()]
     sets.append(f"ingest.watch={values['dataset_path']}")
     return assembled_params([values[f"{section}_params"] for section in SECTIONS], sets)
+
+
+def refuse_credentials(values: Mapping[str, Any]) -> None:
+    """Parameters are seen by all who may see a run.
+
+    Raises:
+        InputError: an address holds a password or token.
+    """
+    for name, value in values.items():
+        if isinstance(value, str) and re.search(r"https?://[^/\s@]+@|://[^/\s:@]+:[^/\s@]+@", value):
+            raise InputError(f"{name} holds a password or token in an address, which all would see: take an address that needs none, or SSH")
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,181 @@
+"""Environment profiles, pinned images, pipeline parameters, cron expressions, secrets."""
+
+import json
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+
+from components.params import PipelineParams, checked_params, load_params
+from pipelines.cron import Cron
+from pipelines.parameters import all_params, default_values, given_values
+from pipelines.profile import Image, Profile, Secret, load_profile, pin_image, pinned_image
+from pipelines.secrets import require_secrets
+from segmodels.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DIGEST = "registry.example/segmodels@sha256:" + "a" * 64
+
+
+# --- profiles
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("gpus: {count: 1}", "unknown key 'gpus', did you mean 'gpu'?"),
+        ("pods: {train: {memory: 8Gi}}", "unknown key 'pods.train.memory', did you mean 'memory_limit'?"),
+        ("pods: {training: {}}", "unknown key 'pods.training', did you mean 'train'?"),
+        ("pods: {train: {memory_limit: 8 GB}}", "pods.train.memory_limit is '8 GB'"),
+        ("environment: {AWS_SECRET_ACCESS_KEY: x}", "looks like a credential: put it into a Kubernetes secret"),
+        ("checkpoints: /mnt/states", "checkpoints is '/mnt/states'"),
+        ("run_as_user: 0", "run_as_user is 0"),
+        ("secrets: [{name: s}]", "secrets.0.environment is missing"),
+        ("environment: {A: x}\nsecrets: [{name: s, environment: {k: A}}]", "A is set twice"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_mistake_in_a_profile_is_named(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_profile(str(tmp_path / "mine.yaml"))
+    assert said in str(caught.value)
+
+
+def test_a_profile_that_is_not_there_is_answered_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(InputError, match="cpu, gpu, local"):
+        load_profile("tpu")
+
+
+def test_a_steps_pod_is_the_default_with_what_it_says_itself() -> None:
+    profile = Profile.model_validate(yaml.safe_load("pods: {default: {cpu_limit: '2', memory_limit: 4Gi}, register: {memory_limit: 8Gi}}"))
+    assert profile.pods.of("register").model_dump(exclude_unset=True) == {"cpu_limit": "2", "memory_limit": "8Gi"}
+    assert profile.pods.of("train").memory_limit == "4Gi"
+
+
+# --- images
+
+
+def test_an_image_is_pinned_for_a_profile_and_found_again(tmp_path: Path) -> None:
+    profile = str(tmp_path / "mine.yaml")
+    with pytest.raises(InputError, match="make push REGISTRY"):
+        pinned_image(profile)
+    pin_image(profile, Image(DIGEST, "abc"))
+    assert pinned_image(profile) == Image(DIGEST, "abc")
+    (tmp_path / "mine.lock.json").write_text("{}")
+    with pytest.raises(InputError, match="is damaged"):
+        pinned_image(profile)
+
+
+def test_an_image_by_tag_is_refused_unless_allowed(tmp_path: Path) -> None:
+    for reference in ("segmodels", "segmodels:latest", "segmodels@sha256:abc"):
+        with pytest.raises(InputError, match="named by a tag"):
+            pinned_image(str(tmp_path / "mine.yaml"), reference)
+    assert pinned_image(str(tmp_path / "mine.yaml"), "segmodels:latest", allow_tag=True).reference == "segmodels:latest"
+
+
+# --- parameters
+
+
+def test_the_pipelines_parameters_say_the_same_as_params_yaml() -> None:
+    params = load_params(REPOSITORY / "params.yaml")
+    back = all_params(default_values(params, Profile()))
+    assert back.model_dump(exclude={"ingest": {"watch"}}) == params.model_dump(exclude={"ingest": {"watch"}})
+
+
+def test_a_parameter_that_is_set_replaces_the_default() -> None:
+    default = default_values(checked_params({"ingest": {"source": "dvc", "repo": "r", "path": "p", "rev": "main"}}, "test"), Profile())
+    given = given_values(["dataset_rev=20260301", "learning_rate=1e-4", "epochs=3", "skip_unchanged=FALSE", 'loss={"dice": 1}'], default)
+    params = all_params(default | given)
+    assert (params.ingest.rev, params.train.lr, params.train.epochs, params.train.loss) == ("20260301", 1e-4, 3, {"dice": 1.0})
+    assert given["skip_unchanged"] is False
+
+
+def test_values_are_single_sources() -> None:
+    default = default_values(PipelineParams(), Profile())
+    assert "epochs" not in json.loads(default["train_params"])["train"]
+
+
+# --- cron
+
+
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("0 0 3 * * *", ["2026-11-21 03:00:00", "2026-11-22 03:00:00", "2026-11-23 03:00:00"]),
+        ("0 */15 * * * *", ["2026-11-20 18:15:00", "2026-11-20 18:30:00", "2026-11-20 18:45:00"]),
+        ("0 0 9 ? * MON-FRI", ["2026-11-23 09:00:00", "2026-11-24 09:00:00", "2026-11-25 09:00:00"]),
+        ("30 0 0 1 jan *", ["2027-01-01 00:00:30", "2028-01-01 00:00:30", "2029-01-01 00:00:30"]),
+        ("0 0 0 1 * 0", ["2026-11-22 00:00:00", "2026-11-29 00:00:00", "2026-12-01 00:00:00"]),  # first of the month or Sunday
+        ("0 5/20 6,18 * * *", ["2026-11-20 18:05:00", "2026-11-20 18:25:00", "2026-11-20 18:45:00"]),
+        ("0 0 0 31 2 *", []),
+    ],
+)
+def test_the_next_times_of_a_cron_expression(text: str, times: list[str]) -> None:
+    found = Cron.parse(text).next_times(datetime(2026, 11, 20, 18, 0, 0, tzinfo=UTC), 3)
+    assert [f"{time:%Y-%m-%d %H:%M:%S}" for time in found] == times
+
+
+@pytest.mark.parametrize(
+    "text", ["0 3 * * *", "a", "60 0 0 * * *", "0 0 3 * * FOO", "0 0 3 * * 7", "0 0 5-3 * * *", "*/0 * * * * *", "0 0 3 * *-3 *", "1.5 0 0 * * *"]
+)
+def test_an_impossible_cron_expression_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="cron expression"):
+        Cron.parse(text)
+
+
+# --- secrets
+
+
+class Kubernetes(BaseHTTPRequestHandler):
+    """GET of a secret, as the Kubernetes API answers it."""
+
+    def do_GET(self) -> None:
+        found = self.path.startswith("/api/v1/namespaces/jane/secrets/store")
+        body = (
+            {"kind": "Secret", "metadata": {"name": "store"}, "data": {"accesskey": "eA=="}} if found else {"kind": "Status", "code": 404, "reason": "NotFound"}
+        )
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+
+    def profile(**keys: str) -> Profile:
+        return Profile(secrets=[Secret(name=name, environment={key: key.upper()}) for name, key in keys.items()])
+
+    require_secrets(profile(store="accesskey"), "jane")
+    with pytest.raises(InputError, match="secret 'missing' is not in namespace 'jane': create it with `kubectl -n jane create secret generic missing"):
+        require_secrets(profile(missing="accesskey"), "jane")
+    with pytest.raises(InputError, match="has no key secretkey"):
+        require_secrets(profile(store="secretkey"), "jane")
+    require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
+    server.shutdown()
+    server.server_close()
+
+
+def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    require_secrets(Profile(secrets=[Secret(name="store", environment={"k": "K"})]), "")
+    assert "not checked" in capsys.readouterr().out
