@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,14 @@ class MirroredCheckpoints(Checkpoints):
         self.bucket, _, self.prefix = url.removeprefix("s3://").partition("/")
         self._away = False
 
+    @cached_property
+    def client(self) -> Any:
+        return s3_client()
+
     def fetch(self) -> None:
         """Bring here what the store has, unless this folder goes on from a later state."""
         with sentences(self.url, connected=False):
-            client = s3_client()
-            stored = self._stored(client)
+            stored = self._stored()
         mine = max((path.name for path in self.folder.glob("*.ckpt")), default="")
         if not stored or mine > max((name for name in stored if name.endswith(".ckpt")), default=""):
             return
@@ -52,7 +56,7 @@ class MirroredCheckpoints(Checkpoints):
         with sentences(self.url, connected=True):
             for name in stored:
                 partial = self.folder / f"{name}.partial"
-                client.download_file(self.bucket, f"{self.prefix}/{name}", str(partial))
+                self.client.download_file(self.bucket, f"{self.prefix}/{name}", str(partial))
                 partial.replace(self.folder / name)
         print(f"this training's states came from {self.url}", flush=True)
 
@@ -73,15 +77,14 @@ class MirroredCheckpoints(Checkpoints):
 
     def _send(self) -> None:
         """Newest state last, old states removed only then: the store can be resumed from at any moment."""
-        client = s3_client()
-        stored = self._stored(client)
+        stored = self._stored()
         here = sorted(path for path in self.folder.iterdir() if path.suffix in (".ckpt", ".json", ".jsonl"))
         for path in sorted(here, key=lambda path: (path.suffix == ".ckpt", path.name)):
             if path.suffix != ".ckpt" or path.name not in stored:  # a state's name holds its digest
-                client.upload_file(str(path), self.bucket, f"{self.prefix}/{path.name}")
+                self.client.upload_file(str(path), self.bucket, f"{self.prefix}/{path.name}")
         for name in stored - {path.name for path in here}:
-            client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
 
-    def _stored(self, client: Any) -> set[str]:
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+    def _stored(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
         return {entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", [])}
