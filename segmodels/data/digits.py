@@ -88,7 +88,7 @@ def scene(rng: np.random.Generator, sources: list[np.ndarray], size: int) -> tup
     canvas = _background(rng, size)
     _clutter(rng, canvas)
     mask = np.zeros((size, size), np.uint8)
-    for _ in range(rng.integers(3, 7)):
+    for _ in range(rng.integers(2, 6)):
         digit = int(rng.integers(10))
         placed = _place(rng, _outline(int(rng.choice(sources[digit]))), mask)
         if placed:
@@ -145,7 +145,7 @@ def _pattern(rng: np.random.Generator, size: int) -> np.ndarray:
 def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
     """Discs, boxes and strokes that are no digits, in any colour, some translucent."""
     size = len(canvas)
-    for _ in range(rng.integers(4, 9)):
+    for _ in range(rng.integers(2, 6)):
         layer = canvas.copy()
         color = _color(rng.uniform(0, 360), rng.uniform(0.1, 0.8), rng.uniform(0.1, 1)).tolist()
         center = rng.integers(0, size, 2).tolist()
@@ -172,10 +172,10 @@ def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> t
     """
     size = len(mask)
     for _ in range(6):
-        height = size * rng.uniform(0.34, 0.66)
-        scale, angle, shear = height / (0.8 * _GLYPH), np.deg2rad(rng.uniform(-20, 20)), rng.uniform(-0.2, 0.2)
+        height = size * rng.uniform(0.42, 0.64)
+        scale, angle, shear = height / (0.8 * _GLYPH), np.deg2rad(rng.uniform(-10, 10)), rng.uniform(-0.1, 0.1)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        matrix = turn @ np.array([[scale * rng.uniform(0.85, 1.1), shear * scale], [0, scale]])
+        matrix = turn @ np.array([[scale * rng.uniform(0.9, 1.1), shear * scale], [0, scale]])
         x, y = rng.uniform(0.36 * height, size - 0.36 * height, 2)
         left, top = max(int(x - 0.75 * height), 0), max(int(y - 0.75 * height), 0)
         window = slice(top, min(int(y + 0.75 * height), size)), slice(left, min(int(x + 0.75 * height), size))
@@ -192,7 +192,7 @@ def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> t
 def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> None:
     """Ink of a shaded colour, darker or lighter than what is behind, often with a soft shadow; changes ``canvas``."""
     behind = float(np.average(canvas.mean(axis=2), weights=alpha))
-    away = rng.uniform(45, 110) * rng.choice([-1, 1])
+    away = rng.uniform(60, 120) * rng.choice([-1, 1])
     if not 15 < behind + away < 245:
         away = -away
     ink = _color(rng.uniform(0, 360), rng.uniform(0.1, 0.75), 0.7)
