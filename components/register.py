@@ -183,8 +183,8 @@ def _measure_champion(registry: Registry, champion: Version, reader: ShardReader
         try:
             folder = registry.download(champion, Path(temporary))
             intact = bundle_digest(folder) == champion.tags.get("model_digest")
-        except InputError as error:
-            return Rival(champion.number, problem=f"has lost its files ({error})", usable=False)
+        except InputError:
+            return Rival(champion.number, problem="has lost its files", usable=False)
         try:
             bundle = load_bundle(folder)
         except InputError as error:

@@ -164,8 +164,9 @@ def pip_requirements() -> list[str]:
 
 def _is_missing(error: Exception) -> bool:
     """MLflow has several ways to say so."""
-    code = getattr(error, "error_code", None)
-    return code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(error, FileNotFoundError) or any(words in str(error) for words in MISSING)
+    if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(error, FileNotFoundError):
+        return True
+    return any(words in str(error) for words in MISSING) and "retries exceeded" not in str(error)
 
 
 @contextmanager
