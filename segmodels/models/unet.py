@@ -23,11 +23,10 @@ WIDTHS = (64, 128, 256, 512, 1024)
 relu = partial(nn.ReLU, inplace=True)
 
 
-def check_widths(widths: Sequence[int], levels: int | None = None) -> list[int]:
-    """Channels per level, finest first, as a list; InputError unless positive and of the right number (at least 2, or exactly ``levels``)."""
-    if len(widths) < 2 or min(widths) < 1 or levels not in (None, len(widths)):
-        expected = f"{levels}" if levels else "at least 2"
-        raise InputError(f"widths is {list(widths)}, expected {expected} positive numbers of channels, finest level first")
+def check_widths(widths: Sequence[int]) -> list[int]:
+    """Channels per level, finest first, as a list; InputError unless they are at least 2 positive numbers."""
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(f"widths is {list(widths)}, expected at least 2 positive numbers of channels, finest level first")
     return list(widths)
 
 

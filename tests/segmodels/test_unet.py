@@ -105,6 +105,17 @@ def test_dropout_sits_at_the_two_deepest_encoder_levels() -> None:
     assert [shape[1] for shape in seen] == WIDTHS[-2:]
 
 
+def test_padded_form_equals_monai_with_its_weights() -> None:
+    nets = pytest.importorskip("monai.networks.nets")
+    theirs = nets.BasicUNet(spatial_dims=2, in_channels=3, out_channels=3, features=(4, 4, 8, 16, 32, 4), act="relu", norm="batch", bias=False)
+    ours = create_model("unet", 3, widths=[4, 4, 8, 16, 32])
+    # both name their layers in the order of the drawing
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(ours(images).logits, theirs(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.eval()(images).logits, theirs.eval()(images), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 37), (16, 31), (64, 48)])
 def test_padded_form_keeps_any_size(size: tuple[int, int]) -> None:
     model = create_model("unet", 11, widths=WIDTHS).eval()
