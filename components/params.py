@@ -22,10 +22,10 @@ class Params(BaseModel):
 class DigitsParams(Params):
     """The built-in dataset: scenes of handwritten digits."""
 
-    train: int = Field(1600, gt=0, description="scenes to train on")
+    train: int = Field(3000, gt=0, description="scenes to train on")
     val: int = Field(200, gt=0, description="scenes to choose the checkpoint by")
     test: int = Field(200, gt=0, description="scenes to measure on")
-    size: int = Field(96, ge=32, description="height and width of a scene, pixels")
+    size: int = Field(64, ge=32, description="height and width of a scene, pixels")
     seed: int = Field(0, ge=0, description="same seed, same scenes, byte for byte")
 
 

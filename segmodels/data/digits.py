@@ -173,7 +173,7 @@ def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> t
     size = len(mask)
     for _ in range(6):
         height = size * rng.uniform(0.42, 0.64)
-        scale, angle, shear = height / (0.8 * _GLYPH), np.deg2rad(rng.uniform(-10, 10)), rng.uniform(-0.1, 0.1)
+        scale, angle, shear = height / (0.8 * _GLYPH), np.deg2rad(rng.uniform(-8, 8)), rng.uniform(-0.08, 0.08)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         matrix = turn @ np.array([[scale * rng.uniform(0.9, 1.1), shear * scale], [0, scale]])
         x, y = rng.uniform(0.36 * height, size - 0.36 * height, 2)
@@ -184,7 +184,7 @@ def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> t
         field = cv2.warpAffine(outline, np.column_stack([matrix, shift]), there.shape[::-1])
         alpha = np.clip((field - 0.5) * (3.5 * scale) + 0.5, 0, 1)  # an edge about one pixel wide
         hidden = there[alpha > 0.5]
-        if np.count_nonzero(hidden) <= 0.12 * len(hidden):
+        if np.count_nonzero(hidden) <= 0.06 * len(hidden):
             return window, alpha
     return None
 
