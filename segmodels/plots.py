@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEXT, MUTED, WRONG = "#222222", "#8a8a8a", (214, 39, 40)
 SHOWN_PIXELS = 512  # of the longer side; more would not show on a page of four pictures side by side
+LEGEND_COLUMNS = 9
 ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix would not be readable
 
 
@@ -99,17 +100,20 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
     heights = [cell * row.truth.shape[0] / row.truth.shape[1] for row in rows]
     present = np.unique(np.concatenate([np.unique(mask) for row in rows for mask in (row.truth, row.prediction)]))
     shown = [c for c in present if 0 <= c < labels.num_classes][:60]
-    legend_height = 0.3 + 0.22 * (1 + (len(shown) + 1) // 8)
+    entries = len(shown) + 1
+    columns = -(-entries // -(-entries // LEGEND_COLUMNS))  # as few rows as can be, evenly filled
+    legend_height = 0.3 + 0.22 * -(-entries // columns)
     figure = _figure(4 * cell, sum(heights) + 0.27 * len(rows) + legend_height)
     grid = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
     for axes, row in zip(grid, rows, strict=True):
         step = max(max(row.truth.shape) // SHOWN_PIXELS, 1)
         truth, prediction = row.truth[::step, ::step], row.prediction[::step, ::step]
         image = resize_image(row.image, truth.shape)
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # the picture's own colours would shift those of the classes
         pictures = {
             "image": image,
-            "truth": blend(image, truth, labels),
-            "prediction": blend(image, prediction, labels),
+            "truth": blend(grey, truth, labels),
+            "prediction": blend(grey, prediction, labels),
             f"error: {_error_share(row, labels):.1%} of pixels": error_picture(image, truth, prediction, labels),
         }
         for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
@@ -118,7 +122,8 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
             axis.set_axis_off()
     patches = [Patch(facecolor=_color(labels.palette[c]), edgecolor="#00000060", linewidth=0.5, label=_clip(labels.classes[c])) for c in shown]
     patches.append(Patch(facecolor=_color(WRONG), label="wrong"))
-    figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=8, frameon=False, labelcolor=TEXT, handlelength=1.2, columnspacing=1.4)
+    by_rows = [patches[i] for column in range(columns) for i in range(column, entries, columns)]  # matplotlib fills column by column
+    figure.legend(handles=by_rows, loc="outside lower center", ncols=columns, fontsize=8, frameon=False, labelcolor=TEXT, handlelength=1.2, columnspacing=1.4)
     return figure
 
 

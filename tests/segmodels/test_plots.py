@@ -40,7 +40,7 @@ def test_a_matrix_without_any_pixel_is_drawn(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "confusion.png").size[0] > 300
 
 
-@pytest.mark.parametrize("count", [2, 11, 30, 150])
+@pytest.mark.parametrize("count", [2, 11, 150])
 def test_confusion_matrix_gives_every_class_room(tmp_path: Path, count: int) -> None:
     counts = np.random.default_rng(0).integers(0, 10**6, (count, count))
     figure = plots.confusion_matrix(counts, labels_of(count).classes)
