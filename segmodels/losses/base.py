@@ -76,13 +76,12 @@ def mean_present(values: Tensor, present: Tensor) -> Tensor:
     return rows.sum() / (classes > 0).sum().clamp(min=1)
 
 
-def class_sums(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Sum of ``values`` over the pixels of each class: both ``(B, N)`` -> ``(B, C)``.
+def class_sums(values: Tensor, labels: Tensor, num_classes: int, squared: bool = False) -> Tensor:
+    """Sum of ``values`` (or of their squares) over the pixels of each class: both ``(B, N)`` -> ``(B, C)``.
 
     In float64 where the device has it: float32 would stop counting at 2^24 pixels.
     """
-    dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    exact = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
     images = torch.arange(len(labels), device=labels.device)[:, None]
-    cells = (images * num_classes + labels).flatten()
-    sums = torch.zeros(len(labels) * num_classes, dtype=dtype, device=values.device)
-    return sums.index_add(0, cells, values.to(dtype).flatten()).view(len(labels), num_classes)
+    sums = exact.new_zeros(len(labels) * num_classes)
+    return sums.index_add(0, (images * num_classes + labels).flatten(), (exact.square() if squared else exact).flatten()).view(len(labels), num_classes)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.losses.base import Loss, choice, class_sums, mean_present
-from segmodels.losses.distance import distance_to_classes, distance_to_other_labels
+from segmodels.losses.distance import class_distances
 from segmodels.losses.registry import LossCard, register_loss
 
 
@@ -33,7 +33,7 @@ class ContourLoss(Loss):
         self.include_background = include_background
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        values = torch.where(valid[:, None], self.pixel_losses(logits.softmax(dim=1), labels, valid), 0).flatten(2).sum(dim=2)
+        values = self.pixel_losses(logits.softmax(dim=1), labels, valid).flatten(2).sum(dim=2)
         pixels = class_sums(valid.flatten(1), labels.flatten(1), logits.shape[1])
         totals, present = pixels.sum(dim=1, keepdim=True), pixels > 0
         if not self.include_background:
@@ -44,7 +44,7 @@ class ContourLoss(Loss):
 
     @abstractmethod
     def pixel_losses(self, probabilities: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """``(B, C, *spatial)``, anything where ignored."""
+        """``(B, C, *spatial)``, 0 where ignored."""
 
 
 @register_loss(
@@ -62,9 +62,9 @@ class BoundaryLoss(ContourLoss):
         super().__init__(include_background=include_background, **options)
 
     def pixel_losses(self, probabilities: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        inside = (distance_to_other_labels(labels, valid) - 1).clamp(min=0)
-        distance = distance_to_classes(labels, valid, probabilities.shape[1]).scatter_add_(1, labels[:, None], -torch.where(valid, inside, 0)[:, None])
-        return probabilities * distance.to(probabilities.dtype)
+        distance, inside = class_distances(labels, valid, probabilities.shape[1])
+        distance.scatter_add_(1, labels[:, None], -(inside - 1).clamp(min=0)[:, None])
+        return probabilities * distance.masked_fill_(~valid[:, None], 0).to(probabilities.dtype)
 
 
 @register_loss(
@@ -88,12 +88,12 @@ class HausdorffLoss(ContourLoss):
         classes = probabilities.shape[1]
         largest, predicted = probabilities.detach().max(dim=1)
         predicted.masked_fill_(largest <= 0.5, classes)  # no class: one label more
-        weights = sum(_distance_to_contours(names, valid, classes).to(probabilities.dtype) ** self.alpha for names in (labels, predicted))
+        weights = self._contour_weights(labels, valid, classes)
+        weights += self._contour_weights(predicted, valid, classes + 1)[:, :classes]
         truth = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1)
-        return (probabilities - truth) ** 2 * weights
+        return (probabilities - truth).square() * weights.masked_fill_(~valid[:, None], 0).to(probabilities.dtype)
 
-
-def _distance_to_contours(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """Distance ``(B, C, *spatial)`` of a pixel to the nearest one on the other side of a class's contour; labels of C and above have none."""
-    inside = torch.where(valid & (labels < num_classes), distance_to_other_labels(labels, valid), 0)
-    return distance_to_classes(labels, valid, num_classes).scatter_add_(1, labels.clamp(max=num_classes - 1)[:, None], inside[:, None])
+    def _contour_weights(self, labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+        """d^α ``(B, C, *spatial)``, d the distance of a pixel to the nearest one on the other side of a class's contour."""
+        distance, inside = class_distances(labels, valid, num_classes)
+        return distance.scatter_add_(1, labels[:, None], inside[:, None]).pow_(self.alpha)

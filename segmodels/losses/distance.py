@@ -1,7 +1,7 @@
-"""Exact Euclidean distances to regions of a label map, outside autograd; unit: pixels.
+"""Exact Euclidean distances to the regions of a label map, outside autograd; unit: pixels.
 
 OpenCV's precise transform in the plane, SciPy's in space. Work is shared by as many threads as torch may use.
-Distances to a region that is empty are 0: a boundary that is not there penalises nothing. Ignored pixels belong to no
+Distances to a region that is empty are 0: a contour that is not there penalises nothing. Ignored pixels belong to no
 region: no distance is measured to them.
 """
 
@@ -26,52 +26,33 @@ def distance_to(region: np.ndarray) -> np.ndarray:
     return scipy.ndimage.distance_transform_edt(~region).astype(np.float32)
 
 
-def distance_to_classes(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-    """Distance of every pixel to the nearest pixel of each class in its image.
+def class_distances(labels: Tensor, valid: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Distances of every pixel to the classes of its image.
 
     Args:
-        labels: int64 ``(B, *spatial)``; valid: bool, same shape.
+        labels: int64 ``(B, *spatial)``, 0..C-1; valid: bool, same shape.
 
     Returns:
-        float32 ``(B, C, *spatial)``: 0 inside the class, and everywhere for a class that its image lacks.
+        outside: float32 ``(B, C, *spatial)``, to the nearest pixel of each class: 0 inside it, and everywhere for a class
+            that the image lacks.
+        inside: float32 ``(B, *spatial)``, to the nearest pixel of another class; 0 if there is none, and where ignored.
     """
-    regions = labels.numpy(force=True), valid.numpy(force=True)
-    distances = np.empty((len(labels), num_classes, *labels.shape[1:]), np.float32)
+    names, known = labels.numpy(force=True), valid.numpy(force=True)
+    outside = np.empty((len(labels), num_classes, *labels.shape[1:]), np.float32)
+    inside = np.full(labels.shape, np.inf, np.float32)
 
-    def fill(cell: int) -> None:
-        image, name = divmod(cell, num_classes)
-        distances[image, name] = distance_to((regions[0][image] == name) & regions[1][image])
+    def measure(cell: int) -> None:
+        image, c = divmod(cell, num_classes)
+        outside[image, c] = distance_to((names[image] == c) & known[image])
 
-    _in_threads(fill, len(labels) * num_classes)
-    return torch.from_numpy(distances).to(labels.device)
+    def nearest_other(image: int) -> None:
+        for c in np.unique(names[image][known[image]]):
+            np.minimum(inside[image], outside[image, c], out=inside[image], where=names[image] != c)
+        inside[image][np.isinf(inside[image]) | ~known[image]] = 0
 
-
-def distance_to_other_labels(labels: Tensor, valid: Tensor) -> Tensor:
-    """Distance of every pixel to the nearest valid pixel of its image with another label.
-
-    Two labels differ where a bit of theirs differs, so the distance is the least of those to the pixels with an opposite
-    bit: 2 log2(C) transforms instead of C.
-
-    Args:
-        labels: int64 ``(B, *spatial)``, at least 0; valid: bool, same shape.
-
-    Returns:
-        float32 ``(B, *spatial)``; 0 in an image with one label only. Values at ignored pixels have no meaning.
-    """
-    maps, known = labels.numpy(force=True), valid.numpy(force=True)
-    distances = np.full(maps.shape, np.inf, np.float32)
-
-    def fill(image: int) -> None:
-        nearest = distances[image]
-        for bit in range(int(maps[image].max()).bit_length()):
-            side = (maps[image] >> bit & 1).astype(bool)
-            for here, opposite in ((side, ~side & known[image]), (~side, side & known[image])):
-                if opposite.any():
-                    np.minimum(nearest, distance_to(opposite), out=nearest, where=here)
-        nearest[np.isinf(nearest)] = 0
-
-    _in_threads(fill, len(maps))
-    return torch.from_numpy(distances).to(labels.device)
+    _in_threads(measure, outside.shape[0] * num_classes)
+    _in_threads(nearest_other, len(labels))
+    return torch.from_numpy(outside).to(labels.device), torch.from_numpy(inside).to(labels.device)
 
 
 def _in_threads(work: Callable[[int], None], count: int) -> None:

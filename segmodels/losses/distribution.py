@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.losses.base import Loss, choice, mean_valid, weights_of_classes
-from segmodels.losses.distance import distance_to_other_labels
+from segmodels.losses.distance import class_distances
 from segmodels.losses.registry import LossCard, register_loss
 
 
@@ -205,10 +205,9 @@ class DistancePenalizedCrossEntropyLoss(PixelLoss):
 
 def _boundary_weights(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
     """1 + (D - d) / D of each pixel ``(B, *spatial)``, float32."""
-    distance, cells = distance_to_other_labels(labels, valid).flatten(1), labels.flatten(1)
-    inside = torch.where(valid.flatten(1), distance, 0)
-    largest = torch.zeros(len(cells), num_classes).scatter_reduce(1, cells, inside, "amax").gather(1, cells)
-    return (1 + torch.where(largest > 0, (largest - distance) / largest.clamp(min=1), 0)).view_as(labels)
+    distance, cells = class_distances(labels, valid, num_classes)[1].flatten(1), labels.flatten(1)
+    largest = torch.zeros(len(cells), num_classes).scatter_reduce(1, cells, distance, "amax").gather(1, cells)
+    return (1 + (largest - distance) / largest.clamp(min=1)).view_as(labels)
 
 
 def _one_against_rest(

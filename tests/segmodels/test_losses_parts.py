@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
 from segmodels.losses.border import border_weight_map, connected_regions
-from segmodels.losses.distance import distance_to, distance_to_classes, distance_to_other_labels
+from segmodels.losses.distance import class_distances, distance_to
 from segmodels.losses.structural import EXPONENTS, MultiScaleStructuralSimilarityLoss
 from segmodels.training.class_weights import class_weights
 
@@ -31,32 +31,25 @@ def test_distance_to_nothing_is_0_and_to_everything_too() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 32), (1, 6, 8, 8)])
-def test_distance_to_other_labels_is_that_of_one_transform_per_label(shape: tuple[int, ...]) -> None:
+def test_class_distances_are_those_of_one_transform_per_region(shape: tuple[int, ...]) -> None:
     labels = torch.randint(0, 11, shape, generator=torch.Generator().manual_seed(1))
-    labels = labels.where(labels % 4 == 0, 3)  # large regions too
+    labels = labels.where(labels % 4 == 0, 3)  # one large region, and 1, 2, 5.. do not occur
     valid = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.8
-    distances = distance_to_other_labels(labels, valid)
-    for image, names, known in zip(distances.numpy(), labels.numpy(), valid.numpy(), strict=True):
-        for c in np.unique(names[known]):
+    outside, inside = (distances.numpy() for distances in class_distances(labels, valid, 11))
+    for image, (names, known) in enumerate(zip(labels.numpy(), valid.numpy(), strict=True)):
+        for c in range(11):
+            region = (names == c) & known
+            np.testing.assert_allclose(outside[image, c], distance_transform_edt(~region) if region.any() else 0 * outside[image, c], rtol=1e-6)
             expected = distance_transform_edt(~((names != c) & known))
-            np.testing.assert_allclose(image[(names == c) & known], expected[(names == c) & known], rtol=1e-6)
+            np.testing.assert_allclose(inside[image][region], expected[region], rtol=1e-6)
+    assert not inside[~valid.numpy()].any()
 
 
-def test_distance_to_other_labels_is_0_where_there_is_one_label() -> None:
+def test_class_distances_are_0_where_there_is_one_class() -> None:
     labels = torch.full((1, 5, 6), 3)
-    assert not distance_to_other_labels(labels, torch.ones_like(labels, dtype=torch.bool)).any()
-
-
-def test_distance_to_classes_leaves_ignored_pixels_and_absent_classes_out() -> None:
-    labels = regions(3, 3, (2, 16, 16))
-    valid = torch.ones_like(labels, dtype=torch.bool)
-    valid[:, :, 4:8] = False
-    distances = distance_to_classes(labels, valid, 4)
-    for image in range(2):
-        for c in range(3):
-            expected = distance_transform_edt(~((labels[image] == c) & valid[image]).numpy())
-            np.testing.assert_allclose(distances[image, c], expected, rtol=1e-6)
-    assert not distances[:, 3].any()
+    outside, inside = class_distances(labels, torch.ones_like(labels, dtype=torch.bool), 4)
+    assert not outside.any()
+    assert not inside.any()
 
 
 def test_border_weights_are_the_formula_of_the_paper_between_two_cells() -> None:
