@@ -221,7 +221,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 def test_killed_half_way_it_leaves_no_output_and_no_process(tmp_path):
     make(tmp_path, size=(600, 800))
     process = subprocess.Popen(command(tmp_path, tmp_path / "shards"), stderr=subprocess.PIPE, cwd=Path(__file__).parents[2], start_new_session=True)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".shards.partial/*")) and time.monotonic() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
