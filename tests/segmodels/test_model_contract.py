@@ -64,7 +64,7 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
     if name in SMALL and str(model_entry(name).card.default_encoder).startswith("resnet"):
         options.setdefault("encoder", "resnet18")
     if name in SMALL and "widths" in model_options(name):
-        options.setdefault("widths", [width // 4 for width in model_options(name)["widths"]])
+        options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
     torch.manual_seed(0)
     return create_model(name, num_classes, **options)
 
