@@ -1,0 +1,105 @@
+"""Trainings as processes: killed at random moments and taken up by the next `dvc repro`; shared by two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from small_pipeline import write_shards
+
+from components import tracking
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+REPOSITORY = Path(__file__).parents[2]
+EPOCHS = 6
+PARAMS = {
+    "train": {
+        "options": {"widths": [8, 16]},
+        "epochs": EPOCHS,
+        "batch_size": 4,
+        "accelerator": "cpu",
+        "precision": "float32",
+        "augment": {"crop": [20, 24]},
+    }
+}
+
+
+def environment(**changes: str) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+    return {**own, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", **changes}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A DVC repository with the shards and the stage train of the project's own dvc.yaml."""
+    write_shards(tmp_path / "data" / "shards", train=80, val=4, scale=1)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    stage = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]["train"]
+    stage["deps"] = ["data/shards"]  # the code's files are not in this folder
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=tmp_path, env=environment(), check=True)
+    return tmp_path
+
+
+def epochs_of(workspace: Path) -> list[int]:
+    run = json.loads((workspace / "data" / "model" / "run.json").read_text())
+    return sorted(metric.step for metric in tracking.mlflow_client(run["tracking_uri"]).get_metric_history(run["run_id"], "val/miou"))
+
+
+def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrupted_training(workspace: Path) -> None:
+    """SIGKILL and SIGTERM in turn, each some way into the training; then one run to the end."""
+    subprocess.run(["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240)
+    expected = load_file(workspace / "data" / "model" / "weights.safetensors")
+    for leftover in ("data/checkpoints", "data/model", ".dvc/cache"):
+        shutil.rmtree(workspace / leftover)
+    (workspace / "dvc.lock").unlink()
+    (workspace / "mlflow.db").unlink()
+
+    rng = random.Random(0)
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        saved = sum(1 for _ in (workspace / "data").glob("checkpoints/*/*.ckpt"))
+        process = subprocess.Popen([sys.executable, "-m", "components", "train"], cwd=workspace, env=environment(), stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:  # up to the first epoch of this process, and a little further
+            if "epoch" in line:
+                break
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert not (workspace / "data" / "model").exists()
+        assert sum(1 for _ in (workspace / "data").glob("checkpoints/*/*.ckpt")) >= max(1, saved)
+    subprocess.run(["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240)
+    resumed = load_file(workspace / "data" / "model" / "weights.safetensors")
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, resumed[name]), name
+    assert epochs_of(workspace) == list(range(EPOCHS))
+
+
+def test_two_processes_measure_what_one_does_with_the_same_global_batch(workspace: Path) -> None:
+    scores = []
+    for processes in (1, 2):
+        params = {"train": {**PARAMS["train"], "batch_size": 4 // processes, "augment": {**PARAMS["train"]["augment"], "brightness": 0.1}}}
+        (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+        model = f"data/model-{processes}"
+        command = ["torchrun", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+        subprocess.run(
+            [*command, "-m", "components", "train", "--model", model], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240
+        )
+        run = json.loads((workspace / model / "run.json").read_text())
+        metrics = tracking.mlflow_client(run["tracking_uri"]).get_run(run["run_id"]).data.metrics
+        scores.append([metrics[name] for name in ("val/miou", "val/fwiou", "val/loss", "train/loss")])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
