@@ -43,9 +43,9 @@ ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:50
 
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -c requirements.lock
-	for name in metrics losses loader train_loop; do python benchmarks/$$name.py || exit 1; done
+	for name in metrics losses loader train_loop models; do python -m benchmarks.$$name || exit 1; done
 
-camvid: $(VENV)/.installed  ## train on CamVid: CAMVID=folder (params.camvid.yaml)
+camvid: $(VENV)/.installed  ## train on CamVid: params.camvid.yaml becomes params.yaml
 	cp params.camvid.yaml params.yaml
 	dvc repro
 	@python -m components report

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from report import markdown_table, write_section
+from benchmarks.report import markdown_table, write_section
 from torch import Tensor
 
 from segmodels.losses import create_loss
