@@ -16,9 +16,9 @@ import kornia.losses
 import monai.losses
 import torch
 import torch.nn.functional as F
-from report import markdown_table, side_by_side, write_section
 from torch import Tensor
 
+from benchmarks.report import markdown_table, side_by_side, write_section
 from segmodels.losses import create_loss
 
 IMAGES, CLASSES, HEIGHT, WIDTH, THREADS = 4, 19, 256, 512, 2

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from benchmarks.report import markdown_table, write_section
 from torch import Tensor
 
+from benchmarks.report import markdown_table, write_section
 from segmodels.losses import create_loss
 from segmodels.models.registry import create_model
 from segmodels.training.checkpoints import Checkpoints
