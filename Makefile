@@ -42,8 +42,8 @@ ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:50
 	mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -c requirements.lock
-	for name in metrics losses loader train_loop models; do python -m benchmarks.$$name || exit 1; done
+	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
+	for name in metrics losses loader train_loop models; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
 
 camvid: $(VENV)/.installed  ## train on CamVid: params.camvid.yaml becomes params.yaml
 	cp params.camvid.yaml params.yaml

@@ -1,9 +1,6 @@
 """Training input side by side with PNG files + albumentations: ``python -m benchmarks.loader``.
 
-albumentations is no requirement of the project. Install it beside the project's environment, not into it::
-
-    python -m pip install --no-deps --target build/peers -r benchmarks/requirements.txt albucore==0.0.24 stringzilla simsimd
-    PYTHONPATH=build/peers python -m benchmarks.loader
+albumentations is no requirement of the project: `make bench` installs it beside the project's environment.
 """
 
 import os
