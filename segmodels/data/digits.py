@@ -62,8 +62,8 @@ def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int
         split, number = job
         image, mask = scene(np.random.default_rng((seed, list(sources).index(split), number)), sources[split], size)
         name = f"{split}/{number:05d}.png"
-        _save(root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        _save(root / "masks" / name, mask)
+        _save(root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), compression=0)  # noise hardly gets smaller
+        _save(root / "masks" / name, mask, compression=1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(write, jobs):
@@ -125,15 +125,15 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
         mix += weight * cv2.resize(rng.random((cells, cells), np.float32) - 0.5, (size, size), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.6:
         mix += rng.uniform(0.1, 0.3) * _pattern(rng, size)
-    mix = np.clip(mix + 0.5, 0, 1)[:, :, None]
-    return first * (1 - mix) + second * mix
+    return cv2.transform(np.clip(mix + 0.5, 0, 1), np.column_stack([second - first, first]))
 
 
 def _pattern(rng: np.random.Generator, size: int) -> np.ndarray:
     """Stripes, checks or weave in -1..1."""
     angle, period = rng.uniform(0, np.pi), size * rng.uniform(0.06, 0.2)
-    y, x = np.mgrid[:size, :size].astype(np.float32) * np.float32(2 * np.pi / period)
-    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    x = np.arange(size, dtype=np.float32) * np.float32(2 * np.pi / period)
+    y, cos, sin = x[:, None], np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    along, across = cos * x + sin * y, cos * y - sin * x
     kind = rng.integers(3)
     if kind == 0:
         return np.sin(along)
@@ -191,7 +191,7 @@ def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> t
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> None:
     """Ink of a shaded colour, darker or lighter than what is behind, often with a soft shadow; changes ``canvas``."""
-    behind = float(np.average(canvas.mean(axis=2), weights=alpha))
+    behind = float(np.mean(cv2.mean(canvas, (alpha > 0.5).astype(np.uint8))[:3]))
     away = rng.uniform(60, 120) * rng.choice([-1, 1])
     if not 15 < behind + away < 245:
         away = -away
@@ -200,9 +200,9 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> N
     if rng.random() < 0.5:
         soft = len(alpha) / 40
         shadow = cv2.warpAffine(alpha, np.array([[1, 0, soft], [0, 1, soft]], np.float32), alpha.shape[::-1])
-        canvas *= 1 - 0.4 * cv2.GaussianBlur(shadow, (0, 0), soft)[:, :, None]
+        canvas *= cv2.merge([1 - 0.4 * cv2.GaussianBlur(shadow, (0, 0), soft)] * 3)
     ramp = np.linspace(-1, 1, len(alpha), dtype=np.float32) * np.float32(rng.uniform(-20, 20))
-    canvas += (ink + ramp[:, None, None] - canvas) * alpha[:, :, None]
+    canvas += (ink + ramp[:, None, None] - canvas) * cv2.merge([alpha] * 3)
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
@@ -210,11 +210,11 @@ def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     size = len(canvas)
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     slope = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
-    canvas = canvas * (1 + slope[0] * ramp[:, None] + slope[1] * ramp[None, :])[:, :, None]
+    canvas = canvas * cv2.merge([1 + slope[0] * ramp[:, None] + slope[1] * ramp[None, :]] * 3)
     if rng.random() < 0.5:
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.3, 0.7))
     noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(1, 7))
-    return np.clip(canvas + noise, 0, 255).astype(np.uint8)
+    return cv2.add(canvas, noise, dtype=cv2.CV_8U)  # rounds and saturates
 
 
 def _color(hue: float, saturation: float, value: float) -> np.ndarray:
@@ -223,8 +223,8 @@ def _color(hue: float, saturation: float, value: float) -> np.ndarray:
     return np.float32(255 * value) * (1 - np.float32(saturation) * np.clip(np.minimum(sector, 4 - sector), 0, 1)).astype(np.float32)
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
-    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+def _save(path: Path, pixels: np.ndarray, compression: int) -> None:
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, compression])
     if not done:
         raise RuntimeError(f"OpenCV could not encode {path}")
     path.write_bytes(data.tobytes())
