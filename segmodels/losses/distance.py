@@ -47,7 +47,7 @@ def class_distances(labels: Tensor, valid: Tensor, num_classes: int) -> tuple[Te
 
     def nearest_other(image: int) -> None:
         for c in np.unique(names[image][known[image]]):
-            np.minimum(inside[image], outside[image, c], out=inside[image], where=names[image] != c)
+            np.minimum(inside[image], np.where(names[image] == c, np.float32(np.inf), outside[image, c]), out=inside[image])
         inside[image][np.isinf(inside[image]) | ~known[image]] = 0
 
     _in_threads(measure, outside.shape[0] * num_classes)
