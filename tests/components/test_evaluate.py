@@ -162,7 +162,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 evaluate(params, large, model, out)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    small, large = write_shards(tmp_path / "small", test=64, scale=8), write_shards(tmp_path / "large", test=1500, scale=8)
+    small, large = write_shards(tmp_path / "small", test=64, scale=13), write_shards(tmp_path / "large", test=600, scale=13)
     size = sum(path.stat().st_size for path in large.glob("test-*.arrow")) // 2**20
     command = [sys.executable, "-c", program, str(small), str(large), str(model), str(tmp_path / "out")]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
