@@ -67,3 +67,10 @@ def check_images(images: Tensor, in_channels: int, spatial_dims: int = 2) -> Non
         raise InputError(
             f"images have the shape {tuple(images.shape)}, expected (B, {in_channels}, {axes}): build the model with in_channels equal to the images' channels"
         )
+
+
+def check_size(images: Tensor, minimum: int, what: str) -> None:
+    """Raise InputError where the height or width is below what the halvings of ``what`` need."""
+    for name, size in zip(("height", "width"), images.shape[-2:], strict=True):
+        if size < minimum:
+            raise InputError(f"image {name} is {size}, expected at least {minimum}, the stride of {what}: enlarge or pad the images")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, check_images
+from segmodels.models.blocks import ConvNormAct, check_images, check_size
 from segmodels.models.encoders.base import Encoder
 from segmodels.models.encoders.registry import create_encoder
 from segmodels.models.encoders.vgg import STAGES
@@ -39,6 +39,7 @@ class SegNet(nn.Module):
 
     def forward(self, images: Tensor) -> Prediction:
         check_images(images, self.encoder.in_channels)
+        check_size(images, self.encoder.strides[-1], "SegNet")
         x, pooled = images, []
         for *convolutions, _ in self.encoder.stages():
             for layer in convolutions:

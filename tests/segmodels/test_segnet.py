@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmodels.errors import InputError
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.registry import create_model
 from segmodels.models.segnet import unpool
@@ -49,3 +50,11 @@ def test_the_finest_decoder_stage_sees_values_only_where_the_encoder_had_its_max
     maxima = F.interpolate(F.max_pool2d(seen["encoder"], 2), scale_factor=2)
     assert torch.all(seen["encoder"][seen["decoder"] != 0] == maxima[seen["decoder"] != 0])
     assert (F.max_pool2d((seen["decoder"] != 0).float(), 2) * 1.0).sum() == (seen["decoder"] != 0).sum(), "one value in each window at most"
+
+
+def test_images_that_five_pools_would_empty_are_refused():
+    model = create_model("segnet", 2).eval()
+    with pytest.raises(InputError, match="image width is 31, expected at least 32, the stride of SegNet"):
+        model(torch.zeros(1, 3, 32, 31))
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 32, 33)).logits.shape == (1, 2, 32, 33)

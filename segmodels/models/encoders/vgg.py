@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from segmodels.errors import InputError
-from segmodels.models.blocks import check_images
+from segmodels.models.blocks import check_images, check_size
 from segmodels.models.encoders.base import Encoder, check_output_stride
 from segmodels.models.encoders.registry import register_encoder
 
@@ -33,6 +33,7 @@ class VGG(Encoder):
         if pool not in (2, 3):
             raise InputError(f"pool of VGG-16 is {pool}, expected 2 or 3, the size of the max-pools' windows")
         self.in_channels = in_channels
+        self.ceil_mode = ceil_mode
         self.channels = tuple(widths[-1] for widths in STAGES)
         self.strides = tuple(min(stride, output_stride) for stride in (2, 4, 8, 16, 32))
         layers: list[nn.Module] = []
@@ -56,6 +57,8 @@ class VGG(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
+        if not self.ceil_mode:
+            check_size(images, self.strides[-1], "VGG-16")
         maps, x = [], images
         for layer in self.features:
             x = layer(x)
