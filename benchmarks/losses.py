@@ -1,4 +1,4 @@
-"""Losses side by side with their peers, forward and backward: `python benchmarks/losses.py`.
+"""Losses side by side with their peers, forward and backward: ``python -m benchmarks.losses``.
 
 4 images of 256 x 512 pixels, 19 classes, float32, 2 threads. Peak memory is what the process holds at most above the
 logits, the target and the libraries, read from the kernel (Linux).
