@@ -63,7 +63,7 @@ class BoundaryLoss(ContourLoss):
 
     def pixel_losses(self, probabilities: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         distance, inside = class_distances(labels, valid, probabilities.shape[1])
-        distance.scatter_add_(1, labels[:, None], -(inside - 1).clamp(min=0)[:, None])
+        distance.scatter_(1, labels[:, None], -(inside - 1).clamp(min=0)[:, None])
         return probabilities * distance.masked_fill_(~valid[:, None], 0).to(probabilities.dtype)
 
 
@@ -96,4 +96,4 @@ class HausdorffLoss(ContourLoss):
     def _contour_weights(self, labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
         """d^α ``(B, C, *spatial)``, d the distance of a pixel to the nearest one on the other side of a class's contour."""
         distance, inside = class_distances(labels, valid, num_classes)
-        return distance.scatter_add_(1, labels[:, None], inside[:, None]).pow_(self.alpha)
+        return distance.scatter_(1, labels[:, None], inside[:, None]).pow_(self.alpha)
