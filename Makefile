@@ -6,9 +6,11 @@ export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
+VARIANT ?= cpu
+PROFILE ?= $(VARIANT)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint ui bench camvid golden clean
+.PHONY: help demo test test-slow acceptance lint ui bench camvid image push golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +51,21 @@ camvid: $(VENV)/.installed  ## train on CamVid: params.camvid.yaml becomes param
 	cp params.camvid.yaml params.yaml
 	dvc repro
 	@python -m components report
+
+image: $(VENV)/.installed  ## build the image of the steps: VARIANT=cpu|gpu TORCH_INDEX=index of CPU wheels; wheelhouse/ is looked into first
+	@mkdir -p build
+	DOCKER_BUILDKIT=1 docker build --file infra/Dockerfile --iidfile build/image.id --build-arg VARIANT=$(VARIANT) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+	  --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*') $(BUILD_OPTIONS) .
+	docker tag $$(cat build/image.id) segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
+	@docker image ls segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
+	python -m pipelines pin segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile local
+
+push:  ## build and push the image: REGISTRY=host/path PROFILE=cpu|gpu; its digest is pinned for the profile
+	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=host/path"; exit 2; }
+	$(MAKE) image
+	docker tag $$(cat build/image.id) $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
+	docker push $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
+	python -m pipelines pin $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile $(PROFILE)
 
 golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare with
 	for profile in local cpu gpu; do \

@@ -138,7 +138,7 @@ def _tracking_server(log: Path) -> Iterator[str]:
     uri = f"http://127.0.0.1:{(port := _free_port())}"
     store = [f"--backend-store-uri=sqlite:///{Path('mlflow.db').absolute()}", f"--default-artifact-root={_artifacts().as_uri()}", "--no-serve-artifacts"]
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *store]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     try:
@@ -150,7 +150,7 @@ def _tracking_server(log: Path) -> Iterator[str]:
         server.wait()
 
 
-def _await(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
+def _await(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
         try:

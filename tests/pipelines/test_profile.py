@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from components.params import PipelineParams, checked_params, load_params
 from pipelines.cron import Cron
+from pipelines.images import image_of
 from pipelines.parameters import all_params, default_values, given_values
 from pipelines.profile import Image, Profile, Secret, load_profile, pin_image, pinned_image
 from pipelines.secrets import require_secrets
@@ -76,6 +78,24 @@ def test_an_image_by_tag_is_refused_unless_allowed(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="named by a tag"):
             pinned_image(str(tmp_path / "mine.yaml"), reference)
     assert pinned_image(str(tmp_path / "mine.yaml"), "segmodels:latest", allow_tag=True).reference == "segmodels:latest"
+
+
+def test_an_image_is_pinned_by_the_digest_of_the_registry_that_it_was_pushed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = [f"other.example/segmodels@sha256:{'b' * 64}", DIGEST]
+    pushed = SimpleNamespace(labels={"org.opencontainers.image.revision": "abc"}, attrs={"RepoDigests": digests})
+    client = SimpleNamespace(images=SimpleNamespace(get=lambda _: pushed), close=lambda: None)
+    monkeypatch.setattr("docker.from_env", lambda: client)
+    assert image_of("registry.example/segmodels:cpu-1") == Image(DIGEST, "abc")
+    assert image_of("segmodels:cpu-1") == Image("segmodels:cpu-1", "abc"), "in no registry under this name"
+    pushed.labels.clear()
+    with pytest.raises(InputError, match="build it with `make image`"):
+        image_of("segmodels:cpu-1")
+
+
+def test_docker_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(InputError, match="Docker does not answer"):
+        image_of("segmodels:cpu-1")
 
 
 # --- parameters
