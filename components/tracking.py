@@ -10,12 +10,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from segmodels.errors import InputError
+from segmodels.errors import InputError, TransientError
 
 PARAM_LENGTH = 6000  # MLflow refuses longer values
 
@@ -104,10 +104,24 @@ class Run:
         if new:
             self.client.log_batch(self.run_id, params=new)
 
+    def _answered(self, call: Callable[[], Any]) -> None:
+        """Do what needs the server now.
+
+        Raises:
+            TransientError: it does not answer.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            call()
+        except (MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise TransientError(f"MLflow at {self.client.tracking_uri} did not take what run {self.run_id} logs ({reason})") from error
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()])
+        self._answered(lambda: self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()]))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Never fails: what cannot be sent now is sent later, see ``finish``. NaN values are left out."""
@@ -127,10 +141,8 @@ class Run:
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """A file, or a folder with all that is in it."""
-        if path.is_dir():
-            self.client.log_artifacts(self.run_id, str(path), folder or None)
-        else:
-            self.client.log_artifact(self.run_id, str(path), folder or None)
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        self._answered(lambda: log(self.run_id, str(path), folder or None))
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: ``FINISHED``, ``FAILED`` or ``KILLED``. Tries once more to send what waits."""

@@ -316,5 +316,6 @@ def _write_model(
             std=reader.statistics.std,
             lineage=dict(facts),
             metrics={"val/miou": score, "epoch": epoch},
+            longer_side=reader.longer_side,
         )
         (folder / "run.json").write_text((state / "run.json").read_text())

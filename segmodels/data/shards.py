@@ -45,12 +45,14 @@ class ShardInfo:
         labels: the label map whose train ids the masks hold.
         statistics: counts over all splits.
         digest: of the dataset that the shards were made from.
+        longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
         shards: split -> its files in order: ``{"file": name, "samples": n, "bytes": size}``.
     """
 
     labels: LabelMap
     statistics: DatasetStatistics
     digest: str
+    longer_side: int | None
     shards: Mapping[str, list[dict[str, Any]]]
 
 
@@ -63,7 +65,7 @@ def read_info(folder: str | Path) -> ShardInfo:
     path = Path(folder) / _INFO
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return ShardInfo(LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data), data["digest"], data["shards"])
+        return ShardInfo(LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data), data["digest"], data["longer_side"], data["shards"])
     except FileNotFoundError:
         raise InputError(f"shard folder {folder} has no {_INFO}: run the step preprocess first") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -78,13 +80,15 @@ class ShardWriter:
         labels: the label map of the masks.
         digest: of the dataset.
         shard_bytes: a shard is closed when its raw pixels reach this size.
+        longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
     """
 
-    def __init__(self, folder: str | Path, labels: LabelMap, digest: str, shard_bytes: int = 256_000_000) -> None:
+    def __init__(self, folder: str | Path, labels: LabelMap, digest: str, shard_bytes: int = 256_000_000, longer_side: int | None = None) -> None:
         self.folder = Path(folder)
         self.labels = labels
         self.digest = digest
         self.shard_bytes = shard_bytes
+        self.longer_side = longer_side
         self._statistics = StatisticsBuilder(labels.num_classes)
         self._shards: dict[str, list[dict[str, Any]]] = {}
         self._split: str | None = None
@@ -110,7 +114,7 @@ class ShardWriter:
     def close(self) -> None:
         """Complete the last shard and write ``statistics.json``."""
         self._finish_shard()
-        facts = self.statistics.to_dict() | {"labels": self.labels.to_dict(), "digest": self.digest, "shards": self._shards}
+        facts = self.statistics.to_dict() | {"labels": self.labels.to_dict(), "digest": self.digest, "longer_side": self.longer_side, "shards": self._shards}
         (self.folder / _INFO).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def __enter__(self) -> ShardWriter:
@@ -159,6 +163,7 @@ class ShardReader:
         self.labels: LabelMap = info.labels
         self.statistics: DatasetStatistics = info.statistics
         self.digest: str = info.digest
+        self.longer_side: int | None = info.longer_side
         self._shards = info.shards[split]
         self._ends = np.cumsum([shard["samples"] for shard in self._shards])
         for shard in self._shards:

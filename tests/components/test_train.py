@@ -89,6 +89,13 @@ def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_bee
     assert sorted(metric.step for metric in client.get_metric_history(run_id, "val/miou")) == [0, 1]
 
 
+def test_a_model_trained_on_resized_images_says_so(folder: Path) -> None:
+    info = folder / "shards" / "statistics.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"longer_side": 40}))
+    run(folder)
+    assert load_bundle(folder / "model").longer_side == 40
+
+
 def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> None:
     run(folder)
     run(folder, "other", lr=0.01)
