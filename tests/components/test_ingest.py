@@ -159,8 +159,8 @@ def test_digits_that_were_interrupted_are_generated_anew(tmp_path: Path, monkeyp
     params = IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32))
     complete, written = digits._save, []
 
-    def fail_half_way(path: Path, picture: object) -> None:
-        complete(path, picture)
+    def fail_half_way(path: Path, picture: object, **options: object) -> None:
+        complete(path, picture, **options)
         written.append(path)
         if len(written) > 5:
             raise KeyboardInterrupt
