@@ -33,13 +33,18 @@ class Loss(nn.Module, ABC):
         labels = target.long()  # before the comparison: -1 would equal 255 in uint8
         valid = labels != self.ignore_index
         labels = labels.masked_fill(~valid, 0)
-        if labels.device.type == "cpu" and labels.numel() and (labels.min() < 0 or labels.max() >= logits.shape[1]):
-            wrong = labels[(labels < 0) | (labels >= logits.shape[1])].unique().tolist()
-            raise InputError(f"target holds labels {wrong}, expected 0..{logits.shape[1] - 1} or {self.ignore_index} (ignored): correct the label map")
+        if labels.device.type == "cpu" and labels.numel():
+            self._check(labels, logits.shape[1])
         with torch.autocast(logits.device.type, enabled=False):
             if logits.dtype in (torch.float16, torch.bfloat16):
                 logits = logits.float()
             return self.compute(logits, labels, valid)
+
+    def _check(self, labels: Tensor, num_classes: int) -> None:
+        least, largest = labels.aminmax()
+        if least < 0 or largest >= num_classes:
+            wrong = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
+            raise InputError(f"target holds labels {wrong}, expected 0..{num_classes - 1} or {self.ignore_index} (ignored): correct the label map")
 
     @abstractmethod
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
