@@ -48,6 +48,8 @@ TOO_LARGE: dict[str, str] = {}
 STATIC_SIZE: dict[str, str] = {}
 # Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
 UNREACHED: dict[str, tuple[str, str]] = {}
+# Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
+RATES: dict[str, tuple[float, str]] = {"refinenet_resnet101": (3e-4, "a deep decoder without normalisation")}
 # Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
 NOT_SUPERVISED = {name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.task == "unsupervised"}
 
@@ -232,14 +234,16 @@ def scenes(size: tuple[int, ...], channels: int) -> tuple[torch.Tensor, torch.Te
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in NOT_SUPERVISED])
 def test_learns_eight_scenes(name):
     size = sizes(name)[0]
     images, masks = scenes(size, model_options(name).get("in_channels", 3))
     model = build(name).train()
     steps = 150
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+    rate = RATES.get(name, (2e-3,))[0]
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     best = 0.0
     for step in range(1, steps + 1):
         prediction = model(images)
@@ -249,7 +253,7 @@ def test_learns_eight_scenes(name):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        if step % 15 == 0:
+        if step % 10 == 0:
             with torch.inference_mode():
                 best = max(best, (model.eval()(images).logits.argmax(1) == masks).float().mean().item())
             model.train()
