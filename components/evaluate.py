@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from segmodels.plots import Comparison
 
 
+SHORT = {"mean_iou": "miou", "frequency_weighted_iou": "fwiou"}  # in MLflow, beside val/miou and val/fwiou of the training
+
+
 def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path) -> dict[str, float]:
     """Predict the test split, count pixels in one confusion matrix, and write what follows from it.
 
@@ -81,7 +84,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
 
     if run:
         class_iou = {f"test/iou/{_metric_name(row['class'])}": row["iou"] for row in _per_class(total, reader)}
-        run.log_metrics({f"test/{name}": value for name, value in metrics.items()} | class_iou)
+        run.log_metrics({f"test/{SHORT.get(name, name)}": value for name, value in metrics.items()} | class_iou)
         for name in ("pictures", "per_class.csv", "confusion.json"):
             run.log_artifact(evaluation / name, "evaluation/pictures" if name == "pictures" else "evaluation")
         run.finish()

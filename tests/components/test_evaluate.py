@@ -142,7 +142,7 @@ def test_the_training_run_gets_test_metrics_and_pictures(shards: Path, tmp_path:
     metrics = evaluate(EvaluateParams(overlays=1), shards, model, tmp_path / "evaluation")
     client = tracking.mlflow_client()
     stored = client.get_run(run_id).data.metrics
-    assert stored["test/mean_iou"] == metrics["mean_iou"]
+    assert stored["test/miou"] == metrics["mean_iou"]
     assert stored["test/iou/brick"] > 0.5
     assert "test/iou/snow" not in stored or stored["test/iou/snow"] == 0
     assert "evaluation/pictures/confusion.png" in [file.path for file in client.list_artifacts(run_id, "evaluation/pictures")]
