@@ -44,7 +44,7 @@ class SegmentationTask(nn.Module):
         """``images`` uint8 ``(B, 3, H, W)``, ``masks`` in train ids ``(B, H, W)``, any integer type."""
         prediction = self.model((images.float() - self.mean) / self.std)
         target = masks.long()
-        terms = self.loss.terms(prediction.logits, target)
+        terms = self.loss.terms(prediction, target)
         loss = sum((self.loss.weights[name] * value for name, value in terms.items()), start=prediction.logits.new_zeros((), dtype=torch.float32))
         for index, logits in enumerate(prediction.auxiliary):
             weight = self.auxiliary_weights[min(index, len(self.auxiliary_weights) - 1)]
