@@ -94,7 +94,7 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
         shm_size=shared_memory.replace("i", "").lower() if shared_memory else "1g",
         mounts=[docker.types.Mount(target, str(path), type="bind", read_only=read_only) for path, target, read_only in kept],
         device_requests=gpus,
-        environment=_environment() | {"MLFLOW_TRACKING_URI": tracking_uri, RUN_ID: str(uuid.uuid4())},
+        environment=_environment() | {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", RUN_ID: str(uuid.uuid4())},
     )
     local.init(runner, pipeline_root=str(root))
     resolve_named_outputs()
