@@ -12,12 +12,12 @@ CONFIRMED_BY = "confirmed_by_pipeline_run"
 
 
 def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchanged: bool = True) -> str:
-    """Compare data digest, code revision and training parameters with those of the champion.
+    """Compare data digest, code revision and what shapes a training (its parameters, the images' size) with those of the champion.
 
     Code with changes that are in no commit counts as new.
 
     Args:
-        params: all of params.yaml; the sections train and register are read.
+        params: all of params.yaml; the sections preprocess, train and register are read.
         dataset: folder that ingest wrote.
         decision: file for the answer.
         skip_unchanged: False answers ``train`` in any case.
@@ -36,7 +36,7 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
 
     registry = Registry(tracking.mlflow_client(), params.register_.name)
     champion = registry.champion()
-    now = lineage(data_digest=Dataset.open(dataset).digest, params=params.train.model_dump(mode="json"))
+    now = lineage(data_digest=Dataset.open(dataset).digest, params=params.train.model_dump(mode="json"), longer_side=params.preprocess.longer_side)
     new = [what for what in ("data_digest", "code_revision", "params_digest") if champion and champion.tags.get(what) != now[what]]
     committed = now["code_revision"] != "unknown" and not now["code_revision"].endswith("-dirty")
 

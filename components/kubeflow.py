@@ -56,6 +56,7 @@ def changed(
     dataset: Input[Dataset],
     decision: OutputPath(str),  # type: ignore[valid-type]
     params: str,
+    preprocess_params: str,
     model_name: str,
     loss: str,
     epochs: int,
@@ -66,7 +67,9 @@ def changed(
     skip_unchanged: bool,
 ):
     values = {**_training_values(model_name, loss, epochs, batch_size, learning_rate, seed), "register.name": registered_model}
-    return _step("changed", params, values, "--dataset", dataset.path, "--skip-unchanged", skip_unchanged, "--decision", decision)
+    return _step(
+        "changed", params, values, "--params-json", preprocess_params, "--dataset", dataset.path, "--skip-unchanged", skip_unchanged, "--decision", decision
+    )
 
 
 @dsl.container_component

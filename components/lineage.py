@@ -39,13 +39,19 @@ def params_digest(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def lineage(*, data_digest: str, params: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of the run and of the registered model version."""
+def lineage(*, data_digest: str, params: Mapping[str, Any], longer_side: int | None) -> dict[str, str]:
+    """Tags of the run and of the registered model version.
+
+    Args:
+        data_digest: of the dataset.
+        params: of the training.
+        longer_side: of the images after preprocess, pixels; None where it kept their size.
+    """
     facts = {
         "data_digest": data_digest,
         "code_revision": code_revision(),
         "code_digest": code_digest(),
-        "params_digest": params_digest(params),
+        "params_digest": params_digest({**params, "longer_side": longer_side}),
     }
     if image := os.environ.get("SEGMODELS_IMAGE"):
         facts["image"] = image

@@ -46,7 +46,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     from components.checkpoint_store import open_checkpoints  # torch from here on: missing shards are said without waiting for it
     from components.training_display import TrainingDisplay
 
-    facts = lineage(data_digest=readers[0].digest, params=params.model_dump(mode="json"))
+    facts = lineage(data_digest=readers[0].digest, params=params.model_dump(mode="json"), longer_side=readers[0].longer_side)
     state = checkpoints / checkpoint_key(facts)
     saved = open_checkpoints(state)  # other processes wait in _fabric for the one that fetches
     fabric = _fabric(params)

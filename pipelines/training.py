@@ -59,7 +59,16 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                 "learning_rate": learning_rate,
                 "seed": seed,
             }
-            news = place(steps.changed(dataset=dataset, params=train_params, **network, registered_model=registered_model, skip_unchanged=skip_unchanged))
+            news = place(
+                steps.changed(
+                    dataset=dataset,
+                    params=train_params,
+                    preprocess_params=preprocess_params,
+                    **network,
+                    registered_model=registered_model,
+                    skip_unchanged=skip_unchanged,
+                )
+            )
             with dsl.If(news.outputs["decision"] == "train", name="something is new"):
                 known = {"data_digest": digest, "code_revision": code}
                 gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}

@@ -69,6 +69,7 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
         ("skip_unchanged=true", "2" * 40, "new since the champion, version 1: code revision"),
         ("seed=1", "1" * 40, "new since the champion, version 1: params digest"),
         ('ingest_params={"ingest": {"digits": {"train": 24, "val": 6, "test": 7, "size": 32, "seed": 0}}}', "1" * 40, "version 1: data digest"),
+        ('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}', "1" * 40, "version 1: params digest"),
         ("skip_unchanged=false", "1" * 40, "training all the same, as asked"),
         ("skip_unchanged=true", "1" * 40 + "-dirty", "which does not tell whether it is new"),
     ],
