@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.models.dilated import DilatedModel, FCNHead, create_body
 from segmodels.models.encoders.base import Encoder
 from segmodels.models.encoders.registry import create_encoder
 from segmodels.models.prediction import Prediction
@@ -129,37 +130,6 @@ def fcn8s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | N
     return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=2)
 
 
-class DilatedFCN(nn.Module):
-    """FCN on a dilated encoder: a small head on its last map, bilinear upsampling to the input, an auxiliary head on the map before the last."""
-
-    def __init__(self, encoder: Encoder, classifier: nn.Module, aux_classifier: nn.Module | None) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.classifier = classifier
-        self.aux_classifier = aux_classifier
-
-    def forward(self, images: Tensor) -> Prediction:
-        *_, middle, last = self.encoder(images)
-        logits = resize(self.classifier(last), images.shape[-2:])
-        if not self.training or self.aux_classifier is None:
-            return Prediction(logits)
-        return Prediction(logits, (resize(self.aux_classifier(middle), images.shape[-2:]),))
-
-
-class FCNHead(nn.Sequential):
-    """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout, 1x1 to the classes: torchvision's head and its keys."""
-
-    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1) -> None:
-        channels = in_channels // 4
-        super().__init__(
-            nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Conv2d(channels, num_classes, 1),
-        )
-
-
 class ConcatHead(nn.Module):
     """mmseg's head: two 3x3 convolutions of 512, their result beside the input through a third, dropout, 1x1 to the classes."""
 
@@ -180,7 +150,7 @@ def _fcn_resnet(
 ) -> nn.Module:
     body = create_encoder(encoder, in_channels, output_stride, encoder_weights, **(encoder_options or {}))
     aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
-    return DilatedFCN(body, FCNHead(body.channels[-1], num_classes), aux_classifier)
+    return DilatedModel(body, FCNHead(body.channels[-1], num_classes), aux_classifier)
 
 
 @register_model(
@@ -238,10 +208,9 @@ def fcn_resnet101(
 def _fcn_d8(
     num_classes: int, encoder: str, in_channels: int, encoder_weights: str | None, encoder_options: dict[str, Any] | None, auxiliary: bool
 ) -> nn.Module:
-    stem = {"deep_stem": True} if encoder.startswith("resnet") else {}
-    body = create_encoder(encoder, in_channels, 8, encoder_weights, **stem | (encoder_options or {}))
+    body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
     aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
-    return DilatedFCN(body, ConcatHead(body.channels[-1], num_classes), aux_classifier)
+    return DilatedModel(body, ConcatHead(body.channels[-1], num_classes), aux_classifier)
 
 
 @register_model(

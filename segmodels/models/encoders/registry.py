@@ -12,7 +12,7 @@ from typing import Any
 from segmodels.models.encoders.base import Encoder
 from segmodels.models.encoders.freezing import freeze, freeze_batch_norm
 from segmodels.models.encoders.timm_encoder import TimmEncoder
-from segmodels.models.registry import nearest
+from segmodels.errors import nearest
 from segmodels.models.weights import load_weights
 
 _BUILDERS: dict[str, Callable[..., Encoder]] = {}
