@@ -87,11 +87,12 @@ class DockerClient:
 
 
 @contextmanager
-def cluster_here(folder: Path) -> Iterator[Cluster]:
+def cluster_here(cluster: Cluster) -> Iterator[None]:
+    """What kfp asks of Docker goes to ``cluster`` while the block runs."""
     import docker
     from kfp.local import docker_task_handler
 
-    cluster = Cluster(folder)
+    folder = cluster.folder
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(docker, "from_env", DockerClient)
@@ -99,7 +100,7 @@ def cluster_here(folder: Path) -> Iterator[Cluster]:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
         patch.setattr(ConditionEvaluator, "_resolve_pipeline_channel", ConditionEvaluator._resolve_pipeline_channel)
         resolve_named_outputs()
-        yield cluster
+        yield
 
 
 def described(outputs: Path, step: str) -> dict[str, Any]:

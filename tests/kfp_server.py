@@ -120,7 +120,7 @@ class Server:
     def _add_version(self, pipeline: str, name: str, content: bytes) -> dict[str, Any]:
         if any(version["display_name"] == name and version["pipeline_id"] == pipeline for version in self.versions.values()):
             raise Refusal(409, f"AlreadyExistError: the version {name} already exist")
-        spec, *platform = yaml.safe_load_all(content)
+        spec, *platform = yaml.load_all(content, yaml.CSafeLoader)
         return self.add(self.versions, "pipeline_version_id", pipeline_id=pipeline, display_name=name, pipeline_spec={"spec": spec, "platform": platform})
 
     def _check_namespace(self, namespace: str) -> None:

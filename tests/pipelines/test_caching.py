@@ -1,14 +1,13 @@
 """Kubeflow's cache: what it takes for the same, and that changed data under the same branch name is never served from it."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kfp.dsl import Artifact
 from kfp.local.orchestrator import task_executor
-from kfp_here import Cluster, cluster_here
+from kfp_here import Cluster
 from small_dataset import write_small_dataset
 
 
@@ -32,11 +31,9 @@ class KubeflowCache:
         self.outputs[key] = outputs
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster_here(tmp_path_factory.mktemp("caching")) as cluster:
-        cluster.unavailable = {"train"}  # the steps before it are enough here
-        yield cluster
+@pytest.fixture(autouse=True)
+def _no_training(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "unavailable", {"train"})  # the steps before it are enough here
 
 
 def git(repository: Path, *arguments: str) -> None:

@@ -3,16 +3,37 @@
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp_server import Server, kfp_server
 
+from pipelines import __main__ as command_line
 from pipelines.__main__ import main
+from pipelines.profile import Image, Profile
 
 Said = Callable[..., tuple[int, str]]
 
 IMAGE = "registry.example/segmodels@sha256:" + "0" * 64
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_once() -> Iterator[None]:
+    """Compiling takes a second under pytest: what was compiled is kept."""
+    compiled: dict[str, str] = {}
+    compile_ = command_line._compile
+
+    def remembered(default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
+        key = repr((default, profile, image))
+        if key not in compiled:
+            compiled[key] = compile_(default, profile, image, path).read_text()
+        path.write_text(compiled[key])
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_line, "_compile", remembered)
+        yield
 
 
 @pytest.fixture

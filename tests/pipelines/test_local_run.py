@@ -1,17 +1,10 @@
 """The pipeline on kfp.local: every step, what it hands on, when it ends early. Tests build on the run of the first."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kfp_here import Cluster, cluster_here, described
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster_here(tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
+from kfp_here import Cluster, described
 
 
 @pytest.fixture(scope="module")
