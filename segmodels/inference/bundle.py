@@ -64,12 +64,17 @@ def save_bundle(
 ) -> None:
     """Write ``model`` (as ``create_model(name, num_classes, **options)`` built it) and its description; the fields are those of ``Bundle``.
 
+    Auxiliary heads stay behind: only training has a use for them. The bundle's option ``auxiliary``, of models that have it, is false.
+
     Raises:
         InputError: ``num_classes`` is not the number of classes of ``labels``.
     """
     if num_classes != labels.num_classes:
         raise InputError(f"model {name!r} has {num_classes} classes but its label map {labels.num_classes}, expected the same number")
     folder.mkdir(parents=True, exist_ok=True)
+    if "auxiliary" in model_options(name):
+        options = {**options, "auxiliary": False}
+        model = _without_auxiliary(model, name, num_classes, options)
     save_model(model, str(folder / WEIGHTS))
     description = {
         "name": name,
@@ -93,14 +98,11 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     """
     folder = Path(folder)
     description = _read_description(folder / DESCRIPTION)
-    name, options = description["name"], dict(description["options"])
-    if "encoder_weights" in model_options(name):
-        options["encoder_weights"] = None
-    model = create_model(name, description["num_classes"], **options)
+    model = _untrained(description["name"], description["num_classes"], description["options"])
     _load_weights(model, folder / WEIGHTS)
     return Bundle(
         model=model.to(device).eval(),
-        name=name,
+        name=description["name"],
         options=description["options"],
         labels=LabelMap.from_dict(description["labels"]),
         mean=tuple(description["mean"]),
@@ -126,6 +128,21 @@ def bundle_digest(folder: str | Path) -> str:
         except FileNotFoundError:
             raise InputError(f"{Path(folder) / name} is not there, expected the folder of a trained model: run the train step or check the path") from None
     return digest.hexdigest()
+
+
+def _untrained(name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """The model without the weights of its encoder, which would be fetched."""
+    fetched = {"encoder_weights": None} if "encoder_weights" in model_options(name) else {}
+    return create_model(name, num_classes, **{**options, **fetched})
+
+
+def _without_auxiliary(model: nn.Module, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+    """The model that ``options`` describe, with the weights of ``model``, which has more."""
+    with torch.device("meta"):
+        smaller = _untrained(name, num_classes, options)
+    weights = model.state_dict()
+    smaller.load_state_dict({key: weights[key] for key in smaller.state_dict()}, assign=True)
+    return smaller
 
 
 def _read_description(path: Path) -> dict[str, Any]:

@@ -86,9 +86,7 @@ class AttentionUNetOriginal(nn.Module):
     The authors' code adds 1x1 convolutions behind each gate and fuses the levels' logits by a further one; the paper names neither, and is followed.
     """
 
-    def __init__(
-        self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = ORIGINAL_WIDTHS, spatial_dims: int = 2, deep_supervision: bool = True
-    ) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = ORIGINAL_WIDTHS, spatial_dims: int = 2, auxiliary: bool = True) -> None:
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
@@ -99,7 +97,7 @@ class AttentionUNetOriginal(nn.Module):
         self.gating = nn.Sequential(conv(widths[-1], widths[-1], 1), _NORM[spatial_dims](widths[-1]), relu())  # the coarsest gating signal
         self.gates = nn.ModuleList(GridAttentionGate(i, o, spatial_dims) for i, o in zip(widths[:1:-1], widths[-2:0:-1], strict=True))
         self.decoder = nn.ModuleList(_double_conv(i + o, o, spatial_dims) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.auxiliary_heads = nn.ModuleList(conv(width, num_classes, 1) for width in (widths[-2:0:-1] if deep_supervision else []))
+        self.auxiliary_heads = nn.ModuleList(conv(width, num_classes, 1) for width in (widths[-2:0:-1] if auxiliary else []))
         self.head = conv(widths[0], num_classes, 1)
 
     def forward(self, images: Tensor) -> Prediction:
@@ -169,7 +167,7 @@ def attention_unet_original(
     in_channels: int = 3,
     widths: Sequence[int] = ORIGINAL_WIDTHS,
     spatial_dims: int = 2,
-    deep_supervision: bool = True,
+    auxiliary: bool = True,
 ) -> AttentionUNetOriginal:
     """Attention U-Net as published; ``spatial_dims`` 3 for volumes."""
-    return AttentionUNetOriginal(num_classes, in_channels, widths, spatial_dims, deep_supervision)
+    return AttentionUNetOriginal(num_classes, in_channels, widths, spatial_dims, auxiliary)

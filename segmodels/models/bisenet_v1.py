@@ -86,7 +86,7 @@ class BiSeNetV1(nn.Module):
         context8, context16 = self.context_path(images)
         spatial = self.spatial_path(images)
         logits = resize(self.head(self.fusion(spatial, context8)), images.shape[-2:])
-        if not self.training:
+        if not self.training or not self.auxiliary_heads:
             return Prediction(logits)
         auxiliary = (head(x) for head, x in zip(self.auxiliary_heads, (context8, context16), strict=True))
         return Prediction(logits, tuple(resize(x, images.shape[-2:]) for x in auxiliary))
@@ -96,24 +96,24 @@ def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(ConvNormAct(in_channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
 
 
-def _paper(num_classes: int, encoder: Encoder) -> BiSeNetV1:
+def _paper(num_classes: int, encoder: Encoder, auxiliary: bool) -> BiSeNetV1:
     """Three strided convolutions in the spatial path; gate 1x1, ReLU, 1x1."""
     spatial = nn.Sequential(ConvNormAct(encoder.in_channels, 64, 3, 2), ConvNormAct(64, 64, 3, 2), ConvNormAct(64, 128, 3, 2))
     gate = nn.Sequential(nn.Conv2d(256, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 1))
-    auxiliary = nn.ModuleList(_head(128, 64, num_classes) for _ in range(2))
-    return BiSeNetV1(ContextPath(encoder, 128), spatial, FeatureFusion(256, 256, gate), _head(256, 256, num_classes), auxiliary)
+    auxiliary_heads = nn.ModuleList(_head(128, 64, num_classes) for _ in range(2 if auxiliary else 0))
+    return BiSeNetV1(ContextPath(encoder, 128), spatial, FeatureFusion(256, 256, gate), _head(256, 256, num_classes), auxiliary_heads)
 
 
-def _mmseg(num_classes: int, encoder: Encoder, scale: int) -> BiSeNetV1:
+def _mmseg(num_classes: int, encoder: Encoder, auxiliary: bool, scale: int) -> BiSeNetV1:
     """A 7x7 first and a 1x1 last convolution in the spatial path; gate 1x1, batch norm and ReLU (so it never goes below 1/2); channels times ``scale``."""
     narrow, wide = 64 * scale, 128 * scale
     spatial = nn.Sequential(
         ConvNormAct(encoder.in_channels, narrow, 7, 2), ConvNormAct(narrow, narrow, 3, 2), ConvNormAct(narrow, narrow, 3, 2), ConvNormAct(narrow, wide, 1)
     )
     gate = ConvNormAct(2 * wide, 2 * wide, 1)
-    auxiliary = nn.ModuleList(_head(wide, narrow, num_classes) for _ in range(2))
+    auxiliary_heads = nn.ModuleList(_head(wide, narrow, num_classes) for _ in range(2 if auxiliary else 0))
     fusion = FeatureFusion(2 * wide, 2 * wide, gate)
-    return BiSeNetV1(ContextPath(encoder, wide), spatial, fusion, _head(2 * wide, 2 * wide, num_classes), auxiliary)
+    return BiSeNetV1(ContextPath(encoder, wide), spatial, fusion, _head(2 * wide, 2 * wide, num_classes), auxiliary_heads)
 
 
 @register_model(
@@ -136,9 +136,10 @@ def bisenet_v1_xception39(
     encoder: str = "xception39",
     encoder_weights: str | None = None,
     encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
 ) -> nn.Module:
     """The paper's fast form."""
-    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})))
+    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary)
 
 
 @register_model(
@@ -161,9 +162,10 @@ def bisenet_v1_resnet18(
     encoder: str = "resnet18",
     encoder_weights: str | None = None,
     encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
 ) -> nn.Module:
     """The paper's accurate form."""
-    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})))
+    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary)
 
 
 @register_model(
@@ -186,9 +188,10 @@ def bisenet_v1_r18(
     encoder: str = "resnet18",
     encoder_weights: str | None = None,
     encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
 ) -> nn.Module:
     """mmseg's form on ResNet-18."""
-    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), scale=1)
+    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary, scale=1)
 
 
 @register_model(
@@ -210,6 +213,7 @@ def bisenet_v1_r50(
     encoder: str = "resnet50",
     encoder_weights: str | None = None,
     encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
 ) -> nn.Module:
     """mmseg's form on ResNet-50, all decoder channels four times as many."""
-    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), scale=4)
+    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary, scale=4)

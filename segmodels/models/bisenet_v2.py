@@ -93,7 +93,7 @@ def _separable(channels: int) -> nn.Sequential:
 class BiSeNetV2(nn.Module):
     """Any input size. Four auxiliary outputs, of the boosters on the semantic branch at strides 4, 8, 16 and 32 (the paper weighs their losses 1)."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3) -> None:
+    def __init__(self, num_classes: int, in_channels: int = 3, auxiliary: bool = True) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.detail = nn.Sequential(
@@ -112,7 +112,8 @@ class BiSeNetV2(nn.Module):
         self.context = ContextEmbedding(128)
         self.aggregation = GuidedAggregation(128)
         self.head = nn.Sequential(ConvNormAct(128, 1024), nn.Dropout(0.1), nn.Conv2d(1024, num_classes, 1))
-        self.boosters = nn.ModuleList(_booster(*widths, num_classes) for widths in ((16, 16), (32, 64), (64, 256), (128, 1024)))
+        boosters = ((16, 16), (32, 64), (64, 256), (128, 1024)) if auxiliary else ()
+        self.boosters = nn.ModuleList(_booster(*widths, num_classes) for widths in boosters)
 
     def forward(self, images: Tensor) -> Prediction:
         check_images(images, self.in_channels)
@@ -121,7 +122,7 @@ class BiSeNetV2(nn.Module):
             x = stage(x)
             maps.append(x)
         logits = resize(self.head(self.aggregation(self.detail(images), self.context(x))), images.shape[-2:])
-        if not self.training:
+        if not self.training or not self.boosters:
             return Prediction(logits)
         return Prediction(logits, tuple(resize(booster(x), images.shape[-2:]) for booster, x in zip(self.boosters, maps, strict=True)))
 
@@ -143,6 +144,6 @@ def _booster(in_channels: int, channels: int, num_classes: int) -> nn.Sequential
         result="Cityscapes test: mIoU 72.6 at 156 frames/s (paper)",
     ),
 )
-def bisenet_v2(num_classes: int, in_channels: int = 3) -> nn.Module:
+def bisenet_v2(num_classes: int, in_channels: int = 3, auxiliary: bool = True) -> nn.Module:
     """BiSeNet V2 with the paper's channels (table 1)."""
-    return BiSeNetV2(num_classes, in_channels)
+    return BiSeNetV2(num_classes, in_channels, auxiliary)

@@ -22,7 +22,7 @@ PAPER = "Huang et al.: UNet 3+: A Full-Scale Connected UNet for Medical Image Se
 class UNet3Plus(nn.Module):
     """UNet 3+ for images of any size; convolutions have a bias in front of the batch normalisation, as in the authors' code.
 
-    In training with deep supervision ``auxiliary`` holds the logits of the other decoder levels and of the bottom, finest first (section 2.2).
+    In training ``auxiliary`` holds the logits of the other decoder levels and of the bottom, finest first (deep supervision, section 2.2).
 
     With the classification-guided module (section 2.4) ``image_logits`` (B, 2) say whether an image holds no object (no class but 0), or one;
     to be trained by cross-entropy on that fact. In evaluation an image said to hold none is background everywhere. The paper gates in training
@@ -34,7 +34,7 @@ class UNet3Plus(nn.Module):
         num_classes: int,
         in_channels: int = 3,
         widths: Sequence[int] = WIDTHS,
-        deep_supervision: bool = True,
+        auxiliary: bool = True,
         classification_guided: bool = False,
     ) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class UNet3Plus(nn.Module):
         self.decoder = nn.ModuleList(_FullScaleLevel(level, widths) for level in reversed(range(len(widths) - 1)))
         fused = widths[0] * len(widths)
         self.head = nn.Conv2d(fused, num_classes, 3, padding=1)
-        auxiliary_channels = [fused] * (len(widths) - 2) + [widths[-1]] if deep_supervision else []
+        auxiliary_channels = [fused] * (len(widths) - 2) + [widths[-1]] if auxiliary else []
         self.auxiliary_heads = nn.ModuleList(nn.Conv2d(channels, num_classes, 3, padding=1) for channels in auxiliary_channels)
         self.classifier = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(widths[-1], 2, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()) if classification_guided else None
 
@@ -113,8 +113,8 @@ def unet_3_plus(
     num_classes: int,
     in_channels: int = 3,
     widths: Sequence[int] = WIDTHS,
-    deep_supervision: bool = True,
+    auxiliary: bool = True,
     classification_guided: bool = False,
 ) -> UNet3Plus:
     """UNet 3+; ``classification_guided`` adds the module that empties images it holds for object-free."""
-    return UNet3Plus(num_classes, in_channels, widths, deep_supervision, classification_guided)
+    return UNet3Plus(num_classes, in_channels, widths, auxiliary, classification_guided)

@@ -100,7 +100,7 @@ def test_deep_supervision_has_one_output_per_coarser_level_at_input_size(dims: i
     prediction = model(torch.randn(2, 1, *size))
     assert [a.shape for a in (prediction.logits, *prediction.auxiliary)] == [(2, 3, *size)] * 4
     assert model.eval()(torch.randn(1, 1, *size)).auxiliary == ()
-    assert AttentionUNetOriginal(3, 1, WIDTHS, dims, deep_supervision=False)(torch.randn(2, 1, *size)).auxiliary == ()
+    assert AttentionUNetOriginal(3, 1, WIDTHS, dims, auxiliary=False)(torch.randn(2, 1, *size)).auxiliary == ()
 
 
 def test_other_than_two_or_three_dimensions_are_refused() -> None:

@@ -14,7 +14,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.mark.parametrize(("options", "expected"), [({"deep_supervision": False}, 26_971_777), ({}, 26_989_637), ({"classification_guided": True}, 26_991_687)])
+@pytest.mark.parametrize(("options", "expected"), [({"auxiliary": False}, 26_971_777), ({}, 26_989_637), ({"classification_guided": True}, 26_991_687)])
 def test_binary_forms_have_the_authors_parameter_counts(options: dict[str, bool], expected: int) -> None:
     with torch.device("meta"):
         assert count_parameters(UNet3Plus(1, 3, **options)) == expected
@@ -63,7 +63,7 @@ def test_deep_supervision_reads_every_decoder_level_and_the_bottom() -> None:
     assert channels == [(10, 64), (10, 32), (10, 16), (10, 8), (6, 4)]
     assert [a.shape for a in prediction.auxiliary] == [(2, 2, 33, 61)] * 4
     assert model.eval()(torch.randn(1, 3, 33, 61)).auxiliary == ()
-    assert UNet3Plus(2, 3, WIDTHS, deep_supervision=False)(torch.randn(2, 3, 32, 32)).auxiliary == ()
+    assert UNet3Plus(2, 3, WIDTHS, auxiliary=False)(torch.randn(2, 3, 32, 32)).auxiliary == ()
 
 
 def test_images_held_for_empty_become_background_and_others_stay() -> None:
