@@ -24,6 +24,7 @@ class Prediction(NamedTuple):
     queries: QueryPrediction | None = None  # mask classification models only
     image_logits: Tensor | None = None  # (B, K) classification of the whole image: joint models, and UNet 3+ with its classification-guided module
     reconstruction: Tensor | None = None  # (B, in_channels, H, W) images rebuilt from the segmentation: W-Net in training mode
+    tasks: dict[str, Tensor] | None = None  # logits of further tasks by name, (B, K, H, W) or (B, K) for the whole image: multi-task UPerNet
 
 
 for _type in (QueryPrediction, Prediction):  # so that torch.export.save can write a program that returns one

@@ -1,7 +1,7 @@
 """ResNet-18 to ResNet-152 (He et al., Deep Residual Learning for Image Recognition, CVPR 2016).
 
 The keys are those of torchvision and timm, so their checkpoints load as they are. As there, a bottleneck that halves the size does it in its
-3x3 convolution (the paper does it in the first 1x1; this form is a little better and all current checkpoints have it).
+3x3 convolution (the paper does it in the first 1x1; this form is a little better and all current checkpoints have it; the paper's is an option).
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ class ResNet(Encoder):
         deep_stem: three 3x3 convolutions of 32, 32 and 64 channels for the 7x7 one ("ResNet-C", He et al. 2019, 1812.01187; mmseg's V1c).
         multi_grid: factors on the dilation of the blocks of layer 4, such as (1, 2, 4) of DeepLab v3 (Chen et al. 2017, 1706.05587, section 3.2.1);
             takes the place of the contraction there.
+        stride_in_1x1: bottlenecks halve the size in their first 1x1 convolution, as the paper and the weights that were trained with Caffe.
+        ceil_mode: the max-pool rounds sizes up, as Caffe did.
     """
 
     classifier = ("fc.",)
@@ -89,6 +91,8 @@ class ResNet(Encoder):
         contract_dilation: bool = True,
         deep_stem: bool = False,
         multi_grid: Sequence[int] | None = None,
+        stride_in_1x1: bool = False,
+        ceil_mode: bool = False,
     ) -> None:
         super().__init__()
         check_output_stride("ResNet", output_stride, (8, 16, 32))
@@ -100,13 +104,17 @@ class ResNet(Encoder):
         self.conv1 = _deep_stem(in_channels) if deep_stem else nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.maxpool = nn.MaxPool2d(3, 2, 1, ceil_mode=ceil_mode)
         dilations = block_dilations(depths, output_stride, contract_dilation, multi_grid)
         halve = [stride <= output_stride for stride in (8, 16, 32)]
         self.layer1 = _layer(block, 64, 64, 1, dilations[0])
         self.layer2 = _layer(block, self.channels[1], 128, 1 + halve[0], dilations[1])
         self.layer3 = _layer(block, self.channels[2], 256, 1 + halve[1], dilations[2])
         self.layer4 = _layer(block, self.channels[3], 512, 1 + halve[2], dilations[3])
+        if stride_in_1x1:
+            for module in self.modules():
+                if isinstance(module, Bottleneck):
+                    module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
         _initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -164,8 +172,10 @@ def _register(name: str, block: type[BasicBlock] | type[Bottleneck], depths: tup
         contract_dilation: bool = True,
         deep_stem: bool = False,
         multi_grid: Sequence[int] | None = None,
+        stride_in_1x1: bool = False,
+        ceil_mode: bool = False,
     ) -> ResNet:
-        return ResNet(block, depths, in_channels, output_stride, contract_dilation, deep_stem, multi_grid)
+        return ResNet(block, depths, in_channels, output_stride, contract_dilation, deep_stem, multi_grid, stride_in_1x1, ceil_mode)
 
 
 _register("resnet18", BasicBlock, (2, 2, 2, 2))
