@@ -1,0 +1,144 @@
+"""Train a dozen models under one budget, each an experiment of DVC's queue and a run in MLflow: ``python -m benchmarks.sweep``.
+
+The models differ, all else is params.yaml (or ``--params``): the data, the loss, the schedule, the minutes of training. The table and the chart
+set the test split's MIoU against parameters and images per second, which is measured at the end, model after model on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.report import markdown_table, side_by_side, write_section
+from segmodels import create_model
+from segmodels.models.analysis import count_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH = 16
+
+# Small bodies where the model takes any: what is compared is the arrangement, at a size that a laptop trains in minutes.
+SMALL = {"encoder": "resnet18"}
+MODELS: dict[str, dict[str, Any]] = {
+    "unet": {"widths": [16, 32, 64, 128, 256]},
+    "attention_unet": {"widths": [16, 32, 64, 128, 256]},
+    "unet_plus_plus": {"widths": [16, 32, 64, 128, 256]},
+    "fcn_resnet50": SMALL,
+    "bisenet_v1_r18": {},
+    "bisenet_v2": {},
+    "dfanet_b": {},
+    "segnext_t": {},
+    "deeplabv3plus_r50": SMALL,
+    "pspnet_r50": SMALL,
+    "upernet_r50": SMALL,
+    "ocrnet_hr18s": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training, for each model (default 2)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
+    parser.add_argument("--report", action="store_true", help="train nothing: table and chart of the runs that are in MLflow")
+    options = parser.parse_args()
+    experiment = f"sweep-{yaml.safe_load((ROOT / 'params.yaml').read_text())['train']['experiment']}"
+    if not options.report:
+        train_all(options.models, options.minutes, experiment)
+    runs = newest_runs(experiment)
+    rows = measured({name: runs[name] for name in options.models if name in runs})
+    header = ["model", "encoder", "test MIoU", "test FWIoU", "million parameters", "epochs", "prediction, images/s"]
+    table = markdown_table(header, [list(row.values()) for row in rows])
+    chart = ROOT / "docs" / "images" / f"{experiment}.png"
+    draw(rows, chart)
+    height, width = image_size()
+    budget = f"{float(next(iter(runs.values())).data.params['minutes']):g} minutes of training each"
+    setting = f"{budget}, images {height}x{width}, {torch.get_num_threads()} threads; all else as params.yaml."
+    picture = f"![MIoU against parameters and speed](../{chart.relative_to(ROOT)})"
+    write_section(f"Models under one budget: {experiment}", f"{setting}\n\n{table}\n\n{picture}")
+
+
+def train_all(models: list[str], minutes: float, experiment: str) -> None:
+    """Queue an experiment for each model and run the queue to its end; a model that fails is told by DVC and left out of the table."""
+    stamp = time.strftime("%m%d%H%M")
+    for name in models:
+        changes = {"model": name, "options": to_flow(MODELS[name]), "minutes": minutes, "epochs": 10_000, "experiment": experiment}
+        settings = [f"--set-param=train.{key}={value}" for key, value in changes.items()]
+        subprocess.run(["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}", *settings], cwd=ROOT, check=True)
+    subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], cwd=ROOT, check=False)
+
+
+def to_flow(options: dict[str, Any]) -> str:
+    """``options`` on one line, as DVC's --set-param reads it."""
+    return yaml.safe_dump(options, default_flow_style=True, width=1000).strip()
+
+
+def newest_runs(experiment: str) -> dict[str, Any]:
+    """The last measured run of each model."""
+    from components.tracking import mlflow_client
+
+    client = mlflow_client()
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise SystemExit(f"MLflow has no experiment {experiment!r}: run without --report first")
+    runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"], max_results=1000)
+    return {run.data.params["model"]: run for run in runs if "test/miou" in run.data.metrics}
+
+
+def image_size() -> tuple[int, int]:
+    """Height and width of the images that the models were trained on."""
+    from segmodels.data.shards import ShardReader
+
+    height, width = ShardReader(ROOT / "data" / "shards", "test").image(0).shape[:2]
+    return height, width
+
+
+def measured(runs: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each model, best first."""
+    images = torch.randn(BATCH, 3, *image_size())
+    models = {name: create_model(name, int(run.data.params["classes"]), **MODELS[name]).eval() for name, run in runs.items()}
+    with torch.inference_mode():
+        milliseconds = side_by_side({name: lambda model=model: model(images) for name, model in models.items()}, rounds=5, warmup=2)  # type: ignore[misc]
+    rows = [
+        {
+            "model": name,
+            "encoder": MODELS[name].get("encoder", "its own"),
+            "miou": f"{run.data.metrics['test/miou']:.4f}",
+            "fwiou": f"{run.data.metrics['test/fwiou']:.4f}",
+            "parameters": count_parameters(models[name]) / 1e6,
+            "epochs": int(run.data.metrics["epoch"]) if "epoch" in run.data.metrics else "",
+            "speed": 1e3 * BATCH / milliseconds[name],
+        }
+        for name, run in runs.items()
+    ]
+    return sorted(rows, key=lambda row: row["miou"], reverse=True)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """MIoU against parameters and against images per second, a named point for each model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    for axis, key, label in zip(axes, ("parameters", "speed"), ("million parameters", f"prediction, images/s (batches of {BATCH})"), strict=True):
+        for row in rows:
+            axis.scatter(row[key], float(row["miou"]), s=36)
+            axis.annotate(row["model"], (row[key], float(row["miou"])), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlabel(label)
+        axis.margins(x=0.2, y=0.1)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("test MIoU")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
