@@ -30,6 +30,7 @@ STEPS = {
     "changed": "say whether data, code or parameters are new since the champion",
     "notify": "tell a webhook how a pipeline run ended",
     "predict": "turn a folder of images into masks and overlays",
+    "serve": "answer requests with the champion over HTTP; follows it",
     "report": "print the results of the last pipeline run",
 }
 
@@ -43,13 +44,21 @@ HELP = {
     "dataset": "folder of manifest.parquet and dataset.json",
     "validation": "folder of report.json and the data docs",
     "shards": "folder of the Arrow shards and statistics.json",
-    "model": "folder of weights.safetensors, model.json and run.json",
+    "model": "folder of weights.safetensors, model.json and run.json; predict and serve also take models:/NAME@ALIAS and models:/NAME/VERSION",
     "checkpoints": "folder of the states that training resumes from",
     "evaluation": "folder of metrics.json, tables and pictures",
     "registration": "folder of registration.json",
     "decision": "file for the word train or skip",
     "images": "folder of images",
     "out": "folder for the results",
+    "host": "address to listen on, 0.0.0.0 for all",
+    "port": "port to listen on, 0 for any free one",
+    "batch-window": "milliseconds that a request waits for others to be predicted with",
+    "max-batch": "images predicted at once",
+    "max-megapixels": "million pixels that a request, and a batch, may hold",
+    "max-megabytes": "million bytes that a request may hold",
+    "poll": "seconds between looks at the alias for another version",
+    "threads": "threads of torch; in a container its CPU limit",
 }
 
 
@@ -92,10 +101,10 @@ def run_step(name: str, argv: list[str]) -> None:
         option, hint = f"--{key.replace('_', '-')}", hints[key]
         default = Path("data") / key if parameter.default is inspect.Parameter.empty and hint is Path else parameter.default
         if hint is bool:
-            parser.add_argument(option, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=HELP.get(key))
+            parser.add_argument(option, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=HELP.get(option[2:]))
         else:
             required = default is inspect.Parameter.empty
-            text = HELP.get(key, "") + ("" if required else " (default: %(default)s)")
+            text = HELP.get(option[2:], "") + ("" if required else " (default: %(default)s)")
             kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)  # str | None is given as str
             parser.add_argument(option, type=kind, required=required, default=None if required else default, help=text)
     options = vars(parser.parse_args(argv))

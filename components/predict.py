@@ -139,18 +139,24 @@ def _batches(items: Iterable[tuple[Path, np.ndarray | InputError]], problems: li
 
 
 def _write(out: Path, path: Path, image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> None:
-    import numpy as np
     from PIL import Image
 
     from segmodels.plots import blend
 
-    if mask.dtype == np.uint8:
-        picture = Image.fromarray(mask)
-        picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
-    else:
-        picture = Image.fromarray(mask.astype(np.uint16))
-    _save(picture, out / "masks" / path.with_suffix(".png"))
+    _save(mask_picture(mask, labels), out / "masks" / path.with_suffix(".png"))
     _save(Image.fromarray(blend(image, mask, labels, alpha=0.5)), out / "overlays" / path.with_suffix(".jpg"), quality=90)
+
+
+def mask_picture(mask: np.ndarray, labels: LabelMap) -> Image.Image:
+    """The mask (H, W) of class ids with the classes' colours as palette; 16-bit grey above 255 classes."""
+    import numpy as np
+    from PIL import Image
+
+    if mask.dtype != np.uint8:
+        return Image.fromarray(mask.astype(np.uint16))
+    picture = Image.fromarray(mask)
+    picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
+    return picture
 
 
 def _save(picture: Image.Image, path: Path, **options: int) -> None:

@@ -147,12 +147,31 @@ def download_bundle(uri: str, folder: Path, client: Any = None) -> Path:
         InputError: no such model, version or alias, or its files are gone.
         TransientError: the server or the object store does not answer.
     """
-    client = client or tracking.mlflow_client()
+    client = client or tracking.unchecked_client()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
     with _answers(f"model {uri}"):
         return Path(mlflow.artifacts.download_artifacts(f"{uri}/artifacts/bundle", dst_path=str(folder), tracking_uri=client.tracking_uri))
+
+
+def version_now(uri: str) -> tuple[str, str]:
+    """Name and version number of the registered model that ``models:/NAME@ALIAS`` stands for now, or that ``models:/NAME/VERSION`` names.
+
+    Raises:
+        InputError: no such form of address, model, version or alias.
+        TransientError: the server does not answer.
+    """
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    number = ""
+    if not at:
+        name, _, number = name.partition("/")
+    if not uri.startswith("models:/") or not name or not (alias or number):
+        raise InputError(f"model {uri!r} is no address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    client = tracking.unchecked_client()
+    with _answers(f"model {uri}"):
+        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    return name, str(version.version)
 
 
 def pip_requirements() -> list[str]:

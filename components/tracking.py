@@ -43,6 +43,23 @@ def mlflow_client(uri: str | None = None) -> Any:
     Raises:
         InputError: the server does not answer.
     """
+    from mlflow.exceptions import MlflowException
+
+    client = unchecked_client(uri)
+    try:
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"MLflow at {client.tracking_uri} does not answer ({reason}): start the server or correct MLFLOW_TRACKING_URI") from None
+    return client
+
+
+def unchecked_client(uri: str | None = None) -> Any:
+    """A client of the tracking server, which has not been asked anything yet.
+
+    Raises:
+        InputError: the address is a folder.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # an outage must not hold up training: the journal waits
@@ -51,17 +68,10 @@ def mlflow_client(uri: str | None = None) -> Any:
     if urlparse(uri).scheme in ("", "file"):
         raise InputError(f"MLflow tracking URI is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a server's http(s) address")
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # no lines about its database tables
     mlflow.set_tracking_uri(uri)
-    client = mlflow.MlflowClient(uri)
-    try:
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"MLflow at {uri} does not answer ({reason}): start the server or correct MLFLOW_TRACKING_URI") from None
-    return client
+    return mlflow.MlflowClient(uri)
 
 
 def _experiment_id(client: Any, name: str) -> str:

@@ -32,12 +32,17 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         InputError: missing, truncated, broken, or floating-point pixels; names the file.
     """
-    picture = _decode(path)
+    return decode_image(_read(path), path)
+
+
+def decode_image(data: bytes, name: str | Path) -> np.ndarray:
+    """``read_image`` of a file's contents; ``name`` is what errors call it."""
+    picture = _decode(data, name)
     if picture.mode.startswith("I;16"):
         grey = (np.asarray(picture) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.mode in ("I", "F"):
-        raise InputError(f"image {path} has 32-bit pixels (mode {picture.mode}), expected 8 or 16 bits per channel: convert it")
+        raise InputError(f"image {name} has 32-bit pixels (mode {picture.mode}), expected 8 or 16 bits per channel: convert it")
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA")  # by way of RGBA, as palettes may hold transparency
     return np.array(picture.convert("RGB"))
@@ -52,7 +57,7 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
     Raises:
         InputError: missing, truncated, broken, or colours that mean nothing; names the file.
     """
-    picture = _decode(path)
+    picture = _decode(_read(path), path)
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8)
     if picture.mode == "L":
@@ -75,23 +80,26 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
     )
 
 
-def _decode(path: str | Path) -> Image.Image:
-    """The picture with its pixels loaded."""
+def _read(path: str | Path) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
     except OSError as error:
         raise InputError(f"file {path} cannot be read ({error.strerror}): check the path and its permissions") from None
+
+
+def _decode(data: bytes, name: str | Path) -> Image.Image:
+    """The picture with its pixels loaded."""
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise InputError(f"file {path} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
+        raise InputError(f"file {name} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
     if picture.format == "PNG":
         if _PNG_END not in data:
-            raise InputError(f"file {path} is truncated (its PNG end mark is missing, {len(data)} bytes): replace it")
+            raise InputError(f"file {name} is truncated (its PNG end mark is missing, {len(data)} bytes): replace it")
         bits, color_type = data[24], data[25]  # of the header chunk, which is always first
         if color_type == 0 and bits in (2, 4):
             picture.info["grey step"] = 255 // (2**bits - 1)  # Pillow spreads 2 and 4-bit greys over 0..255

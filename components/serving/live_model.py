@@ -1,0 +1,110 @@
+"""The model that is served now, and how another version takes its place without a request noticing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+
+import numpy as np
+import torch
+
+from components.registry import download_bundle, version_now
+from components.wording import as_clause
+from segmodels.errors import TransientError
+from segmodels.inference.bundle import Bundle, bundle_digest, load_bundle
+from segmodels.inference.predictor import Predictor
+from segmodels.labels import LabelMap
+
+FIRST_IMAGE = (256, 256)
+"""Height and width of the blank image that a version must predict before it is served: what is slow or fails the first time does so here."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One version, ready to predict.
+
+    Attributes:
+        name, version: of the registered model; of a folder its name and the first digits of its digest.
+        labels: of the classes in the masks.
+        predictor: predicts with it.
+    """
+
+    name: str
+    version: str
+    labels: LabelMap
+    predictor: Predictor
+
+
+class ModelSource:
+    """Where versions come from: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the registry, or the folder of a trained model."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.registered = address.startswith("models:/")
+        self.moves = self.registered and "@" in address
+        self.name = address.removeprefix("models:/").split("@")[0].split("/")[0] if self.registered else Path(address).resolve().name
+
+    def version_now(self) -> str:
+        """The version that the address stands for now; raises InputError and TransientError as ``registry.version_now``."""
+        return version_now(self.address)[1] if self.registered else bundle_digest(self.address)[:12]
+
+    def load(self, version: str) -> ServedModel:
+        """Raises InputError where the version cannot be loaded, TransientError where the registry does not answer."""
+        if not self.registered:
+            return self._ready(version, load_bundle(self.address))
+        with TemporaryDirectory() as folder:
+            return self._ready(version, load_bundle(download_bundle(f"models:/{self.name}/{version}", Path(folder))))
+
+    def _ready(self, version: str, bundle: Bundle) -> ServedModel:
+        predictor = Predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu")
+        predictor.masks([np.zeros((*FIRST_IMAGE, 3), dtype=np.uint8)])
+        return ServedModel(self.name, version, bundle.labels, predictor)
+
+
+class LiveModel:
+    """The version that is served now.
+
+    Attributes:
+        name: what requests call the model; known before any version is loaded.
+        current: None until the first version is loaded. It is replaced by one assignment, so who has read it keeps a whole model.
+    """
+
+    def __init__(self, source: ModelSource) -> None:
+        self.name = source.name
+        self.current: ServedModel | None = None
+        self._source = source
+        self._refused: str | None = None  # a version that cannot be loaded: trying again does not help
+
+    def update(self) -> None:
+        """Load the version that the address stands for now, beside the current one, and put it in its place.
+
+        Raises:
+            InputError: no such version, or it cannot be loaded; the current one stays.
+            TransientError: the registry does not answer; the current one stays.
+        """
+        version = self._source.version_now()
+        if version == self._refused or (self.current and version == self.current.version):
+            return
+        try:
+            model = self._source.load(version)
+        except (TransientError, OSError):
+            raise
+        except Exception:
+            self._refused = version
+            raise
+        self.current, self._refused = model, None
+        print(f"{self.name} version {version} is served ({len(model.labels.classes)} classes, on {model.predictor.device})", flush=True)
+
+    def follow(self, seconds: float, stop: Event) -> None:
+        """Update every so many seconds until ``stop`` is set. Whatever goes wrong is said once, and the current version goes on serving."""
+        said = ""
+        while self._source.moves and not stop.wait(seconds):
+            try:
+                self.update()
+            except Exception as error:  # a new version may be broken in any way
+                sentence = f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} goes on serving"
+                if sentence != said:
+                    print(sentence, flush=True)
+                said = sentence
