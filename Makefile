@@ -18,7 +18,7 @@ help:  ## this list
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V): set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,cluster,test]' -c requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,serving,cluster,test]' -c requirements.lock
 	@touch $@
 
 demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, show the results

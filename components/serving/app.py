@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from importlib.metadata import version
 from typing import Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from components.lineage import code_revision
 from components.predict import mask_picture
 from components.serving.batching import Answer, Batcher
 from components.serving.limits import Limits, TooLarge
@@ -35,7 +35,7 @@ IMAGE_NAME = "in the request"
 
 def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     """The application that answers with ``live`` by way of ``batcher``."""
-    app = FastAPI(title="segmodels", version=version("segmodels"), docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+    app = FastAPI(title="segmodels", version=code_revision(), docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
     _answer_errors(app)
 
     def loaded(name: str, number: str | None = None) -> ServedModel:
