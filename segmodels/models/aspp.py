@@ -88,6 +88,7 @@ class ASPP(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        self.channels = channels
         atrous = separable_conv if separable else conv
         convs = [conv(in_channels, channels, 1), *(atrous(in_channels, channels, 3, rate) for rate in rates)]
         pooling = ImagePooling(in_channels, channels)
@@ -119,3 +120,8 @@ def conv(in_channels: int, channels: int, kernel_size: int, dilation: int = 1, g
 def separable_conv(in_channels: int, channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
     """Depthwise convolution and 1x1 convolution, batch norm and ReLU after both."""
     return nn.Sequential(*conv(in_channels, in_channels, kernel_size, dilation, in_channels), *conv(in_channels, channels, 1))
+
+
+def rates_at(output_stride: int) -> tuple[int, ...]:
+    """Dilations of ASPP that see the same parts of the image at every output stride: 6, 12, 18 at 16, and 12, 24, 36 at 8."""
+    return tuple(rate * 16 // output_stride for rate in (6, 12, 18))

@@ -12,7 +12,10 @@ from segmodels.models.analysis import on_meta
 from segmodels.models.registry import create_model, list_models, model_options
 
 LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), {0: 0, 7: 1, 8: 2})
-KEPT = {"unet_plus_plus": "its heads are the outputs of the smaller networks that it can be pruned to"}
+KEPT = {
+    "unet_plus_plus": "its heads are the outputs of the smaller networks that it can be pruned to",
+    "deeplab_v2_resnet101": "its scores at each scale come from the same weights",
+}
 SMALL = {
     "attention_unet_original": {"widths": [4, 6, 8, 10]},
     "bisenet_v1_resnet18": {},
