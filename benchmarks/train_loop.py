@@ -17,7 +17,8 @@ from benchmarks.report import markdown_table, write_section
 from segmodels.losses import create_loss
 from segmodels.models.registry import create_model
 from segmodels.training.checkpoints import Checkpoints
-from segmodels.training.fit import Fit, FitSettings
+from segmodels.training.fit import Fit
+from segmodels.training.progress import FitSettings
 from segmodels.training.task import SegmentationTask
 
 BATCH, SIZE, CLASSES, BATCHES, ROUNDS = 16, 96, 11, 12, 5

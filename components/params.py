@@ -108,6 +108,22 @@ class EarlyStoppingParams(Params):
     min_delta: float = Field(0.0, ge=0)
 
 
+class DeepSupervisionParams(Params):
+    """What the auxiliary heads count in training; models have none after it."""
+
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, strict=False, min_length=1, description="of each head's loss, in the model's order; further heads take the last; None: as the model's paper"
+    )
+    decay: bool = Field(False, description="the weights fall linearly to 0 at the end of training")
+
+
+class SelfCorrectionParams(Params):
+    """Labels are corrected while training goes on (SCHP, Li 2019, 1910.09777). The learning rate follows the cycles, not ``schedule``."""
+
+    start_epoch: int = Field(gt=0, description="epochs before the first average of weights; two thirds of all in the paper")
+    cycle_epochs: int = Field(gt=0, description="epochs of each cycle after it; 10 in the paper")
+
+
 class TrainParams(Params):
     experiment: str = Field("segmentation", min_length=1, description="MLflow experiment that holds the run")
     model: str = Field("unet", description="name in the registry: `python -m segmodels models`")
@@ -116,9 +132,8 @@ class TrainParams(Params):
         {"cross_entropy": 1.0},
         description="name -> weight, or name -> {weight: ..., options}: `python -m segmodels losses`",
     )
-    auxiliary_weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(
-        (0.4,), strict=False, min_length=1, description="weight of each auxiliary head's loss (deep supervision); further heads take the last; 0 leaves one out"
-    )
+    deep_supervision: DeepSupervisionParams = Field(default_factory=DeepSupervisionParams)
+    self_correction: SelfCorrectionParams | None = None
     class_weights: Literal["none", "inverse_frequency", "complement", "median_frequency"] = "none"
     epochs: int = Field(20, gt=0)
     minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training; the schedule follows the time. None: epochs decide")
@@ -153,7 +168,25 @@ class TrainParams(Params):
             raise ValueError("loss is empty, expected at least one term, for example {cross_entropy: 1.0}")
         if self.precision == "float16" and self.accelerator == "cpu":
             raise ValueError("precision float16 needs a GPU, choose bfloat16 on accelerator cpu")
+        if self.self_correction:
+            self._check_self_correction(self.self_correction)
         return self
+
+    def _check_self_correction(self, cycles: SelfCorrectionParams) -> None:
+        if self.epochs < cycles.start_epoch or (self.epochs - cycles.start_epoch) % cycles.cycle_epochs:
+            raise ValueError(
+                f"epochs is {self.epochs}, expected start_epoch of self_correction ({cycles.start_epoch}) and whole cycles of {cycles.cycle_epochs}"
+            )
+        if self.warmup * self.epochs >= cycles.start_epoch:
+            raise ValueError(
+                f"warmup takes {self.warmup * self.epochs:g} epochs, expected it to end before start_epoch of self_correction ({cycles.start_epoch})"
+            )
+        if "cross_entropy" not in self.loss:
+            raise ValueError("self_correction gives the term cross_entropy corrected labels, expected it in loss: add it")
+        unfit = {"minutes": self.minutes, "ema": self.ema, "class_weights": None if self.class_weights == "none" else self.class_weights}
+        for name, value in unfit.items():
+            if value is not None:
+                raise ValueError(f"{name} is {value} but self_correction goes by epochs, with an average and labels of its own: leave out one of the two")
 
 
 class SlidingWindowParams(Params):

@@ -102,7 +102,14 @@ def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
     weights = class_weights(params.class_weights, statistics.class_pixels, statistics.present_pixels) if params.class_weights != "none" else None
     loss = create_loss(params.loss, ignore_index=labels.ignore_index, class_weights=weights)
     model = create_model(params.model, num_classes=labels.num_classes, **params.options)
-    return SegmentationTask(model, loss, mean=statistics.mean, std=statistics.std, auxiliary_weights=params.auxiliary_weights)
+    return SegmentationTask(
+        model,
+        loss,
+        mean=statistics.mean,
+        std=statistics.std,
+        auxiliary_weights=params.deep_supervision.weights or card.auxiliary_weights,
+        auxiliary_decay=params.deep_supervision.decay,
+    )
 
 
 def _in_memory_format(params: TrainParams, model: torch.nn.Module) -> torch.nn.Module:
@@ -152,7 +159,7 @@ def _fabric(params: TrainParams) -> Fabric:
         accelerator="cuda" if gpu else "cpu",
         devices=local if world > 1 else 1,
         num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
+        strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if 0 in (params.deep_supervision.weights or ()) else "ddp",
         precision=precision,
     )
     fabric.launch()
@@ -192,15 +199,15 @@ def _fit(
     stop: Callable[[], bool],
     warn: Callable[[str], None],
 ) -> Any:
-    from segmodels.training.fit import Fit, FitSettings
-    from segmodels.training.schedules import learning_rate_factor
+    from segmodels.training.fit import Fit
+    from segmodels.training.progress import FitSettings
 
-    patience = params.early_stopping
+    patience, cycles = params.early_stopping, params.self_correction
     return Fit(
         fabric,
         task,
         _optimizer(params, task.model),
-        lambda share: learning_rate_factor(params.schedule, share, warmup=params.warmup, power=params.power),
+        lambda share: _learning_rate_factor(params, share),
         *batches,
         settings=FitSettings(
             epochs=params.epochs,
@@ -208,6 +215,7 @@ def _fit(
             gradient_clip=params.gradient_clip,
             minutes=params.minutes,
             ema=params.ema,
+            self_correction=(cycles.start_epoch, cycles.cycle_epochs) if cycles else None,
             validate_every=params.validate_every,
             patience=patience.patience if patience else None,
             min_delta=patience.min_delta if patience else 0.0,
@@ -220,6 +228,18 @@ def _fit(
         stop=stop,
         warn=warn,
     )
+
+
+def _learning_rate_factor(params: TrainParams, share: float) -> float:
+    """Factor on the peak learning rate at a share of the training."""
+    from segmodels.training.schedules import learning_rate_factor
+    from segmodels.training.self_correction import cyclic_learning_rate_factor
+
+    cycles = params.self_correction
+    if cycles is None:
+        return learning_rate_factor(params.schedule, share, warmup=params.warmup, power=params.power)
+    epochs = round(share * params.epochs, 9)  # a cycle begins on the epoch, not a rounding error later
+    return cyclic_learning_rate_factor(epochs, start=cycles.start_epoch, cycle=cycles.cycle_epochs, warmup=params.warmup * params.epochs)
 
 
 class _Stacked:

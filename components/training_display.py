@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from components.params import TrainParams
-from segmodels.training.fit import Progress as TrainingProgress
+from segmodels.training.progress import Progress as TrainingProgress
 
 
 class TrainingDisplay:

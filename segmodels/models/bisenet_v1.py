@@ -128,6 +128,7 @@ def _mmseg(num_classes: int, encoder: Encoder, auxiliary: bool, scale: int) -> B
         gmac=9.82,
         source="own count",
         result="Cityscapes test: mIoU 68.4 (paper)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def bisenet_v1_xception39(
@@ -154,6 +155,7 @@ def bisenet_v1_xception39(
         gmac=28.81,
         source="own count",
         result="Cityscapes test: mIoU 74.7 (paper)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def bisenet_v1_resnet18(
@@ -180,6 +182,7 @@ def bisenet_v1_resnet18(
         gmac=29.58,
         source="specification [M]: mmseg bisenetv1_r18-d32",
         result="Cityscapes val: mIoU 75.16 (mmseg)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def bisenet_v1_r18(
@@ -205,6 +208,7 @@ def bisenet_v1_r18(
         size=(512, 1024),
         gmac=197.59,
         source="specification [M]: mmseg bisenetv1_r50-d32",
+        auxiliary_weights=(1.0,),
     ),
 )
 def bisenet_v1_r50(

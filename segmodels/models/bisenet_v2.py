@@ -142,6 +142,7 @@ def _booster(in_channels: int, channels: int, num_classes: int) -> nn.Sequential
         gmac=24.6,
         source="specification [M]: mmseg bisenetv2 (3,358,883 parameters without the boosters)",
         result="Cityscapes test: mIoU 72.6 at 156 frames/s (paper)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def bisenet_v2(num_classes: int, in_channels: int = 3, auxiliary: bool = True) -> nn.Module:

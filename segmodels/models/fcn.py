@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.models.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
 from segmodels.models.encoders.base import Encoder
 from segmodels.models.encoders.registry import create_encoder
@@ -164,6 +164,7 @@ def _fcn_resnet(
         gmac=142.73,
         source="specification [M]: torchvision fcn_resnet50, 152.72 GMAC with the auxiliary head that it runs in eval mode too, 9.99",
         result="COCO val2017, 20 VOC classes: mIoU 60.5 (torchvision's weights)",
+        auxiliary_weights=(0.5,),
     ),
 )
 def fcn_resnet50(
@@ -175,7 +176,7 @@ def fcn_resnet50(
     output_stride: int = 8,
     auxiliary: bool = True,
 ) -> nn.Module:
-    """torchvision's form: ResNet with output stride 8, one 3x3 convolution in the head, auxiliary head on layer 3 (its loss weighs 0.5 there)."""
+    """torchvision's form: ResNet with output stride 8, one 3x3 convolution in the head, auxiliary head on layer 3."""
     return _fcn_resnet(num_classes, encoder, in_channels, encoder_weights, encoder_options, output_stride, auxiliary)
 
 
@@ -190,6 +191,7 @@ def fcn_resnet50(
         gmac=222.75,
         source="specification [M]: torchvision fcn_resnet101, 232.74 GMAC with the auxiliary head that it runs in eval mode too, 9.99",
         result="COCO val2017, 20 VOC classes: mIoU 63.7 (torchvision's weights)",
+        auxiliary_weights=(0.5,),
     ),
 )
 def fcn_resnet101(
@@ -234,7 +236,7 @@ def fcn_r50_d8(
     encoder_options: dict[str, Any] | None = None,
     auxiliary: bool = True,
 ) -> nn.Module:
-    """mmseg's form: ResNet with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the input of the last; auxiliary weight 0.4."""
+    """mmseg's form: ResNet with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the input of the last."""
     return _fcn_d8(num_classes, encoder, in_channels, encoder_weights, encoder_options, auxiliary)
 
 

@@ -28,6 +28,7 @@ class ModelCard:
         gmac: 10^9 multiply-accumulates of one forward pass of one image in eval mode (auxiliary heads off).
         source: where the expected count comes from ("specification [M]", "paper, table 1", "own count").
         result: headline result with its source, as the paper reports it.
+        auxiliary_weights: what the source gives the losses of the auxiliary heads, in their order; further heads take the last.
     """
 
     paper: str
@@ -40,6 +41,7 @@ class ModelCard:
     gmac: float | None = None
     source: str = ""
     result: str = ""
+    auxiliary_weights: tuple[float, ...] = (0.4,)
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ def _conv(in_channels: int, out_channels: int) -> ConvNormAct:
         gmac=805.71,
         source="own count; the binary forms equal the specification [M]",
         result="LiTS liver Dice 0.9675 (ResNet-101 body and classification-guided module, paper)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def unet_3_plus(

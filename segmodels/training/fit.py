@@ -7,8 +7,8 @@ at any batch, during validation too, and taken up again with the same weights to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -16,14 +16,18 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from segmodels.metrics.confusion import ConfusionMatrix
-from segmodels.metrics.scores import frequency_weighted_iou, mean_iou, mean_pixel_accuracy, pixel_accuracy
 from segmodels.training.averaging import MovingAverage
 from segmodels.training.checkpoints import Checkpoints
-from segmodels.training.task import SegmentationTask
+from segmodels.training.progress import FitSettings, Progress
+from segmodels.training.self_correction import SelfCorrection
+from segmodels.training.task import Task
+from segmodels.training.validation import add_losses, mean_losses, sum_over_processes, validation_scores
+
+Batch = tuple[Tensor, ...]  # images, masks, and what else the task takes
 
 
 class TrainingLoader(Protocol):
-    """Batches ``(images, masks)`` of an epoch, from ``start_batch`` on; which ones depends on the epoch alone."""
+    """Batches ``(images, masks, ...)`` of an epoch, from ``start_batch`` on; which ones depends on the epoch alone."""
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None: ...
     def __len__(self) -> int: ...
@@ -34,45 +38,16 @@ class Stopped(BaseException):
     """Training was asked to stop (SIGTERM) and has saved its state."""
 
 
-@dataclass
-class Progress:
-    """Where training is. Everything that is not a tensor of the model or the optimiser."""
-
-    epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
-    step: int = 0  # optimiser steps that are done
-    seconds: float = 0.0  # spent in training and validation, over all resumptions
-    epoch_seconds: float = 0.0  # of this epoch's training
-    best_score: float = -1.0
-    best_epoch: int = -1
-    stale: int = 0  # validations since the best one
-    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses, weighted by images
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How long and how; see ``TrainParams`` for the meaning and units of each."""
-
-    epochs: int
-    accumulate: int = 1
-    gradient_clip: float = 0.0
-    minutes: float | None = None
-    ema: float | None = None
-    validate_every: int = 1
-    patience: int | None = None
-    min_delta: float = 0.0
-
-
 class Fit:
     """Trains ``task`` and keeps the weights that validate best.
 
     Args:
         fabric: launched; gives device, precision and processes.
-        task: model and loss, on the CPU or the device.
+        task: model and what it is trained for, on the CPU or the device.
         optimizer: over ``task.model``'s parameters, at its peak learning rate.
         learning_rate_factor: share of training done (0..1) -> factor on the learning rate.
         training: the batches to train on.
-        validation: the batches ``(images, masks)`` to choose by.
+        validation: the batches ``(images, masks, ...)`` to choose by.
         num_classes, ignore_index: of the masks.
         checkpoints: where states go; the newest is taken up.
         on_batch: called after each batch with the progress and the batches per epoch.
@@ -83,11 +58,11 @@ class Fit:
     def __init__(
         self,
         fabric: Fabric,
-        task: SegmentationTask,
+        task: Task,
         optimizer: torch.optim.Optimizer,
         learning_rate_factor: Callable[[float], float],
         training: TrainingLoader,
-        validation: Iterable[tuple[Tensor, Tensor]],
+        validation: Iterable[Batch],
         *,
         settings: FitSettings,
         num_classes: int,
@@ -102,6 +77,7 @@ class Fit:
         self.task = task
         self.model: nn.Module = task.model
         self.average = MovingAverage(task.model, settings.ema) if settings.ema else None
+        self.correction = SelfCorrection(task.model, *settings.self_correction) if settings.self_correction else None
         self.parallel, self.optimizer = fabric.setup(task, optimizer)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.factor = learning_rate_factor
@@ -117,8 +93,9 @@ class Fit:
         self.warn = warn
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        if self.average:
-            self.average.model.to(fabric.device)
+        for averaged in (self.average, self.correction):
+            if averaged:
+                averaged.model.to(fabric.device)
 
     def run(self) -> dict[str, Tensor]:
         """Train to the end; returns the best weights, on the CPU."""
@@ -126,7 +103,8 @@ class Fit:
         progress = self.progress
         while progress.epoch < self.settings.epochs and not self._finished():
             self._train_epoch()
-            if (progress.epoch + 1) % self.settings.validate_every == 0 or progress.epoch + 1 == self.settings.epochs or self._out_of_time():
+            self._end_cycle()
+            if self._validation_due():
                 self._validate()
             progress.epoch, progress.batch, progress.epoch_seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
             self._save()
@@ -139,6 +117,10 @@ class Fit:
     def _out_of_time(self) -> bool:
         return self.settings.minutes is not None and self.progress.seconds >= 60 * self.settings.minutes
 
+    def _validation_due(self) -> bool:
+        epochs = self.progress.epoch + 1
+        return epochs % self.settings.validate_every == 0 or epochs == self.settings.epochs or self._out_of_time() or self._cycle_ended()
+
     # --- one epoch
 
     def _train_epoch(self) -> None:
@@ -148,8 +130,8 @@ class Fit:
         sums: dict[str, Tensor] = {}
         start = time.monotonic()
         if progress.batch < batches:
-            for images, masks in self.training:
-                stepped = self._train_batch(images, masks, last=progress.batch + 1 == batches, sums=sums)
+            for batch in self.training:
+                stepped = self._train_batch(batch, last=progress.batch + 1 == batches, sums=sums)
                 progress.batch += 1
                 now = time.monotonic()
                 progress.seconds += now - start
@@ -165,27 +147,37 @@ class Fit:
                     break
         self._keep_sums(sums)
 
-    def _train_batch(self, images: Tensor, masks: Tensor, *, last: bool, sums: dict[str, Tensor]) -> bool:
+    def _train_batch(self, batch: Batch, *, last: bool, sums: dict[str, Tensor]) -> bool:
         """Whether the batch completed an optimiser step."""
         settings, progress = self.settings, self.progress
-        images, masks = self.fabric.to_device((images, masks))
+        batch = self.fabric.to_device(batch)
+        soft_labels = self._soft_labels(batch)
         steps_now = last or (progress.batch + 1) % settings.accumulate == 0
-        with self.fabric.no_backward_sync(self.parallel, enabled=not steps_now):
-            output = self.parallel(images, masks)
-            self.fabric.backward(output.loss / settings.accumulate)
-        if steps_now:
-            factor = self.factor(self._share_done())
-            for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-                group["lr"] = peak * factor
-            if settings.gradient_clip:
-                self.fabric.clip_gradients(self.parallel, self.optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            progress.step += 1
-            if self.average:
-                self.average.update(self.model)
-        _add(sums, output.loss, output.terms, len(images))
+        self.task.share_done = self._share_done()
+        factor = self.factor(self.task.share_done)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        losses, terms = [], {}
+        for objective in self.task.objectives:
+            self.task.objective = objective
+            with self.fabric.no_backward_sync(self.parallel, enabled=not steps_now):
+                output = self.parallel(*batch, **soft_labels)
+                self.fabric.backward(output.loss / settings.accumulate)
+            if steps_now:
+                self._step()
+            losses.append(output.loss.detach())
+            terms |= output.terms
+        progress.step += steps_now
+        add_losses(sums, torch.stack(losses).sum(), terms, len(batch[0]))
         return steps_now
+
+    def _step(self) -> None:
+        if self.settings.gradient_clip:
+            self.fabric.clip_gradients(self.parallel, self.optimizer, max_norm=self.settings.gradient_clip, error_if_nonfinite=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.model)
 
     def _share_done(self) -> float:
         per_epoch = -(-len(self.training) // self.settings.accumulate)
@@ -199,7 +191,38 @@ class Fit:
         for name, value in sums.items():
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + float(value)
 
+    # --- self-correction
+
+    def _soft_labels(self, batch: Batch) -> dict[str, Tensor | None]:
+        if self.correction is None:
+            return {}
+        with self.fabric.autocast():
+            return {"soft_labels": self.correction.soft_labels(self.task.normalised(batch[0]), batch[1], self.ignore_index)}
+
+    def _end_cycle(self) -> None:
+        if self.correction and self.correction.is_due(self.progress.epoch + 1):
+            self._save()  # a pass over the training set follows: stopped in it, the next run ends the cycle anew
+            with self.fabric.autocast():
+                self.correction.end_cycle(self.model, self._training_images())
+
+    def _training_images(self) -> Iterator[Tensor]:
+        self.training.set_epoch(self.progress.epoch)
+        for images, *_ in self.training:
+            if self._asked_to_stop():
+                raise Stopped
+            yield self.task.normalised(self.fabric.to_device(images))
+
+    def _cycle_ended(self) -> bool:
+        """Whether the epoch that is done ended a cycle."""
+        return self.correction is not None and self.correction.cycle_ends(self.progress.epoch + 1)
+
     # --- validation
+
+    def _candidate(self) -> nn.Module:
+        """The weights that are validated, and kept if they are the best."""
+        if self.correction and self._cycle_ended():
+            return self.correction.model
+        return self.average.model if self.average else self.model
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -207,16 +230,15 @@ class Fit:
         matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
         sums: dict[str, Tensor] = {}
         trained = self.task.model
-        if self.average:
-            self.task.model = self.average.model
+        self.task.model = self._candidate()
         self.task.eval()
         try:
-            for images, masks in self.validation:
-                images, masks = self.fabric.to_device((images, masks))
+            for batch in self.validation:
+                batch = self.fabric.to_device(batch)
                 with self.fabric.autocast():
-                    output = self.task(images, masks)
-                matrix.update(output.logits.argmax(1), masks)
-                _add(sums, output.loss, output.terms, len(images))
+                    output = self.task(*batch)
+                matrix.update(output.logits.argmax(1), batch[1])
+                add_losses(sums, output.loss, output.terms, len(batch[0]))
                 if self.fabric.world_size == 1 and self.stop():  # processes may differ in their number of batches: they stop at the next step
                     progress.seconds += time.monotonic() - start
                     self.task.model = trained
@@ -226,48 +248,26 @@ class Fit:
             self.task.model = trained
         counts = (matrix.all_reduce() if self.fabric.world_size > 1 else matrix).counts
         progress.seconds += time.monotonic() - start
-        metrics = {**self._means("train", progress.sums), **self._means("val", {name: float(value) for name, value in sums.items()})}
-        metrics |= {
-            "val/miou": float(mean_iou(counts)),
-            "val/fwiou": float(frequency_weighted_iou(counts)),
-            "val/pixel_accuracy": float(pixel_accuracy(counts)),
-            "val/mean_pixel_accuracy": float(mean_pixel_accuracy(counts)),
+        metrics = {
+            **mean_losses(self.fabric, "train", progress.sums),
+            **mean_losses(self.fabric, "val", {name: float(value) for name, value in sums.items()}),
+            **validation_scores(self.task.matched(counts)),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9),
         }
-        self._keep_best(metrics["val/miou"])
-        self.on_epoch(progress.epoch, metrics)
-
-    def _keep_best(self, score: float) -> None:
-        progress = self.progress
+        score = self.task.score(metrics)
         if score > progress.best_score + self.settings.min_delta or not self.best:
             progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
-            source = self.average.model if self.average else self.model
-            self.best = {name: value.detach().cpu().clone() for name, value in source.state_dict().items()}
+            self.best = self.task.kept(self._candidate(), counts)
         else:
             progress.stale += 1
-
-    def _means(self, prefix: str, sums: dict[str, float]) -> dict[str, float]:
-        if not sums:
-            return {}
-        names = sorted(sums)
-        total = self._sum_over_processes(torch.tensor([sums[name] for name in names], dtype=torch.float64))
-        totals = dict(zip(names, total.tolist(), strict=True))
-        images = totals.pop("images")
-        return {f"{prefix}/{name}": value / images for name, value in totals.items()}
-
-    def _sum_over_processes(self, value: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return value
-        total = value.to(self.fabric.device, copy=True)
-        torch.distributed.all_reduce(total)
-        return total.cpu()
+        self.on_epoch(progress.epoch, metrics)
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked: all must leave at the same batch."""
         if self.fabric.world_size == 1:
             return self.stop()
-        return bool(self._sum_over_processes(torch.tensor(float(self.stop()))) > 0)
+        return bool(sum_over_processes(self.fabric, torch.tensor(float(self.stop()))) > 0)
 
     # --- state
 
@@ -285,6 +285,7 @@ class Fit:
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else {},
+            "correction": self.correction.state_dict() if self.correction else {},
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": random,
@@ -299,17 +300,11 @@ class Fit:
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        if self.correction:
+            self.correction.load_state_dict(state["correction"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         torch.set_rng_state(state["random"]["cpu"])
         if "cuda" in state["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["random"]["cuda"])
         self.best = state["best"]
-
-
-def _add(sums: dict[str, Tensor], loss: Tensor, terms: dict[str, Tensor], images: int) -> None:
-    """Add a batch's losses to running sums that stay on the device: no synchronisation per batch."""
-    for name, value in {"loss": loss, **terms}.items():
-        value = value.detach().double() * images
-        sums[name] = sums[name] + value if name in sums else value
-    sums["images"] = sums["images"] + images if "images" in sums else torch.tensor(float(images), dtype=torch.float64)

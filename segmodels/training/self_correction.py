@@ -40,6 +40,10 @@ class SelfCorrection:
         """Whether a cycle ends when ``epochs`` epochs are done."""
         return epochs >= self.start and (epochs - self.start) % self.cycle == 0
 
+    def is_due(self, epochs: int) -> bool:
+        """Whether the cycle that ends when ``epochs`` epochs are done has yet to join the average."""
+        return self.cycle_ends(epochs) and self.cycles <= (epochs - self.start) // self.cycle
+
     def end_cycle(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """Take the trained ``model`` into the average, w <- w n / (n + 1) + model / (n + 1) after n cycles, and estimate its batch norms anew on ``batches``.
 

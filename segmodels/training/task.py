@@ -2,52 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segmodels.losses import WeightedSum
+from segmodels.models.prediction import Prediction
+from segmodels.training.self_correction import soft_label_loss
 
 
 class TaskOutput(NamedTuple):
-    loss: Tensor  # scalar: weighted sum of the terms, plus the auxiliary heads' share
-    terms: dict[str, Tensor]  # each term of the loss, unweighted, of the main output
+    loss: Tensor  # scalar that is minimised
+    terms: dict[str, Tensor]  # what it is made of, unweighted, and other means over the images worth a curve; scalars
     logits: Tensor  # (B, C, H, W)
 
 
-class SegmentationTask(nn.Module):
-    """A model with its normalisation and its loss.
+class Task(nn.Module):
+    """A model with its normalisation and what it is trained for.
 
     Args:
         model: returns a ``Prediction``.
-        loss: of raw logits and int64 targets.
         mean, std: per channel, in the units of the images (0..255).
-        auxiliary_weights: weight of each auxiliary output (deep supervision, Lee 2014, 1409.5185), in the model's order;
-            outputs beyond the list take its last entry.
+
+    Attributes:
+        objectives: what is minimised in turn, an optimiser step each, on every batch.
+        objective: the one whose turn it is.
+        share_done: share of the training that is done, 0..1.
     """
 
-    def __init__(
-        self, model: nn.Module, loss: WeightedSum, *, mean: Sequence[float], std: Sequence[float], auxiliary_weights: Sequence[float] = (0.4,)
-    ) -> None:
+    objectives: tuple[str, ...] = ("loss",)
+
+    def __init__(self, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
-        self.auxiliary_weights = tuple(auxiliary_weights)
+        self.objective = self.objectives[0]
+        self.share_done = 0.0
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, masks: Tensor) -> TaskOutput:
-        """``images`` uint8 ``(B, 3, H, W)``, ``masks`` in train ids ``(B, H, W)``, any integer type."""
-        prediction = self.model((images.float() - self.mean) / self.std)
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the model takes, for ``images`` uint8 ``(B, 3, H, W)``."""
+        return (images.float() - self.mean) / self.std
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """What the weights to keep are chosen by, the more the better; ``metrics`` are those of a validation."""
+        return metrics["val/miou"]
+
+    def matched(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The confusion matrix to score, of the one that was counted."""
+        return counts
+
+    def kept(self, model: nn.Module, counts: NDArray[np.int64]) -> dict[str, Tensor]:  # noqa: ARG002  # what a subclass may need
+        """Copy on the CPU of the weights of ``model``, which validated with the confusion matrix ``counts``."""
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+class SegmentationTask(Task):
+    """Training on labels.
+
+    Args:
+        loss: of raw logits and int64 targets.
+        auxiliary_weights: weight of each auxiliary output (deep supervision, Lee 2014, 1409.5185), in the model's order;
+            outputs beyond the list take its last entry.
+        auxiliary_decay: the weights fall linearly to 0 at the end of training (as in Lee 2014).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: WeightedSum,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        auxiliary_weights: Sequence[float] = (0.4,),
+        auxiliary_decay: bool = False,
+    ) -> None:
+        super().__init__(model, mean=mean, std=std)
+        self.loss = loss
+        self.auxiliary_weights = tuple(auxiliary_weights)
+        self.auxiliary_decay = auxiliary_decay
+
+    def forward(self, images: Tensor, masks: Tensor, soft_labels: Tensor | None = None) -> TaskOutput:
+        """Losses and logits of a batch.
+
+        Args:
+            images: uint8 ``(B, 3, H, W)``.
+            masks: train ids ``(B, H, W)``, any integer type.
+            soft_labels: ``(B, C, H, W)``, take the place of the masks in the cross-entropy (self-correction).
+        """
+        prediction = self.model(self.normalised(images))
         target = masks.long()
-        terms = self.loss.terms(prediction, target)
-        loss = sum((self.loss.weights[name] * value for name, value in terms.items()), start=prediction.logits.new_zeros((), dtype=torch.float32))
+        terms = self._terms(prediction, target, soft_labels)
+        loss = self._total(terms)
+        decay = 1 - self.share_done if self.auxiliary_decay else 1.0
         for index, logits in enumerate(prediction.auxiliary):
-            weight = self.auxiliary_weights[min(index, len(self.auxiliary_weights) - 1)]
+            weight = decay * self.auxiliary_weights[min(index, len(self.auxiliary_weights) - 1)]
             if weight:
-                loss = loss + weight * self.loss(logits, target)
+                loss = loss + weight * self._total(self._terms(logits, target, soft_labels))
         return TaskOutput(loss, terms, prediction.logits)
+
+    def _terms(self, prediction: Tensor | Prediction, target: Tensor, soft_labels: Tensor | None) -> dict[str, Tensor]:
+        terms = self.loss.terms(prediction, target)
+        if soft_labels is not None:
+            logits = prediction.logits if isinstance(prediction, Prediction) else prediction
+            terms["cross_entropy"] = soft_label_loss(logits, soft_labels)
+        return terms
+
+    def _total(self, terms: dict[str, Tensor]) -> Tensor:
+        return torch.stack([self.loss.weights[name] * value.float() for name, value in terms.items()]).sum()

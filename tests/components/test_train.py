@@ -68,19 +68,25 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
     assert stored.inputs.dataset_inputs[0].dataset.digest == DIGEST
 
 
-@pytest.mark.parametrize("batches", [1, 5], ids=["in the first epoch", "in the second epoch"])
-def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_been(folder: Path, batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = run(folder, "uninterrupted")
+@pytest.mark.parametrize(
+    ("batches", "changes"),
+    [(1, {}), (5, {}), (5, {"self_correction": {"start_epoch": 1, "cycle_epochs": 1}})],
+    ids=["in the first epoch", "in the second epoch", "in a cycle of self-correction"],
+)
+def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_been(
+    folder: Path, batches: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(folder, "uninterrupted", **changes)
     (folder / "checkpoints").rename(folder / "other checkpoints")
     with monkeypatch.context() as patch:
         stop_after(batches, patch)
         with pytest.raises(SystemExit) as stopped:
-            run(folder)
+            run(folder, **changes)
     assert stopped.value.code == 143
     assert not (folder / "model").exists()
     run_id = json.loads(next((folder / "checkpoints").glob("*/run.json")).read_text())["run_id"]
     assert tracking.mlflow_client().get_run(run_id).info.status == "KILLED"
-    resumed = run(folder)
+    resumed = run(folder, **changes)
     for name, value in expected.items():
         assert torch.equal(value, resumed[name]), name
     client = tracking.mlflow_client()

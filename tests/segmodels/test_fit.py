@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from segmodels.losses import create_loss
 from segmodels.models.prediction import Prediction
 from segmodels.training.checkpoints import Checkpoints
-from segmodels.training.fit import Fit, FitSettings, Stopped
+from segmodels.training.fit import Fit, Stopped
+from segmodels.training.progress import FitSettings
 from segmodels.training.schedules import learning_rate_factor
+from segmodels.training.self_correction import estimate_batch_norm
 from segmodels.training.task import SegmentationTask
 
 CLASSES = 3
@@ -68,9 +70,10 @@ class StopAfter:
         return self.left < 0
 
 
-def new_fit(folder: Path, *, stop: Any = lambda: False, batches: Batches | None = None, **settings: Any) -> Fit:
+def new_fit(folder: Path, *, stop: Any = lambda: False, batches: Batches | None = None, auxiliary_decay: bool = False, **settings: Any) -> Fit:
     torch.manual_seed(0)
-    task = SegmentationTask(Small(), create_loss({"cross_entropy": 1.0, "dice": 0.5}), mean=(128.0,) * 3, std=(64.0,) * 3)
+    loss = create_loss({"cross_entropy": 1.0, "dice": 0.5})
+    task = SegmentationTask(Small(), loss, mean=(128.0,) * 3, std=(64.0,) * 3, auxiliary_decay=auxiliary_decay)
     batches = batches or Batches()
     validation = [Batches().batch(100 + index) for index in range(3)]
     return Fit(
@@ -117,16 +120,30 @@ def test_every_epoch_reports_total_and_each_term_and_the_scores(tmp_path: Path) 
     assert metrics["train/loss"] > metrics["train/cross_entropy"] + 0.5 * metrics["train/dice"]
 
 
-@pytest.mark.parametrize("settings", [{}, {"ema": 0.9, "accumulate": 2, "gradient_clip": 1.0}, {"precision": "bf16-mixed"}], ids=["plain", "ema", "bf16"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema": 0.9, "accumulate": 2, "gradient_clip": 1.0},
+        {"precision": "bf16-mixed"},
+        {"auxiliary_decay": True},
+        {"self_correction": (1, 1)},
+        {"self_correction": (2, 1), "accumulate": 2, "precision": "bf16-mixed"},
+    ],
+    ids=["plain", "ema", "bf16", "decay", "self-correction", "self-correction with accumulation in bf16"],
+)
 def test_left_at_any_batch_and_taken_up_it_ends_with_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
-    """A poll comes after each optimiser step and each of 3 validation batches: stopping after every few of them, again and again."""
+    """A poll comes after each optimiser step and each of 3 validation batches: stopping after every few of them, again and again.
+
+    A cycle of self-correction ends with 5 more polls, and all of them must pass in one go.
+    """
     whole = new_fit(tmp_path / "whole", **settings)
     expected_epochs = recorded(whole)
     expected = whole.run()
     epochs: list[tuple[int, dict[str, float]]] = []
     stops = 0
     while True:
-        fit = new_fit(tmp_path / "parts", stop=StopAfter(1 + stops % 3), **settings)
+        fit = new_fit(tmp_path / "parts", stop=StopAfter(1 + stops % (9 if "self_correction" in settings else 3)), **settings)
         fit.on_epoch = lambda epoch, metrics: epochs.append((epoch, metrics))
         try:
             best = fit.run()
@@ -134,7 +151,7 @@ def test_left_at_any_batch_and_taken_up_it_ends_with_the_same_bits(tmp_path: Pat
         except Stopped:
             stops += 1
             assert stops < 50
-    assert stops > 6
+    assert stops > 5
     for name, value in expected.items():
         assert torch.equal(value, best[name]), name
     for name, value in whole.model.state_dict().items():
@@ -143,6 +160,50 @@ def test_left_at_any_batch_and_taken_up_it_ends_with_the_same_bits(tmp_path: Pat
     for (_, mine), (_, theirs) in zip(epochs, expected_epochs, strict=True):
         for name in set(mine) - {"images_per_second"}:
             assert mine[name] == pytest.approx(theirs[name], rel=1e-12), name
+
+
+def test_at_the_end_of_a_cycle_the_average_of_the_cycles_is_validated_and_kept(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=4, self_correction=(2, 1), validate_every=5)
+    epochs = recorded(fit)
+    ends: list[dict[str, Tensor]] = []
+    assert fit.correction is not None
+    end_cycle = fit.correction.end_cycle
+    fit.correction.end_cycle = lambda model, images: (ends.append({k: v.clone() for k, v in model.state_dict().items()}), end_cycle(model, images))  # type: ignore
+    best = fit.run()
+    assert [epoch for epoch, _ in epochs] == [1, 2, 3]
+    cycles = fit.progress.best_epoch  # of the cycles, the first ended with epoch 1
+    for name in ("features.0.weight", "head.bias"):
+        torch.testing.assert_close(best[name], torch.stack([weights[name] for weights in ends[:cycles]]).mean(0))
+    fit.training.set_epoch(fit.progress.best_epoch)
+    fit.model.load_state_dict(best)
+    estimate_batch_norm(fit.model, [fit.task.normalised(images) for images, _ in fit.training])
+    torch.testing.assert_close(best["features.1.running_mean"], fit.model.state_dict()["features.1.running_mean"])
+
+
+def test_after_the_first_cycle_the_cross_entropy_is_that_of_corrected_labels(tmp_path: Path) -> None:
+    terms = []
+    for name, settings in (("plain", {}), ("corrected", {"self_correction": (1, 1)})):
+        fit = new_fit(tmp_path / name, epochs=2, **settings)
+        fit.factor = lambda _share: 1e-6  # the weights stay
+        epochs = recorded(fit)
+        fit.run()
+        terms.append([metrics["train/cross_entropy"] for _, metrics in epochs])
+    assert terms[1][0] == pytest.approx(terms[0][0])
+    assert terms[1][1] < 0.7 * terms[0][1]  # half of a corrected label is what the network says itself
+
+
+def test_auxiliary_outputs_count_less_and_less_with_decay() -> None:
+    torch.manual_seed(0)
+    task = SegmentationTask(Small(), create_loss({"cross_entropy": 1.0}), mean=(128.0,) * 3, std=(64.0,) * 3, auxiliary_weights=(0.5,), auxiliary_decay=True)
+    task.model.features[3] = nn.Identity()
+    shares = {}
+    for share in (0.0, 0.5, 1.0):
+        task.share_done = share
+        output = task(*Batches().batch(0))
+        shares[share] = (output.loss - output.terms["cross_entropy"]).item()
+    assert shares[0.0] > 0.1
+    assert shares[0.5] == pytest.approx(shares[0.0] / 2, rel=1e-5)
+    assert shares[1.0] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_damaged_newest_state_costs_only_the_work_since_the_one_before(tmp_path: Path) -> None:

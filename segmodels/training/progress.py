@@ -1,0 +1,35 @@
+"""How long a training goes on, and where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Progress:
+    """Where training is. Everything that is not a tensor of the model or the optimiser."""
+
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    step: int = 0  # optimiser steps that are done
+    seconds: float = 0.0  # spent in training and validation, over all resumptions
+    epoch_seconds: float = 0.0  # of this epoch's training
+    best_score: float = -1.0
+    best_epoch: int = -1
+    stale: int = 0  # validations since the best one
+    sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses, weighted by images
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and how; see ``TrainParams`` for the meaning and units of each."""
+
+    epochs: int
+    accumulate: int = 1
+    gradient_clip: float = 0.0
+    minutes: float | None = None
+    ema: float | None = None
+    self_correction: tuple[int, int] | None = None  # epochs up to the first average, and of a cycle; without ema
+    validate_every: int = 1
+    patience: int | None = None
+    min_delta: float = 0.0
