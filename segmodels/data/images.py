@@ -19,6 +19,9 @@ from segmodels.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
 """File name endings, lower case, of the formats that are looked for in dataset folders."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "GIF", "WEBP", "PPM")
+"""Pillow's names of the formats that are decoded, whatever a file is called; Pillow would hand others to programs such as Ghostscript."""
+
 Color = tuple[int, int, int]
 
 _PNG_END = b"IEND\xaeB`\x82"
@@ -92,9 +95,12 @@ def _read(path: str | Path) -> bytes:
 def _decode(data: bytes, name: str | Path) -> Image.Image:
     """The picture with its pixels loaded."""
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
         picture.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise InputError(f"file {path} has more than {limit / 1e6:.0f} million pixels, the most that is read whole: cut it into parts") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise InputError(f"file {name} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
     if picture.format == "PNG":

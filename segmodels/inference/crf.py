@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from segmodels.errors import InputError
 from segmodels.inference.permutohedral import PermutohedralLattice
 
-Filter = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # values (N, C) of N pixels -> K @ values
+Filter = Callable[[NDArray], NDArray]  # float32 values (N, C) of N pixels -> K @ values
 KERNEL_REACH = 5  # standard deviations: beyond, a Gaussian is below 4e-6
 
 
@@ -131,7 +131,7 @@ def _convolution(height: int, width: int, sigma: float) -> Filter:
     reach = math.ceil(KERNEL_REACH * sigma)
     taps = np.exp(-((np.arange(-reach, reach + 1) / sigma) ** 2) / 2).astype(np.float32)
 
-    def convolve(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def convolve(values: NDArray) -> NDArray:
         blurred = cv2.sepFilter2D(values.reshape(height, width, -1), -1, taps, taps, borderType=cv2.BORDER_CONSTANT)
         return blurred.reshape(values.shape)
 
