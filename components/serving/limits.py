@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from segmodels.data.images import FORMATS
 from segmodels.errors import InputError
 
 
@@ -39,7 +40,7 @@ class Limits:
             TooLarge: more pixels than allowed.
         """
         try:
-            width, height = Image.open(io.BytesIO(data)).size  # reads no pixels
+            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size  # reads no pixels
         except Image.DecompressionBombError:
             raise TooLarge(f"image {name} has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels: send a smaller image") from None
         except (OSError, ValueError, SyntaxError, EOFError):
