@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segmodels.data.images import read_image
+from segmodels.data.images import FORMATS, read_image
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def is_large(path: Path) -> bool:
             page = _first_page(file)
             return page.imagelength * page.imagewidth > LARGE
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             return picture.width * picture.height > LARGE
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

@@ -99,7 +99,7 @@ def _decode(data: bytes, name: str | Path) -> Image.Image:
         picture.load()
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputError(f"file {path} has more than {limit / 1e6:.0f} million pixels, the most that is read whole: cut it into parts") from None
+        raise InputError(f"file {name} has more than {limit / 1e6:.0f} million pixels, the most that is read whole: cut it into parts") from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
         raise InputError(f"file {name} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
