@@ -8,9 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 VARIANT ?= cpu
 PROFILE ?= $(VARIANT)
+OVERLAY ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint ui bench camvid image push golden clean
+.PHONY: help demo test test-slow acceptance lint ui bench camvid image push deploy golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -66,6 +67,12 @@ push:  ## build and push the image: REGISTRY=host/path PROFILE=cpu|gpu; its dige
 	docker tag $$(cat build/image.id) $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	docker push $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	python -m pipelines pin $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile $(PROFILE)
+
+deploy: $(VENV)/.installed  ## apply infra/kustomize to the cluster of your kubeconfig: OVERLAY=dev|production|kserve, image pinned for PROFILE=cpu|gpu
+	@test -f infra/profiles/$(PROFILE).lock.json || { echo "no image is pinned for profile $(PROFILE): make push REGISTRY=host/path first"; exit 2; }
+	kubectl kustomize infra/kustomize/overlays/$(OVERLAY) | \
+	  sed "s|registry.invalid/segmodels@sha256:0\{64\}|$$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["image"])' infra/profiles/$(PROFILE).lock.json)|" | \
+	  kubectl apply -f -
 
 golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare with
 	for profile in local cpu gpu; do \

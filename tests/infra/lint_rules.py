@@ -87,7 +87,8 @@ def pods_have_the_default_seccomp_profile(objects: list[Object]) -> list[str]:
 def pods_stay_in_their_namespaces(objects: list[Object]) -> list[str]:
     keys = ("hostNetwork", "hostPID", "hostIPC")
     wrong = [f"{pod.name}: {key}" for pod in pods(objects) for key in keys if pod.spec.get(key)]
-    return wrong + [f"{pod.name}: volume {volume['name']} is a hostPath" for pod in pods(objects) for volume in pod.spec.get("volumes", []) if "hostPath" in volume]
+    volumes = [(pod, volume) for pod in pods(objects) for volume in pod.spec.get("volumes", [])]
+    return wrong + [f"{pod.name}: volume {volume['name']} is a hostPath" for pod, volume in volumes if "hostPath" in volume]
 
 
 def pods_have_an_account_of_their_own_without_token(objects: list[Object]) -> list[str]:
@@ -102,7 +103,9 @@ def pods_have_an_account_of_their_own_without_token(objects: list[Object]) -> li
 
 def empty_folders_have_a_limit(objects: list[Object]) -> list[str]:
     volumes = [(pod, volume) for pod in pods(objects) for volume in pod.spec.get("volumes", [])]
-    return [f"{pod.name}: emptyDir {volume['name']} has no sizeLimit" for pod, volume in volumes if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]]
+    return [
+        f"{pod.name}: emptyDir {volume['name']} has no sizeLimit" for pod, volume in volumes if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]
+    ]
 
 
 # --- containers
@@ -157,9 +160,7 @@ def _ports(container: Object) -> set[Any]:
 
 def images_are_pinned_by_digest(objects: list[Object]) -> list[str]:
     pinned = re.compile(r"[^:]+(:[^:@]+)?@sha256:[0-9a-f]{64}")
-    return [
-        f"{pod.name}: image {c['image']}" for pod in pods(objects) for c in pod.containers if not pinned.fullmatch(c["image"]) or ":latest@" in c["image"]
-    ]
+    return [f"{pod.name}: image {c['image']}" for pod in pods(objects) for c in pod.containers if not pinned.fullmatch(c["image"]) or ":latest@" in c["image"]]
 
 
 def mounts_have_volumes(objects: list[Object]) -> list[str]:
@@ -224,7 +225,9 @@ def services_have_targets(objects: list[Object]) -> list[str]:
             wrong.append(f"Service {name} has no pods")
         for pod in behind:
             known = set().union(*(_ports(c) for c in pod.spec["containers"]))
-            wrong += [f"Service {name}: {pod.name} has no port {p['targetPort']}" for p in service["spec"]["ports"] if p.get("targetPort", p["port"]) not in known]
+            wrong += [
+                f"Service {name}: {pod.name} has no port {p['targetPort']}" for p in service["spec"]["ports"] if p.get("targetPort", p["port"]) not in known
+            ]
     wrong += [
         f"StatefulSet {name}: no Service {one['spec']['serviceName']}"
         for (namespace, name), one in named(objects, "StatefulSet").items()
@@ -253,7 +256,9 @@ def network_policies_name_pods_that_are_there(objects: list[Object]) -> list[str
         for rule in spec.get("egress", []):
             for peer in rule.get("to", []):
                 where = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name", namespace)
-                if where in {pod.namespace for pod in everyone} and not any(pod.namespace == where and selects(peer["podSelector"], pod.labels) for pod in everyone):
+                if where in {pod.namespace for pod in everyone} and not any(
+                    pod.namespace == where and selects(peer["podSelector"], pod.labels) for pod in everyone
+                ):
                     wrong.append(f"NetworkPolicy {name} opens a way to no pod")
     return wrong
 

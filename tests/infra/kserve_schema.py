@@ -1,0 +1,46 @@
+"""The part of KServe's InferenceService that our manifest uses. KServe's Python package carries pins that do not go with ours.
+
+Source: the CustomResourceDefinition inferenceservices.serving.kserve.io/v1beta1 (github.com/kserve/kserve, config/crd/full,
+version 0.16): `spec.predictor` is a PodSpec with the fields below beside those of the PodSpec.
+"""
+
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+
+PREDICTOR = {
+    "minReplicas": {"type": "integer"},
+    "maxReplicas": {"type": "integer"},
+    "scaleTarget": {"type": "integer"},
+    "scaleMetric": {"enum": ["cpu", "memory", "concurrency", "rps"]},
+    "containerConcurrency": {"type": "integer"},
+    "timeout": {"type": "integer"},
+    "canaryTrafficPercent": {"type": "integer"},
+    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+    "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+
+SCHEMA = {
+    "type": "object",
+    "required": ["apiVersion", "kind", "metadata", "spec"],
+    "additionalProperties": False,
+    "properties": {
+        "apiVersion": {"const": "serving.kserve.io/v1beta1"},
+        "kind": {"const": "InferenceService"},
+        "metadata": {"type": "object", "required": ["name"]},
+        "spec": {
+            "type": "object",
+            "required": ["predictor"],
+            "additionalProperties": False,
+            "properties": {"predictor": {"type": "object", "required": ["containers"], "properties": PREDICTOR}},
+        },
+    },
+}
+
+
+def check_inference_service(service: dict[str, Any]) -> None:
+    """Raises what jsonschema or kubernetes_validate raise where the object does not fit."""
+    jsonschema.validate(service, SCHEMA)
+    rest = {key: value for key, value in service["spec"]["predictor"].items() if key not in PREDICTOR}
+    kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", "metadata": service["metadata"], "spec": rest}, "1.32", strict=True)
