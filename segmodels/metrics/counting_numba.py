@@ -4,11 +4,16 @@ Label maps consist of regions, so most blocks of neighbouring pixels hold a sing
 Compiled per pair of types at first use (a fraction of a second), not cached on disk: nothing to write in a read-only install.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 8  # pixels; of uint8 one 64-bit word
+MOST_THREADS = 4  # more do not read memory faster
 
 
 @numba.njit(inline="always")
@@ -62,7 +67,17 @@ def tally_integers(prediction, target, num_classes, ignore_index, table):
 
 
 def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    """The same table as ``counting.tally``, which see."""
+    """The same table as ``counting.tally``, which see. Each core counts a stretch of the maps into a table of its own: one core alone waits for memory."""
+    parts = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_THREADS)
+    length = max(-(-target.size // (parts * BLOCK)), 1) * BLOCK  # whole words: a view of the next stretch stays aligned
+    starts = range(0, max(target.size, 1), length)
+    count = partial(_tally_stretch, num_classes=num_classes, ignore_index=ignore_index)
+    with ThreadPoolExecutor(parts) as threads:
+        tables = list(threads.map(count, *([labels[start : start + length] for start in starts] for labels in (prediction, target))))
+    return np.sum(tables, axis=0).reshape(num_classes + 2, num_classes + 1)
+
+
+def _tally_stretch(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
     table = np.zeros((num_classes + 2) * (num_classes + 1), dtype=np.int64)
     limits = np.uint64(num_classes), np.int64(ignore_index).view(np.uint64)
     if prediction.dtype == target.dtype == np.uint8:
@@ -70,4 +85,4 @@ def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: 
         tally_bytes(prediction, target, prediction[:whole].view(np.uint64), target[:whole].view(np.uint64), *limits, table)
     else:
         tally_integers(prediction, target, *limits, table)
-    return table.reshape(num_classes + 2, num_classes + 1)
+    return table
