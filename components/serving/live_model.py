@@ -103,6 +103,7 @@ class LiveModel:
         while self._source.moves and not stop.wait(seconds):
             try:
                 self.update()
+                said = ""
             except Exception as error:  # a new version may be broken in any way
                 sentence = f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} goes on serving"
                 if sentence != said:
