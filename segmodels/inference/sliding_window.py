@@ -1,7 +1,8 @@
 """Images too large to predict at once: overlapping windows, whose predictions are averaged.
 
-The average is formed in bands of rows from the top down. A row is handed over as soon as no further window touches it, so that
-of the probabilities only one band (C x window height x image width) is ever held, whatever the image's height.
+The average is formed from the top down. Rows of the image are asked for when a window needs them, rows of probabilities are handed
+over as soon as no further window touches them, so that of the image and of the probabilities only a strip of the window's height is
+ever held (C x window height x image width floats), whatever the image's height.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from segmodels.errors import InputError
+
+FLOATS_AT_ONCE = 2**22  # of averaged probabilities handed over at a time, 16 MB
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,21 @@ class SlidingWindow:
             raise InputError(f"weighting of the sliding window is {self.weighting!r}, expected 'gaussian' or 'uniform'")
 
 
-def predict_bands(predict: Callable[[Tensor], Tensor], image: Tensor, window: SlidingWindow) -> Iterator[Tensor]:
-    """Probabilities of ``image`` (3, H, W) as bands (C, rows, W) from the top down; all bands together have H rows.
+def predict_bands(predict: Callable[[Tensor], Tensor], read: Callable[[int, int], Tensor], size: tuple[int, int], window: SlidingWindow) -> Iterator[Tensor]:
+    """Probabilities of an image as bands (C, rows, W) from the top down; all bands together have its H rows.
 
-    ``predict`` turns windows (B, 3, *window.size) into probabilities (B, C, *window.size).
+    Args:
+        predict: turns windows (B, 3, *window.size) into probabilities (B, C, *window.size).
+        read: rows from one to another (less one) of the image, (3, rows, W); each row is asked for once, from the top down.
+        size: (H, W) of the image.
     """
-    height, width = image.shape[-2:]
-    tops, lefts = (window_starts(length, size, window.overlap) for length, size in zip((height, width), window.size, strict=True))
-    weight = _weights(window, image.device)
-    band, band_weight = None, torch.zeros(window.size[0], width, device=image.device)
+    height, width = size
+    tops, lefts = (window_starts(length, extent, window.overlap) for length, extent in zip(size, window.size, strict=True))
+    strip = read(0, min(window.size[0], height))
+    weight = _weights(window, strip.device)
+    band, band_weight = None, torch.zeros(window.size[0], width, device=strip.device)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
-        for left, probabilities in _predict_row(predict, image, window, top, lefts):
+        for left, probabilities in _predict_row(predict, strip, window, lefts):
             if band is None:
                 band = probabilities.new_zeros(len(probabilities), window.size[0], width)
             columns = min(window.size[1], width - left)
@@ -59,11 +66,15 @@ def predict_bands(predict: Callable[[Tensor], Tensor], image: Tensor, window: Sl
             band_weight[:, left : left + columns] += weight[:, :columns]
         assert band is not None
         done = following - top
-        yield band[:, :done] / band_weight[:done]
-        for rows in (band, band_weight):  # what later windows add to moves to the top
-            remaining = rows[..., done:, :].clone()
-            rows.zero_()
-            rows[..., : remaining.shape[-2], :] = remaining
+        rows_at_once = max(FLOATS_AT_ONCE // (len(band) * width), 1)
+        for first in range(0, done, rows_at_once):
+            last = min(first + rows_at_once, done)
+            yield band[:, first:last] / band_weight[first:last]
+        if following < height:
+            for rows in (*band, band_weight):  # what later windows add to moves to the top, one class at a time: a copy of all may not fit
+                rows[: len(rows) - done] = rows[done:].clone()
+                rows[len(rows) - done :] = 0
+            strip = torch.cat([strip[:, done:], read(top + strip.shape[1], following + strip.shape[1])], dim=1)
 
 
 def window_starts(length: int, size: int, overlap: float) -> list[int]:
@@ -75,13 +86,13 @@ def window_starts(length: int, size: int, overlap: float) -> list[int]:
     return [round(index * (length - size) / (count - 1)) for index in range(count)]
 
 
-def _predict_row(predict: Callable[[Tensor], Tensor], image: Tensor, window: SlidingWindow, top: int, lefts: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """(left, probabilities (C, *window.size)) of the windows whose first row is ``top``, from left to right."""
-    rows = _indices(top, window.size[0], image.shape[-2], image.device)
+def _predict_row(predict: Callable[[Tensor], Tensor], strip: Tensor, window: SlidingWindow, lefts: list[int]) -> Iterator[tuple[int, Tensor]]:
+    """(left, probabilities (C, *window.size)) of the windows that a strip of the image is cut into, from left to right."""
+    rows = _indices(0, window.size[0], strip.shape[-2], strip.device)
     for first in range(0, len(lefts), window.batch_size):
         batch = lefts[first : first + window.batch_size]
-        columns = [_indices(left, window.size[1], image.shape[-1], image.device) for left in batch]
-        yield from zip(batch, predict(torch.stack([image[:, rows[:, None], column] for column in columns])), strict=True)
+        columns = [_indices(left, window.size[1], strip.shape[-1], strip.device) for left in batch]
+        yield from zip(batch, predict(torch.stack([strip[:, rows[:, None], column] for column in columns])), strict=True)
 
 
 def _indices(first: int, size: int, length: int, device: torch.device) -> Tensor:

@@ -5,12 +5,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from segmodels.data import image_rows
+from segmodels.data.image_rows import ArrayRows
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
+from segmodels.inference.crf import DenseCRF, mean_field
 from segmodels.inference.predictor import Predictor
 from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.models.prediction import Prediction
+from segmodels.models.registry import create_model
 
 
 class Pointwise(nn.Module):
@@ -156,3 +160,62 @@ def test_sliding_windows_give_the_same_mask_as_the_whole_image_for_a_pointwise_m
 def test_arrays_that_are_no_images_are_refused(wrong: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"expected uint8 \(height, width, 3\)"):
         Predictor(bundle(Pointwise(2), 2)).masks([wrong])
+
+
+SMALL = {  # encoder-decoder, dilated, pyramid of context, pyramid of features, attention by convolution, two branches, recurrent, two tasks
+    "unet": {"widths": [4, 8]},
+    "fcn_resnet50": {"encoder": "resnet18"},
+    "deeplab_v3_resnet50": {"encoder": "resnet18"},
+    "semantic_fpn_resnet50": {"encoder": "resnet18"},
+    "segnext_t": {},
+    "bisenet_v2": {},
+    "gruu_net": {},
+    "ynet": {},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_window_as_large_as_the_image_is_the_whole_image_for_every_kind_of_model(name: str) -> None:
+    torch.manual_seed(0)
+    model, batch = create_model(name, 3, **SMALL[name]), to_torch(images(1, 64, 96))
+    whole = Predictor(bundle(model, 3)).probabilities(batch)
+    torch.testing.assert_close(Predictor(bundle(model, 3), sliding_window=SlidingWindow((64, 96))).probabilities(batch), whole, rtol=0, atol=1e-5)
+    windows = Predictor(bundle(model, 3), sliding_window=SlidingWindow((64, 64)), flip=True).probabilities(batch)
+    assert windows.shape == whole.shape
+    torch.testing.assert_close(windows.sum(dim=1), torch.ones(1, 64, 96))
+
+
+@pytest.mark.parametrize("longer_side", [None, 40, 90])
+@pytest.mark.parametrize("window", [None, SlidingWindow((16, 16))])
+def test_the_mask_of_an_image_row_by_row_is_that_of_the_image(longer_side: int | None, window: SlidingWindow | None) -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(6), images(1, 70, 45)
+    predictor = Predictor(bundle(model, 6, longer_side), sliding_window=window)
+    mask = np.concatenate(list(predictor.mask_rows(ArrayRows(batch[0]))))
+    assert mask.dtype == np.uint8
+    assert (mask == predictor.masks(batch)[0]).mean() > 0.999  # shrinking rounds ties another way
+
+
+def test_an_image_too_large_to_be_predicted_whole_is_refused_without_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_rows, "LARGE", 1000)
+    large = ArrayRows(images(1, 30, 40)[0])
+    with pytest.raises(InputError, match=r"image has 30 x 40 pixels, expected at most 0.0 million without a sliding window: give one"):
+        list(Predictor(bundle(Pointwise(2), 2)).mask_rows(large))
+    assert len(list(Predictor(bundle(Pointwise(2), 2, longer_side=20)).mask_rows(large))) > 0  # the model sees few pixels
+
+
+def test_a_crf_refines_by_the_image_that_the_model_sees() -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(3), images(2, 20, 30)
+    crf = DenseCRF(iterations=2, color_sigma=20)
+    plain, refined = (Predictor(bundle(model, 3), crf=value).probabilities(to_torch(batch)) for value in (None, crf))
+    expected = np.stack([mean_field(probabilities.numpy(), image, crf) for probabilities, image in zip(plain, batch, strict=True)])
+    np.testing.assert_allclose(refined.numpy(), expected, atol=1e-6)
+    assert np.abs(expected - plain.numpy()).mean() > 0.05
+    (mask,) = Predictor(bundle(model, 3), crf=crf).masks(batch[:1])
+    np.testing.assert_array_equal(mask, expected[0].argmax(axis=0))
+
+
+def test_a_crf_with_windows_is_refused() -> None:
+    with pytest.raises(InputError, match="sliding window and a dense CRF are both asked for, expected one"):
+        Predictor(bundle(Pointwise(2), 2), sliding_window=SlidingWindow((8, 8)), crf=DenseCRF())

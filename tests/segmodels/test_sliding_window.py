@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.inference.mask_writer import MaskWriter
+from segmodels.inference import sliding_window
+from segmodels.inference.mask_rows import mask_rows
 from segmodels.inference.sliding_window import SlidingWindow, predict_bands, window_starts
 
 
@@ -29,6 +31,10 @@ def position_dependent(images: Tensor) -> Tensor:
 
 def image(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def bands_of(predict: Callable[[Tensor], Tensor], picture: Tensor, window: SlidingWindow) -> Iterator[Tensor]:
+    return predict_bands(predict, lambda start, stop: picture[:, start:stop], (picture.shape[1], picture.shape[2]), window)
 
 
 def naive(predict, picture: Tensor, window: SlidingWindow, weight: np.ndarray) -> np.ndarray:
@@ -62,7 +68,7 @@ def test_windows_cover_every_pixel_with_at_least_the_overlap(length: int, size: 
 def test_a_pointwise_model_predicts_the_same_with_and_without_windows(height: int, width: int, weighting: str) -> None:
     picture = image(height, width)
     window = SlidingWindow(size=(16, 20), overlap=0.4, weighting=weighting, batch_size=3)
-    together = torch.cat(list(predict_bands(pointwise, picture, window)), dim=1)
+    together = torch.cat(list(bands_of(pointwise, picture, window)), dim=1)
     torch.testing.assert_close(together, pointwise(picture[None])[0], rtol=0, atol=1e-6)
 
 
@@ -72,7 +78,7 @@ def test_the_bands_are_the_weighted_average_over_all_windows(weighting: str, ove
     picture = image(41, 33)
     y, x = (np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window.size)
     weight = np.ones(window.size) if weighting == "uniform" else np.maximum(y[:, None] * x / (y.max() * x.max()), 1e-3)
-    together = torch.cat(list(predict_bands(position_dependent, picture, window)), dim=1)
+    together = torch.cat(list(bands_of(position_dependent, picture, window)), dim=1)
     np.testing.assert_allclose(together.numpy(), naive(position_dependent, picture, window, weight), atol=1e-5)
 
 
@@ -83,7 +89,7 @@ def test_windows_have_the_size_asked_for_and_come_in_batches() -> None:
         shapes.append(tuple(images.shape))
         return pointwise(images)
 
-    list(predict_bands(predict, image(20, 100), SlidingWindow(size=(32, 16), overlap=0, batch_size=4)))
+    list(bands_of(predict, image(20, 100), SlidingWindow(size=(32, 16), overlap=0, batch_size=4)))
     assert shapes == [(4, 3, 32, 16), (3, 3, 32, 16)]
 
 
@@ -94,11 +100,35 @@ def test_rows_come_as_soon_as_no_further_window_touches_them() -> None:
         calls.append(len(images))
         return pointwise(images)
 
-    bands = predict_bands(predict, image(100, 30), SlidingWindow(size=(20, 30), overlap=0.5))
+    bands = bands_of(predict, image(100, 30), SlidingWindow(size=(20, 30), overlap=0.5))
     first = next(bands)
     assert first.shape == (3, 10, 30)
     assert sum(calls) == 1
     assert [band.shape[1] for band in bands] == [10] * 7 + [20]
+
+
+def test_every_row_of_the_image_is_read_once_and_only_when_a_window_needs_it() -> None:
+    picture, asked = image(100, 30), []
+
+    def read(start: int, stop: int) -> Tensor:
+        asked.append((start, stop))
+        return picture[:, start:stop]
+
+    bands = predict_bands(pointwise, read, (100, 30), SlidingWindow(size=(20, 30), overlap=0.5))
+    next(bands)
+    assert asked == [(0, 20)]
+    next(bands)
+    assert asked == [(0, 20), (20, 30)]
+    list(bands)
+    assert [row for start, stop in asked for row in range(start, stop)] == list(range(100))
+
+
+def test_wide_images_hand_their_rows_over_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliding_window, "FLOATS_AT_ONCE", 3 * 50 * 4)
+    picture, window = image(33, 50), SlidingWindow(size=(16, 20), overlap=0.4)
+    bands = list(bands_of(pointwise, picture, window))
+    assert max(band.shape[1] for band in bands) == 4
+    torch.testing.assert_close(torch.cat(bands, dim=1), pointwise(picture[None])[0], rtol=0, atol=1e-6)
 
 
 @settings(deadline=None)
@@ -107,11 +137,10 @@ def test_rows_come_as_soon_as_no_further_window_touches_them() -> None:
 )
 def test_a_mask_written_from_bands_is_the_argmax_of_the_interpolated_map(height: int, width: int, rows: int, columns: int, cut: int, seed: int) -> None:
     scores = torch.rand(4, height, width, generator=torch.Generator().manual_seed(seed))
-    writer = MaskWriter(height, (rows, columns), np.dtype(np.uint8))
-    for band in scores.split(cut, dim=1):
-        writer.write(band)
+    mask = np.concatenate(list(mask_rows(scores.split(cut, dim=1), height, (rows, columns), np.dtype(np.uint8))))
+    assert mask.dtype == np.uint8
     whole = torch.nn.functional.interpolate(scores[None], (rows, columns), mode="bilinear")[0]
-    chosen = whole.gather(0, torch.from_numpy(writer.mask.astype(np.int64))[None])[0]
+    chosen = whole.gather(0, torch.from_numpy(mask.astype(np.int64))[None])[0]
     torch.testing.assert_close(chosen, whole.max(dim=0).values, rtol=0, atol=1e-5)  # equal up to ties of rounding
 
 
@@ -124,21 +153,22 @@ def test_impossible_windows_are_refused(wrong: dict) -> None:
 def test_memory_does_not_grow_with_the_height_of_the_image() -> None:
     program = """
 import resource, torch
-from segmodels.inference.mask_writer import MaskWriter
+from segmodels.inference import sliding_window
+from segmodels.inference.mask_rows import mask_rows
 from segmodels.inference.sliding_window import SlidingWindow, predict_bands
 import numpy as np
 torch.set_num_threads(1)
 head = torch.nn.Conv2d(3, 24, 1)
 predict = lambda images: head(images.float()).softmax(1)
 def mask(height):
-    writer = MaskWriter(height, (height, 1000), np.dtype(np.uint8))
+    read = lambda start, stop: torch.zeros(3, stop - start, 1000, dtype=torch.uint8)
     with torch.inference_mode():
-        for band in predict_bands(predict, torch.zeros(3, height, 1000, dtype=torch.uint8), SlidingWindow((128, 250), overlap=0)):
-            writer.write(band)
+        for rows in mask_rows(predict_bands(predict, read, (height, 1000), SlidingWindow((128, 250), overlap=0)), height, (height, 1000), np.dtype(np.uint8)):
+            pass
 mask(256)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 mask(5000)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     grown = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
-    assert grown < 60, f"{grown} MB more for 5000 rows; image and mask are 20 MB, all probabilities would be 480 MB"
+    assert grown < 30, f"{grown} MB more for 5000 rows; all probabilities would be 480 MB"
