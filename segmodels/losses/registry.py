@@ -27,7 +27,8 @@ class LossCard:
         source: paper and place of the formula.
         use: when to choose it, one line.
         inputs: what it is called with: ``logits`` (and target: can be summed), ``queries`` (and target: can be summed,
-            for models that predict queries), or ``image`` (unsupervised: its own call, see its docstring).
+            for models that predict queries), ``presence_logits`` or ``points`` (and target: can be summed, fields of ``Prediction``
+            that some models have in training mode), or ``image`` (unsupervised: its own call, see its docstring).
     """
 
     source: str
@@ -108,17 +109,22 @@ class WeightedSum(nn.Module):
     def terms(self, prediction: Tensor | Prediction, target: Tensor) -> dict[str, Tensor]:
         """Unweighted value of each term.
 
+        Terms on outputs that belong to training mode (``presence_logits``, ``points``) are left out where there is none:
+        in evaluation mode, and for an auxiliary head's logits.
+
         Args:
-            prediction: logits ``(B, C, *spatial)``, or a model's whole output, which mask classification needs.
+            prediction: logits ``(B, C, *spatial)``, or a model's whole output, which terms on its other outputs need.
             target: train ids ``(B, *spatial)``.
         """
-        logits, queries = (prediction.logits, prediction.queries) if isinstance(prediction, Prediction) else (prediction, None)
+        whole = prediction if isinstance(prediction, Prediction) else Prediction(prediction)
         values = {}
         for name, loss in self.losses.items():
-            by_queries = _ENTRIES[name].card.inputs == "queries"
-            if by_queries and queries is None:
+            inputs = _ENTRIES[name].card.inputs
+            output = getattr(whole, inputs)
+            if output is not None:
+                values[name] = loss(output, target)
+            elif inputs == "queries":
                 raise InputError(f"loss {name!r} got no queries, expected the output of a mask classification model such as 'maskformer_r50'")
-            values[name] = loss(queries if by_queries else logits, target)
         return values
 
     def forward(self, prediction: Tensor | Prediction, target: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -29,6 +29,7 @@ class ModelCard:
         source: where the expected count comes from ("specification [M]", "paper, table 1", "own count").
         result: headline result with its source, as the paper reports it.
         auxiliary_weights: what the source gives the losses of the auxiliary heads, in their order; further heads take the last.
+        losses: terms on outputs of the model's own that the paper adds to the pixel loss, name -> weight.
     """
 
     paper: str
@@ -42,6 +43,7 @@ class ModelCard:
     source: str = ""
     result: str = ""
     auxiliary_weights: tuple[float, ...] = (0.4,)
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255
 KEPT = {
     "unet_plus_plus": "its heads are the outputs of the smaller networks that it can be pruned to",
     "deeplab_v2_resnet101": "its scores at each scale come from the same weights",
+    **dict.fromkeys(("ocrnet_hr18s", "ocrnet_hr18", "ocrnet_hr48", "ocrnet_r101_d8"), "their coarse scores make the regions that positions attend to"),
 }
 SMALL = {
     "attention_unet_original": {"widths": [4, 6, 8, 10]},

@@ -124,7 +124,7 @@ def loss_of(prediction: Prediction, classes: int) -> torch.Tensor:
     for logits in (prediction.logits, *prediction.auxiliary):
         labels = torch.randint(classes, (logits.shape[0], *logits.shape[2:]), generator=torch.Generator().manual_seed(2))
         total = total + F.cross_entropy(logits, labels)
-    for other in (prediction.image_logits, prediction.reconstruction, *(prediction.tasks or {}).values()):
+    for other in (prediction.image_logits, prediction.reconstruction, prediction.presence_logits, *(prediction.tasks or {}).values()):
         if other is not None:
             total = total + other.square().mean()
     return total

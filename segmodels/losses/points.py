@@ -1,0 +1,32 @@
+"""The loss of points that a model chose, not of all pixels (PointRend)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segmodels.losses.distribution import CrossEntropyLoss
+from segmodels.losses.registry import LossCard, register_loss
+from segmodels.models.prediction import PointPrediction
+
+
+@register_loss(
+    "points",
+    LossCard("Kirillov 2020 (1912.08193), section 3.3", "PointRend, which has it at weight 1 by itself", inputs="points"),
+)
+class PointsLoss(nn.Module):
+    """Cross-entropy of the points' logits and the labels of the pixels that they lie on; points on ignored pixels count nowhere.
+
+    Args:
+        class_weights: as of ``cross_entropy``.
+    """
+
+    def __init__(self, class_weights: Tensor | Sequence[float] | None = None, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.cross_entropy = CrossEntropyLoss(class_weights, ignore_index=ignore_index)
+
+    def forward(self, points: PointPrediction, target: Tensor) -> Tensor:
+        """Scalar; ``target`` holds train ids ``(B, H, W)``."""
+        labels = target.flatten(1).gather(1, points.pixels(*target.shape[1:]))
+        return self.cross_entropy(points.logits[..., None], labels[..., None])

@@ -1,0 +1,105 @@
+"""EncNet (Zhang et al.: Context Encoding for Semantic Segmentation, CVPR 2018, arXiv 1803.08904)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.models.dilated import FCNHead, create_body
+from segmodels.models.encoders.base import Encoder
+from segmodels.models.prediction import Prediction
+from segmodels.models.registry import ModelCard, register_model
+
+PAPER = "Zhang et al.: Context Encoding for Semantic Segmentation, CVPR 2018, arXiv 1803.08904"
+
+
+class Encoding(nn.Module):
+    """Residuals of all positions to each word of a learned code book: e_k = Σ_i a_ik (x_i - d_k), a_i = softmax_k(-s_k |x_i - d_k|²) (equation 1).
+
+    ``(B, C, h, w)`` to ``(B, K, C)``. The parameter ``scale`` is -s_k. Distances are taken in float32, by matrix products, so that no tensor of
+    positions x words x channels exists.
+    """
+
+    def __init__(self, channels: int, num_codes: int) -> None:
+        super().__init__()
+        bound = (num_codes * channels) ** -0.5
+        self.codewords = nn.Parameter(torch.empty(num_codes, channels).uniform_(-bound, bound))
+        self.scale = nn.Parameter(torch.empty(num_codes).uniform_(-1, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+            x = x.float().flatten(2)
+            squares = x.square().sum(dim=1)[:, None] + self.codewords.square().sum(dim=1)[:, None]
+            distances = squares - 2 * self.codewords @ x
+            assignment = (self.scale[:, None] * distances).softmax(dim=1)
+            return assignment @ x.transpose(1, 2) - assignment.sum(dim=2, keepdim=True) * self.codewords
+
+
+class ContextEncoding(nn.Module):
+    """The encoding of the whole map, and the map with its channels weighted by it (figure 2): to ``(B, C)`` and ``(B, C, h, w)``."""
+
+    def __init__(self, channels: int, num_codes: int) -> None:
+        super().__init__()
+        self.encoding_project = ConvNormAct(channels, channels, 1)
+        self.encoding = nn.Sequential(Encoding(channels, num_codes), nn.BatchNorm1d(num_codes), nn.ReLU())
+        self.fc = nn.Sequential(nn.Linear(channels, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        encoded = self.encoding(self.encoding_project(x)).mean(dim=1)
+        return encoded, torch.relu(x + x * self.fc(encoded)[..., None, None])
+
+
+class EncNet(nn.Module):
+    """Dilated encoder, 3x3 convolution, context encoding, classes.
+
+    In training there are two more outputs: the auxiliary head's logits (weight 0.4 in the paper) and ``presence_logits``, from the encoding, of the
+    classes that the image shows (SE-loss, section 3.1, weight 0.2: loss ``presence``).
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int, channels: int = 512, num_codes: int = 32, auxiliary: bool = True, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.bottleneck = ConvNormAct(encoder.channels[-1], channels)
+        self.enc_module = ContextEncoding(channels, num_codes)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        self.se_layer = nn.Linear(channels, num_classes) if auxiliary else None
+        self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
+
+    def forward(self, images: Tensor) -> Prediction:
+        size = images.shape[-2:]
+        *_, middle, last = self.encoder(images)
+        encoded, x = self.enc_module(self.bottleneck(last))
+        logits = resize(self.conv_seg(self.dropout(x)), size)
+        if not self.training or self.aux_classifier is None or self.se_layer is None:
+            return Prediction(logits)
+        return Prediction(logits, (resize(self.aux_classifier(middle), size),), presence_logits=self.se_layer(encoded))
+
+
+@register_model(
+    "encnet_r50_d8",
+    ModelCard(
+        PAPER,
+        2018,
+        default_encoder="resnet50",
+        parameters=35_891_961,
+        num_classes=19,
+        gmac=140.82,
+        source="specification [M]: mmseg encnet_r50-d8, 140.69 GMAC without the products of the encoding",
+        result="Cityscapes val: mIoU 77.94 (mmseg)",
+        losses={"presence": 0.2},
+    ),
+)
+def encnet_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet50",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+    auxiliary: bool = True,
+) -> nn.Module:
+    """ResNet with a deep stem at output stride 8 and 32 code words."""
+    return EncNet(create_body(encoder, in_channels, 8, encoder_weights, encoder_options), num_classes, auxiliary=auxiliary)

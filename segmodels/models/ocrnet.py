@@ -1,0 +1,117 @@
+"""OCRNet (Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmentation, ECCV 2020, arXiv 1909.11065)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.models.dilated import FCNHead, create_body
+from segmodels.models.encoders.base import Encoder
+from segmodels.models.prediction import Prediction
+from segmodels.models.registry import ModelCard, register_model
+
+PAPER = "Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmentation, ECCV 2020, arXiv 1909.11065"
+
+
+def object_regions(features: Tensor, scores: Tensor) -> Tensor:
+    """A vector per class, the mean of the features weighted by where the coarse scores see it (equation 2).
+
+    Features ``(B, C, h, w)`` and scores, before softmax, ``(B, K, h, w)`` to ``(B, C, K, 1)``.
+    """
+    weights = scores.flatten(2).softmax(dim=2)
+    return (features.flatten(2) @ weights.transpose(1, 2))[..., None]
+
+
+class ObjectAttention(nn.Module):
+    """Every position attends to the object regions (equations 3 to 5); the result beside the features through a 1x1 convolution.
+
+    Features ``(B, C, h, w)`` and regions ``(B, C, K, 1)`` to ``(B, C, h, w)``.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.key_project = nn.Sequential(ConvNormAct(in_channels, channels, 1), ConvNormAct(channels, channels, 1))
+        self.query_project = nn.Sequential(ConvNormAct(in_channels, channels, 1), ConvNormAct(channels, channels, 1))
+        self.value_project = ConvNormAct(in_channels, channels, 1)
+        self.out_project = ConvNormAct(channels, in_channels, 1)
+        self.bottleneck = ConvNormAct(2 * in_channels, in_channels, 1)
+
+    def forward(self, features: Tensor, regions: Tensor) -> Tensor:
+        queries = self.query_project(features).flatten(2).transpose(1, 2)
+        keys = self.key_project(regions).flatten(2)
+        values = self.value_project(regions).flatten(2)
+        attention = (keys.shape[1] ** -0.5 * (queries @ keys)).softmax(dim=2)
+        context = (values @ attention.transpose(1, 2)).unflatten(2, features.shape[-2:])
+        return self.bottleneck(torch.cat([self.out_project(context), features], dim=1))
+
+
+class OCRNet(nn.Module):
+    """Coarse scores, object regions from them, attention of positions to regions, classes. In training the coarse scores are an auxiliary output.
+
+    Args:
+        encoder: of HRNet all maps are read, brought to the size of the finest; of others the last, and by the coarse head the one before it.
+        coarse: from what the coarse head reads to the classes; the loss of its scores weighs 0.4 (section 4.2).
+        concatenate: read all maps.
+    """
+
+    def __init__(
+        self, encoder: Encoder, coarse: nn.Module, num_classes: int, concatenate: bool, channels: int = 512, key_channels: int = 256, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.concatenate = concatenate
+        self.coarse = coarse
+        self.object_context_block = ObjectAttention(channels, key_channels)
+        self.bottleneck = ConvNormAct(sum(encoder.channels) if concatenate else encoder.channels[-1], channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, images: Tensor) -> Prediction:
+        size = images.shape[-2:]
+        *_, middle, last = maps = self.encoder(images)
+        if self.concatenate:
+            middle = last = torch.cat([resize(x, maps[0].shape[-2:]) for x in maps], dim=1)
+        scores = self.coarse(middle)
+        features = self.bottleneck(last)
+        x = self.object_context_block(features, object_regions(features, scores))
+        logits = resize(self.conv_seg(self.dropout(x)), size)
+        return Prediction(logits, (resize(scores, size),) if self.training else ())
+
+
+def _register(name: str, body_name: str, parameters: int, gmac: float, source: str, result: str) -> None:
+    card = ModelCard(
+        PAPER,
+        2020,
+        default_encoder=body_name,
+        parameters=parameters,
+        num_classes=19,
+        gmac=gmac,
+        source=f"specification [M]: mmseg {source}",
+        result=f"Cityscapes val: mIoU {result} (mmseg)" if result else "",
+    )
+
+    @register_model(name, card)
+    def build(
+        num_classes: int,
+        in_channels: int = 3,
+        encoder: str = body_name,
+        encoder_weights: str | None = None,
+        encoder_options: dict[str, Any] | None = None,
+    ) -> nn.Module:
+        """HRNet, or another encoder at output stride 8, with a deep stem if it is a ResNet."""
+        if encoder.startswith("hrnet"):
+            body = create_body(encoder, in_channels, 32, encoder_weights, encoder_options)
+            width = sum(body.channels)
+            coarse = nn.Sequential(ConvNormAct(width, width, 1), nn.Conv2d(width, num_classes, 1))
+            return OCRNet(body, coarse, num_classes, concatenate=True)
+        body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
+        return OCRNet(body, FCNHead(body.channels[-2], num_classes), num_classes, concatenate=False, dropout=0.1)
+
+
+_register("ocrnet_hr18s", "hrnet_w18_small", 6_378_496, 44.43, "ocrnet_hr18s", "")
+_register("ocrnet_hr18", "hrnet_w18", 12_080_036, 53.25, "ocrnet_hr18", "")
+_register("ocrnet_hr48", "hrnet_w48", 70_371_446, 162.24, "ocrnet_hr48", "81.35")
+_register("ocrnet_r101_d8", "resnet101", 55_516_294, 230.45, "ocrnet_r101-d8", "80.81")
