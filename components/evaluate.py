@@ -101,6 +101,7 @@ def make_predictor(bundle: Bundle, params: EvaluateParams) -> Predictor:
     """
     import torch
 
+    from segmodels.inference.crf import DenseCRF
     from segmodels.inference.predictor import Predictor
     from segmodels.inference.sliding_window import SlidingWindow
 
@@ -108,7 +109,8 @@ def make_predictor(bundle: Bundle, params: EvaluateParams) -> Predictor:
         raise InputError("evaluate.accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto")
     device = "cpu" if params.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
     window = SlidingWindow(**params.sliding_window.model_dump(), batch_size=params.batch_size) if params.sliding_window else None
-    return Predictor(bundle, device, flip=params.flip, scales=params.scales, sliding_window=window)
+    crf = DenseCRF(**params.crf.model_dump()) if params.crf else None
+    return Predictor(bundle, device, flip=params.flip, scales=params.scales, sliding_window=window, crf=crf)
 
 
 def measure(predictor: Predictor, reader: ShardReader, batch_size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:

@@ -195,13 +195,31 @@ class SlidingWindowParams(Params):
     weighting: Literal["gaussian", "uniform"] = "gaussian"
 
 
+class CRFParams(Params):
+    """Dense CRF (Kraehenbuehl 2011); the defaults are DeepLab v2's. Sigmas are standard deviations."""
+
+    iterations: int = Field(10, gt=0)
+    appearance_weight: float = Field(4.0, ge=0, description="of near pixels of similar colour")
+    appearance_sigma: float = Field(67.0, gt=0, description="pixels")
+    color_sigma: float = Field(3.0, gt=0, description="grey levels of 0..255")
+    smoothness_weight: float = Field(3.0, ge=0, description="of near pixels of any colour")
+    smoothness_sigma: float = Field(1.0, gt=0, description="pixels")
+
+
 class EvaluateParams(Params):
     batch_size: int = Field(8, gt=0, description="images of equal size predicted at once")
     sliding_window: SlidingWindowParams | None = Field(None, description="None predicts whole images")
     flip: bool = Field(False, description="average with the mirrored image")
     scales: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), strict=False, min_length=1, description="average over these scales of the image")
+    crf: CRFParams | None = Field(None, description="refine the probabilities by the image's edges; {} takes the defaults; whole images only")
     overlays: int = Field(3, ge=0, description="pictures of each of the best, median and worst images")
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+
+    @model_validator(mode="after")
+    def _whole_images(self) -> EvaluateParams:
+        if self.crf is not None and self.sliding_window is not None:
+            raise ValueError("crf and sliding_window are both given, expected one: the CRF connects all pixels of an image")
+        return self
 
 
 class RegisterParams(Params):

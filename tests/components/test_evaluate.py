@@ -17,10 +17,11 @@ from small_pipeline import LABELS, use_local_store, write_model, write_run, writ
 from components import tracking
 from components.evaluate import evaluate
 from components.image_scores import read_image_counts
-from components.params import EvaluateParams, SlidingWindowParams
+from components.params import CRFParams, EvaluateParams, SlidingWindowParams
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
+from segmodels.inference.crf import DenseCRF
 from segmodels.labels import LabelMap
 from segmodels.metrics import mean_iou
 
@@ -133,6 +134,19 @@ def test_views_and_windows_change_the_measurement_and_are_written_down(shards: P
     assert metrics["mean_iou"] != json.loads((evaluation / "metrics.json").read_text())["mean_iou"]
     assert EvaluateParams.model_validate(json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["params"]) == params
     assert sorted(path.name for path in (tmp_path / "evaluation" / "pictures").iterdir()) == ["class_iou.png", "confusion.png"]
+
+
+def test_a_crf_changes_the_measurement_and_is_written_down(shards: Path, model: Path, evaluation: Path, tmp_path: Path) -> None:
+    params = EvaluateParams(crf=CRFParams(iterations=3, color_sigma=30.0), overlays=0)
+    metrics = evaluate(params, shards, model, tmp_path / "evaluation")
+    assert metrics["mean_iou"] != json.loads((evaluation / "metrics.json").read_text())["mean_iou"]
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["params"]
+    assert written["crf"]["iterations"] == 3
+    assert EvaluateParams.model_validate(written) == params
+
+
+def test_the_defaults_of_the_crf_are_those_of_the_library() -> None:
+    assert DenseCRF(**CRFParams().model_dump()) == DenseCRF()
 
 
 def test_the_training_run_gets_test_metrics_and_pictures(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ def test_the_shipped_parameter_files_are_valid() -> None:
         ("ingest: {split: {val: 0.6, test: 0.6}}", ["1.2", "less than 1"]),
         ("preprocess: {longer_side: 0}", ["preprocess.longer_side", "0", "greater than 0"]),
         ("evaluate: {sliding_window: {size: [64, 64], overlap: 1.0}}", ["overlap", "1.0"]),
+        ("evaluate: {sliding_window: {size: [64, 64]}, crf: {}}", ["crf and sliding_window", "expected one"]),
+        ("evaluate: {crf: {color_sigma: 0}}", ["evaluate.crf.color_sigma", "greater than 0"]),
         ("register: {name: a/b}", ["register.name", "'a/b'"]),
     ],
 )
