@@ -46,6 +46,7 @@ def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
             "image_md5": data.md5s[sample.image],
             "mask_md5": data.md5s[sample.mask] if sample.mask else None,
             "group": sample.group,
+            "image_label": sample.image_label,
         }
         for sample in samples
     ]

@@ -134,6 +134,7 @@ class TrainParams(Params):
     )
     deep_supervision: DeepSupervisionParams = Field(default_factory=DeepSupervisionParams)
     self_correction: SelfCorrectionParams | None = None
+    image_label_weight: float = Field(1.0, ge=0, description="of the loss of the whole image's class, for models that tell it (ynet)")
     class_weights: Literal["none", "inverse_frequency", "complement", "median_frequency"] = "none"
     epochs: int = Field(20, gt=0)
     minutes: float | None = Field(None, gt=0, description="stop after this many minutes of training; the schedule follows the time. None: epochs decide")

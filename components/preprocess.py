@@ -40,10 +40,9 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
     samples = [sample for split in SPLITS for sample in data.samples(split)]
     prepared = parallel_map(_prepare, samples, params.workers, _start, (data.layout, params.longer_side))
     with written_folder(shards) as folder:
-        writer = ShardWriter(folder, data.labels, data.digest, shard_bytes=params.shard_megabytes * 1_000_000, longer_side=params.longer_side)
-        with writer:
+        with ShardWriter(folder, data.labels, data.digest, params.shard_megabytes * 1_000_000, params.longer_side, data.source) as writer:
             for sample, (image, mask, counts) in zip(samples, track(prepared, "preprocess", len(samples)), strict=True):
-                writer.add(str(sample.split), sample.id, image, mask, counts)
+                writer.add(str(sample.split), sample.id, image, mask, counts, sample.image_label)
         statistics = writer.statistics
     megabytes = sum(path.stat().st_size for path in shards.glob("*.arrow")) / 1e6
     print(f"{len(samples)} samples in {len(list(shards.glob('*.arrow')))} shards, {megabytes:.0f} MB")

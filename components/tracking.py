@@ -142,11 +142,11 @@ class Run:
         self._waiting.append(entry)
         self._send()
 
-    def log_dataset(self, *, name: str, source: str, digest: str, context: str = "training") -> None:
-        """The data that the run used, as the run's input in the UI."""
+    def log_dataset(self, *, name: str, source: Mapping[str, Any], digest: str, context: str = "training") -> None:
+        """The data that the run used, as the run's input in the UI; ``source`` is what ingest recorded."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(name=name, digest=digest[:36], source_type="local" if "://" not in source else source.split("://")[0], source=source)
+        dataset = Dataset(name=name, digest=digest[:36], source_type=str(source.get("kind", "unknown")), source=json.dumps(dict(source)))
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def log_artifact(self, path: Path, folder: str = "") -> None:

@@ -14,8 +14,10 @@ from components.params import TrainParams
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from lightning.fabric import Fabric
+    from numpy.typing import NDArray
 
     from segmodels.data.loader import TrainingLoader
     from segmodels.data.shards import ShardReader
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> None:
     """Train until the epochs, the minutes or the patience are used up; go on where an earlier, killed training stopped.
 
-    Under ``torchrun`` each process takes its share of every batch (DDP).
+    Under ``torchrun`` each process takes its share of every batch (DDP). Where the profile shares a training among machines or GPUs,
+    a Kubeflow TrainJob does that, and this step follows it (train_job.py).
 
     Args:
         params: section ``train`` of params.yaml.
@@ -38,6 +41,11 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow does not answer.
         SystemExit: 143 after SIGTERM, the state saved.
     """
+    from components.train_job import train_by_job, train_job_settings
+
+    if settings := train_job_settings():
+        return train_by_job(settings, params, shards, model)
+
     from segmodels.data.shards import ShardReader
 
     stop = _StopSignal()
@@ -50,7 +58,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     state = checkpoints / checkpoint_key(facts)
     saved = open_checkpoints(state)  # other processes wait in _fabric for the one that fetches
     fabric = _fabric(params)
-    task = _task(params, readers[0])
+    task = _task(params, *readers)
     task.model = _in_memory_format(params, task.model)
     if fabric.world_size > 1:
         from segmodels.training.distributed import synchronize_batch_norm
@@ -86,7 +94,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 # --- what is trained
 
 
-def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
+def _task(params: TrainParams, reader: ShardReader, validation: ShardReader) -> SegmentationTask:
     import torch
 
     from segmodels.losses import create_loss
@@ -97,10 +105,12 @@ def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
     card = model_entry(params.model).card
     if card.task not in ("semantic", "joint"):
         raise InputError(f"model {params.model!r} is for the task {card.task!r}, expected a semantic model: `python -m segmodels models` lists them")
+    for split in (reader, validation):
+        _check_image_labels(params, split)
     torch.manual_seed(params.seed)
     statistics, labels = reader.statistics, reader.labels
     weights = class_weights(params.class_weights, statistics.class_pixels, statistics.present_pixels) if params.class_weights != "none" else None
-    loss = create_loss(params.loss, ignore_index=labels.ignore_index, class_weights=weights)
+    loss = create_loss({**card.losses, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
     model = create_model(params.model, num_classes=labels.num_classes, **params.options)
     return SegmentationTask(
         model,
@@ -109,7 +119,30 @@ def _task(params: TrainParams, reader: ShardReader) -> SegmentationTask:
         std=statistics.std,
         auxiliary_weights=params.deep_supervision.weights or card.auxiliary_weights,
         auxiliary_decay=params.deep_supervision.decay,
+        image_label_weight=params.image_label_weight,
     )
+
+
+def _image_classes(params: TrainParams) -> int:
+    """Classes of whole images that the model tells apart; 0 for most models."""
+    from segmodels.models.registry import model_options
+
+    return params.options.get("image_classes", model_options(params.model).get("image_classes", 0))
+
+
+def _check_image_labels(params: TrainParams, reader: ShardReader) -> None:
+    if not (classes := _image_classes(params)):
+        return
+    labels = reader.image_labels
+    if missing := int((labels < 0).sum()):
+        raise InputError(
+            f"model {params.model!r} classifies whole images, but {missing} of the {len(labels)} images of split {reader.split!r} have no image label: "
+            "add them to the dataset (layout folder: image_labels.csv) and run ingest and preprocess again, or set train.options.image_classes to 0"
+        )
+    if labels.max() >= classes:
+        raise InputError(
+            f"split {reader.split!r} has the image label {labels.max()}, expected 0 to {classes - 1}: set train.options.image_classes to the number of classes"
+        )
 
 
 def _in_memory_format(params: TrainParams, model: torch.nn.Module) -> torch.nn.Module:
@@ -184,7 +217,9 @@ def _batches(params: TrainParams, fabric: Fabric, training: ShardReader, validat
 
     share = {"batch_size": params.batch_size, "rank": fabric.global_rank, "world_size": fabric.world_size}
     augment = Augment(**params.augment.model_dump(), ignore_index=training.labels.ignore_index)
-    return training_loader(training, augment, seed=params.seed, workers=params.workers, **share), _Stacked(evaluation_loader(validation, **share))
+    labelled = _image_classes(params) > 0
+    loader = training_loader(training, augment, seed=params.seed, workers=params.workers, image_labels=labelled, **share)
+    return loader, _Stacked(evaluation_loader(validation, **share), validation.image_labels if labelled else None)
 
 
 def _fit(
@@ -243,15 +278,18 @@ def _learning_rate_factor(params: TrainParams, share: float) -> float:
 
 
 class _Stacked:
-    """Validation batches with their masks as one tensor: in this split they have the size of the images."""
+    """Validation batches with their masks as one tensor, as in this split they have the size of the images, and with the images' labels, if given."""
 
-    def __init__(self, batches: Iterable[tuple[torch.Tensor, list[torch.Tensor], list[int]]]) -> None:
+    def __init__(self, batches: Iterable[tuple[torch.Tensor, list[torch.Tensor], list[int]]], image_labels: NDArray[np.int64] | None) -> None:
         self.batches = batches
+        self.image_labels = image_labels
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         import torch
 
-        return ((images, torch.stack(masks)) for images, masks, _ in self.batches)
+        for images, masks, indices in self.batches:
+            batch = images, torch.stack(masks)
+            yield batch if self.image_labels is None else (*batch, torch.from_numpy(self.image_labels[indices]))
 
 
 class _StopSignal:
@@ -292,7 +330,7 @@ class _TrackedRun:
             size = sum(p.numel() for p in self.task.model.parameters())
             logged = {**self.params.model_dump(mode="json"), "parameters": size, "classes": self.readers[0].labels.num_classes}
             self.run = tracking.start_run(experiment=self.params.experiment, name=self.params.model, state=self.state, params=logged, tags=self.facts)
-            self.run.log_dataset(name="train", source=str(self.readers[0].folder), digest=self.readers[0].digest)
+            self.run.log_dataset(name="train", source=self.readers[0].source, digest=self.readers[0].digest)
             self.done = self.run.logged_steps()
             self.monitor = tracking.start_system_metrics(self.run) if self.params.system_metrics else None
         return self

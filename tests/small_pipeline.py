@@ -29,15 +29,18 @@ def scene(rng: np.random.Generator, size: tuple[int, int], labels: LabelMap) -> 
     return image.clip(0, 255).astype(np.uint8), mask
 
 
-def write_shards(folder: Path, *, train: int = 2, val: int = 1, test: int = 6, labels: LabelMap = LABELS, scale: int = 2, digest: str = DIGEST) -> Path:
-    """Images of two sizes; their masks are ``scale`` times as large, as when preprocess shrinks images."""
+def write_shards(
+    folder: Path, *, train: int = 2, val: int = 1, test: int = 6, labels: LabelMap = LABELS, scale: int = 2, digest: str = DIGEST, image_classes: int = 0
+) -> Path:
+    """Images of two sizes; their masks are ``scale`` times as large, as when preprocess shrinks images. Labels of images go round ``image_classes``."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    with ShardWriter(folder, labels, digest) as writer:
+    with ShardWriter(folder, labels, digest, source={"kind": "folder", "path": "somewhere"}) as writer:
         for split, count in {"train": train, "val": val, "test": test}.items():
             for index in range(count):
                 image, mask = scene(rng, (24, 32) if index % 3 else (20, 40), labels)
-                writer.add(split, f"{split}/{index}", image, mask.repeat(scale, axis=0).repeat(scale, axis=1))
+                image_label = index % image_classes if image_classes else None
+                writer.add(split, f"{split}/{index}", image, mask.repeat(scale, axis=0).repeat(scale, axis=1), image_label=image_label)
     return folder
 
 

@@ -29,13 +29,22 @@ PREFETCH = 3
 
 
 def training_loader(
-    reader: ShardReader, augment: Augment, *, batch_size: int, seed: int, workers: int = 0, rank: int = 0, world_size: int = 1
+    reader: ShardReader,
+    augment: Augment,
+    *,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    image_labels: bool = False,
 ) -> TrainingLoader:
     """Endlessly reusable iterable over the batches of one epoch: see ``TrainingLoader``.
 
     Args:
         batch_size: samples per batch and rank.
         workers: processes; 0 loads in one thread of this process.
+        image_labels: the classes of the whole images are the third tensor of each batch.
 
     Raises:
         InputError: images of different sizes without a crop, or fewer samples than ranks.
@@ -49,18 +58,19 @@ def training_loader(
     if len(reader) < world_size:
         raise InputError(f"split {reader.split!r} has {len(reader)} samples for {world_size} processes, expected at least one each: start fewer processes")
     red, green, blue = (round(value) for value in reader.statistics.mean)
-    return TrainingLoader(reader, replace(augment, fill=(red, green, blue)), batch_size, seed, workers, rank, world_size)
+    return TrainingLoader(reader, replace(augment, fill=(red, green, blue)), batch_size, seed, workers, rank, world_size, image_labels)
 
 
 class TrainingLoader:
     """Batches ``(images, masks)`` of the training samples in an order of the epoch's own.
 
     Images are uint8 ``(B, 3, H, W)`` in channels_last memory, masks ``(B, H, W)`` in the shards' type (uint8, or int16 above 255 classes).
+    With image labels, batches are ``(images, masks, image_labels)``, the last int64 ``(B,)``.
     Of each global batch of ``batch_size * world_size`` samples the rank takes every ``world_size``-th. The last, incomplete batch of an epoch is
     left out, unless it is the only one.
     """
 
-    def __init__(self, reader: ShardReader, augment: Augment, batch_size: int, seed: int, workers: int, rank: int, world_size: int) -> None:
+    def __init__(self, reader: ShardReader, augment: Augment, batch_size: int, seed: int, workers: int, rank: int, world_size: int, image_labels: bool) -> None:
         self._reader = reader
         self._augment = augment
         self._batch_size = batch_size
@@ -68,6 +78,7 @@ class TrainingLoader:
         self._workers = workers
         self._rank = rank
         self._world_size = world_size
+        self._image_labels = image_labels
         self._epoch = 0
         self._start_batch = 0
 
@@ -79,8 +90,8 @@ class TrainingLoader:
         """Batches of a whole epoch."""
         return max(1, len(self._reader) // (self._batch_size * self._world_size))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        samples = _AugmentedBatches(self._reader, self._augment, self._seed, self._epoch)
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        samples = _AugmentedBatches(self._reader, self._augment, self._seed, self._epoch, self._image_labels)
         batches = self._indices()[self._start_batch :]
         if self._workers == 0:
             return prefetch(map(samples.make, batches))
@@ -93,31 +104,33 @@ class TrainingLoader:
         return [order[batch * step : (batch + 1) * step][self._rank :: self._world_size] for batch in range(len(self))]
 
 
-class _AugmentedBatches(Dataset[tuple[Tensor, Tensor] | InputError]):
+class _AugmentedBatches(Dataset[tuple[Tensor, ...] | InputError]):
     """The batch of any samples in one epoch; sent to worker processes."""
 
-    def __init__(self, reader: ShardReader, augment: Augment, seed: int, epoch: int) -> None:
+    def __init__(self, reader: ShardReader, augment: Augment, seed: int, epoch: int, image_labels: bool) -> None:
         self._reader = reader
         self._augment = augment
         self._seed = seed
         self._epoch = epoch
+        self._image_labels = image_labels
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[Tensor, Tensor] | InputError:
+    def __getitem__(self, indices: np.ndarray) -> tuple[Tensor, ...] | InputError:
         try:
             return self.make(indices)
         except InputError as error:  # handed over as a value, because DataLoader would bury its sentence in a worker's traceback
             return error
 
-    def make(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    def make(self, indices: np.ndarray) -> tuple[Tensor, ...]:
         pairs = [self._sample(int(index)) for index in indices]
-        return _channels_last([image for image, _ in pairs]), torch.from_numpy(np.stack([mask for _, mask in pairs]))
+        batch = _channels_last([image for image, _ in pairs]), torch.from_numpy(np.stack([mask for _, mask in pairs]))
+        return (*batch, torch.from_numpy(self._reader.image_labels[indices])) if self._image_labels else batch
 
     def _sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng((self._seed, self._epoch, 1 + index))
         return self._augment(self._reader.image(index), self._reader.mask(index), rng)
 
 
-def _made(batch: tuple[Tensor, Tensor] | InputError) -> tuple[Tensor, Tensor]:
+def _made(batch: tuple[Tensor, ...] | InputError) -> tuple[Tensor, ...]:
     if isinstance(batch, InputError):
         raise batch
     return batch

@@ -33,6 +33,7 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("image_md5", pa.string(), nullable=False),
         pa.field("mask_md5", pa.string()),
         pa.field("group", pa.string(), nullable=False),
+        pa.field("image_label", pa.int32()),  # class of the whole image
     ]
 )
 
@@ -81,7 +82,7 @@ class Dataset:
 
     @cached_property
     def _samples(self) -> list[Sample]:
-        columns = self.table.select(["id", "split", "image", "mask", "group"]).to_pylist()
+        columns = self.table.select(["id", "split", "image", "mask", "group", "image_label"]).to_pylist()
         return [Sample(**row) for row in columns]
 
     def samples(self, split: str | None = None) -> list[Sample]:
@@ -98,7 +99,7 @@ def write_dataset(
     source: Mapping[str, Any],
     revision: str | None,
     digest: str,
-    rows: Iterable[Mapping[str, str | None]],
+    rows: Iterable[Mapping[str, str | int | None]],
 ) -> None:
     """Write ``manifest.parquet`` and ``dataset.json`` into ``folder``, which must exist.
 

@@ -31,6 +31,7 @@ SHARD_SCHEMA = pa.schema(
         ("mask_height", pa.int32()),
         ("mask_width", pa.int32()),
         ("mask", pa.large_binary()),  # labels.dtype (mask_height, mask_width), train ids
+        ("image_label", pa.int32()),  # class of the whole image, null where the dataset has none
     ]
 )
 
@@ -46,6 +47,7 @@ class ShardInfo:
         statistics: counts over all splits.
         digest: of the dataset that the shards were made from.
         longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
+        source: where the dataset came from, as ingest recorded it; empty when not known.
         shards: split -> its files in order: ``{"file": name, "samples": n, "bytes": size}``.
     """
 
@@ -53,6 +55,7 @@ class ShardInfo:
     statistics: DatasetStatistics
     digest: str
     longer_side: int | None
+    source: Mapping[str, Any]
     shards: Mapping[str, list[dict[str, Any]]]
 
 
@@ -65,7 +68,8 @@ def read_info(folder: str | Path) -> ShardInfo:
     path = Path(folder) / _INFO
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return ShardInfo(LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data), data["digest"], data["longer_side"], data["shards"])
+        labels, statistics = LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data)
+        return ShardInfo(labels, statistics, data["digest"], data["longer_side"], data["source"], data["shards"])
     except FileNotFoundError:
         raise InputError(f"shard folder {folder} has no {_INFO}: run the step preprocess first") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -81,14 +85,24 @@ class ShardWriter:
         digest: of the dataset.
         shard_bytes: a shard is closed when its raw pixels reach this size.
         longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
+        source: where the dataset came from.
     """
 
-    def __init__(self, folder: str | Path, labels: LabelMap, digest: str, shard_bytes: int = 256_000_000, longer_side: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        labels: LabelMap,
+        digest: str,
+        shard_bytes: int = 256_000_000,
+        longer_side: int | None = None,
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.labels = labels
         self.digest = digest
         self.shard_bytes = shard_bytes
         self.longer_side = longer_side
+        self.source = dict(source or {})
         self._statistics = StatisticsBuilder(labels.num_classes)
         self._shards: dict[str, list[dict[str, Any]]] = {}
         self._split: str | None = None
@@ -96,12 +110,12 @@ class ShardWriter:
         self._arrow: Any = None
         self._filled = 0
 
-    def add(self, split: str, sample_id: str, image: np.ndarray, mask: np.ndarray, counts: SampleCounts | None = None) -> None:
+    def add(self, split: str, sample_id: str, image: np.ndarray, mask: np.ndarray, counts: SampleCounts | None = None, image_label: int | None = None) -> None:
         """Append a sample: image ``(H, W, 3)`` uint8 RGB and mask ``(h, w)`` in train ids; ``counts`` where they are known already."""
         if split != self._split or self._filled >= self.shard_bytes:
             self._finish_shard()
             self._start_shard(split)
-        self._arrow.write_batch(_encode(sample_id, np.ascontiguousarray(image), np.ascontiguousarray(mask, dtype=self.labels.dtype)))
+        self._arrow.write_batch(_encode(sample_id, np.ascontiguousarray(image), np.ascontiguousarray(mask, dtype=self.labels.dtype), image_label))
         self._filled += image.nbytes + mask.nbytes
         self._shards[split][-1]["samples"] += 1
         self._statistics.add(split, counts or SampleCounts.of(image, mask, self.labels.num_classes))
@@ -114,7 +128,13 @@ class ShardWriter:
     def close(self) -> None:
         """Complete the last shard and write ``statistics.json``."""
         self._finish_shard()
-        facts = self.statistics.to_dict() | {"labels": self.labels.to_dict(), "digest": self.digest, "longer_side": self.longer_side, "shards": self._shards}
+        facts = self.statistics.to_dict() | {
+            "labels": self.labels.to_dict(),
+            "digest": self.digest,
+            "longer_side": self.longer_side,
+            "source": self.source,
+            "shards": self._shards,
+        }
         (self.folder / _INFO).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def __enter__(self) -> ShardWriter:
@@ -164,6 +184,7 @@ class ShardReader:
         self.statistics: DatasetStatistics = info.statistics
         self.digest: str = info.digest
         self.longer_side: int | None = info.longer_side
+        self.source: Mapping[str, Any] = info.source
         self._shards = info.shards[split]
         self._ends = np.cumsum([shard["samples"] for shard in self._shards])
         for shard in self._shards:
@@ -194,6 +215,12 @@ class ShardReader:
         """Height and width of every image, int ``(N, 2)``."""
         records = (self._record(index) for index in range(len(self)))
         return np.array([(record.column(1)[0].as_py(), record.column(2)[0].as_py()) for record in records])
+
+    @cached_property
+    def image_labels(self) -> np.ndarray:
+        """Class of every whole image, int64 ``(N,)``; -1 where the dataset has none."""
+        labels = (self._record(index).column(7)[0].as_py() for index in range(len(self)))
+        return np.array([-1 if label is None else label for label in labels], dtype=np.int64)
 
     def release(self) -> None:
         """Drop the memory maps, and with them the pages read so far; they are mapped again when next read. Views handed out stay valid."""
@@ -242,10 +269,11 @@ class ShardReader:
         return InputError(f"shard {self.folder / self._shards[shard]['file']} is corrupt ({reason}): rerun the step preprocess")
 
 
-def _encode(sample_id: str, image: np.ndarray, mask: np.ndarray) -> pa.RecordBatch:
+def _encode(sample_id: str, image: np.ndarray, mask: np.ndarray, image_label: int | None) -> pa.RecordBatch:
     """One sample as a record batch of one row."""
     height, width, mask_height, mask_width = (pa.array([value], pa.int32()) for value in (*image.shape[:2], *mask.shape))
-    return pa.record_batch([pa.array([sample_id]), height, width, _binary(image), mask_height, mask_width, _binary(mask)], schema=SHARD_SCHEMA)
+    label = pa.array([image_label], pa.int32())
+    return pa.record_batch([pa.array([sample_id]), height, width, _binary(image), mask_height, mask_width, _binary(mask), label], schema=SHARD_SCHEMA)
 
 
 def _binary(array: np.ndarray) -> pa.LargeBinaryArray:

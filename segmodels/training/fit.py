@@ -157,7 +157,8 @@ class Fit:
         factor = self.factor(self.task.share_done)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        losses, terms = [], {}
+        losses: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
         for objective in self.task.objectives:
             self.task.objective = objective
             with self.fabric.no_backward_sync(self.parallel, enabled=not steps_now):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segmodels.losses import WeightedSum
 from segmodels.models.prediction import Prediction
@@ -71,6 +72,7 @@ class SegmentationTask(Task):
         auxiliary_weights: weight of each auxiliary output (deep supervision, Lee 2014, 1409.5185), in the model's order;
             outputs beyond the list take its last entry.
         auxiliary_decay: the weights fall linearly to 0 at the end of training (as in Lee 2014).
+        image_label_weight: weight of the cross-entropy of ``image_logits``, where the images have labels (joint training, Mehta 2018, 1806.01313).
     """
 
     def __init__(
@@ -82,18 +84,21 @@ class SegmentationTask(Task):
         std: Sequence[float],
         auxiliary_weights: Sequence[float] = (0.4,),
         auxiliary_decay: bool = False,
+        image_label_weight: float = 1.0,
     ) -> None:
         super().__init__(model, mean=mean, std=std)
         self.loss = loss
         self.auxiliary_weights = tuple(auxiliary_weights)
         self.auxiliary_decay = auxiliary_decay
+        self.image_label_weight = image_label_weight
 
-    def forward(self, images: Tensor, masks: Tensor, soft_labels: Tensor | None = None) -> TaskOutput:
+    def forward(self, images: Tensor, masks: Tensor, image_labels: Tensor | None = None, soft_labels: Tensor | None = None) -> TaskOutput:
         """Losses and logits of a batch.
 
         Args:
             images: uint8 ``(B, 3, H, W)``.
             masks: train ids ``(B, H, W)``, any integer type.
+            image_labels: classes of the whole images, int64 ``(B,)``, for a model with ``image_logits``.
             soft_labels: ``(B, C, H, W)``, take the place of the masks in the cross-entropy (self-correction).
         """
         prediction = self.model(self.normalised(images))
@@ -105,6 +110,10 @@ class SegmentationTask(Task):
             weight = decay * self.auxiliary_weights[min(index, len(self.auxiliary_weights) - 1)]
             if weight:
                 loss = loss + weight * self._total(self._terms(logits, target, soft_labels))
+        if image_labels is not None and prediction.image_logits is not None:
+            terms["image_cross_entropy"] = functional.cross_entropy(prediction.image_logits, image_labels)
+            terms["image_accuracy"] = (prediction.image_logits.argmax(dim=1) == image_labels).float().mean()
+            loss = loss + self.image_label_weight * terms["image_cross_entropy"]
         return TaskOutput(loss, terms, prediction.logits)
 
     def _terms(self, prediction: Tensor | Prediction, target: Tensor, soft_labels: Tensor | None) -> dict[str, Tensor]:

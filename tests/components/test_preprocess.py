@@ -65,6 +65,7 @@ def test_shards_hold_every_sample_in_order_in_train_ids(made, tmp_path):
         reader = ShardReader(tmp_path / "shards", split)
         assert len(reader) == count
         assert reader.digest == "5.dir"
+        assert reader.source == {"source": "folder"}
         assert reader.statistics == statistics
         for index, sample in enumerate(data.samples(split)):
             image, mask = data.layout.read(sample)

@@ -35,7 +35,7 @@ def history(run: tracking.Run, key: str) -> list[tuple[int, float]]:
 
 def test_a_run_holds_parameters_tags_metrics_data_and_files(local_store: Path) -> None:
     run = start(local_store / "state")
-    run.log_dataset(name="digits", source="data/dataset", digest="0123456789abcdef0123456789abcdef.dir")
+    run.log_dataset(name="digits", source={"kind": "dvc", "repo": "https://example.org/data.git"}, digest="0123456789abcdef0123456789abcdef.dir")
     run.log_metrics({"val/miou": 0.5, "val/absent": float("nan")}, step=0)
     picture = local_store / "confusion.png"
     picture.write_bytes(b"picture")

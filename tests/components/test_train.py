@@ -65,7 +65,19 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
     assert stored.data.params["lr"] == "0.001"
     assert stored.data.params["options.widths"] == "[4, 8]"
     assert stored.data.tags["data_digest"] == DIGEST
-    assert stored.inputs.dataset_inputs[0].dataset.digest == DIGEST
+    dataset = stored.inputs.dataset_inputs[0].dataset
+    assert (dataset.digest, dataset.source_type, json.loads(dataset.source)) == (DIGEST, "folder", {"kind": "folder", "path": "somewhere"})
+
+
+def test_joint_training_learns_the_classes_of_whole_images(folder: Path) -> None:
+    write_shards(folder / "labelled", train=8, val=4, scale=1, image_classes=2)
+    (folder / "shards").rename(folder / "unlabelled")
+    (folder / "labelled").rename(folder / "shards")
+    run(folder, model="ynet", options={"image_classes": 2}, image_label_weight=0.5)
+    stored = tracking.open_run(folder / "model" / "run.json")
+    metrics = stored.client.get_run(stored.run_id).data.metrics
+    assert metrics["train/loss"] == pytest.approx(metrics["train/cross_entropy"] + 0.5 * metrics["train/image_cross_entropy"], rel=1e-5)
+    assert metrics["val/image_accuracy"] in (0, 0.25, 0.5, 0.75, 1)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +131,7 @@ def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> No
         ({"augment": {"crop": None}}, "set train.augment.crop"),
         ({"accelerator": "gpu"}, "sees no GPU"),
         ({"model": "wnet", "options": {}}, "expected a semantic model"),
+        ({"model": "ynet", "options": {}}, "12 of the 12 images of split 'train' have no image label"),
     ],
 )
 def test_what_does_not_exist_or_fit_is_refused_before_a_run_is_made(folder: Path, changes: dict[str, Any], said: str) -> None:

@@ -240,6 +240,19 @@ def test_folder_takes_groups_from_csv(tmp_path):
         list(open_layout("folder", tmp_path).samples())
 
 
+def test_folder_takes_the_classes_of_whole_images_from_csv(tmp_path):
+    folder(tmp_path)
+    assert {s.image_label for s in open_layout("folder", tmp_path).samples()} == {None}
+    (tmp_path / "image_labels.csv").write_text("id,label\nc,2\na,0\nb,1\n")
+    assert [s.image_label for s in open_layout("folder", tmp_path).samples()] == [0, 1, 2]
+    (tmp_path / "image_labels.csv").write_text("id,label\na,0\nc,1\n")
+    with pytest.raises(InputError, match="no label for 1 samples: b"):
+        list(open_layout("folder", tmp_path).samples())
+    (tmp_path / "image_labels.csv").write_text("id,label\na,0\nb,benign\nc,1\n")
+    with pytest.raises(InputError, match="label 'benign' for b, expected the number"):
+        list(open_layout("folder", tmp_path).samples())
+
+
 @pytest.mark.parametrize(("part", "missing"), [("masks", "mask"), ("images", "image")])
 def test_folder_names_up_to_five_files_without_partner(tmp_path, part, missing):
     folder(tmp_path, names=[f"n{i}" for i in range(9)])

@@ -53,6 +53,17 @@ def test_batches_are_uint8_channels_last_of_the_crops_size(reader):
     assert masks.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_holds_the_samples_image_labels_when_they_are_asked_for(tmp_path, workers):
+    with ShardWriter(tmp_path, LABELS, "d") as writer:
+        for index in range(7):
+            writer.add("train", str(index), np.full((8, 8, 3), index, np.uint8), np.zeros((8, 8), np.uint8), image_label=10 + index)
+    loader = training_loader(ShardReader(tmp_path, "train"), Augment(), batch_size=3, seed=0, workers=workers, image_labels=True)
+    for images, _, image_labels in loader:
+        assert image_labels.dtype == torch.int64
+        assert image_labels.tolist() == [10 + number for number in numbers(images)]
+
+
 def test_a_batch_holds_the_samples_pixels(reader):
     loader = training_loader(reader, Augment(), batch_size=5, seed=0)
     for images, masks in loader:

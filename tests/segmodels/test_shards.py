@@ -35,6 +35,13 @@ def write(folder: Path, *, labels: LabelMap = LABELS, shard_bytes: int = 10_000,
     return read_info(folder).statistics
 
 
+def test_classes_of_whole_images_come_back_and_are_minus_one_where_there_are_none(tmp_path):
+    with ShardWriter(tmp_path, LABELS, "d") as writer:
+        for index, label in enumerate((2, None, 0)):
+            writer.add("train", str(index), *scene(index), image_label=label)
+    assert ShardReader(tmp_path, "train").image_labels.tolist() == [2, -1, 0]
+
+
 def test_images_masks_and_ids_come_back_from_several_shards(tmp_path):
     write(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("train-*")) == [f"train-{n:05d}.arrow" for n in range(2)]

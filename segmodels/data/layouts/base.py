@@ -21,7 +21,8 @@ class Sample:
     """One image with its mask. Paths are relative to the layout's root.
 
     ``split`` is ``train``, ``val``, ``test`` or None when the dataset ships no splits. Samples of one ``group``
-    (a patient, a video, a source drawing) never go to different splits.
+    (a patient, a video, a source drawing) never go to different splits. ``image_label`` is the class of the whole image
+    (a diagnosis), counted from 0, for models that tell it beside the segmentation; None where the dataset has none.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Sample:
     image: str
     mask: str | None
     group: str
+    image_label: int | None = None
 
 
 class Layout(ABC):

@@ -27,6 +27,7 @@ class Folder(Layout):
         classes.txt                 or classes.json
         splits/train.txt            optional, with val.txt and test.txt: one sample id per line
         groups.csv                  optional: header id,group; default: every sample its own group
+        image_labels.csv            optional: header id,label; class of the whole image, a number from 0
 
     The sample id is the path below ``images/`` without the ending: ``road/0001``.
 
@@ -68,7 +69,7 @@ class Folder(Layout):
                 names = ", ".join(there[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
                 raise InputError(f"{len(alone)} files in {self.root} have no {kind}: {names}: add each {kind} under the same name or remove the file")
         for split, sample_id in self._split_ids():
-            yield Sample(sample_id, split, images[sample_id], masks[sample_id], self._groups.get(sample_id, sample_id))
+            yield Sample(sample_id, split, images[sample_id], masks[sample_id], self._groups.get(sample_id, sample_id), self._image_labels.get(sample_id))
 
     def read_image(self, sample: Sample) -> np.ndarray:
         return read_image(self.root / sample.image)
@@ -122,14 +123,25 @@ class Folder(Layout):
 
     @cached_property
     def _groups(self) -> dict[str, str]:
-        path = self.root / "groups.csv"
+        return self._read_table("groups.csv", "group")
+
+    @cached_property
+    def _image_labels(self) -> dict[str, int]:
+        labels = self._read_table("image_labels.csv", "label")
+        if wrong := next((f"{label!r} for {sample_id}" for sample_id, label in labels.items() if not label.isdecimal()), None):
+            raise InputError(f"{self.root / 'image_labels.csv'} has the label {wrong}, expected the number of a class, counted from 0")
+        return {sample_id: int(label) for sample_id, label in labels.items()}
+
+    def _read_table(self, name: str, column: str) -> dict[str, str]:
+        """Sample id -> value of ``column``, for all samples; empty without the file."""
+        path = self.root / name
         if not path.is_file():
             return {}
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            if not {"id", "group"} <= set(rows.fieldnames or ()):
-                raise InputError(f"{path} has the columns {rows.fieldnames}, expected id and group")
-            groups = {row["id"]: row["group"] for row in rows}
-        if missing := sorted(self._images.keys() - groups.keys()):
-            raise InputError(f"{path} has no group for {len(missing)} samples: {', '.join(missing[:5])}: add them")
-        return groups
+            if not {"id", column} <= set(rows.fieldnames or ()):
+                raise InputError(f"{path} has the columns {rows.fieldnames}, expected id and {column}")
+            values = {row["id"]: row[column] for row in rows}
+        if missing := sorted(self._images.keys() - values.keys()):
+            raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
+        return values
