@@ -11,7 +11,7 @@ PROFILE ?= $(VARIANT)
 OVERLAY ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint ui bench camvid image push deploy golden clean
+.PHONY: help demo test test-slow acceptance lint ui bench sweep camvid image push deploy golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -46,7 +46,10 @@ ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:50
 
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
 	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
-	for name in metrics losses loader train_loop models; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
+	for name in metrics losses loader train_loop models steps; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
+
+sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
+	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
 camvid: $(VENV)/.installed  ## train on CamVid: params.camvid.yaml becomes params.yaml
 	cp params.camvid.yaml params.yaml

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from benchmarks.report import markdown_table, side_by_side, write_section
+from components.tracking import mlflow_client
 from segmodels import create_model
 from segmodels.models.analysis import count_parameters
 
@@ -63,24 +64,26 @@ def main() -> None:
 
 
 def train_all(models: list[str], minutes: float, experiment: str) -> None:
-    """Queue an experiment for each model and run the queue to its end; a model that fails is told by DVC and left out of the table."""
+    """Queue an experiment for each model and run the queue to its end; a model that fails is told by DVC and left out of the table.
+
+    An experiment takes params.yaml as it stands when it is queued: --set-param could add options of a model to those of params.yaml, not replace them.
+    """
+    path = ROOT / "params.yaml"
+    own = path.read_text()
     stamp = time.strftime("%m%d%H%M")
-    for name in models:
-        changes = {"model": name, "options": to_flow(MODELS[name]), "minutes": minutes, "epochs": 10_000, "experiment": experiment}
-        settings = [f"--set-param=train.{key}={value}" for key, value in changes.items()]
-        subprocess.run(["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}", *settings], cwd=ROOT, check=True)
+    try:
+        for name in models:
+            params = yaml.safe_load(own)
+            params["train"] |= {"model": name, "options": MODELS[name], "minutes": minutes, "epochs": 10_000, "experiment": experiment}
+            path.write_text(yaml.safe_dump(params, sort_keys=False))
+            subprocess.run(["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}"], cwd=ROOT, check=True)
+    finally:
+        path.write_text(own)
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], cwd=ROOT, check=False)
-
-
-def to_flow(options: dict[str, Any]) -> str:
-    """``options`` on one line, as DVC's --set-param reads it."""
-    return yaml.safe_dump(options, default_flow_style=True, width=1000).strip()
 
 
 def newest_runs(experiment: str) -> dict[str, Any]:
     """The last measured run of each model."""
-    from components.tracking import mlflow_client
-
     client = mlflow_client()
     found = client.get_experiment_by_name(experiment)
     if found is None:
@@ -99,6 +102,7 @@ def image_size() -> tuple[int, int]:
 
 def measured(runs: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each model, best first."""
+    client = mlflow_client()
     images = torch.randn(BATCH, 3, *image_size())
     models = {name: create_model(name, int(run.data.params["classes"]), **MODELS[name]).eval() for name, run in runs.items()}
     with torch.inference_mode():
@@ -110,7 +114,7 @@ def measured(runs: dict[str, Any]) -> list[dict[str, Any]]:
             "miou": f"{run.data.metrics['test/miou']:.4f}",
             "fwiou": f"{run.data.metrics['test/fwiou']:.4f}",
             "parameters": count_parameters(models[name]) / 1e6,
-            "epochs": int(run.data.metrics["epoch"]) if "epoch" in run.data.metrics else "",
+            "epochs": 1 + max(value.step for value in client.get_metric_history(run.info.run_id, "val/miou")),
             "speed": 1e3 * BATCH / milliseconds[name],
         }
         for name, run in runs.items()
