@@ -65,7 +65,7 @@ def serve(
     live = LiveModel(ModelSource(model))
     pixels = int(max_megapixels * 1e6)
     batcher = Batcher(live, window=batch_window / 1000, max_images=max_batch, max_pixels=pixels)
-    app = create_app(live, batcher, Limits(pixels=pixels, bytes=int(max_megabytes * 1e6)))
+    app = create_app(live, batcher, Limits(pixels=pixels, length=int(max_megabytes * 1e6)))
     config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=SECONDS_TO_FINISH)
     server = uvicorn.Server(config)
     failures: list[Exception] = []

@@ -21,6 +21,6 @@ def served(
         live.update()
     batcher = Batcher(live, window=window, max_images=max_batch, max_pixels=max_pixels)
     try:
-        yield TestClient(create_app(live, batcher, Limits(pixels=max_pixels, bytes=max_bytes)), raise_server_exceptions=False), live
+        yield TestClient(create_app(live, batcher, Limits(pixels=max_pixels, length=max_bytes)), raise_server_exceptions=False), live
     finally:
         batcher.close()

@@ -22,11 +22,11 @@ class Limits:
 
     Attributes:
         pixels: of its images together.
-        bytes: of its body.
+        length: bytes of its body.
     """
 
     pixels: int
-    bytes: int
+    length: int
 
     def check_pixels(self, count: int, what: str) -> None:
         """Raises TooLarge."""
@@ -53,14 +53,14 @@ class Limits:
         Raises:
             TooLarge: as soon as it is known.
         """
-        if announced and announced.isdecimal() and int(announced) > self.bytes:
+        if announced and announced.isdecimal() and int(announced) > self.length:
             raise self._too_long(int(announced))
         received = 0
         async for chunk in chunks:
             received += len(chunk)
-            if received > self.bytes:
+            if received > self.length:
                 raise self._too_long(received)
             yield chunk
 
     def _too_long(self, length: int) -> TooLarge:
-        return TooLarge(f"request has {length / 1e6:.1f} megabytes or more, expected at most {self.bytes / 1e6:g}: send fewer or smaller images")
+        return TooLarge(f"request has {length / 1e6:.1f} megabytes or more, expected at most {self.length / 1e6:g}: send fewer or smaller images")
