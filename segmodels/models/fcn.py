@@ -130,19 +130,28 @@ def fcn8s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | N
     return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=2)
 
 
-class ConcatHead(nn.Module):
-    """mmseg's head: two 3x3 convolutions of 512, their result beside the input through a third, dropout, 1x1 to the classes."""
+class ConcatFeatures(nn.Module):
+    """Two 3x3 convolutions of ``channels``, their result beside the input through a third."""
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 512, dropout: float = 0.1) -> None:
+    def __init__(self, in_channels: int, channels: int = 512) -> None:
         super().__init__()
         self.convs = nn.Sequential(ConvNormAct(in_channels, channels), ConvNormAct(channels, channels))
         self.conv_cat = ConvNormAct(in_channels + channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_cat(torch.cat([x, self.convs(x)], dim=1))
+
+
+class ConcatHead(ConcatFeatures):
+    """mmseg's head: the concatenating convolutions, dropout, 1x1 to the classes."""
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 512, dropout: float = 0.1) -> None:
+        super().__init__(in_channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_cat(torch.cat([x, self.convs(x)], dim=1))
-        return self.conv_seg(self.dropout(x))
+        return self.conv_seg(self.dropout(super().forward(x)))
 
 
 def _fcn_resnet(

@@ -1,0 +1,230 @@
+"""K-Net (Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855), semantic segmentation.
+
+Every class has a kernel, at first the weights of an ordinary decoder's classifier; rounds of updates let it see what its own mask covers.
+The rounds know nothing of classes: N kernels make N masks. For instances kernels are learned, ``masks_to_weights`` is ``torch.sigmoid``, and kernels are
+matched with objects as in the loss ``mask_classification``; for panoptic segmentation those kernels stand beside the ones here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segmodels.models.aspp import ASPP, rates_at
+from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.models.dilated import FCNHead, create_body
+from segmodels.models.encoders.base import Encoder
+from segmodels.models.fcn import ConcatFeatures
+from segmodels.models.prediction import Prediction
+from segmodels.models.pyramid_pooling import PyramidPooling
+from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.upernet import UPerDecoder
+
+PAPER = "Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855"
+
+
+def one_mask_per_pixel(masks: Tensor) -> Tensor:
+    """Mask logits ``(B, N, h, w)`` as weights: a pixel's add up to 1 over the kernels, as those of classes do."""
+    return masks.softmax(dim=1)
+
+
+def group_features(weights: Tensor, features: Tensor) -> Tensor:
+    """The features under each mask, summed (equation 3): weights ``(B, N, h, w)``, features ``(B, C, h, w)`` to ``(B, N, C)``."""
+    return weights.flatten(2) @ features.flatten(2).transpose(1, 2)
+
+
+class AdaptiveUpdate(nn.Module):
+    """Kernels and the features of their groups, mixed by gates that both decide (equations 4 to 6): ``(B, N, C)`` each to ``(B, N, C)``.
+
+    As in the authors' configuration it works on ``width`` channels at a time: a kernel of 512 is two of 256 for it.
+    """
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.width = width
+        self.dynamic_layer = nn.Linear(width, 2 * width)
+        self.input_layer = nn.Linear(width, 2 * width)
+        self.input_gate = nn.Linear(width, width)
+        self.update_gate = nn.Linear(width, width)
+        self.norm_in = nn.LayerNorm(width)
+        self.norm_out = nn.LayerNorm(width)
+        self.input_norm_in = nn.LayerNorm(width)
+        self.input_norm_out = nn.LayerNorm(width)
+        self.fc_layer = nn.Linear(width, width)
+        self.fc_norm = nn.LayerNorm(width)
+
+    def forward(self, grouped: Tensor, kernels: Tensor) -> Tensor:
+        feature_in, feature_out = self.dynamic_layer(grouped.unflatten(2, (-1, self.width))).chunk(2, dim=3)
+        kernel_in, kernel_out = self.input_layer(kernels.unflatten(2, (-1, self.width))).chunk(2, dim=3)
+        gates = kernel_in * feature_in
+        kernel_gate = self.input_norm_in(self.input_gate(gates)).sigmoid()
+        feature_gate = self.norm_in(self.update_gate(gates)).sigmoid()
+        mixed = feature_gate * self.norm_out(feature_out) + kernel_gate * self.input_norm_out(kernel_out)
+        return torch.relu(self.fc_norm(self.fc_layer(mixed))).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a shortcut, ``(B, N, C)``; parameters in the order of ``nn.MultiheadAttention``."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj = nn.Linear(channels, 3 * channels)
+        self.out_proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.in_proj(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return x + self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class KernelUpdate(nn.Module):
+    """A round (section 3.2): group features, adaptive update, kernels look at each other, new masks.
+
+    Args:
+        channels: of features and kernels.
+        masks_to_weights: mask logits ``(B, N, h, w)`` to what each pixel gives to each kernel.
+    """
+
+    def __init__(self, channels: int, heads: int = 8, hidden: int = 2048, masks_to_weights: Callable[[Tensor], Tensor] = one_mask_per_pixel) -> None:
+        super().__init__()
+        self.masks_to_weights = masks_to_weights
+        self.attention = SelfAttention(channels, heads)
+        self.attention_norm = nn.LayerNorm(channels)
+        self.kernel_update_conv = AdaptiveUpdate()
+        self.feat_transform = ConvNormAct(channels, channels, 1, norm=None, activation=None)
+        self.ffn = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.ffn_norm = nn.LayerNorm(channels)
+        self.mask_fcs = nn.Sequential(nn.Linear(channels, channels, bias=False), nn.LayerNorm(channels), nn.ReLU())
+        self.fc_mask = nn.Linear(channels, channels)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, features: Tensor, kernels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``(B, C, h, w)``, kernels ``(B, N, C)`` and their mask logits ``(B, N, h, w)`` to new mask logits and kernels."""
+        features = self.feat_transform(features)
+        kernels = self.kernel_update_conv(group_features(self.masks_to_weights(masks), features), kernels)
+        kernels = self.attention_norm(self.attention(kernels))
+        kernels = self.ffn_norm(kernels + self.ffn(kernels))
+        masks = self.fc_mask(self.mask_fcs(kernels)) @ features.flatten(2)
+        return masks.unflatten(2, features.shape[-2:]), kernels
+
+
+class KNet(nn.Module):
+    """Encoder, decoder to features, classes by static kernels, rounds of kernel updates.
+
+    In training ``auxiliary`` holds the logits of the static kernels and of all rounds but the last (weight 1 in the paper), then those of an FCN head on
+    the encoder's map before the last (0.4).
+
+    Args:
+        decoder: the encoder's maps to features ``(B, channels, h, w)``.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: nn.Module,
+        num_classes: int,
+        channels: int = 512,
+        rounds: int = 3,
+        auxiliary: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv_seg = nn.Conv2d(channels, num_classes, 1)
+        self.kernel_update_head = nn.ModuleList(KernelUpdate(channels) for _ in range(rounds))
+        self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
+
+    def forward(self, images: Tensor) -> Prediction:
+        maps = self.encoder(images)
+        *earlier, masks = self.masks(self.decoder(maps))
+        size = images.shape[-2:]
+        if not self.training or self.aux_classifier is None:
+            return Prediction(resize(masks, size))
+        return Prediction(resize(masks, size), tuple(resize(x, size) for x in (*earlier, self.aux_classifier(maps[-2]))))
+
+    def masks(self, features: Tensor) -> list[Tensor]:
+        """Logits ``(B, num_classes, h, w)`` of the static kernels and of every round."""
+        masks = [self.conv_seg(self.dropout(features))]
+        kernels = self.conv_seg.weight.flatten(1).repeat(len(features), 1, 1)
+        for update in self.kernel_update_head:
+            new, kernels = update(features, kernels, masks[-1])
+            masks.append(new)
+        return masks
+
+
+class LastMap(nn.Module):
+    """A decoder that reads the encoder's last map alone."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.layers(maps[-1])
+
+
+class FusedPyramid(nn.Module):
+    """UPerNet's decoder, of which the fused map is read."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.pyramid = UPerDecoder(in_channels[-4:], channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.pyramid(maps[-4:]).fused
+
+
+def _fcn(in_channels: Sequence[int], channels: int) -> nn.Module:
+    return LastMap(ConcatFeatures(in_channels[-1], channels))
+
+
+def _psp(in_channels: Sequence[int], channels: int) -> nn.Module:
+    return LastMap(PyramidPooling(in_channels[-1], channels))
+
+
+def _deeplab_v3(in_channels: Sequence[int], channels: int) -> nn.Module:
+    return LastMap(ASPP(in_channels[-1], channels, rates_at(8), pooling_first=True, projection=3, dropout=0.0))
+
+
+def _register(
+    name: str, decoder: Callable[[Sequence[int], int], nn.Module], output_stride: int, parameters: int, gmac: float, miou: float, source: str
+) -> None:
+    card = ModelCard(
+        PAPER,
+        2021,
+        default_encoder="resnet50",
+        parameters=parameters,
+        num_classes=150,
+        gmac=gmac,
+        source=f"specification [M]: mmseg knet-s3 r50 {source}",
+        result=f"ADE20K val: mIoU {miou} (mmseg)",
+        auxiliary_weights=(1.0, 1.0, 1.0, 0.4),
+    )
+
+    @register_model(name, card)
+    def build(
+        num_classes: int,
+        in_channels: int = 3,
+        encoder: str = "resnet50",
+        encoder_weights: str | None = None,
+        encoder_options: dict[str, Any] | None = None,
+        auxiliary: bool = True,
+    ) -> nn.Module:
+        """ResNet with a deep stem, the decoder of another model to 512 channels, three rounds."""
+        body = create_body(encoder, in_channels, output_stride, encoder_weights, encoder_options)
+        return KNet(body, decoder(body.channels, 512), num_classes, auxiliary=auxiliary)
+
+
+_register("knet_fcn_r50_d8", _fcn, 8, 62_810_508, 205.11, 43.60, "fcn")
+_register("knet_pspnet_r50_d8", _psp, 8, 62_288_268, 185.84, 44.18, "psp")
+_register("knet_deeplab_v3_r50_d8", _deeplab_v3, 8, 81_425_804, 277.06, 45.06, "dlv3")
+_register("knet_upernet_r50", FusedPyramid, 32, 79_728_012, 260.43, 43.45, "uper")

@@ -1,0 +1,158 @@
+"""PointRend (Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020, arXiv 1912.08193), semantic segmentation on a feature pyramid."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segmodels.models.blocks import resize
+from segmodels.models.dilated import create_body
+from segmodels.models.encoders.base import Encoder
+from segmodels.models.fpn import FPN
+from segmodels.models.prediction import PointPrediction, Prediction
+from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.semantic_fpn import SemanticBranch
+
+PAPER = "Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020, arXiv 1912.08193"
+
+
+def sample_points(maps: Tensor, coordinates: Tensor) -> Tensor:
+    """Bilinear values of maps ``(B, C, h, w)`` at ``coordinates`` ``(B, N, 2)``, x and y as shares of width and height: ``(B, C, N)``, in float32."""
+    return functional.grid_sample(maps.float(), 2 * coordinates[:, :, None] - 1, align_corners=False)[..., 0]
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    """How close the two likeliest classes are, 0 at most: ``(B, C, ...)`` to ``(B, ...)`` (section 4.2)."""
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    return second - first
+
+
+def training_points(logits: Tensor, points: int, oversampling: int, importance: float) -> Tensor:
+    """Coordinates ``(B, points, 2)`` to train on: the share ``importance`` of them the most uncertain of ``oversampling`` times as many random ones, the
+    others random (section 3.1)."""
+    candidates = torch.rand(len(logits), oversampling * points, 2, device=logits.device)
+    uncertain = int(importance * points)
+    chosen = uncertainty(sample_points(logits, candidates)).topk(uncertain, dim=1).indices
+    chosen = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return torch.cat([chosen, torch.rand(len(logits), points - uncertain, 2, device=logits.device)], dim=1)
+
+
+def uncertain_pixels(logits: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    """The most uncertain pixels, at most ``points``: their places in the flattened map ``(B, N)`` and the coordinates of their centres ``(B, N, 2)``."""
+    height, width = logits.shape[-2:]
+    places = uncertainty(logits).flatten(1).topk(torch.sym_min(height * width, points), dim=1).indices
+    columns, rows = (places % width + 0.5) / width, (places // width + 0.5) / height
+    return places, torch.stack([columns, rows], dim=2)
+
+
+class PointHead(nn.Module):
+    """The classes of single points by an MLP shared by all of them: fine features ``(B, F, N)`` and coarse logits ``(B, C, N)`` to logits ``(B, C, N)``.
+
+    Every layer sees the coarse logits again (section 4, "point head").
+    """
+
+    def __init__(self, features: int, num_classes: int, channels: int = 256, layers: int = 3) -> None:
+        super().__init__()
+        widths = [features, *[channels] * layers]
+        self.fcs = nn.ModuleList(nn.Conv1d(before + num_classes, after, 1) for before, after in pairwise(widths))
+        self.fc_seg = nn.Conv1d(channels + num_classes, num_classes, 1)
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        x = fine
+        for layer in self.fcs:
+            x = torch.relu(layer(torch.cat([x, coarse], dim=1)))
+        return self.fc_seg(torch.cat([x, coarse], dim=1))
+
+
+class PointRend(nn.Module):
+    """Semantic FPN gives coarse logits at stride 4, a point head on the finest level of the pyramid those of points where they are uncertain.
+
+    In training ``points`` are random points, more of them where the coarse logits are uncertain, for the loss ``points`` (weight 1 in the paper); their
+    logits also stand in ``logits`` at the pixels that they lie on. In evaluation the coarse logits are doubled in size, step by step, and at each step
+    those of the most uncertain pixels are the point head's. Any input size.
+
+    Args:
+        points, oversampling, importance: N, k and β of the training's points (section 3.1).
+        steps: doublings in evaluation; 2 come back to the input's size.
+        pixels: refined at each step: 28² in the paper for instances, 8096 for semantic segmentation (section 5), 8196 in the authors' and mmseg's code.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        points: int = 2048,
+        oversampling: int = 3,
+        importance: float = 0.75,
+        steps: int = 2,
+        pixels: int = 8196,
+    ) -> None:
+        super().__init__()
+        self.points = points
+        self.oversampling = oversampling
+        self.importance = importance
+        self.steps = steps
+        self.pixels = pixels
+        self.encoder = encoder
+        self.fpn = FPN(encoder.channels[-4:], 256)
+        self.branch = SemanticBranch(4, 256, 128, nn.BatchNorm2d)
+        self.conv_seg = nn.Conv2d(128, num_classes, 1)
+        self.point_head = PointHead(256, num_classes)
+
+    def forward(self, images: Tensor) -> Prediction:
+        size = images.shape[-2:]
+        pyramid = self.fpn(self.encoder(images)[-4:])
+        coarse = self.conv_seg(self.branch(pyramid))
+        if not self.training:
+            return Prediction(resize(self.subdivide(pyramid[0], coarse), size))
+        with torch.no_grad():
+            coordinates = training_points(coarse, self.points, self.oversampling, self.importance)
+        points = PointPrediction(self.refine(pyramid[0], coarse, coordinates), coordinates)
+        return Prediction(_replaced(resize(coarse, size), points.pixels(*size), points.logits), points=points)
+
+    def refine(self, fine: Tensor, coarse: Tensor, coordinates: Tensor) -> Tensor:
+        """Logits ``(B, C, N)`` of points, from the finest features and the coarse logits there."""
+        return self.point_head(sample_points(fine, coordinates), sample_points(coarse, coordinates))
+
+    def subdivide(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Coarse logits at ``2 ** steps`` times their size, refined where they are uncertain (section 3.1, "inference")."""
+        logits = coarse
+        for _ in range(self.steps):
+            logits = resize(logits, (2 * logits.shape[-2], 2 * logits.shape[-1]))
+            places, coordinates = uncertain_pixels(logits, self.pixels)
+            logits = _replaced(logits, places, self.refine(fine, coarse, coordinates))
+        return logits
+
+
+def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """Maps ``(B, C, h, w)`` with ``values`` ``(B, C, N)`` at ``places`` ``(B, N)`` of the flattened map."""
+    return maps.flatten(2).scatter(2, places[:, None].expand(-1, maps.shape[1], -1), values.to(maps.dtype)).unflatten(2, maps.shape[-2:])
+
+
+@register_model(
+    "pointrend_r50",
+    ModelCard(
+        PAPER,
+        2020,
+        default_encoder="resnet50",
+        parameters=28_715_119,
+        num_classes=19,
+        gmac=48.82,
+        source="specification [M]: mmseg pointrend_r50",
+        result="Cityscapes val: mIoU 76.47 (mmseg)",
+        losses={"points": 1.0},
+    ),
+)
+def pointrend_r50(
+    num_classes: int,
+    in_channels: int = 3,
+    encoder: str = "resnet50",
+    encoder_weights: str | None = None,
+    encoder_options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """ResNet with a deep stem, a feature pyramid with batch norm in its semantic branch."""
+    return PointRend(create_body(encoder, in_channels, 32, encoder_weights, encoder_options), num_classes)
