@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import logging
 from typing import Literal
 
 import numpy as np
@@ -21,14 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from components.lineage import code_revision
-from components.predict import mask_picture
 from components.serving.batching import Answer, Batcher
 from components.serving.limits import Limits, TooLarge
 from components.serving.live_model import LiveModel, ServedModel
 from components.serving.protocol import inference_response, model_metadata, read_request
 from segmodels.data.images import decode_image
 from segmodels.errors import InputError, TransientError
-from segmodels.plots import blend
+from segmodels.plots import blend, mask_picture
 
 IMAGE_NAME = "in the request"
 
@@ -173,5 +171,4 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:
-        logging.getLogger("uvicorn.error").debug("unexpected", exc_info=error)  # the server prints the traceback itself
-        return answer(500, f"prediction failed ({type(error).__name__}): the server's log says more")
+        return answer(500, f"prediction failed ({type(error).__name__}): the server's log says more")  # it prints the traceback

@@ -176,6 +176,19 @@ def test_a_tensor_with_more_pixels_than_allowed_is_refused_by_its_shape_alone(cl
     assert "expected at most 0.2: send fewer or smaller images" in response.json()["error"]
 
 
+def test_a_model_that_fails_is_500_and_the_server_goes_on(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    with served(str(model)) as (client, live):
+        assert live.current is not None
+        with monkeypatch.context() as broken:
+            broken.setattr(live.current.predictor, "masks", fail)
+            response = infer(client, request(images()))
+            assert (response.status_code, response.json()) == (500, {"error": "prediction failed (MemoryError): the server's log says more"})
+        assert infer(client, request(images())).status_code == 200
+
+
 def test_until_a_model_is_loaded_the_server_is_live_and_not_ready(model: Path) -> None:
     with served(str(model), loaded=False) as (client, live):
         assert client.get("/v2/health/live").status_code == 200
