@@ -61,6 +61,13 @@ def monai_attention_unet() -> nn.Module:
     return AttentionUnet(2, 3, CLASSES, channels=(64, 128, 256, 512, 1024), strides=(2, 2, 2, 2))
 
 
+def transformers_upernet() -> nn.Module:
+    from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
+
+    body = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=body, num_labels=CLASSES, auxiliary_in_channels=1024, use_auxiliary_head=False))
+
+
 PAIRS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[], nn.Module]]] = {
     "encoder resnet50": (lambda: LastMap(create_encoder("resnet50")), "transformers ResNetModel (same net)", transformers_resnet50),
     "encoder mobilenet_v2": (
@@ -70,6 +77,11 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[], nn.Module]]] =
     ),
     "unet": (lambda: create_model("unet", CLASSES), "MONAI BasicUNet (no halving in the last up-convolution)", monai_unet),
     "unet_plus_plus": (lambda: create_model("unet_plus_plus", CLASSES), "MONAI BasicUNetPlusPlus", monai_unet_plus_plus),
+    "upernet_r50": (
+        lambda: create_model("upernet_r50", CLASSES, encoder_options={"deep_stem": False}, auxiliary=False),
+        "transformers UperNetForSemanticSegmentation (same net)",
+        transformers_upernet,
+    ),
     "attention_unet": (lambda: create_model("attention_unet", CLASSES), "MONAI AttentionUnet (strided convolutions for pools)", monai_attention_unet),
 }
 
