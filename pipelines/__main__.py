@@ -116,7 +116,7 @@ def pin(chosen: argparse.Namespace) -> None:
 
 def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
-    from components.params import load_params
+    from components.params import checked, load_params
     from pipelines.parameters import default_values, given_values, refuse_credentials
     from pipelines.profile import load_profile, pinned_image
 
@@ -124,6 +124,9 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     default = default_values(load_params(chosen.params), profile)
     values = default | given_values(chosen.set, default)
     refuse_credentials(values)
+    if profile.gpu:  # how many decides whether the training is a TrainJob
+        gpu = {"type": values["gpu_type"], "count": values["gpu_count"]}
+        profile = checked(Profile, {**profile.model_dump(by_alias=True), "gpu": gpu}, "with gpu_type and gpu_count, the profile")
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 

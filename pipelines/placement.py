@@ -7,7 +7,8 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from pipelines.profile import Image, Profile
+from components.train_job import SETTINGS, TrainJobSettings
+from pipelines.profile import Image, Pod, Profile
 
 NEVER_CACHED = ("ingest", "changed", "notify")
 """They look at the world outside: the dataset's newest revision, the champion, how the run went."""
@@ -31,8 +32,8 @@ class Placement:
         retries = self.profile.retries
         if retries.count and step != "notify":
             task.set_retry(retries.count, backoff_duration=f"{retries.seconds}s", backoff_factor=2.0)
-        if self.profile.gpu and gpu_type is not None:
-            task.set_accelerator_type(gpu_type).set_accelerator_limit(gpu_count)
+        if self.profile.gpu and gpu_type is not None and not self._starts_job(step):
+            task.set_accelerator_type(gpu_type).set_accelerator_limit(1 if self.profile.shared_training else gpu_count)
         self._set_environment(task, step)
         self._set_resources(task, step)
         self._set_kubernetes(task, step)
@@ -44,6 +45,8 @@ class Placement:
             environment["SEGMODELS_CHECKPOINTS"] = self.profile.checkpoints
         if self.profile.ui:
             environment["SEGMODELS_PIPELINE_UI"] = self.profile.ui
+        if self._starts_job(step):
+            environment[SETTINGS] = self._train_job().model_dump_json(exclude_defaults=True)
         for name, value in environment.items():
             task.set_env_variable(name, value)
         kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
@@ -51,8 +54,29 @@ class Placement:
             if secret.steps is None or step in secret.steps:
                 kubernetes.use_secret_as_env(task, secret.name, secret.environment, optional=secret.optional)
 
+    def _starts_job(self, step: str) -> bool:
+        """Whether the step's own pod only starts a TrainJob and follows it."""
+        return step == "train" and self.profile.shared_training
+
+    def _pod(self, step: str) -> Pod:
+        return self.profile.pods.default if self._starts_job(step) else self.profile.pods.of(step)
+
+    def _train_job(self) -> TrainJobSettings:
+        pod, gpu = self.profile.pods.of("train"), self.profile.gpu
+        resources: dict[str, str | int] = {name: value for name, value in (("cpu", pod.cpu_limit), ("memory", pod.memory_limit)) if value}
+        if gpu and gpu.count:
+            resources[gpu.type] = gpu.count
+        return TrainJobSettings(
+            image=self.image.reference,
+            nodes=self.profile.nodes,
+            gpus=gpu.count if gpu else 0,
+            resources=resources,
+            node_selector=pod.node_selector,
+            tolerations=[toleration.model_dump() for toleration in pod.tolerations],
+        )
+
     def _set_resources(self, task: dsl.PipelineTask, step: str) -> None:
-        pod = self.profile.pods.of(step)
+        pod = self._pod(step)
         if pod.cpu_request:
             task.set_cpu_request(pod.cpu_request)
         if pod.cpu_limit:
@@ -63,7 +87,7 @@ class Placement:
             task.set_memory_limit(pod.memory_limit)
 
     def _set_kubernetes(self, task: dsl.PipelineTask, step: str) -> None:
-        profile, pod = self.profile, self.profile.pods.of(step)
+        profile, pod = self.profile, self._pod(step)
         kubernetes.set_security_context(task, run_as_user=profile.run_as_user, run_as_group=0 if profile.run_as_user else None, run_as_non_root=True)
         if profile.image_pull_secrets:
             kubernetes.set_image_pull_secrets(task, profile.image_pull_secrets)

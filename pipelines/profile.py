@@ -49,7 +49,7 @@ class Gpu(Params):
     """GPUs of the steps train and evaluate; a run may ask for others (gpu_type, gpu_count)."""
 
     type: str = Field("nvidia.com/gpu", description="Kubernetes resource")
-    count: int = Field(1, ge=0)
+    count: int = Field(1, ge=0, description="of the pod; with several, or several nodes, the training is a TrainJob with so many in each pod")
 
 
 class Retries(Params):
@@ -99,6 +99,7 @@ class Profile(Params):
     service_account: KubernetesName | None = Field(None, description="of the pods; None takes Kubeflow's own")
     retries: Retries = Retries()
     gpu: Gpu | None = None
+    nodes: int = Field(1, ge=1, description="pods that share a training; with several, the train step starts a Kubeflow TrainJob")
     checkpoints: str | None = Field(None, pattern="^s3://[^/]+", description="where training states are kept, so that a new pod goes on from them")
     ui: str | None = Field(None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification")
     pods: Pods = Pods()
@@ -110,6 +111,17 @@ class Profile(Params):
             if CREDENTIAL.search(name):
                 raise ValueError(f"{name} looks like a credential: put it into a Kubernetes secret and name that under secrets")
         return environment
+
+    @property
+    def shared_training(self) -> bool:
+        """Whether a training is shared by several processes."""
+        return self.nodes > 1 or (self.gpu is not None and self.gpu.count > 1)
+
+    @model_validator(mode="after")
+    def _store_for_shared_trainings(self) -> Profile:
+        if self.shared_training and not self.checkpoints:
+            raise ValueError("checkpoints is missing: the pods of a training that is shared (nodes, gpu.count) get their data through that object store")
+        return self
 
     @model_validator(mode="after")
     def _one_value_each(self) -> Profile:
