@@ -17,7 +17,7 @@ PAPER = "He et al.: Adaptive Pyramid Context Network for Semantic Segmentation, 
 
 
 class AdaptiveContext(nn.Module):
-    """Every position collects the means of ``scale`` x ``scale`` regions by affinities of its own (section 3.2).
+    """Every position collects the means of ``scale`` x ``scale`` regions by affinities of its own (section 3).
 
     ``(B, in_channels, h, w)`` to ``(B, channels, h, w)``.
     """

@@ -17,7 +17,7 @@ PAPER = "He, Deng, Qiao: Dynamic Multi-Scale Filters for Semantic Segmentation, 
 
 
 class DynamicConv(nn.Module):
-    """The map, reduced, is convolved by depthwise kernels that its own means over a ``kernel_size`` x ``kernel_size`` grid give (section 3.2).
+    """The map, reduced, is convolved by depthwise kernels that its own means over a ``kernel_size`` x ``kernel_size`` grid give (section 3).
 
     ``(B, in_channels, h, w)`` to ``(B, channels, h, w)``. Every image has kernels of its own: the batch becomes groups of one convolution.
     """

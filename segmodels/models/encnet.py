@@ -17,7 +17,7 @@ PAPER = "Zhang et al.: Context Encoding for Semantic Segmentation, CVPR 2018, ar
 
 
 class Encoding(nn.Module):
-    """Residuals of all positions to each word of a learned code book: e_k = Σ_i a_ik (x_i - d_k), a_i = softmax_k(-s_k |x_i - d_k|²) (equation 1).
+    """Residuals of all positions to each word of a learned code book: e_k = Σ_i a_ik (x_i - d_k), a_i = softmax_k(-s_k |x_i - d_k|²) (section 3.1).
 
     ``(B, C, h, w)`` to ``(B, K, C)``. The parameter ``scale`` is -s_k. Distances are taken in float32, by matrix products, so that no tensor of
     positions x words x channels exists.
@@ -39,7 +39,7 @@ class Encoding(nn.Module):
 
 
 class ContextEncoding(nn.Module):
-    """The encoding of the whole map, and the map with its channels weighted by it (figure 2): to ``(B, C)`` and ``(B, C, h, w)``."""
+    """The encoding of the whole map, and the map with its channels weighted by it (section 3.1): to ``(B, C)`` and ``(B, C, h, w)``."""
 
     def __init__(self, channels: int, num_codes: int) -> None:
         super().__init__()

@@ -33,12 +33,12 @@ def one_mask_per_pixel(masks: Tensor) -> Tensor:
 
 
 def group_features(weights: Tensor, features: Tensor) -> Tensor:
-    """The features under each mask, summed (equation 3): weights ``(B, N, h, w)``, features ``(B, C, h, w)`` to ``(B, N, C)``."""
+    """The features under each mask, summed (section 3.2): weights ``(B, N, h, w)``, features ``(B, C, h, w)`` to ``(B, N, C)``."""
     return weights.flatten(2) @ features.flatten(2).transpose(1, 2)
 
 
 class AdaptiveUpdate(nn.Module):
-    """Kernels and the features of their groups, mixed by gates that both decide (equations 4 to 6): ``(B, N, C)`` each to ``(B, N, C)``.
+    """Kernels and the features of their groups, mixed by gates that both decide (section 3.2): ``(B, N, C)`` each to ``(B, N, C)``.
 
     As in the authors' configuration it works on ``width`` channels at a time: a kernel of 512 is two of 256 for it.
     """
@@ -154,7 +154,7 @@ class KNet(nn.Module):
     def masks(self, features: Tensor) -> list[Tensor]:
         """Logits ``(B, num_classes, h, w)`` of the static kernels and of every round."""
         masks = [self.conv_seg(self.dropout(features))]
-        kernels = self.conv_seg.weight.flatten(1).repeat(len(features), 1, 1)
+        kernels = self.conv_seg.weight.flatten(1).repeat(features.shape[0], 1, 1)
         for update in self.kernel_update_head:
             new, kernels = update(features, kernels, masks[-1])
             masks.append(new)

@@ -17,7 +17,7 @@ PAPER = "Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmen
 
 
 def object_regions(features: Tensor, scores: Tensor) -> Tensor:
-    """A vector per class, the mean of the features weighted by where the coarse scores see it (equation 2).
+    """A vector per class, the mean of the features weighted by where the coarse scores see it (section 3.2).
 
     Features ``(B, C, h, w)`` and scores, before softmax, ``(B, K, h, w)`` to ``(B, C, K, 1)``.
     """
@@ -26,7 +26,7 @@ def object_regions(features: Tensor, scores: Tensor) -> Tensor:
 
 
 class ObjectAttention(nn.Module):
-    """Every position attends to the object regions (equations 3 to 5); the result beside the features through a 1x1 convolution.
+    """Every position attends to the object regions (section 3.2); the result beside the features through a 1x1 convolution.
 
     Features ``(B, C, h, w)`` and regions ``(B, C, K, 1)`` to ``(B, C, h, w)``.
     """
@@ -53,7 +53,7 @@ class OCRNet(nn.Module):
 
     Args:
         encoder: of HRNet all maps are read, brought to the size of the finest; of others the last, and by the coarse head the one before it.
-        coarse: from what the coarse head reads to the classes; the loss of its scores weighs 0.4 (section 4.2).
+        coarse: from what the coarse head reads to the classes; the loss of its scores weighs 0.4 in the paper.
         concatenate: read all maps.
     """
 

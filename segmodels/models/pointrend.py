@@ -26,7 +26,7 @@ def sample_points(maps: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def uncertainty(logits: Tensor) -> Tensor:
-    """How close the two likeliest classes are, 0 at most: ``(B, C, ...)`` to ``(B, ...)`` (section 4.2)."""
+    """How close the two likeliest classes are, 0 at most: ``(B, C, ...)`` to ``(B, ...)`` (section 5)."""
     first, second = logits.topk(2, dim=1).values.unbind(dim=1)
     return second - first
 
@@ -52,7 +52,7 @@ def uncertain_pixels(logits: Tensor, points: int) -> tuple[Tensor, Tensor]:
 class PointHead(nn.Module):
     """The classes of single points by an MLP shared by all of them: fine features ``(B, F, N)`` and coarse logits ``(B, C, N)`` to logits ``(B, C, N)``.
 
-    Every layer sees the coarse logits again (section 4, "point head").
+    Every layer sees the coarse logits again (section 4, "architecture").
     """
 
     def __init__(self, features: int, num_classes: int, channels: int = 256, layers: int = 3) -> None:
@@ -78,7 +78,7 @@ class PointRend(nn.Module):
     Args:
         points, oversampling, importance: N, k and β of the training's points (section 3.1).
         steps: doublings in evaluation; 2 come back to the input's size.
-        pixels: refined at each step: 28² in the paper for instances, 8096 for semantic segmentation (section 5), 8196 in the authors' and mmseg's code.
+        pixels: refined at each step: 8096 in the paper (section 5), 8196 in mmseg.
     """
 
     def __init__(
