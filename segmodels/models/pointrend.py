@@ -21,7 +21,10 @@ PAPER = "Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020,
 
 
 def sample_points(maps: Tensor, coordinates: Tensor) -> Tensor:
-    """Bilinear values of maps ``(B, C, h, w)`` at ``coordinates`` ``(B, N, 2)``, x and y as shares of width and height: ``(B, C, N)``, in float32."""
+    """Bilinear values of maps ``(B, C, h, w)`` at ``coordinates`` ``(B, N, 2)``, x and y as shares of width and height: ``(B, C, N)``, in float32.
+
+    Beyond the centres of the outermost pixels they fade towards 0, as in the authors' code.
+    """
     return functional.grid_sample(maps.float(), 2 * coordinates[:, :, None] - 1, align_corners=False)[..., 0]
 
 
