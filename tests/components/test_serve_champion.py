@@ -15,6 +15,7 @@ from small_server import served
 from components import tracking
 from components.__main__ import main
 from components.registry import Registry, Version
+from components.serve import _listen
 from components.serving.live_model import LiveModel, ModelSource
 from segmodels.errors import InputError
 from segmodels.inference.bundle import WEIGHTS, load_bundle
@@ -196,6 +197,14 @@ def test_options_out_of_range_and_a_taken_port_are_named(tmp_path: Path, capsys:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "--model", str(tmp_path), "--port", str(taken.getsockname()[1])]) == 2
     assert "choose another --port or --host" in capsys.readouterr().err
+
+
+def test_answers_are_sent_at_once() -> None:
+    """Nagle's algorithm would hold the second packet of an answer until the first is acknowledged, 40 ms later."""
+    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 def test_addresses_in_the_registry_have_one_of_two_forms() -> None:
