@@ -118,7 +118,7 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
     from components.params import checked, load_params
     from pipelines.parameters import default_values, given_values, refuse_credentials
-    from pipelines.profile import load_profile, pinned_image
+    from pipelines.profile import Profile, load_profile, pinned_image
 
     profile = load_profile(chosen.profile)
     default = default_values(load_params(chosen.params), profile)
@@ -126,7 +126,7 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     refuse_credentials(values)
     if profile.gpu:  # how many decides whether the training is a TrainJob
         gpu = {"type": values["gpu_type"], "count": values["gpu_count"]}
-        profile = checked(Profile, {**profile.model_dump(by_alias=True), "gpu": gpu}, "with gpu_type and gpu_count, the profile")
+        profile = checked(Profile, {**profile.model_dump(by_alias=True, exclude_unset=True), "gpu": gpu}, "with gpu_type and gpu_count, the profile")
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 
