@@ -17,7 +17,7 @@ def serve(
     model: str,
     host: str = "127.0.0.1",
     port: int = 8080,
-    batch_window: float = 5,
+    batch_window: float = 0,
     max_batch: int = 8,
     max_megapixels: float = 4,
     max_megabytes: float = 32,
@@ -33,7 +33,8 @@ def serve(
     Args:
         model: ``models:/NAME@champion`` (followed), ``models:/NAME/VERSION`` or the folder of a trained model.
         host, port: where to listen; port 0 takes any free one.
-        batch_window: milliseconds that a request waits for others to be predicted with; 0 batches only what arrives during a prediction.
+        batch_window: milliseconds that a request waits for others to be predicted with; 0 batches only what arrives during a prediction,
+            which on a CPU is as fast under load (benchmarks/RESULTS.md) and faster without.
         max_batch: images predicted at once.
         max_megapixels: million pixels of a request's images together, and of a batch. Memory grows with it: a U-Net of widths 16..256 needs
             about 0.4 GB per million pixels beside 0.5 GB of its own.
