@@ -104,7 +104,7 @@ class AugmentParams(Params):
 
 
 class EarlyStoppingParams(Params):
-    patience: int = Field(gt=0, description="validations without a better val/miou after which training stops")
+    patience: int = Field(gt=0, description="validations without a better score (val/miou; val/loss of wnet) after which training stops")
     min_delta: float = Field(0.0, ge=0)
 
 
@@ -130,7 +130,8 @@ class TrainParams(Params):
     options: dict[str, Any] = Field(default_factory=dict, description="options of the model: encoder, encoder_weights, widths, ...")
     loss: dict[str, float | dict[str, Any]] = Field(
         {"cross_entropy": 1.0},
-        description="name -> weight, or name -> {weight: ..., options}: `python -m segmodels losses`",
+        description="name -> weight, or name -> {weight: ..., options}: `python -m segmodels losses`; "
+        "wnet takes soft_normalized_cut and reconstruction; terms that a model's paper adds (presence of encnet, ...) are there by themselves",
     )
     deep_supervision: DeepSupervisionParams = Field(default_factory=DeepSupervisionParams)
     self_correction: SelfCorrectionParams | None = None

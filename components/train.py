@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.folders import written_folder
 from components.lineage import checkpoint_key, lineage
 from components.params import TrainParams
+from components.training_task import create_optimizer, create_task, image_classes, in_memory_format, learning_rate_factor, leaves_weights_without_gradient
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from segmodels.data.loader import TrainingLoader
     from segmodels.data.shards import ShardReader
     from segmodels.labels import LabelMap
-    from segmodels.training.task import SegmentationTask
+    from segmodels.training.progress import Progress
+    from segmodels.training.task import Task
 
 
 def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> None:
@@ -59,8 +61,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     state = checkpoints / checkpoint_key(facts)
     saved = open_checkpoints(state)  # other processes wait in _fabric for the one that fetches
     fabric = _fabric(params)
-    task = _task(params, *readers)
-    task.model = _in_memory_format(params, task.model)
+    task = create_task(params, *readers)
+    task.model = in_memory_format(params, task.model)
     if fabric.world_size > 1:
         from segmodels.training.distributed import synchronize_batch_norm
 
@@ -74,7 +76,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
             run.log(epoch, metrics)
-            display.on_epoch(epoch, metrics)
+            display.on_epoch(epoch, metrics, best=fit.progress.best_epoch == epoch)
 
         fit = _fit(fabric, params, task, readers[0].labels, batches, saved, display.on_batch, on_epoch, stop, display.warn)
         try:
@@ -87,86 +89,9 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
                 raise SystemExit(stop.exit_code) from None
             raise
         if first:
-            _write_model(model, params, task, best, readers[0], facts, state, fit.progress.best_epoch, fit.progress.best_score)
+            _write_model(model, params, task, best, readers[0], facts, state, fit.progress)
     if fabric.world_size > 1:
         fabric.barrier()
-
-
-# --- what is trained
-
-
-def _task(params: TrainParams, reader: ShardReader, validation: ShardReader) -> SegmentationTask:
-    import torch
-
-    from segmodels.losses import create_loss
-    from segmodels.models.registry import create_model, model_entry
-    from segmodels.training.class_weights import class_weights
-    from segmodels.training.task import SegmentationTask
-
-    card = model_entry(params.model).card
-    if card.task not in ("semantic", "joint"):
-        raise InputError(f"model {params.model!r} is for the task {card.task!r}, expected a semantic model: `python -m segmodels models` lists them")
-    for split in (reader, validation):
-        _check_image_labels(params, split)
-    torch.manual_seed(params.seed)
-    statistics, labels = reader.statistics, reader.labels
-    weights = class_weights(params.class_weights, statistics.class_pixels, statistics.present_pixels) if params.class_weights != "none" else None
-    loss = create_loss({**card.losses, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
-    model = create_model(params.model, num_classes=labels.num_classes, **params.options)
-    return SegmentationTask(
-        model,
-        loss,
-        mean=statistics.mean,
-        std=statistics.std,
-        auxiliary_weights=params.deep_supervision.weights or card.auxiliary_weights,
-        auxiliary_decay=params.deep_supervision.decay,
-        image_label_weight=params.image_label_weight,
-    )
-
-
-def _image_classes(params: TrainParams) -> int:
-    """Classes of whole images that the model tells apart; 0 for most models."""
-    from segmodels.models.registry import model_options
-
-    return params.options.get("image_classes", model_options(params.model).get("image_classes", 0))
-
-
-def _check_image_labels(params: TrainParams, reader: ShardReader) -> None:
-    if not (classes := _image_classes(params)):
-        return
-    labels = reader.image_labels
-    if missing := int((labels < 0).sum()):
-        raise InputError(
-            f"model {params.model!r} classifies whole images, but {missing} of the {len(labels)} images of split {reader.split!r} have no image label: "
-            "add them to the dataset (layout folder: image_labels.csv) and run ingest and preprocess again, or set train.options.image_classes to 0"
-        )
-    if labels.max() >= classes:
-        raise InputError(
-            f"split {reader.split!r} has the image label {labels.max()}, expected 0 to {classes - 1}: set train.options.image_classes to the number of classes"
-        )
-
-
-def _in_memory_format(params: TrainParams, model: torch.nn.Module) -> torch.nn.Module:
-    """Channels last for models of images; volumes keep theirs."""
-    import torch
-
-    if not params.channels_last or any(isinstance(module, torch.nn.Conv3d) for module in model.modules()):
-        return model
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub lacks it
-
-
-def _optimizer(params: TrainParams, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Weight decay is for weights only: biases and normalisation parameters go without."""
-    import torch
-
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": params.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=params.lr, momentum=params.momentum)
-    return torch.optim.AdamW(groups, lr=params.lr)
 
 
 # --- where and how
@@ -193,7 +118,7 @@ def _fabric(params: TrainParams) -> Fabric:
         accelerator="cuda" if gpu else "cpu",
         devices=local if world > 1 else 1,
         num_nodes=world // local,
-        strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if 0 in (params.deep_supervision.weights or ()) else "ddp",
+        strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if leaves_weights_without_gradient(params) else "ddp",
         precision=precision,
     )
     fabric.launch()
@@ -218,7 +143,7 @@ def _batches(params: TrainParams, fabric: Fabric, training: ShardReader, validat
 
     share = {"batch_size": params.batch_size, "rank": fabric.global_rank, "world_size": fabric.world_size}
     augment = Augment(**params.augment.model_dump(), ignore_index=training.labels.ignore_index)
-    labelled = _image_classes(params) > 0
+    labelled = image_classes(params) > 0
     loader = training_loader(training, augment, seed=params.seed, workers=params.workers, image_labels=labelled, **share)
     return loader, _Stacked(evaluation_loader(validation, **share), validation.image_labels if labelled else None)
 
@@ -226,7 +151,7 @@ def _batches(params: TrainParams, fabric: Fabric, training: ShardReader, validat
 def _fit(
     fabric: Fabric,
     params: TrainParams,
-    task: SegmentationTask,
+    task: Task,
     labels: LabelMap,
     batches: tuple[TrainingLoader, _Stacked],
     checkpoints: Any,
@@ -242,8 +167,8 @@ def _fit(
     return Fit(
         fabric,
         task,
-        _optimizer(params, task.model),
-        lambda share: _learning_rate_factor(params, share),
+        create_optimizer(params, task.model),
+        lambda share: learning_rate_factor(params, share),
         *batches,
         settings=FitSettings(
             epochs=params.epochs,
@@ -264,18 +189,6 @@ def _fit(
         stop=stop,
         warn=warn,
     )
-
-
-def _learning_rate_factor(params: TrainParams, share: float) -> float:
-    """Factor on the peak learning rate at a share of the training."""
-    from segmodels.training.schedules import learning_rate_factor
-    from segmodels.training.self_correction import cyclic_learning_rate_factor
-
-    cycles = params.self_correction
-    if cycles is None:
-        return learning_rate_factor(params.schedule, share, warmup=params.warmup, power=params.power)
-    epochs = round(share * params.epochs, 9)  # a cycle begins on the epoch, not a rounding error later
-    return cyclic_learning_rate_factor(epochs, start=cycles.start_epoch, cycle=cycles.cycle_epochs, warmup=params.warmup * params.epochs)
 
 
 class _Stacked:
@@ -320,7 +233,7 @@ class _TrackedRun:
     """The MLflow run around a training: parameters, lineage, data, metrics, how it ended. Only the first process has one."""
 
     def __init__(
-        self, params: TrainParams, facts: Mapping[str, str], state: Path, readers: tuple[ShardReader, ShardReader], task: SegmentationTask, *, enabled: bool
+        self, params: TrainParams, facts: Mapping[str, str], state: Path, readers: tuple[ShardReader, ShardReader], task: Task, *, enabled: bool
     ) -> None:
         self.params, self.facts, self.state, self.readers, self.task, self.enabled = params, facts, state, readers, task, enabled
 
@@ -352,13 +265,12 @@ class _TrackedRun:
 def _write_model(
     model: Path,
     params: TrainParams,
-    task: SegmentationTask,
+    task: Task,
     best: Mapping[str, torch.Tensor],
     reader: ShardReader,
     facts: Mapping[str, str],
     state: Path,
-    epoch: int,
-    score: float,
+    progress: Progress,
 ) -> None:
     from segmodels.inference.bundle import save_bundle
 
@@ -374,7 +286,7 @@ def _write_model(
             mean=reader.statistics.mean,
             std=reader.statistics.std,
             lineage=dict(facts),
-            metrics={"val/miou": score, "epoch": epoch},
+            metrics={**progress.best_metrics, "epoch": progress.best_epoch},
             longer_side=reader.longer_side,
         )
         (folder / "run.json").write_text((state / "run.json").read_text())

@@ -21,7 +21,6 @@ class TrainingDisplay:
         self.enabled = enabled
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
-        self.best = -1.0
 
     def __enter__(self) -> TrainingDisplay:
         if self.enabled and self.console.is_terminal:
@@ -41,16 +40,15 @@ class TrainingDisplay:
         if self.bar:
             self.bar.update(self.task, description=f"epoch {progress.epoch + 1}/{self.epochs}", completed=progress.batch, total=batches)
 
-    def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+    def on_epoch(self, epoch: int, metrics: dict[str, float], *, best: bool) -> None:
+        """``best``: the weights are kept, as none before validated better."""
         if not self.enabled:
             return
-        mark = " *" if metrics["val/miou"] > self.best else ""
-        self.best = max(self.best, metrics["val/miou"])
         if self.bar:
             self.bar.update(self.task, rate=metrics["images_per_second"])
         self._print(
             f"{time.strftime('%H:%M:%S')} epoch {epoch + 1:3d}/{self.epochs}  train loss {metrics['train/loss']:.4f}  val loss {metrics['val/loss']:.4f}"
-            f"  MIoU {metrics['val/miou']:.4f}  FWIoU {metrics['val/fwiou']:.4f}  {metrics['images_per_second']:.0f} images/s{mark}"
+            f"  MIoU {metrics['val/miou']:.4f}  FWIoU {metrics['val/fwiou']:.4f}  {metrics['images_per_second']:.0f} images/s{' *' if best else ''}"
         )
 
     def warn(self, message: str) -> None:

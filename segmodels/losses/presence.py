@@ -42,6 +42,42 @@ class PresenceLoss(nn.Module):
             return torch.where(known, values, 0).sum() / known.sum().clamp(min=1)
 
 
+@register_loss(
+    "object_presence",
+    LossCard(
+        "Huang 2020 (2004.08790), section 2.4", "UNet 3+ with its classification-guided module, which has it at weight 1 by itself", inputs="image_logits"
+    ),
+)
+class ObjectPresenceLoss(nn.Module):
+    """Cross-entropy of two classes of images: those that show nothing but class 0, the background, and those that show an object.
+
+    Ignored pixels show nothing; an image of them alone counts nowhere.
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Scalar, mean over the images.
+
+        Args:
+            logits: raw ``(B, 2)``.
+            target: train ids ``(B, *spatial)``.
+
+        Raises:
+            InputError: another number of classes of images, or of images.
+        """
+        if logits.shape != (len(target), 2):
+            raise InputError(f"image logits have shape {tuple(logits.shape)}, expected ({len(target)}, 2): an image shows an object, or none")
+        labels = target.flatten(1).long()
+        labels = labels.masked_fill(labels == self.ignore_index, -1)
+        largest = labels.amax(dim=1)
+        with torch.autocast(logits.device.type, enabled=False):
+            values = F.cross_entropy(logits.float(), (largest > 0).long(), reduction="none")
+            return torch.where(largest >= 0, values, 0).sum() / (largest >= 0).sum().clamp(min=1)
+
+
 def present_classes(target: Tensor, num_classes: int, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
     """Of train ids ``(B, *spatial)``: the classes that each image shows, bool ``(B, C)``, and whether it has a pixel that is not ignored, bool ``(B,)``."""
     labels = target.flatten(1).long()

@@ -27,8 +27,8 @@ class LossCard:
         source: paper and place of the formula.
         use: when to choose it, one line.
         inputs: what it is called with: ``logits`` (and target: can be summed), ``queries`` (and target: can be summed,
-            for models that predict queries), ``presence_logits`` or ``points`` (and target: can be summed, fields of ``Prediction``
-            that some models have in training mode), or ``image`` (unsupervised: its own call, see its docstring).
+            for models that predict queries), ``presence_logits``, ``image_logits`` or ``points`` (and target: can be summed, fields of
+            ``Prediction`` that some models have), or ``image`` (unsupervised: its own call, see its docstring).
     """
 
     source: str
@@ -132,25 +132,29 @@ class WeightedSum(nn.Module):
         return sum((self.weights[name] * value for name, value in self.terms(prediction, target).items()), start=target.new_zeros((), dtype=torch.float32))
 
 
-def create_loss(config: Mapping[str, float | Mapping[str, Any]], *, ignore_index: int = 255, class_weights: Tensor | None = None) -> WeightedSum:
+def create_loss(
+    config: Mapping[str, float | Mapping[str, Any]], *, ignore_index: int = 255, class_weights: Tensor | None = None, unsupervised: bool = False
+) -> WeightedSum:
     """A weighted sum of losses.
 
     Args:
         config: name -> weight, or name -> ``{"weight": ..., option: ...}`` with weight 1 if not given.
         ignore_index: target value of pixels that count nowhere.
         class_weights: ``(C,)``, given to every term that has an option of that name and does not set it.
+        unsupervised: only losses that compare a prediction with the image are taken, else only those that compare it with a target.
+            Their members ``losses`` are called one by one.
 
     Raises:
-        InputError: unknown loss or option (with the nearest names, or all), a value that is impossible, or a loss that
-            needs more than a prediction and a target.
+        InputError: unknown loss or option (with the nearest names, or all), a value that is impossible, or a loss of the other kind.
     """
     if not config:
         raise InputError("loss is empty, expected at least one term, for example {cross_entropy: 1.0}")
     losses, weights = {}, {}
     for name, value in config.items():
         entry = loss_entry(name)
-        if entry.card.inputs == "image":
-            raise InputError(f"loss {name!r} compares a prediction with the image, not with a target: call {entry.build.__name__} from its own training loop")
+        if (entry.card.inputs == "image") != unsupervised:
+            takes, expected = ("the labels", "the image") if unsupervised else ("the image", "a target")
+            raise InputError(f"loss {name!r} compares a prediction with {takes}, expected losses that compare it with {expected}: `python -m segmodels losses`")
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weights[name] = _weight(name, options.pop("weight", 1.0))
         losses[name] = _build(entry, options, ignore_index, class_weights)
@@ -173,7 +177,8 @@ def _build(entry: LossEntry, options: dict[str, Any], ignore_index: int, class_w
         if not isinstance(value, kind) or (isinstance(value, bool) and kind == (int, float)):
             raise InputError(f"option {option!r} of loss {entry.name!r} is {value!r}, expected a value like its default {default!r}")
     weights = {"class_weights": class_weights} if class_weights is not None and "class_weights" in known else {}
+    common = {} if entry.card.inputs == "image" else {"ignore_index": ignore_index}
     try:
-        return entry.build(**weights | options, ignore_index=ignore_index)
+        return entry.build(**weights | options, **common)
     except InputError as error:
         raise InputError(f"loss {entry.name!r}: {error}") from None

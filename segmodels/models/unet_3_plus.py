@@ -25,7 +25,7 @@ class UNet3Plus(nn.Module):
     In training ``auxiliary`` holds the logits of the other decoder levels and of the bottom, finest first (deep supervision, section 2.2).
 
     With the classification-guided module (section 2.4) ``image_logits`` (B, 2) say whether an image holds no object (no class but 0), or one;
-    to be trained by cross-entropy on that fact. In evaluation an image said to hold none is background everywhere. The paper gates in training
+    trained by the loss ``object_presence``. In evaluation an image said to hold none is background everywhere. The paper gates in training
     too; here not: the gate has no gradient, it would only keep the pixels of an image from their loss.
     """
 
@@ -108,6 +108,7 @@ def _conv(in_channels: int, out_channels: int) -> ConvNormAct:
         source="own count; the binary forms equal the specification [M]",
         result="LiTS liver Dice 0.9675 (ResNet-101 body and classification-guided module, paper)",
         auxiliary_weights=(1.0,),
+        losses={"object_presence": 1.0},
     ),
 )
 def unet_3_plus(

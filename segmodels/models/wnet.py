@@ -43,6 +43,13 @@ class WNet(nn.Module):
         _, padded = self._segment(images)
         return crop(self.decoder(padded.softmax(dim=1)), images.shape[2:])
 
+    @torch.no_grad()
+    def reorder_segments(self, order: Sequence[int]) -> None:
+        """Make segment ``order[k]`` the segment k; the reconstruction stays what it was."""
+        weights = self.state_dict()  # views
+        for name, axis in (("encoder.head.weight", 0), ("encoder.head.bias", 0), ("decoder.contracting.0.0.weight", 1)):
+            weights[name].copy_(weights[name].index_select(axis, torch.as_tensor(order, device=weights[name].device)))
+
     def _segment(self, images: Tensor) -> tuple[Tensor, Tensor]:
         check_images(images, self.in_channels)
         padded = self.encoder(pad_to_multiple(images, self.multiple))

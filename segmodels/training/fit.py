@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segmodels.metrics.confusion import ConfusionMatrix
@@ -256,13 +258,17 @@ class Fit:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9),
         }
-        score = self.task.score(metrics)
+        self._keep_best(metrics, counts)
+        self.on_epoch(progress.epoch, metrics)
+
+    def _keep_best(self, metrics: dict[str, float], counts: NDArray[np.int64]) -> None:
+        progress, score = self.progress, self.task.score(metrics)
         if score > progress.best_score + self.settings.min_delta or not self.best:
             progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
+            progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
             self.best = self.task.kept(self._candidate(), counts)
         else:
             progress.stale += 1
-        self.on_epoch(progress.epoch, metrics)
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked: all must leave at the same batch."""

@@ -16,6 +16,7 @@ class Progress:
     epoch_seconds: float = 0.0  # of this epoch's training
     best_score: float = -1.0
     best_epoch: int = -1
+    best_metrics: dict[str, float] = field(default_factory=dict)  # of the best validation
     stale: int = 0  # validations since the best one
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses, weighted by images
 

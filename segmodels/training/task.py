@@ -124,4 +124,4 @@ class SegmentationTask(Task):
         return terms
 
     def _total(self, terms: dict[str, Tensor]) -> Tensor:
-        return torch.stack([self.loss.weights[name] * value.float() for name, value in terms.items()]).sum()
+        return sum((self.loss.weights[name] * value.float() for name, value in terms.items()), start=self.mean.new_zeros(()))

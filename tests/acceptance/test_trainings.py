@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,10 +90,28 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrup
     assert epochs_of(workspace) == list(range(EPOCHS))
 
 
-def test_two_processes_measure_what_one_does_with_the_same_global_batch(workspace: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "model": "unet_3_plus",
+            "options": {"widths": [4, 8, 16]},
+            "deep_supervision": {"weights": [0.5, 0], "decay": True},
+            "self_correction": {"start_epoch": 2, "cycle_epochs": 2},
+        },
+        {
+            "model": "wnet",
+            "options": {"widths": [4, 8], "dropout": 0.0},
+            "loss": {"soft_normalized_cut": {"sigma_intensity": 60.0}, "reconstruction": 1.0},
+        },
+    ],
+    ids=["plain", "deep supervision and self-correction", "without labels"],
+)
+def test_two_processes_measure_what_one_does_with_the_same_global_batch(workspace: Path, changes: dict[str, Any]) -> None:
     scores = []
     for processes in (1, 2):
-        params = {"train": {**PARAMS["train"], "batch_size": 4 // processes, "augment": {**PARAMS["train"]["augment"], "brightness": 0.1}}}
+        params = {"train": {**PARAMS["train"], "batch_size": 4 // processes, "augment": {**PARAMS["train"]["augment"], "brightness": 0.1}, **changes}}
         (workspace / "params.yaml").write_text(yaml.safe_dump(params))
         model = f"data/model-{processes}"
         command = ["torchrun", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
@@ -102,4 +121,4 @@ def test_two_processes_measure_what_one_does_with_the_same_global_batch(workspac
         run = json.loads((workspace / model / "run.json").read_text())
         metrics = tracking.mlflow_client(run["tracking_uri"]).get_run(run["run_id"]).data.metrics
         scores.append([metrics[name] for name in ("val/miou", "val/fwiou", "val/loss", "train/loss")])
-    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+    assert scores[1] == pytest.approx(scores[0], rel=1e-2, abs=1e-3)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_pipeline import DIGEST, use_local_store, write_shards
@@ -15,9 +17,12 @@ from components import tracking
 from components.params import TrainParams
 from components.train import train
 from components.training_display import TrainingDisplay
-from segmodels.data.shards import read_info
+from segmodels.data.shards import ShardReader, read_info
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
+from segmodels.metrics import ConfusionMatrix, mean_iou
+
+CUT = {"soft_normalized_cut": {"sigma_intensity": 60.0}, "reconstruction": 1.0}
 
 
 @pytest.fixture
@@ -80,10 +85,35 @@ def test_joint_training_learns_the_classes_of_whole_images(folder: Path) -> None
     assert metrics["val/image_accuracy"] in (0, 0.25, 0.5, 0.75, 1)
 
 
+def test_what_a_paper_adds_to_the_loss_comes_with_the_model_and_can_be_weighted(folder: Path) -> None:
+    for name, more, weight in (("model", {}, 1.0), ("half", {"object_presence": 0.5}, 0.5)):
+        options = {"widths": [4, 8], "auxiliary": False, "classification_guided": True}
+        run(folder, name, model="unet_3_plus", options=options, loss={"cross_entropy": 1.0, **more}, epochs=1)
+        stored = tracking.open_run(folder / name / "run.json")
+        metrics = stored.client.get_run(stored.run_id).data.metrics
+        assert metrics["train/loss"] == pytest.approx(metrics["train/cross_entropy"] + weight * metrics["train/object_presence"], rel=1e-5)
+        assert metrics["val/object_presence"] > 0
+
+
+def test_training_without_labels_finds_segments_and_numbers_them_as_the_classes_of_the_validation(folder: Path) -> None:
+    run(folder, model="wnet", options={"widths": [8, 16], "dropout": 0.0}, loss=CUT, epochs=12, lr=0.01, schedule="constant")
+    metrics = load_bundle(folder / "model").metrics
+    assert metrics["val/miou"] > 0.4
+    assert metrics["val/loss"] == pytest.approx(metrics["val/soft_normalized_cut"] + metrics["val/reconstruction"], rel=1e-5)
+    bundle, reader = load_bundle(folder / "model"), ShardReader(folder / "shards", "val")
+    counts = np.zeros((4, 4), dtype=np.int64)
+    for index in range(len(reader)):
+        image = torch.from_numpy(np.array(reader.image(index))).permute(2, 0, 1)[None].float()
+        logits = bundle.model((image - torch.tensor(bundle.mean).view(-1, 1, 1)) / torch.tensor(bundle.std).view(-1, 1, 1)).logits
+        counts += ConfusionMatrix.from_maps(logits.argmax(1)[0].numpy(), reader.mask(index), 4).counts
+    assert np.trace(counts) == max(counts[range(4), order].sum() for order in permutations(range(4)))
+    assert float(mean_iou(counts)) == pytest.approx(metrics["val/miou"], abs=0.01)
+
+
 @pytest.mark.parametrize(
     ("batches", "changes"),
-    [(1, {}), (5, {}), (5, {"self_correction": {"start_epoch": 1, "cycle_epochs": 1}})],
-    ids=["in the first epoch", "in the second epoch", "in a cycle of self-correction"],
+    [(1, {}), (5, {}), (5, {"self_correction": {"start_epoch": 1, "cycle_epochs": 1}}), (5, {"model": "wnet", "loss": CUT})],
+    ids=["in the first epoch", "in the second epoch", "in a cycle of self-correction", "without labels"],
 )
 def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_been(
     folder: Path, batches: int, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -130,7 +160,10 @@ def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> No
         ({"loss": {"cross_entrpy": 1.0}}, "did you mean 'cross_entropy'"),
         ({"augment": {"crop": None}}, "set train.augment.crop"),
         ({"accelerator": "gpu"}, "sees no GPU"),
-        ({"model": "wnet", "options": {}}, "expected a semantic model"),
+        ({"model": "wnet", "options": {}}, "'cross_entropy' compares a prediction with the labels"),
+        ({"model": "wnet", "loss": {"reconstruction": 1.0}}, "expected {soft_normalized_cut: 1.0, reconstruction: 1.0}"),
+        ({"model": "wnet", "loss": CUT, "accumulate": 2}, "train.accumulate is 2"),
+        ({"loss": {"reconstruction": 1.0}}, "'reconstruction' compares a prediction with the image"),
         ({"model": "ynet", "options": {}}, "12 of the 12 images of split 'train' have no image label"),
     ],
 )

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
 from segmodels.losses.points import PointsLoss
-from segmodels.losses.presence import PresenceLoss, present_classes
+from segmodels.losses.presence import ObjectPresenceLoss, PresenceLoss, present_classes
 from segmodels.models.prediction import PointPrediction, Prediction
 
 TARGET = torch.tensor([[[0, 0, 255], [2, 255, 255]], [[1, 1, 1], [1, 1, 1]]])
@@ -31,6 +31,17 @@ def test_presence_loss_does_not_see_how_large_an_object_is() -> None:
     small, large = torch.zeros(1, 8, 8, dtype=torch.int64), torch.zeros(1, 8, 8, dtype=torch.int64)
     small[0, 0, 0], large[0, :7] = 2, 2
     assert PresenceLoss()(logits, small) == PresenceLoss()(logits, large)
+
+
+def test_object_presence_loss_tells_images_with_an_object_from_those_of_background_alone() -> None:
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = torch.tensor([[[0, 0, 255]], [[0, 2, 255]], [[255, 255, 255]], [[1, 1, 1]]])
+    value = ObjectPresenceLoss()(logits, target)
+    torch.testing.assert_close(value, F.cross_entropy(logits[[0, 1, 3]], torch.tensor([0, 1, 1])))
+    torch.testing.assert_close(ObjectPresenceLoss()(logits, target.to(torch.uint8)), value)
+    assert torch.autograd.grad(value, logits)[0][2].tolist() == [0, 0]
+    with pytest.raises(InputError, match=r"expected \(4, 2\)"):
+        ObjectPresenceLoss()(torch.randn(4, 3), target)
 
 
 def test_an_image_of_ignored_pixels_says_nothing_about_its_classes() -> None:

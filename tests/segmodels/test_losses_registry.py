@@ -17,7 +17,7 @@ NAMES = {
     *("cross_entropy", "weighted_cross_entropy", "binary_cross_entropy", "top_k", "focal", "distance_penalized_cross_entropy", "ohem"),
     *("sensitivity_specificity", "iou", "lovasz_softmax", "lovasz_hinge", "dice", "tversky", "focal_tversky", "asymmetric_similarity"),
     *("generalized_dice", "penalty", "boundary", "hausdorff", "mask_classification", "soft_normalized_cut", "reconstruction", "ms_ssim"),
-    *("border_weighted_cross_entropy", "presence", "points"),
+    *("border_weighted_cross_entropy", "presence", "object_presence", "points"),
 }
 
 
@@ -28,7 +28,7 @@ def test_every_loss_of_the_literature_is_there_with_its_source_and_use() -> None
         assert card.source
         assert 10 < len(card.use) < 120
         assert "\n" not in card.use
-        assert card.inputs in ("logits", "queries", "presence_logits", "points", "image")
+        assert card.inputs in ("logits", "queries", "presence_logits", "image_logits", "points", "image")
         assert loss_entry(name).build.__doc__
 
 

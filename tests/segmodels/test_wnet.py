@@ -55,6 +55,15 @@ def test_images_are_rebuilt_from_the_soft_segments_alone() -> None:
     torch.testing.assert_close(seen[0], logits.softmax(1))
 
 
+def test_segments_in_another_order_are_the_same_segments_and_rebuild_the_same_images() -> None:
+    model = WNet(4, 3, WIDTHS).eval()
+    images = torch.randn(2, 3, 33, 47)
+    logits, rebuilt = model(images).logits, model.reconstruct(images)
+    model.reorder_segments([2, 0, 3, 1])
+    torch.testing.assert_close(model(images).logits, logits[:, [2, 0, 3, 1]])
+    torch.testing.assert_close(model.reconstruct(images), rebuilt)
+
+
 def test_reconstruction_belongs_to_training_and_trains_both_networks_the_segments_only_the_first() -> None:
     model = WNet(4, 3, WIDTHS)
     images = torch.randn(2, 3, 33, 47)
