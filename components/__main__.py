@@ -49,8 +49,14 @@ HELP = {
     "evaluation": "folder of metrics.json, tables and pictures",
     "registration": "folder of registration.json",
     "decision": "file for the word train or skip",
-    "images": "folder of images",
+    "images": "folder of images, or one image",
     "out": "folder for the results",
+    "window": "side of a sliding window in pixels, for images too large to be predicted whole",
+    "overlap": "least share of a window that it has in common with the next",
+    "weighting": "of a window's pixels where windows overlap: gaussian or uniform",
+    "flip": "average with the mirrored image",
+    "scales": "average over these scales of the image, for example 0.75 1 1.25",
+    "crf": "refine by the image's edges with a dense CRF",
     "host": "address to listen on, 0.0.0.0 for all",
     "port": "port to listen on, 0 for any free one",
     "batch-window": "milliseconds that a request waits for others to be predicted with",
@@ -104,9 +110,11 @@ def run_step(name: str, argv: list[str]) -> None:
             parser.add_argument(option, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=HELP.get(option[2:]))
         else:
             required = default is inspect.Parameter.empty
-            text = HELP.get(option[2:], "") + ("" if required else " (default: %(default)s)")
-            kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)  # str | None is given as str
-            parser.add_argument(option, type=kind, required=required, default=None if required else default, help=text)
+            shown = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
+            text = HELP.get(option[2:], "") + ("" if required else f" (default: {shown})")
+            kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)  # str | None is given as str, tuple[float, ...] as floats
+            several = "+" if typing.get_origin(hint) is tuple else None
+            parser.add_argument(option, type=kind, nargs=several, required=required, default=None if required else default, help=text)
     options = vars(parser.parse_args(argv))
     retries, executor_input = options.pop("retry"), options.pop("executor_input", None)
     if section:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,16 +16,27 @@ from segmodels.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL import Image
 
     from segmodels.inference.bundle import Bundle
-    from segmodels.labels import LabelMap
+    from segmodels.inference.predictor import Predictor
+
+    Content = np.ndarray | InputError | None  # an image, what is wrong with it, or that it is too large to be read with others
 
 THREADS = min(8, (os.cpu_count() or 1) + 2)
 IMAGES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**24
 
 
-def predict(model: str, images: Path, out: Path, window: int | None = None, flip: bool = False) -> None:
+def predict(
+    model: str,
+    images: Path,
+    out: Path,
+    window: int | None = None,
+    overlap: float = 0.5,
+    weighting: str = "gaussian",
+    flip: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    crf: bool = False,
+) -> None:
     """Predict every image below a folder.
 
     Writes to ``out``, with the images' own names and subfolders:
@@ -35,49 +44,82 @@ def predict(model: str, images: Path, out: Path, window: int | None = None, flip
         overlays/NAME.jpg: the image with the classes' colours over it.
         classes.csv: id, class and colour.
 
+    An image of more than 33.5 million pixels (``image_rows.LARGE``) is predicted row by row and needs ``window``, unless the model sees
+    images at a fixed size. Its mask is masks/NAME.tif, tiled and deflated, its overlay has 4096 pixels at most. With a TIFF file in grey or
+    RGB, uncompressed or deflated, neither the image nor its mask is ever whole in memory; files of other kinds are read whole.
+
     Args:
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
-        images: folder of images; other files in it are left alone.
+        images: folder of images, or one image; other files in the folder are left alone.
         out: folder for the results; files that are there are replaced.
         window: side of a sliding window in pixels, for images too large to be predicted whole. None predicts whole images.
+        overlap: least share of a window that it has in common with the next.
+        weighting: of a window's pixels where windows overlap: gaussian or uniform.
         flip: average with the mirrored image.
+        scales: average over these scales of the image, or of each window.
+        crf: refine by the image's edges with a dense CRF (``DenseCRF``'s defaults); whole images only.
 
     Raises:
         InputError: no such model, no images, two images of one name; at the end, if images could not be read: which, the others are done.
         TransientError: the model registry does not answer.
     """
-    paths = _find(images, out)
+    folder, paths = _find(images, out)
     bundle = _load(model)
 
     import torch
 
+    from components.mask_files import write, write_classes
+    from segmodels.inference.crf import DenseCRF
     from segmodels.inference.predictor import Predictor
     from segmodels.inference.sliding_window import SlidingWindow
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    predictor = Predictor(bundle, device, flip=flip, sliding_window=SlidingWindow((window, window)) if window is not None else None)
-    _write_classes(out, bundle.labels)
+    predictor = Predictor(
+        bundle,
+        "cuda" if torch.cuda.is_available() else "cpu",
+        flip=flip,
+        scales=scales,
+        sliding_window=SlidingWindow((window, window), overlap, weighting) if window is not None else None,
+        crf=DenseCRF() if crf else None,
+    )
+    write_classes(out, bundle.labels)
 
     problems: list[str] = []
+    large: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
         written: deque[Future[None]] = deque()
-        for batch in _batches(track(_read_ahead(pool, images, paths), "predicting", len(paths)), problems):
+        for batch in _batches(track(_read_ahead(pool, folder, paths), "predicting", len(paths)), problems, large):
             for (path, image), mask in zip(batch, predictor.masks([image for _, image in batch]), strict=True):
-                written.append(pool.submit(_write, out, path, image, mask, bundle.labels))
+                written.append(pool.submit(write, out, path, image, mask, bundle.labels))
             while len(written) > 2 * IMAGES_AT_ONCE:
                 written.popleft().result()
         for future in written:
             future.result()
+    for path in large:
+        try:
+            _predict_large(predictor, folder, path, out)
+        except InputError as error:
+            problems.append(str(error))
     done = len(paths) - len(problems)
     if problems:
         raise InputError(f"{len(problems)} of {len(paths)} images could not be predicted, the other {done} are in {out}: {first_few(problems)}")
     print(f"{done} images: masks and overlays are in {out}")
 
 
-def _find(images: Path, out: Path) -> list[Path]:
-    """Images below the folder, relative to it; none of an earlier result."""
+def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) -> None:
+    from components.mask_files import write_large
+    from segmodels.data.image_rows import open_rows
+
+    with open_rows(folder / path) as image:
+        rows = (row for rows in predictor.mask_rows(image) for row in rows)
+        write_large(out, path, image, track(rows, f"predicting the rows of {path}", image.height), predictor.labels)
+
+
+def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
+    """The folder of the images, and their paths relative to it; none of an earlier result."""
     from segmodels.data.images import SUFFIXES
 
+    if images.is_file():
+        return images.parent, [Path(images.name)]
     if not images.is_dir():
         raise InputError(f"folder of images {images} is not there: check --images")
     found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -88,7 +130,7 @@ def _find(images: Path, out: Path) -> list[Path]:
     for path in paths:
         if (other := first.setdefault(path.with_suffix(""), path)) != path:
             raise InputError(f"images {other} and {path} in {images} would both become {path.with_suffix('.png')}: rename one")
-    return paths
+    return images, paths
 
 
 def _load(model: str) -> Bundle:
@@ -102,9 +144,9 @@ def _load(model: str) -> Bundle:
         return load_bundle(download_bundle(model, Path(folder)))
 
 
-def _read_ahead(pool: ThreadPoolExecutor, images: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray | InputError]]:
+def _read_ahead(pool: ThreadPoolExecutor, images: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, Content]]:
     """Every path with its image, or what is wrong with it; a few images are read ahead of their use."""
-    waiting: deque[tuple[Path, Future[np.ndarray | InputError]]] = deque()
+    waiting: deque[tuple[Path, Future[Content]]] = deque()
     for path in paths:
         waiting.append((path, pool.submit(_read, images / path)))
         if len(waiting) > IMAGES_AT_ONCE:
@@ -114,21 +156,25 @@ def _read_ahead(pool: ThreadPoolExecutor, images: Path, paths: Sequence[Path]) -
         yield path, future.result()
 
 
-def _read(path: Path) -> np.ndarray | InputError:
+def _read(path: Path) -> Content:
+    from segmodels.data.image_rows import is_large
     from segmodels.data.images import read_image
 
     try:
-        return read_image(path)
+        return None if is_large(path) else read_image(path)
     except InputError as error:
         return error
 
 
-def _batches(items: Iterable[tuple[Path, np.ndarray | InputError]], problems: list[str]) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Images to be predicted together; the sentences about the others go to ``problems``."""
+def _batches(items: Iterable[tuple[Path, Content]], problems: list[str], large: list[Path]) -> Iterator[list[tuple[Path, np.ndarray]]]:
+    """Images to be predicted together; the sentences about unreadable ones go to ``problems``, and large ones to ``large``."""
     batch: list[tuple[Path, np.ndarray]] = []
     for path, image in items:
         if isinstance(image, InputError):
             problems.append(str(image))
+            continue
+        if image is None:
+            large.append(path)
             continue
         batch.append((path, image))
         if len(batch) == IMAGES_AT_ONCE or sum(image.shape[0] * image.shape[1] for _, image in batch) >= PIXELS_AT_ONCE:
@@ -136,42 +182,3 @@ def _batches(items: Iterable[tuple[Path, np.ndarray | InputError]], problems: li
             batch = []
     if batch:
         yield batch
-
-
-def _write(out: Path, path: Path, image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> None:
-    from PIL import Image
-
-    from segmodels.plots import blend
-
-    _save(mask_picture(mask, labels), out / "masks" / path.with_suffix(".png"))
-    _save(Image.fromarray(blend(image, mask, labels, alpha=0.5)), out / "overlays" / path.with_suffix(".jpg"), quality=90)
-
-
-def mask_picture(mask: np.ndarray, labels: LabelMap) -> Image.Image:
-    """The mask (H, W) of class ids with the classes' colours as palette; 16-bit grey above 255 classes."""
-    import numpy as np
-    from PIL import Image
-
-    if mask.dtype != np.uint8:
-        return Image.fromarray(mask.astype(np.uint16))
-    picture = Image.fromarray(mask)
-    picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
-    return picture
-
-
-def _save(picture: Image.Image, path: Path, **options: int) -> None:
-    """Encode first, so that what appears under the name is whole."""
-    data = io.BytesIO()
-    picture.save(data, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data.getvalue())
-    partial.replace(path)
-
-
-def _write_classes(out: Path, labels: LabelMap) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "classes.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["id", "class", "red", "green", "blue"])
-        table.writerows([i, name, *color] for i, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True)))

@@ -28,7 +28,7 @@ BLACK_IS_ZERO, RGB = 1, 2  # PhotometricInterpretation,
 CONTIGUOUS = 1  # PlanarConfiguration,
 PREMULTIPLIED_ALPHA = 1  # ExtraSamples
 
-VALUES_AT_ONCE = 2**24  # of float32 rows while shrinking, 64 MB
+VALUES_AT_ONCE = 2**21  # of float32 rows while shrinking, 8 MB
 BYTES_AT_ONCE = 2**24  # read from uncompressed files
 
 

@@ -33,7 +33,7 @@ class Predictor:
         crf: refine the averaged probabilities by the image, at the size that the model sees; on the CPU, an image per core at a time.
 
     Raises:
-        InputError: a sliding window and a CRF, which connects all pixels of an image.
+        InputError: scales that are not above 0; a sliding window and a CRF, which connects all pixels of an image.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class Predictor:
         sliding_window: SlidingWindow | None = None,
         crf: DenseCRF | None = None,
     ) -> None:
+        if not scales or min(scales) <= 0:
+            raise InputError(f"scales are {list(scales)}, expected one or more numbers above 0")
         if sliding_window is not None and crf is not None:
             raise InputError("a sliding window and a dense CRF are both asked for, expected one: the CRF connects all pixels of an image, leave the window out")
         self.labels = bundle.labels
