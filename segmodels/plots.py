@@ -18,7 +18,6 @@ from segmodels.labels import LabelMap
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL import Image
 
 TEXT, MUTED, WRONG = "#222222", "#8a8a8a", (214, 39, 40)
 SHOWN_PIXELS = 512  # of the longer side; more would not show on a page of four pictures side by side
@@ -134,17 +133,6 @@ def blend(image: np.ndarray, mask: np.ndarray, labels: LabelMap, alpha: float = 
     ignored = mask == labels.ignore_index
     mixed[ignored] = image[ignored]
     return mixed
-
-
-def mask_picture(mask: np.ndarray, labels: LabelMap) -> Image.Image:
-    """The mask (H, W) of class ids with the classes' colours as palette; 16-bit grey above 255 classes."""
-    from PIL import Image
-
-    if mask.dtype != np.uint8:
-        return Image.fromarray(mask.astype(np.uint16))
-    picture = Image.fromarray(mask)
-    picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
-    return picture
 
 
 def error_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> np.ndarray:

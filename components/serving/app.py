@@ -20,13 +20,14 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from components.lineage import code_revision
+from components.mask_files import mask_picture
 from components.serving.batching import Answer, Batcher
 from components.serving.limits import Limits, TooLarge
 from components.serving.live_model import LiveModel, ServedModel
 from components.serving.protocol import inference_response, model_metadata, read_request
 from segmodels.data.images import decode_image
 from segmodels.errors import InputError, TransientError
-from segmodels.plots import blend, mask_picture
+from segmodels.plots import blend
 
 IMAGE_NAME = "in the request"
 
