@@ -46,7 +46,7 @@ ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:50
 
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
 	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
-	for name in metrics losses loader train_loop models steps serving; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
+	for name in metrics losses loader train_loop models crf steps serving; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
 
 sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
