@@ -49,7 +49,11 @@ STATIC_SIZE: dict[str, str] = {}
 # Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
 UNREACHED: dict[str, tuple[str, str]] = {}
 # Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
-RATES: dict[str, tuple[float, str]] = {"refinenet_resnet101": (3e-4, "a deep decoder without normalisation")}
+RATES: dict[str, tuple[float, str]] = {
+    "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
+    "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
+    "deeplab_v2_vgg16": (5e-4, "as deeplab_v1_large_fov"),
+}
 # Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
 NOT_SUPERVISED = {name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.task == "unsupervised"}
 
