@@ -90,8 +90,8 @@ def train_by_job(settings: TrainJobSettings, params: TrainParams, shards: Path, 
     name = job_name(key, os.environ.get("SEGMODELS_PIPELINE_RUN", ""))
     model_url = f"{exchange_url()}/models/{name}"
     client = client or connect()
-    shards_url = put_shards(shards)
-    with _ended_by_sigterm(name), _removed(client, name):
+    with _ended_by_sigterm(name), _removed(client, name):  # from the upload on: a container's first process ignores what it does not handle
+        shards_url = put_shards(shards)
         _start(client, name, settings, params, shards_url, model_url)
         follow(client, name, settings.nodes)
         _fetch(model_url, model)

@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 
 import pytest
 from s3server import Server, s3_server
@@ -177,13 +178,28 @@ def test_a_training_that_fails_is_told_in_its_own_words_and_removed(
 
 def test_sigterm_removes_the_trainjob_and_ends_with_143(cluster: Cluster, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
-    Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def stop_once_pods_run() -> None:
+        while not any(cluster.pods.values()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=stop_once_pods_run, daemon=True).start()
     with pytest.raises(SystemExit) as caught:
         train_by_job(SETTINGS, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
     assert caught.value.code == 143
     assert not cluster.jobs
     assert "its pods save their states" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_during_the_upload_ends_with_143_too(cluster: Cluster, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_job, "put_shards", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as caught:
+        train_by_job(SETTINGS, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
+    assert caught.value.code == 143
+    assert not cluster.pods, "nothing was started"
 
 
 def test_a_job_that_an_earlier_attempt_left_is_taken_up_or_replaced(cluster: Cluster, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
