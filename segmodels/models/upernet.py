@@ -112,15 +112,17 @@ class UPerNet(nn.Module):
         return Prediction(logits, auxiliary, tasks=self.task_heads(maps[0], features, size) if self.task_heads is not None else None)
 
 
-def _register(name: str, body_name: str, card: ModelCard, broden: Mapping[str, int] | None) -> None:
+def _register(name: str, card: ModelCard, default_tasks: Mapping[str, int] | None) -> None:
+    """mmseg's form: a ResNet with a deep stem; auxiliary weight 0.4."""
+
     @register_model(name, card)
     def build(
         num_classes: int,
         in_channels: int = 3,
-        encoder: str = body_name,
+        encoder: str = "resnet50",
         encoder_weights: str | None = None,
         encoder_options: dict[str, Any] | None = None,
-        tasks: Mapping[str, int] | None = broden,
+        tasks: Mapping[str, int] | None = default_tasks,
         auxiliary: bool = True,
     ) -> nn.Module:
         body = create_body(encoder, in_channels, 32, encoder_weights, encoder_options)
@@ -136,8 +138,7 @@ BRODEN = {"scene": 365, "part": 152, "material": 26, "texture": 47}
 
 _register(
     "upernet_r50",
-    "resnet50",
     _card(150, 66_516_108, 237.86, "specification [M]: mmseg upernet_r50", "ADE20K val: mIoU 41.22 (paper, several scales), 42.05 (mmseg)"),
-    broden=None,
+    default_tasks=None,
 )
-_register("upernet_r50_multitask", "resnet50", _card(335, 74_762_444, 331.00, "own count; without the tasks that of upernet_r50"), broden=BRODEN)
+_register("upernet_r50_multitask", _card(335, 74_762_444, 331.00, "own count; without the tasks that of upernet_r50"), default_tasks=BRODEN)

@@ -52,7 +52,6 @@ UNREACHED: dict[str, tuple[str, str]] = {}
 RATES: dict[str, tuple[float, str]] = {
     "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
     "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
-    "deeplab_v2_vgg16": (5e-4, "as deeplab_v1_large_fov"),
 }
 # Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
 NOT_SUPERVISED = {name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.task == "unsupervised"}
