@@ -56,5 +56,19 @@ class Checkpoints:
         return sorted(self.folder.glob("*-*.ckpt"), reverse=True)
 
 
+def random_state() -> dict[str, torch.Tensor]:
+    """Of torch's generators, as ``set_random_state`` takes it."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 def _digest(content: bytes | memoryview) -> str:
     return hashlib.blake2b(content, digest_size=12).hexdigest()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from segmodels.metrics.confusion import ConfusionMatrix
 from segmodels.training.averaging import MovingAverage
-from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
 from segmodels.training.progress import FitSettings, Progress
 from segmodels.training.self_correction import SelfCorrection
 from segmodels.training.task import Task
@@ -285,9 +285,6 @@ class Fit:
             self.fabric.barrier()
 
     def _state(self) -> dict[str, Any]:
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
         return {
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
@@ -295,7 +292,7 @@ class Fit:
             "correction": self.correction.state_dict() if self.correction else {},
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
-            "random": random,
+            "random": random_state(),
             "best": self.best,
         }
 
@@ -311,7 +308,5 @@ class Fit:
             self.correction.load_state_dict(state["correction"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if "cuda" in state["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["random"]["cuda"])
+        set_random_state(state["random"])
         self.best = state["best"]

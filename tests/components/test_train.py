@@ -14,7 +14,8 @@ import torch
 from small_pipeline import DIGEST, use_local_store, write_shards
 
 from components import tracking
-from components.params import TrainParams
+from components.evaluate import evaluate
+from components.params import EvaluateParams, TrainParams
 from components.train import train
 from components.training_display import TrainingDisplay
 from segmodels.data.shards import ShardReader, read_info
@@ -100,6 +101,7 @@ def test_training_without_labels_finds_segments_and_numbers_them_as_the_classes_
     metrics = load_bundle(folder / "model").metrics
     assert metrics["val/miou"] > 0.4
     assert metrics["val/loss"] == pytest.approx(metrics["val/soft_normalized_cut"] + metrics["val/reconstruction"], rel=1e-5)
+    assert evaluate(EvaluateParams(overlays=0, accelerator="cpu"), folder / "shards", folder / "model", folder / "evaluation")["mean_iou"] > 0.3
     bundle, reader = load_bundle(folder / "model"), ShardReader(folder / "shards", "val")
     counts = np.zeros((4, 4), dtype=np.int64)
     for index in range(len(reader)):
