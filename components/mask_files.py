@@ -53,17 +53,17 @@ def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarr
 
     scale = min(OVERLAY_SIDE / max(image.height, image.width), 1)
     rows, columns = (((np.arange(round(length * scale)) + 0.5) * length / round(length * scale)).astype(int) for length in (image.height, image.width))
-    small_mask: list[np.ndarray] = []
+    small_mask = np.empty((len(rows), len(columns)), dtype=labels.dtype)
 
     def watched() -> Iterator[np.ndarray]:
-        wanted = set(rows.tolist())
-        for index, row in enumerate(mask):
-            if index in wanted:
-                small_mask.append(row[columns])
+        place = {row: index for index, row in enumerate(rows.tolist())}
+        for number, row in enumerate(mask):
+            if number in place:
+                small_mask[place[number]] = row[columns]
             yield row
 
     _save_tiles(watched(), (image.height, image.width), out / "masks" / path.with_suffix(".tif"), labels)
-    overlay = blend(shrink(image, len(rows), len(columns)), np.stack(small_mask), labels, alpha=0.5)
+    overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, alpha=0.5)
     _save(Image.fromarray(overlay), out / "overlays" / path.with_suffix(".jpg"), quality=JPEG_QUALITY)
 
 
