@@ -87,6 +87,10 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             if isinstance(error, Stopped):
                 display.warn(f"stopped: epoch {fit.progress.epoch}, batch {fit.progress.batch} is saved in {state}, the next run goes on from there")
                 raise SystemExit(stop.exit_code) from None
+            if "Expected more than 1 value per channel" in str(error):  # batch norm of a map that is pooled to one value
+                raise InputError(
+                    f"model {params.model!r} normalises over the images of a batch, and train.batch_size is {params.batch_size}: set it to 2 or more"
+                ) from None
             raise
         if first:
             _write_model(model, params, task, best, readers[0], facts, state, fit.progress)

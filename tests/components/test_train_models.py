@@ -15,6 +15,7 @@ from components.params import EvaluateParams, TrainParams
 from components.train import train
 from segmodels.data.digits import CLASSES, scene, split_sources
 from segmodels.data.shards import ShardWriter
+from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
 from segmodels.labels import LabelMap
 from segmodels.models.registry import list_models
@@ -53,3 +54,9 @@ def test_a_model_trains_by_its_name_alone(name: str, shards: Path, folder: Path)
     assert np.isfinite(bundle.metrics["val/loss"])
     metrics = evaluate(EvaluateParams(overlays=0, accelerator="cpu"), shards, folder / "model", folder / "evaluation")
     assert metrics["pixels"] == 64 * 64
+
+
+def test_a_batch_of_one_is_refused_where_the_model_normalises_over_images(shards: Path, folder: Path) -> None:
+    params = TrainParams(model="pspnet_r50_d8", options={"encoder": "resnet18"}, epochs=1, batch_size=1, accelerator="cpu", precision="float32")
+    with pytest.raises(InputError, match=r"train.batch_size is 1: set it to 2 or more"):
+        train(params, shards, folder / "model", folder / "checkpoints")
