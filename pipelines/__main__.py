@@ -69,6 +69,8 @@ def schedule(chosen: argparse.Namespace) -> None:
     from pipelines.schedule import Schedule, apply
     from pipelines.secrets import require_secrets
 
+    if not chosen.name.strip():
+        raise InputError("a schedule needs a name, got an empty one: for example nightly")
     seconds = _seconds(chosen.every) if chosen.every else None
     if chosen.cron:
         times = Cron.parse(chosen.cron).next_times(datetime.now(UTC), 3)
@@ -138,8 +140,12 @@ def _compile(default: dict[str, Any], profile: Profile, image: Image, path: Path
 
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output is {path}, expected a name that ends with .yaml")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(training_pipeline(default, profile, image), str(path))
+    pipeline = training_pipeline(default, profile, image)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Compiler().compile(pipeline, str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): give another --output") from None
     return path
 
 

@@ -18,6 +18,9 @@ from segmodels.errors import InputError, TransientError
 
 PAGE = 100
 
+OWN_ACCOUNTS = ("pipeline-runner", "default-editor")
+"""What Kubeflow puts in where a recurring run names no service account: by itself, and in a namespace of a user."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -124,7 +127,8 @@ def _trigger(run: Any) -> str:
 
 def _facts(schedule: Schedule, version: str) -> dict[str, Any]:
     trigger = f"cron {schedule.cron}" if schedule.cron else f"every {schedule.seconds} s"
-    return {"when": trigger, "version": version, "parameters": dict(schedule.values), "service account": schedule.service_account or "", "enabled": True}
+    account = "" if schedule.service_account in OWN_ACCOUNTS else schedule.service_account or ""
+    return {"when": trigger, "version": version, "parameters": dict(schedule.values), "service account": account, "enabled": True}
 
 
 def _described(server: Server, run: Any) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def _described(server: Server, run: Any) -> dict[str, Any]:
     except InputError:
         version = "deleted"
     parameters = (run.runtime_config.parameters if run.runtime_config else None) or {}
-    account = run.service_account or ""
+    account = "" if run.service_account in OWN_ACCOUNTS else run.service_account or ""
     return {"when": _trigger(run), "version": version, "parameters": parameters, "service account": account, "enabled": str(run.status) == "ENABLED"}
 
 

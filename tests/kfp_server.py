@@ -103,6 +103,7 @@ class Server:
         if cron and len(cron.split()) != 6:
             raise Refusal(400, f"Invalid cron {cron}")
         mode = body.pop("mode")
+        body["service_account"] = body.get("service_account") or "pipeline-runner"
         return self.add(self.recurring_runs, "recurring_run_id", **body, status="ENABLED" if mode == "ENABLE" else "DISABLED")
 
     def upload(self, query: dict[str, str], content: bytes) -> dict[str, Any]:

@@ -238,3 +238,9 @@ def test_a_shared_training_without_an_object_store_is_refused(tmp_path: Path, ca
         (tmp_path / "none.yaml").write_text(content)
         assert main(["compile", "--profile", str(tmp_path / "none.yaml"), "--image", IMAGE, "--output", str(tmp_path / "p.yaml"), *more]) == 2
         assert "checkpoints is missing" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["compile", "--image", IMAGE, "--params", str(GOLDEN / "params.yaml"), "--output", str(tmp_path / "file" / "pipeline.yaml")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
