@@ -17,6 +17,9 @@ from segmodels.errors import InputError, TransientError
 
 EXPERIMENT = "segmentation"
 
+STEPS = ("ingest", "changed", "validate", "preprocess", "train", "evaluate", "register", "notify")
+"""Kubeflow lists all nodes of the workflow beside them: drivers, executors, groups, the workflow itself."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -185,10 +188,17 @@ def describe_run(server: Server, run_id: str) -> str:
     lines = [f"{run.display_name}: {run.state}  {run_link(server, run_id)}"]
     if run.error and run.error.message:
         lines.append(f"  {_short(run.error.message)}")
-    tasks = (run.run_details.task_details if run.run_details else None) or []
-    for task in sorted((task for task in tasks if task.start_time), key=lambda task: task.start_time):
-        if task.display_name.endswith("-driver") or task.display_name.startswith(("root", "exit-handler", "condition")):
-            continue
-        reason = f": {_short(task.error.message)}" if task.error and task.error.message else ""
-        lines.append(f"  {task.display_name:<12} {task.state}{reason}")
+    nodes = (run.run_details.task_details if run.run_details else None) or []
+    by_id = {node.pod_name: node for node in nodes if node.pod_name}
+    for step in sorted((node for node in nodes if node.start_time and node.display_name in STEPS), key=lambda node: node.start_time):
+        reason = _reason(step, by_id) if str(step.state) == "FAILED" else ""
+        lines.append(f"  {step.display_name:<12} {step.state}{f': {reason}' if reason else ''}")
     return "\n".join(lines)
+
+
+def _reason(node: Any, by_id: Mapping[str, Any]) -> str:
+    """Why a node failed: the last word of the pods below it (``executor``, ``executor(0)`` of a first attempt, ...), else its own."""
+    below = [by_id[child.pod_name] for child in node.child_tasks or [] if child.pod_name in by_id]
+    words = [_reason(child, by_id) for child in below if child.display_name.startswith("executor") and str(child.state) == "FAILED"]
+    own = _short(node.error.message) if node.error and node.error.message else ""
+    return next((word for word in reversed(words) if word), own)

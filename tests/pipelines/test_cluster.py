@@ -76,19 +76,33 @@ def test_submit_starts_a_run_with_its_parameters_and_status_follows_it(server: S
     assert run["runtime_config"]["parameters"]["epochs"] == 3
     assert run["runtime_config"]["parameters"]["model"] == "segnet"
     assert set(run["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}, "the settings for Kubernetes go with it"
-    run |= {
-        "state": "FAILED",
-        "run_details": {"task_details": [task("ingest", "SUCCEEDED"), task("root-driver", "SUCCEEDED"), task("validate", "FAILED", "exit code 2")]},
-    }
+    run |= {"state": "FAILED", "run_details": {"task_details": nodes_of_a_failed_run()}}
     code, text = said("status", run["run_id"])
     assert code == 0
     assert "FAILED" in text.splitlines()[0]
-    assert [line.split()[:2] for line in text.splitlines()[1:]] == [["ingest", "SUCCEEDED"], ["validate", "FAILED:"]]
-    assert "exit code 2" in text
+    assert [" ".join(line.split()) for line in text.splitlines()[1:]] == ["ingest SUCCEEDED", "validate FAILED: main: Error (exit code 2)"]
 
 
-def task(name: str, state: str, message: str | None = None) -> dict:
-    return {"display_name": name, "state": state, "start_time": "2026-01-01T00:00:00Z", **({"error": {"message": message}} if message else {})}
+def nodes_of_a_failed_run() -> list[dict]:
+    """Nodes of the Argo workflow as Kubeflow reports them: only the pods, which are all called executor, know why they failed."""
+
+    def node(name: str, state: str, message: str | None = None, below: tuple[str, ...] = (), key: str = "") -> dict:
+        told = {"error": {"message": message}} if message else {}
+        children = [{"pod_name": child} for child in below]
+        return {"display_name": name, "state": state, "start_time": "2026-01-01T00:00:00Z", "pod_name": key or name, "child_tasks": children, **told}
+
+    return [
+        node("segmentation-training-x7k2p", "FAILED", below=("root-driver",)),
+        node("root-driver", "SUCCEEDED"),
+        node("exit-handler-1", "FAILED"),
+        node("ingest-driver", "SUCCEEDED", below=("ingest",)),
+        node("ingest", "SUCCEEDED", below=("pod-1",)),
+        node("executor", "SUCCEEDED", key="pod-1"),
+        node("validate", "FAILED", below=("pod-2",)),
+        node("executor", "FAILED", "No more retries left", ("pod-3", "pod-4"), "pod-2"),
+        node("executor(0)", "FAILED", "main: Error (exit code 75)", key="pod-3"),
+        node("executor(1)", "FAILED", "main: Error (exit code 2)", key="pod-4"),
+    ]
 
 
 def test_wrong_parameters_are_refused_before_anything_is_asked_of_the_server(server: Server, said: Said) -> None:
@@ -211,6 +225,13 @@ def test_an_image_by_tag_is_refused(server: Server, said: Said) -> None:
     code, text = said("schedule", "nightly", "--cron", "0 0 3 * * *", "--image", "registry.example/segmodels:latest")
     assert code == 2
     assert "named by a tag" in text
+    assert server.writes == []
+
+
+def test_a_schedule_needs_a_name(server: Server, said: Said) -> None:
+    code, text = said("schedule", " ", "--every", "1d", "--image", IMAGE)
+    assert code == 2
+    assert "a name" in text
     assert server.writes == []
 
 
