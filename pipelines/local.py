@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipelines.images import local_image
 from pipelines.placement import RUN_ID, WORKING_FOLDER
 from pipelines.profile import Image, Profile
 from pipelines.training import NAME
@@ -40,7 +41,7 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
     Raises:
         InputError: Docker does not answer, the image is not there, a step failed.
     """
-    _require_image(image.reference)
+    local_image(image.reference)
     root = root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     with _tracking_server(root / "mlflow-server.log") as tracking_uri:
@@ -56,22 +57,6 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
                 raise InputError("the pipeline run failed: the step that failed says why above") from None
     (folder,) = set(root.glob(f"{NAME}-*")) - known
     return folder
-
-
-def _require_image(reference: str) -> None:
-    import docker
-    from docker.errors import DockerException, ImageNotFound
-
-    try:
-        client = docker.from_env()
-    except DockerException as error:
-        raise InputError(f"Docker does not answer ({' '.join(str(error).split())[:200]}): start it, and check DOCKER_HOST and your right to use it") from None
-    try:
-        client.images.get(reference)
-    except ImageNotFound:
-        raise InputError(f"image {reference} is not on this machine: run `make image`, or `docker pull {reference}`") from None
-    finally:
-        client.close()
 
 
 def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, tracking_uri: str) -> None:

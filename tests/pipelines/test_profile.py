@@ -1,6 +1,8 @@
 """Environment profiles, pinned images, pipeline parameters, cron expressions, secrets."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,14 +14,46 @@ import yaml
 
 from components.params import PipelineParams, checked_params, load_params
 from pipelines.cron import Cron
-from pipelines.images import image_of
+from pipelines.images import image_of, local_image
 from pipelines.parameters import all_params, default_values, given_values
 from pipelines.profile import Image, Profile, Secret, load_profile, pin_image, pinned_image
 from pipelines.secrets import require_secrets
-from segmodels.errors import InputError
+from segmodels.errors import InputError, TransientError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DIGEST = "registry.example/segmodels@sha256:" + "a" * 64
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A server whose answers are JSON."""
+
+    def answer(self) -> tuple[int, dict]:
+        """Status and body, of ``self.path``."""
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        status, body = self.answer()
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(handler: type[Answers]) -> Iterator[int]:
+    """Its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 # --- profiles
@@ -98,6 +132,21 @@ def test_docker_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
         image_of("segmodels:cpu-1")
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [(404, InputError, "is not on this machine: build it"), (400, InputError, "refuses image"), (500, TransientError, "fails with image")],
+)
+def test_what_docker_says_of_an_image_is_a_sentence(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], said: str) -> None:
+    class Docker(Answers):
+        def answer(self) -> tuple[int, dict]:
+            return (200, {"ApiVersion": "1.44"}) if self.path.endswith("/version") else (status, {"message": "No such image"})
+
+    with serving(Docker) as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        with pytest.raises(kind, match=said):
+            local_image("segmodels:cpu-1")
+
+
 # --- parameters
 
 
@@ -151,48 +200,35 @@ def test_an_impossible_cron_expression_is_refused(text: str) -> None:
 # --- secrets
 
 
-class Kubernetes(BaseHTTPRequestHandler):
-    """GET of a secret, as the Kubernetes API answers it."""
-
-    def do_GET(self) -> None:
-        found = self.path.startswith("/api/v1/namespaces/jane/secrets/store")
-        body = (
-            {"kind": "Secret", "metadata": {"name": "store"}, "data": {"accesskey": "eA=="}} if found else {"kind": "Status", "code": 404, "reason": "NotFound"}
-        )
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
+class Kubernetes(Answers):
+    def answer(self) -> tuple[int, dict]:
+        if self.path.startswith("/api/v1/namespaces/jane/secrets/store"):
+            return 200, {"kind": "Secret", "metadata": {"name": "store"}, "data": {"accesskey": "eA=="}}
+        return 404, {"kind": "Status", "code": 404, "reason": "NotFound"}
 
 
 def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
-    Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    with serving(Kubernetes) as port:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "clusters": [{"name": "k", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
 
-    def profile(**keys: str) -> Profile:
-        return Profile(secrets=[Secret(name=name, environment={key: key.upper()}) for name, key in keys.items()])
+        def profile(**keys: str) -> Profile:
+            return Profile(secrets=[Secret(name=name, environment={key: key.upper()}) for name, key in keys.items()])
 
-    require_secrets(profile(store="accesskey"), "jane")
-    with pytest.raises(InputError, match="secret 'missing' is not in namespace 'jane': create it with `kubectl -n jane create secret generic missing"):
-        require_secrets(profile(missing="accesskey"), "jane")
-    with pytest.raises(InputError, match="has no key secretkey"):
-        require_secrets(profile(store="secretkey"), "jane")
-    require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
-    server.shutdown()
-    server.server_close()
+        require_secrets(profile(store="accesskey"), "jane")
+        with pytest.raises(InputError, match="secret 'missing' is not in namespace 'jane': create it with `kubectl -n jane create secret generic missing"):
+            require_secrets(profile(missing="accesskey"), "jane")
+        with pytest.raises(InputError, match="has no key secretkey"):
+            require_secrets(profile(store="secretkey"), "jane")
+        require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
 
 
 def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
