@@ -121,4 +121,5 @@ def test_two_processes_measure_what_one_does_with_the_same_global_batch(workspac
         run = json.loads((workspace / model / "run.json").read_text())
         metrics = tracking.mlflow_client(run["tracking_uri"]).get_run(run["run_id"]).data.metrics
         scores.append([metrics[name] for name in ("val/miou", "val/fwiou", "val/loss", "train/loss")])
-    assert scores[1] == pytest.approx(scores[0], rel=1e-2, abs=1e-3)
+    # the order of sums differs; labels that a model makes for itself carry such differences into the next cycle
+    assert scores[1] == pytest.approx(scores[0], rel=1e-2 if changes else 0, abs=1e-3)
