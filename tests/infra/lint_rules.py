@@ -143,6 +143,20 @@ def what_serves_has_probes(objects: list[Object]) -> list[str]:
     return [f"{pod.name}: {c['name']}: no {kind}" for pod in pods(objects) if pod.serves for c in pod.spec["containers"] for kind in kinds if kind not in c]
 
 
+def what_serves_requests_ends_late(objects: list[Object]) -> list[str]:
+    """A pod is asked for seconds after it was told to stop: it must go on answering (preStop), and then have time to finish."""
+    wrong = []
+    for pod in pods(objects):
+        if pod.owner["kind"] not in ("Deployment", "InferenceService"):
+            continue
+        for c in pod.spec["containers"]:
+            command = c.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])
+            pause = int(command[1]) if command[0] == "sleep" else 0
+            if not 3 <= pause <= pod.spec.get("terminationGracePeriodSeconds", 30) - 20:
+                wrong.append(f"{pod.name}: {c['name']}: preStop sleeps {pause} s, expected 3 s or more, and 20 s less than its grace period")
+    return wrong
+
+
 def probes_name_ports_that_are_there(objects: list[Object]) -> list[str]:
     wrong = []
     for pod in pods(objects):
@@ -303,6 +317,7 @@ RULES = [
     containers_drop_all_capabilities,
     containers_have_requests_and_limits,
     what_serves_has_probes,
+    what_serves_requests_ends_late,
     probes_name_ports_that_are_there,
     images_are_pinned_by_digest,
     mounts_have_volumes,

@@ -53,6 +53,8 @@ SPOILED: list[tuple[str, Callable[[list[Object]], Any]]] = [
     ("containers_have_requests_and_limits", lambda o: container(o)["resources"]["limits"].pop("memory")),
     ("what_serves_has_probes", lambda o: container(o).pop("livenessProbe")),
     ("what_serves_has_probes", lambda o: container(o).pop("readinessProbe")),
+    ("what_serves_requests_ends_late", lambda o: container(o).pop("lifecycle")),
+    ("what_serves_requests_ends_late", lambda o: spec(o).update(terminationGracePeriodSeconds=10)),
     ("probes_name_ports_that_are_there", lambda o: container(o)["livenessProbe"]["httpGet"].update(port=5001)),
     ("images_are_pinned_by_digest", lambda o: container(o).update(image="registry.example/segmodels:1.2")),
     ("images_are_pinned_by_digest", lambda o: container(o).update(image="segmodels:latest@sha256:" + "0" * 64)),
