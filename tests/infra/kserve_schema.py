@@ -1,7 +1,8 @@
 """The part of KServe's InferenceService that our manifest uses. KServe's Python package carries pins that do not go with ours.
 
-Source: the CustomResourceDefinition inferenceservices.serving.kserve.io/v1beta1 (github.com/kserve/kserve, config/crd/full,
-version 0.16): `spec.predictor` is a PodSpec with the fields below beside those of the PodSpec.
+Source: PredictorSpec, ComponentExtensionSpec and ScaleMetric of the API serving.kserve.io/v1beta1 (github.com/kserve/kserve,
+pkg/apis/serving/v1beta1: component.go of commit f7bf4fd6, predictor.go of commit 6382cb35): `spec.predictor` is a PodSpec with the
+fields below beside those of the PodSpec. Not here: its model formats, autoScaling, logger, batcher, deploymentStrategy.
 """
 
 from typing import Any
@@ -10,11 +11,12 @@ import jsonschema
 import kubernetes_validate
 
 PREDICTOR = {
-    "minReplicas": {"type": "integer"},
-    "maxReplicas": {"type": "integer"},
+    "minReplicas": {"type": "integer", "minimum": 0},
+    "maxReplicas": {"type": "integer", "minimum": 0},
     "scaleTarget": {"type": "integer"},
     "scaleMetric": {"enum": ["cpu", "memory", "concurrency", "rps"]},
-    "containerConcurrency": {"type": "integer"},
+    "scaleMetricType": {"enum": ["Utilization", "Value", "AverageValue"]},
+    "containerConcurrency": {"type": "integer", "minimum": 0},
     "timeout": {"type": "integer"},
     "canaryTrafficPercent": {"type": "integer"},
     "labels": {"type": "object", "additionalProperties": {"type": "string"}},
