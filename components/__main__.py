@@ -123,7 +123,14 @@ def run_step(name: str, argv: list[str]) -> None:
         file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
         params = assembled_params(fragments or file, assignments)
         options["params"] = params if hints["params"] is type(params) else params.section(name)
-    _persistently(lambda: function(**options), retries)
+    try:
+        _persistently(lambda: function(**options), retries)
+    except InputError:
+        if executor_input:
+            from components.outputs import keep_what_failed
+
+            keep_what_failed(options)
+        raise
     if executor_input:
         from components.outputs import write_executor_output
 

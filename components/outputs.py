@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components import pages
+from segmodels.errors import InputError, TransientError
 
 
 @dataclass
@@ -52,6 +54,28 @@ def write_executor_output(step: str, executor_input: str, options: Mapping[str, 
             _write(local_path(uri), outputs.files[name])
         described[name] = {"artifacts": [{"name": name, "uri": uri, "metadata": outputs.metadata.get(name, {})}]}
     _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1))
+
+
+def keep_what_failed(options: Mapping[str, Any]) -> None:
+    """Store what a failed step left for people to look at (``<output>.failed``) beside the checkpoints, and say where.
+
+    Kubeflow stores no artifacts of a failed task, and its pod's disk goes with the pod. Never fails; without an object store
+    of checkpoints (a run on one machine) the folder lies where the step put it.
+    """
+    from components.exchange import exchange_url, put_folder
+
+    if not os.environ.get("SEGMODELS_CHECKPOINTS", "").startswith("s3://"):
+        return
+    for output in options.values():
+        failed = output.with_name(f"{output.name}.failed") if isinstance(output, Path) else None
+        if not failed or not failed.is_dir():
+            continue
+        try:
+            url = f"{exchange_url()}/failed/{os.environ.get('SEGMODELS_PIPELINE_RUN') or uuid.uuid4()}/{output.name}"
+            put_folder(failed, url)
+            print(f"{failed} is kept as {url}", flush=True)
+        except (InputError, TransientError) as error:
+            print(f"{failed} could not be kept ({error})", flush=True)
 
 
 def local_path(uri: str) -> Path:
