@@ -41,8 +41,9 @@ def require_secrets(profile: Profile, namespace: str) -> None:
         except HTTPError as error:
             print(f"not checked, Kubernetes does not answer ({type(error).__name__}): secrets in namespace {namespace}")
             return
-        if missing := [key for key in secret.environment if key not in (found.data or {})]:
-            raise InputError(f"secret {secret.name!r} in namespace {namespace!r} has no key {', '.join(missing)}: add it, or correct the profile")
+        if missing := [key for key in secret.environment if not (found.data or {}).get(key)]:
+            where = f"secret {secret.name!r} in namespace {namespace!r}"
+            raise InputError(f"{where} has no key {', '.join(missing)}, or nothing in it: fill it in, or correct the profile")
 
 
 def _configured() -> bool:

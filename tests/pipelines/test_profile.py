@@ -203,7 +203,7 @@ def test_an_impossible_cron_expression_is_refused(text: str) -> None:
 class Kubernetes(Answers):
     def answer(self) -> tuple[int, dict]:
         if self.path.startswith("/api/v1/namespaces/jane/secrets/store"):
-            return 200, {"kind": "Secret", "metadata": {"name": "store"}, "data": {"accesskey": "eA=="}}
+            return 200, {"kind": "Secret", "metadata": {"name": "store"}, "data": {"accesskey": "eA==", "empty": ""}}
         return 404, {"kind": "Status", "code": 404, "reason": "NotFound"}
 
 
@@ -228,6 +228,8 @@ def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkey
             require_secrets(profile(missing="accesskey"), "jane")
         with pytest.raises(InputError, match="has no key secretkey"):
             require_secrets(profile(store="secretkey"), "jane")
+        with pytest.raises(InputError, match="has no key empty, or nothing in it"):
+            require_secrets(profile(store="empty"), "jane")
         require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
 
 
