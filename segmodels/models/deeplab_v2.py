@@ -59,6 +59,7 @@ class DeepLabV2(nn.Module):
         gmac=344.88,
         source="specification [M]: kazuto1011/deeplab-pytorch, 188.9 GMAC for the image itself; gmac with the two smaller copies: own count",
         result="PASCAL VOC 2012 val: mIoU 76.35, with CRF 77.69; test with CRF 79.7 (paper)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def deeplab_v2_resnet101(
@@ -91,6 +92,7 @@ def deeplab_v2_resnet101(
         gmac=201.96,
         source="parameters: specification [M]; gmac: own count",
         result="PASCAL VOC 2012 val: mIoU 68.96, with CRF 71.57 (paper, table 3)",
+        auxiliary_weights=(1.0,),
     ),
 )
 def deeplab_v2_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None, scales: Sequence[float] = ()) -> nn.Module:

@@ -15,8 +15,9 @@ PAPER = "Chen et al.: Rethinking Atrous Convolution for Semantic Image Segmentat
 
 
 def _register_torchvision(name: str, body_name: str, parameters: int, gmac: float, source: str, result: str) -> None:
-    """torchvision's form and keys: ASPP of 256 channels, one more 3x3 convolution, 1x1 to the classes; auxiliary head on layer 3 (weight 0.5 there)."""
-    card = ModelCard(PAPER, 2017, default_encoder=body_name, parameters=parameters, size=(520, 520), gmac=gmac, source=source, result=result)
+    """torchvision's form and keys: ASPP of 256 channels, one more 3x3 convolution, 1x1 to the classes; auxiliary head on layer 3, weight 0.5."""
+    counts: dict[str, Any] = {"parameters": parameters, "size": (520, 520), "gmac": gmac, "source": source}
+    card = ModelCard(PAPER, 2017, default_encoder=body_name, result=result, auxiliary_weights=(0.5,), **counts)
 
     @register_model(name, card)
     def build(

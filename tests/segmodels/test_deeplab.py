@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from segmodels.models.analysis import count_gmac, on_meta
 from segmodels.models.aspp import ASPP
-from segmodels.models.registry import create_model
+from segmodels.models.registry import create_model, model_entry
 
 
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
@@ -61,6 +61,12 @@ def test_v2_keeps_the_largest_score_of_three_scales_and_shows_each_in_training(v
 def test_v2_with_one_scale_has_no_auxiliary_outputs():
     model = create_model("deeplab_v2_resnet101", 3, encoder="resnet18", scales=[]).train()
     assert model(torch.randn(2, 3, 32, 32)).auxiliary == ()
+
+
+def test_auxiliary_losses_weigh_as_where_the_heads_come_from():
+    """v2: a loss of weight 1 on each scale and on their maximum (section 4.1.2); torchvision's training halves that of its auxiliary head; mmseg takes 0.4."""
+    weights = {name: model_entry(name).card.auxiliary_weights for name in ("deeplab_v2_resnet101", "deeplab_v3_resnet50", "deeplab_v3_r50_d8")}
+    assert weights == {"deeplab_v2_resnet101": (1.0,), "deeplab_v3_resnet50": (0.5,), "deeplab_v3_r50_d8": (0.4,)}
 
 
 def test_v2_has_the_body_of_the_authors_release():
