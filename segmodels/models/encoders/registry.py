@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from segmodels.errors import nearest
 from segmodels.models.encoders.base import Encoder
 from segmodels.models.encoders.freezing import freeze, freeze_batch_norm
 from segmodels.models.encoders.timm_encoder import TimmEncoder
-from segmodels.errors import nearest
 from segmodels.models.weights import load_weights
 
 _BUILDERS: dict[str, Callable[..., Encoder]] = {}
