@@ -45,3 +45,8 @@ def directory_digest(files: Mapping[str, str]) -> str:
     """``<md5>.dir``: what ``dvc add`` writes for a directory with these files (relative path -> md5)."""
     listing = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def folder_digest(root: Path) -> str:
+    """md5 of the names and contents of all files below ``root``."""
+    return directory_digest(folder_md5s(root)).removesuffix(".dir")

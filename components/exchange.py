@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from components.digest import directory_digest, folder_md5s
+from components.digest import folder_digest
 from components.progress import track
 from components.s3 import s3_client, sentences
 from components.store import THREADS
@@ -36,7 +36,7 @@ def exchange_url() -> str:
 
 def put_shards(folder: Path) -> str:
     """Upload what is not there yet; where it is, ``s3://...``."""
-    url = f"{exchange_url()}/shards/{directory_digest(folder_md5s(folder)).removesuffix('.dir')}"
+    url = f"{exchange_url()}/shards/{folder_digest(folder)}"
     put_folder(folder, url)
     return url
 

@@ -6,7 +6,8 @@ What a component passes beyond dvc.yaml's options:
     --executor-input: where Kubeflow wants the outputs described, see outputs.py.
 
 Kubeflow's cache looks at a task's image, command and parameters, and only at the *names* of its input artifacts. So every
-step after ingest takes the digest of the data and the revision of the code, for the cache alone.
+step after ingest takes the revision of the code and the digests of the data and of the artifacts that it reads, for the cache alone,
+and gives the digest of what it writes.
 """
 
 # ruff: noqa: ARG001  (parameters that are for the cache, outputs that outputs.py writes)
@@ -78,7 +79,15 @@ def validate(dataset: Input[Dataset], validation: Output[Artifact], data_docs: O
 
 
 @dsl.container_component
-def preprocess(dataset: Input[Dataset], validation: Input[Artifact], shards: Output[Dataset], params: str, data_digest: str, code_revision: str):
+def preprocess(
+    dataset: Input[Dataset],
+    validation: Input[Artifact],
+    shards: Output[Dataset],
+    shards_digest: OutputPath(str),  # type: ignore[valid-type]
+    params: str,
+    data_digest: str,
+    code_revision: str,
+):
     return _step("preprocess", params, {}, "--dataset", dataset.path, "--validation", validation.path, "--shards", shards.path)
 
 
@@ -86,6 +95,7 @@ def preprocess(dataset: Input[Dataset], validation: Input[Artifact], shards: Out
 def train(
     shards: Input[Dataset],
     model: Output[Model],
+    model_digest: OutputPath(str),  # type: ignore[valid-type]
     params: str,
     model_name: str,
     loss: str,
@@ -96,6 +106,7 @@ def train(
     gpu_type: str,  # the pipeline asks for the GPUs; kfp hands a group only those parameters that a task in it takes
     gpu_count: int,
     data_digest: str,
+    shards_digest: str,
     code_revision: str,
 ):
     values = _training_values(model_name, loss, epochs, batch_size, learning_rate, seed)
@@ -110,10 +121,13 @@ def evaluate(
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
     pictures: Output[HTML],
+    evaluation_digest: OutputPath(str),  # type: ignore[valid-type]
     params: str,
     gpu_type: str,
     gpu_count: int,
     data_digest: str,
+    shards_digest: str,
+    model_digest: str,
     code_revision: str,
 ):
     return _step("evaluate", params, {}, "--shards", shards.path, "--model", model.path, "--evaluation", evaluation.path)
@@ -130,6 +144,9 @@ def register(
     registered_model: str,
     minimum_miou: float,
     data_digest: str,
+    shards_digest: str,
+    model_digest: str,
+    evaluation_digest: str,
     code_revision: str,
 ):
     values = {"register.name": registered_model, "register.minimum": minimum_miou}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components import pages
+from components.digest import folder_digest
 from segmodels.errors import InputError, TransientError
 
 
@@ -130,13 +131,17 @@ def _validate(options: Mapping[str, Any]) -> Outputs:
 def _preprocess(options: Mapping[str, Any]) -> Outputs:
     statistics = _json(options["shards"] / "statistics.json")
     return Outputs(
-        {"shards": {"digest": statistics["digest"], "classes": statistics["labels"]["classes"], "mean": statistics["mean"], "std": statistics["std"]}}
+        {"shards": {"digest": statistics["digest"], "classes": statistics["labels"]["classes"], "mean": statistics["mean"], "std": statistics["std"]}},
+        parameters={"shards_digest": folder_digest(options["shards"])},
     )
 
 
 def _train(options: Mapping[str, Any]) -> Outputs:
     model, run = _json(options["model"] / "model.json"), _json(options["model"] / "run.json")
-    return Outputs({"model": {"framework": "pytorch", "architecture": model["name"], "mlflow_run": run["run_id"], **model["lineage"], **model["metrics"]}})
+    return Outputs(
+        {"model": {"framework": "pytorch", "architecture": model["name"], "mlflow_run": run["run_id"], **model["lineage"], **model["metrics"]}},
+        parameters={"model_digest": folder_digest(options["model"])},
+    )
 
 
 def _evaluate(options: Mapping[str, Any]) -> Outputs:
@@ -146,6 +151,7 @@ def _evaluate(options: Mapping[str, Any]) -> Outputs:
     return Outputs(
         {"evaluation": metrics, "metrics": metrics, "confusion": {"confusionMatrix": matrix}},
         files={"metrics": json.dumps(metrics), "confusion": json.dumps(confusion), "pictures": pages.evaluation(evaluation, metrics)},
+        parameters={"evaluation_digest": folder_digest(evaluation)},
     )
 
 

@@ -70,13 +70,15 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                 )
             )
             with dsl.If(news.outputs["decision"] == "train", name="something is new"):
-                known = {"data_digest": digest, "code_revision": code}
+                known = {"data_digest": digest, "code_revision": code}  # for the cache alone, as the digests below
                 gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
                 checked = place(steps.validate(dataset=dataset, params=validate_params, **known))
                 packed = place(steps.preprocess(dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known))
                 shards = packed.outputs["shards"]
+                known |= {"shards_digest": packed.outputs["shards_digest"]}
                 trained = place(steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
                 weights = trained.outputs["model"]
+                known |= {"model_digest": trained.outputs["model_digest"]}
                 measured = place(steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus)
                 place(
                     steps.register(
@@ -86,6 +88,7 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                         params=register_params,
                         registered_model=registered_model,
                         minimum_miou=minimum_miou,
+                        evaluation_digest=measured.outputs["evaluation_digest"],
                         **known,
                     )
                 )

@@ -119,7 +119,8 @@ def test_what_looks_at_the_world_outside_is_never_cached(compiled: dict[str, str
     cached = {name for name, task in steps.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"validate", "preprocess", "train", "evaluate", "register"}
     for name in cached:
-        assert {"data_digest", "code_revision"} <= set(steps[name]["inputs"]["parameters"]), "the cache looks at parameters, not at content"
+        read = {f"{artifact}_digest" for artifact in steps[name]["inputs"]["artifacts"] if artifact not in ("dataset", "validation")}
+        assert {"data_digest", "code_revision", *read} <= set(steps[name]["inputs"]["parameters"]), "the cache looks at parameters, not at content"
 
 
 def test_training_asks_for_gpus_shared_memory_and_room_where_the_profile_says(compiled: dict[str, str]) -> None:
