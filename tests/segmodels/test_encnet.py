@@ -1,17 +1,10 @@
 """EncNet: the encoding against its formula, where the presence logits come from, what stays out of evaluation."""
 
-import pytest
 import torch
 
 from segmodels.losses import create_loss
-from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.encnet import Encoding
 from segmodels.models.registry import create_model, model_entry
-
-
-@pytest.mark.parametrize(("num_classes", "count"), [(19, 35_891_961), (150, 36_060_034)])
-def test_counts_of_the_reference(num_classes, count):
-    assert count_parameters(on_meta("encnet_r50_d8", num_classes)[0]) == count
 
 
 def test_encoding_is_the_sum_of_softly_assigned_residuals():
