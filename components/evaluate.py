@@ -75,7 +75,10 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
                 total += counts
                 images.add(names.id(index), counts)
         if not total.any():
-            raise InputError(f"no pixel of the {len(reader)} test images in {shards} is labelled, expected some: check the ignore index of the label map")
+            raise InputError(
+                f"no pixel of the {len(reader)} test images in {shards} is labelled, so nothing can be measured: add masks of the test split, "
+                "or look at what `python -m components predict` finds"
+            )
         metrics = _metrics(total, len(reader))
         _write_tables(folder, total, reader, metrics)
         facts = {"params": params.model_dump(mode="json"), "model_digest": bundle_digest(model), "data_digest": reader.digest}

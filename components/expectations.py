@@ -59,8 +59,16 @@ class Finding:
     examples: list[str]
 
 
-def checks(params: ValidateParams) -> list[Check]:
-    """All that is expected, the gravest first."""
+OF_MASKS = {"mask", "mask_error", "mask_size", "unknown_labels", "void_share", "mask_md5", "pixels"}
+"""Columns that tell of masks."""
+
+
+def checks(params: ValidateParams, labelled: bool) -> list[Check]:
+    """All that is expected, the gravest first; of images alone where the dataset is not ``labelled``."""
+    return [check for check in _all_checks(params) if labelled or OF_MASKS.isdisjoint(map(str, check.arguments.values()))]
+
+
+def _all_checks(params: ValidateParams) -> list[Check]:
     known = {"ignore_row_if": "either_value_is_missing"}
     complete = {"ignore_row_if": "any_value_is_missing"}
     return [
@@ -241,12 +249,13 @@ def checks(params: ValidateParams) -> list[Check]:
     ]
 
 
-def run_checks(tables: Mapping[Table, pd.DataFrame], params: ValidateParams, run_name: str, pages: Path) -> list[Finding]:
+def run_checks(tables: Mapping[Table, pd.DataFrame], params: ValidateParams, run_name: str, pages: Path, *, labelled: bool) -> list[Finding]:
     """Run all checks and write Great Expectations' own pages about them into the folder ``pages``.
 
     Args:
         tables: columns as in ``validate.tables``.
         run_name: title of the run on the pages.
+        labelled: whether the dataset has masks.
     """
     import great_expectations as gx
     from great_expectations.core.run_identifier import RunIdentifier
@@ -259,9 +268,12 @@ def run_checks(tables: Mapping[Table, pd.DataFrame], params: ValidateParams, run
     context.add_data_docs_site("docs", _site(pages))  # type: ignore[arg-type]
     when = RunIdentifier(run_name=run_name, run_time=datetime.datetime.now(datetime.UTC))
     findings = {}
+    expected = checks(params, labelled)
     for table, frame in tables.items():
+        own = {check.name: check for check in expected if check.table == table}
+        if not own:
+            continue
         batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
-        own = {check.name: check for check in checks(params) if check.table == table}
         suite = context.suites.add_or_update(gx.ExpectationSuite(name=SUITES[table], expectations=[_expectation(check) for check in own.values()]))
         definition = context.validation_definitions.add_or_update(gx.ValidationDefinition(name=SUITES[table], data=batch, suite=suite))
         rows = {"result_format": "COMPLETE", "unexpected_index_column_names": NAMES[table], "return_unexpected_index_query": False}
@@ -271,7 +283,7 @@ def run_checks(tables: Mapping[Table, pd.DataFrame], params: ValidateParams, run
             name = result.expectation_config.meta["check"]  # type: ignore[union-attr]
             findings[name] = _finding(own[name], result)
     context.build_data_docs(site_names=["docs"])
-    return [findings[check.name] for check in checks(params)]
+    return [findings[check.name] for check in expected]
 
 
 def _expectation(check: Check) -> Any:

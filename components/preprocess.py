@@ -91,7 +91,7 @@ def _start(layout: Layout, longer_side: int | None) -> None:
 
 def _prepare(sample: Sample) -> Prepared:
     layout, longer_side = _common
-    if sample.mask is None:
+    if sample.mask is None and layout.labelled:
         raise InputError(f"sample {sample.id!r} of split {sample.split!r} has no mask: add it or remove the sample")
     image, mask = layout.read(sample)
     if longer_side is not None:

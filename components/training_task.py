@@ -46,6 +46,8 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
         model = create_model(params.model, num_classes=labels.num_classes, **params.options)
         assert isinstance(model, WNet)
         return UnsupervisedTask(model, loss, **scale)
+    if not any(statistics.class_pixels):
+        raise InputError(f"no pixel of the train split is labelled, but model {params.model!r} learns from labels: add masks, or set train.model to wnet")
     weights = class_weights(params.class_weights, statistics.class_pixels, statistics.present_pixels) if params.class_weights != "none" else None
     loss = create_loss({**card.losses, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
     return SegmentationTask(

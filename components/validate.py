@@ -45,7 +45,7 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
     shutil.rmtree(failed, ignore_errors=True)
     with written_folder(failed) as folder:
         pages = folder / "docs" / "great_expectations"
-        findings = run_checks(tables(facts, classes, opened), params, f"dataset {opened.digest}", pages)
+        findings = run_checks(tables(facts, classes, opened), params, f"dataset {opened.digest}", pages, labelled=opened.layout.labelled)
         report = _report(findings, facts, classes, opened)
         make_offline(pages)
         write_overview(report, folder / "docs", pages)
@@ -138,7 +138,7 @@ def _report(findings: list[Finding], facts: pa.Table, classes: dict[str, dict[st
         "sizes": _most_common(_sizes(facts, "width", "height")),
         "image_formats": _most_common(_formats(facts, "image")),
         "mask_formats": _most_common(_formats(facts, "mask")),
-        "void_share": {name: _mean(void[split == name]) for name in SPLITS},
+        "void_share": {name: _mean(void[split == name]) if dataset.layout.labelled else 1.0 for name in SPLITS},
         "classes": classes,
         "checks": entries,
     }

@@ -36,10 +36,11 @@ class Sample:
 class Layout(ABC):
     """One dataset organisation, as its authors publish it. Never writes.
 
-    Subclasses set ``name`` and are found by it: ``open_layout("camvid", root)``.
+    Subclasses set ``name`` and are found by it: ``open_layout("camvid", root)``. ``labelled`` is False where no sample has a mask.
     """
 
     name: ClassVar[str]
+    labelled: ClassVar[bool] = True
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)

@@ -50,12 +50,14 @@ class Folder(Layout):
     """
 
     name: ClassVar[str] = "folder"
+    parts: ClassVar[tuple[str, ...]] = ("images", "masks")
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        for part in ("images", "masks"):
+        for part in self.parts:
             if not (self.root / part).is_dir():
-                raise InputError(f"dataset folder {self.root} has no folder {part}/, expected images/, masks/ and classes.txt (layout 'folder')")
+                expected = ", ".join(f"{name}/" for name in self.parts)
+                raise InputError(f"dataset folder {self.root} has no folder {part}/, expected {expected} and classes.txt (layout {self.name!r})")
         self._classes: Classes = read_classes(self.root)
 
     @property
@@ -63,19 +65,24 @@ class Folder(Layout):
         return self._classes.labels
 
     def samples(self) -> Iterable[Sample]:
-        images, masks = self._images, self._files("masks")
-        for there, other, kind in ((images, masks, "mask"), (masks, images, "image")):
-            if alone := sorted(there.keys() - other.keys()):
-                names = ", ".join(there[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
-                raise InputError(f"{len(alone)} files in {self.root} have no {kind}: {names}: add each {kind} under the same name or remove the file")
+        images, masks = self._images, self._masks()
         for split, sample_id in self._split_ids():
-            yield Sample(sample_id, split, images[sample_id], masks[sample_id], self._groups.get(sample_id, sample_id), self._image_labels.get(sample_id))
+            yield Sample(sample_id, split, images[sample_id], masks.get(sample_id), self._groups.get(sample_id, sample_id), self._image_labels.get(sample_id))
 
     def read_image(self, sample: Sample) -> np.ndarray:
         return read_image(self.root / sample.image)
 
     def read_source_mask(self, sample: Sample) -> np.ndarray:
         return read_mask(self.root / str(sample.mask), self._classes.colors)
+
+    def _masks(self) -> dict[str, str]:
+        """Sample id -> path of its mask, for all samples."""
+        images, masks = self._images, self._files("masks")
+        for there, other, kind in ((images, masks, "mask"), (masks, images, "image")):
+            if alone := sorted(there.keys() - other.keys()):
+                names = ", ".join(there[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
+                raise InputError(f"{len(alone)} files in {self.root} have no {kind}: {names}: add each {kind} under the same name or remove the file")
+        return masks
 
     @cached_property
     def _images(self) -> dict[str, str]:
