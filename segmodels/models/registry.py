@@ -103,7 +103,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     Common options: ``in_channels`` (default 3), ``encoder``, ``encoder_weights`` (path or URI) for models with an encoder.
 
     Raises:
-        InputError: unknown model (with the nearest names), unknown option (with the list of options), fewer than 2 classes.
+        InputError: unknown model (with the nearest names), unknown option (with the nearest names), fewer than 2 classes or 1 channel.
     """
     entry = model_entry(name)
     if num_classes < 2:
@@ -112,4 +112,6 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     for option in options:
         if option not in known:
             raise nearest(f"option of model {name!r}", option, sorted(known))
+    if options.get("in_channels", 1) < 1:
+        raise InputError(f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB")
     return entry.build(num_classes=num_classes, **options)

@@ -127,7 +127,7 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     fetched again. Access rights are fsspec's own affair: environment, profile or configuration file.
 
     Args:
-        cache: folder of the copies, by default ``$SEGMODELS_CACHE`` or ``~/.cache/segmodels``.
+        cache: folder of the copies, by default ``$SEGMODELS_CACHE`` or ``~/.cache/segmodels``; nothing is ever removed from it, it may be emptied at any time.
 
     Raises:
         InputError: no such file, no right to read it, a package for that kind of store is missing, or another checksum than pinned.
