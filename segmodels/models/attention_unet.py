@@ -15,7 +15,7 @@ from torch.nn import functional
 from segmodels.models.blocks import ConvNormAct, check_images
 from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
-from segmodels.models.unet import WIDTHS, check_spatial_dims, check_widths, crop, pad_to_multiple, relu
+from segmodels.models.unet import WIDTHS, UNet, check_spatial_dims, check_widths, crop, pad_to_multiple, relu
 
 PAPER = "Oktay et al.: Attention U-Net: Learning Where to Look for the Pancreas. MIDL 2018, arXiv 1804.03999"
 ORIGINAL_WIDTHS = (16, 32, 64, 128, 256)
@@ -56,27 +56,14 @@ class GridAttentionGate(nn.Module):
         return skip * self.coefficients(gate, skip)
 
 
-class AttentionUNet(nn.Module):
-    """The 2-D form in common use. Any height and width."""
+class AttentionUNet(UNet):
+    """The 2-D form in common use: a U-Net whose convolutions have biases and whose skips are gated. Any height and width."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> None:
-        super().__init__()
-        widths = check_widths(widths)
-        self.in_channels = in_channels
-        self.encoder = nn.ModuleList(_double_conv(i, o, 2) for i, o in zip([in_channels, *widths], widths, strict=False))
-        self.pool = nn.MaxPool2d(2)
-        self.decoder = nn.ModuleList(_UpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.head = nn.Conv2d(widths[0], num_classes, 1)
+    def stage(self, in_channels: int, out_channels: int) -> nn.Module:
+        return _double_conv(in_channels, out_channels, 2)
 
-    def forward(self, images: Tensor) -> Prediction:
-        check_images(images, self.in_channels)
-        skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
-        for stage in self.encoder[1:]:
-            skips.append(stage(self.pool(skips[-1])))
-        features = skips.pop()
-        for block in self.decoder:
-            features = block(features, skips.pop())
-        return Prediction(crop(self.head(features), images.shape[2:]))
+    def up_stage(self, in_channels: int, out_channels: int) -> nn.Module:
+        return _UpBlock(in_channels, out_channels)
 
 
 class AttentionUNetOriginal(nn.Module):

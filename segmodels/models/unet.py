@@ -80,10 +80,18 @@ class UNet(nn.Module):
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
-        self.encoder = nn.ModuleList(double_conv(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.encoder = nn.ModuleList(self.stage(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
         self.pool = nn.MaxPool2d(2)
-        self.decoder = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.decoder = nn.ModuleList(self.up_stage(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.head = nn.Conv2d(widths[0], num_classes, 1)
+
+    def stage(self, in_channels: int, out_channels: int) -> nn.Module:
+        """What each level of the encoder does to the map, ``(B, in, H, W)`` to ``(B, out, H, W)``."""
+        return double_conv(in_channels, out_channels)
+
+    def up_stage(self, in_channels: int, out_channels: int) -> nn.Module:
+        """What each level of the decoder does to the coarser map and the encoder's."""
+        return UpBlock(in_channels, out_channels)
 
     def forward(self, images: Tensor) -> Prediction:
         check_images(images, self.in_channels)

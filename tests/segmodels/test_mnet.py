@@ -1,5 +1,6 @@
 import pytest
 import torch
+from skip_wiring import unchanged_without_skip
 from torch.nn import functional
 
 from segmodels.models.mnet import MNet
@@ -50,15 +51,7 @@ def test_slices_as_channels_equal_the_papers_convolution_over_a_stack() -> None:
 
 @pytest.mark.parametrize("level", range(4))
 def test_each_skip_feeds_its_own_decoder_level_only(level: int) -> None:
-    model = MNet(2, 3, WIDTHS).eval()
-    images = torch.randn(1, 3, 32, 32)
-    maps: list[torch.Tensor] = []
-    for block in model.decoder:
-        block.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-    model(images)
-    model.decoder[3 - level].register_forward_pre_hook(lambda _module, inputs: (inputs[0], torch.zeros_like(inputs[1])))
-    model(images)
-    assert [torch.equal(before, after) for before, after in zip(maps[:4], maps[4:], strict=True)] == [i < 3 - level for i in range(4)]
+    assert unchanged_without_skip(MNet(2, 3, WIDTHS).eval(), level) == [i < 3 - level for i in range(4)]
 
 
 @pytest.mark.parametrize("size", [(5, 37), (64, 48)])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from skip_wiring import unchanged_without_skip
 from torch.nn import functional
 
 from segmodels.errors import InputError
@@ -141,15 +142,7 @@ def test_images_with_other_channels_are_refused(name: str) -> None:
 @pytest.mark.parametrize("level", range(4))
 def test_each_skip_feeds_its_own_decoder_level_only(level: int) -> None:
     """Zero one skip: the decoder's maps change from that level upwards and not below it."""
-    model = create_model("unet", 2, widths=WIDTHS).eval()
-    images = torch.randn(1, 3, 32, 32)
-    maps: list[torch.Tensor] = []
-    for block in model.decoder:
-        block.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-    model(images)
-    model.decoder[3 - level].register_forward_pre_hook(lambda _module, inputs: (inputs[0], torch.zeros_like(inputs[1])))
-    model(images)
-    assert [torch.equal(before, after) for before, after in zip(maps[:4], maps[4:], strict=True)] == [i < 3 - level for i in range(4)]
+    assert unchanged_without_skip(create_model("unet", 2, widths=WIDTHS).eval(), level) == [i < 3 - level for i in range(4)]
 
 
 @pytest.mark.parametrize("widths", [[64], [64, 0]])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from skip_wiring import unchanged_without_skip
 from torch import nn
 
 from segmodels.errors import InputError
@@ -109,16 +110,7 @@ def test_every_stage_adds_its_input_before_its_last_activation() -> None:
 
 @pytest.mark.parametrize("level", range(4))
 def test_each_skip_feeds_its_own_decoder_level_only(level: int) -> None:
-    model = VNet(2, 3, WIDTHS).eval()
-    images = torch.randn(1, 3, 32, 32)
-    maps: list[torch.Tensor] = []
-    for stage in model.decoder:
-        stage.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
-    model(images)
-    width = WIDTHS[level]
-    model.decoder[3 - level].register_forward_pre_hook(lambda _module, inputs: torch.cat([inputs[0][:, :width], 0 * inputs[0][:, width:]], dim=1))
-    model(images)
-    assert [torch.equal(before, after) for before, after in zip(maps[:4], maps[4:], strict=True)] == [i < 3 - level for i in range(4)]
+    assert unchanged_without_skip(VNet(2, 3, WIDTHS).eval(), level, WIDTHS[level]) == [i < 3 - level for i in range(4)]
 
 
 @pytest.mark.parametrize("size", [(17, 33), (16, 16), (5, 9, 18)])
