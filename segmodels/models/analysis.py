@@ -54,11 +54,11 @@ def describe(name: str, num_classes: int | None = None, size: Sequence[int] | No
     model, images = on_meta(name, num_classes, size, **options)
     shapes: dict[str, list[str]] = {}
     shown = [(key, module) for key, module in model.named_modules() if key and key.count(".") < depth]
-    for key, module in shown:
+    for key, module in model.named_modules():
         module.register_forward_hook(lambda _module, _inputs, output, key=key: shapes.setdefault(key, []).append(_shape(output)))
     gmac = count_gmac(model, images)
     card = model_entry(name).card
-    used = {key.rsplit(".", cut)[0] for key in shapes for cut in range(key.count(".") + 1)}  # containers are never called, their children are
+    used = {key.rsplit(".", cut)[0] for key in shapes for cut in range(key.count(".") + 1)}  # what is taken apart is never called, its parts are
     lines = [
         f"{name} ({card.paper})",
         f"input {_shape(images)}, {count_parameters(model):,} trainable parameters, {gmac:.2f} GMAC in eval mode",

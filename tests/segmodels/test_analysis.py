@@ -55,6 +55,12 @@ def test_description_shows_each_stage_with_its_shape_and_what_only_trains():
     assert "training only" in lines["aux_classifier"]
 
 
+@pytest.mark.parametrize(("name", "part"), [("segnet", "features"), ("wnet", "contracting")])
+def test_a_part_whose_layers_are_called_one_by_one_is_not_for_training_only(name, part):
+    line = next(line for line in describe(name).splitlines() if line.split()[0] == part)
+    assert "training only" not in line
+
+
 def test_description_of_an_unknown_model_names_the_nearest():
     with pytest.raises(InputError, match="unknown model 'fcn_resnet5'"):
         describe("fcn_resnet5")
