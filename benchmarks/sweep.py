@@ -7,6 +7,7 @@ set the test split's MIoU against parameters and images per second, which is mea
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
     parser.add_argument("--report", action="store_true", help="train nothing: table and chart of the runs that are in MLflow")
     options = parser.parse_args()
+    subprocess.run(["dvc", "repro", "preprocess"], cwd=ROOT, check=True)  # once for all; the report looks at the images' size
     experiment = f"sweep-{yaml.safe_load((ROOT / 'params.yaml').read_text())['train']['experiment']}"
     if not options.report:
         train_all(options.models, options.minutes, experiment)
@@ -131,9 +133,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
     for axis, key, label in zip(axes, ("parameters", "speed"), ("million parameters", f"prediction, images/s (batches of {BATCH})"), strict=True):
-        for row in rows:
+        middle = math.sqrt(min(row[key] for row in rows) * max(row[key] for row in rows))
+        for place, row in enumerate(rows):  # by MIoU: neighbours have their names on either side
+            left = row[key] > middle
             axis.scatter(row[key], float(row["miou"]), s=36)
-            axis.annotate(row["model"], (row[key], float(row["miou"])), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            axis.annotate(
+                row["model"],
+                (row[key], float(row["miou"])),
+                xytext=(-5 if left else 5, -10 if place % 2 else 4),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=8,
+            )
         axis.set_xscale("log")
         axis.set_xlabel(label)
         axis.margins(x=0.2, y=0.1)
