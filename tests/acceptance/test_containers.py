@@ -182,7 +182,7 @@ def pip_settings(path: Path) -> Path:
 def test_the_image_holds_the_steps_and_no_tools(build: Build) -> None:
     show = """
 import importlib.util, json, os, shutil
-there = [name for name in ("kfp", "pytest", "kubeflow", "ruff", "pipelines", "pip") if importlib.util.find_spec(name)]
+there = [name for name in ("kfp", "pytest", "ruff", "pipelines", "pip") if importlib.util.find_spec(name)]
 tools = [name for name in ("gcc", "cc", "make", "cmake", "g++") if shutil.which(name)]
 print(json.dumps([there, tools, os.getuid(), os.environ["SEGMODELS_CODE_REVISION"]]))
 """
