@@ -23,11 +23,10 @@ from components import tracking
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
-EPOCHS = 6
 PARAMS = {
     "train": {
         "options": {"widths": [8, 16]},
-        "epochs": EPOCHS,
+        "epochs": 6,
         "batch_size": 4,
         "accelerator": "cpu",
         "precision": "float32",
@@ -61,6 +60,8 @@ def epochs_of(workspace: Path) -> list[int]:
 
 def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrupted_training(workspace: Path) -> None:
     """SIGKILL and SIGTERM in turn, each some way into the training; then one run to the end."""
+    epochs = 20  # enough that none ends before its signal arrives, on a busy machine too
+    (workspace / "params.yaml").write_text(yaml.safe_dump({"train": {**PARAMS["train"], "epochs": epochs}}))
     subprocess.run(["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240)
     expected = load_file(workspace / "data" / "model" / "weights.safetensors")
     for leftover in ("data/checkpoints", "data/model", ".dvc/cache"):
@@ -87,7 +88,7 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrup
     assert expected.keys() == resumed.keys()
     for name, value in expected.items():
         assert torch.equal(value, resumed[name]), name
-    assert epochs_of(workspace) == list(range(EPOCHS))
+    assert epochs_of(workspace) == list(range(epochs))
 
 
 @pytest.mark.parametrize(
