@@ -1,7 +1,8 @@
 """Dense CRF, the lattice beside the exact kernel matrix: ``python -m benchmarks.crf``.
 
-Photographs at several sizes, 21 classes, the ten iterations of DeepLab. The exact form needs (H x W)^2 numbers per kernel, so it runs on
-small images only; there the mean of |dQ| and the share of pixels of the same class say what the lattice costs in accuracy.
+Photographs at several sizes, 21 classes, the ten iterations of DeepLab. The exact form needs (H x W)^2 numbers per
+kernel, so it runs on small images only; there the mean of |dQ| and the share of pixels of the same class say what the
+lattice costs in accuracy.
 """
 
 import cv2

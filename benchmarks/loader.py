@@ -41,18 +41,25 @@ def main() -> None:
         augment = Augment((CROP, CROP), SCALE, flip=0.5, brightness=JITTER, contrast=JITTER, saturation=JITTER, hue=0.1)
         loader = training_loader(ShardReader(folder, "train"), augment, batch_size=BATCH, seed=0)
         contenders = {
-            "PNG + albumentations": lambda: run(batch(augmented(*decode(*files[n])) for n in numbers) for numbers in epoch()),
-            "albumentations alone, decoded in memory": lambda: run(batch(augmented(*samples[n]) for n in numbers) for numbers in epoch()),
+            "PNG + albumentations": lambda: run(
+                batch(augmented(*decode(*files[n])) for n in numbers) for numbers in epoch()
+            ),
+            "albumentations alone, decoded in memory": lambda: run(
+                batch(augmented(*samples[n]) for n in numbers) for numbers in epoch()
+            ),
             "this project, uint8 (normalised on the device)": lambda: run(loader),
-            "this project, normalised to float32 here": lambda: run((normalised(images), masks) for images, masks in loader),
+            "this project, normalised to float32 here": lambda: run(
+                (normalised(images), masks) for images, masks in loader
+            ),
         }
         milliseconds = side_by_side(contenders)
     rates = {name: 1e3 * IMAGES / time for name, time in milliseconds.items()}
     peer = rates["PNG + albumentations"]
     rows = [[name, rate, rate / peer] for name, rate in rates.items()]
     text = (
-        f"{IMAGES} {kind}, {HEIGHT}x{WIDTH} to {CROP}x{CROP}, random scale {SCALE[0]}-{SCALE[1]}, crop or pad, flip, brightness, contrast, saturation and hue; "
-        f"batches of {BATCH}, one process, OpenCV and torch on one thread.\n\n{markdown_table(['input', 'images/s', 'ratio'], rows)}"
+        f"{IMAGES} {kind}, {HEIGHT}x{WIDTH} to {CROP}x{CROP}, random scale {SCALE[0]}-{SCALE[1]}, crop or pad, flip,"
+        f" brightness, contrast, saturation and hue; batches of {BATCH}, one process, OpenCV and torch on one"
+        f" thread.\n\n{markdown_table(['input', 'images/s', 'ratio'], rows)}"
     )
     write_section("Loader", text, ("albumentations", "opencv-python-headless", "numpy", "torch"))
 
@@ -67,7 +74,10 @@ Samples = list[tuple[np.ndarray, np.ndarray]]
 
 def real_frames() -> tuple[Samples, str] | None:
     """CamVid's frames, where the tests find them too."""
-    folder = Path(os.environ.get("SEGMODELS_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "camvid"
+    folder = (
+        Path(os.environ.get("SEGMODELS_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+        / "camvid"
+    )
     if not folder.is_dir():
         return None
     layout = open_layout("camvid", folder)
@@ -132,7 +142,9 @@ BUFFER = torch.empty(BATCH, CROP, 3 * CROP)
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
-    """Into one buffer, as each batch is used before the next; by rows of pixels, as torch is slow in broadcasting over an innermost dimension of three."""
+    """Into one buffer, as each batch is used before the next; by rows of pixels, as torch is slow in broadcasting over
+    an innermost dimension of three.
+    """
     rows = images.permute(0, 2, 3, 1).reshape(BATCH, CROP, 3 * CROP)
     torch.mul(rows, GAIN, out=BUFFER).add_(OFFSET)
     return BUFFER.view(BATCH, CROP, CROP, 3).permute(0, 3, 1, 2)

@@ -71,8 +71,12 @@ PEERS: dict[str, dict[str, Loss]] = {
         "kornia": lambda x, y: kornia.losses.focal_loss(x, y, alpha=None, reduction="mean"),
         "MONAI": one_channel(monai.losses.FocalLoss(to_onehot_y=True, use_softmax=True)),
     },
-    "boundary": {"MONAI": one_channel(monai.losses.BoundaryLoss(softmax=True, to_onehot_y=True, include_background=False))},
-    "hausdorff": {"MONAI": one_channel(monai.losses.HausdorffDTLoss(softmax=True, to_onehot_y=True, include_background=True))},
+    "boundary": {
+        "MONAI": one_channel(monai.losses.BoundaryLoss(softmax=True, to_onehot_y=True, include_background=False))
+    },
+    "hausdorff": {
+        "MONAI": one_channel(monai.losses.HausdorffDTLoss(softmax=True, to_onehot_y=True, include_background=True))
+    },
     "lovasz_softmax": {"kornia": kornia.losses.lovasz_softmax_loss, "torch.sort": lovasz_by_torch_sort},
 }
 GROUPS = [  # contenders that run in turn, and how often
@@ -96,7 +100,9 @@ def peak_mebibytes(run: Callable[[], object]) -> float:
 
 def resident(field: str) -> int:
     """A line of /proc/self/status, KiB."""
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)
+    )
 
 
 def main() -> None:
@@ -122,20 +128,25 @@ def main() -> None:
         memory = {name: peak_mebibytes(step) for name, step in steps.items()}
         for name in names:
             ours, reference = f"{name} ours", "cross_entropy torch"
-            peers = [f"{name} {peer}" for peer in PEERS.get(name, {})] or ([reference] if name == "cross_entropy" else [])
+            peers = [f"{name} {peer}" for peer in PEERS.get(name, {})] or (
+                [reference] if name == "cross_entropy" else []
+            )
             rows.append(
                 [
                     name,
                     times[ours],
                     times[ours] / times[reference],
                     memory[ours],
-                    ", ".join(f"{peer.split()[1]} {times[peer]:.0f} ms / {memory[peer]:.0f} MiB" for peer in peers) or "-",
+                    ", ".join(f"{peer.split()[1]} {times[peer]:.0f} ms / {memory[peer]:.0f} MiB" for peer in peers)
+                    or "-",
                     min(times[peer] for peer in peers) / times[ours] if peers else "-",
                 ]
             )
     write_section(
         f"Losses, forward and backward of {IMAGES}x{CLASSES}x{HEIGHT}x{WIDTH} float32, {THREADS} threads",
-        markdown_table(["loss", "ms", "times F.cross_entropy", "peak MiB", "peers", "times faster than the fastest peer"], rows),
+        markdown_table(
+            ["loss", "ms", "times F.cross_entropy", "peak MiB", "peers", "times faster than the fastest peer"], rows
+        ),
         packages=("torch", "monai", "kornia", "opencv-python-headless", "numba"),
     )
 

@@ -27,14 +27,17 @@ print(time.perf_counter() - start)
 
 
 def region_maps(random: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """Prediction and target of smooth regions, nine tenths alike, the lowest rows ignored as Cityscapes ignores the car's bonnet.
+    """PixelOutput and target of smooth regions, nine tenths alike, the lowest rows ignored as Cityscapes ignores the
+    car's bonnet.
 
     A tenth of their 8-pixel words hold a boundary; in frames of Cityscapes against a shifted copy it is a twentieth.
     """
     fields = random.standard_normal((IMAGES, CLASSES, 6, 12))
 
     def most_likely(fields: NDArray) -> NDArray:
-        scores = ([cv2.resize(field, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for field in image] for image in fields)
+        scores = (
+            [cv2.resize(field, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) for field in image] for image in fields
+        )
         return np.stack([np.argmax(image, axis=0) for image in scores]).astype(np.uint8)
 
     prediction, target = most_likely(fields + 0.1 * random.standard_normal(fields.shape)), most_likely(fields)
@@ -66,18 +69,24 @@ def contenders(prediction: NDArray, target: NDArray) -> dict[str, Callable[[], o
 
     return {
         "segmodels": lambda: ConfusionMatrix.from_maps(prediction, target, CLASSES).counts,
-        "segmodels without numba": lambda: tally(prediction.reshape(-1), target.reshape(-1), CLASSES, 255)[:CLASSES, :CLASSES],
+        "segmodels without numba": lambda: tally(prediction.reshape(-1), target.reshape(-1), CLASSES, 255)[
+            :CLASSES, :CLASSES
+        ],
         "np.copyto of both maps": copy,
         "cv2.calcHist": histogram,
         "np.bincount, masked": masked_bincount,
-        "torchmetrics, validate_args=False": lambda: multiclass_confusion_matrix(*tensors, CLASSES, ignore_index=255, validate_args=False).numpy(),
+        "torchmetrics, validate_args=False": (
+            lambda: multiclass_confusion_matrix(*tensors, CLASSES, ignore_index=255, validate_args=False).numpy()
+        ),
         "torchmetrics": lambda: multiclass_confusion_matrix(*tensors, CLASSES, ignore_index=255).numpy(),
         "scikit-learn": scikit_learn,
     }
 
 
 def count_table(kinds: dict[str, tuple[NDArray, NDArray]]) -> str:
-    """Milliseconds and ratio to segmodels of every contender on every kind of maps, after checking that all count the same."""
+    """Milliseconds and ratio to segmodels of every contender on every kind of maps, after checking that all count the
+    same.
+    """
     columns = {}
     for kind, maps in kinds.items():
         runs = contenders(*maps)
@@ -87,19 +96,31 @@ def count_table(kinds: dict[str, tuple[NDArray, NDArray]]) -> str:
             if counts is not None and not np.array_equal(counts, expected):
                 raise AssertionError(f"{name} counts {kind} otherwise")
         columns[kind] = side_by_side(runs, rounds=5, warmup=0)
-    header = ["4 × 1024 × 2048, 19 classes, 255 ignored", *(f"{kind}, {unit}" for kind in columns for unit in ("ms", "× segmodels"))]
-    rows = [[name, *(cell for times in columns.values() for cell in (times[name], times[name] / times["segmodels"]))] for name in runs]
+    header = [
+        "4 × 1024 × 2048, 19 classes, 255 ignored",
+        *(f"{kind}, {unit}" for kind in columns for unit in ("ms", "× segmodels")),
+    ]
+    rows = [
+        [name, *(cell for times in columns.values() for cell in (times[name], times[name] / times["segmodels"]))]
+        for name in runs
+    ]
     return markdown_table(header, rows)
 
 
 def first_update(type_name: str) -> float:
     """Seconds of the first large update of a process: importing numba and compiling."""
-    return float(subprocess.run([sys.executable, "-c", FIRST_UPDATE.format(type=type_name)], capture_output=True, text=True, check=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", FIRST_UPDATE.format(type=type_name)], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def bootstrap_milliseconds(random: np.random.Generator, images: int = 500) -> float:
     truth = random.integers(0, 10**5, (images, CLASSES, 1))
-    candidate, baseline = (np.floor(truth * random.dirichlet(np.ones(CLASSES), (images, CLASSES))).astype(np.int64) for _ in range(2))
+    candidate, baseline = (
+        np.floor(truth * random.dirichlet(np.ones(CLASSES), (images, CLASSES))).astype(np.int64) for _ in range(2)
+    )
     for model in (candidate, baseline):
         model[:, range(CLASSES), range(CLASSES)] += truth[..., 0] - model.sum(-1)
     return side_by_side({"bootstrap": lambda: paired_bootstrap(candidate, baseline)}, rounds=3)["bootstrap"]
@@ -117,7 +138,10 @@ def main() -> None:
         }
     )
     notes = [
-        f"First large update of a process (import of numba, compiling): {first_update('uint8'):.2g} s for uint8, {first_update('int64'):.2g} s for int64.",
+        (
+            f"First large update of a process (import of numba, compiling): {first_update('uint8'):.2g} s for uint8,"
+            f" {first_update('int64'):.2g} s for int64."
+        ),
         f"Paired bootstrap of 500 images, 19 classes, 10,000 resamples: {bootstrap_milliseconds(random):.0f} ms.",
     ]
     packages = ("numpy", "torch", "numba", "opencv-python-headless", "torchmetrics", "scikit-learn")

@@ -1,7 +1,8 @@
 """Models beside the implementations of MONAI and transformers: ``python -m benchmarks.models [--threads N]``.
 
-Forward and backward of one batch in training mode. Multiply-accumulates stand beside the times: where the two nets are not the same, the ratio of the
-times is to be read against theirs. With a GPU at hand the same in bfloat16, channels last and compiled.
+Forward and backward of one batch in training mode. Multiply-accumulates stand beside the times: where the two nets are
+not the same, the ratio of the times is to be read against theirs. With a GPU at hand the same in bfloat16, channels
+last and compiled.
 """
 
 import argparse
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmarks.report import markdown_table, side_by_side, write_section
 from segmodels import create_model
+from segmodels.encoders.registry import create_encoder
 from segmodels.models.analysis import count_gmac
-from segmodels.models.encoders.registry import create_encoder
 
 BATCH, CLASSES = 2, 21
 
@@ -52,7 +53,9 @@ def monai_unet() -> nn.Module:
 def monai_unet_plus_plus() -> nn.Module:
     from monai.networks.nets import BasicUNetPlusPlus
 
-    return BasicUNetPlusPlus(2, 3, CLASSES, features=(32, 64, 128, 256, 512, 32), deep_supervision=True, act="relu", norm="batch")
+    return BasicUNetPlusPlus(
+        2, 3, CLASSES, features=(32, 64, 128, 256, 512, 32), deep_supervision=True, act="relu", norm="batch"
+    )
 
 
 def monai_attention_unet() -> nn.Module:
@@ -65,24 +68,42 @@ def transformers_upernet() -> nn.Module:
     from transformers import ResNetConfig, UperNetConfig, UperNetForSemanticSegmentation
 
     body = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-    return UperNetForSemanticSegmentation(UperNetConfig(backbone_config=body, num_labels=CLASSES, auxiliary_in_channels=1024, use_auxiliary_head=False))
+    return UperNetForSemanticSegmentation(
+        UperNetConfig(backbone_config=body, num_labels=CLASSES, auxiliary_in_channels=1024, use_auxiliary_head=False)
+    )
 
 
 PAIRS: dict[str, tuple[Callable[[], nn.Module], str, Callable[[], nn.Module]]] = {
-    "encoder resnet50": (lambda: LastMap(create_encoder("resnet50")), "transformers ResNetModel (same net)", transformers_resnet50),
+    "encoder resnet50": (
+        lambda: LastMap(create_encoder("resnet50")),
+        "transformers ResNetModel (same net)",
+        transformers_resnet50,
+    ),
     "encoder mobilenet_v2": (
         lambda: LastMap(create_encoder("mobilenet_v2")),
         "transformers MobileNetV2Model (and its 1280 channels)",
         transformers_mobilenet_v2,
     ),
-    "unet": (lambda: create_model("unet", CLASSES), "MONAI BasicUNet (no halving in the last up-convolution)", monai_unet),
-    "unet_plus_plus": (lambda: create_model("unet_plus_plus", CLASSES), "MONAI BasicUNetPlusPlus", monai_unet_plus_plus),
+    "unet": (
+        lambda: create_model("unet", CLASSES),
+        "MONAI BasicUNet (no halving in the last up-convolution)",
+        monai_unet,
+    ),
+    "unet_plus_plus": (
+        lambda: create_model("unet_plus_plus", CLASSES),
+        "MONAI BasicUNetPlusPlus",
+        monai_unet_plus_plus,
+    ),
     "upernet_r50": (
         lambda: create_model("upernet_r50", CLASSES, encoder_options={"deep_stem": False}, auxiliary=False),
         "transformers UperNetForSemanticSegmentation (same net)",
         transformers_upernet,
     ),
-    "attention_unet": (lambda: create_model("attention_unet", CLASSES), "MONAI AttentionUnet (strided convolutions for pools)", monai_attention_unet),
+    "attention_unet": (
+        lambda: create_model("attention_unet", CLASSES),
+        "MONAI AttentionUnet (strided convolutions for pools)",
+        monai_attention_unet,
+    ),
 }
 
 
@@ -122,13 +143,23 @@ def main() -> None:
         if gpu:
             inputs = images.contiguous(memory_format=torch.channels_last)
             models = [torch.compile(model.to(memory_format=torch.channels_last)) for model in models]
-        run = {key: functools.partial(step, model, inputs, gpu) for key, model in zip(("ours", "reference"), models, strict=True)}
+        run = {
+            key: functools.partial(step, model, inputs, gpu)
+            for key, model in zip(("ours", "reference"), models, strict=True)
+        }
         times = side_by_side(run, rounds=options.rounds, warmup=2)
         rows.append([name, reference, times["ours"], times["reference"], times["ours"] / times["reference"], *gmac])
         print(rows[-1], flush=True)
-    how = "bfloat16, channels last, compiled" if gpu else f"float32, {options.threads} thread{'s' if options.threads > 1 else ''}"
+    how = (
+        "bfloat16, channels last, compiled"
+        if gpu
+        else f"float32, {options.threads} thread{'s' if options.threads > 1 else ''}"
+    )
     header = ["model", "reference", "ours, ms", "reference, ms", "time ratio", "ours, GMAC", "reference, GMAC"]
-    text = f"Forward and backward of {BATCH} x 3 x {size} x {size}, {CLASSES} classes, {how}.\n\n{markdown_table(header, rows)}"
+    text = (
+        f"Forward and backward of {BATCH} x 3 x {size} x {size}, {CLASSES} classes,"
+        f" {how}.\n\n{markdown_table(header, rows)}"
+    )
     where = torch.cuda.get_device_name() if gpu else "CPU"
     write_section(f"Models on {where}", text, ("torch", "monai", "transformers"))
 

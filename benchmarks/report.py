@@ -11,11 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEADING = "# Benchmarks\n\nEach section was measured in one process, contenders in turn; read the ratios, not the milliseconds.\n"
+HEADING = (
+    "# Benchmarks\n\nEach section was measured in one process, contenders in turn; read the ratios, not the"
+    " milliseconds.\n"
+)
 
 
 def side_by_side(contenders: Mapping[str, Callable[[], object]], rounds: int = 9, warmup: int = 2) -> dict[str, float]:
-    """Milliseconds of each contender's fastest round, run in turn: what disturbs the machine only ever adds time, and touches all alike."""
+    """Milliseconds of each contender's fastest round, run in turn: what disturbs the machine only ever adds time, and
+    touches all alike.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
         for name, run in contenders.items():
@@ -30,7 +35,13 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
     """Markdown: the first column to the left, the others (numbers) to the right; floats get three digits."""
 
     def text(cell: object) -> str:
-        return f"{cell:.3g}" if isinstance(cell, float) and abs(cell) < 100 else f"{cell:.0f}" if isinstance(cell, float) else str(cell)
+        return (
+            f"{cell:.3g}"
+            if isinstance(cell, float) and abs(cell) < 100
+            else f"{cell:.0f}"
+            if isinstance(cell, float)
+            else str(cell)
+        )
 
     def line(cells: Sequence[object]) -> str:
         return f"| {' | '.join(text(cell) for cell in cells)} |"
@@ -42,7 +53,9 @@ def machine(packages: Sequence[str] = ("numpy", "torch")) -> str:
     """One line: processor, cores, load, Python and the versions of ``packages``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
-    return f"{processor()}, {cores} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {versions}"
+    return (
+        f"{processor()}, {cores} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {versions}"
+    )
 
 
 def processor() -> str:
@@ -52,11 +65,15 @@ def processor() -> str:
     except (OSError, subprocess.CalledProcessError):
         return platform.machine()
     facts = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return f"{facts.get('Model name', platform.machine()).strip()} (family {facts.get('CPU family', '?').strip()} model {facts.get('Model', '?').strip()})"
+    return (
+        f"{facts.get('Model name', platform.machine()).strip()} (family {facts.get('CPU family', '?').strip()} model"
+        f" {facts.get('Model', '?').strip()})"
+    )
 
 
 def write_section(title: str, table: str, packages: Sequence[str] = ("numpy", "torch"), path: Path = RESULTS) -> None:
-    """Print ``table`` (markdown, any number of lines) and write it as section ``title`` of ``path`` in place of an earlier one.
+    """Print ``table`` (markdown, any number of lines) and write it as section ``title`` of ``path`` in place of an
+    earlier one.
 
     Below the title stand the machine and the versions of ``packages``; other sections stay as they are.
     """

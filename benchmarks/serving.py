@@ -1,8 +1,8 @@
 """What a client gets of the model server, against the bare model in a loop: ``python -m benchmarks.serving``.
 
-The server is a process of its own (``python -m components serve``), its clients are threads here. Each sends the same PNG over one connection,
-and the next when the answer is there. The loop predicts the same image, decoded once, one at a time: no HTTP, no PNG, no waiting. It is
-measured beside each run of the server, which is idle meanwhile.
+The server is a process of its own (``python -m components serve``), its clients are threads here. Each sends the same
+PNG over one connection, and the next when the answer is there. The loop predicts the same image, decoded once, one at a
+time: no HTTP, no PNG, no waiting. It is measured beside each run of the server, which is idle meanwhile.
 """
 
 from __future__ import annotations
@@ -54,14 +54,35 @@ def main() -> None:
                     batches, latencies = ask(port, data.getvalue(), clients)
                     rate = len(latencies) / SECONDS
                     median, late = np.percentile(latencies, [50, 99])
-                    rows.append([f"{window} ms", clients, rate, median, late, len(latencies) / max(batches, 1), loop, rate / loop])
+                    rows.append(
+                        [
+                            f"{window} ms",
+                            clients,
+                            rate,
+                            median,
+                            late,
+                            len(latencies) / max(batches, 1),
+                            loop,
+                            rate / loop,
+                        ]
+                    )
         together = images_per_second(predictor, [image] * BATCH)
     text = (
-        f"U-Net {WIDTHS[0]}..{WIDTHS[-1]}, {CLASSES} classes, image {SIDE}x{SIDE}, float32 on the CPU, one thread of torch; `POST /predict`, PNG in and out, "
-        f"at most {BATCH} images per batch, {SECONDS:g} s per row, clients on the same cores. The bare loop predicts one decoded image at a time "
-        f"(batches of {BATCH}: {together:.0f} images/s).\n\n"
+        f"U-Net {WIDTHS[0]}..{WIDTHS[-1]}, {CLASSES} classes, image {SIDE}x{SIDE}, float32 on the CPU, one thread of"
+        f" torch; `POST /predict`, PNG in and out, at most {BATCH} images per batch, {SECONDS:g} s per row, clients on"
+        f" the same cores. The bare loop predicts one decoded image at a time (batches of {BATCH}: {together:.0f}"
+        " images/s).\n\n"
     )
-    header = ["batch window", "clients", "requests/s", "p50, ms", "p99, ms", "images per batch", "bare loop, images/s", "ratio"]
+    header = [
+        "batch window",
+        "clients",
+        "requests/s",
+        "p50, ms",
+        "p99, ms",
+        "images per batch",
+        "bare loop, images/s",
+        "ratio",
+    ]
     write_section("Serving", text + markdown_table(header, rows), ("torch", "fastapi", "uvicorn", "pillow"))
 
 
@@ -71,7 +92,9 @@ def write_model(folder: Path) -> Path:
     options = {"widths": WIDTHS}
     labels = LabelMap(tuple(map(str, range(CLASSES))), tuple((20 * c, 0, 0) for c in range(CLASSES)), {})
     model, mean, std = create_model("unet", CLASSES, **options), (127.0,) * 3, (60.0,) * 3
-    save_bundle(folder, model, name="unet", options=options, num_classes=CLASSES, labels=labels, mean=mean, std=std, lineage={})
+    save_bundle(
+        folder, model, name="unet", options=options, num_classes=CLASSES, labels=labels, mean=mean, std=std, lineage={}
+    )
     return folder
 
 

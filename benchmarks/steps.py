@@ -1,6 +1,7 @@
 """The steps before and after training beside a plain reading of the same files: ``python -m benchmarks.steps``.
 
-Each step is the command line that `dvc repro` calls, the start of Python and its imports included. What it is measured against is one pass of OpenCV over all
+Each step is the command line that `dvc repro` calls, the start of Python and its imports included. What it is measured
+against is one pass of OpenCV over all
 images and masks of the dataset, in one thread: what any tool that looks at every file has to do at least.
 """
 
@@ -23,7 +24,16 @@ STEPS = {
     "preprocess": ["--dataset", "dataset", "--validation", "validation", "--shards", "shards"],
     "train": ["--shards", "shards", "--checkpoints", "checkpoints", "--model", "model"],
     "evaluate": ["--shards", "shards", "--model", "model", "--evaluation", "evaluation"],
-    "register": ["--shards", "shards", "--model", "model", "--evaluation", "evaluation", "--registration", "registration"],
+    "register": [
+        "--shards",
+        "shards",
+        "--model",
+        "model",
+        "--evaluation",
+        "evaluation",
+        "--registration",
+        "registration",
+    ],
 }
 # One epoch: the rest of the step train is its start, one validation and its end.
 PARAMS = {
@@ -43,13 +53,22 @@ def main() -> None:
     rows = [[step, value, value / plain] for step, value in seconds.items()]
     table = markdown_table(["step", "s", "× reading all files"], [["one pass of OpenCV", plain, 1], *rows])
     images = sum(PARAMS["ingest"]["digits"].values())
-    write_section("Steps", f"{images} digits scenes ({len(files)} PNG files), one epoch of the demo's U-Net in train.\n\n{table}", ("opencv-python-headless",))
+    write_section(
+        "Steps",
+        f"{images} digits scenes ({len(files)} PNG files), one epoch of the demo's U-Net in train.\n\n{table}",
+        ("opencv-python-headless",),
+    )
 
 
 def run(step: str, arguments: list[str], folder: Path) -> float:
     """Seconds of one step."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "components", step, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "components", step, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     return time.perf_counter() - start
 
 

@@ -1,7 +1,9 @@
-"""Train a dozen models under one budget, each an experiment of DVC's queue and a run in MLflow: ``python -m benchmarks.sweep``.
+"""Train a dozen models under one budget, each an experiment of DVC's queue and a run in MLflow: ``python -m
+benchmarks.sweep``.
 
-The models differ, all else is params.yaml (or ``--params``): the data, the loss, the schedule, the minutes of training. The table and the chart
-set the test split's MIoU against parameters and images per second, which is measured at the end, model after model on the same images.
+The models differ, all else is params.yaml (or ``--params``): the data, the loss, the schedule, the minutes of training.
+The table and the chart set the test split's MIoU against parameters and images per second, which is measured at the
+end, model after model on the same images.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ import torch
 import yaml
 
 from benchmarks.report import markdown_table, side_by_side, write_section
-from components.tracking import mlflow_client
+from components.tracking.runs import mlflow_client
 from segmodels import create_model
 from segmodels.models.analysis import count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 16
 
-# Small bodies where the model takes any: what is compared is the arrangement, at a size that a laptop trains in minutes.
+# Small bodies where the model takes any: what is compared is the arrangement, at a size that a laptop trains in
+# minutes.
 SMALL = {"encoder": "resnet18"}
 MODELS: dict[str, dict[str, Any]] = {
     "unet": {"widths": [16, 32, 64, 128, 256]},
@@ -45,10 +48,21 @@ MODELS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2.0, help="of training, for each model (default 2)")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="NAME", help=f"of {', '.join(MODELS)} (default: all)")
-    parser.add_argument("--report", action="store_true", help="train nothing: table and chart of the runs that are in MLflow")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=list(MODELS),
+        metavar="NAME",
+        help=f"of {', '.join(MODELS)} (default: all)",
+    )
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing: table and chart of the runs that are in MLflow"
+    )
     options = parser.parse_args()
-    subprocess.run(["dvc", "repro", "preprocess"], cwd=ROOT, check=True)  # once for all; the report looks at the images' size
+    subprocess.run(
+        ["dvc", "repro", "preprocess"], cwd=ROOT, check=True
+    )  # once for all; the report looks at the images' size
     experiment = f"sweep-{yaml.safe_load((ROOT / 'params.yaml').read_text())['train']['experiment']}"
     if not options.report:
         train_all(options.models, options.minutes, experiment)
@@ -66,9 +80,11 @@ def main() -> None:
 
 
 def train_all(models: list[str], minutes: float, experiment: str) -> None:
-    """Queue an experiment for each model and run the queue to its end; a model that fails is told by DVC and left out of the table.
+    """Queue an experiment for each model and run the queue to its end; a model that fails is told by DVC and left out
+    of the table.
 
-    An experiment takes params.yaml as it stands when it is queued: --set-param could add options of a model to those of params.yaml, not replace them.
+    An experiment takes params.yaml as it stands when it is queued: --set-param could add options of a model to those of
+    params.yaml, not replace them.
     """
     path = ROOT / "params.yaml"
     own = path.read_text()
@@ -76,9 +92,17 @@ def train_all(models: list[str], minutes: float, experiment: str) -> None:
     try:
         for name in models:
             params = yaml.safe_load(own)
-            params["train"] |= {"model": name, "options": MODELS[name], "minutes": minutes, "epochs": 10_000, "experiment": experiment}
+            params["train"] |= {
+                "model": name,
+                "options": MODELS[name],
+                "minutes": minutes,
+                "epochs": 10_000,
+                "experiment": experiment,
+            }
             path.write_text(yaml.safe_dump(params, sort_keys=False))
-            subprocess.run(["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}"], cwd=ROOT, check=True)
+            subprocess.run(
+                ["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}"], cwd=ROOT, check=True
+            )
     finally:
         path.write_text(own)
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], cwd=ROOT, check=False)
@@ -106,9 +130,13 @@ def measured(runs: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each model, best first."""
     client = mlflow_client()
     images = torch.randn(BATCH, 3, *image_size())
-    models = {name: create_model(name, int(run.data.params["classes"]), **MODELS[name]).eval() for name, run in runs.items()}
+    models = {
+        name: create_model(name, int(run.data.params["classes"]), **MODELS[name]).eval() for name, run in runs.items()
+    }
     with torch.inference_mode():
-        milliseconds = side_by_side({name: lambda model=model: model(images) for name, model in models.items()}, rounds=5, warmup=2)  # type: ignore[misc]
+        milliseconds = side_by_side(
+            {name: lambda model=model: model(images) for name, model in models.items()}, rounds=5, warmup=2
+        )  # type: ignore[misc]
     rows = [
         {
             "model": name,
@@ -132,7 +160,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
-    for axis, key, label in zip(axes, ("parameters", "speed"), ("million parameters", f"prediction, images/s (batches of {BATCH})"), strict=True):
+    for axis, key, label in zip(
+        axes, ("parameters", "speed"), ("million parameters", f"prediction, images/s (batches of {BATCH})"), strict=True
+    ):
         middle = math.sqrt(min(row[key] for row in rows) * max(row[key] for row in rows))
         for place, row in enumerate(rows):  # by MIoU: neighbours have their names on either side
             left = row[key] > middle

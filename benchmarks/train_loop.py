@@ -1,6 +1,7 @@
 """What the training loop costs over a bare PyTorch loop of the same model, batches, loss and optimiser.
 
-Target: at most 5 % more. Both loops see the same tensors; the loader is left out of both, its own benchmark measures it.
+Target: at most 5 % more. Both loops see the same tensors; the loader is left out of both, its own benchmark measures
+    it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from segmodels.losses import create_loss
 from segmodels.models.registry import create_model
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fit import Fit
-from segmodels.training.progress import FitSettings
-from segmodels.training.task import SegmentationTask
+from segmodels.training.learner import SegmentationTask
+from segmodels.training.state import FitSettings
 
 BATCH, SIZE, CLASSES, BATCHES, ROUNDS = 16, 96, 11, 12, 5
 MEAN, STD = (127.0,) * 3, (60.0,) * 3
@@ -30,9 +31,16 @@ class Batches:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        images = [torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator) for _ in range(BATCHES)]
+        images = [
+            torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+            for _ in range(BATCHES)
+        ]
         self.batches = [
-            (image.contiguous(memory_format=torch.channels_last), torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), generator=generator)) for image in images
+            (
+                image.contiguous(memory_format=torch.channels_last),
+                torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), generator=generator),
+            )
+            for image in images
         ]
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None: ...
@@ -98,7 +106,11 @@ def main() -> None:
                 ours.append(times[1])
         rows.append([precision, min(bare) / BATCHES * 1e3, min(ours) / BATCHES * 1e3, f"{min(ours) / min(bare):.3f}"])
     header = [f"U-Net 16..256, batch {BATCH} of {SIZE}x{SIZE}", "bare loop, ms per step", "Fit, ms per step", "ratio"]
-    write_section("Training loop against a bare PyTorch loop (fastest of five epochs)", markdown_table(header, rows), packages=("torch", "lightning"))
+    write_section(
+        "Training loop against a bare PyTorch loop (fastest of five epochs)",
+        markdown_table(header, rows),
+        packages=("torch", "lightning"),
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The command line of the steps: ``python -m components <step> --params params.yaml --dataset data/dataset ...``.
 
-Each step is a plain function in the module of its name. Its first argument is its section of params.yaml, the others are
-options of the same name. Exit codes: 0 done, 2 wrong parameters or data (do not retry), 75 something outside failed for now
+Each step is a plain function in the module of its name. Its first argument is its section of params.yaml, the others
+are
+options of the same name. Exit codes: 0 done, 2 wrong parameters or data (do not retry), 75 something outside failed for
+    now
 (retry), 143 stopped by SIGTERM after saving.
 """
 
@@ -34,6 +36,12 @@ STEPS = {
     "report": "print the results of the last pipeline run",
 }
 
+HOMES = {
+    **dict.fromkeys(("ingest", "validate", "preprocess", "train", "evaluate", "register"), "steps"),
+    **dict.fromkeys(("changed", "notify"), "kubeflow"),
+    **dict.fromkeys(("predict", "serve", "report"), "commands"),
+}
+
 HELP = {
     "params": "parameter file (default: %(default)s)",
     "params-json": "sections of the parameter file as JSON, in its place; may be repeated",
@@ -44,7 +52,10 @@ HELP = {
     "dataset": "folder of manifest.parquet and dataset.json",
     "validation": "folder of report.json and the data docs",
     "shards": "folder of the Arrow shards and statistics.json",
-    "model": "folder of weights.safetensors, model.json and run.json; predict and serve also take models:/NAME@ALIAS and models:/NAME/VERSION",
+    "model": (
+        "folder of weights.safetensors, model.json and run.json; predict and serve also take models:/NAME@ALIAS and"
+        " models:/NAME/VERSION"
+    ),
     "checkpoints": "folder of the states that training resumes from",
     "evaluation": "folder of metrics.json, tables and pictures",
     "registration": "folder of registration.json",
@@ -90,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_step(name: str, argv: list[str]) -> None:
     """Run one step with its command-line options."""
-    function = getattr(importlib.import_module(f"components.{name}"), name)
+    function = getattr(importlib.import_module(f"components.{HOMES[name]}.{name}"), name)
     hints = typing.get_type_hints(function)
     parser = argparse.ArgumentParser(prog=f"python -m components {name}", description=STEPS[name])
     signature = inspect.signature(function).parameters
@@ -105,20 +116,34 @@ def run_step(name: str, argv: list[str]) -> None:
         if key == "params":
             continue
         option, hint = f"--{key.replace('_', '-')}", hints[key]
-        default = Path("data") / key if parameter.default is inspect.Parameter.empty and hint is Path else parameter.default
+        default = (
+            Path("data") / key if parameter.default is inspect.Parameter.empty and hint is Path else parameter.default
+        )
         if hint is bool:
-            parser.add_argument(option, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=HELP.get(option[2:]))
+            parser.add_argument(
+                option,
+                type=_boolean,
+                nargs="?",
+                const=True,
+                default=default,
+                metavar="true|false",
+                help=HELP.get(option[2:]),
+            )
         else:
             required = default is inspect.Parameter.empty
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
             text = HELP.get(option[2:], "") + ("" if required else f" (default: {shown})")
-            kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)  # str | None is given as str, tuple[float, ...] as floats
+            kind = next(
+                (one for one in typing.get_args(hint) if one is not type(None)), hint
+            )  # str | None is given as str, tuple[float, ...] as floats
             several = "+" if typing.get_origin(hint) is tuple else None
-            parser.add_argument(option, type=kind, nargs=several, required=required, default=None if required else default, help=text)
+            parser.add_argument(
+                option, type=kind, nargs=several, required=required, default=None if required else default, help=text
+            )
     options = vars(parser.parse_args(argv))
     retries, executor_input = options.pop("retry"), options.pop("executor_input", None)
     if section:
-        from components.overrides import assembled_params
+        from components.params.overrides import assembled_params
 
         file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
         params = assembled_params(fragments or file, assignments)
@@ -127,12 +152,12 @@ def run_step(name: str, argv: list[str]) -> None:
         _persistently(lambda: function(**options), retries)
     except InputError:
         if executor_input:
-            from components.outputs import keep_what_failed
+            from components.kubeflow.executor_output import keep_what_failed
 
             keep_what_failed(options)
         raise
     if executor_input:
-        from components.outputs import write_executor_output
+        from components.kubeflow.executor_output import write_executor_output
 
         write_executor_output(name, executor_input, options)
 
@@ -166,7 +191,9 @@ def guarded(work: Callable[[], Any]) -> int:
     except OSError as error:
         if error.errno == errno.ENOSPC or "No space left" in str(error):
             return _fail(
-                2, f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the step again, nothing half-written is kept"
+                2,
+                f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the step"
+                " again, nothing half-written is kept",
             )
         raise
     except KeyboardInterrupt:

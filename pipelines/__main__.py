@@ -1,4 +1,6 @@
-"""The command line of the pipeline: ``python -m pipelines compile | run | submit | schedule | schedules | unschedule | status | pin``."""
+"""The command line of the pipeline: ``python -m pipelines compile | run | submit | schedule | schedules | unschedule |
+status | pin``.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,20 @@ def run(chosen: argparse.Namespace) -> None:
     from pipelines.local import run_locally
     from pipelines.training import training_pipeline
 
-    chosen.allow_tag = True  # an image on this machine has no digest of a registry; `make image` names it by its content
+    chosen.allow_tag = (
+        True  # an image on this machine has no digest of a registry; `make image` names it by its content
+    )
     _, values, profile, image = _settings(chosen)
     for name in ("dataset_path", "dataset_repo"):  # the containers see a folder at the same place
         if values[name] and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).absolute())
     folder = run_locally(training_pipeline(values, profile, image), values, profile, image, chosen.root)
     registered = folder / "register" / "registration"
-    print(f"outputs: {folder}" if registered.exists() else f"nothing was trained, the log above says why; outputs: {folder}")
+    print(
+        f"outputs: {folder}"
+        if registered.exists()
+        else f"nothing was trained, the log above says why; outputs: {folder}"
+    )
 
 
 def submit(chosen: argparse.Namespace) -> None:
@@ -78,7 +86,13 @@ def schedule(chosen: argparse.Namespace) -> None:
             raise InputError(f"cron expression {chosen.cron!r} never comes: correct the day or month")
         print("next times (UTC): " + ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in times))
     default, values, profile, image = _settings(chosen)
-    wanted = Schedule(chosen.name, chosen.cron, seconds, {name: value for name, value in values.items() if value != default[name]}, profile.service_account)
+    wanted = Schedule(
+        chosen.name,
+        chosen.cron,
+        seconds,
+        {name: value for name, value in values.items() if value != default[name]},
+        profile.service_account,
+    )
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +132,7 @@ def pin(chosen: argparse.Namespace) -> None:
 
 def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
-    from components.params import checked, load_params
+    from components.params.schema import checked, load_params
     from pipelines.parameters import default_values, given_values, refuse_credentials
     from pipelines.profile import Profile, load_profile, pinned_image
 
@@ -128,7 +142,11 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     refuse_credentials(values)
     if profile.gpu:  # how many decides whether the training is a TrainJob
         gpu = {"type": values["gpu_type"], "count": values["gpu_count"]}
-        profile = checked(Profile, {**profile.model_dump(by_alias=True, exclude_unset=True), "gpu": gpu}, "with gpu_type and gpu_count, the profile")
+        profile = checked(
+            Profile,
+            {**profile.model_dump(by_alias=True, exclude_unset=True), "gpu": gpu},
+            "with gpu_type and gpu_count, the profile",
+        )
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 
@@ -166,7 +184,9 @@ def _seconds(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description="The training pipeline on Kubeflow, or in containers on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines", description="The training pipeline on Kubeflow, or in containers on this machine."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
@@ -180,13 +200,20 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("run", run, "run the pipeline in containers on this machine, by Docker")
     _add_pipeline(one, profile="local")
-    one.add_argument("--root", type=Path, default=Path("data/kfp"), help="folder for outputs, downloads and training states (default: %(default)s)")
+    one.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data/kfp"),
+        help="folder for outputs, downloads and training states (default: %(default)s)",
+    )
 
     one = command("submit", submit, "run the pipeline once on a cluster")
     _add_pipeline(one, profile="cpu")
     _add_server(one)
 
-    one = command("schedule", schedule, "run the pipeline again and again on a cluster; replaces the schedule of that name")
+    one = command(
+        "schedule", schedule, "run the pipeline again and again on a cluster; replaces the schedule of that name"
+    )
     one.add_argument("name")
     when = one.add_mutually_exclusive_group(required=True)
     when.add_argument("--cron", help="six fields, seconds first, UTC: '0 0 3 * * *' is every night at three")
@@ -202,25 +229,43 @@ def _parser() -> argparse.ArgumentParser:
     one = command("status", status, "say how a run is")
     one.add_argument("run", help="its id")
     _add_server(one)
-    one = command("pin", pin, "write an image that is on this machine down as the one of a profile, by digest where a registry has it")
+    one = command(
+        "pin",
+        pin,
+        "write an image that is on this machine down as the one of a profile, by digest where a registry has it",
+    )
     one.add_argument("image")
     one.add_argument("--profile", required=True)
     return parser
 
 
 def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
-    parser.add_argument("--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="defaults of the parameters (default: %(default)s)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a pipeline parameter, for example epochs=40; may be repeated")
+    parser.add_argument(
+        "--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="defaults of the parameters (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a pipeline parameter, for example epochs=40; may be repeated",
+    )
     parser.add_argument("--image", help="image in place of the one that is pinned for the profile")
     parser.add_argument("--allow-tag", action="store_true", help="take an image that is not named by its digest")
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)")
-    parser.add_argument("--namespace", help="of the user, where Kubeflow tells users apart (default: KF_PIPELINES_NAMESPACE)")
     parser.add_argument(
-        "--token-file", type=Path, help="file with a bearer token (default: KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH, KF_PIPELINES_COOKIE)"
+        "--namespace", help="of the user, where Kubeflow tells users apart (default: KF_PIPELINES_NAMESPACE)"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help="file with a bearer token (default: KF_PIPELINES_TOKEN, KF_PIPELINES_SA_TOKEN_PATH, KF_PIPELINES_COOKIE)",
     )
 
 

@@ -1,8 +1,8 @@
 """Cron expressions as Kubeflow reads them: six fields, seconds first (robfig/cron v1), in UTC.
 
-``second minute hour day-of-month month day-of-week``. A field is ``*`` (or ``?``), a number, a range ``2-6``, either with a step
-``*/15``, or a list of those. Months and days also by name, ``MON-FRI``; Sunday is 0. Where both day fields say something,
-a day that fits either counts.
+``second minute hour day-of-month month day-of-week``. A field is ``*`` (or ``?``), a number, a range ``2-6``, either
+with a step ``*/15``, or a list of those. Months and days also by name, ``MON-FRI``; Sunday is 0. Where both day fields
+say something, a day that fits either counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from segmodels.errors import InputError
 
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
-FIELDS = (("second", 0, 59), ("minute", 0, 59), ("hour", 0, 23), ("day of month", 1, 31), ("month", 1, 12), ("day of week", 0, 6))
+FIELDS = (
+    ("second", 0, 59),
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day of month", 1, 31),
+    ("month", 1, 12),
+    ("day of week", 0, 6),
+)
 YEARS = 5
 """How far ahead a time is looked for; longer than from one 29 February to the next, but for 2100."""
 
@@ -41,13 +48,21 @@ class Cron:
         """
         parts = text.split()
         if len(parts) == 5:
-            raise InputError(f"cron expression {text!r} has 5 fields, Kubeflow wants 6, seconds first: write '0 {text}' to run at second 0")
+            raise InputError(
+                f"cron expression {text!r} has 5 fields, Kubeflow wants 6, seconds first: write '0 {text}' to run at"
+                " second 0"
+            )
         if len(parts) != len(FIELDS):
             raise InputError(
-                f"cron expression {text!r} has {len(parts)} fields, expected 6: second minute hour day-of-month month day-of-week, as '0 0 3 * * *'"
+                f"cron expression {text!r} has {len(parts)} fields, expected 6: second minute hour day-of-month month"
+                " day-of-week, as '0 0 3 * * *'"
             )
-        seconds, minutes, hours, days, months, weekdays = (_field(part, *field, text) for part, field in zip(parts, FIELDS, strict=True))
-        return cls(seconds, minutes, hours, days, months, weekdays, any_day=_is_any(parts[3]), any_weekday=_is_any(parts[5]))
+        seconds, minutes, hours, days, months, weekdays = (
+            _field(part, *field, text) for part, field in zip(parts, FIELDS, strict=True)
+        )
+        return cls(
+            seconds, minutes, hours, days, months, weekdays, any_day=_is_any(parts[3]), any_weekday=_is_any(parts[5])
+        )
 
     def next_times(self, after: datetime, count: int) -> list[datetime]:
         """The next ``count`` times after ``after``, in UTC; fewer when there are none in the coming years."""
@@ -83,13 +98,19 @@ def _field(part: str, name: str, low: int, high: int, text: str) -> frozenset[in
     for piece in part.upper().split(","):
         match = re.fullmatch(r"([*?]|\w+)(?:-(\w+))?(?:/(\d+))?", piece)
         if not match or (match[1] in "*?" and match[2]):
-            raise InputError(f"cron expression {text!r}: {name} is {part!r}, expected *, a number, a range a-b, a step */n, or a list of those")
+            raise InputError(
+                f"cron expression {text!r}: {name} is {part!r}, expected *, a number, a range a-b, a step */n, or a"
+                " list of those"
+            )
         first, last, step = match[1], match[2], int(match[3] or 1)
         start = low if first in ("*", "?") else _number(first, name, text)
         # 5/15 means from 5 on, every 15
         stop = _number(last, name, text) if last else high if first in ("*", "?") or match[3] else start
         if not low <= start <= stop <= high or step < 1:
-            raise InputError(f"cron expression {text!r}: {name} is {part!r}, expected values from {low} to {high}, the smaller first, and steps from 1")
+            raise InputError(
+                f"cron expression {text!r}: {name} is {part!r}, expected values from {low} to {high}, the smaller"
+                " first, and steps from 1"
+            )
         values.update(range(start, stop + 1, step))
     return frozenset(values)
 
@@ -97,7 +118,10 @@ def _field(part: str, name: str, low: int, high: int, text: str) -> frozenset[in
 def _number(word: str, name: str, text: str) -> int:
     if word.isdigit():
         return int(word)
-    known = {"month": dict(zip(MONTHS, range(1, 13), strict=True)), "day of week": dict(zip(DAYS, range(7), strict=True))}.get(name, {})
+    known = {
+        "month": dict(zip(MONTHS, range(1, 13), strict=True)),
+        "day of week": dict(zip(DAYS, range(7), strict=True)),
+    }.get(name, {})
     if word not in known:
         hint = f" or one of {', '.join(known)}" if known else ""
         raise InputError(f"cron expression {text!r}: {name} is {word!r}, expected a number{hint}")

@@ -42,10 +42,15 @@ def local_image(name: str) -> Any:
         finally:
             client.close()
     except ImageNotFound:
-        raise InputError(f"image {name} is not on this machine: build it with `make image`, or `docker pull {name}`") from None
+        raise InputError(
+            f"image {name} is not on this machine: build it with `make image`, or `docker pull {name}`"
+        ) from None
     except APIError as error:
         if error.is_client_error():
             raise InputError(f"Docker refuses image {name} ({error.explanation}): check the name") from None
         raise TransientError(f"Docker fails with image {name} ({error.explanation})") from None
     except (DockerException, OSError) as error:
-        raise InputError(f"Docker does not answer ({' '.join(str(error).split())[:200]}): start it, and check DOCKER_HOST and your right to use it") from None
+        raise InputError(
+            f"Docker does not answer ({' '.join(str(error).split())[:200]}): start it, and check DOCKER_HOST and your"
+            " right to use it"
+        ) from None

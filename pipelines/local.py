@@ -29,7 +29,8 @@ HANDED_ON = ("AWS_", "MLFLOW_", "SEGMODELS_WEBHOOK_URL", "HTTP_PROXY", "HTTPS_PR
 def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, image: Image, root: Path) -> Path:
     """Run the pipeline in containers, as the calling user.
 
-    Without ``MLFLOW_TRACKING_URI`` an MLflow server runs meanwhile, on the store that `dvc repro` uses: ./mlflow.db and ./mlruns.
+    Without ``MLFLOW_TRACKING_URI`` an MLflow server runs meanwhile, on the store that `dvc repro` uses: ./mlflow.db and
+    ./mlruns.
 
     Args:
         values: all pipeline parameters.
@@ -48,7 +49,9 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
         _initialise(values, profile, root, tracking_uri)
         known = set(root.glob(f"{NAME}-*"))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*will be ignored.*")  # resources and display names, which Docker has no use for
+            warnings.filterwarnings(
+                "ignore", message=".*will be ignored.*"
+            )  # resources and display names, which Docker has no use for
             try:
                 pipeline(**values)
             except RuntimeError as error:
@@ -63,13 +66,22 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
     import docker
     from kfp import local
 
-    kept = [(root / "cache", f"{WORKING_FOLDER}/cache", False), (root / "checkpoints", f"{WORKING_FOLDER}/checkpoints", False)]
+    kept = [
+        (root / "cache", f"{WORKING_FOLDER}/cache", False),
+        (root / "checkpoints", f"{WORKING_FOLDER}/checkpoints", False),
+    ]
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         kept.append((_artifacts(), str(_artifacts()), False))
-    kept += [(path, str(path), True) for name in ("dataset_path", "dataset_repo") if (path := Path(values[name])).is_absolute() and path.is_dir()]
+    kept += [
+        (path, str(path), True)
+        for name in ("dataset_path", "dataset_repo")
+        if (path := Path(values[name])).is_absolute() and path.is_dir()
+    ]
     for path, _, _ in kept:
         path.mkdir(parents=True, exist_ok=True)
-    gpus = [docker.types.DeviceRequest(count=values["gpu_count"], capabilities=[["gpu"]])] if values["gpu_count"] else None
+    gpus = (
+        [docker.types.DeviceRequest(count=values["gpu_count"], capabilities=[["gpu"]])] if values["gpu_count"] else None
+    )
     shared_memory = profile.pods.of("train").shared_memory
     runner = local.DockerRunner(
         user=f"{os.getuid()}:{os.getgid()}",
@@ -77,16 +89,25 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
         entrypoint="",  # kfp gives the whole command line
         network_mode="host",
         shm_size=shared_memory.replace("i", "").lower() if shared_memory else "1g",
-        mounts=[docker.types.Mount(target, str(path), type="bind", read_only=read_only) for path, target, read_only in kept],
+        mounts=[
+            docker.types.Mount(target, str(path), type="bind", read_only=read_only) for path, target, read_only in kept
+        ],
         device_requests=gpus,
-        environment=_environment() | {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", RUN_ID: str(uuid.uuid4())},
+        environment=_environment()
+        | {
+            "MLFLOW_TRACKING_URI": tracking_uri,
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            RUN_ID: str(uuid.uuid4()),
+        },
     )
     local.init(runner, pipeline_root=str(root))
     resolve_named_outputs()
 
 
 def resolve_named_outputs() -> None:
-    """kfp 2.17 looks for the value of a dsl.If among the outputs of the tasks before it only where the output has no name of its own."""
+    """kfp 2.17 looks for the value of a dsl.If among the outputs of the tasks before it only where the output has no
+    name of its own.
+    """
     from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 
     original = ConditionEvaluator._resolve_pipeline_channel
@@ -114,18 +135,28 @@ def _artifacts() -> Path:
 def _tracking_server(log: Path) -> Iterator[str]:
     """``MLFLOW_TRACKING_URI``, or an MLflow server on ./mlflow.db while the block runs; its log goes to ``log``.
 
-    It tells clients to write artifacts into ./mlruns themselves, as a client of the database file alone does: the experiments
-    of this store can be used either way. The containers see the folder at the same place.
+    It tells clients to write artifacts into ./mlruns themselves, as a client of the database file alone does: the
+    experiments of this store can be used either way. The containers see the folder at the same place.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         yield uri
         return
     uri = f"http://127.0.0.1:{(port := _free_port())}"
-    store = [f"--backend-store-uri=sqlite:///{Path('mlflow.db').absolute()}", f"--default-artifact-root={_artifacts().as_uri()}", "--no-serve-artifacts"]
+    store = [
+        f"--backend-store-uri=sqlite:///{Path('mlflow.db').absolute()}",
+        f"--default-artifact-root={_artifacts().as_uri()}",
+        "--no-serve-artifacts",
+    ]
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *store]
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with log.open("w") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
     try:
         _await(f"{uri}/health", server, log)
         yield uri
@@ -143,7 +174,9 @@ def _await(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float 
                 return
         except OSError:
             time.sleep(0.3)
-    raise InputError(f"the local MLflow server does not start ({log} says why): set MLFLOW_TRACKING_URI to a server of yours")
+    raise InputError(
+        f"the local MLflow server does not start ({log} says why): set MLFLOW_TRACKING_URI to a server of yours"
+    )
 
 
 def _free_port() -> int:

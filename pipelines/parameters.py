@@ -1,4 +1,6 @@
-"""The pipeline's parameters: values of params.yaml that a run may change one by one, and the rest of each section as JSON."""
+"""The pipeline's parameters: values of params.yaml that a run may change one by one, and the rest of each section as
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.overrides import assembled_params
-from components.params import PipelineParams
+from components.params.overrides import assembled_params
+from components.params.schema import PipelineParams
 from pipelines.profile import Profile
 from segmodels.errors import InputError
 
@@ -44,7 +46,10 @@ def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
         rest.get(section, {}).pop(field, None)
     rest.get("ingest", {}).pop("watch", None)  # what DVC watches
     values |= {f"{section}_params": json.dumps({section: rest.get(section, {})}) for section in SECTIONS}
-    values |= {"gpu_type": profile.gpu.type if profile.gpu else "", "gpu_count": profile.gpu.count if profile.gpu else 0}
+    values |= {
+        "gpu_type": profile.gpu.type if profile.gpu else "",
+        "gpu_count": profile.gpu.count if profile.gpu else 0,
+    }
     return values | {"skip_unchanged": True}
 
 
@@ -61,7 +66,10 @@ def given_values(assignments: Sequence[str], defaults: Mapping[str, Any]) -> dic
             raise InputError(f"--set {assignment}: expected parameter=value, for example epochs=40")
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1)
-            raise InputError(f"--set {name}: no such pipeline parameter, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(defaults)}")
+            raise InputError(
+                f"--set {name}: no such pipeline parameter,"
+                f" {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(defaults)}"
+            )
         given[name] = _typed(name, text, defaults[name])
     all_params({**defaults, **given})
     return given
@@ -86,7 +94,10 @@ def refuse_credentials(values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         if isinstance(value, str) and re.search(r"https?://[^/\s@]+@|://[^/\s:@]+:[^/\s@]+@", value):
-            raise InputError(f"{name} holds a password or token in an address, which all would see: take an address that needs none, or SSH")
+            raise InputError(
+                f"{name} holds a password or token in an address, which all would see: take an address that needs none,"
+                " or SSH"
+            )
 
 
 def _plain(value: Any) -> Any:
@@ -105,4 +116,6 @@ def _typed(name: str, text: str, default: Any) -> Any:
     try:
         return type(default)(text)
     except ValueError:
-        raise InputError(f"--set {name}={text}: expected {'a whole number' if isinstance(default, int) else 'a number'}") from None
+        raise InputError(
+            f"--set {name}={text}: expected {'a whole number' if isinstance(default, int) else 'a number'}"
+        ) from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from components.train_job import SETTINGS, TrainJobSettings
+from components.train_job.launch import SETTINGS, TrainJobSettings
 from pipelines.profile import Image, Pod, Profile
 
 NEVER_CACHED = ("ingest", "changed", "notify")
@@ -25,7 +25,9 @@ class Placement:
     image: Image
 
     def __call__(self, task: dsl.PipelineTask, gpu_type: Any = None, gpu_count: Any = None) -> dsl.PipelineTask:
-        """Place ``task``; with a GPU type and count (pipeline parameters) it gets those where the profile knows GPUs."""
+        """Place ``task``; with a GPU type and count (pipeline parameters) it gets those where the profile knows
+        GPUs.
+        """
         step = task.name
         task.set_container_image(self.image.reference)
         task.set_caching_options(step not in NEVER_CACHED)
@@ -63,7 +65,9 @@ class Placement:
 
     def _train_job(self) -> TrainJobSettings:
         pod, gpu = self.profile.pods.of("train"), self.profile.gpu
-        resources: dict[str, str | int] = {name: value for name, value in (("cpu", pod.cpu_limit), ("memory", pod.memory_limit)) if value}
+        resources: dict[str, str | int] = {
+            name: value for name, value in (("cpu", pod.cpu_limit), ("memory", pod.memory_limit)) if value
+        }
         if gpu and gpu.count:
             resources[gpu.type] = gpu.count
         return TrainJobSettings(
@@ -88,7 +92,9 @@ class Placement:
 
     def _set_kubernetes(self, task: dsl.PipelineTask, step: str) -> None:
         profile, pod = self.profile, self._pod(step)
-        kubernetes.set_security_context(task, run_as_user=profile.run_as_user, run_as_group=0 if profile.run_as_user else None, run_as_non_root=True)
+        kubernetes.set_security_context(
+            task, run_as_user=profile.run_as_user, run_as_group=0 if profile.run_as_user else None, run_as_non_root=True
+        )
         if profile.image_pull_secrets:
             kubernetes.set_image_pull_secrets(task, profile.image_pull_secrets)
         for volume in profile.volumes:

@@ -1,4 +1,6 @@
-"""Environment profiles: where and with what the steps run. infra/profiles/<name>.yaml, and beside it the image that is pinned for it."""
+"""Environment profiles: where and with what the steps run. infra/profiles/<name>.yaml, and beside it the image that is
+pinned for it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from components.lineage import code_revision
-from components.params import Params, checked
+from components.params.schema import Params, checked
+from components.tracking.lineage import code_revision
 from segmodels.errors import InputError
 
 PROFILES = Path("infra/profiles")
@@ -49,11 +51,17 @@ class Gpu(Params):
     """GPUs of the steps train and evaluate; a run may ask for others (gpu_type, gpu_count)."""
 
     type: str = Field("nvidia.com/gpu", description="Kubernetes resource")
-    count: int = Field(1, ge=0, description="of the pod; with several, or several nodes, the training is a TrainJob with so many in each pod")
+    count: int = Field(
+        1,
+        ge=0,
+        description="of the pod; with several, or several nodes, the training is a TrainJob with so many in each pod",
+    )
 
 
 class Retries(Params):
-    """New pods for a step whose pod failed or was taken away. (Failures of the network are tried again inside the pod.)"""
+    """New pods for a step whose pod failed or was taken away. (Failures of the network are tried again inside
+    the pod.)
+    """
 
     count: int = Field(2, ge=0)
     seconds: int = Field(30, ge=0, description="pause before the first retry, doubled each time")
@@ -66,8 +74,12 @@ class Pod(Params):
     cpu_limit: Quantity | None = None
     memory_request: Quantity | None = None
     memory_limit: Quantity | None = None
-    shared_memory: Quantity | None = Field(None, description="size of /dev/shm, which loader processes use; counts as memory")
-    scratch: Quantity | None = Field(None, description="size of the working folder on the node's disk: downloads, checkpoints")
+    shared_memory: Quantity | None = Field(
+        None, description="size of /dev/shm, which loader processes use; counts as memory"
+    )
+    scratch: Quantity | None = Field(
+        None, description="size of the working folder on the node's disk: downloads, checkpoints"
+    )
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
 
@@ -91,17 +103,27 @@ class Pods(Params):
 
 
 class Profile(Params):
-    environment: dict[str, str] = Field(default_factory=dict, description="environment variables of every step, for example MLFLOW_TRACKING_URI")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="environment variables of every step, for example MLFLOW_TRACKING_URI"
+    )
     secrets: list[Secret] = Field(default_factory=list)
     image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
     volumes: list[Volume] = Field(default_factory=list)
-    run_as_user: int | None = Field(None, gt=0, description="numeric user of the pods; None leaves it to the image, which is not root")
+    run_as_user: int | None = Field(
+        None, gt=0, description="numeric user of the pods; None leaves it to the image, which is not root"
+    )
     service_account: KubernetesName | None = Field(None, description="of the pods; None takes Kubeflow's own")
     retries: Retries = Retries()
     gpu: Gpu | None = None
-    nodes: int = Field(1, ge=1, description="pods that share a training; with several, the train step starts a Kubeflow TrainJob")
-    checkpoints: str | None = Field(None, pattern="^s3://[^/]+", description="where training states are kept, so that a new pod goes on from them")
-    ui: str | None = Field(None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification")
+    nodes: int = Field(
+        1, ge=1, description="pods that share a training; with several, the train step starts a Kubeflow TrainJob"
+    )
+    checkpoints: str | None = Field(
+        None, pattern="^s3://[^/]+", description="where training states are kept, so that a new pod goes on from them"
+    )
+    ui: str | None = Field(
+        None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification"
+    )
     pods: Pods = Pods()
 
     @field_validator("environment")
@@ -109,7 +131,9 @@ class Profile(Params):
     def _no_credentials(cls, environment: dict[str, str]) -> dict[str, str]:
         for name in environment:
             if CREDENTIAL.search(name):
-                raise ValueError(f"{name} looks like a credential: put it into a Kubernetes secret and name that under secrets")
+                raise ValueError(
+                    f"{name} looks like a credential: put it into a Kubernetes secret and name that under secrets"
+                )
         return environment
 
     @property
@@ -120,7 +144,10 @@ class Profile(Params):
     @model_validator(mode="after")
     def _store_for_shared_trainings(self) -> Profile:
         if self.shared_training and not self.checkpoints:
-            raise ValueError("checkpoints is missing: the pods of a training that is shared (nodes, gpu.count) get their data through that object store")
+            raise ValueError(
+                "checkpoints is missing: the pods of a training that is shared (nodes, gpu.count) get their data"
+                " through that object store"
+            )
         return self
 
     @model_validator(mode="after")
@@ -155,7 +182,10 @@ def load_profile(name: str) -> Profile:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
-        raise InputError(f"profile {path} is not there: choose one of infra/profiles ({known}), from the repository's root, or give a file") from None
+        raise InputError(
+            f"profile {path} is not there: choose one of infra/profiles ({known}), from the repository's root, or give"
+            " a file"
+        ) from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return checked(Profile, content or {}, str(path))
@@ -173,22 +203,35 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
             pinned = json.loads(lock.read_text(encoding="utf-8"))
             image = Image(pinned["image"], pinned["code_revision"])
         except FileNotFoundError:
-            make = "make image" if lock.stem.startswith("local") else f"make push REGISTRY=... PROFILE={_path(profile).stem}"
-            raise InputError(f"no image is pinned for profile {profile!r} ({lock} is not there): run `{make}`, or give --image") from None
+            make = (
+                "make image"
+                if lock.stem.startswith("local")
+                else f"make push REGISTRY=... PROFILE={_path(profile).stem}"
+            )
+            raise InputError(
+                f"no image is pinned for profile {profile!r} ({lock} is not there): run `{make}`, or give --image"
+            ) from None
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{lock} is damaged, expected JSON with image and code_revision: pin the image again") from None
+            raise InputError(
+                f"{lock} is damaged, expected JSON with image and code_revision: pin the image again"
+            ) from None
     else:
         image = Image(reference, code_revision())
     if not allow_tag and not re.search(r"@sha256:[0-9a-f]{64}$", image.reference):
         why = "Kubeflow's cache takes equal names for equal content"
-        raise InputError(f"image {image.reference} is named by a tag, expected name@sha256:... ({why}): pin a digest, or give --allow-tag")
+        raise InputError(
+            f"image {image.reference} is named by a tag, expected name@sha256:... ({why}): pin a digest, or give"
+            " --allow-tag"
+        )
     return image
 
 
 def pin_image(profile: str, image: Image) -> Path:
     """Write down the image for ``pinned_image``."""
     lock = lock_file(profile)
-    lock.write_text(json.dumps({"image": image.reference, "code_revision": image.code_revision}, indent=2) + "\n", encoding="utf-8")
+    lock.write_text(
+        json.dumps({"image": image.reference, "code_revision": image.code_revision}, indent=2) + "\n", encoding="utf-8"
+    )
     return lock
 
 

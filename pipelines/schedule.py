@@ -1,4 +1,6 @@
-"""Scheduled runs. Kubeflow cannot change a recurring run, so a new one is made and then the old one of that name deleted."""
+"""Scheduled runs. Kubeflow cannot change a recurring run, so a new one is made and then the old one of that name
+deleted.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,11 @@ class Schedule:
 
 
 def version_name(package: Path, code_revision: str) -> str:
-    """Name of the pipeline version: the code's revision, and a digest of the compiled pipeline, as parameters and profile shape it, too."""
-    return f"{code_revision[:12]}{'-dirty' if code_revision.endswith('-dirty') else ''}-{hashlib.sha256(package.read_bytes()).hexdigest()[:8]}"
+    """Name of the pipeline version: the code's revision, and a digest of the compiled pipeline, as parameters and
+    profile shape it, too.
+    """
+    dirty = "-dirty" if code_revision.endswith("-dirty") else ""
+    return f"{code_revision[:12]}{dirty}-{hashlib.sha256(package.read_bytes()).hexdigest()[:8]}"
 
 
 def apply(server: Server, schedule: Schedule, package: Path, code_revision: str, *, dry_run: bool = False) -> list[str]:
@@ -67,13 +72,18 @@ def apply(server: Server, schedule: Schedule, package: Path, code_revision: str,
     if difference:
         if not pipeline or not version_id:
             pipeline, version_id = _upload(server, pipeline, package, version)
-        done.append(f"schedule {schedule.name!r} created: {_create(server, schedule, pipeline, version_id)}, version {version}")
+        done.append(
+            f"schedule {schedule.name!r} created: {_create(server, schedule, pipeline, version_id)}, version {version}"
+        )
     for run in superseded:
         try:
             _delete(server, run)
         except (InputError, TransientError) as error:
             hint = "the schedule exists twice until it is deleted: run the command again"
-            raise type(error)(f"the predecessor {run.recurring_run_id} of schedule {schedule.name!r} could not be deleted ({error}); {hint}") from None
+            raise type(error)(
+                f"the predecessor {run.recurring_run_id} of schedule {schedule.name!r} could not be deleted ({error});"
+                f" {hint}"
+            ) from None
         done.append(f"its predecessor {run.recurring_run_id} deleted")
     return done or [f"schedule {schedule.name!r} is up to date: version {version}"]
 
@@ -101,7 +111,9 @@ def recurring_runs(server: Server) -> list[Any]:
     experiment = find_experiment(server)
     while experiment:
         with answers(server):
-            page = server.client.list_recurring_runs(page_token=token, page_size=PAGE, sort_by="created_at desc", experiment_id=experiment)
+            page = server.client.list_recurring_runs(
+                page_token=token, page_size=PAGE, sort_by="created_at desc", experiment_id=experiment
+            )
         runs += page.recurring_runs or []
         token = page.next_page_token
         if not token:
@@ -128,29 +140,49 @@ def _trigger(run: Any) -> str:
 def _facts(schedule: Schedule, version: str) -> dict[str, Any]:
     trigger = f"cron {schedule.cron}" if schedule.cron else f"every {schedule.seconds} s"
     account = "" if schedule.service_account in OWN_ACCOUNTS else schedule.service_account or ""
-    return {"when": trigger, "version": version, "parameters": dict(schedule.values), "service account": account, "enabled": True}
+    return {
+        "when": trigger,
+        "version": version,
+        "parameters": dict(schedule.values),
+        "service account": account,
+        "enabled": True,
+    }
 
 
 def _described(server: Server, run: Any) -> dict[str, Any]:
     reference = run.pipeline_version_reference
     try:
         with answers(server):
-            version = server.client.get_pipeline_version(reference.pipeline_id, reference.pipeline_version_id).display_name
+            version = server.client.get_pipeline_version(
+                reference.pipeline_id, reference.pipeline_version_id
+            ).display_name
     except InputError:
         version = "deleted"
     parameters = (run.runtime_config.parameters if run.runtime_config else None) or {}
     account = "" if run.service_account in OWN_ACCOUNTS else run.service_account or ""
-    return {"when": _trigger(run), "version": version, "parameters": parameters, "service account": account, "enabled": str(run.status) == "ENABLED"}
+    return {
+        "when": _trigger(run),
+        "version": version,
+        "parameters": parameters,
+        "service account": account,
+        "enabled": str(run.status) == "ENABLED",
+    }
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines with - and +."""
 
     def lines(facts: Mapping[str, Any]) -> list[str]:
-        plain = json.loads(json.dumps(facts), parse_float=lambda text: int(float(text)) if float(text).is_integer() else float(text))  # 3 comes back as 3.0
+        plain = json.loads(
+            json.dumps(facts), parse_float=lambda text: int(float(text)) if float(text).is_integer() else float(text)
+        )  # 3 comes back as 3.0
         return yaml.safe_dump(plain, sort_keys=True).splitlines() if facts else []
 
-    return [line for line in difflib.unified_diff(lines(old), lines(new), lineterm="", n=0) if not line.startswith(("---", "+++", "@@"))]
+    return [
+        line
+        for line in difflib.unified_diff(lines(old), lines(new), lineterm="", n=0)
+        if not line.startswith(("---", "+++", "@@"))
+    ]
 
 
 # --- changes
@@ -159,7 +191,10 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _pipeline_id(server: Server) -> str | None:
     named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": NAME}]})
     with answers(server):
-        found = server.client.list_pipelines(page_size=PAGE, filter=named, namespace=server.namespace or None).pipelines or []
+        found = (
+            server.client.list_pipelines(page_size=PAGE, filter=named, namespace=server.namespace or None).pipelines
+            or []
+        )
     return found[0].pipeline_id if found else None
 
 

@@ -12,7 +12,8 @@ KUBEFLOW = "kubeflow"
 
 
 def require_secrets(profile: Profile, namespace: str) -> None:
-    """Check that every secret is there with its keys, if this machine may look (kubeconfig, or in a pod); else say that it was not checked.
+    """Check that every secret is there with its keys, if this machine may look (kubeconfig, or in a pod); else say that
+    it was not checked.
 
     Raises:
         InputError: a secret or a key in it is missing.
@@ -25,25 +26,34 @@ def require_secrets(profile: Profile, namespace: str) -> None:
 
     namespace = namespace or KUBEFLOW
     if not _configured():
-        print(f"not checked, for lack of a kubeconfig: secrets {', '.join(secret.name for secret in needed)} in namespace {namespace}")
+        print(
+            f"not checked, for lack of a kubeconfig: secrets {', '.join(secret.name for secret in needed)} in namespace"
+            f" {namespace}"
+        )
         return
     for secret in needed:
         try:
             found: Any = CoreV1Api().read_namespaced_secret(secret.name, namespace, _request_timeout=15)
         except ApiException as error:
             if error.status != 404:
-                print(f"not checked, Kubernetes answers {error.status} {error.reason}: secret {secret.name} in namespace {namespace}")
+                print(
+                    f"not checked, Kubernetes answers {error.status} {error.reason}: secret {secret.name} in namespace"
+                    f" {namespace}"
+                )
                 continue
             keys = " ".join(f"--from-literal={key}=..." for key in secret.environment)
             raise InputError(
-                f"secret {secret.name!r} is not in namespace {namespace!r}: create it with `kubectl -n {namespace} create secret generic {secret.name} {keys}`"
+                f"secret {secret.name!r} is not in namespace {namespace!r}: create it with `kubectl -n {namespace}"
+                f" create secret generic {secret.name} {keys}`"
             ) from None
         except HTTPError as error:
             print(f"not checked, Kubernetes does not answer ({type(error).__name__}): secrets in namespace {namespace}")
             return
         if missing := [key for key in secret.environment if not (found.data or {}).get(key)]:
             where = f"secret {secret.name!r} in namespace {namespace!r}"
-            raise InputError(f"{where} has no key {', '.join(missing)}, or nothing in it: fill it in, or correct the profile")
+            raise InputError(
+                f"{where} has no key {', '.join(missing)}, or nothing in it: fill it in, or correct the profile"
+            )
 
 
 def _configured() -> bool:

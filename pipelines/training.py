@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl
 
-from components import kubeflow as steps
+from components.kubeflow import components as steps
 from pipelines.placement import Placement
 from pipelines.profile import Image, Profile
 
@@ -48,7 +48,14 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
         the_end = place(steps.notify(registered_model=registered_model))
         with dsl.ExitHandler(the_end, name="training"):
             data = place(
-                steps.ingest(params=ingest_params, source=dataset_source, path=dataset_path, repo=dataset_repo, rev=dataset_rev, layout=dataset_layout)
+                steps.ingest(
+                    params=ingest_params,
+                    source=dataset_source,
+                    path=dataset_path,
+                    repo=dataset_repo,
+                    rev=dataset_rev,
+                    layout=dataset_layout,
+                )
             )
             dataset, digest = data.outputs["dataset"], data.outputs["data_digest"]
             network = {
@@ -73,13 +80,19 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                 known = {"data_digest": digest, "code_revision": code}  # for the cache alone, as the digests below
                 gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
                 checked = place(steps.validate(dataset=dataset, params=validate_params, **known))
-                packed = place(steps.preprocess(dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known))
+                packed = place(
+                    steps.preprocess(
+                        dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known
+                    )
+                )
                 shards = packed.outputs["shards"]
                 known |= {"shards_digest": packed.outputs["shards_digest"]}
                 trained = place(steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
                 weights = trained.outputs["model"]
                 known |= {"model_digest": trained.outputs["model_digest"]}
-                measured = place(steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus)
+                measured = place(
+                    steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus
+                )
                 place(
                     steps.register(
                         shards=shards,

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from segmodels.labels import LabelMap
     from segmodels.losses import create_loss, list_losses
     from segmodels.metrics.confusion import ConfusionMatrix
-    from segmodels.models.prediction import Prediction
     from segmodels.models.registry import create_model, list_models
+    from segmodels.outputs import PixelOutput
 
 _HOMES = {
     "ConfusionMatrix": "segmodels.metrics.confusion",
     "InputError": "segmodels.errors",
     "LabelMap": "segmodels.labels",
-    "Prediction": "segmodels.models.prediction",
+    "PixelOutput": "segmodels.outputs",
     "TransientError": "segmodels.errors",
     "create_loss": "segmodels.losses",
     "create_model": "segmodels.models.registry",
@@ -35,7 +35,7 @@ __all__ = [
     "ConfusionMatrix",
     "InputError",
     "LabelMap",
-    "Prediction",
+    "PixelOutput",
     "TransientError",
     "create_loss",
     "create_model",

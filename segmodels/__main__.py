@@ -13,12 +13,19 @@ from segmodels.errors import InputError
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m segmodels", description="What the library holds.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in {"models": "every model", "losses": "every loss", "metrics": "every metric", "layouts": "every dataset layout"}.items():
+    for name, text in {
+        "models": "every model",
+        "losses": "every loss",
+        "metrics": "every metric",
+        "layouts": "every dataset layout",
+    }.items():
         commands.add_parser(name, help=text)
     description = commands.add_parser("describe", help="structure of a model, with shapes")
     description.add_argument("model")
     description.add_argument("--classes", type=int, help="number of classes (default: as the model's card)")
-    description.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the image (default: as the model's card)")
+    description.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the image (default: as the model's card)"
+    )
     chosen = parser.parse_args(argv)
     try:
         if chosen.command == "describe":
@@ -61,20 +68,40 @@ def _models() -> None:
 def _losses() -> None:
     from segmodels.losses.registry import list_losses, loss_entry
 
-    _table([(name, (card := loss_entry(name).card).source, card.use) for name in list_losses()], "loss", "formula", "when to use it")
+    _table(
+        [(name, (card := loss_entry(name).card).source, card.use) for name in list_losses()],
+        "loss",
+        "formula",
+        "when to use it",
+    )
 
 
 def _metrics() -> None:
     from segmodels.metrics import scores
 
-    functions = [(name, function) for name, function in vars(scores).items() if inspect.isfunction(function) and name in scores.__all__]
-    _table([(name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())) for name, function in functions], "metric", "what it is")
+    functions = [
+        (name, function)
+        for name, function in vars(scores).items()
+        if inspect.isfunction(function) and name in scores.__all__
+    ]
+    _table(
+        [(name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())) for name, function in functions],
+        "metric",
+        "what it is",
+    )
 
 
 def _layouts() -> None:
     from segmodels.data.layouts.base import _layouts as layouts
 
-    _table([(name, " ".join((inspect.getdoc(layout) or "").split("\n\n")[0].split())) for name, layout in sorted(layouts().items())], "layout", "what it reads")
+    _table(
+        [
+            (name, " ".join((inspect.getdoc(layout) or "").split("\n\n")[0].split()))
+            for name, layout in sorted(layouts().items())
+        ],
+        "layout",
+        "what it reads",
+    )
 
 
 if __name__ == "__main__":

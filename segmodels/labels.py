@@ -19,7 +19,8 @@ class LabelMap:
     Attributes:
         classes: names, in the order of the train ids 0..C-1.
         palette: one RGB colour (0..255) per class, same order.
-        ignore_index: train id of pixels that count nowhere: 255 for uint8 masks, -1 for int16 masks (above 255 classes).
+        ignore_index: train id of pixels that count nowhere: 255 for uint8 masks, -1 for int16 masks (above 255
+            classes).
         ids: source label id -> train id (or ``ignore_index``). Source ids that are not in it are unknown labels.
     """
 
@@ -30,17 +31,32 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise InputError(f"label map has {len(self.classes)} classes {list(self.classes)}, expected at least 2: name the background too")
+            raise InputError(
+                f"label map has {len(self.classes)} classes {list(self.classes)}, expected at least 2: name the"
+                " background too"
+            )
         if len(set(self.classes)) != len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise InputError(f"label map names {twice} more than once, expected distinct class names")
         if len(self.palette) != len(self.classes):
-            raise InputError(f"label map has {len(self.palette)} colours for {len(self.classes)} classes, expected one each")
-        wrong = {source: train for source, train in self.ids.items() if train != self.ignore_index and not 0 <= train < self.num_classes}
+            raise InputError(
+                f"label map has {len(self.palette)} colours for {len(self.classes)} classes, expected one each"
+            )
+        wrong = {
+            source: train
+            for source, train in self.ids.items()
+            if train != self.ignore_index and not 0 <= train < self.num_classes
+        }
         if wrong:
-            raise InputError(f"label map sends source ids to {wrong}, expected train ids 0..{self.num_classes - 1} or {self.ignore_index}")
+            raise InputError(
+                f"label map sends source ids to {wrong}, expected train ids 0..{self.num_classes - 1} or"
+                f" {self.ignore_index}"
+            )
         if self.ignore_index in range(self.num_classes):
-            raise InputError(f"ignore index {self.ignore_index} is also the train id of class {self.classes[self.ignore_index]!r}, choose another")
+            raise InputError(
+                f"ignore index {self.ignore_index} is also the train id of class {self.classes[self.ignore_index]!r},"
+                " choose another"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -77,7 +93,9 @@ class LabelMap:
             InputError: the mask holds a label that the map does not know.
         """
         if unknown := self.unknown(mask):
-            raise InputError(f"mask holds unknown labels {unknown}, expected {sorted(self.ids)}: correct the mask or the label map")
+            raise InputError(
+                f"mask holds unknown labels {unknown}, expected {sorted(self.ids)}: correct the mask or the label map"
+            )
         return self._table[0][mask]
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Pictures of results: confusion matrix, per-class bars, overlays. Each function returns a figure or an array, ``save`` writes a figure.
+"""Pictures of results: confusion matrix, per-class bars, overlays. Each function returns a figure or an array, ``save``
+writes a figure.
 
 Figures are made without pyplot: nothing global, safe in threads, no display needed.
 """
@@ -40,12 +41,20 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     many = len(classes) > ANNOTATED_CLASSES
     side, names = len(classes) * (0.135 if many else 0.44), 1.6  # inches of a panel and of the class names beside it
     figure = _figure(2 * side + names, side, layout=None)  # save() makes room for what sticks out
-    left, right = figure.subplots(1, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": names / side})
+    left, right = figure.subplots(
+        1, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": names / side}
+    )
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(100 * counts, total, where=total > 0, out=np.full(counts.shape, np.nan))
     logarithm = np.log10(np.maximum(counts, 1)) / max(np.log10(max(counts.max(), 1)), 1)
     _matrix(left, logarithm, classes, "pixels", None if many else [[_short(n) for n in row] for row in counts])
-    _matrix(right, share / 100, classes, "share of the true class, %", None if many else [[_percent(s) for s in row] for row in share])
+    _matrix(
+        right,
+        share / 100,
+        classes,
+        "share of the true class, %",
+        None if many else [[_percent(s) for s in row] for row in share],
+    )
     left.set_ylabel("truth", color=TEXT)
     return figure
 
@@ -109,7 +118,9 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
         step = max(max(row.truth.shape) // SHOWN_PIXELS, 1)
         truth, prediction = row.truth[::step, ::step], row.prediction[::step, ::step]
         image = resize_image(row.image, truth.shape)
-        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # the picture's own colours would shift those of the classes
+        grey = cv2.cvtColor(
+            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
+        )  # the picture's own colours would shift those of the classes
         pictures = {
             "image": image,
             "truth": blend(grey, truth, labels),
@@ -118,12 +129,32 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
         }
         for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
             axis.imshow(picture, interpolation="nearest" if picture.shape[0] < 200 else "antialiased")
-            axis.set_title(row.caption if title == "image" else title, fontsize=8, color=TEXT if title == "image" else MUTED, loc="left", pad=3)
+            axis.set_title(
+                row.caption if title == "image" else title,
+                fontsize=8,
+                color=TEXT if title == "image" else MUTED,
+                loc="left",
+                pad=3,
+            )
             axis.set_axis_off()
-    patches = [Patch(facecolor=_color(labels.palette[c]), edgecolor="#00000060", linewidth=0.5, label=_clip(labels.classes[c])) for c in shown]
+    patches = [
+        Patch(facecolor=_color(labels.palette[c]), edgecolor="#00000060", linewidth=0.5, label=_clip(labels.classes[c]))
+        for c in shown
+    ]
     patches.append(Patch(facecolor=_color(WRONG), label="wrong"))
-    by_rows = [patches[i] for column in range(columns) for i in range(column, entries, columns)]  # matplotlib fills column by column
-    figure.legend(handles=by_rows, loc="outside lower center", ncols=columns, fontsize=8, frameon=False, labelcolor=TEXT, handlelength=1.2, columnspacing=1.4)
+    by_rows = [
+        patches[i] for column in range(columns) for i in range(column, entries, columns)
+    ]  # matplotlib fills column by column
+    figure.legend(
+        handles=by_rows,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        frameon=False,
+        labelcolor=TEXT,
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
     return figure
 
 
@@ -147,7 +178,11 @@ def error_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, 
 def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """RGB ``image`` at (height, width) = ``size``."""
     smaller = size[0] < image.shape[0]
-    return image if image.shape[:2] == size else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return (
+        image
+        if image.shape[:2] == size
+        else cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    )
 
 
 def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
@@ -176,7 +211,9 @@ def _matrix(axes: Axes, shade: np.ndarray, classes: Sequence[str], title: str, t
         for row, cells in enumerate(texts):
             for column, text in enumerate(cells):
                 color = "white" if shade[row, column] > 0.6 else MUTED if text in ("0", "<1") else TEXT
-                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color).set_in_layout(False)  # inside anyway: saves time
+                axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=color).set_in_layout(
+                    False
+                )  # inside anyway: saves time
     axes.set_title(title, fontsize=11 if texts else 20, color=TEXT, loc="left")
     axes.set_xlabel("prediction", color=TEXT)
     for spine in axes.spines.values():

@@ -3,7 +3,8 @@
     with docker_host(cache) as host:
         host.run("build", ...)
 
-On a Debian machine without Docker, as root, the daemon comes from Debian's package docker.io and runs without a bridge and without
+On a Debian machine without Docker, as root, the daemon comes from Debian's package docker.io and runs without a bridge
+and without
 rules in the firewall: builds and containers use the host's network. Where the base image cannot be pulled it is made by
 debootstrap. Both are kept in ``cache`` for the next time.
 """
@@ -38,7 +39,14 @@ class DockerHost:
     environment: dict[str, str]
 
     def run(self, *arguments: str, timeout: float = 120, check: bool = True, cwd: Path | None = None) -> str:
-        done = subprocess.run([self.client, *arguments], capture_output=True, text=True, timeout=timeout, env=os.environ | self.environment, cwd=cwd)
+        done = subprocess.run(
+            [self.client, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | self.environment,
+            cwd=cwd,
+        )
         if check and done.returncode:
             raise RuntimeError(f"docker {' '.join(arguments[:2])} failed:\n{(done.stdout + done.stderr)[-4000:]}")
         return done.stdout
@@ -86,10 +94,17 @@ def _started(cache: Path) -> Iterator[DockerHost]:
     place.chmod(0o755)
     socket = f"unix://{place}/docker.sock"
     (folder / "docker.pid").unlink(missing_ok=True)
-    places = [f"--host={socket}", f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/docker.pid"]
+    places = [
+        f"--host={socket}",
+        f"--data-root={folder}/data",
+        f"--exec-root={folder}/exec",
+        f"--pidfile={folder}/docker.pid",
+    ]
     log = folder / "dockerd.log"
     with log.open("w") as output:
-        daemon = subprocess.Popen(["dockerd", *places, "--bridge=none", "--iptables=false", "--ip6tables=false"], stdout=output, stderr=output)
+        daemon = subprocess.Popen(
+            ["dockerd", *places, "--bridge=none", "--iptables=false", "--ip6tables=false"], stdout=output, stderr=output
+        )
     host = DockerHost("/usr/bin/docker", {"DOCKER_HOST": socket, "DOCKER_BUILDKIT": "1"})
     try:
         while not host.run("version", "--format", "{{.Server.Version}}", timeout=20, check=False).strip():
@@ -110,7 +125,10 @@ def _install(program: str, *packages: str) -> None:
     if os.getuid() != 0 or not shutil.which("apt-get"):
         raise Unavailable(f"{program} is not here and cannot be installed (no apt-get, or no root)")
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]):
+    for command in (
+        ["apt-get", "update", "-q"],
+        ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages],
+    ):
         done = subprocess.run(command, capture_output=True, text=True, env=quiet, timeout=300)
     if not shutil.which(program):
         raise Unavailable(f"{program} cannot be installed: {done.stderr[-300:]}")
@@ -138,9 +156,21 @@ def _make_base(target: Path) -> None:
     folder = target.with_name("base")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    in_memory = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500m,mode=755", "tmpfs", str(folder)], capture_output=True).returncode == 0
+    in_memory = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1500m,mode=755", "tmpfs", str(folder)], capture_output=True
+        ).returncode
+        == 0
+    )
     try:
-        command = ["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", "bookworm", str(folder), *_mirror()]
+        command = [
+            "debootstrap",
+            "--variant=minbase",
+            f"--include={BASE_PACKAGES}",
+            "bookworm",
+            str(folder),
+            *_mirror(),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         if done.returncode:
             raise Unavailable(f"the base image can neither be pulled nor made: {(done.stdout + done.stderr)[-500:]}")
@@ -157,6 +187,10 @@ def _make_base(target: Path) -> None:
 
 def _mirror() -> list[str]:
     """The Debian mirror that apt uses here; none leaves it to debootstrap."""
-    texts = [path.read_text() for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")] if path.is_file()]
+    texts = [
+        path.read_text()
+        for path in [Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]
+        if path.is_file()
+    ]
     found = re.search(r"(?m)^(?:URIs:|deb(?: \[[^]]*\])?)\s+(https?://\S+/debian)/?(?:\s|$)", "\n".join(texts))
     return [found[1]] if found else []

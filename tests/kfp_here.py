@@ -1,4 +1,5 @@
-"""The pipeline on kfp.local with one thing replaced: the command line of a container runs in this process, on the same files.
+"""The pipeline on kfp.local with one thing replaced: the command line of a container runs in this process, on the same
+files.
 
 with cluster_here(folder) as cluster:
     outputs = cluster.run("epochs=2")
@@ -15,7 +16,7 @@ import pytest
 from kfp import local
 from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 
-from components.params import load_params
+from components.params.schema import load_params
 from pipelines.local import resolve_named_outputs
 from pipelines.parameters import default_values, given_values
 from pipelines.profile import Image, Profile, Retries
@@ -28,7 +29,8 @@ SMALL = """
 ingest: {source: digits, digits: {train: 24, val: 6, test: 6, size: 32, seed: 0}}
 validate: {workers: 1}
 preprocess: {workers: 1}
-train: {model: unet, options: {widths: [4, 8]}, epochs: 1, batch_size: 8, lr: 0.003, schedule: constant, augment: {scale: [1.0, 1.0]}}
+train: {model: unet, options: {widths: [4, 8]}, epochs: 1, batch_size: 8,
+        lr: 0.003, schedule: constant, augment: {scale: [1.0, 1.0]}}
 evaluate: {overlays: 1}
 register: {name: tiny, minimum: 0.0}
 """

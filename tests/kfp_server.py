@@ -1,11 +1,13 @@
-"""A double of the Kubeflow Pipelines API server: the REST API v2beta1 as kfp's client calls it, in memory, on 127.0.0.1.
+"""A double of the Kubeflow Pipelines API server: the REST API v2beta1 as kfp's client calls it, in memory, on
+127.0.0.1.
 
     with kfp_server() as server:
         connect(server.url)
 
-It keeps experiments, pipelines with versions, runs and recurring runs. ``writes`` are the requests that changed something.
-It checks what the real server is documented to check where our code depends on it: unknown ids are 404, a namespace that is not
-the user's is 403, a pipeline name that is taken is 409, a cron expression without six fields is 400.
+It keeps experiments, pipelines with versions, runs and recurring runs. ``writes`` are the requests that changed
+something. It checks what the real server is documented to check where our code depends on it: unknown ids are 404, a
+namespace that is not the user's is 403, a pipeline name that is taken is 409, a cron expression without six fields is
+400.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Server:
 
     def list(self, entries: dict[str, dict[str, Any]], name: str, query: dict[str, str]) -> dict[str, Any]:
         self._check_namespace(query.get("namespace", ""))
-        chosen = sorted(entries.values(), key=lambda entry: entry["created_at"], reverse="desc" in query.get("sort_by", ""))
+        chosen = sorted(
+            entries.values(), key=lambda entry: entry["created_at"], reverse="desc" in query.get("sort_by", "")
+        )
         for predicate in json.loads(query.get("filter") or '{"predicates": []}')["predicates"]:
             if predicate["operation"] not in ("EQUALS", 1):
                 raise Refusal(400, f"operation {predicate['operation']} is not known")
@@ -104,13 +108,17 @@ class Server:
             raise Refusal(400, f"Invalid cron {cron}")
         mode = body.pop("mode")
         body["service_account"] = body.get("service_account") or "pipeline-runner"
-        return self.add(self.recurring_runs, "recurring_run_id", **body, status="ENABLED" if mode == "ENABLE" else "DISABLED")
+        return self.add(
+            self.recurring_runs, "recurring_run_id", **body, status="ENABLED" if mode == "ENABLE" else "DISABLED"
+        )
 
     def upload(self, query: dict[str, str], content: bytes) -> dict[str, Any]:
         self._check_namespace(query.get("namespace", ""))
         if any(pipeline["display_name"] == query["name"] for pipeline in self.pipelines.values()):
             raise Refusal(409, f"AlreadyExistError: the pipeline name {query['name']} already exist")
-        pipeline = self.add(self.pipelines, "pipeline_id", display_name=query["name"], namespace=query.get("namespace", ""))
+        pipeline = self.add(
+            self.pipelines, "pipeline_id", display_name=query["name"], namespace=query.get("namespace", "")
+        )
         self._add_version(pipeline["pipeline_id"], query["name"], content)
         return pipeline
 
@@ -119,16 +127,28 @@ class Server:
         return self._add_version(query["pipelineid"], query["name"], content)
 
     def _add_version(self, pipeline: str, name: str, content: bytes) -> dict[str, Any]:
-        if any(version["display_name"] == name and version["pipeline_id"] == pipeline for version in self.versions.values()):
+        if any(
+            version["display_name"] == name and version["pipeline_id"] == pipeline for version in self.versions.values()
+        ):
             raise Refusal(409, f"AlreadyExistError: the version {name} already exist")
         spec, *platform = yaml.load_all(content, yaml.CSafeLoader)
-        return self.add(self.versions, "pipeline_version_id", pipeline_id=pipeline, display_name=name, pipeline_spec={"spec": spec, "platform": platform})
+        return self.add(
+            self.versions,
+            "pipeline_version_id",
+            pipeline_id=pipeline,
+            display_name=name,
+            pipeline_spec={"spec": spec, "platform": platform},
+        )
 
     def _check_namespace(self, namespace: str) -> None:
         if self.namespace is None and namespace:
             raise Refusal(400, "Invalid input error: In single-user mode, namespace must be empty")
         if self.namespace is not None and namespace != self.namespace:
-            raise Refusal(403, f"User 'jane@example.org' is not authorized with reason: (request: &ResourceAttributes{{Namespace:{namespace}}})")
+            raise Refusal(
+                403,
+                "User 'jane@example.org' is not authorized with reason: (request:"
+                f" &ResourceAttributes{{Namespace:{namespace}}})",
+            )
 
     def answer(self, method: str, path: str, query: dict[str, str], content: bytes) -> dict[str, Any]:
         if self.fail and method == self.fail[0] and re.search(self.fail[1], path):
@@ -153,12 +173,18 @@ class Server:
             (
                 "GET",
                 "/pipelines/([^/]+)/versions",
-                lambda key: self.list(self._versions_of(key), "pipeline_versions", query | {"namespace": self.namespace or ""}),
+                lambda key: self.list(
+                    self._versions_of(key), "pipeline_versions", query | {"namespace": self.namespace or ""}
+                ),
             ),
             ("GET", "/pipelines/[^/]+/versions/([^/]+)", lambda key: self.get(self.versions, key)),
             ("POST", "/runs", lambda: self.create_run(body)),
             ("GET", "/runs/([^/]+)", lambda key: self.get(self.runs, key)),
-            ("GET", "/recurringruns", lambda: self.list(self.recurring_runs, "recurringRuns", query | {"namespace": self.namespace or ""})),
+            (
+                "GET",
+                "/recurringruns",
+                lambda: self.list(self.recurring_runs, "recurringRuns", query | {"namespace": self.namespace or ""}),
+            ),
             ("POST", "/recurringruns", lambda: self.create_recurring_run(body)),
             ("DELETE", "/recurringruns/([^/]+)", self._delete_recurring_run),
         ]
@@ -183,7 +209,9 @@ class Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if (self.headers.get("Content-Type") or "").startswith("multipart/"):
-            parts = message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content).get_payload()
+            parts = message_from_bytes(
+                b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content
+            ).get_payload()
             content = parts[0].get_payload(decode=True)
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
@@ -193,9 +221,20 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if not parts.path.startswith(PREFIX):
                 raise Refusal(404, "Not Found")
-            answer, status = self.state.answer(self.command, unquote(parts.path.removeprefix(PREFIX)), query, content), 200
+            answer, status = (
+                self.state.answer(self.command, unquote(parts.path.removeprefix(PREFIX)), query, content),
+                200,
+            )
         except Refusal as refusal:
-            answer, status = {"error": refusal.message, "code": 5, "message": refusal.message, "details": []}, refusal.status
+            answer, status = (
+                {
+                    "error": refusal.message,
+                    "code": 5,
+                    "message": refusal.message,
+                    "details": [],
+                },
+                refusal.status,
+            )
         self._send(status, "application/json", json.dumps(answer).encode())
 
     def _log_in(self) -> None:

@@ -66,9 +66,13 @@ def _swift(folder: Path) -> Iterator[Server]:
     (etc / "localcache.py").write_text(_LOCAL_CACHE)
     (etc / "launch.py").write_text(_LAUNCH)
     for kind in ("account", "container", "object"):
-        (etc / f"{kind}-server.conf").write_text(_STORAGE_CONF.format(kind=kind, port=ports[kind], etc=etc, devices=devices.parent))
+        (etc / f"{kind}-server.conf").write_text(
+            _STORAGE_CONF.format(kind=kind, port=ports[kind], etc=etc, devices=devices.parent)
+        )
     (etc / "proxy-server.conf").write_text(_PROXY_CONF.format(port=ports["proxy"], etc=etc))
-    subprocess.run([python, "-c", _RINGS, etc, *(str(ports[kind]) for kind in ("account", "container", "object"))], check=True)
+    subprocess.run(
+        [python, "-c", _RINGS, etc, *(str(ports[kind]) for kind in ("account", "container", "object"))], check=True
+    )
     commands = {kind: [python, etc / "launch.py", etc, kind] for kind in ports}
     with _processes(commands, ports, folder / "log"):
         endpoint = f"http://127.0.0.1:{ports['proxy']}"
@@ -82,11 +86,18 @@ def _moto(folder: Path) -> Iterator[Server]:
     (port,) = _free_ports(1)
     command = [_environment(MOTO), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _processes({"moto": command}, {"moto": port}, folder / "log"):
-        yield Server(MOTO, f"http://127.0.0.1:{port}", _variables(f"http://127.0.0.1:{port}", key="test", secret="testing"))
+        yield Server(
+            MOTO, f"http://127.0.0.1:{port}", _variables(f"http://127.0.0.1:{port}", key="test", secret="testing")
+        )
 
 
 def _variables(endpoint: str, key: str, secret: str) -> dict[str, str]:
-    return {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, "AWS_DEFAULT_REGION": "us-east-1"}
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
 
 
 def _environment(requirement: str) -> Path:
@@ -100,7 +111,15 @@ def _environment(requirement: str) -> Path:
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]
+            install = [
+                folder / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                requirement,
+            ]
             result = subprocess.run(install, capture_output=True, text=True, check=False)
             if result.returncode:
                 raise RuntimeError(f"pip install {requirement} failed: {result.stderr[-500:]}")
@@ -124,7 +143,9 @@ def _processes(commands: dict[str, list], ports: dict[str, int], logs: Path) -> 
     try:
         for name, command in commands.items():
             with (logs / name).open("w") as log:
-                running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                running[name] = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
         until = time.monotonic() + 60
         for name, process in running.items():
             while not _listens(ports[name]):
@@ -195,7 +216,8 @@ swift_dir = {etc}
 log_level = WARNING
 eventlet_debug = false
 [pipeline:main]
-pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk s3api tempauth slo dlo versioned_writes symlink proxy-server
+pipeline = catch_errors gatekeeper healthcheck cache listing_formats bulk
+    s3api tempauth slo dlo versioned_writes symlink proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true

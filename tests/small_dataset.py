@@ -6,10 +6,16 @@ import numpy as np
 from PIL import Image
 
 
-def write_small_dataset(root: Path, splits: dict[str, int] | None = None, size: tuple[int, int] = (32, 24), seed: int = 0) -> Path:
+def write_small_dataset(
+    root: Path, splits: dict[str, int] | None = None, size: tuple[int, int] = (32, 24), seed: int = 0
+) -> Path:
     """Images of ``size`` (width, height): by split in folders, or 12 without splits."""
     random = np.random.default_rng(seed)
-    names = [f"{split}/{number:03d}" for split, count in splits.items() for number in range(count)] if splits else [f"{number:03d}" for number in range(12)]
+    names = (
+        [f"{split}/{number:03d}" for split, count in splits.items() for number in range(count)]
+        if splits
+        else [f"{number:03d}" for number in range(12)]
+    )
     for name in names:
         coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
         mask = np.zeros((size[1], size[0]), np.uint8)

@@ -1,4 +1,6 @@
-"""What the steps before evaluate leave on disk, made in a moment: shards of coloured scenes and a U-Net trained for a moment."""
+"""What the steps before evaluate leave on disk, made in a moment: shards of coloured scenes and a U-Net trained for a
+moment.
+"""
 
 import json
 import shutil
@@ -10,29 +12,47 @@ import numpy as np
 import pytest
 import torch
 
-from components import tracking
+from components.tracking import runs
 from segmodels.data.shards import ShardWriter
 from segmodels.inference.bundle import save_bundle
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
 
-LABELS = LabelMap(("grass", "brick", "pond", "snow"), ((60, 160, 60), (180, 70, 50), (40, 90, 200), (240, 240, 240)), {0: 0, 1: 1, 2: 2, 3: 3, 9: 255})
+LABELS = LabelMap(
+    ("grass", "brick", "pond", "snow"),
+    ((60, 160, 60), (180, 70, 50), (40, 90, 200), (240, 240, 240)),
+    {0: 0, 1: 1, 2: 2, 3: 3, 9: 255},
+)
 DIGEST = "0123456789abcdef0123456789abcdef.dir"
 OPTIONS = {"widths": [4, 6]}
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int], labels: LabelMap) -> tuple[np.ndarray, np.ndarray]:
     """A noisy picture of vertical stripes, and its mask with a void corner. Snow (3) never occurs."""
-    mask = np.repeat(rng.integers(0, 3, (1, size[1] // 8 + 1)), 8, axis=1)[:, : size[1]].repeat(size[0], axis=0).astype(np.uint8)
+    mask = (
+        np.repeat(rng.integers(0, 3, (1, size[1] // 8 + 1)), 8, axis=1)[:, : size[1]]
+        .repeat(size[0], axis=0)
+        .astype(np.uint8)
+    )
     image = np.array(labels.palette, dtype=np.float64)[mask] + rng.normal(0, 40, (*size, 3))
     mask[:4, :4] = labels.ignore_index
     return image.clip(0, 255).astype(np.uint8), mask
 
 
 def write_shards(
-    folder: Path, *, train: int = 2, val: int = 1, test: int = 6, labels: LabelMap = LABELS, scale: int = 2, digest: str = DIGEST, image_classes: int = 0
+    folder: Path,
+    *,
+    train: int = 2,
+    val: int = 1,
+    test: int = 6,
+    labels: LabelMap = LABELS,
+    scale: int = 2,
+    digest: str = DIGEST,
+    image_classes: int = 0,
 ) -> Path:
-    """Images of two sizes; their masks are ``scale`` times as large, as when preprocess shrinks images. Labels of images go round ``image_classes``."""
+    """Images of two sizes; their masks are ``scale`` times as large, as when preprocess shrinks images. Labels of
+    images go round ``image_classes``.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     with ShardWriter(folder, labels, digest, source={"kind": "folder", "path": "somewhere"}) as writer:
@@ -40,7 +60,13 @@ def write_shards(
             for index in range(count):
                 image, mask = scene(rng, (24, 32) if index % 3 else (20, 40), labels)
                 image_label = index % image_classes if image_classes else None
-                writer.add(split, f"{split}/{index}", image, mask.repeat(scale, axis=0).repeat(scale, axis=1), image_label=image_label)
+                writer.add(
+                    split,
+                    f"{split}/{index}",
+                    image,
+                    mask.repeat(scale, axis=0).repeat(scale, axis=1),
+                    image_label=image_label,
+                )
     return folder
 
 
@@ -52,26 +78,50 @@ def write_model(folder: Path, *, steps: int = 40, seed: int = 0, labels: LabelMa
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
     mean, std = (110.0, 110.0, 110.0), (60.0, 50.0, 60.0)
     for _ in range(steps):
-        images, masks = (np.stack(arrays) for arrays in zip(*(scene(rng, (24, 32), LABELS) for _ in range(2)), strict=True))
-        logits = model((torch.from_numpy(images).permute(0, 3, 1, 2) - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)).logits
+        images, masks = (
+            np.stack(arrays) for arrays in zip(*(scene(rng, (24, 32), LABELS) for _ in range(2)), strict=True)
+        )
+        logits = model(
+            (torch.from_numpy(images).permute(0, 3, 1, 2) - torch.tensor(mean).view(-1, 1, 1))
+            / torch.tensor(std).view(-1, 1, 1)
+        ).logits
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, torch.from_numpy(masks).long(), ignore_index=255).backward()
         optimizer.step()
-    facts = {"data_digest": DIGEST, "code_revision": "a" * 40, "code_digest": "c" * 16, "params_digest": f"{seed:08d}{steps:08d}"}
-    save_bundle(folder, model, name="unet", options=OPTIONS, num_classes=labels.num_classes, labels=labels, mean=mean, std=std, lineage=facts)
+    facts = {
+        "data_digest": DIGEST,
+        "code_revision": "a" * 40,
+        "code_digest": "c" * 16,
+        "params_digest": f"{seed:08d}{steps:08d}",
+    }
+    save_bundle(
+        folder,
+        model,
+        name="unet",
+        options=OPTIONS,
+        num_classes=labels.num_classes,
+        labels=labels,
+        mean=mean,
+        std=std,
+        lineage=facts,
+    )
     return folder
 
 
 def write_run(model: Path, state: Path) -> str:
     """Give the model an MLflow run, as train does; returns the run's id."""
-    run = tracking.start_run(experiment="tests", name="unet", state=state, params={"lr": 0.01, "epochs": 3}, tags={"data_digest": DIGEST})
+    run = runs.start_run(
+        experiment="tests", name="unet", state=state, params={"lr": 0.01, "epochs": 3}, tags={"data_digest": DIGEST}
+    )
     run.finish()
     (model / "run.json").write_text((state / "run.json").read_text())
     return json.loads((model / "run.json").read_text())["run_id"]
 
 
 def use_local_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in ``folder`` with an empty MLflow store there. Making its tables takes seconds, so they are made once and copied."""
+    """Work in ``folder`` with an empty MLflow store there. Making its tables takes seconds, so they are made once and
+    copied.
+    """
     shutil.copyfile(_empty_store(), folder / "mlflow.db")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
@@ -81,5 +131,5 @@ def use_local_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @cache
 def _empty_store() -> Path:
     path = Path(mkdtemp()) / "mlflow.db"
-    tracking.mlflow_client(f"sqlite:///{path}")
+    runs.mlflow_client(f"sqlite:///{path}")
     return path

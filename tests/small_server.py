@@ -1,4 +1,4 @@
-"""A model behind HTTP without a network: the application of ``components.serve`` on a test client."""
+"""A model behind HTTP without a network: the application of ``components.commands.serve`` on a test client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,13 @@ from components.serving.live_model import LiveModel, ModelSource
 
 @contextmanager
 def served(
-    model: str, *, window: float = 0.0, max_batch: int = 8, max_pixels: int = 200_000, max_bytes: int = 2_000_000, loaded: bool = True
+    model: str,
+    *,
+    window: float = 0.0,
+    max_batch: int = 8,
+    max_pixels: int = 200_000,
+    max_bytes: int = 2_000_000,
+    loaded: bool = True,
 ) -> Iterator[tuple[TestClient, LiveModel]]:
     """A client of the model, and what serves it; ``window`` in seconds."""
     live = LiveModel(ModelSource(model))
@@ -21,6 +27,11 @@ def served(
         live.update()
     batcher = Batcher(live, window=window, max_images=max_batch, max_pixels=max_pixels)
     try:
-        yield TestClient(create_app(live, batcher, Limits(pixels=max_pixels, length=max_bytes)), raise_server_exceptions=False), live
+        yield (
+            TestClient(
+                create_app(live, batcher, Limits(pixels=max_pixels, length=max_bytes)), raise_server_exceptions=False
+            ),
+            live,
+        )
     finally:
         batcher.close()

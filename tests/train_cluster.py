@@ -1,7 +1,9 @@
-"""A cluster with Kubeflow Trainer for tests: the SDK's own Kubernetes backend, over an API server in this process whose pods are processes.
+"""A cluster with Kubeflow Trainer for tests: the SDK's own Kubernetes backend, over an API server in this process whose
+pods are processes.
 
-What the SDK would send is kept and checked against Trainer's schema; Trainer's part (PET_* variables, the state of the TrainJob) is
-played. The SDK's local process backend takes Python functions only, its container backend needs a Docker engine.
+What the SDK would send is kept and checked against Trainer's schema; Trainer's part (PET_* variables, the state of the
+TrainJob) is played. The SDK's local process backend takes Python functions only, its container backend needs a Docker
+engine.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class Cluster:
 
     # --- TrainJobs and runtimes
 
-    def create_namespaced_custom_object(self, _group: str, _version: str, namespace: str, _plural: str, body: dict[str, Any]) -> None:
+    def create_namespaced_custom_object(
+        self, _group: str, _version: str, namespace: str, _plural: str, body: dict[str, Any]
+    ) -> None:
         if self.refusal:
             raise client.ApiException(self.refusal, "no")
         body = yaml.safe_load(yaml.safe_dump(body))
@@ -76,9 +80,13 @@ class Cluster:
         body["metadata"] |= {"namespace": namespace, "creationTimestamp": datetime.now(UTC).isoformat()}
         self.jobs[name] = body
         self.away = self.away_once_started
-        self.pods[name] = [] if self.pending else [self._pod(body, node) for node in range(body["spec"]["trainer"]["numNodes"])]
+        self.pods[name] = (
+            [] if self.pending else [self._pod(body, node) for node in range(body["spec"]["trainer"]["numNodes"])]
+        )
 
-    def get_namespaced_custom_object(self, _group: str, _version: str, _namespace: str, plural: str, name: str, async_req: bool) -> Answer:
+    def get_namespaced_custom_object(
+        self, _group: str, _version: str, _namespace: str, plural: str, name: str, async_req: bool
+    ) -> Answer:
         assert async_req
         if plural == "trainingruntimes":
             return Answer(yaml.safe_load(RUNTIME.read_text()))
@@ -89,7 +97,13 @@ class Cluster:
             return Answer(client.ApiException(404, "Not Found"))
         codes = [pod.poll() for pod in self.pods[name]]
         ended = "Failed" if any(codes) else "Complete" if codes and all(code == 0 for code in codes) else None
-        condition = {"type": ended, "status": "True", "reason": "x", "message": "x", "lastTransitionTime": datetime.now(UTC).isoformat()}
+        condition = {
+            "type": ended,
+            "status": "True",
+            "reason": "x",
+            "message": "x",
+            "lastTransitionTime": datetime.now(UTC).isoformat(),
+        }
         return Answer(self.jobs[name] | ({"status": {"conditions": [condition]}} if ended else {}))
 
     def delete_namespaced_custom_object(self, *_: str, name: str) -> None:
@@ -109,13 +123,24 @@ class Cluster:
         folder = self.folder / name / str(node)
         folder.mkdir(parents=True, exist_ok=True)
         port = 20000 + int(name.removeprefix("train-")[:4], 16) % 20000
-        places = {"PET_NNODES": str(trainer["numNodes"]), "PET_NODE_RANK": str(node), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port)}
+        places = {
+            "PET_NNODES": str(trainer["numNodes"]),
+            "PET_NODE_RANK": str(node),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": str(port),
+        }
         own = {key: value for key, value in os.environ.items() if not key.startswith(("SEGMODELS_", "AWS_", "MLFLOW_"))}
         given = {env["name"]: env["value"] for env in trainer.get("env", [])}
         assert trainer["command"][0] == "python"
         command = list(self.instead) or [sys.executable, *trainer["command"][1:], *trainer["args"]]
         with (folder / "log").open("wb") as log:
-            return subprocess.Popen(command, cwd=folder, env={**own, **given, **self.environment, **places}, stdout=log, stderr=subprocess.STDOUT)
+            return subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**own, **given, **self.environment, **places},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def list_namespaced_pod(self, _namespace: str, label_selector: str, async_req: bool) -> Answer:
         assert async_req
@@ -126,7 +151,10 @@ class Cluster:
                 metadata=client.V1ObjectMeta(
                     name=f"{name}-node-0-{node}",
                     creation_timestamp=datetime.now(UTC),
-                    labels={"jobset.sigs.k8s.io/replicatedjob-name": "node", "batch.kubernetes.io/job-completion-index": str(node)},
+                    labels={
+                        "jobset.sigs.k8s.io/replicatedjob-name": "node",
+                        "batch.kubernetes.io/job-completion-index": str(node),
+                    },
                 ),
                 spec=client.V1PodSpec(containers=[client.V1Container(name="node", image="x")]),
                 status=client.V1PodStatus(phase=phases.get(pod.poll(), "Failed")),
@@ -139,7 +167,13 @@ class Cluster:
         about = [client.V1ObjectReference(kind="TrainJob", name=name) for name in self.jobs]
         now = datetime.now(UTC)
         events = [
-            client.CoreV1Event(involved_object=one, metadata=client.V1ObjectMeta(), message="0/3 nodes: no GPU", reason="FailedScheduling", first_timestamp=now)
+            client.CoreV1Event(
+                involved_object=one,
+                metadata=client.V1ObjectMeta(),
+                message="0/3 nodes: no GPU",
+                reason="FailedScheduling",
+                first_timestamp=now,
+            )
             for one in about
         ]
         return Answer(client.CoreV1EventList(items=events))

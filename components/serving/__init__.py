@@ -1,1 +1,3 @@
-"""A model behind HTTP: what ``components.serve`` puts together. No file here knows MLflow; ``app`` alone knows FastAPI."""
+"""A model behind HTTP: what ``components.commands.serve`` puts together. No file here knows MLflow; ``app`` alone knows
+FastAPI.
+"""

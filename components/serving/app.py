@@ -1,7 +1,7 @@
 """The server's paths: Open Inference Protocol v2, image files in and out, classes, health and counts.
 
-What goes wrong is answered as ``{"error": sentence}``: 400 for what the client can correct, 404 for what is not here, 413 beyond the limits,
-503 for what may pass.
+What goes wrong is answered as ``{"error": sentence}``: 400 for what the client can correct, 404 for what is not here,
+413 beyond the limits, 503 for what may pass.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from components.lineage import code_revision
-from components.mask_files import mask_picture
+from components.commands.mask_files import mask_picture
 from components.serving.batching import Answer, Batcher
 from components.serving.limits import Limits, TooLarge
 from components.serving.live_model import LiveModel, ServedModel
 from components.serving.protocol import inference_response, model_metadata, read_request
-from segmodels.data.images import decode_image
+from components.tracking.lineage import code_revision
+from segmodels.data.decoding import decode_image
 from segmodels.errors import InputError, TransientError
 from segmodels.plots import blend
 
@@ -34,7 +34,9 @@ IMAGE_NAME = "in the request"
 
 def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     """The application that answers with ``live`` by way of ``batcher``."""
-    app = FastAPI(title="segmodels", version=code_revision(), docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+    app = FastAPI(
+        title="segmodels", version=code_revision(), docs_url=None, redoc_url=None
+    )  # their pages load scripts from elsewhere
     _answer_errors(app)
 
     def loaded(name: str, number: str | None = None) -> ServedModel:
@@ -43,14 +45,20 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         if live.current is None:
             raise TransientError(f"model {name!r} is still being loaded: try again in a few seconds")
         if number not in (None, live.current.version):
-            raise HTTPException(404, f"version {number!r} of model {name!r} is not served here: ask for {live.current.version!r}, or for none")
+            raise HTTPException(
+                404,
+                f"version {number!r} of model {name!r} is not served here: ask for {live.current.version!r}, or for"
+                " none",
+            )
         return live.current
 
     async def predicted(images: list[np.ndarray]) -> Answer:
         return await asyncio.wrap_future(batcher.submit(images))
 
     async def body(request: Request) -> bytes:
-        return b"".join([chunk async for chunk in limits.within(request.stream(), request.headers.get("content-length"))])
+        return b"".join(
+            [chunk async for chunk in limits.within(request.stream(), request.headers.get("content-length"))]
+        )
 
     @app.get("/v2/health/live")
     async def live_() -> dict[str, bool]:
@@ -84,32 +92,57 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         answer = await predicted(list(asked.images))
         if number not in (None, answer.model.version):
             loaded(name, number)  # another version took its place meanwhile
-        content = await run_in_threadpool(inference_response, asked.identifier, np.stack(answer.masks), answer.model.name, answer.model.version)
+        content = await run_in_threadpool(
+            inference_response, asked.identifier, np.stack(answer.masks), answer.model.name, answer.model.version
+        )
         return Response(content, media_type="application/json")
 
     @app.post("/predict")
     async def predict(request: Request, output: Literal["mask", "overlay"] = "mask") -> Response:
-        """An image file, as the body or as the one file of a form -> PNG: class ids with the classes' colours as palette, or the colours over the image."""
-        data = await _form_file(request, limits) if request.headers.get("content-type", "").startswith("multipart/form-data") else await body(request)
+        """An image file, as the body or as the one file of a form -> PNG: class ids with the classes' colours as
+        palette, or the colours over the image.
+        """
+        data = (
+            await _form_file(request, limits)
+            if request.headers.get("content-type", "").startswith("multipart/form-data")
+            else await body(request)
+        )
         image = await run_in_threadpool(_decode, data, limits)
         answer = await predicted([image])
         content = await run_in_threadpool(_png, image, answer, output)
-        return Response(content, media_type="image/png", headers={"X-Model-Name": answer.model.name, "X-Model-Version": answer.model.version})
+        return Response(
+            content,
+            media_type="image/png",
+            headers={"X-Model-Name": answer.model.name, "X-Model-Version": answer.model.version},
+        )
 
     @app.get("/classes")
     async def classes() -> list[dict[str, object]]:
         labels = loaded(live.name).labels
-        return [{"id": index, "class": name, "color": color} for index, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))]
+        return [
+            {"id": index, "class": name, "color": color}
+            for index, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))
+        ]
 
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
         """Prometheus' text format."""
         counts = batcher.counts
-        values = {"requests": counts.requests, "images": counts.images, "batches": counts.batches, "prediction_seconds": counts.seconds}
-        lines = [f"# TYPE segmodels_{name}_total counter\nsegmodels_{name}_total {value}" for name, value in values.items()]
+        values = {
+            "requests": counts.requests,
+            "images": counts.images,
+            "batches": counts.batches,
+            "prediction_seconds": counts.seconds,
+        }
+        lines = [
+            f"# TYPE segmodels_{name}_total counter\nsegmodels_{name}_total {value}" for name, value in values.items()
+        ]
         lines.append(f"# TYPE segmodels_requests_waiting gauge\nsegmodels_requests_waiting {batcher.waiting()}")
         if live.current:
-            lines.append(f'# TYPE segmodels_model_info gauge\nsegmodels_model_info{{name="{live.name}",version="{live.current.version}"}} 1')
+            lines.append(
+                "# TYPE segmodels_model_info"
+                f' gauge\nsegmodels_model_info{{name="{live.name}",version="{live.current.version}"}} 1'
+            )
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     return app
@@ -121,11 +154,16 @@ async def _form_file(request: Request, limits: Limits) -> bytes:
     try:
         form = await MultiPartParser(request.headers, stream).parse()  # type: ignore[arg-type]  # any asynchronous iterator will do
     except (MultiPartException, KeyError) as error:  # KeyError: no boundary
-        raise InputError(f"form of the request is broken ({getattr(error, 'message', 'it has no boundary')}): send the image as its one file") from None
+        raise InputError(
+            f"form of the request is broken ({getattr(error, 'message', 'it has no boundary')}): send the image as its"
+            " one file"
+        ) from None
     try:
         files = [part for _, part in form.multi_items() if not isinstance(part, str)]
         if len(files) != 1:
-            raise InputError(f"form of the request has {len(files)} files, expected one image: send one request per image")
+            raise InputError(
+                f"form of the request has {len(files)} files, expected one image: send one request per image"
+            )
         return await files[0].read()
     finally:
         await form.close()
@@ -162,14 +200,24 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def parameter(_: Request, error: RequestValidationError) -> JSONResponse:
-        (first, *_rest) = error.errors()
-        return answer(400, f"parameter {first['loc'][-1]} of the request is {first.get('input')!r}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+        first, *_rest = error.errors()
+        return answer(
+            400,
+            f"parameter {first['loc'][-1]} of the request is {first.get('input')!r}:"
+            f" {first['msg'][:1].lower()}{first['msg'][1:]}",
+        )
 
     @app.exception_handler(HTTPException)
     async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-        sentence = error.detail if error.status_code != 404 or error.detail != "Not Found" else f"{request.url.path} is not a path of this server"
+        sentence = (
+            error.detail
+            if error.status_code != 404 or error.detail != "Not Found"
+            else f"{request.url.path} is not a path of this server"
+        )
         return answer(error.status_code, sentence, **(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:
-        return answer(500, f"prediction failed ({type(error).__name__}): the server's log says more")  # it prints the traceback
+        return answer(
+            500, f"prediction failed ({type(error).__name__}): the server's log says more"
+        )  # it prints the traceback

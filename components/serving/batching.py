@@ -15,7 +15,9 @@ from components.serving.live_model import LiveModel, ServedModel
 from segmodels.errors import TransientError
 
 BATCHES_WAITING = 16
-"""Full batches that may wait; further requests are refused, as their answers would come too late and their images fill the memory."""
+"""Full batches that may wait; further requests are refused, as their answers would come too late and their images fill
+the memory.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ class _Waiting:
 class Batcher:
     """One thread that predicts; a request's images stay together, so that one version of the model answers all of them.
 
-    A batch is predicted when its first request has waited for ``window`` or the batch is full, whichever is first. Requests that
-    arrive while a batch is predicted go into the next one, so that under load batches fill up even with a window of 0.
+    A batch is predicted when its first request has waited for ``window`` or the batch is full, whichever is first.
+    Requests that arrive while a batch is predicted go into the next one, so that under load batches fill up even with a
+    window of 0.
 
     Args:
         live: the model.
         window: seconds.
-        max_images, max_pixels: of a batch. A request with more images is a batch of its own, predicted in parts of ``max_images``.
+        max_images, max_pixels: of a batch. A request with more images is a batch of its own, predicted in parts of
+            ``max_images``.
     """
 
     def __init__(self, live: LiveModel, *, window: float, max_images: int, max_pixels: int) -> None:
@@ -78,7 +82,9 @@ class Batcher:
             if self._live.current is None:
                 raise TransientError(f"model {self._live.name!r} is still being loaded: try again in a few seconds")
             if self._images >= BATCHES_WAITING * self._max_images or self._pixels >= BATCHES_WAITING * self._max_pixels:
-                raise TransientError(f"{len(self._waiting)} requests wait already: try again in a few seconds, or add servers")
+                raise TransientError(
+                    f"{len(self._waiting)} requests wait already: try again in a few seconds, or add servers"
+                )
             self._waiting.append(request)
             self._images += len(images)
             self._pixels += request.pixels
@@ -109,7 +115,12 @@ class Batcher:
         """Empty when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            while self._waiting and not self._closed and self._images < self._max_images and self._pixels < self._max_pixels:
+            while (
+                self._waiting
+                and not self._closed
+                and self._images < self._max_images
+                and self._pixels < self._max_pixels
+            ):
                 left = self._waiting[0].arrived + self._window - time.monotonic()
                 if left <= 0:
                     break
@@ -131,9 +142,13 @@ class Batcher:
         model = self._live.current
         assert model is not None  # or nothing would have been submitted
         images = [image for request in batch for image in request.images]
-        by_size = sorted(range(len(images)), key=lambda index: images[index].shape)  # neighbours of one size are predicted together
+        by_size = sorted(
+            range(len(images)), key=lambda index: images[index].shape
+        )  # neighbours of one size are predicted together
         try:
-            masks = dict(zip(by_size, model.predictor.masks([images[index] for index in by_size], self._max_images), strict=True))
+            masks = dict(
+                zip(by_size, model.predictor.masks([images[index] for index in by_size], self._max_images), strict=True)
+            )
         except Exception as error:  # a model may fail in any way, the thread must go on
             if len(batch) > 1:
                 for request in batch:

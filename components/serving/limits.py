@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from segmodels.data.images import FORMATS
+from segmodels.data.decoding import FORMATS
 from segmodels.errors import InputError
 
 
@@ -31,10 +31,14 @@ class Limits:
     def check_pixels(self, count: int, what: str) -> None:
         """Raises TooLarge."""
         if count > self.pixels:
-            raise TooLarge(f"{what}, {count / 1e6:.1f} megapixels, expected at most {self.pixels / 1e6:g}: send fewer or smaller images")
+            raise TooLarge(
+                f"{what}, {count / 1e6:.1f} megapixels, expected at most {self.pixels / 1e6:g}: send fewer or smaller"
+                " images"
+            )
 
     def check_header(self, data: bytes, name: str) -> None:
-        """How large an image file says it is, before its pixels are unpacked: a file of kilobytes may unpack to gigabytes.
+        """How large an image file says it is, before its pixels are unpacked: a file of kilobytes may unpack to
+        gigabytes.
 
         Raises:
             TooLarge: more pixels than allowed.
@@ -42,7 +46,10 @@ class Limits:
         try:
             width, height = Image.open(io.BytesIO(data), formats=FORMATS).size  # reads no pixels
         except Image.DecompressionBombError:
-            raise TooLarge(f"image {name} has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels: send a smaller image") from None
+            raise TooLarge(
+                f"image {name} has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels: send a smaller"
+                " image"
+            ) from None
         except (OSError, ValueError, SyntaxError, EOFError):
             return  # no image at all: the decoder says so better
         self.check_pixels(width * height, f"image {name} is {width} x {height} pixels")
@@ -63,4 +70,7 @@ class Limits:
             yield chunk
 
     def _too_long(self, length: int) -> TooLarge:
-        return TooLarge(f"request has {length / 1e6:.1f} megabytes or more, expected at most {self.length / 1e6:g}: send fewer or smaller images")
+        return TooLarge(
+            f"request has {length / 1e6:.1f} megabytes or more, expected at most {self.length / 1e6:g}: send fewer or"
+            " smaller images"
+        )

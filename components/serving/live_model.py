@@ -10,15 +10,17 @@ from threading import Event
 import numpy as np
 import torch
 
-from components.registry import download_bundle, version_now
-from components.wording import as_clause
+from components.running.wording import as_clause
+from components.tracking.model_registry import download_bundle, version_now
 from segmodels.errors import TransientError
 from segmodels.inference.bundle import Bundle, bundle_digest, load_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
 
 FIRST_IMAGE = (256, 256)
-"""Height and width of the blank image that a version must predict before it is served: what is slow or fails the first time does so here."""
+"""Height and width of the blank image that a version must predict before it is served: what is slow or fails the first
+time does so here.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,24 @@ class ServedModel:
 
 
 class ModelSource:
-    """Where versions come from: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the registry, or the folder of a trained model."""
+    """Where versions come from: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the registry, or the folder of a
+    trained model.
+    """
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.registered = address.startswith("models:/")
         self.moves = self.registered and "@" in address
-        self.name = address.removeprefix("models:/").split("@")[0].split("/")[0] if self.registered else Path(address).resolve().name
+        self.name = (
+            address.removeprefix("models:/").split("@")[0].split("/")[0]
+            if self.registered
+            else Path(address).resolve().name
+        )
 
     def version_now(self) -> str:
-        """The version that the address stands for now; raises InputError and TransientError as ``registry.version_now``."""
+        """The version that the address stands for now; raises InputError and TransientError as
+        ``registry.version_now``.
+        """
         return version_now(self.address)[1] if self.registered else bundle_digest(self.address)[:12]
 
     def load(self, version: str) -> ServedModel:
@@ -68,7 +78,8 @@ class LiveModel:
 
     Attributes:
         name: what requests call the model; known before any version is loaded.
-        current: None until the first version is loaded. It is replaced by one assignment, so who has read it keeps a whole model.
+        current: None until the first version is loaded. It is replaced by one assignment, so who has read it keeps a
+            whole model.
     """
 
     def __init__(self, source: ModelSource) -> None:
@@ -95,17 +106,26 @@ class LiveModel:
             self._refused = version
             raise
         self.current, self._refused = model, None
-        print(f"{self.name} version {version} is served ({len(model.labels.classes)} classes, on {model.predictor.device})", flush=True)
+        print(
+            f"{self.name} version {version} is served ({len(model.labels.classes)} classes, on"
+            f" {model.predictor.device})",
+            flush=True,
+        )
 
     def follow(self, seconds: float, stop: Event) -> None:
-        """Update every so many seconds until ``stop`` is set. Whatever goes wrong is said once, and the current version goes on serving."""
+        """Update every so many seconds until ``stop`` is set. Whatever goes wrong is said once, and the current version
+        goes on serving.
+        """
         said = ""
         while self._source.moves and not stop.wait(seconds):
             try:
                 self.update()
                 said = ""
             except Exception as error:  # a new version may be broken in any way
-                sentence = f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} goes on serving"
+                sentence = (
+                    f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} goes"
+                    " on serving"
+                )
                 if sentence != said:
                     print(sentence, flush=True)
                 said = sentence

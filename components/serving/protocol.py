@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, as JSON over HTTP (kserve/open-inference-protocol, inference_rest.md).
 
-A model has one input ``images``, UINT8 (N, H, W, 3), RGB, and one output ``masks``, (N, H, W): the class of each pixel, UINT8, or INT16
-above 255 classes.
+A model has one input ``images``, UINT8 (N, H, W, 3), RGB, and one output ``masks``, (N, H, W): the class of each pixel,
+UINT8, or INT16 above 255 classes.
 """
 
 from __future__ import annotations
@@ -30,13 +30,19 @@ class InferenceRequest:
 
 
 def read_request(body: bytes, limits: Limits) -> InferenceRequest:
-    """Raises InputError, one sentence, where the body is no inference request for one tensor ``images``; TooLarge beyond the limits."""
+    """Raises InputError, one sentence, where the body is no inference request for one tensor ``images``; TooLarge
+    beyond the limits.
+    """
     try:
         request = json.loads(body)
     except ValueError as error:  # UnicodeDecodeError too
-        raise InputError(f"request is no JSON ({error}): send an inference request of the Open Inference Protocol") from None
+        raise InputError(
+            f"request is no JSON ({error}): send an inference request of the Open Inference Protocol"
+        ) from None
     except RecursionError:
-        raise InputError("request is nested too deeply: send an inference request of the Open Inference Protocol") from None
+        raise InputError(
+            "request is nested too deeply: send an inference request of the Open Inference Protocol"
+        ) from None
     if not isinstance(request, dict):
         raise InputError(f"request is a JSON {type(request).__name__}, expected an object with inputs")
     identifier = request.get("id")
@@ -64,7 +70,9 @@ def _tensor(tensor: dict[str, Any], limits: Limits) -> np.ndarray:
     if missing:
         raise InputError(f"input {IMAGES!r} lacks {', '.join(missing)}, expected name, shape, datatype and data")
     if tensor["datatype"] != DATATYPE:
-        raise InputError(f"input {IMAGES!r} has datatype {tensor['datatype']!r}, expected {DATATYPE!r}: RGB values 0 to 255")
+        raise InputError(
+            f"input {IMAGES!r} has datatype {tensor['datatype']!r}, expected {DATATYPE!r}: RGB values 0 to 255"
+        )
     shape = tensor["shape"]
     if not _is_shape(shape):
         raise InputError(f"input {IMAGES!r} has shape {str(shape)[:100]}, expected [N, height, width, 3], all positive")
@@ -72,22 +80,43 @@ def _tensor(tensor: dict[str, Any], limits: Limits) -> np.ndarray:
     try:
         values = np.asarray(tensor["data"])
     except ValueError:  # lists of several lengths
-        raise InputError(f"data of input {IMAGES!r} is not regular, expected a list of integers in row-major order, flat or nested as the shape") from None
+        raise InputError(
+            f"data of input {IMAGES!r} is not regular, expected a list of integers in row-major order, flat or nested"
+            " as the shape"
+        ) from None
     if values.size != np.prod(shape) or values.ndim not in (1, 4) or (values.ndim == 4 and list(values.shape) != shape):
-        raise InputError(f"data of input {IMAGES!r} has {values.size} values of shape {list(values.shape)}, its shape {shape} holds {np.prod(shape)}")
+        raise InputError(
+            f"data of input {IMAGES!r} has {values.size} values of shape {list(values.shape)}, its shape {shape} holds"
+            f" {np.prod(shape)}"
+        )
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
         raise InputError(f"data of input {IMAGES!r} holds other values than integers 0 to 255, which {DATATYPE} is")
     return values.astype(np.uint8).reshape(shape)
 
 
 def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and len(shape) == 4 and all(type(size) is int and size > 0 for size in shape) and shape[3] == 3
+    return (
+        isinstance(shape, list)
+        and len(shape) == 4
+        and all(type(size) is int and size > 0 for size in shape)
+        and shape[3] == 3
+    )
 
 
 def inference_response(identifier: str | None, masks: np.ndarray, name: str, version: str) -> bytes:
     """JSON; ``masks``: (N, H, W)."""
-    tensor = {"name": MASKS, "datatype": masks.dtype.name.upper(), "shape": list(masks.shape), "data": masks.ravel().tolist()}
-    response = {"model_name": name, "model_version": version, **({} if identifier is None else {"id": identifier}), "outputs": [tensor]}
+    tensor = {
+        "name": MASKS,
+        "datatype": masks.dtype.name.upper(),
+        "shape": list(masks.shape),
+        "data": masks.ravel().tolist(),
+    }
+    response = {
+        "model_name": name,
+        "model_version": version,
+        **({} if identifier is None else {"id": identifier}),
+        "outputs": [tensor],
+    }
     return json.dumps(response, separators=(",", ":")).encode()
 
 

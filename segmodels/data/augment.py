@@ -1,4 +1,6 @@
-"""Random scale, crop, flip and colour of a training sample, in uint8, touching no more of the image than the crop needs."""
+"""Random scale, crop, flip and colour of a training sample, in uint8, touching no more of the image than the crop
+needs.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,12 @@ class Augment:
 
     Attributes:
         crop: height and width of the result, pixels; None is the image's own size.
-        scale: the image is enlarged by a factor drawn uniformly from this range, then cropped at a place drawn uniformly. Where the enlarged
-            image is smaller than the crop it lies at a random place in it, surrounded by ``fill`` and, in the mask, ``ignore_index``.
+        scale: the image is enlarged by a factor drawn uniformly from this range, then cropped at a place drawn
+            uniformly. Where the enlarged image is smaller than the crop it lies at a random place in it, surrounded by
+            ``fill`` and, in the mask, ``ignore_index``.
         flip: probability of a left-right flip.
-        brightness, contrast, saturation: 0.2 draws a factor from 0.8..1.2; contrast is about the crop's mean grey. 0 switches it off.
+        brightness, contrast, saturation: 0.2 draws a factor from 0.8..1.2; contrast is about the crop's mean grey. 0
+            switches it off.
         hue: largest turn of the hue, 0.5 is half a turn. 0 switches it off.
         ignore_index: of the mask.
         fill: RGB colour outside the image; ``training_loader`` puts the dataset's mean here.
@@ -39,10 +43,11 @@ class Augment:
     fill: tuple[int, int, int] = (124, 116, 104)
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Crop ``(h, w, 3)`` uint8 and its mask ``(h, w)`` from an image ``(H, W, 3)`` uint8 RGB and a mask ``(H, W)`` of train ids.
+        """Crop ``(h, w, 3)`` uint8 and its mask ``(h, w)`` from an image ``(H, W, 3)`` uint8 RGB and a mask ``(H, W)``
+        of train ids.
 
-        Only the part of both that the crop shows is read. The image is interpolated linearly (by area when it shrinks to less than half), the
-        mask takes the nearest label; both sample at the same pixel centres.
+        Only the part of both that the crop shows is read. The image is interpolated linearly (by area when it shrinks
+        to less than half), the mask takes the nearest label; both sample at the same pixel centres.
         """
         draws = rng.random(8)  # always eight, so that switching one off leaves the others as they are
         height, width = self.crop or image.shape[:2]
@@ -63,11 +68,17 @@ class Augment:
             part, labels = cv2.flip(part, 1), cv2.flip(labels, 1)
         return part, labels
 
-    def _jitter(self, image: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+    def _jitter(
+        self, image: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float
+    ) -> np.ndarray:
         """One affine map of colour for all four; the arguments are draws from -1..1."""
         if not (self.brightness or self.contrast or self.saturation or self.hue):
             return image
-        gain, slope, chroma = 1 + brightness * self.brightness, 1 + contrast * self.contrast, 1 + saturation * self.saturation
+        gain, slope, chroma = (
+            1 + brightness * self.brightness,
+            1 + contrast * self.contrast,
+            1 + saturation * self.saturation,
+        )
         turn = 2 * np.pi * hue * self.hue
         cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)
         matrix = np.empty((3, 4))

@@ -1,8 +1,8 @@
 """The built-in dataset: real handwritten digits on cluttered scenes, in the layout ``folder``.
 
-The handwriting is the UCI "Optical Recognition of Handwritten Digits" test set, 1,797 pictures of 8x8 pixels that come with
-scikit-learn. Each scene holds digits of several sizes, turned, sheared, darker or lighter than what is behind them, partly over
-one another, among shapes and strokes that are no digits. Classes: background and 0-9.
+The handwriting is the UCI "Optical Recognition of Handwritten Digits" test set, 1,797 pictures of 8x8 pixels that come
+with scikit-learn. Each scene holds digits of several sizes, turned, sheared, darker or lighter than what is behind
+them, partly over one another, among shapes and strokes that are no digits. Classes: background and 0-9.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ _SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the source digits
 
 
 def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int, seed: int) -> None:
-    """Write the dataset into ``root``: ``images/``, ``masks/`` with ``train``, ``val``, ``test`` below, and ``classes.txt``.
+    """Write the dataset into ``root``: ``images/``, ``masks/`` with ``train``, ``val``, ``test`` below, and
+    ``classes.txt``.
 
     Args:
         train, val, test: number of scenes; no source digit occurs in two splits.
         size: height and width of a scene in pixels, at least 32.
-        seed: the same seed gives the same files, byte for byte; every scene depends on seed, split and its number alone.
+        seed: the same seed gives the same files, byte for byte; every scene depends on seed, split and its number
+            alone.
 
     Raises:
         InputError: scenes too small to show digits.
@@ -52,17 +54,23 @@ def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int
         raise InputError(f"size of the digit scenes is {size}, expected at least 32 pixels")
     root = Path(root)
     sources = split_sources(seed)
-    jobs = [(split, number) for split, count in (("train", train), ("val", val), ("test", test)) for number in range(count)]
+    jobs = [
+        (split, number) for split, count in (("train", train), ("val", val), ("test", test)) for number in range(count)
+    ]
     for part in ("images", "masks"):
         for split in sources:
             (root / part / split).mkdir(parents=True, exist_ok=True)
-    (root / "classes.txt").write_text("".join(f"{name}, {r}, {g}, {b}\n" for name, (r, g, b) in CLASSES.items()), encoding="utf-8")
+    (root / "classes.txt").write_text(
+        "".join(f"{name}, {r}, {g}, {b}\n" for name, (r, g, b) in CLASSES.items()), encoding="utf-8"
+    )
 
     def write(job: tuple[str, int]) -> None:
         split, number = job
         image, mask = scene(np.random.default_rng((seed, list(sources).index(split), number)), sources[split], size)
         name = f"{split}/{number:05d}.png"
-        _save(root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), compression=0)  # noise hardly gets smaller
+        _save(
+            root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), compression=0
+        )  # noise hardly gets smaller
         _save(root / "masks" / name, mask, compression=1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -116,13 +124,19 @@ def _outline(number: int) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A surface of two related colours, float32 ``(size, size, 3)`` in 0..255: soft patches, often with a woven or striped pattern."""
+    """A surface of two related colours, float32 ``(size, size, 3)`` in 0..255: soft patches, often with a woven or
+    striped pattern.
+    """
     hue, value = rng.uniform(0, 360), rng.uniform(0.3, 0.85)
     first = _color(hue, rng.uniform(0.15, 0.7), value)
-    second = _color(hue + rng.uniform(-70, 70), rng.uniform(0.15, 0.7), np.clip(value + rng.uniform(-0.45, 0.45), 0.12, 1))
+    second = _color(
+        hue + rng.uniform(-70, 70), rng.uniform(0.15, 0.7), np.clip(value + rng.uniform(-0.45, 0.45), 0.12, 1)
+    )
     mix = np.zeros((size, size), np.float32)
     for cells, weight in ((3, 1.0), (6, 0.6), (14, 0.3)):
-        mix += weight * cv2.resize(rng.random((cells, cells), np.float32) - 0.5, (size, size), interpolation=cv2.INTER_CUBIC)
+        mix += weight * cv2.resize(
+            rng.random((cells, cells), np.float32) - 0.5, (size, size), interpolation=cv2.INTER_CUBIC
+        )
     if rng.random() < 0.6:
         mix += rng.uniform(0.1, 0.3) * _pattern(rng, size)
     return cv2.transform(np.clip(mix + 0.5, 0, 1), np.column_stack([second - first, first]))
@@ -166,7 +180,8 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> tuple[Window, np.ndarray] | None:
-    """A window of the scene and the opacity 0..1 there of a digit, turned, sheared and put where it hides little of the others.
+    """A window of the scene and the opacity 0..1 there of a digit, turned, sheared and put where it hides little of the
+    others.
 
     None if no such place was found.
     """
@@ -220,7 +235,9 @@ def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 def _color(hue: float, saturation: float, value: float) -> np.ndarray:
     """RGB float32 in 0..255; hue in degrees, any turn."""
     sector = (np.float32(hue) / 60 + np.array([5, 3, 1], np.float32)) % 6
-    return np.float32(255 * value) * (1 - np.float32(saturation) * np.clip(np.minimum(sector, 4 - sector), 0, 1)).astype(np.float32)
+    return np.float32(255 * value) * (
+        1 - np.float32(saturation) * np.clip(np.minimum(sector, 4 - sector), 0, 1)
+    ).astype(np.float32)
 
 
 def _save(path: Path, pixels: np.ndarray, compression: int) -> None:

@@ -1,7 +1,7 @@
 """Batches from shards: shuffled and augmented for training, in order and at native resolution for evaluation.
 
-Everything random is a function of (seed, epoch, sample), so the batches are the same whatever the number of workers, and over all
-ranks together the same whatever the number of ranks.
+Everything random is a function of (seed, epoch, sample), so the batches are the same whatever the number of workers,
+and over all ranks together the same whatever the number of ranks.
 """
 
 from __future__ import annotations
@@ -56,21 +56,36 @@ def training_loader(
             "expected images of one size: set train.augment.crop"
         )
     if len(reader) < world_size:
-        raise InputError(f"split {reader.split!r} has {len(reader)} samples for {world_size} processes, expected at least one each: start fewer processes")
+        raise InputError(
+            f"split {reader.split!r} has {len(reader)} samples for {world_size} processes, expected at least one each:"
+            " start fewer processes"
+        )
     red, green, blue = (round(value) for value in reader.statistics.mean)
-    return TrainingLoader(reader, replace(augment, fill=(red, green, blue)), batch_size, seed, workers, rank, world_size, image_labels)
+    return TrainingLoader(
+        reader, replace(augment, fill=(red, green, blue)), batch_size, seed, workers, rank, world_size, image_labels
+    )
 
 
 class TrainingLoader:
     """Batches ``(images, masks)`` of the training samples in an order of the epoch's own.
 
-    Images are uint8 ``(B, 3, H, W)`` in channels_last memory, masks ``(B, H, W)`` in the shards' type (uint8, or int16 above 255 classes).
-    With image labels, batches are ``(images, masks, image_labels)``, the last int64 ``(B,)``.
-    Of each global batch of ``batch_size * world_size`` samples the rank takes every ``world_size``-th. The last, incomplete batch of an epoch is
-    left out, unless it is the only one.
+    Images are uint8 ``(B, 3, H, W)`` in channels_last memory, masks ``(B, H, W)`` in the shards' type (uint8, or int16
+    above 255 classes). With image labels, batches are ``(images, masks, image_labels)``, the last int64 ``(B,)``.
+    Of each global batch of ``batch_size * world_size`` samples the rank takes every ``world_size``-th. The last,
+    incomplete batch of an epoch is left out, unless it is the only one.
     """
 
-    def __init__(self, reader: ShardReader, augment: Augment, batch_size: int, seed: int, workers: int, rank: int, world_size: int, image_labels: bool) -> None:
+    def __init__(
+        self,
+        reader: ShardReader,
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        rank: int,
+        world_size: int,
+        image_labels: bool,
+    ) -> None:
         self._reader = reader
         self._augment = augment
         self._batch_size = batch_size
@@ -95,7 +110,12 @@ class TrainingLoader:
         batches = self._indices()[self._start_batch :]
         if self._workers == 0:
             return prefetch(map(samples.make, batches))
-        return map(_made, DataLoader(samples, batch_size=None, sampler=batches, num_workers=self._workers, worker_init_fn=_single_thread))
+        return map(
+            _made,
+            DataLoader(
+                samples, batch_size=None, sampler=batches, num_workers=self._workers, worker_init_fn=_single_thread
+            ),
+        )
 
     def _indices(self) -> list[np.ndarray]:
         """The samples of each batch of this rank."""
@@ -117,7 +137,9 @@ class _AugmentedBatches(Dataset[tuple[Tensor, ...] | InputError]):
     def __getitem__(self, indices: np.ndarray) -> tuple[Tensor, ...] | InputError:
         try:
             return self.make(indices)
-        except InputError as error:  # handed over as a value, because DataLoader would bury its sentence in a worker's traceback
+        except (
+            InputError
+        ) as error:  # handed over as a value, because DataLoader would bury its sentence in a worker's traceback
             return error
 
     def make(self, indices: np.ndarray) -> tuple[Tensor, ...]:
@@ -139,9 +161,9 @@ def _made(batch: tuple[Tensor, ...] | InputError) -> tuple[Tensor, ...]:
 class EvaluationLoader:
     """Batches ``(images, masks, indices)`` of all samples in order.
 
-    Images are uint8 ``(B, 3, H, W)`` in channels_last memory; ``masks`` is a list of B tensors ``(h, w)`` at the masks' own resolution; ``indices`` are the
-    samples' numbers in the reader. A batch holds up to ``batch_size`` consecutive images of one size. Memory maps are released after each
-    batch, so that memory does not grow with the dataset.
+    Images are uint8 ``(B, 3, H, W)`` in channels_last memory; ``masks`` is a list of B tensors ``(h, w)`` at the masks'
+    own resolution; ``indices`` are the samples' numbers in the reader. A batch holds up to ``batch_size`` consecutive
+    images of one size. Memory maps are released after each batch, so that memory does not grow with the dataset.
     """
 
     def __init__(self, reader: ShardReader, batch_size: int, rank: int, world_size: int) -> None:
@@ -175,7 +197,8 @@ def evaluation_loader(reader: ShardReader, *, batch_size: int, rank: int = 0, wo
 def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Iterator[T]:
     """The same items, made up to ``depth`` ahead in a thread.
 
-    An exception while making an item is raised where the item was due. The thread ends with the items, or when the iterator is dropped.
+    An exception while making an item is raised where the item was due. The thread ends with the items, or when the
+    iterator is dropped.
     """
     ready: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     free = threading.Semaphore(depth)

@@ -72,12 +72,19 @@ class Dataset:
             root, name, labels = folder / facts["root"], facts["layout"], LabelMap.from_dict(facts["labels"])
             source, revision, digest = facts["source"], facts["revision"], facts["digest"]
         except FileNotFoundError as error:
-            raise InputError(f"dataset folder {folder} has no {Path(error.filename or 'manifest.parquet').name}: run the step ingest first") from None
+            raise InputError(
+                f"dataset folder {folder} has no {Path(error.filename or 'manifest.parquet').name}: run the step ingest"
+                " first"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise InputError(f"dataset folder {folder} cannot be read ({' '.join(str(error).split())}): run the step ingest again") from None
+            raise InputError(
+                f"dataset folder {folder} cannot be read ({' '.join(str(error).split())}): run the step ingest again"
+            ) from None
         layout = open_layout(name, root)
         if layout.labels != labels:
-            raise InputError(f"the classes of dataset {root} have changed since it was ingested: run the step ingest again")
+            raise InputError(
+                f"the classes of dataset {root} have changed since it was ingested: run the step ingest again"
+            )
         return cls(layout, labels, source, revision, digest, table)
 
     @cached_property
@@ -117,8 +124,8 @@ def write_dataset(
     for split in SPLITS:
         if not counts[split]:
             raise InputError(
-                f"split {split!r} of dataset {source} has no samples (found {dict(counts)}), expected at least one in each of train, val and test: "
-                "set ingest.splits, or ingest.split where the dataset ships no splits"
+                f"split {split!r} of dataset {source} has no samples (found {dict(counts)}), expected at least one in"
+                " each of train, val and test: set ingest.splits, or ingest.split where the dataset ships no splits"
             )
     places = Counter(zip(table.column("split").to_pylist(), table.column("id").to_pylist(), strict=True))
     if twice := [f"{split}/{name}" for (split, name), count in places.items() if count > 1]:
@@ -145,13 +152,16 @@ def split_by_group(samples: Sequence[Sample], val: float, test: float, seed: int
     Raises:
         InputError: a split with a share above 0, or train, would stay empty.
     """
-    groups = sorted({sample.group for sample in samples}, key=lambda group: hashlib.md5(f"{seed}:{group}".encode()).digest())
+    groups = sorted(
+        {sample.group for sample in samples}, key=lambda group: hashlib.md5(f"{seed}:{group}".encode()).digest()
+    )
     sizes = {"test": round(test * len(groups)), "val": round(val * len(groups))}
     sizes["train"] = len(groups) - sum(sizes.values())
     for split, share in (("train", 1 - val - test), ("val", val), ("test", test)):
         if share > 0 and sizes[split] < 1:
             raise InputError(
-                f"split {split!r} would be empty: a share of {share:g} of {len(groups)} groups is less than one group, raise ingest.split or add samples"
+                f"split {split!r} would be empty: a share of {share:g} of {len(groups)} groups is less than one group,"
+                " raise ingest.split or add samples"
             )
     names = [split for split in ("test", "val", "train") for _ in range(sizes[split])]
     split_of = dict(zip(groups, names, strict=True))

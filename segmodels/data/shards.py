@@ -110,12 +110,26 @@ class ShardWriter:
         self._arrow: Any = None
         self._filled = 0
 
-    def add(self, split: str, sample_id: str, image: np.ndarray, mask: np.ndarray, counts: SampleCounts | None = None, image_label: int | None = None) -> None:
-        """Append a sample: image ``(H, W, 3)`` uint8 RGB and mask ``(h, w)`` in train ids; ``counts`` where they are known already."""
+    def add(
+        self,
+        split: str,
+        sample_id: str,
+        image: np.ndarray,
+        mask: np.ndarray,
+        counts: SampleCounts | None = None,
+        image_label: int | None = None,
+    ) -> None:
+        """Append a sample: image ``(H, W, 3)`` uint8 RGB and mask ``(h, w)`` in train ids; ``counts`` where they are
+        known already.
+        """
         if split != self._split or self._filled >= self.shard_bytes:
             self._finish_shard()
             self._start_shard(split)
-        self._arrow.write_batch(_encode(sample_id, np.ascontiguousarray(image), np.ascontiguousarray(mask, dtype=self.labels.dtype), image_label))
+        self._arrow.write_batch(
+            _encode(
+                sample_id, np.ascontiguousarray(image), np.ascontiguousarray(mask, dtype=self.labels.dtype), image_label
+            )
+        )
         self._filled += image.nbytes + mask.nbytes
         self._shards[split][-1]["samples"] += 1
         self._statistics.add(split, counts or SampleCounts.of(image, mask, self.labels.num_classes))
@@ -140,7 +154,9 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self.close()
         elif self._file is not None:
@@ -167,7 +183,8 @@ class ShardWriter:
 class ShardReader:
     """The samples of one split, memory-mapped.
 
-    Pickles as its folder and split: a worker process opens its own map. Pages are read when touched, so a crop of a large image costs
+    Pickles as its folder and split: a worker process opens its own map. Pages are read when touched, so a crop of a
+        large image costs
     the crop.
 
     Raises:
@@ -179,7 +196,10 @@ class ShardReader:
         self.split = split
         info = read_info(folder)
         if split not in info.shards:
-            raise InputError(f"shard folder {folder} has no split {split!r}, only {', '.join(info.shards)}: add samples of that split and rerun preprocess")
+            raise InputError(
+                f"shard folder {folder} has no split {split!r}, only {', '.join(info.shards)}: add samples of that"
+                " split and rerun preprocess"
+            )
         self.labels: LabelMap = info.labels
         self.statistics: DatasetStatistics = info.statistics
         self.digest: str = info.digest
@@ -223,7 +243,9 @@ class ShardReader:
         return np.array([-1 if label is None else label for label in labels], dtype=np.int64)
 
     def release(self) -> None:
-        """Drop the memory maps, and with them the pages read so far; they are mapped again when next read. Views handed out stay valid."""
+        """Drop the memory maps, and with them the pages read so far; they are mapped again when next read. Views handed
+        out stay valid.
+        """
         self._open.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -253,7 +275,9 @@ class ShardReader:
         return reader
 
     def _view(self, index: int, column: pa.LargeBinaryArray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        view = np.frombuffer(column.buffers()[2], dtype=dtype)  # the buffer of values; a scalar's as_buffer() would copy
+        view = np.frombuffer(
+            column.buffers()[2], dtype=dtype
+        )  # the buffer of values; a scalar's as_buffer() would copy
         if view.size != np.prod(shape):
             raise self._corrupt(self._locate(index)[0], f"{view.size} values for the shape {shape}")
         return view.reshape(shape)
@@ -263,17 +287,27 @@ class ShardReader:
         if not path.is_file():
             raise InputError(f"shard {path} is not there: rerun the step preprocess")
         if path.stat().st_size != shard["bytes"]:
-            raise InputError(f"shard {path} is truncated or corrupt ({path.stat().st_size} bytes, expected {shard['bytes']}): rerun the step preprocess")
+            raise InputError(
+                f"shard {path} is truncated or corrupt ({path.stat().st_size} bytes, expected {shard['bytes']}): rerun"
+                " the step preprocess"
+            )
 
     def _corrupt(self, shard: int, reason: object) -> InputError:
-        return InputError(f"shard {self.folder / self._shards[shard]['file']} is corrupt ({reason}): rerun the step preprocess")
+        return InputError(
+            f"shard {self.folder / self._shards[shard]['file']} is corrupt ({reason}): rerun the step preprocess"
+        )
 
 
 def _encode(sample_id: str, image: np.ndarray, mask: np.ndarray, image_label: int | None) -> pa.RecordBatch:
     """One sample as a record batch of one row."""
-    height, width, mask_height, mask_width = (pa.array([value], pa.int32()) for value in (*image.shape[:2], *mask.shape))
+    height, width, mask_height, mask_width = (
+        pa.array([value], pa.int32()) for value in (*image.shape[:2], *mask.shape)
+    )
     label = pa.array([image_label], pa.int32())
-    return pa.record_batch([pa.array([sample_id]), height, width, _binary(image), mask_height, mask_width, _binary(mask), label], schema=SHARD_SCHEMA)
+    return pa.record_batch(
+        [pa.array([sample_id]), height, width, _binary(image), mask_height, mask_width, _binary(mask), label],
+        schema=SHARD_SCHEMA,
+    )
 
 
 def _binary(array: np.ndarray) -> pa.LargeBinaryArray:

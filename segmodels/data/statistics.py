@@ -67,7 +67,9 @@ class SampleCounts:
 
     @classmethod
     def of(cls, image: np.ndarray, mask: np.ndarray, num_classes: int) -> SampleCounts:
-        """Count an image ``(H, W, 3)`` uint8 and its mask ``(h, w)`` of train ids; ids outside 0..C-1 are ignored pixels."""
+        """Count an image ``(H, W, 3)`` uint8 and its mask ``(h, w)`` of train ids; ids outside 0..C-1 are ignored
+        pixels.
+        """
         colors = np.stack([np.bincount(image[:, :, channel].ravel(), minlength=256) for channel in range(3)])
         labelled = mask[(mask >= 0) & (mask < num_classes)]
         return cls(colors, np.bincount(labelled, minlength=num_classes))

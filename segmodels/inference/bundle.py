@@ -1,4 +1,6 @@
-"""A trained model as a folder: ``weights.safetensors`` and ``model.json``, enough to rebuild it and to predict. Nothing in it is pickled."""
+"""A trained model as a folder: ``weights.safetensors`` and ``model.json``, enough to rebuild it and to predict. Nothing
+in it is pickled.
+"""
 
 from __future__ import annotations
 
@@ -62,15 +64,19 @@ def save_bundle(
     metrics: Mapping[str, float] | None = None,
     longer_side: int | None = None,
 ) -> None:
-    """Write ``model`` (as ``create_model(name, num_classes, **options)`` built it) and its description; the fields are those of ``Bundle``.
+    """Write ``model`` (as ``create_model(name, num_classes, **options)`` built it) and its description; the fields are
+    those of ``Bundle``.
 
-    Auxiliary heads stay behind: only training has a use for them. The bundle's option ``auxiliary``, of models that have it, is false.
+    Auxiliary heads stay behind: only training has a use for them. The bundle's option ``auxiliary``, of models that
+        have it, is false.
 
     Raises:
         InputError: ``num_classes`` is not the number of classes of ``labels``.
     """
     if num_classes != labels.num_classes:
-        raise InputError(f"model {name!r} has {num_classes} classes but its label map {labels.num_classes}, expected the same number")
+        raise InputError(
+            f"model {name!r} has {num_classes} classes but its label map {labels.num_classes}, expected the same number"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if "auxiliary" in model_options(name):
         options = {**options, "auxiliary": False}
@@ -126,7 +132,10 @@ def bundle_digest(folder: str | Path) -> str:
             with (Path(folder) / name).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except FileNotFoundError:
-            raise InputError(f"{Path(folder) / name} is not there, expected the folder of a trained model: run the train step or check the path") from None
+            raise InputError(
+                f"{Path(folder) / name} is not there, expected the folder of a trained model: run the train step or"
+                " check the path"
+            ) from None
     return digest.hexdigest()
 
 
@@ -150,12 +159,17 @@ def _read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is not there, expected the folder of a trained model: run the train step or check the path") from None
+        raise InputError(
+            f"{path} is not there, expected the folder of a trained model: run the train step or check the path"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): train again or copy the model again") from None
     if not isinstance(description, dict) or not expected <= description.keys():
         missing = sorted(expected - set(description if isinstance(description, dict) else ()))
-        raise InputError(f"{path} lacks {', '.join(missing)}, expected the description of a trained model: train again or copy the model again")
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}, expected the description of a trained model: train again or copy the"
+            " model again"
+        )
     return description
 
 
@@ -164,11 +178,19 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         missing, unexpected = load_model(model, path, strict=False)
     except FileNotFoundError:
-        raise InputError(f"{path} is not there, expected the model's weights beside {DESCRIPTION}: train again or copy the model again") from None
+        raise InputError(
+            f"{path} is not there, expected the model's weights beside {DESCRIPTION}: train again or copy the model"
+            " again"
+        ) from None
     except SafetensorError as error:
-        raise InputError(f"{path} is broken ({error}), expected a safetensors file: train again or copy the model again") from None
+        raise InputError(
+            f"{path} is broken ({error}), expected a safetensors file: train again or copy the model again"
+        ) from None
     except RuntimeError as error:  # load_state_dict: tensors of other shapes
         raise InputError(f"{wrong} ({' '.join(str(error).split())}): use the two files of one training") from None
     if missing or unexpected:
-        counts = f"{len(missing)} weights are missing {sorted(missing)[:3]}, {len(unexpected)} are unknown {sorted(unexpected)[:3]}"
+        counts = (
+            f"{len(missing)} weights are missing {sorted(missing)[:3]}, {len(unexpected)} are unknown"
+            f" {sorted(unexpected)[:3]}"
+        )
         raise InputError(f"{wrong} ({counts}): use the two files of one training")

@@ -1,8 +1,11 @@
-"""Dense conditional random field: probabilities pulled to the edges of the image (Kraehenbuehl and Koltun, NIPS 2011, 1210.5644).
+"""Dense conditional random field: probabilities pulled to the edges of the image (Kraehenbuehl and Koltun, NIPS 2011,
+1210.5644).
 
 Energy: sum_i -log p_i(x_i) + sum_{i<j} [x_i != x_j] k(i, j), with the appearance and the smoothness kernel
-k = w1 exp(-|dx|^2 / 2 sa^2 - |dI|^2 / 2 sb^2) + w2 exp(-|dx|^2 / 2 sg^2), each normalised as D^-1/2 K D^-1/2 (D: row sums of K), as the authors'
-program does. Minimised by mean field: Q <- softmax(log p + sum of K Q), for all pixels at once. K includes k(i, i), as there.
+k = w1 exp(-|dx|^2 / 2 sa^2 - |dI|^2 / 2 sb^2) + w2 exp(-|dx|^2 / 2 sg^2), each normalised as D^-1/2 K D^-1/2 (D: row
+sums of K), as the authors'
+program does. Minimised by mean field: Q <- softmax(log p + sum of K Q), for all pixels at once. K includes k(i, i), as
+    there.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ KERNEL_REACH = 5  # standard deviations: beyond, a Gaussian is below 4e-6
 class DenseCRF:
     """Parameters; the defaults are those that DeepLab v2 with ResNet-101 is run with (Chen 2018, 1606.00915).
 
-    DeepLab v1 (Chen 2015, 1412.7062, section 5) takes ``smoothness_sigma=3`` and searches the appearance kernel per model:
-    weight 5 to 10, sigma 50 to 100, colour sigma 3 to 10.
+    DeepLab v1 (Chen 2015, 1412.7062, section 5) takes ``smoothness_sigma=3`` and searches the appearance kernel per
+    model: weight 5 to 10, sigma 50 to 100, colour sigma 3 to 10.
 
     Attributes:
         iterations: of the mean field.
@@ -57,9 +60,10 @@ class DenseCRF:
 def mean_field(probabilities: NDArray[np.floating], image: NDArray[np.uint8], crf: DenseCRF) -> NDArray[np.float32]:
     """Probabilities (C, H, W) refined by the image (H, W, 3, RGB); each pixel's sum is 1.
 
-    The appearance kernel is a permutohedral lattice, the smoothness kernel a separable convolution: time and memory grow linearly with
-    H x W x C. 512 x 512 pixels of 21 classes take seconds on one core and 0.3 GB. On photographs scaled to a few thousand pixels the mean difference
-    to ``exact_mean_field`` is about 0.01 (its refinement itself moves probabilities by 0.15 there) and 97 % or more of the pixels get the same class.
+    The appearance kernel is a permutohedral lattice, the smoothness kernel a separable convolution: time and memory
+    grow linearly with H x W x C. 512 x 512 pixels of 21 classes take seconds on one core and 0.3 GB. On photographs
+    scaled to a few thousand pixels the mean difference to ``exact_mean_field`` is about 0.01 (its refinement itself
+    moves probabilities by 0.15 there) and 97 % or more of the pixels get the same class.
 
     Raises:
         InputError: shapes that do not go together; another type of image; a color_sigma far below one grey level.
@@ -74,25 +78,38 @@ def mean_field(probabilities: NDArray[np.floating], image: NDArray[np.uint8], cr
     return _iterate(probabilities, filters, crf.iterations)
 
 
-def exact_mean_field(probabilities: NDArray[np.floating], image: NDArray[np.uint8], crf: DenseCRF) -> NDArray[np.float32]:
-    """The same with the kernels as matrices of (H x W)^2 numbers, nothing approximated: for small images, to measure ``mean_field`` by."""
+def exact_mean_field(
+    probabilities: NDArray[np.floating], image: NDArray[np.uint8], crf: DenseCRF
+) -> NDArray[np.float32]:
+    """The same with the kernels as matrices of (H x W)^2 numbers, nothing approximated: for small images, to measure
+    ``mean_field`` by.
+    """
     _check(probabilities, image)
     appearance = _features(image, crf)
     smoothness = _positions(*image.shape[:2]) / crf.smoothness_sigma
-    matrices = [(crf.appearance_weight, _gaussian_matrix(appearance)), (crf.smoothness_weight, _gaussian_matrix(smoothness))]
+    matrices = [
+        (crf.appearance_weight, _gaussian_matrix(appearance)),
+        (crf.smoothness_weight, _gaussian_matrix(smoothness)),
+    ]
     return _iterate(probabilities, [(weight, matrix.__matmul__) for weight, matrix in matrices], crf.iterations)
 
 
 def _check(probabilities: NDArray, image: NDArray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"image of the dense CRF is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3): convert it to 8-bit RGB")
+        raise InputError(
+            f"image of the dense CRF is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3):"
+            " convert it to 8-bit RGB"
+        )
     if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2]:
         raise InputError(
-            f"probabilities have shape {probabilities.shape} and the image {image.shape}, expected (classes, height, width) of its size: resize the image"
+            f"probabilities have shape {probabilities.shape} and the image {image.shape}, expected (classes, height,"
+            " width) of its size: resize the image"
         )
 
 
-def _iterate(probabilities: NDArray[np.floating], filters: Sequence[tuple[float, Filter]], iterations: int) -> NDArray[np.float32]:
+def _iterate(
+    probabilities: NDArray[np.floating], filters: Sequence[tuple[float, Filter]], iterations: int
+) -> NDArray[np.float32]:
     classes, height, width = probabilities.shape
     rows = np.ascontiguousarray(probabilities.reshape(classes, -1).T, dtype=np.float32)
     log_p = np.log(np.maximum(rows, np.finfo(np.float32).tiny))
@@ -113,7 +130,9 @@ def _normalised(kernel: Filter, pixels: int) -> Filter:
 
 def _features(image: NDArray[np.uint8], crf: DenseCRF) -> NDArray[np.float32]:
     """Place and colour of each pixel in standard deviations, (H x W, 5)."""
-    return np.concatenate([_positions(*image.shape[:2]) / crf.appearance_sigma, image.reshape(-1, 3) / crf.color_sigma], axis=1).astype(np.float32)
+    return np.concatenate(
+        [_positions(*image.shape[:2]) / crf.appearance_sigma, image.reshape(-1, 3) / crf.color_sigma], axis=1
+    ).astype(np.float32)
 
 
 def _positions(height: int, width: int) -> NDArray[np.int64]:

@@ -40,7 +40,9 @@ def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96))
     for free, dimensions in FREE_DIMENSIONS.items():
         try:
             example = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-            program = torch.export.export(module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),))
+            program = torch.export.export(
+                module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),)
+            )
             _check(module, program, size if 2 not in dimensions else (size[0] + 37, size[1] - 11))
             torch.export.save(program, path)
         except Exception as error:  # the exporter raises all kinds

@@ -1,8 +1,8 @@
 """Images too large to predict at once: overlapping windows, whose predictions are averaged.
 
-The average is formed from the top down. Rows of the image are asked for when a window needs them, rows of probabilities are handed
-over as soon as no further window touches them, so that of the image and of the probabilities only a strip of the window's height is
-ever held (C x window height x image width floats), whatever the image's height.
+The average is formed from the top down. Rows of the image are asked for when a window needs them, rows of probabilities
+are handed over as soon as no further window touches them, so that of the image and of the probabilities only a strip of
+the window's height is ever held (C x window height x image width floats), whatever the image's height.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ class SlidingWindow:
     """How an image is cut into windows.
 
     Attributes:
-        size: (height, width) of a window in pixels; the model sees exactly this size, smaller images are extended by their border pixels.
+        size: (height, width) of a window in pixels; the model sees exactly this size, smaller images are extended by
+            their border pixels.
         overlap: least share of a window that it has in common with the next, 0 <= overlap < 1.
-        weighting: of a window's pixels in the average: ``gaussian`` (sigma an eighth of the window, as nnU-Net, Isensee 2021) trusts
-            the centre more, where the model sees more context; ``uniform`` trusts all alike.
+        weighting: of a window's pixels in the average: ``gaussian`` (sigma an eighth of the window, as nnU-Net, Isensee
+            2021) trusts the centre more, where the model sees more context; ``uniform`` trusts all alike.
         batch_size: windows predicted at once.
     """
 
@@ -44,16 +45,24 @@ class SlidingWindow:
             raise InputError(f"weighting of the sliding window is {self.weighting!r}, expected 'gaussian' or 'uniform'")
 
 
-def predict_bands(predict: Callable[[Tensor], Tensor], read: Callable[[int, int], Tensor], size: tuple[int, int], window: SlidingWindow) -> Iterator[Tensor]:
+def predict_bands(
+    predict: Callable[[Tensor], Tensor],
+    read: Callable[[int, int], Tensor],
+    size: tuple[int, int],
+    window: SlidingWindow,
+) -> Iterator[Tensor]:
     """Probabilities of an image as bands (C, rows, W) from the top down; all bands together have its H rows.
 
     Args:
         predict: turns windows (B, 3, *window.size) into probabilities (B, C, *window.size).
-        read: rows from one to another (less one) of the image, (3, rows, W); each row is asked for once, from the top down.
+        read: rows from one to another (less one) of the image, (3, rows, W); each row is asked for once, from the top
+            down.
         size: (H, W) of the image.
     """
     height, width = size
-    tops, lefts = (window_starts(length, extent, window.overlap) for length, extent in zip(size, window.size, strict=True))
+    tops, lefts = (
+        window_starts(length, extent, window.overlap) for length, extent in zip(size, window.size, strict=True)
+    )
     strip = read(0, min(window.size[0], height))
     weight = _weights(window, strip.device)
     band, band_weight = None, torch.zeros(window.size[0], width, device=strip.device)
@@ -71,14 +80,19 @@ def predict_bands(predict: Callable[[Tensor], Tensor], read: Callable[[int, int]
             last = min(first + rows_at_once, done)
             yield band[:, first:last] / band_weight[first:last]
         if following < height:
-            for rows in (*band, band_weight):  # what later windows add to moves to the top, one class at a time: a copy of all may not fit
+            for rows in (
+                *band,
+                band_weight,
+            ):  # what later windows add to moves to the top, one class at a time: a copy of all may not fit
                 rows[: len(rows) - done] = rows[done:].clone()
                 rows[len(rows) - done :] = 0
             strip = torch.cat([strip[:, done:], read(top + strip.shape[1], following + strip.shape[1])], dim=1)
 
 
 def window_starts(length: int, size: int, overlap: float) -> list[int]:
-    """First pixels of the fewest windows of ``size`` that cover ``length`` with at least ``overlap``, evenly spread; [0] if one covers all."""
+    """First pixels of the fewest windows of ``size`` that cover ``length`` with at least ``overlap``, evenly spread;
+    [0] if one covers all.
+    """
     if length <= size:
         return [0]
     step = max(int(size * (1 - overlap)), 1)
@@ -86,13 +100,19 @@ def window_starts(length: int, size: int, overlap: float) -> list[int]:
     return [round(index * (length - size) / (count - 1)) for index in range(count)]
 
 
-def _predict_row(predict: Callable[[Tensor], Tensor], strip: Tensor, window: SlidingWindow, lefts: list[int]) -> Iterator[tuple[int, Tensor]]:
-    """(left, probabilities (C, *window.size)) of the windows that a strip of the image is cut into, from left to right."""
+def _predict_row(
+    predict: Callable[[Tensor], Tensor], strip: Tensor, window: SlidingWindow, lefts: list[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """(left, probabilities (C, *window.size)) of the windows that a strip of the image is cut into, from left
+    to right.
+    """
     rows = _indices(0, window.size[0], strip.shape[-2], strip.device)
     for first in range(0, len(lefts), window.batch_size):
         batch = lefts[first : first + window.batch_size]
         columns = [_indices(left, window.size[1], strip.shape[-1], strip.device) for left in batch]
-        yield from zip(batch, predict(torch.stack([strip[:, rows[:, None], column] for column in columns])), strict=True)
+        yield from zip(
+            batch, predict(torch.stack([strip[:, rows[:, None], column] for column in columns])), strict=True
+        )
 
 
 def _indices(first: int, size: int, length: int, device: torch.device) -> Tensor:
@@ -109,4 +129,6 @@ def _weights(window: SlidingWindow, device: torch.device) -> Tensor:
         distance = torch.arange(size, device=device) - (size - 1) / 2
         axes.append(torch.exp(-0.5 * (distance / (size / 8)) ** 2))
     weight = axes[0][:, None] * axes[1]
-    return (weight / weight.max()).clamp(min=1e-3)  # corners that no other window covers must not be divided by almost nothing
+    return (weight / weight.max()).clamp(
+        min=1e-3
+    )  # corners that no other window covers must not be divided by almost nothing

@@ -14,8 +14,9 @@ from segmodels.errors import InputError
 class Loss(nn.Module, ABC):
     """``loss(logits, target) -> scalar``: logits raw ``(B, C, *spatial)``, target train ids, integer ``(B, *spatial)``.
 
-    Two or three spatial axes. Pixels whose target is ``ignore_index`` change neither the value nor the gradient; a batch
-    of nothing else gives 0 with zero gradient. Half-precision logits are computed in float32, also under autocast.
+    Two or three spatial axes. Pixels whose target is ``ignore_index`` change neither the value nor the gradient; a
+    batch of nothing else gives 0 with zero gradient. Half-precision logits are computed in float32, also under
+    autocast.
 
     Raises:
         InputError: shapes that do not fit, or (on the CPU, where it costs no synchronisation) labels outside 0..C-1.
@@ -27,9 +28,14 @@ class Loss(nn.Module, ABC):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.ndim not in (4, 5) or logits.shape[1] < 2:
-            raise InputError(f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W) or (B, C, D, H, W) with C >= 2 classes")
+            raise InputError(
+                f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W) or (B, C, D, H, W) with C >= 2 classes"
+            )
         if target.shape != logits.shape[:1] + logits.shape[2:] or target.is_floating_point():
-            raise InputError(f"target is {target.dtype} {tuple(target.shape)}, expected integers {tuple(logits.shape[:1] + logits.shape[2:])} as the logits")
+            raise InputError(
+                f"target is {target.dtype} {tuple(target.shape)}, expected integers"
+                f" {tuple(logits.shape[:1] + logits.shape[2:])} as the logits"
+            )
         labels = target.long()  # before the comparison: -1 would equal 255 in uint8
         valid = labels != self.ignore_index
         labels = labels.masked_fill(~valid, 0)
@@ -44,11 +50,16 @@ class Loss(nn.Module, ABC):
         least, largest = labels.aminmax()
         if least < 0 or largest >= num_classes:
             wrong = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
-            raise InputError(f"target holds labels {wrong}, expected 0..{num_classes - 1} or {self.ignore_index} (ignored): correct the label map")
+            raise InputError(
+                f"target holds labels {wrong}, expected 0..{num_classes - 1} or {self.ignore_index} (ignored): correct"
+                " the label map"
+            )
 
     @abstractmethod
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """The loss of checked input: logits float32 or float64, labels int64 in 0..C-1 (0 where ignored), valid bool."""
+        """The loss of checked input: logits float32 or float64, labels int64 in 0..C-1 (0 where ignored), valid
+        bool.
+        """
 
 
 def choice(option: str, value: str, allowed: Sequence[str]) -> str:
@@ -89,4 +100,6 @@ def class_sums(values: Tensor, labels: Tensor, num_classes: int, squared: bool =
     exact = values.to(torch.float32 if values.device.type == "mps" else torch.float64)
     images = torch.arange(len(labels), device=labels.device)[:, None]
     sums = exact.new_zeros(len(labels) * num_classes)
-    return sums.index_add(0, (images * num_classes + labels).flatten(), (exact.square() if squared else exact).flatten()).view(len(labels), num_classes)
+    return sums.index_add(
+        0, (images * num_classes + labels).flatten(), (exact.square() if squared else exact).flatten()
+    ).view(len(labels), num_classes)

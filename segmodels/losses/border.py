@@ -19,7 +19,9 @@ from segmodels.losses.registry import LossCard, register_loss
 
 @register_loss(
     "border_weighted_cross_entropy",
-    LossCard("Ronneberger 2015 (1505.04597), eq. 1 and 2", "touching objects of one class that must come apart, as cells do"),
+    LossCard(
+        "Ronneberger 2015 (1505.04597), eq. 1 and 2", "touching objects of one class that must come apart, as cells do"
+    ),
 )
 class BorderWeightedCrossEntropyLoss(PixelLoss):
     """Cross-entropy weighted by w_y + w_0 exp(-(d1 + d2)² / 2σ²), mean over valid pixels.
@@ -31,7 +33,13 @@ class BorderWeightedCrossEntropyLoss(PixelLoss):
         sigma: pixels.
     """
 
-    def __init__(self, border_weight: float = 10.0, sigma: float = 5.0, class_weights: Tensor | Sequence[float] | None = None, ignore_index: int = 255) -> None:
+    def __init__(
+        self,
+        border_weight: float = 10.0,
+        sigma: float = 5.0,
+        class_weights: Tensor | Sequence[float] | None = None,
+        ignore_index: int = 255,
+    ) -> None:
         super().__init__(class_weights, ignore_index)
         if border_weight < 0 or sigma <= 0:
             raise InputError(f"border_weight is {border_weight:g} and sigma {sigma:g}, expected at least 0 and above 0")
@@ -39,7 +47,10 @@ class BorderWeightedCrossEntropyLoss(PixelLoss):
         self.sigma = sigma
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        maps = [border_weight_map(connected_regions(names), self.border_weight, self.sigma) for names in torch.where(valid, labels, 0).numpy(force=True)]
+        maps = [
+            border_weight_map(connected_regions(names), self.border_weight, self.sigma)
+            for names in torch.where(valid, labels, 0).numpy(force=True)
+        ]
         weights = torch.from_numpy(np.stack(maps)).to(logits)
         of_classes = self.weights(logits)
         weights += 1 if of_classes is None else of_classes[labels]
@@ -47,10 +58,11 @@ class BorderWeightedCrossEntropyLoss(PixelLoss):
 
 
 def border_weight_map(cells: np.ndarray, border_weight: float = 10.0, sigma: float = 5.0) -> np.ndarray:
-    """w_0 exp(-(d1 + d2)² / 2σ²) on the background, d1 and d2 being the distances to the nearest and the second nearest cell.
+    """w_0 exp(-(d1 + d2)² / 2σ²) on the background, d1 and d2 being the distances to the nearest and the second nearest
+    cell.
 
-    The paper prints the term for all pixels, but means it for the background that separates cells; it is 0 inside cells, and
-    everywhere where there are fewer than two.
+    The paper prints the term for all pixels, but means it for the background that separates cells; it is 0 inside
+    cells, and everywhere where there are fewer than two.
 
     Args:
         cells: 0 for background, another integer per cell, 2-D or 3-D.
@@ -72,7 +84,9 @@ def border_weight_map(cells: np.ndarray, border_weight: float = 10.0, sigma: flo
 
 
 def connected_regions(labels: np.ndarray) -> np.ndarray:
-    """A number from 1 for each connected region (shared sides, not corners) of one label other than 0, and 0 elsewhere."""
+    """A number from 1 for each connected region (shared sides, not corners) of one label other than 0, and 0
+    elsewhere.
+    """
     regions, count = np.zeros(labels.shape, np.int64), 0
     for name in np.unique(labels[labels != 0]):
         of_name, found = scipy.ndimage.label(labels == name)

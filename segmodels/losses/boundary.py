@@ -1,8 +1,9 @@
 """Losses that measure how far predicted and true contours are apart, by distance maps made outside autograd.
 
-Train them beside a region loss or cross-entropy: alone they are unstable. Distances are in pixels, of each image by itself;
-ignored pixels lie on no side of a contour. ``reduction="macro"`` (default) is the mean over pixels per image and class, then
-over the classes present in the image, then over images; ``"micro"`` the mean over all pixels and classes, as the papers write.
+Train them beside a region loss or cross-entropy: alone they are unstable. Distances are in pixels, of each image by
+itself; ignored pixels lie on no side of a contour. ``reduction="macro"`` (default) is the mean over pixels per image
+and class, then over the classes present in the image, then over images; ``"micro"`` the mean over all pixels and
+classes, as the papers write.
 """
 
 from __future__ import annotations
@@ -49,13 +50,17 @@ class ContourLoss(Loss):
 
 @register_loss(
     "boundary",
-    LossCard("Kervadec 2019 (1812.07032), the loss L_B", "small or thin structures; with dice or generalized_dice, its weight rising over the training"),
+    LossCard(
+        "Kervadec 2019 (1812.07032), the loss L_B",
+        "small or thin structures; with dice or generalized_dice, its weight rising over the training",
+    ),
 )
 class BoundaryLoss(ContourLoss):
     """Probability of a class times the signed distance to its true contour.
 
-    The distance is D to the class outside it and -(D - 1) inside it, D then to the nearest pixel of another class, so that it
-    is 0 on the class's own rim; 0 everywhere for a class that its image lacks or is full of. Perfect predictions are negative.
+    The distance is D to the class outside it and -(D - 1) inside it, D then to the nearest pixel of another class, so
+    that it is 0 on the class's own rim; 0 everywhere for a class that its image lacks or is full of. Perfect
+    predictions are negative.
     """
 
     def __init__(self, include_background: bool = False, **options: Any) -> None:
@@ -69,10 +74,14 @@ class BoundaryLoss(ContourLoss):
 
 @register_loss(
     "hausdorff",
-    LossCard("Karimi 2019 (1904.10030), the loss by distance transforms", "the largest distance between contours matters; with dice, after a warm-up"),
+    LossCard(
+        "Karimi 2019 (1904.10030), the loss by distance transforms",
+        "the largest distance between contours matters; with dice, after a warm-up",
+    ),
 )
 class HausdorffLoss(ContourLoss):
-    """(s - y)² (d_G^α + d_S^α) with d the distance to the contour of the true class and of the predicted one (s above 0.5).
+    """(s - y)² (d_G^α + d_S^α) with d the distance to the contour of the true class and of the predicted one (s above
+    0.5).
 
     Args:
         alpha: exponent of the distances, above 0.
@@ -94,6 +103,8 @@ class HausdorffLoss(ContourLoss):
         return (probabilities - truth).square() * weights.masked_fill_(~valid[:, None], 0).to(probabilities.dtype)
 
     def _contour_weights(self, labels: Tensor, valid: Tensor, num_classes: int) -> Tensor:
-        """d^α ``(B, C, *spatial)``, d the distance of a pixel to the nearest one on the other side of a class's contour."""
+        """d^α ``(B, C, *spatial)``, d the distance of a pixel to the nearest one on the other side of a class's
+        contour.
+        """
         distance, inside = class_distances(labels, valid, num_classes)
         return distance.scatter_(1, labels[:, None], inside[:, None]).pow_(self.alpha)

@@ -18,7 +18,9 @@ from torch import Tensor
 
 
 def distance_to(region: np.ndarray) -> np.ndarray:
-    """Distance of every pixel to the nearest one of ``region`` (bool, 2-D or 3-D) as float32; 0 everywhere if it is empty."""
+    """Distance of every pixel to the nearest one of ``region`` (bool, 2-D or 3-D) as float32; 0 everywhere if it is
+    empty.
+    """
     if not region.any():
         return np.zeros(region.shape, np.float32)
     if region.ndim == 2:
@@ -33,8 +35,8 @@ def class_distances(labels: Tensor, valid: Tensor, num_classes: int) -> tuple[Te
         labels: int64 ``(B, *spatial)``, 0..C-1; valid: bool, same shape.
 
     Returns:
-        outside: float32 ``(B, C, *spatial)``, to the nearest pixel of each class: 0 inside it, and everywhere for a class
-            that the image lacks.
+        outside: float32 ``(B, C, *spatial)``, to the nearest pixel of each class: 0 inside it, and everywhere for a
+            class that the image lacks.
         inside: float32 ``(B, *spatial)``, to the nearest pixel of another class; 0 if there is none, and where ignored.
     """
     names, known = labels.numpy(force=True), valid.numpy(force=True)
@@ -47,7 +49,9 @@ def class_distances(labels: Tensor, valid: Tensor, num_classes: int) -> tuple[Te
 
     def nearest_other(image: int) -> None:
         for c in np.unique(names[image][known[image]]):
-            np.minimum(inside[image], np.where(names[image] == c, np.float32(np.inf), outside[image, c]), out=inside[image])
+            np.minimum(
+                inside[image], np.where(names[image] == c, np.float32(np.inf), outside[image, c]), out=inside[image]
+            )
         inside[image][np.isinf(inside[image]) | ~known[image]] = 0
 
     _in_threads(measure, outside.shape[0] * num_classes)

@@ -1,4 +1,5 @@
-"""Losses that compare the predicted distribution of each pixel with its label: cross-entropy and what weighs its pixels.
+"""Losses that compare the predicted distribution of each pixel with its label: cross-entropy and what weighs its
+pixels.
 
 All build on the cross-entropy of each pixel, -log s_y, and are means over the valid pixels of the batch.
 """
@@ -35,19 +36,26 @@ class PixelLoss(Loss):
     def weights(self, logits: Tensor) -> Tensor | None:
         """Class weights in the type of the logits; raises InputError unless there is one per class."""
         if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
-            raise InputError(f"class_weights has {len(self.class_weights)} values, expected {logits.shape[1]}, one per class of the logits")
+            raise InputError(
+                f"class_weights has {len(self.class_weights)} values, expected {logits.shape[1]}, one per class of the"
+                " logits"
+            )
         return None if self.class_weights is None else self.class_weights.to(logits)
 
     def cross_entropy(self, logits: Tensor, labels: Tensor, valid: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """w_y · -log s_y of each pixel ``(B, *spatial)``, 0 where ignored."""
         # reduction="none" because the summing kernels of CUDA are not deterministic
-        values = F.cross_entropy(logits, labels, weight=self.weights(logits), reduction="none", label_smoothing=label_smoothing)
+        values = F.cross_entropy(
+            logits, labels, weight=self.weights(logits), reduction="none", label_smoothing=label_smoothing
+        )
         return torch.where(valid, values, 0)
 
 
 @register_loss(
     "cross_entropy",
-    LossCard("maximum likelihood, per pixel as FCN (Long 2015, 1411.4038)", "the default; alone, or with a region loss"),
+    LossCard(
+        "maximum likelihood, per pixel as FCN (Long 2015, 1411.4038)", "the default; alone, or with a region loss"
+    ),
 )
 class CrossEntropyLoss(PixelLoss):
     """Cross-entropy, with class weights and label smoothing on request.
@@ -60,7 +68,11 @@ class CrossEntropyLoss(PixelLoss):
     """
 
     def __init__(
-        self, class_weights: Tensor | Sequence[float] | None = None, normalize: str = "weights", label_smoothing: float = 0.0, ignore_index: int = 255
+        self,
+        class_weights: Tensor | Sequence[float] | None = None,
+        normalize: str = "weights",
+        label_smoothing: float = 0.0,
+        ignore_index: int = 255,
     ) -> None:
         super().__init__(class_weights, ignore_index)
         if not 0 <= label_smoothing <= 1:
@@ -78,25 +90,37 @@ class CrossEntropyLoss(PixelLoss):
 
 @register_loss(
     "weighted_cross_entropy",
-    LossCard("Ronneberger 2015 (1505.04597), eq. 1; weights: segmodels.training.class_weights", "rare classes; refuses to run without class weights"),
+    LossCard(
+        "Ronneberger 2015 (1505.04597), eq. 1; weights: segmodels.training.class_weights",
+        "rare classes; refuses to run without class weights",
+    ),
 )
 class WeightedCrossEntropyLoss(CrossEntropyLoss):
     """Cross-entropy that insists on class weights, for configurations that must not lose them by mistake."""
 
     def __init__(self, class_weights: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         if class_weights is None:
-            raise InputError("class_weights is not given, expected one number per class: set it or train.class_weights, or use 'cross_entropy'")
+            raise InputError(
+                "class_weights is not given, expected one number per class: set it or train.class_weights, or use"
+                " 'cross_entropy'"
+            )
         super().__init__(class_weights, **options)
 
 
 @register_loss(
-    "binary_cross_entropy", LossCard("maximum likelihood of one sigmoid per class", "classes that should not compete; heads trained one against the rest")
+    "binary_cross_entropy",
+    LossCard(
+        "maximum likelihood of one sigmoid per class",
+        "classes that should not compete; heads trained one against the rest",
+    ),
 )
 class BinaryCrossEntropyLoss(PixelLoss):
     """Cross-entropy of sigmoid(logit of c) against [y = c], mean over classes and valid pixels."""
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        return mean_valid(_one_against_rest(lambda score: -F.logsigmoid(score), logits, labels, self.weights(logits)), valid)
+        return mean_valid(
+            _one_against_rest(lambda score: -F.logsigmoid(score), logits, labels, self.weights(logits)), valid
+        )
 
 
 @register_loss("focal", LossCard("Lin 2017 (1708.02002), eq. 4 and 5", "many easy pixels drown the hard ones"))
@@ -105,7 +129,8 @@ class FocalLoss(PixelLoss):
 
     Args:
         gamma: γ, at least 0; 0 is cross-entropy.
-        alpha: the paper's balance of object (α) and rest (1 - α), 0..1; for ``sigmoid`` only, ``softmax`` has ``class_weights``.
+        alpha: the paper's balance of object (α) and rest (1 - α), 0..1; for ``sigmoid`` only, ``softmax`` has
+            ``class_weights``.
         activation: ``softmax`` over the classes, or ``sigmoid``: each class against the rest, mean over classes too.
         class_weights: ``(C,)``, the notes' weighted focal loss.
     """
@@ -123,7 +148,10 @@ class FocalLoss(PixelLoss):
         if gamma < 0:
             raise InputError(f"gamma is {gamma:g}, expected at least 0")
         if alpha is not None and (activation == "softmax" or not 0 <= alpha <= 1):
-            raise InputError(f"alpha is {alpha} with activation {activation!r}, expected 0..1 with 'sigmoid': with 'softmax' give class_weights")
+            raise InputError(
+                f"alpha is {alpha} with activation {activation!r}, expected 0..1 with 'sigmoid': with 'softmax' give"
+                " class_weights"
+            )
         self.gamma = gamma
         self.alpha = alpha
 
@@ -133,14 +161,22 @@ class FocalLoss(PixelLoss):
             values = self._focal(-F.cross_entropy(logits, labels, reduction="none"))
             return mean_valid(values if weights is None else weights[labels] * values, valid)
         shares = (1.0, 1.0) if self.alpha is None else (self.alpha, 1 - self.alpha)
-        return mean_valid(_one_against_rest(lambda score: self._focal(F.logsigmoid(score)), logits, labels, weights, shares), valid)
+        return mean_valid(
+            _one_against_rest(lambda score: self._focal(F.logsigmoid(score)), logits, labels, weights, shares), valid
+        )
 
     def _focal(self, log_probability: Tensor) -> Tensor:
         # the clamp keeps the slope finite at probability 1 when gamma is below 1
         return (-torch.expm1(log_probability)).clamp(min=1e-12) ** self.gamma * -log_probability
 
 
-@register_loss("top_k", LossCard("Wu 2016 (1605.06885), online bootstrapping", "noisy or easy majorities: only the worst share of the pixels counts"))
+@register_loss(
+    "top_k",
+    LossCard(
+        "Wu 2016 (1605.06885), online bootstrapping",
+        "noisy or easy majorities: only the worst share of the pixels counts",
+    ),
+)
 class TopKLoss(PixelLoss):
     """Mean cross-entropy of the worst k percent of the valid pixels of the batch, at least one.
 
@@ -148,7 +184,9 @@ class TopKLoss(PixelLoss):
         k: percent, 0..100.
     """
 
-    def __init__(self, k: float = 10.0, class_weights: Tensor | Sequence[float] | None = None, ignore_index: int = 255) -> None:
+    def __init__(
+        self, k: float = 10.0, class_weights: Tensor | Sequence[float] | None = None, ignore_index: int = 255
+    ) -> None:
         super().__init__(class_weights, ignore_index)
         if not 0 < k <= 100:
             raise InputError(f"k is {k:g}, expected a percentage above 0 and up to 100")
@@ -161,7 +199,8 @@ class TopKLoss(PixelLoss):
 @register_loss(
     "ohem",
     LossCard(
-        "Shrivastava 2016 (1604.03540); per pixel as BiSeNet (1808.00897) trains", "real-time nets; pixels already right with some certainty are left out"
+        "Shrivastava 2016 (1604.03540); per pixel as BiSeNet (1808.00897) trains",
+        "real-time nets; pixels already right with some certainty are left out",
     ),
 )
 class OHEMLoss(PixelLoss):
@@ -173,11 +212,17 @@ class OHEMLoss(PixelLoss):
     """
 
     def __init__(
-        self, threshold: float = 0.7, min_kept: float = 1 / 16, class_weights: Tensor | Sequence[float] | None = None, ignore_index: int = 255
+        self,
+        threshold: float = 0.7,
+        min_kept: float = 1 / 16,
+        class_weights: Tensor | Sequence[float] | None = None,
+        ignore_index: int = 255,
     ) -> None:
         super().__init__(class_weights, ignore_index)
         if not 0 < threshold <= 1 or not 0 <= min_kept <= 1:
-            raise InputError(f"threshold is {threshold:g} and min_kept {min_kept:g}, expected both in 0..1, threshold above 0")
+            raise InputError(
+                f"threshold is {threshold:g} and min_kept {min_kept:g}, expected both in 0..1, threshold above 0"
+            )
         self.threshold = threshold
         self.min_kept = min_kept
 
@@ -189,7 +234,10 @@ class OHEMLoss(PixelLoss):
 
 @register_loss(
     "distance_penalized_cross_entropy",
-    LossCard("Caliva 2019 (1908.03679), the distance map penalty", "contours matter: pixels near the boundary weigh up to twice"),
+    LossCard(
+        "Caliva 2019 (1908.03679), the distance map penalty",
+        "contours matter: pixels near the boundary weigh up to twice",
+    ),
 )
 class DistancePenalizedCrossEntropyLoss(PixelLoss):
     """Cross-entropy weighted by 1 + (D - d) / D, mean over valid pixels.
@@ -211,9 +259,14 @@ def _boundary_weights(labels: Tensor, valid: Tensor, num_classes: int) -> Tensor
 
 
 def _one_against_rest(
-    loss: Callable[[Tensor], Tensor], logits: Tensor, labels: Tensor, weights: Tensor | None, shares: tuple[float, float] = (1.0, 1.0)
+    loss: Callable[[Tensor], Tensor],
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    shares: tuple[float, float] = (1.0, 1.0),
 ) -> Tensor:
-    """Mean over classes of ``loss(logit)`` for the true class and ``loss(-logit)`` for the others: ``(B, C, *S)`` -> ``(B, *S)``.
+    """Mean over classes of ``loss(logit)`` for the true class and ``loss(-logit)`` for the others: ``(B, C, *S)`` ->
+    ``(B, *S)``.
 
     ``shares`` are the factors of the true class and of the others.
     """

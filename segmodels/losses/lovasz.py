@@ -1,8 +1,8 @@
 """The Lovász extension of the Jaccard loss: exact, piecewise linear, made for optimising IoU.
 
-Berman 2018 (1705.08790). With the errors m of a class sorted in descending order, the loss is Σ m_i (Δ_i - Δ_{i-1}), where
-Δ_i = |M| / |{y = c} ∪ M| is the Jaccard loss of a prediction that is wrong on the set M of the first i pixels. Between two
-ties it is linear in m, so the differences, found by one sort per class, are also its gradient.
+Berman 2018 (1705.08790). With the errors m of a class sorted in descending order, the loss is Σ m_i (Δ_i - Δ_{i-1}),
+where Δ_i = |M| / |{y = c} ∪ M| is the Jaccard loss of a prediction that is wrong on the set M of the first i pixels.
+Between two ties it is linear in m, so the differences, found by one sort per class, are also its gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from segmodels.losses.base import Loss, class_sums, mean_present
 from segmodels.losses.registry import LossCard, register_loss
 
 
-@register_loss("lovasz_softmax", LossCard("Berman 2018 (1705.08790), eq. 8, 9 and 11", "fine-tuning for mean IoU, usually beside cross_entropy"))
+@register_loss(
+    "lovasz_softmax",
+    LossCard("Berman 2018 (1705.08790), eq. 8, 9 and 11", "fine-tuning for mean IoU, usually beside cross_entropy"),
+)
 class LovaszSoftmaxLoss(Loss):
     """Mean over the present classes of the Lovász extension at the errors |[y = c] - s_c|.
 
@@ -42,7 +45,10 @@ class LovaszSoftmaxLoss(Loss):
 
 @register_loss(
     "lovasz_hinge",
-    LossCard("Berman 2018 (1705.08790), eq. 8 and 9 at hinge errors", "as lovasz_softmax for two classes, when margins suit better than probabilities"),
+    LossCard(
+        "Berman 2018 (1705.08790), eq. 8 and 9 at hinge errors",
+        "as lovasz_softmax for two classes, when margins suit better than probabilities",
+    ),
 )
 class LovaszHingeLoss(Loss):
     """Lovász extension of class 1 at the hinge errors max(0, 1 ± z), z = logit of class 1 - logit of class 0.
@@ -70,8 +76,9 @@ class LovaszHingeLoss(Loss):
 def jaccard_slopes(errors: Tensor, truth: Tensor) -> Tensor:
     """Gradient of the Lovász extension of the Jaccard loss of each row.
 
-    With the errors in descending order, G true pixels in all, t true and b other ones up to here, it is 1 / (G + b) for a
-    true pixel and (G - t) / ((G + b) (G + b - 1)) for another one; differences of Δ itself would cancel. Without any true
+    With the errors in descending order, G true pixels in all, t true and b other ones up to here, it is 1 / (G + b) for
+    a true pixel and (G - t) / ((G + b) (G + b - 1)) for another one; differences of Δ itself would cancel. Without any
+    true
     pixel Δ is 1 as soon as one pixel is wrong: 1 for the largest error, 0 for the others.
 
     Args:
@@ -98,7 +105,11 @@ class _LovaszExtension(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, probabilities: Tensor, labels: Tensor, per_image: bool) -> Tensor:
-        compiled = probabilities.device.type == "cpu" and probabilities.dtype == torch.float32 and probabilities.numel() < 2**31
+        compiled = (
+            probabilities.device.type == "cpu"
+            and probabilities.dtype == torch.float32
+            and probabilities.numel() < 2**31
+        )
         values, slopes = (_compiled_extension if compiled else _tensor_extension)(probabilities, labels, per_image)
         ctx.save_for_backward(slopes)
         return values
@@ -118,7 +129,11 @@ def _tensor_extension(probabilities: Tensor, labels: Tensor, per_image: bool) ->
         values = (slopes * errors).sum(dim=2)
     else:
         classes_first = errors.transpose(0, 1)
-        slopes = jaccard_slopes(classes_first.flatten(1), truth.transpose(0, 1).flatten(1)).view(classes_first.shape).transpose(0, 1)
+        slopes = (
+            jaccard_slopes(classes_first.flatten(1), truth.transpose(0, 1).flatten(1))
+            .view(classes_first.shape)
+            .transpose(0, 1)
+        )
         values = (slopes * errors).sum(dim=(0, 2))[None]
     return values, torch.where(truth, -slopes, slopes)
 
@@ -128,7 +143,9 @@ def _compiled_extension(probabilities: Tensor, labels: Tensor, per_image: bool) 
     slopes = torch.zeros_like(probabilities, memory_format=torch.contiguous_format)
     images = len(labels) if per_image else 1
     values = np.zeros((images, probabilities.shape[1]), np.float32)
-    inputs, truth = (tensor.contiguous().numpy().reshape(images, -1, *tensor.shape[1:]) for tensor in (probabilities, labels))
+    inputs, truth = (
+        tensor.contiguous().numpy().reshape(images, -1, *tensor.shape[1:]) for tensor in (probabilities, labels)
+    )
     outputs = slopes.numpy().reshape(images, -1)
     kernel = _compile()
 
@@ -169,9 +186,13 @@ def _compile() -> Callable[[np.ndarray, np.ndarray, int, np.ndarray], float]:
                 probability = probabilities[image, c, pixel]
                 error[0] = np.float32(1) - probability if hit else probability
                 position = (image * classes + c) * pixels + pixel
-                keys[size] = np.uint64(error_bits[0]) << np.uint64(32) | np.uint64(position) << np.uint64(1) | np.uint64(hit)
+                keys[size] = (
+                    np.uint64(error_bits[0]) << np.uint64(32) | np.uint64(position) << np.uint64(1) | np.uint64(hit)
+                )
                 for digit in range(digits):
-                    counts[digit, (error_bits[0] >> np.uint32(digit * digit_bits) & np.uint32(2**digit_bits - 1)) + 1] += 1
+                    counts[
+                        digit, (error_bits[0] >> np.uint32(digit * digit_bits) & np.uint32(2**digit_bits - 1)) + 1
+                    ] += 1
                 size += 1
         if total == 0:
             return 0.0

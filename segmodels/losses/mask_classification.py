@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segmodels.errors import InputError
 from segmodels.losses.registry import LossCard, register_loss
-from segmodels.models.prediction import QueryPrediction
+from segmodels.outputs import QueryOutput
 
 
 class Segments(NamedTuple):
@@ -25,15 +25,20 @@ class Segments(NamedTuple):
 
 @register_loss(
     "mask_classification",
-    LossCard("Cheng 2021 (2107.06278), the loss L_mask-cls, section 3", "models that predict queries (MaskFormer); sum it with nothing else", inputs="queries"),
+    LossCard(
+        "Cheng 2021 (2107.06278), the loss L_mask-cls, section 3",
+        "models that predict queries (MaskFormer); sum it with nothing else",
+        inputs="queries",
+    ),
 )
 class MaskClassificationLoss(nn.Module):
-    """Bipartite matching of queries and segments, then cross-entropy of their classes, focal and Dice loss of their masks.
+    """Bipartite matching of queries and segments, then cross-entropy of their classes, focal and Dice loss of their
+    masks.
 
-    ``loss(queries, target)``, not of logits; the losses of the decoder's earlier layers (``queries.auxiliary``) are added.
-    The cross-entropy is a mean over all queries weighted by class (unmatched ones have the class "no object"), the mask
-    losses are sums over matched pairs divided by the number of segments in the batch. Ignored pixels enter neither the
-    matching nor the masks, and an image of nothing else says nothing about its queries.
+    ``loss(queries, target)``, not of logits; the losses of the decoder's earlier layers (``queries.auxiliary``) are
+    added. The cross-entropy is a mean over all queries weighted by class (unmatched ones have the class "no object"),
+    the mask losses are sums over matched pairs divided by the number of segments in the batch. Ignored pixels enter
+    neither the matching nor the masks, and an image of nothing else says nothing about its queries.
 
     Args:
         class_weight, focal_weight, dice_weight: of the three losses, and of their forms as matching costs.
@@ -60,7 +65,7 @@ class MaskClassificationLoss(nn.Module):
         self.gamma = gamma
         self.ignore_index = ignore_index
 
-    def forward(self, queries: QueryPrediction, target: Tensor | Sequence[Segments]) -> Tensor:
+    def forward(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> Tensor:
         """Scalar.
 
         Args:
@@ -68,24 +73,29 @@ class MaskClassificationLoss(nn.Module):
             target: train ids ``(B, H, W)``, each class of an image a segment, or the segments of each image.
         """
         terms = self.terms(queries, target)
-        return self.class_weight * terms["class"] + self.focal_weight * terms["focal"] + self.dice_weight * terms["dice"]
+        return (
+            self.class_weight * terms["class"] + self.focal_weight * terms["focal"] + self.dice_weight * terms["dice"]
+        )
 
-    def terms(self, queries: QueryPrediction, target: Tensor | Sequence[Segments]) -> dict[str, Tensor]:
+    def terms(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> dict[str, Tensor]:
         """Unweighted ``class``, ``focal`` and ``dice``, each the sum over the decoder's layers."""
         segments = semantic_segments(target, self.ignore_index) if isinstance(target, Tensor) else target
         classes = queries.class_logits.shape[2] - 1
         wrong = sorted({label for of_image in segments for label in of_image.labels.tolist()} - set(range(classes)))
         if wrong or len(segments) != len(queries.class_logits):
             raise InputError(
-                f"target has {len(segments)} images with labels {wrong} out of range, expected {len(queries.class_logits)} images with labels 0..{classes - 1}"
+                f"target has {len(segments)} images with labels {wrong} out of range, expected"
+                f" {len(queries.class_logits)} images with labels 0..{classes - 1}"
             )
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
             of_layers = [self._layer(_full_precision(layer), segments) for layer in (queries, *queries.auxiliary)]
         return {name: torch.stack([terms[name] for terms in of_layers]).sum() for name in of_layers[0]}
 
-    def _layer(self, queries: QueryPrediction, segments: Sequence[Segments]) -> dict[str, Tensor]:
+    def _layer(self, queries: QueryOutput, segments: Sequence[Segments]) -> dict[str, Tensor]:
         pairs = [self._match(*each) for each in zip(queries.class_logits, queries.mask_logits, segments, strict=True)]
-        return {"class": self._class_loss(queries.class_logits, segments, pairs)} | self._mask_losses(queries.mask_logits, segments, pairs)
+        return {"class": self._class_loss(queries.class_logits, segments, pairs)} | self._mask_losses(
+            queries.mask_logits, segments, pairs
+        )
 
     @torch.no_grad()
     def _match(self, class_logits: Tensor, mask_logits: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
@@ -106,7 +116,9 @@ class MaskClassificationLoss(nn.Module):
         rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e30, posinf=1e30, neginf=1e30).cpu())
         return torch.from_numpy(rows).to(cost.device), torch.from_numpy(columns).to(cost.device)
 
-    def _class_loss(self, class_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _class_loss(
+        self, class_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> Tensor:
         none = class_logits.shape[2] - 1
         labels = torch.full(class_logits.shape[:2], none, device=class_logits.device)
         for of_image, (matched, order), names in zip(segments, pairs, labels, strict=True):
@@ -117,13 +129,28 @@ class MaskClassificationLoss(nn.Module):
         values = counted * F.cross_entropy(class_logits.transpose(1, 2), labels, reduction="none")
         return values.sum() / torch.where(counted.sum() > 0, counted.sum(), 1)
 
-    def _mask_losses(self, mask_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def _mask_losses(
+        self, mask_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]
+    ) -> dict[str, Tensor]:
         matched = torch.cat([logits[rows] for logits, (rows, _) in zip(mask_logits, pairs, strict=True)])
-        valid = torch.cat([of_image.valid.expand(len(rows), -1, -1) for of_image, (rows, _) in zip(segments, pairs, strict=True)]).flatten(1).to(matched)
-        masks = torch.cat([of_image.masks[columns] for of_image, (_, columns) in zip(segments, pairs, strict=True)]).flatten(1).to(matched) * valid
+        valid = (
+            torch.cat(
+                [of_image.valid.expand(len(rows), -1, -1) for of_image, (rows, _) in zip(segments, pairs, strict=True)]
+            )
+            .flatten(1)
+            .to(matched)
+        )
+        masks = (
+            torch.cat([of_image.masks[columns] for of_image, (_, columns) in zip(segments, pairs, strict=True)])
+            .flatten(1)
+            .to(matched)
+            * valid
+        )
         if not len(matched):
             return dict.fromkeys(("focal", "dice"), mask_logits.sum() * 0)
-        scores = F.interpolate(matched[:, None], size=segments[0].masks.shape[1:], mode="bilinear", align_corners=False).flatten(1)
+        scores = F.interpolate(
+            matched[:, None], size=segments[0].masks.shape[1:], mode="bilinear", align_corners=False
+        ).flatten(1)
         count = max(1, sum(len(of_image.labels) for of_image in segments))
         focal = masks * self.alpha * self._focal(scores) + (valid - masks) * (1 - self.alpha) * self._focal(-scores)
         probabilities = scores.sigmoid() * valid
@@ -149,8 +176,8 @@ def _nearest(masks: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(masks[:, None].float(), size=size, mode="nearest")[:, 0]
 
 
-def _full_precision(queries: QueryPrediction) -> QueryPrediction:
+def _full_precision(queries: QueryOutput) -> QueryOutput:
     def full(logits: Tensor) -> Tensor:
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
-    return QueryPrediction(full(queries.class_logits), full(queries.mask_logits))
+    return QueryOutput(full(queries.class_logits), full(queries.mask_logits))

@@ -1,4 +1,6 @@
-"""The two losses of unsupervised W-Net (Xia and Kulis 2017, 1711.08506), which compare a prediction with the image itself."""
+"""The two losses of unsupervised W-Net (Xia and Kulis 2017, 1711.08506), which compare a prediction with the image
+itself.
+"""
 
 from __future__ import annotations
 
@@ -15,27 +17,40 @@ from segmodels.losses.registry import LossCard, register_loss
 
 
 @register_loss(
-    "reconstruction", LossCard("Xia and Kulis 2017 (1711.08506), the loss J_reconstr", "trains both halves of W-Net to keep the image", inputs="image")
+    "reconstruction",
+    LossCard(
+        "Xia and Kulis 2017 (1711.08506), the loss J_reconstr",
+        "trains both halves of W-Net to keep the image",
+        inputs="image",
+    ),
 )
 class ReconstructionLoss(nn.Module):
-    """``loss(reconstruction, image)``: mean squared difference of two tensors of one shape, scalar; in float32 at least."""
+    """``loss(reconstruction, image)``: mean squared difference of two tensors of one shape, scalar; in float32 at
+    least.
+    """
 
     def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
         if reconstruction.shape != image.shape:
-            raise InputError(f"reconstruction has shape {tuple(reconstruction.shape)}, expected {tuple(image.shape)} as the image")
+            raise InputError(
+                f"reconstruction has shape {tuple(reconstruction.shape)}, expected {tuple(image.shape)} as the image"
+            )
         return F.mse_loss(_full(reconstruction), _full(image))
 
 
 @register_loss(
     "soft_normalized_cut",
-    LossCard("Xia and Kulis 2017 (1711.08506), the loss J_soft-Ncut", "trains W-Net's encoder to cut where neighbours differ", inputs="image"),
+    LossCard(
+        "Xia and Kulis 2017 (1711.08506), the loss J_soft-Ncut",
+        "trains W-Net's encoder to cut where neighbours differ",
+        inputs="image",
+    ),
 )
 class SoftNormalizedCutLoss(nn.Module):
     """``loss(logits, image)``: K - Σ_k assoc(A_k, A_k) / assoc(A_k, V) of each image, mean over the batch; 0..K.
 
-    With p the softmax over the K classes, assoc(A_k, A_k) = Σ_ij w_ij p_ik p_jk and assoc(A_k, V) = Σ_ij w_ij p_ik, where
-    w_ij = exp(-|F_i - F_j|² / σ_I²) exp(-|X_i - X_j|² / σ_X²) for |X_i - X_j| < radius, else 0. Exact: all neighbours are
-    visited, one shift of the image at a time; memory is one map per shift.
+    With p the softmax over the K classes, assoc(A_k, A_k) = Σ_ij w_ij p_ik p_jk and assoc(A_k, V) = Σ_ij w_ij p_ik,
+    where w_ij = exp(-|F_i - F_j|² / σ_I²) exp(-|X_i - X_j|² / σ_X²) for |X_i - X_j| < radius, else 0. Exact: all
+    neighbours are visited, one shift of the image at a time; memory is one map per shift.
 
     Args:
         sigma_intensity: σ_I in units of the image: 10 for intensities 0..255, about 0.04 for 0..1.
@@ -46,7 +61,10 @@ class SoftNormalizedCutLoss(nn.Module):
     def __init__(self, sigma_intensity: float = 10.0, sigma_distance: float = 4.0, radius: float = 5.0) -> None:
         super().__init__()
         if min(sigma_intensity, sigma_distance, radius) <= 0:
-            raise InputError(f"sigma_intensity is {sigma_intensity:g}, sigma_distance {sigma_distance:g}, radius {radius:g}, expected all above 0")
+            raise InputError(
+                f"sigma_intensity is {sigma_intensity:g}, sigma_distance {sigma_distance:g}, radius {radius:g},"
+                " expected all above 0"
+            )
         self.sigma_intensity = sigma_intensity
         self.sigma_distance = sigma_distance
         self.radius = radius
@@ -60,7 +78,8 @@ class SoftNormalizedCutLoss(nn.Module):
         """
         if logits.ndim not in (4, 5) or image.shape[:1] + image.shape[2:] != logits.shape[:1] + logits.shape[2:]:
             raise InputError(
-                f"logits have shape {tuple(logits.shape)} and the image {tuple(image.shape)}, expected (B, K, *spatial) and (B, channels, *spatial)"
+                f"logits have shape {tuple(logits.shape)} and the image {tuple(image.shape)}, expected (B, K, *spatial)"
+                " and (B, channels, *spatial)"
             )
         with torch.autocast(logits.device.type, enabled=False):
             probabilities = _full(logits).softmax(dim=1)
@@ -79,7 +98,11 @@ class SoftNormalizedCutLoss(nn.Module):
         weights = {}
         for shift in itertools.product(reach, repeat=image.ndim - 2):
             square = sum(step * step for step in shift)
-            if shift > (0,) * len(shift) and square < self.radius**2 and all(abs(step) < size for step, size in zip(shift, image.shape[2:], strict=True)):
+            if (
+                shift > (0,) * len(shift)
+                and square < self.radius**2
+                and all(abs(step) < size for step, size in zip(shift, image.shape[2:], strict=True))
+            ):
                 here, there = _overlap(shift)
                 difference = (image[here] - image[there]).square().sum(dim=1, keepdim=True)
                 weights[shift] = torch.exp(-difference / self.sigma_intensity**2 - square / self.sigma_distance**2)

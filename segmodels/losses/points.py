@@ -8,15 +8,18 @@ from torch import Tensor, nn
 
 from segmodels.losses.distribution import CrossEntropyLoss
 from segmodels.losses.registry import LossCard, register_loss
-from segmodels.models.prediction import PointPrediction
+from segmodels.outputs import PointPrediction
 
 
 @register_loss(
     "points",
-    LossCard("Kirillov 2020 (1912.08193), section 3.3", "PointRend, which has it at weight 1 by itself", inputs="points"),
+    LossCard(
+        "Kirillov 2020 (1912.08193), section 3.3", "PointRend, which has it at weight 1 by itself", inputs="points"
+    ),
 )
 class PointsLoss(nn.Module):
-    """Cross-entropy of the points' logits and the labels of the pixels that they lie on; points on ignored pixels count nowhere.
+    """Cross-entropy of the points' logits and the labels of the pixels that they lie on; points on ignored pixels count
+    nowhere.
 
     Args:
         class_weights: as of ``cross_entropy``.

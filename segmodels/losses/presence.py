@@ -12,7 +12,11 @@ from segmodels.losses.registry import LossCard, register_loss
 
 @register_loss(
     "presence",
-    LossCard("Zhang 2018 (1803.08904), SE-loss, section 3.1", "EncNet, which has it at weight 0.2 by itself", inputs="presence_logits"),
+    LossCard(
+        "Zhang 2018 (1803.08904), SE-loss, section 3.1",
+        "EncNet, which has it at weight 0.2 by itself",
+        inputs="presence",
+    ),
 )
 class PresenceLoss(nn.Module):
     """Binary cross-entropy of every class: does the image show it at all? Small and large objects count alike.
@@ -35,7 +39,10 @@ class PresenceLoss(nn.Module):
             InputError: another number of images than of logits.
         """
         if logits.ndim != 2 or len(logits) != len(target):
-            raise InputError(f"presence logits have shape {tuple(logits.shape)} for {len(target)} targets, expected ({len(target)}, C)")
+            raise InputError(
+                f"presence logits have shape {tuple(logits.shape)} for {len(target)} targets, expected"
+                f" ({len(target)}, C)"
+            )
         present, known = present_classes(target, logits.shape[1], self.ignore_index)
         with torch.autocast(logits.device.type, enabled=False):
             values = F.binary_cross_entropy_with_logits(logits.float(), present.float(), reduction="none").mean(dim=1)
@@ -45,11 +52,14 @@ class PresenceLoss(nn.Module):
 @register_loss(
     "object_presence",
     LossCard(
-        "Huang 2020 (2004.08790), section 2.4", "UNet 3+ with its classification-guided module, which has it at weight 1 by itself", inputs="image_logits"
+        "Huang 2020 (2004.08790), section 2.4",
+        "UNet 3+ with its classification-guided module, which has it at weight 1 by itself",
+        inputs="object_presence",
     ),
 )
 class ObjectPresenceLoss(nn.Module):
-    """Cross-entropy of two classes of images: those that show nothing but class 0, the background, and those that show an object.
+    """Cross-entropy of two classes of images: those that show nothing but class 0, the background, and those that show
+    an object.
 
     Ignored pixels show nothing; an image of them alone counts nowhere.
     """
@@ -69,7 +79,10 @@ class ObjectPresenceLoss(nn.Module):
             InputError: another number of classes of images, or of images.
         """
         if logits.shape != (len(target), 2):
-            raise InputError(f"image logits have shape {tuple(logits.shape)}, expected ({len(target)}, 2): an image shows an object, or none")
+            raise InputError(
+                f"image logits have shape {tuple(logits.shape)}, expected ({len(target)}, 2): an image shows an object,"
+                " or none"
+            )
         labels = target.flatten(1).long()
         labels = labels.masked_fill(labels == self.ignore_index, -1)
         largest = labels.amax(dim=1)
@@ -79,8 +92,12 @@ class ObjectPresenceLoss(nn.Module):
 
 
 def present_classes(target: Tensor, num_classes: int, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
-    """Of train ids ``(B, *spatial)``: the classes that each image shows, bool ``(B, C)``, and whether it has a pixel that is not ignored, bool ``(B,)``."""
+    """Of train ids ``(B, *spatial)``: the classes that each image shows, bool ``(B, C)``, and whether it has a pixel
+    that is not ignored, bool ``(B,)``.
+    """
     labels = target.flatten(1).long()
     labels = labels.masked_fill(labels == ignore_index, num_classes)
-    present = torch.zeros(len(labels), num_classes + 1, dtype=torch.bool, device=labels.device).scatter_(1, labels, True)[:, :num_classes]
+    present = torch.zeros(len(labels), num_classes + 1, dtype=torch.bool, device=labels.device).scatter_(
+        1, labels, True
+    )[:, :num_classes]
     return present, present.any(dim=1)

@@ -6,8 +6,9 @@ Every one is a ratio of the same soft counts per class: with s the softmax proba
 
 ``reduction="macro"`` (default) takes the ratio per class, then the mean over the classes present. ``"micro"`` adds the
 counts of all classes first, the form of many papers and notes; with softmax ΣFP = ΣFN there, so that Dice, Tversky and
-asymmetric similarity all become 1 - mean s_y whatever their weights. The counts are of the whole batch, or of each image
-(``per_image=True``). Losses are written as errors / (overlap + errors), which is 1 - score without its cancellation.
+asymmetric similarity all become 1 - mean s_y whatever their weights. The counts are of the whole batch, or of each
+image (``per_image=True``). Losses are written as errors / (overlap + errors), which is 1 - score without its
+cancellation.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class RegionLoss(Loss):
     """Base: soft counts and reductions; subclasses give the ratio.
 
     Args:
-        reduction: ``macro`` (per class, mean over the present classes) or ``micro`` (counts of all classes added first).
+        reduction: ``macro`` (per class, mean over the present classes) or ``micro`` (counts of all classes added
+            first).
         per_image: counts of each image, then the mean over images; otherwise counts of the batch.
         include_background: count class 0 too.
         smooth: added to the denominator, pixels; for ``1 - (score's numerator + smooth) / (denominator + smooth)``.
@@ -46,7 +48,12 @@ class RegionLoss(Loss):
     squared = False  # errors s² and (1 - s)² in FP and FN
 
     def __init__(
-        self, reduction: str = "macro", per_image: bool = False, include_background: bool = True, smooth: float = 1e-5, ignore_index: int = 255
+        self,
+        reduction: str = "macro",
+        per_image: bool = False,
+        include_background: bool = True,
+        smooth: float = 1e-5,
+        ignore_index: int = 255,
     ) -> None:
         super().__init__(ignore_index)
         if smooth < 0:
@@ -85,7 +92,8 @@ class DiceLoss(RegionLoss):
     """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth).
 
     Args:
-        squared: V-Net's denominator Σ s² + Σ y². As Σ s² + Σ y² - 2 Σ s y = Σ (s - y)², it is the same formula with squared errors.
+        squared: V-Net's denominator Σ s² + Σ y². As Σ s² + Σ y² - 2 Σ s y = Σ (s - y)², it is the same formula with
+            squared errors.
     """
 
     def __init__(self, squared: bool = False, **options: Any) -> None:
@@ -98,7 +106,11 @@ class DiceLoss(RegionLoss):
 
 
 @register_loss(
-    "iou", LossCard("Rahman and Wang 2016 (ISVC, 978-3-319-50835-1_22), the loss L_IoU", "evaluation by IoU, a smooth surrogate cheaper than lovasz_softmax")
+    "iou",
+    LossCard(
+        "Rahman and Wang 2016 (ISVC, 978-3-319-50835-1_22), the loss L_IoU",
+        "evaluation by IoU, a smooth surrogate cheaper than lovasz_softmax",
+    ),
 )
 class IoULoss(RegionLoss):
     """1 - (TP + smooth) / (TP + FP + FN + smooth)."""
@@ -108,7 +120,10 @@ class IoULoss(RegionLoss):
         return _ratio(errors, overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("tversky", LossCard("Salehi 2017 (1706.05721), the loss T(α, β)", "misses cost more than false alarms, or the reverse"))
+@register_loss(
+    "tversky",
+    LossCard("Salehi 2017 (1706.05721), the loss T(α, β)", "misses cost more than false alarms, or the reverse"),
+)
 class TverskyLoss(RegionLoss):
     """1 - (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); the weights are the paper's α and β."""
 
@@ -124,7 +139,13 @@ class TverskyLoss(RegionLoss):
         return _ratio(errors, overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("focal_tversky", LossCard("Abraham and Khan 2018 (1810.07842), the loss FTL", "as tversky, with more weight on the classes segmented worst"))
+@register_loss(
+    "focal_tversky",
+    LossCard(
+        "Abraham and Khan 2018 (1810.07842), the loss FTL",
+        "as tversky, with more weight on the classes segmented worst",
+    ),
+)
 class FocalTverskyLoss(TverskyLoss):
     """(Tversky loss of a class)^exponent, the exponent being the paper's 1/γ with γ = 4/3.
 
@@ -142,7 +163,10 @@ class FocalTverskyLoss(TverskyLoss):
         return loss.clamp(min=smallest).pow(self.exponent) * (loss / smallest).clamp(max=1)
 
 
-@register_loss("asymmetric_similarity", LossCard("Hashemi 2018 (1803.11078), the loss F_β", "recall matters beta times as much as precision: 1 - F_beta"))
+@register_loss(
+    "asymmetric_similarity",
+    LossCard("Hashemi 2018 (1803.11078), the loss F_β", "recall matters beta times as much as precision: 1 - F_beta"),
+)
 class AsymmetricSimilarityLoss(RegionLoss):
     """1 - F_β: the Tversky loss with β²/(1+β²) on FN and 1/(1+β²) on FP, so that β > 1 punishes misses."""
 
@@ -155,7 +179,10 @@ class AsymmetricSimilarityLoss(RegionLoss):
         return _ratio(errors, overlap.true_positive + errors + self.smooth)
 
 
-@register_loss("sensitivity_specificity", LossCard("Brosch 2015 (MICCAI, 978-3-319-24574-4_1), the objective", "lesions that fill a tiny share of the image"))
+@register_loss(
+    "sensitivity_specificity",
+    LossCard("Brosch 2015 (MICCAI, 978-3-319-24574-4_1), the objective", "lesions that fill a tiny share of the image"),
+)
 class SensitivitySpecificityLoss(RegionLoss):
     """r · mean squared error inside the class + (1 - r) · mean squared error outside it.
 
@@ -177,7 +204,12 @@ class SensitivitySpecificityLoss(RegionLoss):
         return self.sensitivity_weight * sensitivity + (1 - self.sensitivity_weight) * specificity
 
 
-@register_loss("generalized_dice", LossCard("Sudre 2017 (1707.03237), the loss GDL", "classes of very different size: each weighs 1 / its area squared"))
+@register_loss(
+    "generalized_dice",
+    LossCard(
+        "Sudre 2017 (1707.03237), the loss GDL", "classes of very different size: each weighs 1 / its area squared"
+    ),
+)
 class GeneralizedDiceLoss(RegionLoss):
     """1 - 2 Σ_c w_c TP_c / Σ_c w_c (2 TP_c + FP_c + FN_c) with w_c = 1 / (pixels of c)², and 0 for absent classes.
 
@@ -185,8 +217,12 @@ class GeneralizedDiceLoss(RegionLoss):
     score, whose size is 1 / pixels, hence 0 by default.
     """
 
-    def __init__(self, per_image: bool = False, include_background: bool = True, smooth: float = 0.0, ignore_index: int = 255) -> None:
-        super().__init__(per_image=per_image, include_background=include_background, smooth=smooth, ignore_index=ignore_index)
+    def __init__(
+        self, per_image: bool = False, include_background: bool = True, smooth: float = 0.0, ignore_index: int = 255
+    ) -> None:
+        super().__init__(
+            per_image=per_image, include_background=include_background, smooth=smooth, ignore_index=ignore_index
+        )
 
     def reduce(self, overlap: Overlap) -> Tensor:
         return mean_present(self.ratio(overlap), (overlap.inside > 0).any(dim=1, keepdim=True))
@@ -200,10 +236,14 @@ class GeneralizedDiceLoss(RegionLoss):
 
 @register_loss(
     "penalty",
-    LossCard("Yang 2019 (MIDL, openreview H1lTh8unKN), the loss pGD", "as generalized_dice, with false positives and false negatives punished k times more"),
+    LossCard(
+        "Yang 2019 (MIDL, openreview H1lTh8unKN), the loss pGD",
+        "as generalized_dice, with false positives and false negatives punished k times more",
+    ),
 )
 class PenaltyLoss(GeneralizedDiceLoss):
-    """Generalised Dice with k w (FP + FN) added to its denominator: (1 + k) L / (1 + k L) with L the generalised Dice loss.
+    """Generalised Dice with k w (FP + FN) added to its denominator: (1 + k) L / (1 + k L) with L the generalised Dice
+    loss.
 
     Args:
         k: at least 0; 0 is generalised Dice.

@@ -1,4 +1,6 @@
-"""Losses by name, and weighted sums of them: ``create_loss({"cross_entropy": 1.0, "dice": {"weight": 0.5, "smooth": 1e-5}})``."""
+"""Losses by name, and weighted sums of them: ``create_loss({"cross_entropy": 1.0, "dice": {"weight": 0.5, "smooth":
+1e-5}})``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.errors import InputError, nearest
-from segmodels.models.prediction import Prediction
+from segmodels.outputs import PixelOutput
 
 _LossClass = TypeVar("_LossClass", bound=type[nn.Module])
 
@@ -27,8 +29,9 @@ class LossCard:
         source: paper and place of the formula.
         use: when to choose it, one line.
         inputs: what it is called with: ``logits`` (and target: can be summed), ``queries`` (and target: can be summed,
-            for models that predict queries), ``presence_logits``, ``image_logits`` or ``points`` (and target: can be summed, fields of
-            ``Prediction`` that some models have), or ``image`` (unsupervised: its own call, see its docstring).
+            for models that predict queries), ``presence``, ``object_presence`` or ``points`` (and target: can be
+            summed, fields of ``PixelOutput`` that some models have), or ``image`` (unsupervised: its own call, see its
+            docstring).
     """
 
     source: str
@@ -53,7 +56,9 @@ class LossEntry:
                 break
             if "__init__" in vars(base):
                 parameters = inspect.signature(base).parameters.values()
-                found = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "ignore_index"} | found
+                found = {
+                    p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "ignore_index"
+                } | found
                 if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                     break
         return found
@@ -106,34 +111,44 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.weights = dict(weights)
 
-    def terms(self, prediction: Tensor | Prediction, target: Tensor) -> dict[str, Tensor]:
+    def terms(self, prediction: Tensor | PixelOutput, target: Tensor) -> dict[str, Tensor]:
         """Unweighted value of each term.
 
-        Terms on outputs that belong to training mode (``presence_logits``, ``points``) are left out where there is none:
-        in evaluation mode, and for an auxiliary head's logits.
+        Terms on outputs that belong to training mode (``presence``, ``points``) are left out where there is
+        none: in evaluation mode, and for an auxiliary head's logits.
 
         Args:
             prediction: logits ``(B, C, *spatial)``, or a model's whole output, which terms on its other outputs need.
             target: train ids ``(B, *spatial)``.
         """
-        whole = prediction if isinstance(prediction, Prediction) else Prediction(prediction)
+        whole = prediction if isinstance(prediction, PixelOutput) else PixelOutput(prediction)
         values = {}
         for name, loss in self.losses.items():
             inputs = _ENTRIES[name].card.inputs
-            output = getattr(whole, inputs)
+            if inputs == "queries":
+                raise InputError(
+                    f"loss {name!r} got no queries, expected the output of a mask classification model such as"
+                    " 'maskformer_r50'"
+                )
+            output = whole.logits if inputs == "logits" else whole.extras.get(inputs)
             if output is not None:
                 values[name] = loss(output, target)
-            elif inputs == "queries":
-                raise InputError(f"loss {name!r} got no queries, expected the output of a mask classification model such as 'maskformer_r50'")
         return values
 
-    def forward(self, prediction: Tensor | Prediction, target: Tensor) -> Tensor:
+    def forward(self, prediction: Tensor | PixelOutput, target: Tensor) -> Tensor:
         """Σ weight · term, scalar."""
-        return sum((self.weights[name] * value for name, value in self.terms(prediction, target).items()), start=target.new_zeros((), dtype=torch.float32))
+        return sum(
+            (self.weights[name] * value for name, value in self.terms(prediction, target).items()),
+            start=target.new_zeros((), dtype=torch.float32),
+        )
 
 
 def create_loss(
-    config: Mapping[str, float | Mapping[str, Any]], *, ignore_index: int = 255, class_weights: Tensor | None = None, unsupervised: bool = False
+    config: Mapping[str, float | Mapping[str, Any]],
+    *,
+    ignore_index: int = 255,
+    class_weights: Tensor | None = None,
+    unsupervised: bool = False,
 ) -> WeightedSum:
     """A weighted sum of losses.
 
@@ -141,11 +156,12 @@ def create_loss(
         config: name -> weight, or name -> ``{"weight": ..., option: ...}`` with weight 1 if not given.
         ignore_index: target value of pixels that count nowhere.
         class_weights: ``(C,)``, given to every term that has an option of that name and does not set it.
-        unsupervised: only losses that compare a prediction with the image are taken, else only those that compare it with a target.
-            Their members ``losses`` are called one by one.
+        unsupervised: only losses that compare a prediction with the image are taken, else only those that compare it
+            with a target. Their members ``losses`` are called one by one.
 
     Raises:
-        InputError: unknown loss or option (with the nearest names, or all), a value that is impossible, or a loss of the other kind.
+        InputError: unknown loss or option (with the nearest names, or all), a value that is impossible, or a loss of
+            the other kind.
     """
     if not config:
         raise InputError("loss is empty, expected at least one term, for example {cross_entropy: 1.0}")
@@ -154,7 +170,10 @@ def create_loss(
         entry = loss_entry(name)
         if (entry.card.inputs == "image") != unsupervised:
             takes, expected = ("the labels", "the image") if unsupervised else ("the image", "a target")
-            raise InputError(f"loss {name!r} compares a prediction with {takes}, expected losses that compare it with {expected}: `python -m segmodels losses`")
+            raise InputError(
+                f"loss {name!r} compares a prediction with {takes}, expected losses that compare it with {expected}:"
+                " `python -m segmodels losses`"
+            )
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
         weights[name] = _weight(name, options.pop("weight", 1.0))
         losses[name] = _build(entry, options, ignore_index, class_weights)
@@ -175,7 +194,9 @@ def _build(entry: LossEntry, options: dict[str, Any], ignore_index: int, class_w
         default = known[option]
         kind = next((kinds for kinds in ((bool,), (int, float), (str,)) if isinstance(default, kinds)), (object,))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind == (int, float)):
-            raise InputError(f"option {option!r} of loss {entry.name!r} is {value!r}, expected a value like its default {default!r}")
+            raise InputError(
+                f"option {option!r} of loss {entry.name!r} is {value!r}, expected a value like its default {default!r}"
+            )
     weights = {"class_weights": class_weights} if class_weights is not None and "class_weights" in known else {}
     common = {} if entry.card.inputs == "image" else {"ignore_index": ignore_index}
     try:

@@ -14,24 +14,35 @@ EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bov
 
 
 @register_loss(
-    "ms_ssim", LossCard("Huang 2020 (UNet 3+, 2004.08790), section 2.2; Wang 2003 (Asilomar), MS-SSIM", "fuzzy contours; with focal and iou as UNet 3+ does")
+    "ms_ssim",
+    LossCard(
+        "Huang 2020 (UNet 3+, 2004.08790), section 2.2; Wang 2003 (Asilomar), MS-SSIM",
+        "fuzzy contours; with focal and iou as UNet 3+ does",
+    ),
 )
 class MultiScaleStructuralSimilarityLoss(Loss):
-    """1 - MS-SSIM of a class's probability map and its true map, per image; mean over the classes present, then over images.
+    """1 - MS-SSIM of a class's probability map and its true map, per image; mean over the classes present, then over
+    images.
 
-    Contrast and structure are compared at every scale, luminance at the coarsest only, in Gaussian windows that lie wholly
-    inside the image. In ignored pixels both maps are 0; windows count by the valid share of the pixels at their centre.
+    Contrast and structure are compared at every scale, luminance at the coarsest only, in Gaussian windows that lie
+    wholly inside the image. In ignored pixels both maps are 0; windows count by the valid share of the pixels at their
+    centre.
 
     Args:
-        scales: 1..5, each half the size of the one before; fewer than 5 use the first exponents, scaled to the same sum.
-        window: side of the window, odd, pixels. The coarsest scale must be as large: with 5 scales and 11, images of 176 pixels.
+        scales: 1..5, each half the size of the one before; fewer than 5 use the first exponents, scaled to the same
+            sum.
+        window: side of the window, odd, pixels. The coarsest scale must be as large: with 5 scales and 11, images of
+            176 pixels.
         sigma: of the Gaussian, pixels.
     """
 
     def __init__(self, scales: int = 5, window: int = 11, sigma: float = 1.5, ignore_index: int = 255) -> None:
         super().__init__(ignore_index)
         if not 1 <= scales <= len(EXPONENTS) or window < 1 or window % 2 == 0 or sigma <= 0:
-            raise InputError(f"scales is {scales}, window {window}, sigma {sigma:g}, expected 1..{len(EXPONENTS)}, an odd number, and above 0")
+            raise InputError(
+                f"scales is {scales}, window {window}, sigma {sigma:g}, expected 1..{len(EXPONENTS)}, an odd number,"
+                " and above 0"
+            )
         self.scales = scales
         self.window = window
         self.sigma = sigma
@@ -39,8 +50,8 @@ class MultiScaleStructuralSimilarityLoss(Loss):
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         if min(labels.shape[1:]) >> (self.scales - 1) < self.window:
             raise InputError(
-                f"ms_ssim got images of {tuple(labels.shape[1:])}, expected sides of at least {self.window << (self.scales - 1)} pixels: "
-                "set fewer scales or a smaller window"
+                f"ms_ssim got images of {tuple(labels.shape[1:])}, expected sides of at least"
+                f" {self.window << (self.scales - 1)} pixels: set fewer scales or a smaller window"
             )
         known = valid[:, None].to(logits.dtype)
         # channels last: the blurs are depthwise convolutions, three times faster in that order
@@ -56,7 +67,9 @@ class MultiScaleStructuralSimilarityLoss(Loss):
             structure, luminance = self._compare(prediction, truth)
             coarsest = scale == self.scales - 1
             mean = self._mean(structure * luminance if coarsest else structure, known)
-            similarity = similarity * mean.clamp(min=1e-6) ** exponent  # the clamp keeps roots of numbers near 0 from infinite slopes
+            similarity = (
+                similarity * mean.clamp(min=1e-6) ** exponent
+            )  # the clamp keeps roots of numbers near 0 from infinite slopes
         present = class_sums(valid.flatten(1), labels.flatten(1), logits.shape[1]) > 0
         return mean_present(1 - similarity, present)
 
@@ -65,7 +78,9 @@ class MultiScaleStructuralSimilarityLoss(Loss):
         mean_a, mean_b = self._blur(a), self._blur(b)
         spread = self._blur(a * a + b * b) - mean_a**2 - mean_b**2
         shared = self._blur(a * b) - mean_a * mean_b
-        return (2 * shared + 0.03**2) / (spread + 0.03**2), (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+        return (2 * shared + 0.03**2) / (spread + 0.03**2), (2 * mean_a * mean_b + 0.01**2) / (
+            mean_a**2 + mean_b**2 + 0.01**2
+        )
 
     def _blur(self, maps: Tensor) -> Tensor:
         """Gaussian mean over every window, one axis after the other: each spatial side shrinks by window - 1."""

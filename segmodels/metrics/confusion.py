@@ -1,4 +1,6 @@
-"""The confusion matrix of label maps: one pass over the pixels, C × C numbers to keep, and every score follows from it (``scores``)."""
+"""The confusion matrix of label maps: one pass over the pixels, C × C numbers to keep, and every score follows from it
+(``scores``).
+"""
 
 from __future__ import annotations
 
@@ -22,19 +24,25 @@ if TYPE_CHECKING:
 class ConfusionMatrix:
     """Counts of pixels by true class (row) and predicted class (column), accumulated over batches.
 
-    Maps in main memory are counted and checked at once. Maps on a device (torch, CUDA) are counted there without waiting for it:
-    labels outside the range then raise when ``counts`` is read.
+    Maps in main memory are counted and checked at once. Maps on a device (torch, CUDA) are counted there without
+    waiting for it: labels outside the range then raise when ``counts`` is read.
 
     Args:
         num_classes: C, at least 2.
-        ignore_index: pixels with this target count nowhere, whatever is predicted there. A prediction may not be it elsewhere.
+        ignore_index: pixels with this target count nowhere, whatever is predicted there. A prediction may not be it
+            elsewhere.
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         if num_classes < 2:
-            raise InputError(f"confusion matrix of {num_classes} classes, expected at least 2: the background is a class too")
+            raise InputError(
+                f"confusion matrix of {num_classes} classes, expected at least 2: the background is a class too"
+            )
         if 0 <= ignore_index < num_classes:
-            raise InputError(f"ignore index {ignore_index} is also one of the {num_classes} classes, choose one outside 0..{num_classes - 1}, such as -1")
+            raise InputError(
+                f"ignore index {ignore_index} is also one of the {num_classes} classes, choose one outside"
+                f" 0..{num_classes - 1}, such as -1"
+            )
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self._counts = np.zeros((num_classes, num_classes), dtype=np.int64)
@@ -55,7 +63,8 @@ class ConfusionMatrix:
             target: label map of the same shape, values in [0, C) or ``ignore_index``.
 
         Raises:
-            InputError: not integers, different shapes, or labels outside the range (lists them); then nothing of this batch is counted.
+            InputError: not integers, different shapes, or labels outside the range (lists them); then nothing of this
+                batch is counted.
         """
         devices = [labels.device for labels in (prediction, target) if on_device(labels)]
         if not devices:
@@ -69,7 +78,8 @@ class ConfusionMatrix:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """int64 ``(C, C)``, rows = truth, columns = prediction; a copy. Waits for devices with maps still being counted.
+        """int64 ``(C, C)``, rows = truth, columns = prediction; a copy. Waits for devices with maps still being
+        counted.
 
         Raises:
             InputError: a batch counted on a device held labels outside the range.
@@ -84,7 +94,9 @@ class ConfusionMatrix:
         """
         mine, theirs = (self.num_classes, self.ignore_index), (other.num_classes, other.ignore_index)
         if mine != theirs:
-            raise InputError(f"confusion matrices of (classes, ignore index) {mine} and {theirs} cannot be added, expected the same")
+            raise InputError(
+                f"confusion matrices of (classes, ignore index) {mine} and {theirs} cannot be added, expected the same"
+            )
         self._counts += other.counts
         return self
 
@@ -92,7 +104,8 @@ class ConfusionMatrix:
         return ConfusionMatrix(self.num_classes, self.ignore_index).merge(self).merge(other)
 
     def all_reduce(self, group: Any = None) -> ConfusionMatrix:
-        """The sum over the ranks of ``torch.distributed`` (or of its ``group``), the same on each, as a new matrix; this one keeps its own counts.
+        """The sum over the ranks of ``torch.distributed`` (or of its ``group``), the same on each, as a new matrix;
+        this one keeps its own counts.
 
         Without a process group it is a copy.
 
@@ -115,13 +128,18 @@ class ConfusionMatrix:
         distributed.all_reduce(message, group=group)
         *_, mistakes = message.tolist()
         if mistakes:
-            raise mistake or InputError(f"labels outside 0..{self.num_classes - 1} on {mistakes} other rank(s), expected none: see the message there")
+            raise mistake or InputError(
+                f"labels outside 0..{self.num_classes - 1} on {mistakes} other rank(s), expected none: see the message"
+                " there"
+            )
         total._counts += message[:-1].cpu().numpy().reshape(counts.shape)
         return total
 
     def to_json(self) -> str:
         """JSON text {"num_classes", "ignore_index", "counts": rows of integers}; ``from_json`` is the inverse."""
-        return json.dumps({"num_classes": self.num_classes, "ignore_index": self.ignore_index, "counts": self.counts.tolist()})
+        return json.dumps(
+            {"num_classes": self.num_classes, "ignore_index": self.ignore_index, "counts": self.counts.tolist()}
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes | Mapping[str, Any]) -> ConfusionMatrix:
@@ -137,19 +155,29 @@ class ConfusionMatrix:
         except InputError:
             raise
         except (TypeError, KeyError, ValueError) as error:
-            raise InputError(f"confusion matrix cannot be read ({type(error).__name__}: {error}), expected the JSON text of ConfusionMatrix.to_json") from error
+            raise InputError(
+                f"confusion matrix cannot be read ({type(error).__name__}: {error}), expected the JSON text of"
+                " ConfusionMatrix.to_json"
+            ) from error
         if counts.shape != matrix._counts.shape:
-            raise InputError(f"confusion matrix of {matrix.num_classes} classes has counts of shape {counts.shape}, expected one row and column per class")
+            raise InputError(
+                f"confusion matrix of {matrix.num_classes} classes has counts of shape {counts.shape}, expected one row"
+                " and column per class"
+            )
         matrix._counts += counts
         return matrix
 
     def table(self, class_names: Sequence[str]) -> Table:
-        """Rich table, one row per class with its scores in percent and the class it is most often taken for, means in the last row."""
+        """Rich table, one row per class with its scores in percent and the class it is most often taken for, means in
+        the last row.
+        """
         from rich.table import Table
 
         counts = self.counts
         accuracy, weighted = percent(scores.pixel_accuracy(counts)), percent(scores.frequency_weighted_iou(counts))
-        table = Table("class", "most taken for", caption=f"{counts.sum():,} pixels, pixel accuracy {accuracy}, FWIoU {weighted}")
+        table = Table(
+            "class", "most taken for", caption=f"{counts.sum():,} pixels, pixel accuracy {accuracy}, FWIoU {weighted}"
+        )
         for name in ("pixels", "IoU", "Dice", "precision", "recall"):
             table.add_column(name, justify="right")
         for i, score in enumerate(scores.per_class(counts, class_names)):
@@ -159,7 +187,12 @@ class ConfusionMatrix:
                 f"{score['pixels']:,}",
                 *(percent(score[name]) for name in ("iou", "dice", "precision", "recall")),
             )
-        means = (scores.mean_iou(counts), scores.mean_dice(counts), scores.mean_precision(counts), scores.mean_recall(counts))
+        means = (
+            scores.mean_iou(counts),
+            scores.mean_dice(counts),
+            scores.mean_precision(counts),
+            scores.mean_recall(counts),
+        )
         table.add_section()
         table.add_row("mean", "", "", *map(percent, means))
         return table

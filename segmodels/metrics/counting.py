@@ -31,7 +31,10 @@ def count_pairs(prediction: Any, target: Any, num_classes: int, ignore_index: in
     """
     prediction, target = integers("prediction", prediction), integers("target", target)
     if prediction.shape != target.shape:
-        raise InputError(f"prediction has shape {prediction.shape} and target {target.shape}, expected the same: resize the prediction to the labels' size")
+        raise InputError(
+            f"prediction has shape {prediction.shape} and target {target.shape}, expected the same: resize the"
+            " prediction to the labels' size"
+        )
     maps = flat(prediction), flat(target)
     large = target.size >= max(COMPILED_FROM, num_classes**2)
     table = (compiled_tally() if large else tally)(*maps, num_classes, ignore_index)
@@ -43,16 +46,21 @@ def count_pairs(prediction: Any, target: Any, num_classes: int, ignore_index: in
 class Tally(Protocol):
     """How both implementations are called."""
 
-    def __call__(self, prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]: ...
+    def __call__(
+        self, prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int
+    ) -> NDArray[np.int64]: ...
 
 
 def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    """Flat maps -> counts ``(C + 2, C + 1)``: below the classes a row of ignored and one of other targets, to the right other predictions."""
+    """Flat maps -> counts ``(C + 2, C + 1)``: below the classes a row of ignored and one of other targets, to the right
+    other predictions.
+    """
     shape = num_classes + 2, num_classes + 1
     counts = np.zeros(shape[0] * shape[1], dtype=np.int64)
     chunk = max(CHUNK, counts.size)
     for start in range(0, target.size, chunk):
-        # int64 first: in uint8, num_classes * label wraps around above 15 classes. As unsigned numbers, negative labels are large ones.
+        # int64 first: in uint8, num_classes * label wraps around above 15 classes. As unsigned numbers, negative labels
+        # are large ones.
         row = target[start : start + chunk].astype(np.int64)
         column = prediction[start : start + chunk].astype(np.int64)
         ignored = row == ignore_index
@@ -77,12 +85,16 @@ def integers(name: str, labels: Any) -> NDArray:
     """``labels`` as a numpy array of integers."""
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iub":
-        raise InputError(f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first")
+        raise InputError(
+            f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first"
+        )
     return labels
 
 
 def flat(labels: NDArray) -> NDArray:
-    """One dimension, contiguous, of a native type both implementations know: bool as uint8, uint64 as int64 of the same bits."""
+    """One dimension, contiguous, of a native type both implementations know: bool as uint8, uint64 as int64 of the same
+    bits.
+    """
     labels = np.ascontiguousarray(labels, dtype=labels.dtype.newbyteorder("=")).reshape(-1)
     return labels.view({"b1": np.uint8, "u8": np.int64}.get(labels.dtype.str[1:], labels.dtype))
 
@@ -100,4 +112,7 @@ def out_of_range(name: str, values: list[int], num_classes: int, ignore_index: i
     """The sentence about labels ``values`` of ``name`` ("target" or "prediction")."""
     shown = ", ".join(map(str, values[:10])) + (", …" if len(values) > 10 else "")
     ignore = f" or {ignore_index} for ignored pixels" if name == "target" else ""
-    return f"{name} holds labels {shown}, expected 0..{num_classes - 1}{ignore}: check the number of classes and the label map"
+    return (
+        f"{name} holds labels {shown}, expected 0..{num_classes - 1}{ignore}: check the number of classes and the"
+        " label map"
+    )

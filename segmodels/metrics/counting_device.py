@@ -16,7 +16,8 @@ from segmodels.metrics.counting import out_of_range
 class DeviceCounts:
     """Counts on one device until they are read: adding a batch queues kernels and copies nothing back.
 
-    Integer additions in any order give the same sum, so the result is deterministic. Whether all labels were in the range shows when the counts are read.
+    Integer additions in any order give the same sum, so the result is deterministic. Whether all labels were in the
+    range shows when the counts are read.
     """
 
     def __init__(self, num_classes: int, ignore_index: int, device: torch.device) -> None:
@@ -29,7 +30,8 @@ class DeviceCounts:
         self.highest = torch.zeros(2, dtype=torch.int64, device=device)
 
     def add(self, prediction: Any, target: Any) -> None:
-        """Label maps of integers and one shape, as in ``counting.count_pairs``; those on another device are brought here.
+        """Label maps of integers and one shape, as in ``counting.count_pairs``; those on another device are brought
+        here.
 
         Raises:
             InputError: not integers, or different shapes.
@@ -37,7 +39,8 @@ class DeviceCounts:
         prediction, target = self.integers("prediction", prediction), self.integers("target", target)
         if prediction.shape != target.shape:
             raise InputError(
-                f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}, expected the same: resize the prediction to the labels' size"
+                f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}, expected the same:"
+                " resize the prediction to the labels' size"
             )
         if target.numel() == 0:
             return
@@ -55,14 +58,20 @@ class DeviceCounts:
         Raises:
             InputError: a batch held labels outside the range (the message names the lowest and highest).
         """
-        for name, lowest, highest in zip(("target", "prediction"), self.lowest.tolist(), self.highest.tolist(), strict=True):
+        for name, lowest, highest in zip(
+            ("target", "prediction"), self.lowest.tolist(), self.highest.tolist(), strict=True
+        ):
             if wrong := [label for label in (lowest, highest) if not 0 <= label < self.num_classes]:
                 raise InputError(out_of_range(name, wrong, self.num_classes, self.ignore_index))
         return self.table[:-1].reshape(self.num_classes, self.num_classes).cpu().numpy().copy()
 
     def integers(self, name: str, labels: Any) -> Tensor:
-        """``labels`` as int64 on this device: in uint8, comparing with -1 and multiplying by the number of classes would wrap around."""
+        """``labels`` as int64 on this device: in uint8, comparing with -1 and multiplying by the number of classes
+        would wrap around.
+        """
         labels = torch.as_tensor(labels, device=self.table.device)
         if labels.is_floating_point() or labels.is_complex():
-            raise InputError(f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first")
+            raise InputError(
+                f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first"
+            )
         return labels.long()

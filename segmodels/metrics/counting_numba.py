@@ -1,7 +1,8 @@
 """Compiled counting of label pairs in one pass, for maps large enough to pay for importing numba.
 
-Label maps consist of regions, so most blocks of neighbouring pixels hold a single pair of labels: such a block is counted at once, others pixel by pixel.
-Compiled per pair of types at first use (a fraction of a second), not cached on disk: nothing to write in a read-only install.
+Label maps consist of regions, so most blocks of neighbouring pixels hold a single pair of labels: such a block is
+counted at once, others pixel by pixel. Compiled per pair of types at first use (a fraction of a second), not cached on
+disk: nothing to write in a read-only install.
 """
 
 import os
@@ -18,7 +19,9 @@ MOST_THREADS = 4  # more do not read memory faster
 
 @numba.njit(inline="always")
 def cell(prediction, target, num_classes, ignore_index):
-    """Index of a pair of labels in the table of ``counting.tally``; as unsigned numbers, negative labels are large ones."""
+    """Index of a pair of labels in the table of ``counting.tally``; as unsigned numbers, negative labels are large
+    ones.
+    """
     row = np.uint64(np.int64(target))
     column = np.uint64(np.int64(prediction))
     if row >= num_classes:
@@ -30,7 +33,9 @@ def cell(prediction, target, num_classes, ignore_index):
 
 @numba.njit(nogil=True)
 def tally_bytes(prediction, target, prediction_words, target_words, num_classes, ignore_index, table):
-    """uint8 maps and the same memory as uint64 words: a run of words that repeat one pair of bytes is counted when it ends."""
+    """uint8 maps and the same memory as uint64 words: a run of words that repeat one pair of bytes is counted when it
+    ends.
+    """
     repeat, lowest = np.uint64(0x0101010101010101), np.uint64(255)
     run_target, run_prediction, run = np.uint64(0), np.uint64(0), 0
     for word in range(target_words.size):
@@ -39,7 +44,11 @@ def tally_bytes(prediction, target, prediction_words, target_words, num_classes,
             continue
         table[cell(run_prediction & lowest, run_target & lowest, num_classes, ignore_index)] += run
         first = BLOCK * word
-        run_target, run_prediction, run = repeat * np.uint64(target[first]), repeat * np.uint64(prediction[first]), BLOCK
+        run_target, run_prediction, run = (
+            repeat * np.uint64(target[first]),
+            repeat * np.uint64(prediction[first]),
+            BLOCK,
+        )
         if target_words[word] != run_target or prediction_words[word] != run_prediction:
             run = 0
             for pixel in range(first, first + BLOCK):
@@ -67,13 +76,19 @@ def tally_integers(prediction, target, num_classes, ignore_index, table):
 
 
 def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    """The same table as ``counting.tally``, which see. Each core counts a stretch of the maps into a table of its own: one core alone waits for memory."""
+    """The same table as ``counting.tally``, which see. Each core counts a stretch of the maps into a table of its own:
+    one core alone waits for memory.
+    """
     parts = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_THREADS)
     length = max(-(-target.size // (parts * BLOCK)), 1) * BLOCK  # whole words: a view of the next stretch stays aligned
     starts = range(0, max(target.size, 1), length)
     count = partial(_tally_stretch, num_classes=num_classes, ignore_index=ignore_index)
     with ThreadPoolExecutor(parts) as threads:
-        tables = list(threads.map(count, *([labels[start : start + length] for start in starts] for labels in (prediction, target))))
+        tables = list(
+            threads.map(
+                count, *([labels[start : start + length] for start in starts] for labels in (prediction, target))
+            )
+        )
     return np.sum(tables, axis=0).reshape(num_classes + 2, num_classes + 1)
 
 
@@ -82,7 +97,9 @@ def _tally_stretch(prediction: NDArray, target: NDArray, num_classes: int, ignor
     limits = np.uint64(num_classes), np.int64(ignore_index).view(np.uint64)
     if prediction.dtype == target.dtype == np.uint8:
         whole = target.size - target.size % BLOCK
-        tally_bytes(prediction, target, prediction[:whole].view(np.uint64), target[:whole].view(np.uint64), *limits, table)
+        tally_bytes(
+            prediction, target, prediction[:whole].view(np.uint64), target[:whole].view(np.uint64), *limits, table
+        )
     else:
         tally_integers(prediction, target, *limits, table)
     return table

@@ -1,10 +1,13 @@
-"""Scores of a confusion matrix: int ``(C, C)``, rows = truth, columns = prediction, over whatever the counts were summed over.
+"""Scores of a confusion matrix: int ``(C, C)``, rows = truth, columns = prediction, over whatever the counts were
+summed over.
 
-Sum the counts over a data set and take the score once: that is the *dataset-level* score that papers and benchmarks report.
+Sum the counts over a data set and take the score once: that is the *dataset-level* score that papers and benchmarks
+    report.
 Scores averaged over images have names that begin with ``mean_per_image`` and take a stack ``(N, C, C)``.
 
 Absent classes: where a score's denominator is zero it is undefined. ``absent`` says what then:
-``"skip"`` (default) NaN per class, and left out of means; ``"zero"`` and ``"one"`` that value, in means too. ``absent_classes`` lists them.
+``"skip"`` (default) NaN per class, and left out of means; ``"zero"`` and ``"one"`` that value, in means too.
+``absent_classes`` lists them.
 
 Formulas: Long, Shelhamer, Darrell 2015 "Fully Convolutional Networks for Semantic Segmentation", section 5
 (n_ij: pixels of class i predicted as j, t_i = Σ_j n_ij).
@@ -51,7 +54,8 @@ UNDEFINED = {"skip": np.nan, "zero": 0.0, "one": 1.0}
 
 
 def pixel_accuracy(counts: ArrayLike) -> float:
-    """PA = Σ_i n_ii / Σ_i t_i (Long 2015), binary (TP + TN) / (TP + FP + FN + TN): share of all pixels that are right; large classes decide.
+    """PA = Σ_i n_ii / Σ_i t_i (Long 2015), binary (TP + TN) / (TP + FP + FN + TN): share of all pixels that are right;
+    large classes decide.
 
     NaN without pixels.
     """
@@ -60,15 +64,18 @@ def pixel_accuracy(counts: ArrayLike) -> float:
 
 
 def class_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """CPA_i = n_ii / t_i (Long 2015), the benchmarks' "Acc": share of each class's own pixels that were found ``(C,)``; the same as recall.
+    """CPA_i = n_ii / t_i (Long 2015), the benchmarks' "Acc": share of each class's own pixels that were found ``(C,)``;
+    the same as recall.
 
-    Some texts divide by the column sum instead (of the pixels predicted as class i, how many are right): that is ``precision``.
+    Some texts divide by the column sum instead (of the pixels predicted as class i, how many are right): that is
+    ``precision``.
     """
     return recall(counts, absent)
 
 
 def mean_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """MPA (Long 2015), the benchmarks' "mAcc": mean over classes of the class pixel accuracy; small classes weigh as much as large ones.
+    """MPA (Long 2015), the benchmarks' "mAcc": mean over classes of the class pixel accuracy; small classes weigh as
+    much as large ones.
 
     The form with column sums is ``mean_precision``.
     """
@@ -76,7 +83,8 @@ def mean_pixel_accuracy(counts: ArrayLike, absent: Absent = "skip") -> float:
 
 
 def iou(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """IoU_i = n_ii / (t_i + Σ_j n_ji − n_ii) = TP / (TP + FP + FN) (Jaccard 1912): overlap of each class's true and predicted region ``(C,)``.
+    """IoU_i = n_ii / (t_i + Σ_j n_ji − n_ii) = TP / (TP + FP + FN) (Jaccard 1912): overlap of each class's true and
+    predicted region ``(C,)``.
 
     Undefined where a class is neither true nor predicted.
     """
@@ -84,12 +92,15 @@ def iou(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
 
 
 def mean_iou(counts: ArrayLike, absent: Absent = "skip") -> float:
-    """MIoU (Long 2015; Everingham 2015): mean of IoU over classes; what papers and benchmarks of semantic segmentation report."""
+    """MIoU (Long 2015; Everingham 2015): mean of IoU over classes; what papers and benchmarks of semantic segmentation
+    report.
+    """
     return mean(iou(counts, absent))
 
 
 def frequency_weighted_iou(counts: ArrayLike) -> float:
-    """FWIoU = Σ_i t_i IoU_i / Σ_k t_k (Long 2015): IoU with each class weighted by its share of true pixels; when large classes matter most.
+    """FWIoU = Σ_i t_i IoU_i / Σ_k t_k (Long 2015): IoU with each class weighted by its share of true pixels; when large
+    classes matter most.
 
     Classes without true pixels have weight 0. NaN without pixels.
     """
@@ -97,10 +108,12 @@ def frequency_weighted_iou(counts: ArrayLike) -> float:
 
 
 def dice(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """Dice_i = 2 TP / (2 TP + FP + FN) (Dice 1945) ``(C,)``: overlap as medical imaging reports it; milder on small overlaps than IoU.
+    """Dice_i = 2 TP / (2 TP + FP + FN) (Dice 1945) ``(C,)``: overlap as medical imaging reports it; milder on small
+    overlaps than IoU.
 
     Undefined where a class is neither true nor predicted; nothing is added to avoid that.
-    Per class and for hard masks this is F1 and 2 IoU / (1 + IoU). Neither holds for means over classes or images, nor for soft masks.
+    Per class and for hard masks this is F1 and 2 IoU / (1 + IoU). Neither holds for means over classes or images, nor
+    for soft masks.
     """
     hits, truth, predicted = marginals(matrix(counts))
     return ratio(2 * hits, truth + predicted, absent)
@@ -112,7 +125,8 @@ def mean_dice(counts: ArrayLike, absent: Absent = "skip") -> float:
 
 
 def precision(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """n_ii / Σ_j n_ji = TP / (TP + FP) (van Rijsbergen 1979) ``(C,)``: of the pixels predicted as a class, how many are; when false alarms cost.
+    """n_ii / Σ_j n_ji = TP / (TP + FP) (van Rijsbergen 1979) ``(C,)``: of the pixels predicted as a class, how many
+    are; when false alarms cost.
 
     Undefined for classes never predicted.
     """
@@ -126,7 +140,8 @@ def mean_precision(counts: ArrayLike, absent: Absent = "skip") -> float:
 
 
 def recall(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """n_ii / t_i = TP / (TP + FN) (van Rijsbergen 1979) ``(C,)``: of the pixels of a class, how many were found; when misses cost.
+    """n_ii / t_i = TP / (TP + FN) (van Rijsbergen 1979) ``(C,)``: of the pixels of a class, how many were found; when
+    misses cost.
 
     Undefined for classes without true pixels.
     """
@@ -140,7 +155,9 @@ def mean_recall(counts: ArrayLike, absent: Absent = "skip") -> float:
 
 
 def f1(counts: ArrayLike, absent: Absent = "skip") -> NDArray[np.float64]:
-    """F1 (van Rijsbergen 1979) ``(C,)``: harmonic mean of precision and recall, which for hard masks is Dice; 0 for a true class never predicted."""
+    """F1 (van Rijsbergen 1979) ``(C,)``: harmonic mean of precision and recall, which for hard masks is Dice; 0 for a
+    true class never predicted.
+    """
     return dice(counts, absent)
 
 
@@ -156,7 +173,9 @@ def absent_classes(counts: ArrayLike) -> list[int]:
 
 
 def summary(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float]:
-    """The dataset-level scores by name. ``mean_recall`` and ``mean_f1`` would repeat ``mean_pixel_accuracy`` and ``mean_dice``."""
+    """The dataset-level scores by name. ``mean_recall`` and ``mean_f1`` would repeat ``mean_pixel_accuracy`` and
+    ``mean_dice``.
+    """
     return {
         "pixel_accuracy": pixel_accuracy(counts),
         "mean_pixel_accuracy": mean_pixel_accuracy(counts, absent),
@@ -175,8 +194,15 @@ def per_class(counts: ArrayLike, names: Sequence[str], absent: Absent = "skip") 
     """
     counts = matrix(counts)
     if len(names) != len(counts):
-        raise InputError(f"got {len(names)} class names for a confusion matrix of {len(counts)} classes, expected one each")
-    scores = {"iou": iou(counts, absent), "dice": dice(counts, absent), "precision": precision(counts, absent), "recall": recall(counts, absent)}
+        raise InputError(
+            f"got {len(names)} class names for a confusion matrix of {len(counts)} classes, expected one each"
+        )
+    scores = {
+        "iou": iou(counts, absent),
+        "dice": dice(counts, absent),
+        "precision": precision(counts, absent),
+        "recall": recall(counts, absent),
+    }
     return [
         {"class": name, "pixels": int(counts[i].sum()), "predicted_pixels": int(counts[:, i].sum())}
         | {score: float(values[i]) for score, values in scores.items()}
@@ -188,13 +214,16 @@ def one_versus_rest(counts: ArrayLike, positive: int) -> NDArray[np.int64]:
     """Binary counts [[TN, FP], [FN, TP]] of class ``positive`` against all others together."""
     counts = matrix(counts)
     if not 0 <= positive < len(counts):
-        raise InputError(f"class {positive} is not in a confusion matrix of {len(counts)} classes, expected 0..{len(counts) - 1}")
+        raise InputError(
+            f"class {positive} is not in a confusion matrix of {len(counts)} classes, expected 0..{len(counts) - 1}"
+        )
     hits, truth, predicted = (int(values[positive]) for values in marginals(counts))
     return np.array([[counts.sum() - truth - predicted + hits, predicted - hits], [truth - hits, hits]])
 
 
 def binary_scores(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float]:
-    """Scores of two classes, 1 being the positive one: accuracy, iou, dice (= F1), precision, recall (sensitivity), specificity TN / (TN + FP).
+    """Scores of two classes, 1 being the positive one: accuracy, iou, dice (= F1), precision, recall (sensitivity),
+    specificity TN / (TN + FP).
 
     Two empty masks: ``absent`` says what iou and dice are (with "one" they count as agreement).
 
@@ -203,7 +232,9 @@ def binary_scores(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float
     """
     counts = matrix(counts)
     if len(counts) != 2:
-        raise InputError(f"got a confusion matrix of {len(counts)} classes, expected 2: take one_versus_rest of it first")
+        raise InputError(
+            f"got a confusion matrix of {len(counts)} classes, expected 2: take one_versus_rest of it first"
+        )
     specificity, sensitivity = recall(counts, absent)
     return {
         "accuracy": pixel_accuracy(counts),
@@ -216,7 +247,8 @@ def binary_scores(counts: ArrayLike, absent: Absent = "skip") -> dict[str, float
 
 
 def mean_per_image_pixel_accuracy(image_counts: ArrayLike) -> float:
-    """Mean over images of each image's pixel accuracy, of counts (N, C, C): when every image weighs the same, whatever its labelled area.
+    """Mean over images of each image's pixel accuracy, of counts (N, C, C): when every image weighs the same, whatever
+    its labelled area.
 
     Images without a labelled pixel are left out.
     """
@@ -225,7 +257,8 @@ def mean_per_image_pixel_accuracy(image_counts: ArrayLike) -> float:
 
 
 def mean_per_image_iou(image_counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean over images of each image's mean IoU, of counts (N, C, C): when every image weighs the same; not the benchmarks' mean IoU.
+    """Mean over images of each image's mean IoU, of counts (N, C, C): when every image weighs the same; not the
+    benchmarks' mean IoU.
 
     ``mean_iou`` sums the counts of all images first. Images without a labelled pixel are left out.
     """
@@ -233,7 +266,8 @@ def mean_per_image_iou(image_counts: ArrayLike, absent: Absent = "skip") -> floa
 
 
 def mean_per_image_dice(image_counts: ArrayLike, absent: Absent = "skip") -> float:
-    """Mean over images of each image's mean Dice, of counts (N, C, C): what medical challenges report per case; not Dice of the summed counts.
+    """Mean over images of each image's mean Dice, of counts (N, C, C): what medical challenges report per case; not
+    Dice of the summed counts.
 
     Images without a labelled pixel are left out.
     """
@@ -241,7 +275,8 @@ def mean_per_image_dice(image_counts: ArrayLike, absent: Absent = "skip") -> flo
     return mean(means(ratio(2 * hits, truth + predicted, absent)))
 
 
-# Below, `counts` may have leading dimensions, and hits, truth and predicted are (..., C): n_ii, row sums t_i and column sums.
+# Below, `counts` may have leading dimensions, and hits, truth and predicted are (..., C): n_ii, row sums t_i and column
+# sums.
 
 
 def marginals(counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -278,7 +313,10 @@ def matrix(counts: ArrayLike) -> NDArray:
     """``counts`` as an integer array (C, C)."""
     counts = integer_counts(counts)
     if counts.ndim != 2:
-        raise InputError(f"confusion matrix has shape {counts.shape}, expected (C, C): sum over images, or use a mean_per_image score")
+        raise InputError(
+            f"confusion matrix has shape {counts.shape}, expected (C, C): sum over images, or use a mean_per_image"
+            " score"
+        )
     return counts
 
 
@@ -286,7 +324,9 @@ def stack(image_counts: ArrayLike) -> NDArray:
     """``image_counts`` as an integer array (N, C, C)."""
     image_counts = integer_counts(image_counts)
     if image_counts.ndim != 3:
-        raise InputError(f"stack of confusion matrices has shape {image_counts.shape}, expected (N, C, C): one matrix per image")
+        raise InputError(
+            f"stack of confusion matrices has shape {image_counts.shape}, expected (N, C, C): one matrix per image"
+        )
     return image_counts
 
 
@@ -294,6 +334,7 @@ def integer_counts(counts: ArrayLike) -> NDArray:
     counts = np.asarray(counts)
     if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise InputError(
-            f"confusion matrix has shape {counts.shape} and type {counts.dtype}, expected square and integers of 0 and above: pass counts, not shares"
+            f"confusion matrix has shape {counts.shape} and type {counts.dtype}, expected square and integers of 0 and"
+            " above: pass counts, not shares"
         )
     return counts.astype(np.int64, copy=False)

@@ -1,8 +1,9 @@
 """Whether one model is better than another, or only luckier with the images: the paired bootstrap over images.
 
-Both models' per-image confusion matrices of the same test images are resampled together, images with replacement, and the dataset-level score
-of each resample is taken anew. Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval);
-paired over test items as in Koehn 2004, "Statistical Significance Tests for Machine Translation Evaluation".
+Both models' per-image confusion matrices of the same test images are resampled together, images with replacement, and
+the dataset-level score of each resample is taken anew. Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+chapter 13 (percentile interval); paired over test items as in Koehn 2004, "Statistical Significance Tests for Machine
+Translation Evaluation".
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def mean_iou_of(hits: NDArray, truth: NDArray, predicted: NDArray) -> NDArray[np
     return means(ratio(*iou_terms(hits, truth, predicted), "skip"))
 
 
-SCORES: dict[str, Callable[[NDArray, NDArray, NDArray], NDArray[np.float64]]] = {"mean_iou": mean_iou_of, "frequency_weighted_iou": frequency_weighted}
+SCORES: dict[str, Callable[[NDArray, NDArray, NDArray], NDArray[np.float64]]] = {
+    "mean_iou": mean_iou_of,
+    "frequency_weighted_iou": frequency_weighted,
+}
 
 
 def paired_bootstrap(
@@ -70,16 +74,21 @@ def paired_bootstrap(
         confidence: level of the interval, in (0, 1).
         seed: of the draws; the same seed gives the same result.
 
-    The p-value is twice the share of resamples on the far side of zero (both sides include zero; one is added to numerator and denominator,
-    Davison and Hinkley 1997, chapter 4), at most 1. So, up to 1 / resamples, it is below 1 − confidence where the interval excludes zero.
+    The p-value is twice the share of resamples on the far side of zero (both sides include zero; one is added to
+    numerator and denominator, Davison and Hinkley 1997, chapter 4), at most 1. So, up to 1 / resamples, it is below 1 −
+    confidence where the interval excludes zero.
 
     Raises:
-        InputError: fewer than two images, different images (the true pixels differ), no labelled pixel, or an argument outside its range.
+        InputError: fewer than two images, different images (the true pixels differ), no labelled pixel, or an argument
+            outside its range.
     """
     if metric not in SCORES:
         raise InputError(f"metric is {metric!r}, expected one of {list(SCORES)}")
     if resamples < 1 or not 0 < confidence < 1:
-        raise InputError(f"got {resamples} resamples and confidence {confidence}, expected at least 1 and a confidence between 0 and 1, such as 0.95")
+        raise InputError(
+            f"got {resamples} resamples and confidence {confidence}, expected at least 1 and a confidence between 0 and"
+            " 1, such as 0.95"
+        )
     models = statistics(candidate), statistics(baseline)
     require_same_images(*models)
     score = SCORES[metric]
@@ -112,7 +121,8 @@ def paired_bootstrap(
 def statistics(image_counts: ArrayLike) -> NDArray[np.float64]:
     """Per-image counts (N, C, C) -> (N, 3, C): hits, true and predicted pixels, all that the scores need.
 
-    As float64 for matrix products: sums of integers below 2^53 are exact in any order, so the result depends on no thread count.
+    As float64 for matrix products: sums of integers below 2^53 are exact in any order, so the result depends on no
+        thread count.
     """
     return np.stack(marginals(stack(image_counts)), axis=1).astype(np.float64)
 
@@ -120,17 +130,22 @@ def statistics(image_counts: ArrayLike) -> NDArray[np.float64]:
 def require_same_images(candidate: NDArray, baseline: NDArray) -> None:
     if candidate.shape != baseline.shape:
         (n, _, c), (m, _, d) = candidate.shape, baseline.shape
-        raise InputError(f"candidate has {n} images of {c} classes and baseline {m} of {d}, expected the same images: evaluate both models on one data set")
+        raise InputError(
+            f"candidate has {n} images of {c} classes and baseline {m} of {d}, expected the same images: evaluate both"
+            " models on one data set"
+        )
     if len(candidate) < 2:
         raise InputError(f"got {len(candidate)} image, expected at least 2: resampling one image says nothing")
     different = np.flatnonzero((candidate[:, 1] != baseline[:, 1]).any(-1))
     if different.size:
         raise InputError(
-            f"true pixels of image {different[0]} ({different.size} in all) differ between candidate and baseline, expected the same images in one order: "
-            "evaluate both models on one data set"
+            f"true pixels of image {different[0]} ({different.size} in all) differ between candidate and baseline,"
+            " expected the same images in one order: evaluate both models on one data set"
         )
     if not candidate[:, 1].any():
-        raise InputError(f"none of the {len(candidate)} images has a labelled pixel, expected some: check the ignore index")
+        raise InputError(
+            f"none of the {len(candidate)} images has a labelled pixel, expected some: check the ignore index"
+        )
 
 
 def draw(random: np.random.Generator, images: int, resamples: int) -> NDArray[np.float64]:

@@ -1,4 +1,6 @@
-"""Facts about a model without running it on data: trainable parameters, multiply-accumulates, its structure with shapes."""
+"""Facts about a model without running it on data: trainable parameters, multiply-accumulates, its structure with
+shapes.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_gmac(model: nn.Module, images: Tensor) -> float:
-    """10^9 multiply-accumulates of convolutions, matrix products and attention for one pass over ``images`` in eval mode.
+    """10^9 multiply-accumulates of convolutions, matrix products and attention for one pass over ``images`` in eval
+    mode.
 
-    Element-wise work, normalisation and interpolation are not counted, as usual in the literature (what it calls "GFLOPs" is often this number).
+    Element-wise work, normalisation and interpolation are not counted, as usual in the literature (what it calls
+    "GFLOPs" is often this number).
     """
     training = model.training
     try:
@@ -31,8 +35,12 @@ def count_gmac(model: nn.Module, images: Tensor) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def on_meta(name: str, num_classes: int | None = None, size: Sequence[int] | None = None, **options: Any) -> tuple[nn.Module, Tensor]:
-    """A model and one image of its size, both without memory (meta device); ``num_classes`` and ``size`` default to the model card's."""
+def on_meta(
+    name: str, num_classes: int | None = None, size: Sequence[int] | None = None, **options: Any
+) -> tuple[nn.Module, Tensor]:
+    """A model and one image of its size, both without memory (meta device); ``num_classes`` and ``size`` default to the
+    model card's.
+    """
     card = model_entry(name).card
     in_channels = options.get("in_channels", model_options(name).get("in_channels", 3))
     with torch.device("meta"):
@@ -40,7 +48,9 @@ def on_meta(name: str, num_classes: int | None = None, size: Sequence[int] | Non
         return model, torch.empty(1, in_channels, *(size or card.size))
 
 
-def describe(name: str, num_classes: int | None = None, size: Sequence[int] | None = None, depth: int = 2, **options: Any) -> str:
+def describe(
+    name: str, num_classes: int | None = None, size: Sequence[int] | None = None, depth: int = 2, **options: Any
+) -> str:
     """The structure of a model as text: each stage with the shape it puts out and its parameters.
 
     Args:
@@ -55,10 +65,14 @@ def describe(name: str, num_classes: int | None = None, size: Sequence[int] | No
     shapes: dict[str, list[str]] = {}
     shown = [(key, module) for key, module in model.named_modules() if key and key.count(".") < depth]
     for key, module in model.named_modules():
-        module.register_forward_hook(lambda _module, _inputs, output, key=key: shapes.setdefault(key, []).append(_shape(output)))
+        module.register_forward_hook(
+            lambda _module, _inputs, output, key=key: shapes.setdefault(key, []).append(_shape(output))
+        )
     gmac = count_gmac(model, images)
     card = model_entry(name).card
-    used = {key.rsplit(".", cut)[0] for key in shapes for cut in range(key.count(".") + 1)}  # what is taken apart is never called, its parts are
+    used = {
+        key.rsplit(".", cut)[0] for key in shapes for cut in range(key.count(".") + 1)
+    }  # what is taken apart is never called, its parts are
     lines = [
         f"{name} ({card.paper})",
         f"input {_shape(images)}, {count_parameters(model):,} trainable parameters, {gmac:.2f} GMAC in eval mode",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct
+from segmodels.layers.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
 from segmodels.models.registry import ModelCard, register_model
 
@@ -39,7 +39,9 @@ class AdaptiveContext(nn.Module):
         return self.fusion_conv(torch.relu(self.residual_conv(context) + x))
 
     def affinity(self, x: Tensor) -> Tensor:
-        """How much each position takes of each region, 0..1, from its features and those of the whole image: ``(B, scale², h, w)``."""
+        """How much each position takes of each region, 0..1, from its features and those of the whole image: ``(B,
+        scale², h, w)``.
+        """
         image = self.global_info(functional.adaptive_avg_pool2d(x, 1))
         return self.gla(x + image).sigmoid()
 
@@ -47,7 +49,14 @@ class AdaptiveContext(nn.Module):
 class APCHead(nn.Module):
     """Adaptive context at several scales beside the map, 3x3 convolution, dropout, classes."""
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 512, scales: Sequence[int] = (1, 2, 3, 6), dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 512,
+        scales: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.acm_modules = nn.ModuleList(AdaptiveContext(in_channels, channels, scale) for scale in scales)
         self.bottleneck = ConvNormAct(in_channels + len(scales) * channels, channels)
@@ -82,4 +91,6 @@ def apcnet_r50_d8(
 ) -> nn.Module:
     """ResNet with a deep stem at output stride 8; auxiliary weight 0.4."""
     body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-    return DilatedModel(body, APCHead(body.channels[-1], num_classes), FCNHead(body.channels[-2], num_classes) if auxiliary else None)
+    return DilatedModel(
+        body, APCHead(body.channels[-1], num_classes), FCNHead(body.channels[-2], num_classes) if auxiliary else None
+    )

@@ -1,7 +1,8 @@
 """Attention U-Net: Oktay et al., MIDL 2018, arXiv 1804.03999.
 
-``attention_unet_original`` is the paper's: additive grid attention, where the coarser decoder level gates the encoder's map, 2-D or 3-D (the paper), 16-256
-channels, deep supervision. ``attention_unet`` is the 2-D form in common use: 64-1024 channels, all skips gated, at equal resolution behind the up-convolution.
+``attention_unet_original`` is the paper's: additive grid attention, where the coarser decoder level gates the encoder's
+map, 2-D or 3-D (the paper), 16-256 channels, deep supervision. ``attention_unet`` is the 2-D form in common use:
+64-1024 channels, all skips gated, at equal resolution behind the up-convolution.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, check_images
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import WIDTHS, UNet, check_spatial_dims, check_widths, crop, pad_to_multiple, relu
+from segmodels.outputs import PixelOutput
 
 PAPER = "Oktay et al.: Attention U-Net: Learning Where to Look for the Pancreas. MIDL 2018, arXiv 1804.03999"
 ORIGINAL_WIDTHS = (16, 32, 64, 128, 256)
 
 
 class AttentionGate(nn.Module):
-    """alpha * x with alpha = sigmoid(psi(relu(W_x x + W_g g))), every map a 1x1 convolution with batch normalisation; g and x of one size."""
+    """alpha * x with alpha = sigmoid(psi(relu(W_x x + W_g g))), every map a 1x1 convolution with batch normalisation; g
+    and x of one size.
+    """
 
     def __init__(self, gate_channels: int, skip_channels: int, inner_channels: int) -> None:
         super().__init__()
@@ -35,9 +38,11 @@ class AttentionGate(nn.Module):
 
 
 class GridAttentionGate(nn.Module):
-    """The paper's gate (section 2.1, figure 2): alpha is computed on the grid of g, half that of x, and interpolated linearly.
+    """The paper's gate (section 2.1, figure 2): alpha is computed on the grid of g, half that of x, and interpolated
+    linearly.
 
-    W_x is 2x2(x2) with stride 2 and no bias, W_g and psi are 1x1(x1) with bias; as many inner channels as x has (authors' code).
+    W_x is 2x2(x2) with stride 2 and no bias, W_g and psi are 1x1(x1) with bias; as many inner channels as x has
+    (authors' code).
     """
 
     def __init__(self, gate_channels: int, skip_channels: int, spatial_dims: int) -> None:
@@ -57,7 +62,9 @@ class GridAttentionGate(nn.Module):
 
 
 class AttentionUNet(UNet):
-    """The 2-D form in common use: a U-Net whose convolutions have biases and whose skips are gated. Any height and width."""
+    """The 2-D form in common use: a U-Net whose convolutions have biases and whose skips are gated. Any height and
+    width.
+    """
 
     def stage(self, in_channels: int, out_channels: int) -> nn.Module:
         return _double_conv(in_channels, out_channels, 2)
@@ -67,27 +74,46 @@ class AttentionUNet(UNet):
 
 
 class AttentionUNetOriginal(nn.Module):
-    """The paper's form for images (B, in, H, W) or volumes (B, in, D, H, W) of any size; the finest skip is not gated (section 2.2).
+    """The paper's form for images (B, in, H, W) or volumes (B, in, D, H, W) of any size; the finest skip is not gated
+    (section 2.2).
 
-    In training ``auxiliary`` holds the logits of the coarser decoder levels, coarsest first, interpolated to the input's size (deep supervision).
-    The authors' code adds 1x1 convolutions behind each gate and fuses the levels' logits by a further one; the paper names neither, and is followed.
+    In training ``auxiliary`` holds the logits of the coarser decoder levels, coarsest first, interpolated to the
+    input's size (deep supervision). The authors' code adds 1x1 convolutions behind each gate and fuses the levels'
+    logits by a further one; the paper names neither, and is followed.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = ORIGINAL_WIDTHS, spatial_dims: int = 2, auxiliary: bool = True) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        widths: Sequence[int] = ORIGINAL_WIDTHS,
+        spatial_dims: int = 2,
+        auxiliary: bool = True,
+    ) -> None:
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
         self.spatial_dims = check_spatial_dims(spatial_dims)
         conv = _CONV[spatial_dims]
-        self.encoder = nn.ModuleList(_double_conv(i, o, spatial_dims) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.encoder = nn.ModuleList(
+            _double_conv(i, o, spatial_dims) for i, o in zip([in_channels, *widths], widths, strict=False)
+        )
         self.pool = _POOL[spatial_dims](2)
-        self.gating = nn.Sequential(conv(widths[-1], widths[-1], 1), _NORM[spatial_dims](widths[-1]), relu())  # the coarsest gating signal
-        self.gates = nn.ModuleList(GridAttentionGate(i, o, spatial_dims) for i, o in zip(widths[:1:-1], widths[-2:0:-1], strict=True))
-        self.decoder = nn.ModuleList(_double_conv(i + o, o, spatial_dims) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.auxiliary_heads = nn.ModuleList(conv(width, num_classes, 1) for width in (widths[-2:0:-1] if auxiliary else []))
+        self.gating = nn.Sequential(
+            conv(widths[-1], widths[-1], 1), _NORM[spatial_dims](widths[-1]), relu()
+        )  # the coarsest gating signal
+        self.gates = nn.ModuleList(
+            GridAttentionGate(i, o, spatial_dims) for i, o in zip(widths[:1:-1], widths[-2:0:-1], strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            _double_conv(i + o, o, spatial_dims) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.auxiliary_heads = nn.ModuleList(
+            conv(width, num_classes, 1) for width in (widths[-2:0:-1] if auxiliary else [])
+        )
         self.head = conv(widths[0], num_classes, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels, self.spatial_dims)
         skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
         for stage in self.encoder[1:]:
@@ -103,8 +129,11 @@ class AttentionUNetOriginal(nn.Module):
         auxiliary: tuple[Tensor, ...] = ()
         if self.training:
             size = features.shape[2:]
-            auxiliary = tuple(crop(_interpolate(head(maps), size), images.shape[2:]) for head, maps in zip(self.auxiliary_heads, coarse, strict=False))
-        return Prediction(crop(self.head(features), images.shape[2:]), auxiliary)
+            auxiliary = tuple(
+                crop(_interpolate(head(maps), size), images.shape[2:])
+                for head, maps in zip(self.auxiliary_heads, coarse, strict=False)
+            )
+        return PixelOutput(crop(self.head(features), images.shape[2:]), auxiliary)
 
 
 class _UpBlock(nn.Module):
@@ -112,7 +141,9 @@ class _UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.up = nn.Sequential(nn.Upsample(scale_factor=2), ConvNormAct(in_channels, out_channels, bias=True, activation=relu))
+        self.up = nn.Sequential(
+            nn.Upsample(scale_factor=2), ConvNormAct(in_channels, out_channels, bias=True, activation=relu)
+        )
         self.gate = AttentionGate(out_channels, out_channels, out_channels // 2)
         self.convs = _double_conv(2 * out_channels, out_channels, 2)
 
@@ -134,11 +165,20 @@ def _double_conv(in_channels: int, out_channels: int, spatial_dims: int) -> nn.S
 
 
 def _interpolate(features: Tensor, size: Sequence[int]) -> Tensor:
-    return functional.interpolate(features, tuple(size), mode="bilinear" if features.dim() == 4 else "trilinear", align_corners=False)
+    return functional.interpolate(
+        features, tuple(size), mode="bilinear" if features.dim() == 4 else "trilinear", align_corners=False
+    )
 
 
 @register_model(
-    "attention_unet", ModelCard(PAPER, 2018, parameters=34_879_873, gmac=266.04, source="own count; the binary form equals the specification [M-derived]")
+    "attention_unet",
+    ModelCard(
+        PAPER,
+        2018,
+        parameters=34_879_873,
+        gmac=266.04,
+        source="own count; the binary form equals the specification [M-derived]",
+    ),
 )
 def attention_unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> AttentionUNet:
     """Attention U-Net in the 2-D form of most public implementations."""
@@ -147,7 +187,14 @@ def attention_unet(num_classes: int, in_channels: int = 3, widths: Sequence[int]
 
 @register_model(
     "attention_unet_original",
-    ModelCard(PAPER, 2018, parameters=2_166_455, gmac=14.46, source="own count", result="CT-82 pancreas Dice 84.0 (paper), volumes"),
+    ModelCard(
+        PAPER,
+        2018,
+        parameters=2_166_455,
+        gmac=14.46,
+        source="own count",
+        result="CT-82 pancreas Dice 84.0 (paper), volumes",
+    ),
 )
 def attention_unet_original(
     num_classes: int,

@@ -1,8 +1,9 @@
-"""BiSeNet V1 (Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv 1808.00897).
+"""BiSeNet V1 (Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv
+1808.00897).
 
-A shallow spatial path keeps detail at stride 8; a context path (a light body with attention refinement and a global mean) sees far; a fusion module joins
-them. ``bisenet_v1_*`` follow the paper, ``bisenet_v1_r18`` and ``bisenet_v1_r50`` are mmseg's form, whose numbers many quote; they differ in the spatial
-path and in the gate of the fusion module.
+A shallow spatial path keeps detail at stride 8; a context path (a light body with attention refinement and a global
+mean) sees far; a fusion module joins them. ``bisenet_v1_*`` follow the paper, ``bisenet_v1_r18`` and ``bisenet_v1_r50``
+are mmseg's form, whose numbers many quote; they differ in the spatial path and in the gate of the fusion module.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, resize
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.prediction import Prediction
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
-PAPER = "Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv 1808.00897"
+PAPER = (
+    "Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv"
+    " 1808.00897"
+)
 
 
 class AttentionRefinement(nn.Module):
@@ -36,7 +40,8 @@ class AttentionRefinement(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """The encoder's maps at strides 16 and 32, refined; the global mean is added to the coarsest, and the sum goes upwards by nearest neighbours.
+    """The encoder's maps at strides 16 and 32, refined; the global mean is added to the coarsest, and the sum goes
+    upwards by nearest neighbours.
 
     ``forward`` gives the path's output at stride 8 and the map at stride 16 on the way, both of ``channels``.
     """
@@ -59,7 +64,9 @@ class ContextPath(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Both paths side by side through a 1x1 convolution; the result is added to itself weighed by a gate on its global mean (figure 2c)."""
+    """Both paths side by side through a 1x1 convolution; the result is added to itself weighed by a gate on its global
+    mean (figure 2c).
+    """
 
     def __init__(self, in_channels: int, channels: int, gate: nn.Module) -> None:
         super().__init__()
@@ -72,9 +79,18 @@ class FeatureFusion(nn.Module):
 
 
 class BiSeNetV1(nn.Module):
-    """Any input size. Two auxiliary outputs, from the context path at strides 8 and 16 (the paper weighs their losses 1)."""
+    """Any input size. Two auxiliary outputs, from the context path at strides 8 and 16 (the paper weighs their losses
+    1).
+    """
 
-    def __init__(self, context_path: ContextPath, spatial_path: nn.Module, fusion: FeatureFusion, head: nn.Module, auxiliary_heads: nn.ModuleList) -> None:
+    def __init__(
+        self,
+        context_path: ContextPath,
+        spatial_path: nn.Module,
+        fusion: FeatureFusion,
+        head: nn.Module,
+        auxiliary_heads: nn.ModuleList,
+    ) -> None:
         super().__init__()
         self.context_path = context_path
         self.spatial_path = spatial_path
@@ -82,14 +98,14 @@ class BiSeNetV1(nn.Module):
         self.head = head
         self.auxiliary_heads = auxiliary_heads
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         context8, context16 = self.context_path(images)
         spatial = self.spatial_path(images)
         logits = resize(self.head(self.fusion(spatial, context8)), images.shape[-2:])
         if not self.training or not self.auxiliary_heads:
-            return Prediction(logits)
+            return PixelOutput(logits)
         auxiliary = (head(x) for head, x in zip(self.auxiliary_heads, (context8, context16), strict=True))
-        return Prediction(logits, tuple(resize(x, images.shape[-2:]) for x in auxiliary))
+        return PixelOutput(logits, tuple(resize(x, images.shape[-2:]) for x in auxiliary))
 
 
 def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
@@ -98,22 +114,33 @@ def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
 
 def _paper(num_classes: int, encoder: Encoder, auxiliary: bool) -> BiSeNetV1:
     """Three strided convolutions in the spatial path; gate 1x1, ReLU, 1x1."""
-    spatial = nn.Sequential(ConvNormAct(encoder.in_channels, 64, 3, 2), ConvNormAct(64, 64, 3, 2), ConvNormAct(64, 128, 3, 2))
+    spatial = nn.Sequential(
+        ConvNormAct(encoder.in_channels, 64, 3, 2), ConvNormAct(64, 64, 3, 2), ConvNormAct(64, 128, 3, 2)
+    )
     gate = nn.Sequential(nn.Conv2d(256, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 1))
     auxiliary_heads = nn.ModuleList(_head(128, 64, num_classes) for _ in range(2 if auxiliary else 0))
-    return BiSeNetV1(ContextPath(encoder, 128), spatial, FeatureFusion(256, 256, gate), _head(256, 256, num_classes), auxiliary_heads)
+    return BiSeNetV1(
+        ContextPath(encoder, 128), spatial, FeatureFusion(256, 256, gate), _head(256, 256, num_classes), auxiliary_heads
+    )
 
 
 def _mmseg(num_classes: int, encoder: Encoder, auxiliary: bool, scale: int) -> BiSeNetV1:
-    """A 7x7 first and a 1x1 last convolution in the spatial path; gate 1x1, batch norm and ReLU (so it never goes below 1/2); channels times ``scale``."""
+    """A 7x7 first and a 1x1 last convolution in the spatial path; gate 1x1, batch norm and ReLU (so it never goes below
+    1/2); channels times ``scale``.
+    """
     narrow, wide = 64 * scale, 128 * scale
     spatial = nn.Sequential(
-        ConvNormAct(encoder.in_channels, narrow, 7, 2), ConvNormAct(narrow, narrow, 3, 2), ConvNormAct(narrow, narrow, 3, 2), ConvNormAct(narrow, wide, 1)
+        ConvNormAct(encoder.in_channels, narrow, 7, 2),
+        ConvNormAct(narrow, narrow, 3, 2),
+        ConvNormAct(narrow, narrow, 3, 2),
+        ConvNormAct(narrow, wide, 1),
     )
     gate = ConvNormAct(2 * wide, 2 * wide, 1)
     auxiliary_heads = nn.ModuleList(_head(wide, narrow, num_classes) for _ in range(2 if auxiliary else 0))
     fusion = FeatureFusion(2 * wide, 2 * wide, gate)
-    return BiSeNetV1(ContextPath(encoder, wide), spatial, fusion, _head(2 * wide, 2 * wide, num_classes), auxiliary_heads)
+    return BiSeNetV1(
+        ContextPath(encoder, wide), spatial, fusion, _head(2 * wide, 2 * wide, num_classes), auxiliary_heads
+    )
 
 
 @register_model(
@@ -140,7 +167,9 @@ def bisenet_v1_xception39(
     auxiliary: bool = True,
 ) -> nn.Module:
     """The paper's fast form."""
-    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary)
+    return _paper(
+        num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary
+    )
 
 
 @register_model(
@@ -167,7 +196,9 @@ def bisenet_v1_resnet18(
     auxiliary: bool = True,
 ) -> nn.Module:
     """The paper's accurate form."""
-    return _paper(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary)
+    return _paper(
+        num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary
+    )
 
 
 @register_model(
@@ -194,7 +225,12 @@ def bisenet_v1_r18(
     auxiliary: bool = True,
 ) -> nn.Module:
     """mmseg's form on ResNet-18."""
-    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary, scale=1)
+    return _mmseg(
+        num_classes,
+        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})),
+        auxiliary,
+        scale=1,
+    )
 
 
 @register_model(
@@ -220,4 +256,9 @@ def bisenet_v1_r50(
     auxiliary: bool = True,
 ) -> nn.Module:
     """mmseg's form on ResNet-50, all decoder channels four times as many."""
-    return _mmseg(num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary, scale=4)
+    return _mmseg(
+        num_classes,
+        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})),
+        auxiliary,
+        scale=4,
+    )

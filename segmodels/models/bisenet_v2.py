@@ -1,8 +1,10 @@
-"""BiSeNet V2 (Yu et al.: BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation, IJCV 2021, arXiv 2004.02147).
+"""BiSeNet V2 (Yu et al.: BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation,
+IJCV 2021, arXiv 2004.02147).
 
-A wide shallow detail branch at stride 8, a thin deep semantic branch at stride 32, each of which gates the other in the aggregation layer. Four booster
-heads on the stages of the semantic branch help training and vanish after it. Where figures and tables are silent (ReLUs inside the layers, batch norm
-and ReLU behind the last convolutions of the context and aggregation layers) mmseg's form is taken, whose counts and results are known.
+A wide shallow detail branch at stride 8, a thin deep semantic branch at stride 32, each of which gates the other in the
+aggregation layer. Four booster heads on the stages of the semantic branch help training and vanish after it. Where
+figures and tables are silent (ReLUs inside the layers, batch norm and ReLU behind the last convolutions of the context
+and aggregation layers) mmseg's form is taken, whose counts and results are known.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, check_images, resize
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images, resize
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
-PAPER = "Yu et al.: BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation, IJCV 2021, arXiv 2004.02147"
+PAPER = (
+    "Yu et al.: BiSeNet V2: Bilateral Network with Guided Aggregation for Real-time Semantic Segmentation, IJCV 2021,"
+    " arXiv 2004.02147"
+)
 
 
 class Stem(nn.Module):
@@ -34,7 +39,9 @@ class Stem(nn.Module):
 
 
 class GatherExpand(nn.Module):
-    """3x3, depthwise 3x3 into ``expansion`` times the channels, 1x1 back, and a shortcut (figure 5); stride 2 takes a second depthwise convolution."""
+    """3x3, depthwise 3x3 into ``expansion`` times the channels, 1x1 back, and a shortcut (figure 5); stride 2 takes a
+    second depthwise convolution.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int = 6) -> None:
         super().__init__()
@@ -44,7 +51,10 @@ class GatherExpand(nn.Module):
             self.expand: nn.Module = ConvNormAct(in_channels, wide, groups=in_channels)
             self.shortcut: nn.Module = nn.Identity()
         else:
-            self.expand = nn.Sequential(ConvNormAct(in_channels, wide, 3, stride, groups=in_channels, activation=None), ConvNormAct(wide, wide, groups=wide))
+            self.expand = nn.Sequential(
+                ConvNormAct(in_channels, wide, 3, stride, groups=in_channels, activation=None),
+                ConvNormAct(wide, wide, groups=wide),
+            )
             self.shortcut = nn.Sequential(
                 ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, activation=None),
                 ConvNormAct(in_channels, out_channels, 1, activation=None),
@@ -69,7 +79,9 @@ class ContextEmbedding(nn.Module):
 
 
 class GuidedAggregation(nn.Module):
-    """Bilateral guided aggregation (figure 6): the semantic branch gates the detail at stride 8, the detail branch gates the semantics at stride 32."""
+    """Bilateral guided aggregation (figure 6): the semantic branch gates the detail at stride 8, the detail branch
+    gates the semantics at stride 32.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,11 +99,15 @@ class GuidedAggregation(nn.Module):
 
 
 def _separable(channels: int) -> nn.Sequential:
-    return nn.Sequential(ConvNormAct(channels, channels, groups=channels, activation=None), nn.Conv2d(channels, channels, 1))
+    return nn.Sequential(
+        ConvNormAct(channels, channels, groups=channels, activation=None), nn.Conv2d(channels, channels, 1)
+    )
 
 
 class BiSeNetV2(nn.Module):
-    """Any input size. Four auxiliary outputs, of the boosters on the semantic branch at strides 4, 8, 16 and 32 (the paper weighs their losses 1)."""
+    """Any input size. Four auxiliary outputs, of the boosters on the semantic branch at strides 4, 8, 16 and 32 (the
+    paper weighs their losses 1).
+    """
 
     def __init__(self, num_classes: int, in_channels: int = 3, auxiliary: bool = True) -> None:
         super().__init__()
@@ -115,7 +131,7 @@ class BiSeNetV2(nn.Module):
         boosters = ((16, 16), (32, 64), (64, 256), (128, 1024)) if auxiliary else ()
         self.boosters = nn.ModuleList(_booster(*widths, num_classes) for widths in boosters)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         x, maps = images, []
         for stage in self.semantic:
@@ -123,12 +139,19 @@ class BiSeNetV2(nn.Module):
             maps.append(x)
         logits = resize(self.head(self.aggregation(self.detail(images), self.context(x))), images.shape[-2:])
         if not self.training or not self.boosters:
-            return Prediction(logits)
-        return Prediction(logits, tuple(resize(booster(x), images.shape[-2:]) for booster, x in zip(self.boosters, maps, strict=True)))
+            return PixelOutput(logits)
+        return PixelOutput(
+            logits, tuple(resize(booster(x), images.shape[-2:]) for booster, x in zip(self.boosters, maps, strict=True))
+        )
 
 
 def _booster(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(ConvNormAct(in_channels, channels), ConvNormAct(channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
+    return nn.Sequential(
+        ConvNormAct(in_channels, channels),
+        ConvNormAct(channels, channels),
+        nn.Dropout(0.1),
+        nn.Conv2d(channels, num_classes, 1),
+    )
 
 
 @register_model(

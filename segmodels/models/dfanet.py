@@ -1,11 +1,13 @@
-"""DFANet (Li et al.: DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation, CVPR 2019, arXiv 1904.02216).
+"""DFANet (Li et al.: DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation, CVPR 2019, arXiv
+1904.02216).
 
-Three light Xception bodies in a row. Each ends in a channel attention whose map, upsampled to the size of its first stage, is the next body's input
-(sub-network aggregation); stages of the same depth are joined as well (sub-stage aggregation). The decoder sums the bodies' first stages for detail and
-their attention maps for context.
+Three light Xception bodies in a row. Each ends in a channel attention whose map, upsampled to the size of its first
+stage, is the next body's input (sub-network aggregation); stages of the same depth are joined as well (sub-stage
+aggregation). The decoder sums the bodies' first stages for detail and their attention maps for context.
 
-The authors released no code and the paper leaves room. This reading - a block is three separable convolutions of width c, c and 4c, and the first block
-of a stage strides - gives the published 3.4 G multiply-accumulates, but not the published 7.8 M parameters.
+The authors released no code and the paper leaves room. This reading - a block is three separable convolutions of width
+c, c and 4c, and the first block of a stage strides - gives the published 3.4 G multiply-accumulates, but not the
+published 7.8 M parameters.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, check_images, resize
-from segmodels.models.encoders.xception import light_stage
-from segmodels.models.prediction import Prediction
+from segmodels.encoders.xception import light_stage
+from segmodels.layers.blocks import ConvNormAct, check_images, resize
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
 PAPER = "Li et al.: DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation, CVPR 2019, arXiv 1904.02216"
 
 
 class ChannelAttention(nn.Module):
-    """The body's classifier as a gate: global mean, fully connected to 1000, back to the channels by a 1x1 convolution, times the features."""
+    """The body's classifier as a gate: global mean, fully connected to 1000, back to the channels by a 1x1 convolution,
+    times the features.
+    """
 
     def __init__(self, channels: int, classes: int = 1000) -> None:
         super().__init__()
@@ -38,7 +42,8 @@ class ChannelAttention(nn.Module):
 
 
 class LightXception(nn.Module):
-    """Stages enc2, enc3 and enc4 of 4, 6 and 4 blocks, each of which halves the size, and the attention; width c gives 4c channels.
+    """Stages enc2, enc3 and enc4 of 4, 6 and 4 blocks, each of which halves the size, and the attention; width c gives
+    4c channels.
 
     ``joined``: channels of the maps of the body before that are put beside the input of enc3 and enc4.
     """
@@ -59,14 +64,18 @@ class LightXception(nn.Module):
 
 
 def _join(x: Tensor, other: Tensor) -> Tensor:
-    """Side by side; on inputs that 64 does not divide the sizes differ by a pixel, and the other map is interpolated."""
+    """Side by side; on inputs that 64 does not divide the sizes differ by a pixel, and the other map is
+    interpolated.
+    """
     return torch.cat([x, resize(other, x.shape[-2:])], dim=1)
 
 
 class DFANet(nn.Module):
     """Any input size."""
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = (12, 24, 48), channels: int = 32) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = (12, 24, 48), channels: int = 32
+    ) -> None:
         super().__init__()
         self.in_channels = in_channels
         fine, middle, coarse = (4 * width for width in widths)
@@ -78,7 +87,7 @@ class DFANet(nn.Module):
         self.fuse = ConvNormAct(channels, channels)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         x = self.stem(images)
         before, details, contexts = None, [], []
@@ -92,7 +101,7 @@ class DFANet(nn.Module):
         detail = self.detail(details[0] + resize(details[1], size) + resize(details[2], size))
         for conv, fca in zip(self.context, contexts, strict=True):
             detail = detail + resize(conv(fca), size)
-        return Prediction(resize(self.classifier(self.fuse(detail)), images.shape[-2:]))
+        return PixelOutput(resize(self.classifier(self.fuse(detail)), images.shape[-2:]))
 
 
 @register_model(

@@ -9,14 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segmodels.models.blocks import resize
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.prediction import Prediction
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.layers.blocks import resize
+from segmodels.outputs import PixelOutput
 
 
 class DilatedModel(nn.Module):
-    """A dilated encoder, a head on its last map, bilinear upsampling to the input, an auxiliary head on the map before the last in training."""
+    """A dilated encoder, a head on its last map, bilinear upsampling to the input, an auxiliary head on the map before
+    the last in training.
+    """
 
     def __init__(self, encoder: Encoder, classifier: nn.Module, aux_classifier: nn.Module | None) -> None:
         super().__init__()
@@ -24,16 +26,18 @@ class DilatedModel(nn.Module):
         self.classifier = classifier
         self.aux_classifier = aux_classifier
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         *_, middle, last = self.encoder(images)
         logits = resize(self.classifier(last), images.shape[-2:])
         if not self.training or self.aux_classifier is None:
-            return Prediction(logits)
-        return Prediction(logits, (resize(self.aux_classifier(middle), images.shape[-2:]),))
+            return PixelOutput(logits)
+        return PixelOutput(logits, (resize(self.aux_classifier(middle), images.shape[-2:]),))
 
 
 class FCNHead(nn.Sequential):
-    """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout, 1x1 to the classes: torchvision's head and its keys."""
+    """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout, 1x1 to the classes: torchvision's head
+    and its keys.
+    """
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1) -> None:
         channels = in_channels // 4
@@ -46,7 +50,11 @@ class FCNHead(nn.Sequential):
         )
 
 
-def create_body(encoder: str, in_channels: int, output_stride: int, weights: str | None, options: dict[str, Any] | None) -> Encoder:
-    """An encoder as mmseg's context models take it: a ResNet has the deep stem of three 3x3 convolutions unless ``options`` say otherwise."""
+def create_body(
+    encoder: str, in_channels: int, output_stride: int, weights: str | None, options: dict[str, Any] | None
+) -> Encoder:
+    """An encoder as mmseg's context models take it: a ResNet has the deep stem of three 3x3 convolutions unless
+    ``options`` say otherwise.
+    """
     stem = {"deep_stem": True} if encoder.startswith("resnet") else {}
     return create_encoder(encoder, in_channels, output_stride, weights, **stem | (options or {}))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct
+from segmodels.layers.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
 from segmodels.models.registry import ModelCard, register_model
 
@@ -17,9 +17,11 @@ PAPER = "He, Deng, Qiao: Dynamic Multi-Scale Filters for Semantic Segmentation, 
 
 
 class DynamicConv(nn.Module):
-    """The map, reduced, is convolved by depthwise kernels that its own means over a ``kernel_size`` x ``kernel_size`` grid give (section 3).
+    """The map, reduced, is convolved by depthwise kernels that its own means over a ``kernel_size`` x ``kernel_size``
+    grid give (section 3).
 
-    ``(B, in_channels, h, w)`` to ``(B, channels, h, w)``. Every image has kernels of its own: the batch becomes groups of one convolution.
+    ``(B, in_channels, h, w)`` to ``(B, channels, h, w)``. Every image has kernels of its own: the batch becomes groups
+    of one convolution.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int) -> None:
@@ -34,14 +36,23 @@ class DynamicConv(nn.Module):
         x = self.input_redu_conv(x)
         batch, channels = x.shape[:2]
         groups = batch * channels
-        filtered = functional.conv2d(x.flatten(0, 1)[None], kernels.flatten(0, 1)[:, None], padding=self.kernel_size // 2, groups=groups)
+        filtered = functional.conv2d(
+            x.flatten(0, 1)[None], kernels.flatten(0, 1)[:, None], padding=self.kernel_size // 2, groups=groups
+        )
         return torch.relu(self.norm(filtered[0].unflatten(0, (batch, channels))))
 
 
 class DMHead(nn.Module):
     """Dynamic convolutions of several kernel sizes beside the map, 3x3 convolution, dropout, classes."""
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 512, kernel_sizes: Sequence[int] = (1, 3, 5, 7), dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 512,
+        kernel_sizes: Sequence[int] = (1, 3, 5, 7),
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.dcm_modules = nn.ModuleList(DynamicConv(in_channels, channels, size) for size in kernel_sizes)
         self.bottleneck = ConvNormAct(in_channels + len(kernel_sizes) * channels, channels)
@@ -76,4 +87,6 @@ def dmnet_r50_d8(
 ) -> nn.Module:
     """ResNet with a deep stem at output stride 8; auxiliary weight 0.4."""
     body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-    return DilatedModel(body, DMHead(body.channels[-1], num_classes), FCNHead(body.channels[-2], num_classes) if auxiliary else None)
+    return DilatedModel(
+        body, DMHead(body.channels[-1], num_classes), FCNHead(body.channels[-2], num_classes) if auxiliary else None
+    )

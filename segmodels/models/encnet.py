@@ -7,20 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.encoders.base import Encoder
+from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
 PAPER = "Zhang et al.: Context Encoding for Semantic Segmentation, CVPR 2018, arXiv 1803.08904"
 
 
 class Encoding(nn.Module):
-    """Residuals of all positions to each word of a learned code book: e_k = Σ_i a_ik (x_i - d_k), a_i = softmax_k(-s_k |x_i - d_k|²) (section 3.1).
+    """Residuals of all positions to each word of a learned code book: e_k = Σ_i a_ik (x_i - d_k), a_i = softmax_k(-s_k
+    |x_i - d_k|²) (section 3.1).
 
-    ``(B, C, h, w)`` to ``(B, K, C)``. The parameter ``scale`` is -s_k. Distances are taken in float32, by matrix products, so that no tensor of
-    positions x words x channels exists.
+    ``(B, C, h, w)`` to ``(B, K, C)``. The parameter ``scale`` is -s_k. Distances are taken in float32, by matrix
+    products, so that no tensor of positions x words x channels exists.
     """
 
     def __init__(self, channels: int, num_codes: int) -> None:
@@ -39,7 +40,9 @@ class Encoding(nn.Module):
 
 
 class ContextEncoding(nn.Module):
-    """The encoding of the whole map, and the map with its channels weighted by it (section 3.1): to ``(B, C)`` and ``(B, C, h, w)``."""
+    """The encoding of the whole map, and the map with its channels weighted by it (section 3.1): to ``(B, C)`` and
+    ``(B, C, h, w)``.
+    """
 
     def __init__(self, channels: int, num_codes: int) -> None:
         super().__init__()
@@ -55,11 +58,20 @@ class ContextEncoding(nn.Module):
 class EncNet(nn.Module):
     """Dilated encoder, 3x3 convolution, context encoding, classes.
 
-    In training there are two more outputs: the auxiliary head's logits (weight 0.4 in the paper) and ``presence_logits``, from the encoding, of the
+    In training there are two more outputs: the auxiliary head's logits (weight 0.4 in the paper) and
+        ``extras["presence"]``, from the encoding, of the
     classes that the image shows (SE-loss, section 3.1, weight 0.2: loss ``presence``).
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int, channels: int = 512, num_codes: int = 32, auxiliary: bool = True, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        channels: int = 512,
+        num_codes: int = 32,
+        auxiliary: bool = True,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.bottleneck = ConvNormAct(encoder.channels[-1], channels)
@@ -69,14 +81,16 @@ class EncNet(nn.Module):
         self.se_layer = nn.Linear(channels, num_classes) if auxiliary else None
         self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         size = images.shape[-2:]
         *_, middle, last = self.encoder(images)
         encoded, x = self.enc_module(self.bottleneck(last))
         logits = resize(self.conv_seg(self.dropout(x)), size)
         if not self.training or self.aux_classifier is None or self.se_layer is None:
-            return Prediction(logits)
-        return Prediction(logits, (resize(self.aux_classifier(middle), size),), presence_logits=self.se_layer(encoded))
+            return PixelOutput(logits)
+        return PixelOutput(
+            logits, (resize(self.aux_classifier(middle), size),), extras={"presence": self.se_layer(encoded)}
+        )
 
 
 @register_model(
@@ -102,4 +116,6 @@ def encnet_r50_d8(
     auxiliary: bool = True,
 ) -> nn.Module:
     """ResNet with a deep stem at output stride 8 and 32 code words."""
-    return EncNet(create_body(encoder, in_channels, 8, encoder_weights, encoder_options), num_classes, auxiliary=auxiliary)
+    return EncNet(
+        create_body(encoder, in_channels, 8, encoder_weights, encoder_options), num_classes, auxiliary=auxiliary
+    )

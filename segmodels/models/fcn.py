@@ -1,4 +1,6 @@
-"""FCN (Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv 1411.4038)."""
+"""FCN (Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv
+1411.4038).
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.weights import read_state_dict
+from segmodels.layers.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
-from segmodels.models.weights import read_state_dict
+from segmodels.outputs import PixelOutput
 
 PAPER = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv 1411.4038"
 
 
 class VGGFCN(nn.Module):
-    """FCN-32s, -16s and -8s: VGG-16 with its classifier as convolutions, upsampled by transposed convolutions that start as bilinear interpolation.
+    """FCN-32s, -16s and -8s: VGG-16 with its classifier as convolutions, upsampled by transposed convolutions that
+    start as bilinear interpolation.
 
-    As in the authors' release the image is padded by 99 on each side before the first (padded) convolution, pools round up, and every map is cropped
-    to the part that lies on the map it is added to: offsets 5 and 9 for pool4 and pool3, and 19, 27 or 31 for the output. Any input size.
+    As in the authors' release the image is padded by 99 on each side before the first (padded) convolution, pools round
+    up, and every map is cropped
+    to the part that lies on the map it is added to: offsets 5 and 9 for pool4 and pool3, and 19, 27 or 31 for the
+        output. Any input size.
 
     Args:
         fused_pools: how many finer maps are added to the scores: 0 (32s), 1 (pool4: 16s) or 2 (pool4 and pool3: 8s).
@@ -45,18 +50,22 @@ class VGGFCN(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         _, _, pool3, pool4, pool5 = self.encoder(functional.pad(images, (99, 99, 99, 99)))
         features = self.dropout(functional.relu(self.fc6(pool5)))
         scores = self.score(self.dropout(functional.relu(self.fc7(features))))
-        for upscore, score, finer, offset in zip(self.upscore_pools, self.score_pools, (pool4, pool3), (5, 9), strict=False):
+        for upscore, score, finer, offset in zip(
+            self.upscore_pools, self.score_pools, (pool4, pool3), (5, 9), strict=False
+        ):
             scores = upscore(scores)
             scores = scores + _crop(score(finer), offset, scores)
-        return Prediction(_crop(self.upscore(scores), self.offset, images))
+        return PixelOutput(_crop(self.upscore(scores), self.offset, images))
 
 
 def bilinear_upsampling(channels: int, stride: int) -> nn.ConvTranspose2d:
-    """A transposed convolution of kernel ``2 * stride``, each channel for itself at first, that interpolates bilinearly (section 3.3)."""
+    """A transposed convolution of kernel ``2 * stride``, each channel for itself at first, that interpolates bilinearly
+    (section 3.3).
+    """
     layer = nn.ConvTranspose2d(channels, channels, 2 * stride, stride, bias=False)
     ramp = 1 - (torch.arange(2 * stride, dtype=torch.float32) - (stride - 0.5)).abs() / stride
     with torch.no_grad():
@@ -69,13 +78,19 @@ def _crop(x: Tensor, offset: int, like: Tensor) -> Tensor:
 
 
 def _fcn_vgg(num_classes: int, in_channels: int, encoder_weights: str | None, fused_pools: int) -> VGGFCN:
-    """``encoder_weights`` of torchvision hold the fully connected layers too: they become the convolutions of the classifier."""
-    model = VGGFCN(create_encoder("vgg16", in_channels, weights=encoder_weights, ceil_mode=True), num_classes, fused_pools)
+    """``encoder_weights`` of torchvision hold the fully connected layers too: they become the convolutions of the
+    classifier.
+    """
+    model = VGGFCN(
+        create_encoder("vgg16", in_channels, weights=encoder_weights, ceil_mode=True), num_classes, fused_pools
+    )
     if encoder_weights is not None:
         weights = read_state_dict(encoder_weights)
         for layer, key in ((model.fc6, "classifier.0"), (model.fc7, "classifier.3")):
             if f"{key}.weight" in weights:
-                layer.load_state_dict({"weight": weights[f"{key}.weight"].reshape(layer.weight.shape), "bias": weights[f"{key}.bias"]})
+                layer.load_state_dict(
+                    {"weight": weights[f"{key}.weight"].reshape(layer.weight.shape), "bias": weights[f"{key}.bias"]}
+                )
     return model
 
 
@@ -155,7 +170,13 @@ class ConcatHead(ConcatFeatures):
 
 
 def _fcn_resnet(
-    num_classes: int, encoder: str, in_channels: int, encoder_weights: str | None, encoder_options: dict[str, Any] | None, output_stride: int, auxiliary: bool
+    num_classes: int,
+    encoder: str,
+    in_channels: int,
+    encoder_weights: str | None,
+    encoder_options: dict[str, Any] | None,
+    output_stride: int,
+    auxiliary: bool,
 ) -> nn.Module:
     body = create_encoder(encoder, in_channels, output_stride, encoder_weights, **(encoder_options or {}))
     aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
@@ -171,7 +192,10 @@ def _fcn_resnet(
         parameters=35_322_218,
         size=(520, 520),
         gmac=142.73,
-        source="specification [M]: torchvision fcn_resnet50, 152.72 GMAC with the auxiliary head that it runs in eval mode too, 9.99",
+        source=(
+            "specification [M]: torchvision fcn_resnet50, 152.72 GMAC with the auxiliary head that it runs in eval mode"
+            " too, 9.99"
+        ),
         result="COCO val2017, 20 VOC classes: mIoU 60.5 (torchvision's weights)",
         auxiliary_weights=(0.5,),
     ),
@@ -198,7 +222,10 @@ def fcn_resnet50(
         parameters=54_314_346,
         size=(520, 520),
         gmac=222.75,
-        source="specification [M]: torchvision fcn_resnet101, 232.74 GMAC with the auxiliary head that it runs in eval mode too, 9.99",
+        source=(
+            "specification [M]: torchvision fcn_resnet101, 232.74 GMAC with the auxiliary head that it runs in eval"
+            " mode too, 9.99"
+        ),
         result="COCO val2017, 20 VOC classes: mIoU 63.7 (torchvision's weights)",
         auxiliary_weights=(0.5,),
     ),
@@ -217,7 +244,12 @@ def fcn_resnet101(
 
 
 def _fcn_d8(
-    num_classes: int, encoder: str, in_channels: int, encoder_weights: str | None, encoder_options: dict[str, Any] | None, auxiliary: bool
+    num_classes: int,
+    encoder: str,
+    in_channels: int,
+    encoder_weights: str | None,
+    encoder_options: dict[str, Any] | None,
+    auxiliary: bool,
 ) -> nn.Module:
     body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
     aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
@@ -245,13 +277,22 @@ def fcn_r50_d8(
     encoder_options: dict[str, Any] | None = None,
     auxiliary: bool = True,
 ) -> nn.Module:
-    """mmseg's form: ResNet with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the input of the last."""
+    """mmseg's form: ResNet with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the input
+    of the last.
+    """
     return _fcn_d8(num_classes, encoder, in_channels, encoder_weights, encoder_options, auxiliary)
 
 
 @register_model(
     "fcn_r101_d8",
-    ModelCard(PAPER, 2015, default_encoder="resnet101", parameters=68_491_402, gmac=275.18, source="specification [M]: mmseg fcn_r101-d8"),
+    ModelCard(
+        PAPER,
+        2015,
+        default_encoder="resnet101",
+        parameters=68_491_402,
+        gmac=275.18,
+        source="specification [M]: mmseg fcn_r101-d8",
+    ),
 )
 def fcn_r101_d8(
     num_classes: int,

@@ -1,11 +1,14 @@
-"""GRUU-Net: Wollmann et al.: GRUU-Net: Integrated convolutional and gated recurrent neural network for cell segmentation, Medical Image Analysis 56, 2019.
+"""GRUU-Net: Wollmann et al.: GRUU-Net: Integrated convolutional and gated recurrent neural network for cell
+segmentation, Medical Image Analysis 56, 2019.
 
-A state at full resolution is refined step by step by a convolutional gated recurrent unit. Each step, a full-resolution dense unit (FRDU), joins the
-max-pooled state with the map of the step before, runs a dense block at its scale, and hands the result, enlarged, to the recurrent unit.
+A state at full resolution is refined step by step by a convolutional gated recurrent unit. Each step, a full-resolution
+dense unit (FRDU), joins the max-pooled state with the map of the step before, runs a dense block at its scale, and
+hands the result, enlarged, to the recurrent unit.
 
-No code of the authors exists. The scales, the stem, the recurrent unit and the ends of the unit are the paper's; the channels per step and the dense block
-(three layers of growth 32) are those of the public reimplementations, unconfirmed. A step's result is brought to the state's channels before it is
-enlarged, as in the full-resolution residual networks (Pohlen 2017) that the design goes back to.
+No code of the authors exists. The scales, the stem, the recurrent unit and the ends of the unit are the paper's; the
+channels per step and the dense block (three layers of growth 32) are those of the public reimplementations,
+unconfirmed. A step's result is brought to the state's channels before it is enlarged, as in the full-resolution
+residual networks (Pohlen 2017) that the design goes back to.
 """
 
 from __future__ import annotations
@@ -18,36 +21,50 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.errors import InputError
-from segmodels.models.blocks import ConvNormAct, check_images, resize
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images, resize
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import crop, pad_to_multiple
+from segmodels.outputs import PixelOutput
 
-PAPER = "Wollmann et al.: GRUU-Net: Integrated convolutional and gated recurrent neural network for cell segmentation. Medical Image Analysis 56, 2019"
+PAPER = (
+    "Wollmann et al.: GRUU-Net: Integrated convolutional and gated recurrent neural network for cell segmentation."
+    " Medical Image Analysis 56, 2019"
+)
 WIDTHS = (64, 128, 256, 512, 512, 256, 128, 64, 32)
 _GROWTH = 32
 _leaky_relu = partial(nn.LeakyReLU, 0.2, inplace=True)
 
 
 class GRUUNet(nn.Module):
-    """One FRDU per entry of ``widths``, at 1/2, 1/4, … down to the middle one and back up to 1/2, for images of any size."""
+    """One FRDU per entry of ``widths``, at 1/2, 1/4, … down to the middle one and back up to 1/2, for images of any
+    size.
+    """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, state_channels: int = 32) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, state_channels: int = 32
+    ) -> None:
         super().__init__()
         if len(widths) % 2 == 0 or min(widths, default=0) < 1:
-            raise InputError(f"widths is {list(widths)}, expected an odd number of positive channel counts, one per step: down, middle, up")
+            raise InputError(
+                f"widths is {list(widths)}, expected an odd number of positive channel counts, one per step: down,"
+                " middle, up"
+            )
         self.in_channels = in_channels
         levels = (len(widths) + 1) // 2
         self.multiple = 2**levels
         self.stem = ConvNormAct(in_channels, state_channels, 5, activation=_leaky_relu)
         self.factors = [2 ** (levels - abs(levels - 1 - step)) for step in range(len(widths))]
-        self.units = nn.ModuleList(FullResolutionDenseUnit(i, o, state_channels) for i, o in zip([state_channels, *widths], widths, strict=False))
+        self.units = nn.ModuleList(
+            FullResolutionDenseUnit(i, o, state_channels)
+            for i, o in zip([state_channels, *widths], widths, strict=False)
+        )
         self.residual = nn.Sequential(
-            ConvNormAct(state_channels, state_channels, activation=_leaky_relu), ConvNormAct(state_channels, state_channels, activation=None)
+            ConvNormAct(state_channels, state_channels, activation=_leaky_relu),
+            ConvNormAct(state_channels, state_channels, activation=None),
         )
         self.head = nn.Conv2d(state_channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         state = features = self.stem(pad_to_multiple(images, self.multiple))
         previous = 1
@@ -59,7 +76,7 @@ class GRUUNet(nn.Module):
             state, features = unit(state, features, factor)
             previous = factor
         state = functional.leaky_relu(state + self.residual(state), 0.2)
-        return Prediction(crop(self.head(state), images.shape[2:]))
+        return PixelOutput(crop(self.head(state), images.shape[2:]))
 
 
 class FullResolutionDenseUnit(nn.Module):
@@ -70,7 +87,9 @@ class FullResolutionDenseUnit(nn.Module):
         self.fuse = ConvNormAct(in_channels + state_channels, out_channels, 1, activation=None)
         self.dense = nn.ModuleList(_dense_layer(out_channels + depth * _GROWTH) for depth in range(3))
         self.transition = nn.Sequential(
-            nn.BatchNorm2d(out_channels + 3 * _GROWTH), nn.ReLU(inplace=True), nn.Conv2d(out_channels + 3 * _GROWTH, out_channels, 1)
+            nn.BatchNorm2d(out_channels + 3 * _GROWTH),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels + 3 * _GROWTH, out_channels, 1),
         )
         self.project = ConvNormAct(out_channels, state_channels, 1, activation=None)
         self.recurrence = ConvGRU(state_channels, state_channels)
@@ -116,7 +135,13 @@ def _dense_layer(in_channels: int) -> nn.Sequential:
     )
 
 
-@register_model("gruu_net", ModelCard(PAPER, 2019, parameters=3_096_917, gmac=153.56, source="own count; the paper's is not known"))
-def gruu_net(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, state_channels: int = 32) -> GRUUNet:
-    """GRUU-Net; ``widths`` are the channels of the steps on the way down, in the middle and up, ``state_channels`` those of the full-resolution state."""
+@register_model(
+    "gruu_net", ModelCard(PAPER, 2019, parameters=3_096_917, gmac=153.56, source="own count; the paper's is not known")
+)
+def gruu_net(
+    num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, state_channels: int = 32
+) -> GRUUNet:
+    """GRUU-Net; ``widths`` are the channels of the steps on the way down, in the middle and up, ``state_channels``
+    those of the full-resolution state.
+    """
     return GRUUNet(num_classes, in_channels, widths, state_channels)

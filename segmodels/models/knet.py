@@ -1,8 +1,12 @@
-"""K-Net (Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855), semantic segmentation.
+"""K-Net (Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855), semantic
+segmentation.
 
-Every class has a kernel, at first the weights of an ordinary decoder's classifier; rounds of updates let it see what its own mask covers.
-The rounds know nothing of classes: N kernels make N masks. For instances kernels are learned, ``masks_to_weights`` is ``torch.sigmoid``, and kernels are
-matched with objects as in the loss ``mask_classification``; for panoptic segmentation those kernels stand beside the ones here.
+Every class has a kernel, at first the weights of an ordinary decoder's classifier; rounds of updates let it see what
+its own mask covers.
+The rounds know nothing of classes: N kernels make N masks. For instances kernels are learned, ``masks_to_weights`` is
+    ``torch.sigmoid``, and kernels are
+matched with objects as in the loss ``mask_classification``; for panoptic segmentation those kernels stand beside the
+ones here.
 """
 
 from __future__ import annotations
@@ -14,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.aspp import ASPP, rates_at
-from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.encoders.base import Encoder
+from segmodels.layers.aspp import ASPP, rates_at
+from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.pyramid_pooling import PyramidPooling
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.encoders.base import Encoder
 from segmodels.models.fcn import ConcatFeatures
-from segmodels.models.prediction import Prediction
-from segmodels.models.pyramid_pooling import PyramidPooling
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.upernet import UPerDecoder
+from segmodels.outputs import PixelOutput
 
 PAPER = "Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855"
 
@@ -33,12 +37,15 @@ def one_mask_per_pixel(masks: Tensor) -> Tensor:
 
 
 def group_features(weights: Tensor, features: Tensor) -> Tensor:
-    """The features under each mask, summed (section 3.2): weights ``(B, N, h, w)``, features ``(B, C, h, w)`` to ``(B, N, C)``."""
+    """The features under each mask, summed (section 3.2): weights ``(B, N, h, w)``, features ``(B, C, h, w)`` to ``(B,
+    N, C)``.
+    """
     return weights.flatten(2) @ features.flatten(2).transpose(1, 2)
 
 
 class AdaptiveUpdate(nn.Module):
-    """Kernels and the features of their groups, mixed by gates that both decide (section 3.2): ``(B, N, C)`` each to ``(B, N, C)``.
+    """Kernels and the features of their groups, mixed by gates that both decide (section 3.2): ``(B, N, C)`` each to
+    ``(B, N, C)``.
 
     As in the authors' configuration it works on ``width`` channels at a time: a kernel of 512 is two of 256 for it.
     """
@@ -68,7 +75,9 @@ class AdaptiveUpdate(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with a shortcut, ``(B, N, C)``; parameters in the order of ``nn.MultiheadAttention``."""
+    """Multi-head self-attention with a shortcut, ``(B, N, C)``; parameters in the order of
+    ``nn.MultiheadAttention``.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -90,7 +99,13 @@ class KernelUpdate(nn.Module):
         masks_to_weights: mask logits ``(B, N, h, w)`` to what each pixel gives to each kernel.
     """
 
-    def __init__(self, channels: int, heads: int = 8, hidden: int = 2048, masks_to_weights: Callable[[Tensor], Tensor] = one_mask_per_pixel) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 8,
+        hidden: int = 2048,
+        masks_to_weights: Callable[[Tensor], Tensor] = one_mask_per_pixel,
+    ) -> None:
         super().__init__()
         self.masks_to_weights = masks_to_weights
         self.attention = SelfAttention(channels, heads)
@@ -106,7 +121,9 @@ class KernelUpdate(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, features: Tensor, kernels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(B, C, h, w)``, kernels ``(B, N, C)`` and their mask logits ``(B, N, h, w)`` to new mask logits and kernels."""
+        """Features ``(B, C, h, w)``, kernels ``(B, N, C)`` and their mask logits ``(B, N, h, w)`` to new mask logits
+        and kernels.
+        """
         features = self.feat_transform(features)
         kernels = self.kernel_update_conv(group_features(self.masks_to_weights(masks), features), kernels)
         kernels = self.attention_norm(self.attention(kernels))
@@ -118,8 +135,8 @@ class KernelUpdate(nn.Module):
 class KNet(nn.Module):
     """Encoder, decoder to features, classes by static kernels, rounds of kernel updates.
 
-    In training ``auxiliary`` holds the logits of the static kernels and of all rounds but the last (weight 1 in the paper), then those of an FCN head on
-    the encoder's map before the last (0.4).
+    In training ``auxiliary`` holds the logits of the static kernels and of all rounds but the last (weight 1 in the
+    paper), then those of an FCN head on the encoder's map before the last (0.4).
 
     Args:
         decoder: the encoder's maps to features ``(B, channels, h, w)``.
@@ -143,13 +160,15 @@ class KNet(nn.Module):
         self.kernel_update_head = nn.ModuleList(KernelUpdate(channels) for _ in range(rounds))
         self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         maps = self.encoder(images)
         *earlier, masks = self.masks(self.decoder(maps))
         size = images.shape[-2:]
         if not self.training or self.aux_classifier is None:
-            return Prediction(resize(masks, size))
-        return Prediction(resize(masks, size), tuple(resize(x, size) for x in (*earlier, self.aux_classifier(maps[-2]))))
+            return PixelOutput(resize(masks, size))
+        return PixelOutput(
+            resize(masks, size), tuple(resize(x, size) for x in (*earlier, self.aux_classifier(maps[-2])))
+        )
 
     def masks(self, features: Tensor) -> list[Tensor]:
         """Logits ``(B, num_classes, h, w)`` of the static kernels and of every round."""
@@ -196,7 +215,13 @@ def _deeplab_v3(in_channels: Sequence[int], channels: int) -> nn.Module:
 
 
 def _register(
-    name: str, decoder: Callable[[Sequence[int], int], nn.Module], output_stride: int, parameters: int, gmac: float, miou: float, source: str
+    name: str,
+    decoder: Callable[[Sequence[int], int], nn.Module],
+    output_stride: int,
+    parameters: int,
+    gmac: float,
+    miou: float,
+    source: str,
 ) -> None:
     card = ModelCard(
         PAPER,

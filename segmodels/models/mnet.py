@@ -1,11 +1,12 @@
 """M-Net: Mehta, Sivaswamy: M-net: A Convolutional Neural Network for deep brain structure segmentation, ISBI 2017.
 
-A U-Net with two more legs. Left: the first map, max-pooled step by step, joins the encoder at every scale. Right: the decoder's maps of all scales, enlarged to
-full size, join the last 1x1 convolution. The first map comes from a 7x7x(2n+1) convolution over a stack of 2n+1 slices; with the slices as input channels
-that is a 7x7 convolution, so that ``in_channels`` is the number of slices (3 of a colour image).
+A U-Net with two more legs. Left: the first map, max-pooled step by step, joins the encoder at every scale. Right: the
+decoder's maps of all scales, enlarged to full size, join the last 1x1 convolution. The first map comes from a
+7x7x(2n+1) convolution over a stack of 2n+1 slices; with the slices as input channels that is a 7x7 convolution, so that
+``in_channels`` is the number of slices (3 of a colour image).
 
-The paper's numbers of filters and its dropout rate are not public; the widths of U-Net are the default here, with batch normalisation and without dropout.
-Other networks of the same name (MNet_DeepCDR, IJCAI 2022) are other models.
+The paper's numbers of filters and its dropout rate are not public; the widths of U-Net are the default here, with batch
+normalisation and without dropout. Other networks of the same name (MNet_DeepCDR, IJCAI 2022) are other models.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.blocks import ConvNormAct, check_images, resize
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images, resize
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import WIDTHS, UpBlock, check_widths, crop, double_conv, pad_to_multiple, relu
+from segmodels.outputs import PixelOutput
 
 PAPER = "Mehta, Sivaswamy: M-net: A Convolutional Neural Network for deep brain structure segmentation. ISBI 2017"
 
@@ -36,10 +37,13 @@ class MNet(nn.Module):
         self.encoder.extend(double_conv(i + widths[0], o) for i, o in pairwise(widths))
         self.pool = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(UpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
-        # The last 1x1 convolution, cut into the parts that see one scale each, coarsest first: it commutes with enlarging, and is cheap before it.
-        self.heads = nn.ModuleList(nn.Conv2d(width, num_classes, 1, bias=level == 0) for level, width in reversed(list(enumerate(widths[:-1]))))
+        # The last 1x1 convolution, cut into the parts that see one scale each, coarsest first: it commutes with
+        # enlarging, and is cheap before it.
+        self.heads = nn.ModuleList(
+            nn.Conv2d(width, num_classes, 1, bias=level == 0) for level, width in reversed(list(enumerate(widths[:-1])))
+        )
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         left = self.converter(pad_to_multiple(images, 2 ** len(self.decoder)))
         size = left.shape[2:]
@@ -52,10 +56,12 @@ class MNet(nn.Module):
         for block, head in zip(self.decoder, self.heads, strict=True):
             features = block(features, skips.pop())
             parts.append(resize(head(features), size))
-        return Prediction(crop(sum(parts[1:], parts[0]), images.shape[2:]))
+        return PixelOutput(crop(sum(parts[1:], parts[0]), images.shape[2:]))
 
 
-@register_model("mnet", ModelCard(PAPER, 2017, parameters=32_208_341, gmac=214.05, source="own count; the paper gives none"))
+@register_model(
+    "mnet", ModelCard(PAPER, 2017, parameters=32_208_341, gmac=214.05, source="own count; the paper gives none")
+)
 def mnet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> MNet:
     """M-Net; ``in_channels`` is the number of neighbouring slices, or of colours."""
     return MNet(num_classes, in_channels, widths)

@@ -1,4 +1,6 @@
-"""OCRNet (Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmentation, ECCV 2020, arXiv 1909.11065)."""
+"""OCRNet (Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmentation, ECCV 2020, arXiv
+1909.11065).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.encoders.base import Encoder
+from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
 PAPER = "Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmentation, ECCV 2020, arXiv 1909.11065"
 
@@ -26,7 +28,8 @@ def object_regions(features: Tensor, scores: Tensor) -> Tensor:
 
 
 class ObjectAttention(nn.Module):
-    """Every position attends to the object regions (section 3.2); the result beside the features through a 1x1 convolution.
+    """Every position attends to the object regions (section 3.2); the result beside the features through a 1x1
+    convolution.
 
     Features ``(B, C, h, w)`` and regions ``(B, C, K, 1)`` to ``(B, C, h, w)``.
     """
@@ -49,16 +52,25 @@ class ObjectAttention(nn.Module):
 
 
 class OCRNet(nn.Module):
-    """Coarse scores, object regions from them, attention of positions to regions, classes. In training the coarse scores are an auxiliary output.
+    """Coarse scores, object regions from them, attention of positions to regions, classes. In training the coarse
+    scores are an auxiliary output.
 
     Args:
-        encoder: of HRNet all maps are read, brought to the size of the finest; of others the last, and by the coarse head the one before it.
+        encoder: of HRNet all maps are read, brought to the size of the finest; of others the last, and by the coarse
+            head the one before it.
         coarse: from what the coarse head reads to the classes; the loss of its scores weighs 0.4 in the paper.
         concatenate: read all maps.
     """
 
     def __init__(
-        self, encoder: Encoder, coarse: nn.Module, num_classes: int, concatenate: bool, channels: int = 512, key_channels: int = 256, dropout: float = 0.0
+        self,
+        encoder: Encoder,
+        coarse: nn.Module,
+        num_classes: int,
+        concatenate: bool,
+        channels: int = 512,
+        key_channels: int = 256,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -69,7 +81,7 @@ class OCRNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         size = images.shape[-2:]
         *_, middle, last = maps = self.encoder(images)
         if self.concatenate:
@@ -78,7 +90,7 @@ class OCRNet(nn.Module):
         features = self.bottleneck(last)
         x = self.object_context_block(features, object_regions(features, scores))
         logits = resize(self.conv_seg(self.dropout(x)), size)
-        return Prediction(logits, (resize(scores, size),) if self.training else ())
+        return PixelOutput(logits, (resize(scores, size),) if self.training else ())
 
 
 def _register(name: str, body_name: str, parameters: int, gmac: float, source: str, result: str) -> None:

@@ -1,4 +1,6 @@
-"""PointRend (Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020, arXiv 1912.08193), semantic segmentation on a feature pyramid."""
+"""PointRend (Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020, arXiv 1912.08193), semantic
+segmentation on a feature pyramid.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import resize
+from segmodels.encoders.base import Encoder
+from segmodels.layers.blocks import resize
+from segmodels.layers.fpn import FPN
 from segmodels.models.dilated import create_body
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.fpn import FPN
-from segmodels.models.prediction import PointPrediction, Prediction
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.semantic_fpn import SemanticBranch
+from segmodels.outputs import PixelOutput, PointPrediction
 
 PAPER = "Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020, arXiv 1912.08193"
 
 
 def sample_points(maps: Tensor, coordinates: Tensor) -> Tensor:
-    """Bilinear values of maps ``(B, C, h, w)`` at ``coordinates`` ``(B, N, 2)``, x and y as shares of width and height: ``(B, C, N)``, in float32.
+    """Bilinear values of maps ``(B, C, h, w)`` at ``coordinates`` ``(B, N, 2)``, x and y as shares of width and height:
+    ``(B, C, N)``, in float32.
 
     Beyond the centres of the outermost pixels they fade towards 0, as in the authors' code.
     """
@@ -35,8 +38,8 @@ def uncertainty(logits: Tensor) -> Tensor:
 
 
 def training_points(logits: Tensor, points: int, oversampling: int, importance: float) -> Tensor:
-    """Coordinates ``(B, points, 2)`` to train on: the share ``importance`` of them the most uncertain of ``oversampling`` times as many random ones, the
-    others random (section 3.1)."""
+    """Coordinates ``(B, points, 2)`` to train on: the share ``importance`` of them the most uncertain of
+    ``oversampling`` times as many random ones, the others random (section 3.1)."""
     candidates = torch.rand(len(logits), oversampling * points, 2, device=logits.device)
     uncertain = int(importance * points)
     chosen = uncertainty(sample_points(logits, candidates)).topk(uncertain, dim=1).indices
@@ -45,7 +48,9 @@ def training_points(logits: Tensor, points: int, oversampling: int, importance: 
 
 
 def uncertain_pixels(logits: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """The most uncertain pixels, at most ``points``: their places in the flattened map ``(B, N)`` and the coordinates of their centres ``(B, N, 2)``."""
+    """The most uncertain pixels, at most ``points``: their places in the flattened map ``(B, N)`` and the coordinates
+    of their centres ``(B, N, 2)``.
+    """
     height, width = logits.shape[-2:]
     places = uncertainty(logits).flatten(1).topk(torch.sym_min(height * width, points), dim=1).indices
     columns, rows = (places % width + 0.5) / width, (places // width + 0.5) / height
@@ -53,7 +58,8 @@ def uncertain_pixels(logits: Tensor, points: int) -> tuple[Tensor, Tensor]:
 
 
 class PointHead(nn.Module):
-    """The classes of single points by an MLP shared by all of them: fine features ``(B, F, N)`` and coarse logits ``(B, C, N)`` to logits ``(B, C, N)``.
+    """The classes of single points by an MLP shared by all of them: fine features ``(B, F, N)`` and coarse logits ``(B,
+    C, N)`` to logits ``(B, C, N)``.
 
     Every layer sees the coarse logits again (section 4, "architecture").
     """
@@ -72,11 +78,13 @@ class PointHead(nn.Module):
 
 
 class PointRend(nn.Module):
-    """Semantic FPN gives coarse logits at stride 4, a point head on the finest level of the pyramid those of points where they are uncertain.
+    """Semantic FPN gives coarse logits at stride 4, a point head on the finest level of the pyramid those of points
+    where they are uncertain.
 
-    In training ``points`` are random points, more of them where the coarse logits are uncertain, for the loss ``points`` (weight 1 in the paper); their
-    logits also stand in ``logits`` at the pixels that they lie on. In evaluation the coarse logits are doubled in size, step by step, and at each step
-    those of the most uncertain pixels are the point head's. Any input size.
+    In training ``points`` are random points, more of them where the coarse logits are uncertain, for the loss
+    ``points`` (weight 1 in the paper); their logits also stand in ``logits`` at the pixels that they lie on. In
+    evaluation the coarse logits are doubled in size, step by step, and at each step those of the most uncertain pixels
+    are the point head's. Any input size.
 
     Args:
         points, oversampling, importance: N, k and β of the training's points (section 3.1).
@@ -106,23 +114,27 @@ class PointRend(nn.Module):
         self.conv_seg = nn.Conv2d(128, num_classes, 1)
         self.point_head = PointHead(256, num_classes)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         size = images.shape[-2:]
         pyramid = self.fpn(self.encoder(images)[-4:])
         coarse = self.conv_seg(self.branch(pyramid))
         if not self.training:
-            return Prediction(resize(self.subdivide(pyramid[0], coarse), size))
+            return PixelOutput(resize(self.subdivide(pyramid[0], coarse), size))
         with torch.no_grad():
             coordinates = training_points(coarse, self.points, self.oversampling, self.importance)
         points = PointPrediction(self.refine(pyramid[0], coarse, coordinates), coordinates)
-        return Prediction(_replaced(resize(coarse, size), points.pixels(*size), points.logits), points=points)
+        return PixelOutput(
+            _replaced(resize(coarse, size), points.pixels(*size), points.logits), extras={"points": points}
+        )
 
     def refine(self, fine: Tensor, coarse: Tensor, coordinates: Tensor) -> Tensor:
         """Logits ``(B, C, N)`` of points, from the finest features and the coarse logits there."""
         return self.point_head(sample_points(fine, coordinates), sample_points(coarse, coordinates))
 
     def subdivide(self, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Coarse logits at ``2 ** steps`` times their size, refined where they are uncertain (section 3.1, "inference")."""
+        """Coarse logits at ``2 ** steps`` times their size, refined where they are uncertain (section 3.1,
+        "inference").
+        """
         logits = coarse
         for _ in range(self.steps):
             logits = resize(logits, (2 * logits.shape[-2], 2 * logits.shape[-1]))
@@ -133,7 +145,11 @@ class PointRend(nn.Module):
 
 def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
     """Maps ``(B, C, h, w)`` with ``values`` ``(B, C, N)`` at ``places`` ``(B, N)`` of the flattened map."""
-    return maps.flatten(2).scatter(2, places[:, None].expand(-1, maps.shape[1], -1), values.to(maps.dtype)).unflatten(2, maps.shape[-2:])
+    return (
+        maps.flatten(2)
+        .scatter(2, places[:, None].expand(-1, maps.shape[1], -1), values.to(maps.dtype))
+        .unflatten(2, maps.shape[-2:])
+    )
 
 
 @register_model(

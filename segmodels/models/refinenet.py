@@ -1,8 +1,10 @@
-"""RefineNet (Lin, Milan, Shen, Reid: RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation, CVPR 2017, arXiv 1611.06612).
+"""RefineNet (Lin, Milan, Shen, Reid: RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic
+Segmentation, CVPR 2017, arXiv 1611.06612).
 
-A cascade from the coarsest map of a ResNet to its map at stride 4. Each step adapts the map of one stride by residual units, fuses it with the coarser
-result, pools context in a chain of residual pooling, and refines the sum. The decoder has no batch norm. Where the paper leaves details open
-(biases, four poolings, the place of the reductions) the widespread PyTorch port of the authors' release is followed.
+A cascade from the coarsest map of a ResNet to its map at stride 4. Each step adapts the map of one stride by residual
+units, fuses it with the coarser result, pools context in a chain of residual pooling, and refines the sum. The decoder
+has no batch norm. Where the paper leaves details open (biases, four poolings, the place of the reductions) the
+widespread PyTorch port of the authors' release is followed.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import resize
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.prediction import Prediction
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.layers.blocks import resize
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
-PAPER = "Lin, Milan, Shen, Reid: RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation, CVPR 2017, arXiv 1611.06612"
+PAPER = (
+    "Lin, Milan, Shen, Reid: RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation, CVPR"
+    " 2017, arXiv 1611.06612"
+)
 
 
 def conv3x3(in_channels: int, out_channels: int, bias: bool = False) -> nn.Conv2d:
@@ -38,7 +43,9 @@ class ResidualConvUnit(nn.Module):
 
 
 class ChainedResidualPooling(nn.Module):
-    """ReLU, then a chain of 5x5 max-pools of stride 1 and 3x3 convolutions, the result of each added to the sum (figure 3d)."""
+    """ReLU, then a chain of 5x5 max-pools of stride 1 and 3x3 convolutions, the result of each added to the sum (figure
+    3d).
+    """
 
     def __init__(self, channels: int, poolings: int = 4) -> None:
         super().__init__()
@@ -53,7 +60,9 @@ class ChainedResidualPooling(nn.Module):
 
 
 class RefineBlock(nn.Module):
-    """One step of the cascade: the encoder's map, and the coarser step's result where there is one, to ``channels`` at the map's size."""
+    """One step of the cascade: the encoder's map, and the coarser step's result where there is one, to ``channels`` at
+    the map's size.
+    """
 
     def __init__(self, in_channels: int, channels: int, coarse_channels: int | None) -> None:
         super().__init__()
@@ -73,7 +82,9 @@ class RefineBlock(nn.Module):
 
 
 class RefineNet(nn.Module):
-    """Four blocks over the encoder's four coarsest maps: 512 channels in the coarsest, 256 in the others. Any input size."""
+    """Four blocks over the encoder's four coarsest maps: 512 channels in the coarsest, 256 in the others. Any input
+    size.
+    """
 
     def __init__(self, encoder: Encoder, num_classes: int, dropout: float = 0.5) -> None:
         super().__init__()
@@ -84,13 +95,13 @@ class RefineNet(nn.Module):
         self.blocks = nn.ModuleList(RefineBlock(*args) for args in zip(channels, widths, (None, *widths), strict=False))
         self.classifier = conv3x3(256, num_classes, bias=True)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         maps = self.encoder(images)[:-5:-1]
         maps = [self.dropout(maps[0]), self.dropout(maps[1]), *maps[2:]]
         x = None
         for block, features in zip(self.blocks, maps, strict=True):
             x = block(features, x)
-        return Prediction(resize(self.classifier(x), images.shape[-2:], align_corners=True))
+        return PixelOutput(resize(self.classifier(x), images.shape[-2:], align_corners=True))
 
 
 @register_model(
@@ -113,7 +124,9 @@ def refinenet_resnet101(
     encoder_options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Four-cascaded RefineNet on ResNet-101."""
-    return RefineNet(create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes)
+    return RefineNet(
+        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes
+    )
 
 
 @register_model(
@@ -136,4 +149,6 @@ def refinenet_resnet152(
     encoder_options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Four-cascaded RefineNet on ResNet-152, the paper's best."""
-    return RefineNet(create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes)
+    return RefineNet(
+        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes
+    )

@@ -28,7 +28,8 @@ class ModelCard:
         gmac: 10^9 multiply-accumulates of one forward pass of one image in eval mode (auxiliary heads off).
         source: where the expected count comes from ("specification [M]", "paper, table 1", "own count").
         result: headline result with its source, as the paper reports it.
-        auxiliary_weights: what the source gives the losses of the auxiliary heads, in their order; further heads take the last.
+        auxiliary_weights: what the source gives the losses of the auxiliary heads, in their order; further heads take
+            the last.
         losses: terms on outputs of the model's own that the paper adds to the pixel loss, name -> weight.
     """
 
@@ -100,18 +101,24 @@ def model_options(name: str) -> dict[str, Any]:
 def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Build a model with ``num_classes`` (>= 2) output channels.
 
-    Common options: ``in_channels`` (default 3), ``encoder``, ``encoder_weights`` (path or URI) for models with an encoder.
+    Common options: ``in_channels`` (default 3), ``encoder``, ``encoder_weights`` (path or URI) for models with an
+        encoder.
 
     Raises:
-        InputError: unknown model (with the nearest names), unknown option (with the nearest names), fewer than 2 classes or 1 channel.
+        InputError: unknown model (with the nearest names), unknown option (with the nearest names), fewer than 2
+            classes or 1 channel.
     """
     entry = model_entry(name)
     if num_classes < 2:
-        raise InputError(f"num_classes is {num_classes}, expected at least 2: a binary task has the classes background and object")
+        raise InputError(
+            f"num_classes is {num_classes}, expected at least 2: a binary task has the classes background and object"
+        )
     known = model_options(name)
     for option in options:
         if option not in known:
             raise nearest(f"option of model {name!r}", option, sorted(known))
     if options.get("in_channels", 1) < 1:
-        raise InputError(f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB")
+        raise InputError(
+            f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
+        )
     return entry.build(num_classes=num_classes, **options)

@@ -1,7 +1,9 @@
-"""SegNet (Badrinarayanan, Kendall, Cipolla: SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation, arXiv 1511.00561).
+"""SegNet (Badrinarayanan, Kendall, Cipolla: SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image
+Segmentation, arXiv 1511.00561).
 
-The encoder is VGG-16's 13 convolutions with batch norm. Each max-pool remembers where its maxima were; the mirrored decoder puts its values back at
-those places and makes them dense by convolutions. No feature map is copied to the decoder. The paper trains with median-frequency class weights.
+The encoder is VGG-16's 13 convolutions with batch norm. Each max-pool remembers where its maxima were; the mirrored
+decoder puts its values back at those places and makes them dense by convolutions. No feature map is copied to the
+decoder. The paper trains with median-frequency class weights.
 """
 
 from __future__ import annotations
@@ -11,14 +13,17 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, check_images, check_size
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.encoders.vgg import STAGES
-from segmodels.models.prediction import Prediction
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.vgg import STAGES
+from segmodels.layers.blocks import ConvNormAct, check_images, check_size
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
-PAPER = "Badrinarayanan, Kendall, Cipolla: SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image Segmentation, TPAMI 2017, arXiv 1511.00561"
+PAPER = (
+    "Badrinarayanan, Kendall, Cipolla: SegNet: A Deep Convolutional Encoder-Decoder Architecture for Image"
+    " Segmentation, TPAMI 2017, arXiv 1511.00561"
+)
 
 
 class SegNet(nn.Module):
@@ -31,13 +36,15 @@ class SegNet(nn.Module):
         for stage, widths in reversed(list(enumerate(STAGES))):
             last = num_classes if stage == 0 else STAGES[stage - 1][-1]
             layers: list[nn.Module] = [ConvNormAct(width, width, bias=True) for width in widths[:-1]]
-            layers.append(ConvNormAct(widths[-1], last, bias=True) if stage else nn.Conv2d(widths[-1], last, 3, padding=1))
+            layers.append(
+                ConvNormAct(widths[-1], last, bias=True) if stage else nn.Conv2d(widths[-1], last, 3, padding=1)
+            )
             self.decoder.append(nn.Sequential(*layers))
         for layer in self.decoder.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.encoder.in_channels)
         check_size(images, self.encoder.strides[-1], "SegNet")
         x, pooled = images, []
@@ -49,11 +56,12 @@ class SegNet(nn.Module):
             pooled.append((indices, size))
         for block in self.decoder:
             x = block(unpool(x, *pooled.pop()))
-        return Prediction(x)
+        return PixelOutput(x)
 
 
 def unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
-    """Put the values of ``x``, ``(B, C, h, w)``, at the flat ``indices`` (as ``max_pool2d`` returns them) of zeros of ``size``.
+    """Put the values of ``x``, ``(B, C, h, w)``, at the flat ``indices`` (as ``max_pool2d`` returns them) of zeros of
+    ``size``.
 
     Equal to ``torch.nn.MaxUnpool2d``, as a scatter, which exporters know.
     """

@@ -1,7 +1,10 @@
-"""SegNeXt (Guo et al.: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, NeurIPS 2022, arXiv 2209.08575).
+"""SegNeXt (Guo et al.: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, NeurIPS 2022,
+arXiv 2209.08575).
 
-The convolutional body MSCAN and a light Hamburger head on its last three stages: a low-rank reconstruction of all positions' features by non-negative
-matrix factorisation (Geng et al.: Is Attention Better Than Matrix Decomposition?, ICLR 2021) stands for global attention.
+The convolutional body MSCAN and a light Hamburger head on its last three stages: a low-rank reconstruction of all
+positions' features by non-negative
+matrix factorisation (Geng et al.: Is Attention Better Than Matrix Decomposition?, ICLR 2021) stands for global
+    attention.
 """
 
 from __future__ import annotations
@@ -13,21 +16,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.models.blocks import ConvNormAct, resize
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.prediction import Prediction
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
-PAPER = "Guo et al.: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, NeurIPS 2022, arXiv 2209.08575"
+PAPER = (
+    "Guo et al.: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, NeurIPS 2022, arXiv"
+    " 2209.08575"
+)
 
 
 class MatrixFactorisation(nn.Module):
-    """Replace features ``(B, C, H, W) >= 0`` by their best product of ``rank`` non-negative bases and coefficients (Lee and Seung 1999).
+    """Replace features ``(B, C, H, W) >= 0`` by their best product of ``rank`` non-negative bases and coefficients (Lee
+    and Seung 1999).
 
-    The multiplicative updates run without gradient; it flows through the last update of the coefficients only, which is as good and stable
-    ("one-step gradient", Geng et al. 2021). Bases start at random: anew at each training step, at the same values in evaluation,
-    so that predictions repeat and the module exports.
+    The multiplicative updates run without gradient; it flows through the last update of the coefficients only, which is
+    as good and stable ("one-step gradient", Geng et al. 2021). Bases start at random: anew at each training step, at
+    the same values in evaluation, so that predictions repeat and the module exports.
     """
 
     bases: Tensor
@@ -44,7 +51,11 @@ class MatrixFactorisation(nn.Module):
             return self._factorise(x.float().flatten(2)).unflatten(2, x.shape[-2:])
 
     def _factorise(self, x: Tensor) -> Tensor:
-        start = torch.rand(x.shape[0], *self.bases.shape, device=x.device) if self.training else self.bases.expand(x.shape[0], -1, -1)
+        start = (
+            torch.rand(x.shape[0], *self.bases.shape, device=x.device)
+            if self.training
+            else self.bases.expand(x.shape[0], -1, -1)
+        )
         with torch.no_grad():
             bases = functional.normalize(start, dim=1)
             coefficients = (x.transpose(1, 2) @ bases).softmax(dim=-1)
@@ -55,7 +66,9 @@ class MatrixFactorisation(nn.Module):
 
 
 def _update(factor: Tensor, product: Tensor, other: Tensor) -> Tensor:
-    """One multiplicative update of ``factor`` in ``product ~ factor @ other.T``; signs and shape stay, the squared error never grows."""
+    """One multiplicative update of ``factor`` in ``product ~ factor @ other.T``; signs and shape stay, the squared
+    error never grows.
+    """
     return factor * (product @ other) / (factor @ (other.transpose(1, 2) @ other) + 1e-6)
 
 
@@ -77,7 +90,9 @@ def _group_norm(channels: int) -> nn.Module:
 
 
 class SegNeXt(nn.Module):
-    """The maps at strides 8, 16 and 32 side by side at stride 8, squeezed to ``channels``, Hamburger, classes. Any input size."""
+    """The maps at strides 8, 16 and 32 side by side at stride 8, squeezed to ``channels``, Hamburger, classes. Any
+    input size.
+    """
 
     def __init__(self, encoder: Encoder, num_classes: int, channels: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -88,11 +103,11 @@ class SegNeXt(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         maps = self.encoder(images)[-3:]
         x = torch.cat([resize(features, maps[0].shape[-2:]) for features in maps], dim=1)
         x = self.align(self.hamburger(self.squeeze(x)))
-        return Prediction(resize(self.conv_seg(self.dropout(x)), images.shape[-2:]))
+        return PixelOutput(resize(self.conv_seg(self.dropout(x)), images.shape[-2:]))
 
 
 def _register(letter: str, channels: int, parameters: int, gmac: float, paper_miou: float) -> None:
@@ -116,7 +131,11 @@ def _register(letter: str, channels: int, parameters: int, gmac: float, paper_mi
         encoder_weights: str | None = None,
         encoder_options: dict[str, Any] | None = None,
     ) -> nn.Module:
-        return SegNeXt(create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes, channels)
+        return SegNeXt(
+            create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})),
+            num_classes,
+            channels,
+        )
 
 
 _register("t", 256, 4_263_414, 6.40, 41.1)

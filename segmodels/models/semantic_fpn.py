@@ -1,4 +1,6 @@
-"""Semantic FPN (Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446): the semantic branch on a feature pyramid."""
+"""Semantic FPN (Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446): the semantic branch
+on a feature pyramid.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +9,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.registry import create_encoder
+from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.fpn import FPN
 from segmodels.models.dilated import create_body
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.encoders.registry import create_encoder
-from segmodels.models.fpn import FPN
-from segmodels.models.prediction import Prediction
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
 PAPER = "Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446"
 
 
 class SemanticBranch(nn.Module):
-    """Maps of a pyramid, each half as large as the one before, enlarged to the size of the first by steps of 3x3 convolution and doubling, and added.
+    """Maps of a pyramid, each half as large as the one before, enlarged to the size of the first by steps of 3x3
+    convolution and doubling, and added.
 
     The first map goes through a convolution alone, map i through i steps (section 3.1).
 
@@ -32,7 +35,12 @@ class SemanticBranch(nn.Module):
     def __init__(self, levels: int, in_channels: int, channels: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            nn.Sequential(*(ConvNormAct(in_channels if step == 0 else channels, channels, norm=norm) for step in range(max(level, 1))))
+            nn.Sequential(
+                *(
+                    ConvNormAct(in_channels if step == 0 else channels, channels, norm=norm)
+                    for step in range(max(level, 1))
+                )
+            )
             for level in range(levels)
         )
 
@@ -58,9 +66,9 @@ class SemanticFPN(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(128, num_classes, 1)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         x = self.branch(self.fpn(self.encoder(images)[-4:]))
-        return Prediction(resize(self.conv_seg(self.dropout(x)), images.shape[-2:]))
+        return PixelOutput(resize(self.conv_seg(self.dropout(x)), images.shape[-2:]))
 
 
 def _group_norm(channels: int) -> nn.Module:
@@ -69,7 +77,16 @@ def _group_norm(channels: int) -> nn.Module:
 
 def _register(name: str, body_name: str, parameters: int, gmac: float, result: str) -> None:
     """The paper's form, with group norm."""
-    card = ModelCard(PAPER, 2019, default_encoder=body_name, parameters=parameters, num_classes=19, gmac=gmac, source="own count", result=result)
+    card = ModelCard(
+        PAPER,
+        2019,
+        default_encoder=body_name,
+        parameters=parameters,
+        num_classes=19,
+        gmac=gmac,
+        source="own count",
+        result=result,
+    )
 
     @register_model(name, card)
     def build(
@@ -108,4 +125,9 @@ def semantic_fpn_r50(
     encoder_options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """mmseg's form: a deep stem, batch norm, dropout before the classes."""
-    return SemanticFPN(create_body(encoder, in_channels, 32, encoder_weights, encoder_options), num_classes, nn.BatchNorm2d, dropout=0.1)
+    return SemanticFPN(
+        create_body(encoder, in_channels, 32, encoder_weights, encoder_options),
+        num_classes,
+        nn.BatchNorm2d,
+        dropout=0.1,
+    )

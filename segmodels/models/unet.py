@@ -1,7 +1,9 @@
 """U-Net: Ronneberger, Fischer, Brox, MICCAI 2015, arXiv 1505.04597.
 
-``unet`` is the form in common use: padded convolutions with batch normalisation, output as large as the input, any input size.
-``unet_original`` is the paper's: valid convolutions without normalisation (572 -> 388), images mirrored beyond their border.
+``unet`` is the form in common use: padded convolutions with batch normalisation, output as large as the input, any
+    input size.
+``unet_original`` is the paper's: valid convolutions without normalisation (572 -> 388), images mirrored beyond their
+border.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.errors import InputError
-from segmodels.models.blocks import ConvNormAct, check_images
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
-PAPER = "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015, arXiv 1505.04597"
+PAPER = (
+    "Ronneberger, Fischer, Brox: U-Net: Convolutional Networks for Biomedical Image Segmentation. MICCAI 2015, arXiv"
+    " 1505.04597"
+)
 WIDTHS = (64, 128, 256, 512, 1024)
 relu = partial(nn.ReLU, inplace=True)
 
@@ -26,7 +31,9 @@ relu = partial(nn.ReLU, inplace=True)
 def check_widths(widths: Sequence[int]) -> list[int]:
     """Channels per level, finest first, as a list; InputError unless they are at least 2 positive numbers."""
     if len(widths) < 2 or min(widths) < 1:
-        raise InputError(f"widths is {list(widths)}, expected at least 2 positive numbers of channels, finest level first")
+        raise InputError(
+            f"widths is {list(widths)}, expected at least 2 positive numbers of channels, finest level first"
+        )
     return list(widths)
 
 
@@ -43,10 +50,14 @@ def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses nothing. Crop the output."""
+    """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses
+    nothing. Crop the output.
+    """
     # functional.pad takes (before, after) pairs from the last dimension backwards
     pads = [pad for size in reversed(images.shape[2:]) for pad in (0, -size % multiple)]
-    if not torch.compiler.is_exporting() and not any(pads):  # asked while exporting, this would tie the graph to one answer
+    if not torch.compiler.is_exporting() and not any(
+        pads
+    ):  # asked while exporting, this would tie the graph to one answer
         return images
     return functional.pad(images, pads, mode="replicate")
 
@@ -54,7 +65,9 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
 def crop(features: Tensor, size: Sequence[int]) -> Tensor:
     """The first rows and columns (and slices) of (B, C, *larger): a view of the given size."""
     for dimension, length in enumerate(size, start=2):
-        if torch.compiler.is_exporting():  # a view would tie the graph to sizes that do need padding, or to those that do not
+        if (
+            torch.compiler.is_exporting()
+        ):  # a view would tie the graph to sizes that do need padding, or to those that do not
             features = features.index_select(dimension, torch.arange(length, device=features.device))
         else:
             features = features.narrow(dimension, 0, length)
@@ -74,7 +87,9 @@ class UpBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """U-Net with padded convolutions and batch normalisation. Any height and width: padded to a multiple of 16 (for five levels), cropped again."""
+    """U-Net with padded convolutions and batch normalisation. Any height and width: padded to a multiple of 16 (for
+    five levels), cropped again.
+    """
 
     def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -93,7 +108,7 @@ class UNet(nn.Module):
         """What each level of the decoder does to the coarser map and the encoder's."""
         return UpBlock(in_channels, out_channels)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
         for stage in self.encoder[1:]:
@@ -101,19 +116,22 @@ class UNet(nn.Module):
         features = skips.pop()
         for block in self.decoder:
             features = block(features, skips.pop())
-        return Prediction(crop(self.head(features), images.shape[2:]))
+        return PixelOutput(crop(self.head(features), images.shape[2:]))
 
 
 class UNetOriginal(nn.Module):
-    """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels (there in the authors' Caffe release).
+    """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels (there in the
+    authors' Caffe release).
 
     That release also puts a ReLU behind each up-convolution; the paper's text and figure do not, and are followed.
 
-    ``forward`` mirrors the images beyond their border (the paper's overlap-tile strategy, figure 2) so that logits have the images' size, for any size;
-    ``forward_valid`` is the bare network.
+    ``forward`` mirrors the images beyond their border (the paper's overlap-tile strategy, figure 2) so that logits have
+    the images' size, for any size; ``forward_valid`` is the bare network.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
@@ -123,20 +141,30 @@ class UNetOriginal(nn.Module):
         self.decoder = nn.ModuleList(_ValidUpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.head = nn.Conv2d(widths[0], num_classes, 1)
         self.multiple = 2 ** (len(widths) - 1)
-        self.margin = 6 * self.multiple - 4  # pixels lost on each side: 4 per level and way, counted at the finest level; 92 for five levels
+        self.margin = (
+            6 * self.multiple - 4
+        )  # pixels lost on each side: 4 per level and way, counted at the finest level; 92 for five levels
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):  # standard deviation sqrt(2 / incoming nodes), section 3 of the paper
-                incoming = module.in_channels * (1 if module.stride == module.kernel_size else module.kernel_size[0] * module.kernel_size[1])
+            if isinstance(
+                module, nn.Conv2d | nn.ConvTranspose2d
+            ):  # standard deviation sqrt(2 / incoming nodes), section 3 of the paper
+                incoming = module.in_channels * (
+                    1 if module.stride == module.kernel_size else module.kernel_size[0] * module.kernel_size[1]
+                )
                 nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
-        rows, columns = (mirror_index(size, self.margin, self.margin + (4 - size) % self.multiple, images.device) for size in images.shape[2:])
+        rows, columns = (
+            mirror_index(size, self.margin, self.margin + (4 - size) % self.multiple, images.device)
+            for size in images.shape[2:]
+        )
         logits = self._network(images.index_select(-2, rows).index_select(-1, columns))
-        return Prediction(crop(logits, images.shape[2:]))
+        return PixelOutput(crop(logits, images.shape[2:]))
 
     def forward_valid(self, images: Tensor) -> Tensor:
-        """Logits (B, C, H - 184, W - 184) of the centre of images (B, in, H, W); for other than five levels the border is ``2 * margin``.
+        """Logits (B, C, H - 184, W - 184) of the centre of images (B, in, H, W); for other than five levels the border
+        is ``2 * margin``.
 
         Raises:
             InputError: H or W is no multiple of 16 less 4, or below 188: pooling would drop a row.
@@ -144,7 +172,10 @@ class UNetOriginal(nn.Module):
         for name, size in (("height", images.shape[-2]), ("width", images.shape[-1])):
             if (size + 4) % self.multiple or size <= 2 * self.margin:
                 nearest = max(size + (-4 - size) % self.multiple, 2 * self.margin + 4)
-                raise InputError(f"image {name} is {size}, expected a multiple of {self.multiple} less 4 above {2 * self.margin}: pad to {nearest}")
+                raise InputError(
+                    f"image {name} is {size}, expected a multiple of {self.multiple} less 4 above {2 * self.margin}:"
+                    f" pad to {nearest}"
+                )
         return self._network(images)
 
     def _network(self, images: Tensor) -> Tensor:
@@ -159,7 +190,9 @@ class UNetOriginal(nn.Module):
 
 
 def mirror_index(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Indices that extend a line of ``size`` pixels by mirroring at both end pixels, as often as needed; length before + size + after."""
+    """Indices that extend a line of ``size`` pixels by mirroring at both end pixels, as often as needed; length before
+    + size + after.
+    """
     period = max(2 * (size - 1), 1)
     index = torch.arange(-before, size + after, device=device) % period
     return torch.minimum(index, (period - index) % period) if size > 1 else index
@@ -189,9 +222,13 @@ class _ValidUpBlock(nn.Module):
         return self.convs(torch.cat([centre, up], dim=1))
 
 
-@register_model("unet", ModelCard(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="specification [M]; gmac: own count"))
+@register_model(
+    "unet", ModelCard(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="specification [M]; gmac: own count")
+)
 def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> UNet:
-    """U-Net, padded with batch normalisation; ``widths`` are the channels per level, finest first, their number sets the depth."""
+    """U-Net, padded with batch normalisation; ``widths`` are the channels per level, finest first, their number sets
+    the depth.
+    """
     return UNet(num_classes, in_channels, widths)
 
 
@@ -206,6 +243,10 @@ def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS)
         result="ISBI cell tracking 2015: IoU 0.9203 (PhC-U373), 0.7756 (DIC-HeLa), paper table 2",
     ),
 )
-def unet_original(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5) -> UNetOriginal:
-    """U-Net as published: valid convolutions, no normalisation; images are mirrored beyond their border to keep their size."""
+def unet_original(
+    num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.5
+) -> UNetOriginal:
+    """U-Net as published: valid convolutions, no normalisation; images are mirrored beyond their border to keep their
+    size.
+    """
     return UNetOriginal(num_classes, in_channels, widths, dropout)

@@ -1,6 +1,7 @@
 """UNet 3+: Huang et al., ICASSP 2020, arXiv 2004.08790.
 
-Every decoder level takes every scale: max-pooled maps of the finer encoder levels, the encoder's map of its own level, and enlarged maps
+Every decoder level takes every scale: max-pooled maps of the finer encoder levels, the encoder's map of its own level,
+    and enlarged maps
 of the deeper decoder levels, each brought to as many channels as the finest level has.
 """
 
@@ -11,22 +12,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.blocks import ConvNormAct, check_images, resize
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images, resize
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import WIDTHS, check_widths, crop, pad_to_multiple, relu
+from segmodels.outputs import PixelOutput
 
-PAPER = "Huang et al.: UNet 3+: A Full-Scale Connected UNet for Medical Image Segmentation. ICASSP 2020, arXiv 2004.08790"
+PAPER = (
+    "Huang et al.: UNet 3+: A Full-Scale Connected UNet for Medical Image Segmentation. ICASSP 2020, arXiv 2004.08790"
+)
 
 
 class UNet3Plus(nn.Module):
-    """UNet 3+ for images of any size; convolutions have a bias in front of the batch normalisation, as in the authors' code.
+    """UNet 3+ for images of any size; convolutions have a bias in front of the batch normalisation, as in the authors'
+    code.
 
-    In training ``auxiliary`` holds the logits of the other decoder levels and of the bottom, finest first (deep supervision, section 2.2).
+    In training ``auxiliary`` holds the logits of the other decoder levels and of the bottom, finest first (deep
+    supervision, section 2.2).
 
-    With the classification-guided module (section 2.4) ``image_logits`` (B, 2) say whether an image holds no object (no class but 0), or one;
-    trained by the loss ``object_presence``. In evaluation an image said to hold none is background everywhere. The paper gates in training
-    too; here not: the gate has no gradient, it would only keep the pixels of an image from their loss.
+    With the classification-guided module (section 2.4) ``extras["object_presence"]`` (B, 2) say whether an image holds
+    no object (no class but 0), or one; trained by the loss ``object_presence``. In evaluation an image said to hold
+    none is background everywhere. The paper gates in training too; here not: the gate has no gradient, it would only
+    keep the pixels of an image from their loss.
     """
 
     def __init__(
@@ -40,16 +46,24 @@ class UNet3Plus(nn.Module):
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
-        self.encoder = nn.ModuleList(nn.Sequential(_conv(i, o), _conv(o, o)) for i, o in zip([in_channels, *widths], widths, strict=False))
+        self.encoder = nn.ModuleList(
+            nn.Sequential(_conv(i, o), _conv(o, o)) for i, o in zip([in_channels, *widths], widths, strict=False)
+        )
         self.pool = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(_FullScaleLevel(level, widths) for level in reversed(range(len(widths) - 1)))
         fused = widths[0] * len(widths)
         self.head = nn.Conv2d(fused, num_classes, 3, padding=1)
         auxiliary_channels = [fused] * (len(widths) - 2) + [widths[-1]] if auxiliary else []
-        self.auxiliary_heads = nn.ModuleList(nn.Conv2d(channels, num_classes, 3, padding=1) for channels in auxiliary_channels)
-        self.classifier = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(widths[-1], 2, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()) if classification_guided else None
+        self.auxiliary_heads = nn.ModuleList(
+            nn.Conv2d(channels, num_classes, 3, padding=1) for channels in auxiliary_channels
+        )
+        self.classifier = (
+            nn.Sequential(nn.Dropout(0.5), nn.Conv2d(widths[-1], 2, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten())
+            if classification_guided
+            else None
+        )
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         encoded = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
         for stage in self.encoder[1:]:
@@ -61,14 +75,22 @@ class UNet3Plus(nn.Module):
         logits = crop(self.head(decoded[0]), size)
         image_logits = self.classifier(encoded[-1]) if self.classifier else None
         if not self.training:
-            return Prediction(logits if image_logits is None else background_where_empty(logits, image_logits), image_logits=image_logits)
+            return PixelOutput(
+                logits if image_logits is None else background_where_empty(logits, image_logits),
+                extras={} if image_logits is None else {"object_presence": image_logits},
+            )
         padded = decoded[0].shape[2:]
-        auxiliary = tuple(crop(resize(head(maps), padded), size) for head, maps in zip(self.auxiliary_heads, decoded[1:], strict=bool(self.auxiliary_heads)))
-        return Prediction(logits, auxiliary, image_logits=image_logits)
+        auxiliary = tuple(
+            crop(resize(head(maps), padded), size)
+            for head, maps in zip(self.auxiliary_heads, decoded[1:], strict=bool(self.auxiliary_heads))
+        )
+        return PixelOutput(logits, auxiliary, {} if image_logits is None else {"object_presence": image_logits})
 
 
 def background_where_empty(logits: Tensor, image_logits: Tensor) -> Tensor:
-    """Logits (B, C, H, W) with the classes above 0 ruled out in images whose class, by ``image_logits`` (B, 2), is "no object"."""
+    """Logits (B, C, H, W) with the classes above 0 ruled out in images whose class, by ``image_logits`` (B, 2), is "no
+    object".
+    """
     empty = image_logits.argmax(dim=1) == 0
     penalty = torch.zeros_like(logits[:, :, :1, :1])
     penalty[:, 1:] = -1e4  # probability 0 in every floating-point format, and finite in all
@@ -76,7 +98,9 @@ def background_where_empty(logits: Tensor, image_logits: Tensor) -> Tensor:
 
 
 class _FullScaleLevel(nn.Module):
-    """Decoder level ``level`` (0 is the finest): one 3x3 convolution per scale on the resampled map, concatenation finest first, 3x3 convolution."""
+    """Decoder level ``level`` (0 is the finest): one 3x3 convolution per scale on the resampled map, concatenation
+    finest first, 3x3 convolution.
+    """
 
     def __init__(self, level: int, widths: list[int]) -> None:
         super().__init__()
@@ -88,10 +112,18 @@ class _FullScaleLevel(nn.Module):
         self.fuse = _conv(fused, fused)
 
     def forward(self, encoded: list[Tensor], deeper: list[Tensor]) -> Tensor:
-        """``encoded``: encoder maps down to this level; ``deeper``: decoder maps below it, the last is the encoder's bottom. All finest first."""
+        """``encoded``: encoder maps down to this level; ``deeper``: decoder maps below it, the last is the encoder's
+        bottom. All finest first.
+        """
         *finer, same = encoded
-        maps = [*(pool(features) for pool, features in zip(self.pools, finer, strict=True)), same, *(resize(features, same.shape[2:]) for features in deeper)]
-        return self.fuse(torch.cat([branch(features) for branch, features in zip(self.branches, maps, strict=True)], dim=1))
+        maps = [
+            *(pool(features) for pool, features in zip(self.pools, finer, strict=True)),
+            same,
+            *(resize(features, same.shape[2:]) for features in deeper),
+        ]
+        return self.fuse(
+            torch.cat([branch(features) for branch, features in zip(self.branches, maps, strict=True)], dim=1)
+        )
 
 
 def _conv(in_channels: int, out_channels: int) -> ConvNormAct:

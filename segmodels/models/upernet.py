@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segmodels.encoders.base import Encoder
 from segmodels.errors import nearest
-from segmodels.models.blocks import ConvNormAct, resize
+from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.fpn import top_down
+from segmodels.layers.pyramid_pooling import PyramidPooling
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.encoders.base import Encoder
-from segmodels.models.fpn import top_down
-from segmodels.models.prediction import Prediction
-from segmodels.models.pyramid_pooling import PyramidPooling
 from segmodels.models.registry import ModelCard, register_model
+from segmodels.outputs import PixelOutput
 
 PAPER = "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018, arXiv 1807.10221"
 
@@ -28,9 +28,11 @@ class UPerFeatures(NamedTuple):
 
 
 class UPerDecoder(nn.Module):
-    """Pyramid pooling on the coarsest map, a feature pyramid from there down, and its levels side by side through a 3x3 convolution (section 3.1).
+    """Pyramid pooling on the coarsest map, a feature pyramid from there down, and its levels side by side through a 3x3
+    convolution (section 3.1).
 
-    Batch norm and ReLU after every convolution. Maps ``(B, in_channels[i], h_i, w_i)``, from fine to coarse, of any sizes.
+    Batch norm and ReLU after every convolution. Maps ``(B, in_channels[i], h_i, w_i)``, from fine to coarse, of any
+    sizes.
     """
 
     def __init__(self, in_channels: Sequence[int], channels: int = 512) -> None:
@@ -49,11 +51,13 @@ class UPerDecoder(nn.Module):
 
 
 class TaskHeads(nn.ModuleDict):
-    """The heads of unified perceptual parsing beside the objects' (section 3.2, figure 4), each at the level that suits its task.
+    """The heads of unified perceptual parsing beside the objects' (section 3.2, figure 4), each at the level that suits
+    its task.
 
-    ``scene`` classifies the image from the average of the pooled map, ``part`` every pixel from the fused map, ``material`` from the finest level of the
-    pyramid, each after a 3x3 convolution; ``texture`` from the encoder's map at stride 4 after four 3x3 convolutions of 128 channels. As in the paper
-    nothing of the texture's gradient reaches the encoder.
+    ``scene`` classifies the image from the average of the pooled map, ``part`` every pixel from the fused map,
+    ``material`` from the finest level of the pyramid, each after a 3x3 convolution; ``texture`` from the encoder's map
+    at stride 4 after four 3x3 convolutions of 128 channels. As in the paper nothing of the texture's gradient reaches
+    the encoder.
 
     Args:
         encoder_channels: of the encoder's map at stride 4.
@@ -68,7 +72,9 @@ class TaskHeads(nn.ModuleDict):
         super().__init__()
         for task, classes in tasks.items():
             if task == "scene":
-                self[task] = nn.Sequential(ConvNormAct(channels, channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+                self[task] = nn.Sequential(
+                    ConvNormAct(channels, channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+                )
             elif task in ("part", "material"):
                 self[task] = nn.Sequential(ConvNormAct(channels, channels), nn.Conv2d(channels, classes, 1))
             elif task == "texture":
@@ -79,21 +85,34 @@ class TaskHeads(nn.ModuleDict):
 
     def forward(self, encoder_map: Tensor, features: UPerFeatures, size: Sequence[int]) -> dict[str, Tensor]:
         """Logits of every task: ``(B, K)`` for the scene, ``(B, K, *size)`` for the others."""
-        inputs = {"scene": features.pyramid[-1], "part": features.fused, "material": features.pyramid[0], "texture": encoder_map.detach()}
+        inputs = {
+            "scene": features.pyramid[-1],
+            "part": features.fused,
+            "material": features.pyramid[0],
+            "texture": encoder_map.detach(),
+        }
         logits = {task: head(inputs[task]) for task, head in self.items()}
         return {task: scores if task == "scene" else resize(scores, size) for task, scores in logits.items()}
 
 
 class UPerNet(nn.Module):
-    """Encoder with maps at strides 4 to 32, decoder, dropout, object classes on the fused map; an auxiliary head and further tasks if wanted.
+    """Encoder with maps at strides 4 to 32, decoder, dropout, object classes on the fused map; an auxiliary head and
+    further tasks if wanted.
 
     Args:
-        tasks: number of classes of each of ``scene``, ``part``, ``material`` and ``texture`` that is wanted, see ``TaskHeads``. Their logits are
-            ``Prediction.tasks``, in training and evaluation; labels of such tasks, and so their losses, are the caller's.
+        tasks: number of classes of each of ``scene``, ``part``, ``material`` and ``texture`` that is wanted, see
+            ``TaskHeads``. Their logits are ``extras["further"]``, in training and evaluation; labels of such tasks, and
+            so their losses, are the caller's.
     """
 
     def __init__(
-        self, encoder: Encoder, num_classes: int, channels: int = 512, tasks: Mapping[str, int] | None = None, auxiliary: bool = True, dropout: float = 0.1
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        channels: int = 512,
+        tasks: Mapping[str, int] | None = None,
+        auxiliary: bool = True,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -103,13 +122,19 @@ class UPerNet(nn.Module):
         self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
         self.task_heads = TaskHeads(encoder.channels[-4], channels, tasks) if tasks else None
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         size = images.shape[-2:]
         maps = self.encoder(images)[-4:]
         features = self.decoder(maps)
         logits = resize(self.conv_seg(self.dropout(features.fused)), size)
-        auxiliary = (resize(self.aux_classifier(maps[-2]), size),) if self.training and self.aux_classifier is not None else ()
-        return Prediction(logits, auxiliary, tasks=self.task_heads(maps[0], features, size) if self.task_heads is not None else None)
+        auxiliary = (
+            (resize(self.aux_classifier(maps[-2]), size),) if self.training and self.aux_classifier is not None else ()
+        )
+        return PixelOutput(
+            logits,
+            auxiliary,
+            extras={"further": self.task_heads(maps[0], features, size)} if self.task_heads is not None else {},
+        )
 
 
 def _register(name: str, card: ModelCard, default_tasks: Mapping[str, int] | None) -> None:
@@ -130,15 +155,35 @@ def _register(name: str, card: ModelCard, default_tasks: Mapping[str, int] | Non
 
 
 def _card(num_classes: int, parameters: int, gmac: float, source: str, result: str = "") -> ModelCard:
-    return ModelCard(PAPER, 2018, default_encoder="resnet50", parameters=parameters, num_classes=num_classes, gmac=gmac, source=source, result=result)
+    return ModelCard(
+        PAPER,
+        2018,
+        default_encoder="resnet50",
+        parameters=parameters,
+        num_classes=num_classes,
+        gmac=gmac,
+        source=source,
+        result=result,
+    )
 
 
-# The classes of Broden+, on which the paper trains all tasks (table 1); its 335 object classes are the model's num_classes.
+# The classes of Broden+, on which the paper trains all tasks (table 1); its 335 object classes are the model's
+# num_classes.
 BRODEN = {"scene": 365, "part": 152, "material": 26, "texture": 47}
 
 _register(
     "upernet_r50",
-    _card(150, 66_516_108, 237.86, "specification [M]: mmseg upernet_r50", "ADE20K val: mIoU 41.22 (paper, several scales), 42.05 (mmseg)"),
+    _card(
+        150,
+        66_516_108,
+        237.86,
+        "specification [M]: mmseg upernet_r50",
+        "ADE20K val: mIoU 41.22 (paper, several scales), 42.05 (mmseg)",
+    ),
     default_tasks=None,
 )
-_register("upernet_r50_multitask", _card(335, 74_762_444, 331.00, "own count; without the tasks that of upernet_r50"), default_tasks=BRODEN)
+_register(
+    "upernet_r50_multitask",
+    _card(335, 74_762_444, 331.00, "own count; without the tasks that of upernet_r50"),
+    default_tasks=BRODEN,
+)

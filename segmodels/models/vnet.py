@@ -1,7 +1,8 @@
 """V-Net: Milletari, Navab, Ahmadi, 3DV 2016, arXiv 1606.04797.
 
-A U-shaped network of residual stages with 5x5x5 convolutions and PReLU, strided convolutions in place of pooling, and no normalisation. The popular PyTorch
-port (and MONAI's ``VNet`` after it) has other stages, batch normalisation and ELU; the paper is followed here.
+A U-shaped network of residual stages with 5x5x5 convolutions and PReLU, strided convolutions in place of pooling, and
+no normalisation. The popular PyTorch port (and MONAI's ``VNet`` after it) has other stages, batch normalisation and
+ELU; the paper is followed here.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.blocks import check_images
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import check_images
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import check_spatial_dims, check_widths, crop, pad_to_multiple
+from segmodels.outputs import PixelOutput
 
-PAPER = "Milletari, Navab, Ahmadi: V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation. 3DV 2016, arXiv 1606.04797"
+PAPER = (
+    "Milletari, Navab, Ahmadi: V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation."
+    " 3DV 2016, arXiv 1606.04797"
+)
 WIDTHS = (16, 32, 64, 128, 256)
 
 
@@ -27,7 +31,9 @@ class VNet(nn.Module):
     Level n has n convolutions per stage, at most 3: 1-2-3-3-3 on the way down, 3-3-2-1 on the way up (figure 2).
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, spatial_dims: int = 2) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, spatial_dims: int = 2
+    ) -> None:
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
@@ -50,7 +56,7 @@ class VNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, a=0.25)  # PReLU starts with the slope 0.25 (He 2015)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels, self.spatial_dims)
         skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.downs)))]
         for down, stage in zip(self.downs, self.encoder[1:], strict=True):
@@ -58,15 +64,21 @@ class VNet(nn.Module):
         features = skips.pop()
         for up, stage in zip(self.ups, self.decoder, strict=True):
             features = stage(torch.cat([up(features), skips.pop()], dim=1))
-        return Prediction(crop(self.head(features), images.shape[2:]))
+        return PixelOutput(crop(self.head(features), images.shape[2:]))
 
 
 class _Stage(nn.Module):
-    """Convolutions of size 5 with PReLU; the stage's input is added before the last PReLU, its channels repeated where the stage has more."""
+    """Convolutions of size 5 with PReLU; the stage's input is added before the last PReLU, its channels repeated where
+    the stage has more.
+    """
 
-    def __init__(self, in_channels: int, out_channels: int, depth: int, conv: type[nn.Conv2d] | type[nn.Conv3d]) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, depth: int, conv: type[nn.Conv2d] | type[nn.Conv3d]
+    ) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(conv(i, out_channels, 5, padding=2) for i in [in_channels] + [out_channels] * (depth - 1))
+        self.convs = nn.ModuleList(
+            conv(i, out_channels, 5, padding=2) for i in [in_channels] + [out_channels] * (depth - 1)
+        )
         self.activations = nn.ModuleList(nn.PReLU(out_channels) for _ in range(depth))
         self.repeats = -(-out_channels // in_channels) if in_channels != out_channels else 0
 

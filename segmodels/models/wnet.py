@@ -1,7 +1,8 @@
 """W-Net: Xia, Kulis: W-Net: A Deep Model for Fully Unsupervised Image Segmentation, arXiv 1711.08506.
 
-A U-Net that divides an image into K soft segments, and a second one that rebuilds the image from them. Trained without labels: a soft normalised cut on the
-segments (first network only) and the error of the rebuilt image (both networks), in turn.
+A U-Net that divides an image into K soft segments, and a second one that rebuilds the image from them. Trained without
+labels: a soft normalised cut on the segments (first network only) and the error of the rebuilt image (both networks),
+    in turn.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.blocks import check_images
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import check_images
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import WIDTHS, check_widths, crop, pad_to_multiple
+from segmodels.outputs import PixelOutput
 
 PAPER = "Xia, Kulis: W-Net: A Deep Model for Fully Unsupervised Image Segmentation. arXiv 1711.08506, 2017"
 
@@ -22,10 +23,13 @@ PAPER = "Xia, Kulis: W-Net: A Deep Model for Fully Unsupervised Image Segmentati
 class WNet(nn.Module):
     """Two U-shaped networks of nine modules each (figure 1), for images of any size.
 
-    ``forward`` gives the logits of the K = ``num_classes`` segments and, in training mode, the ``reconstruction`` of the images from their softmax.
+    ``forward`` gives the logits of the K = ``num_classes`` segments and, in training mode, the ``reconstruction`` of
+    the images from their softmax.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.65) -> None:
+    def __init__(
+        self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.65
+    ) -> None:
         super().__init__()
         widths = check_widths(widths)
         self.in_channels = in_channels
@@ -33,10 +37,10 @@ class WNet(nn.Module):
         self.encoder = _SeparableUNet(in_channels, num_classes, widths, dropout)
         self.decoder = _SeparableUNet(num_classes, in_channels, widths, dropout)
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         logits, padded = self._segment(images)
         reconstruction = crop(self.decoder(padded.softmax(dim=1)), images.shape[2:]) if self.training else None
-        return Prediction(logits, reconstruction=reconstruction)
+        return PixelOutput(logits, extras={} if reconstruction is None else {"reconstruction": reconstruction})
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The images (B, in, H, W), rebuilt from their soft segments."""
@@ -57,15 +61,24 @@ class WNet(nn.Module):
 
 
 class _SeparableUNet(nn.Module):
-    """U-Net whose modules but the first and the last are depthwise separable; dropout at the end of the contracting path, as in U-Net."""
+    """U-Net whose modules but the first and the last are depthwise separable; dropout at the end of the contracting
+    path, as in U-Net.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, widths: list[int], dropout: float) -> None:
         super().__init__()
-        self.contracting = nn.ModuleList(_module(i, o, separable=level > 0) for level, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False)))
+        self.contracting = nn.ModuleList(
+            _module(i, o, separable=level > 0)
+            for level, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False))
+        )
         self.pool = nn.MaxPool2d(2)
         self.dropout = nn.Dropout(dropout)
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.expansive = nn.ModuleList(_module(2 * width, width, separable=level > 0) for level, width in reversed(list(enumerate(widths[:-1]))))
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True)
+        )
+        self.expansive = nn.ModuleList(
+            _module(2 * width, width, separable=level > 0) for level, width in reversed(list(enumerate(widths[:-1])))
+        )
         self.head = nn.Conv2d(widths[0], out_channels, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,7 +96,10 @@ def _module(in_channels: int, out_channels: int, separable: bool) -> nn.Sequenti
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
         if separable:
-            layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels), nn.Conv2d(channels, out_channels, 1)]
+            layers += [
+                nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+                nn.Conv2d(channels, out_channels, 1),
+            ]
         else:
             layers += [nn.Conv2d(channels, out_channels, 3, padding=1)]
         layers += [nn.ReLU(inplace=True), nn.BatchNorm2d(out_channels)]
@@ -92,7 +108,16 @@ def _module(in_channels: int, out_channels: int, separable: bool) -> nn.Sequenti
 
 @register_model(
     "wnet",
-    ModelCard(PAPER, 2017, task="unsupervised", parameters=12_299_331, num_classes=64, size=(224, 224), gmac=12.53, source="own count; the paper gives none"),
+    ModelCard(
+        PAPER,
+        2017,
+        task="unsupervised",
+        parameters=12_299_331,
+        num_classes=64,
+        size=(224, 224),
+        gmac=12.53,
+        source="own count; the paper gives none",
+    ),
 )
 def wnet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.65) -> WNet:
     """W-Net with ``num_classes`` soft segments; ``dropout`` as in the paper's first training phase."""

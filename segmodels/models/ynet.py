@@ -1,8 +1,10 @@
-"""Y-Net: Mehta et al.: Y-Net: Joint Segmentation and Classification for Diagnosis of Breast Biopsy Images, MICCAI 2018, arXiv 1806.01313.
+"""Y-Net: Mehta et al.: Y-Net: Joint Segmentation and Classification for Diagnosis of Breast Biopsy Images, MICCAI 2018,
+arXiv 1806.01313.
 
-A U-shaped segmentation network with pyramid pooling in its decoder, and a second branch from its bottleneck that classifies the whole image. Trained in two
-stages, segmentation first. Layers follow the authors' code, with two differences: pyramid pooling takes its grids in proportion to the image, where that code
-has them for 384 x 384; and the ESP blocks leave out a branch of dilation 16 that is there, but never used.
+A U-shaped segmentation network with pyramid pooling in its decoder, and a second branch from its bottleneck that
+classifies the whole image. Trained in two stages, segmentation first. Layers follow the authors' code, with two
+differences: pyramid pooling takes its grids in proportion to the image, where that code has them for 384 x 384; and the
+    ESP blocks leave out a branch of dilation 16 that is there, but never used.
 """
 
 from __future__ import annotations
@@ -14,37 +16,56 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.errors import InputError
-from segmodels.models.blocks import ConvNormAct, check_images, resize
-from segmodels.models.prediction import Prediction
+from segmodels.layers.blocks import ConvNormAct, check_images, resize
 from segmodels.models.registry import ModelCard, register_model
 from segmodels.models.unet import crop, pad_to_multiple, relu
+from segmodels.outputs import PixelOutput
 
-PAPER = "Mehta et al.: Y-Net: Joint Segmentation and Classification for Diagnosis of Breast Biopsy Images. MICCAI 2018, arXiv 1806.01313"
-POOL_SHARES = ((5, 6), (2, 3), (1, 2), (3, 8))  # of the map's height and width: 40, 32, 24 and 18 of 48, as in the authors' code
+PAPER = (
+    "Mehta et al.: Y-Net: Joint Segmentation and Classification for Diagnosis of Breast Biopsy Images. MICCAI 2018,"
+    " arXiv 1806.01313"
+)
+POOL_SHARES = (
+    (5, 6),
+    (2, 3),
+    (1, 2),
+    (3, 8),
+)  # of the map's height and width: 40, 32, 24 and 18 of 48, as in the authors' code
 _norm = partial(nn.BatchNorm2d, eps=1e-3)
 _conv = partial(ConvNormAct, norm=_norm, activation=relu)
 
 
 class YNet(nn.Module):
-    """Segmentation logits for images of any size, and ``image_logits`` (B, ``image_classes``) of the whole image.
+    """Segmentation logits for images of any size, and ``extras["image_label"]`` (B, ``image_classes``) of the whole
+    image.
 
-    With ``image_classes`` 0 the network is that of the first training stage, without the second branch; its weights load into the joint one by
-    ``load_state_dict(..., strict=False)``.
+    With ``image_classes`` 0 the network is that of the first training stage, without the second branch; its weights
+    load into the joint one by ``load_state_dict(..., strict=False)``.
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, image_classes: int = 5, block: str = "esp") -> None:
         super().__init__()
         if block not in _BLOCKS:
-            raise InputError(f"block is {block!r}, expected 'esp' (spatial pyramid of dilated convolutions) or 'residual'")
+            raise InputError(
+                f"block is {block!r}, expected 'esp' (spatial pyramid of dilated convolutions) or 'residual'"
+            )
         if image_classes == 1 or image_classes < 0:
-            raise InputError(f"image_classes is {image_classes}, expected at least 2 classes of images, or 0 for segmentation alone")
+            raise InputError(
+                f"image_classes is {image_classes}, expected at least 2 classes of images, or 0 for segmentation alone"
+            )
         make = _BLOCKS[block]
         self.in_channels = in_channels
         self.level1 = _conv(in_channels, 16, 7, 2)
         self.level2 = _Level(16, 128, 2, make)
         self.level3 = _Level(256, 256, 5, make)
-        self.decoder3 = nn.Sequential(_PyramidPooling(512, 128), _conv(1024, 128, 1), _conv(128, num_classes), _conv(num_classes, num_classes, 1))
-        self.decoder2 = nn.Sequential(_PyramidPooling(num_classes + 256, 64), _conv(num_classes + 512, num_classes), _conv(num_classes, num_classes, 1))
+        self.decoder3 = nn.Sequential(
+            _PyramidPooling(512, 128), _conv(1024, 128, 1), _conv(128, num_classes), _conv(num_classes, num_classes, 1)
+        )
+        self.decoder2 = nn.Sequential(
+            _PyramidPooling(num_classes + 256, 64),
+            _conv(num_classes + 512, num_classes),
+            _conv(num_classes, num_classes, 1),
+        )
         self.decoder1 = nn.Sequential(
             _PyramidPooling(num_classes + 16, num_classes),
             _conv(5 * num_classes + 16, num_classes),
@@ -63,7 +84,7 @@ class YNet(nn.Module):
             else None
         )
 
-    def forward(self, images: Tensor) -> Prediction:
+    def forward(self, images: Tensor) -> PixelOutput:
         check_images(images, self.in_channels)
         half = self.level1(pad_to_multiple(images, 8))
         quarter = self.level2(half)
@@ -72,7 +93,9 @@ class YNet(nn.Module):
         features = _double(self.decoder2(torch.cat([features, quarter], dim=1)))
         logits = _double(self.decoder1(torch.cat([half, features], dim=1)))
         image_logits = self.classifier(bottleneck) if self.classifier else None
-        return Prediction(crop(logits, images.shape[2:]), image_logits=image_logits)
+        return PixelOutput(
+            crop(logits, images.shape[2:]), extras={} if image_logits is None else {"image_label": image_logits}
+        )
 
 
 class _Level(nn.Module):
@@ -90,7 +113,9 @@ class _Level(nn.Module):
 
 
 class _EfficientSpatialPyramid(nn.Module):
-    """ESP: reduce to a quarter of the channels, dilated 3x3 convolutions side by side, sums over growing dilations joined, residual, normalised."""
+    """ESP: reduce to a quarter of the channels, dilated 3x3 convolutions side by side, sums over growing dilations
+    joined, residual, normalised.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,7 +123,8 @@ class _EfficientSpatialPyramid(nn.Module):
         self.reduce = nn.Conv2d(channels, quarter, 3, padding=1, bias=False)
         outputs = (channels - 3 * quarter, quarter, quarter, quarter)
         self.dilated = nn.ModuleList(
-            nn.Conv2d(quarter, out, 3, padding=rate, dilation=rate, bias=False) for out, rate in zip(outputs, (1, 2, 4, 8), strict=True)
+            nn.Conv2d(quarter, out, 3, padding=rate, dilation=rate, bias=False)
+            for out, rate in zip(outputs, (1, 2, 4, 8), strict=True)
         )
         self.norm = _norm(channels)
 
@@ -123,7 +149,9 @@ class _Residual(nn.Module):
 
 
 class _PyramidPooling(nn.Module):
-    """The map, joined with its averages over four grids, each through a 1x1 convolution: (B, in, H, W) -> (B, in + 4 out, H, W)."""
+    """The map, joined with its averages over four grids, each through a 1x1 convolution: (B, in, H, W) -> (B, in + 4
+    out, H, W).
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -131,11 +159,26 @@ class _PyramidPooling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         height, width = features.shape[2:]
-        pooled = [functional.adaptive_avg_pool2d(features, (-(-share * height // whole), -(-share * width // whole))) for share, whole in POOL_SHARES]
-        return torch.cat([features, *(resize(branch(average), (height, width)) for branch, average in zip(self.branches, pooled, strict=True))], dim=1)
+        pooled = [
+            functional.adaptive_avg_pool2d(features, (-(-share * height // whole), -(-share * width // whole)))
+            for share, whole in POOL_SHARES
+        ]
+        return torch.cat(
+            [
+                features,
+                *(
+                    resize(branch(average), (height, width))
+                    for branch, average in zip(self.branches, pooled, strict=True)
+                ),
+            ],
+            dim=1,
+        )
 
 
-_BLOCKS: dict[str, type[_EfficientSpatialPyramid] | type[_Residual]] = {"esp": _EfficientSpatialPyramid, "residual": _Residual}
+_BLOCKS: dict[str, type[_EfficientSpatialPyramid] | type[_Residual]] = {
+    "esp": _EfficientSpatialPyramid,
+    "residual": _Residual,
+}
 
 
 def _double(features: Tensor) -> Tensor:
@@ -157,5 +200,7 @@ def _double(features: Tensor) -> Tensor:
     ),
 )
 def ynet(num_classes: int, in_channels: int = 3, image_classes: int = 5, block: str = "esp") -> YNet:
-    """Y-Net with ESP blocks, or residual ones (``block="residual"``); ``image_classes`` diagnoses of the whole image."""
+    """Y-Net with ESP blocks, or residual ones (``block="residual"``); ``image_classes`` diagnoses of the whole
+    image.
+    """
     return YNet(num_classes, in_channels, image_classes, block)

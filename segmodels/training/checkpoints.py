@@ -24,7 +24,9 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, state: dict[str, Any]) -> Path:
-        """Write ``state`` (tensors, numbers, strings, lists and dicts of them) and forget all but the newest ``keep``."""
+        """Write ``state`` (tensors, numbers, strings, lists and dicts of them) and forget all but the newest
+        ``keep``.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -43,7 +45,9 @@ class Checkpoints:
         return path
 
     def load_newest(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
-        """The newest state that is not damaged, on the CPU; None when there is none. Says through ``warn`` what it passed over."""
+        """The newest state that is not damaged, on the CPU; None when there is none. Says through ``warn`` what it
+        passed over.
+        """
         for path in self._newest_first():
             content = path.read_bytes()
             if _digest(content) == path.stem.rsplit("-", 1)[-1]:

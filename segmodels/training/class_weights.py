@@ -13,14 +13,16 @@ from segmodels.errors import InputError
 KINDS = ("none", "inverse_frequency", "complement", "median_frequency")
 
 
-def class_weights(kind: str, class_pixels: Sequence[int], present_pixels: Sequence[int], normalize: bool = False) -> Tensor:
+def class_weights(
+    kind: str, class_pixels: Sequence[int], present_pixels: Sequence[int], normalize: bool = False
+) -> Tensor:
     """Weights float32 ``(C,)`` for the training set's counts, N pixels in all, N_c of class c.
 
     * ``none``: 1.
     * ``inverse_frequency``: N / N_c.
     * ``complement``: (N - N_c) / N.
-    * ``median_frequency``: median of the frequencies / frequency of c, where the frequency is N_c / pixels of the images that
-      have c (Eigen and Fergus 2015, 1411.4734), the median over the classes that occur.
+    * ``median_frequency``: median of the frequencies / frequency of c, where the frequency is N_c / pixels of the
+      images that have c (Eigen and Fergus 2015, 1411.4734), the median over the classes that occur.
 
     A class that never occurs weighs 0, but 1 under ``none`` and, as its formula says, under ``complement``.
 
@@ -35,10 +37,16 @@ def class_weights(kind: str, class_pixels: Sequence[int], present_pixels: Sequen
     if kind not in KINDS:
         raise InputError(f"class_weights is {kind!r}, expected one of {', '.join(KINDS)}")
     pixels, images = np.asarray(class_pixels, dtype=np.float64), np.asarray(present_pixels, dtype=np.float64)
-    if pixels.ndim != 1 or pixels.shape != images.shape or (pixels < 0).any() or (images < pixels).any() or pixels.sum() == 0:
+    if (
+        pixels.ndim != 1
+        or pixels.shape != images.shape
+        or (pixels < 0).any()
+        or (images < pixels).any()
+        or pixels.sum() == 0
+    ):
         raise InputError(
-            f"class pixels are {pixels.tolist()} in images of {images.tolist()} pixels, expected one of each per class, "
-            "not more pixels of a class than of its images, and not all 0: preprocess again"
+            f"class pixels are {pixels.tolist()} in images of {images.tolist()} pixels, expected one of each per class,"
+            " not more pixels of a class than of its images, and not all 0: preprocess again"
         )
     occurs = pixels > 0
     weights = np.ones(len(pixels)) if kind == "none" else np.zeros(len(pixels))

@@ -52,7 +52,9 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for name, child in model.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SynchronizedBatchNorm):
-            norm = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            norm = SynchronizedBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
             norm.load_state_dict(child.state_dict())
             norm.train(child.training)
             setattr(model, name, norm)

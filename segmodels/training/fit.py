@@ -1,7 +1,7 @@
 """The training loop: epochs of optimiser steps, validation after each, a checkpoint that resumes bit for bit.
 
-Lightning Fabric carries devices, precision and processes. The loop itself is written out because a state that can be left
-at any batch, during validation too, and taken up again with the same weights to the last bit, is what it is for.
+Lightning Fabric carries devices, precision and processes. The loop itself is written out because a state that can be
+left at any batch, during validation too, and taken up again with the same weights to the last bit, is what it is for.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segmodels.metrics.confusion import ConfusionMatrix
-from segmodels.training.averaging import MovingAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
-from segmodels.training.progress import FitSettings, Progress
+from segmodels.training.learner import Task
+from segmodels.training.moving_average import MovingAverage
 from segmodels.training.self_correction import SelfCorrection
-from segmodels.training.task import Task
+from segmodels.training.state import FitSettings, Progress
 from segmodels.training.validation import add_losses, mean_losses, sum_over_processes, validation_scores
 
 Batch = tuple[Tensor, ...]  # images, masks, and what else the task takes
@@ -121,7 +121,12 @@ class Fit:
 
     def _validation_due(self) -> bool:
         epochs = self.progress.epoch + 1
-        return epochs % self.settings.validate_every == 0 or epochs == self.settings.epochs or self._out_of_time() or self._cycle_ended()
+        return (
+            epochs % self.settings.validate_every == 0
+            or epochs == self.settings.epochs
+            or self._out_of_time()
+            or self._cycle_ended()
+        )
 
     # --- one epoch
 
@@ -176,7 +181,9 @@ class Fit:
 
     def _step(self) -> None:
         if self.settings.gradient_clip:
-            self.fabric.clip_gradients(self.parallel, self.optimizer, max_norm=self.settings.gradient_clip, error_if_nonfinite=False)
+            self.fabric.clip_gradients(
+                self.parallel, self.optimizer, max_norm=self.settings.gradient_clip, error_if_nonfinite=False
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
@@ -200,7 +207,9 @@ class Fit:
         if self.correction is None:
             return {}
         with self.fabric.autocast():
-            return {"soft_labels": self.correction.soft_labels(self.task.normalised(batch[0]), batch[1], self.ignore_index)}
+            return {
+                "soft_labels": self.correction.soft_labels(self.task.normalised(batch[0]), batch[1], self.ignore_index)
+            }
 
     def _end_cycle(self) -> None:
         if self.correction and self.correction.is_due(self.progress.epoch + 1):
@@ -242,7 +251,9 @@ class Fit:
                     output = self.task(*batch)
                 matrix.update(output.logits.argmax(1), batch[1])
                 add_losses(sums, output.loss, output.terms, len(batch[0]))
-                if self.fabric.world_size == 1 and self.stop():  # processes may differ in their number of batches: they stop at the next step
+                if (
+                    self.fabric.world_size == 1 and self.stop()
+                ):  # processes may differ in their number of batches: they stop at the next step
                     progress.seconds += time.monotonic() - start
                     self.task.model = trained
                     self._save()  # all batches of the epoch are done: taking it up starts with this validation
@@ -256,7 +267,9 @@ class Fit:
             **mean_losses(self.fabric, "val", {name: float(value) for name, value in sums.items()}),
             **validation_scores(self.task.matched(counts)),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9),
+            "images_per_second": (
+                progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9)
+            ),
         }
         self._keep_best(metrics, counts)
         self.on_epoch(progress.epoch, metrics)

@@ -9,8 +9,10 @@ def learning_rate_factor(name: str, progress: float, *, warmup: float = 0.0, pow
     """Factor (0..1] on the peak learning rate.
 
     Args:
-        name: ``polynomial`` (1 - t)^power, as DeepLab (Chen 2016, 1606.00915, section 4.1); ``cosine`` (Loshchilov 2016,
-            1608.03983, without restarts); ``one_cycle`` (Smith 2018, 1803.09820: rises over the first 30 %, both ways along a
+        name: ``polynomial`` (1 - t)^power, as DeepLab (Chen 2016, 1606.00915, section 4.1); ``cosine`` (Loshchilov
+            2016,
+            1608.03983, without restarts); ``one_cycle`` (Smith 2018, 1803.09820: rises over the first 30 %, both ways
+                along a
             cosine; ``warmup`` is not used); ``constant``.
         progress: share of all optimiser steps taken before this one, 0..1.
         warmup: share of all steps over which the factor rises linearly to 1; the schedule proper follows over the rest.

@@ -1,8 +1,9 @@
 """Self-correction of noisy labels: Li, Xu, Wei, Yang: Self-Correction for Human Parsing, arXiv 1910.09777 (SCHP).
 
-Training runs in cycles of a falling learning rate. At the end of each, the weights join an average over the cycles, whose batch norms are
-then estimated anew; the average's predictions, mixed with the given labels, are the labels of the next cycle. Any model can be trained so.
-Where paper and authors' code differ, the code is followed: predictions are mixed with the given labels, not with the last soft labels.
+Training runs in cycles of a falling learning rate. At the end of each, the weights join an average over the cycles,
+whose batch norms are then estimated anew; the average's predictions, mixed with the given labels, are the labels of the
+next cycle. Any model can be trained so. Where paper and authors' code differ, the code is followed: predictions are
+mixed with the given labels, not with the last soft labels.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class SelfCorrection:
         return self.cycle_ends(epochs) and self.cycles <= (epochs - self.start) // self.cycle
 
     def end_cycle(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
-        """Take the trained ``model`` into the average, w <- w n / (n + 1) + model / (n + 1) after n cycles, and estimate its batch norms anew on ``batches``.
+        """Take the trained ``model`` into the average, w <- w n / (n + 1) + model / (n + 1) after n cycles, and
+        estimate its batch norms anew on ``batches``.
 
         ``batches`` are inputs of the model, float (B, in, H, W) on its device, as a rule all of the training set.
         """
@@ -55,7 +57,9 @@ class SelfCorrection:
 
     @torch.no_grad()
     def soft_labels(self, images: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor | None:
-        """Corrected labels of a batch, see ``refine_labels``; None while no cycle is over, when the given labels are all there is."""
+        """Corrected labels of a batch, see ``refine_labels``; None while no cycle is over, when the given labels are
+        all there is.
+        """
         if self.cycles == 0:
             return None
         return refine_labels(self.model(images).logits.float().softmax(dim=1), target, self.cycles, ignore_index)
@@ -68,11 +72,15 @@ class SelfCorrection:
         self.model.load_state_dict(state["model"])
 
 
-def cyclic_learning_rate_factor(epoch: float, *, start: int, cycle: int, warmup: float = 0.0, cyclic: float = 0.5, floor: float = 0.01) -> float:
+def cyclic_learning_rate_factor(
+    epoch: float, *, start: int, cycle: int, warmup: float = 0.0, cyclic: float = 0.5, floor: float = 0.01
+) -> float:
     """Factor on the peak learning rate when ``epoch`` epochs are done (a fraction within an epoch).
 
-    A linear rise over ``warmup`` epochs, a cosine from 1 to ``floor`` at ``start``, then per cycle a cosine from ``cyclic`` to ``floor``
-    (cosines with restarts: Loshchilov 2017, 1608.03983). The authors' code has warmup 10, start 100 of 150 epochs, cycle 10.
+    A linear rise over ``warmup`` epochs, a cosine from 1 to ``floor`` at ``start``, then per cycle a cosine from
+    ``cyclic`` to ``floor``
+    (cosines with restarts: Loshchilov 2017, 1608.03983). The authors' code has warmup 10, start 100 of 150 epochs,
+        cycle 10.
 
     Raises:
         InputError: ``start`` or ``cycle`` below 1, or ``warmup`` not before ``start``.
@@ -82,13 +90,17 @@ def cyclic_learning_rate_factor(epoch: float, *, start: int, cycle: int, warmup:
         raise InputError(f"warmup is {warmup:g} epochs, expected 0 or more and less than start ({start})")
     if epoch < warmup:
         return max(epoch / warmup, floor)
-    peak, share = (1.0, (epoch - warmup) / (start - warmup)) if epoch < start else (cyclic, (epoch - start) % cycle / cycle)
+    peak, share = (
+        (1.0, (epoch - warmup) / (start - warmup)) if epoch < start else (cyclic, (epoch - start) % cycle / cycle)
+    )
     return floor + (peak - floor) * (1 + math.cos(math.pi * share)) / 2
 
 
 @torch.no_grad()
 def average_weights(average: nn.Module, model: nn.Module, share: float) -> None:
-    """Change the parameters of ``average`` to (1 - share) average + share model. Buffers stay: statistics of one network do not fit another."""
+    """Change the parameters of ``average`` to (1 - share) average + share model. Buffers stay: statistics of one
+    network do not fit another.
+    """
     torch._foreach_lerp_(list(average.parameters()), [parameter.detach() for parameter in model.parameters()], share)
 
 
@@ -96,14 +108,18 @@ def average_weights(average: nn.Module, model: nn.Module, share: float) -> None:
 def estimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set the running statistics of all batch norms to the mean over ``batches`` (each weighted by its images).
 
-    Everything else runs as in evaluation (no dropout). Frozen batch norms, those that ``train()`` leaves in evaluation mode, keep their statistics.
-    Over several processes, synchronised batch norms give the statistics of all.
+    Everything else runs as in evaluation (no dropout). Frozen batch norms, those that ``train()`` leaves in evaluation
+    mode, keep their statistics. Over several processes, synchronised batch norms give the statistics of all.
 
     Raises:
         InputError: no batches.
     """
     modes = {module: module.training for module in model.modules()}
-    norms = [module for module in model.train().modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]
+    norms = [
+        module
+        for module in model.train().modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
     norms = [norm for norm in norms if norm.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     model.eval()
@@ -121,11 +137,14 @@ def estimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for module, training in modes.items():
         module.training = training
     if norms and not seen:
-        raise InputError("no batches to estimate batch norm from, expected those of the training set: give at least one")
+        raise InputError(
+            "no batches to estimate batch norm from, expected those of the training set: give at least one"
+        )
 
 
 def refine_labels(probabilities: Tensor, target: Tensor, cycles: int, ignore_index: int = 255) -> Tensor:
-    """Soft labels n / (n + 1) probabilities + 1 / (n + 1) one-hot target after n = ``cycles`` cycles; 0 for all classes where the target is ignored.
+    """Soft labels n / (n + 1) probabilities + 1 / (n + 1) one-hot target after n = ``cycles`` cycles; 0 for all classes
+    where the target is ignored.
 
     Args:
         probabilities: (B, C, H, W), of the averaged model.
@@ -140,10 +159,12 @@ def refine_labels(probabilities: Tensor, target: Tensor, cycles: int, ignore_ind
 
 
 def soft_label_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the prediction to soft labels, mean over the pixels that have labels; 0 if none has.
+    """Kullback-Leibler divergence from the prediction to soft labels, mean over the pixels that have labels; 0 if none
+    has.
 
     It takes the place of the cross-entropy as soon as ``SelfCorrection.soft_labels`` gives labels.
-    The authors' code divides by the number of classes as well; here it is on the scale of the cross-entropy it replaces.
+    The authors' code divides by the number of classes as well; here it is on the scale of the cross-entropy it
+    replaces.
 
     Args:
         logits: (B, C, H, W), raw.

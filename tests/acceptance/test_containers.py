@@ -31,7 +31,9 @@ PARAMS = """
 ingest: {source: digits, watch: segmodels/data/digits.py, digits: {train: 120, val: 30, test: 30, size: 48, seed: 3}}
 validate: {max_void_share: 0.9}
 preprocess: {longer_side: null}
-train: {model: unet, options: {widths: [8, 16, 32]}, loss: {cross_entropy: 1.0, dice: 1.0}, epochs: 2, batch_size: 16, lr: 0.003, seed: 3}
+train:
+  {model: unet, options: {widths: [8, 16, 32]}, loss: {cross_entropy: 1.0, dice: 1.0},
+   epochs: 2, batch_size: 16, lr: 0.003, seed: 3}
 evaluate: {batch_size: 8}
 register: {name: digits-containers, minimum: 0.0}
 """
@@ -70,7 +72,12 @@ def repro(workplace: Path) -> Iterator[subprocess.Popen[str]]:
     project = copied_project(workplace / "dvc")
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro"], cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "dvc", "repro"],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     yield process
     process.kill()
@@ -94,7 +101,9 @@ def conducted(build: Build, repro: subprocess.Popen[str], workplace: Path) -> Co
             os.chown(path, USER, USER, follow_symlinks=False)
         command = [*as_user(build.host), *command]
     variables = environment() | build.host.environment | {"HOME": str(project)}
-    done = subprocess.run(command, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, cwd=project, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert done.returncode == 0, done.stdout[-6000:]
     output, _ = repro.communicate()
     assert repro.returncode == 0, output[-6000:]
@@ -103,7 +112,9 @@ def conducted(build: Build, repro: subprocess.Popen[str], workplace: Path) -> Co
 
 
 def as_user(host: DockerHost) -> list[str]:
-    """Runs a command as another user, who may read all (this Python may lie in root's home) but write only what is theirs."""
+    """Runs a command as another user, who may read all (this Python may lie in root's home) but write only what is
+    theirs.
+    """
     socket = host.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
     may_read = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
     return ["setpriv", f"--reuid={USER}", f"--regid={USER}", f"--groups={USER},{Path(socket).stat().st_gid}", *may_read]
@@ -111,7 +122,13 @@ def as_user(host: DockerHost) -> list[str]:
 
 def copied_project(target: Path) -> Path:
     """The repository's files as they are now, with small parameters."""
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     for name in filter(None, listed.stdout.split("\0")):
         if (REPOSITORY / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +152,9 @@ def environment() -> dict[str, str]:
 
 
 def built(host: DockerHost, workplace: Path) -> Build:
-    """Build as `make image` does, with this machine's way to packages as secrets, and torch from a wheel as where there is no internet."""
+    """Build as `make image` does, with this machine's way to packages as secrets, and torch from a wheel as where there
+    is no internet.
+    """
     context = workplace / "context"
     for name in ("segmodels", "components"):
         shutil.copytree(REPOSITORY / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -145,12 +164,21 @@ def built(host: DockerHost, workplace: Path) -> Build:
     (context / "wheelhouse").mkdir()
     wheel = shutil.copy(torch_wheel(), context / "wheelhouse")
     secrets = [f"--secret=id=pip.conf,src={pip_settings(workplace / 'pip.conf')}"]
-    if authority := next((os.environ[name] for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE") if os.environ.get(name)), None):
+    if authority := next(
+        (os.environ[name] for name in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE") if os.environ.get(name)), None
+    ):
         secrets.append(f"--secret=id=ca.pem,src={authority}")
     identity = workplace / "image.id"
     variant = "cpu" if "cpu" in wheel else "gpu"
-    arguments = [f"--build-arg=VARIANT={variant}", f"--build-arg=REVISION={REVISION}", *secrets, f"--iidfile={identity}"]
-    host.run("build", "--quiet", "--network=host", "--file=infra/Dockerfile", *arguments, ".", timeout=1500, cwd=context)
+    arguments = [
+        f"--build-arg=VARIANT={variant}",
+        f"--build-arg=REVISION={REVISION}",
+        *secrets,
+        f"--iidfile={identity}",
+    ]
+    host.run(
+        "build", "--quiet", "--network=host", "--file=infra/Dockerfile", *arguments, ".", timeout=1500, cwd=context
+    )
     name = f"segmodels:{variant}-{identity.read_text().removeprefix('sha256:')[:12]}"
     host.run("tag", identity.read_text(), name)
     return Build(host, name, int(host.run("image", "inspect", "--format", "{{.Size}}", name)) // 10**6)
@@ -163,15 +191,35 @@ def torch_wheel() -> str:
     version = torch.__version__.split("+")[0]
     folder = CACHE / "wheels"
     if not list(folder.glob(f"torch-{version}*.whl")):
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), f"torch=={version}"], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--dest",
+                str(folder),
+                f"torch=={version}",
+            ],
+            check=True,
+        )
     return str(next(folder.glob(f"torch-{version}*.whl")))
 
 
 def pip_settings(path: Path) -> Path:
     """How pip reaches its index here, but for folders of this machine."""
-    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
-    settings = dict(re.findall(r"(?m)^(?:global|:env:)\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'$", listed))
-    remote = {name: " ".join(part for part in value.split() if not part.startswith("file:")) for name, value in settings.items()}
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    settings = dict(
+        re.findall(r"(?m)^(?:global|:env:)\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'$", listed)
+    )
+    remote = {
+        name: " ".join(part for part in value.split() if not part.startswith("file:"))
+        for name, value in settings.items()
+    }
     path.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in remote.items() if value))
     return path
 
@@ -186,7 +234,9 @@ there = [name for name in ("kfp", "pytest", "ruff", "pipelines", "pip") if impor
 tools = [name for name in ("gcc", "cc", "make", "cmake", "g++") if shutil.which(name)]
 print(json.dumps([there, tools, os.getuid(), os.environ["SEGMODELS_CODE_REVISION"]]))
 """
-    there, tools, user, revision = json.loads(build.host.run("run", "--rm", "--network=host", "--entrypoint=python", build.image, "-c", show))
+    there, tools, user, revision = json.loads(
+        build.host.run("run", "--rm", "--network=host", "--entrypoint=python", build.image, "-c", show)
+    )
     assert (there, tools) == ([], [])
     assert user != 0
     assert revision == REVISION
@@ -198,7 +248,15 @@ def test_settings_of_the_build_are_not_in_the_image(build: Build) -> None:
     facts = json.loads(build.host.run("image", "inspect", build.image))[0]["Config"]
     assert facts["Labels"]["org.opencontainers.image.revision"] == REVISION
     assert not [variable for variable in facts["Env"] if variable.startswith(("PIP_", "SSL_", "HTTP"))]
-    left = build.host.run("run", "--rm", "--network=host", "--entrypoint=sh", build.image, "-c", "cat /etc/pip.conf /run/secrets/* 2>/dev/null; true")
+    left = build.host.run(
+        "run",
+        "--rm",
+        "--network=host",
+        "--entrypoint=sh",
+        build.image,
+        "-c",
+        "cat /etc/pip.conf /run/secrets/* 2>/dev/null; true",
+    )
     assert left == ""
 
 
@@ -219,7 +277,8 @@ def described(outputs: Path, step: str) -> dict[str, Any]:
 
 def test_both_conductors_come_to_the_same_confusion_matrix(conducted: Conducted) -> None:
     one, other = (
-        json.loads((folder / "confusion.json").read_text()) for folder in (conducted.dvc / "evaluation", conducted.kubeflow / "evaluate" / "evaluation")
+        json.loads((folder / "confusion.json").read_text())
+        for folder in (conducted.dvc / "evaluation", conducted.kubeflow / "evaluate" / "evaluation")
     )
     assert one == other
     assert sum(map(sum, one["counts"])) > 0
@@ -246,7 +305,9 @@ def test_every_artifact_is_there_with_its_metadata(conducted: Conducted) -> None
     assert (model["data_digest"], model["code_revision"]) == (digest, REVISION)
     assert model["image"].startswith("segmodels:")
     truth = json.loads((outputs / "evaluate" / "evaluation" / "confusion.json").read_text())
-    assert [row["row"] for row in described(outputs, "evaluate")["confusion"]["confusionMatrix"]["rows"]] == truth["counts"]
+    assert [row["row"] for row in described(outputs, "evaluate")["confusion"]["confusionMatrix"]["rows"]] == truth[
+        "counts"
+    ]
     assert described(outputs, "register")["registration"]["alias"] == "champion"
     assert "digits-containers version 1 is the champion" in conducted.log
 

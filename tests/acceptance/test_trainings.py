@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from small_pipeline import write_shards
 
-from components import tracking
+from components.tracking import runs
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[2]
@@ -55,14 +55,18 @@ def workspace(tmp_path: Path) -> Path:
 
 def epochs_of(workspace: Path) -> list[int]:
     run = json.loads((workspace / "data" / "model" / "run.json").read_text())
-    return sorted(metric.step for metric in tracking.mlflow_client(run["tracking_uri"]).get_metric_history(run["run_id"], "val/miou"))
+    return sorted(
+        metric.step for metric in runs.mlflow_client(run["tracking_uri"]).get_metric_history(run["run_id"], "val/miou")
+    )
 
 
 def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrupted_training(workspace: Path) -> None:
     """SIGKILL and SIGTERM in turn, each some way into the training; then one run to the end."""
     epochs = 20  # enough that none ends before its signal arrives, on a busy machine too
     (workspace / "params.yaml").write_text(yaml.safe_dump({"train": {**PARAMS["train"], "epochs": epochs}}))
-    subprocess.run(["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240)
+    subprocess.run(
+        ["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240
+    )
     expected = load_file(workspace / "data" / "model" / "weights.safetensors")
     for leftover in ("data/checkpoints", "data/model", ".dvc/cache"):
         shutil.rmtree(workspace / leftover)
@@ -72,7 +76,13 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrup
     rng = random.Random(0)
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
         saved = sum(1 for _ in (workspace / "data").glob("checkpoints/*/*.ckpt"))
-        process = subprocess.Popen([sys.executable, "-m", "components", "train"], cwd=workspace, env=environment(), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "components", "train"],
+            cwd=workspace,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert process.stderr is not None
         for line in process.stderr:  # up to the first epoch of this process, and a little further
             if "epoch" in line:
@@ -83,7 +93,9 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrup
         assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGKILL)
         assert not (workspace / "data" / "model").exists()
         assert sum(1 for _ in (workspace / "data").glob("checkpoints/*/*.ckpt")) >= max(1, saved)
-    subprocess.run(["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240)
+    subprocess.run(
+        ["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240
+    )
     resumed = load_file(workspace / "data" / "model" / "weights.safetensors")
     assert expected.keys() == resumed.keys()
     for name, value in expected.items():
@@ -109,18 +121,40 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrup
     ],
     ids=["plain", "deep supervision and self-correction", "without labels"],
 )
-def test_two_processes_measure_what_one_does_with_the_same_global_batch(workspace: Path, changes: dict[str, Any]) -> None:
+def test_two_processes_measure_what_one_does_with_the_same_global_batch(
+    workspace: Path, changes: dict[str, Any]
+) -> None:
     scores = []
     for processes in (1, 2):
-        params = {"train": {**PARAMS["train"], "batch_size": 4 // processes, "augment": {**PARAMS["train"]["augment"], "brightness": 0.1}, **changes}}
+        params = {
+            "train": {
+                **PARAMS["train"],
+                "batch_size": 4 // processes,
+                "augment": {**PARAMS["train"]["augment"], "brightness": 0.1},
+                **changes,
+            }
+        }
         (workspace / "params.yaml").write_text(yaml.safe_dump(params))
         model = f"data/model-{processes}"
-        command = ["torchrun", "--nproc-per-node", str(processes), "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+        command = [
+            "torchrun",
+            "--nproc-per-node",
+            str(processes),
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-endpoint",
+            "127.0.0.1:0",
+        ]
         subprocess.run(
-            [*command, "-m", "components", "train", "--model", model], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240
+            [*command, "-m", "components", "train", "--model", model],
+            cwd=workspace,
+            env=environment(),
+            check=True,
+            capture_output=True,
+            timeout=240,
         )
         run = json.loads((workspace / model / "run.json").read_text())
-        metrics = tracking.mlflow_client(run["tracking_uri"]).get_run(run["run_id"]).data.metrics
+        metrics = runs.mlflow_client(run["tracking_uri"]).get_run(run["run_id"]).data.metrics
         scores.append([metrics[name] for name in ("val/miou", "val/fwiou", "val/loss", "train/loss")])
     # the order of sums differs; labels that a model makes for itself carry such differences into the next cycle
     assert scores[1] == pytest.approx(scores[0], rel=1e-2 if changes else 0, abs=1e-3)

@@ -61,7 +61,9 @@ def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         (OSError(errno.ENOSPC, "No space left on device", "data/shards"), 2, "the disk is full"),
     ],
 )
-def test_errors_that_a_user_can_act_on_have_exit_codes(error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_that_a_user_can_act_on_have_exit_codes(
+    error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def work() -> None:
         raise error
 

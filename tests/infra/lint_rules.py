@@ -1,4 +1,5 @@
-"""What every manifest must hold beyond the API's schema: rules over the objects of one overlay, as kube-linter has them.
+"""What every manifest must hold beyond the API's schema: rules over the objects of one overlay, as kube-linter has
+them.
 
 Each rule takes the objects and returns its findings, one line each; no findings is good.
 """
@@ -59,7 +60,9 @@ def pods(objects: list[Object]) -> Iterator[Pod]:
 
 
 def named(objects: list[Object], kind: str) -> dict[tuple[str, str], Object]:
-    return {(one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects if one["kind"] == kind}
+    return {
+        (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects if one["kind"] == kind
+    }
 
 
 def selects(selector: Object, labels: dict[str, str]) -> bool:
@@ -75,12 +78,18 @@ def pods_are_not_root(objects: list[Object]) -> list[str]:
         context = pod.spec.get("securityContext", {})
         if not context.get("runAsNonRoot") or not context.get("runAsUser"):
             wrong.append(f"{pod.name}: runAsNonRoot and a runAsUser above 0 are needed")
-        wrong += [f"{pod.name}: {c['name']} is root" for c in pod.containers if c.get("securityContext", {}).get("runAsUser") == 0]
+        wrong += [
+            f"{pod.name}: {c['name']} is root"
+            for c in pod.containers
+            if c.get("securityContext", {}).get("runAsUser") == 0
+        ]
     return wrong
 
 
 def pods_have_the_default_seccomp_profile(objects: list[Object]) -> list[str]:
-    profiles = {pod.name: pod.spec.get("securityContext", {}).get("seccompProfile", {}).get("type") for pod in pods(objects)}
+    profiles = {
+        pod.name: pod.spec.get("securityContext", {}).get("seccompProfile", {}).get("type") for pod in pods(objects)
+    }
     return [f"{name}: seccompProfile is {profile}" for name, profile in profiles.items() if profile != "RuntimeDefault"]
 
 
@@ -88,7 +97,9 @@ def pods_stay_in_their_namespaces(objects: list[Object]) -> list[str]:
     keys = ("hostNetwork", "hostPID", "hostIPC")
     wrong = [f"{pod.name}: {key}" for pod in pods(objects) for key in keys if pod.spec.get(key)]
     volumes = [(pod, volume) for pod in pods(objects) for volume in pod.spec.get("volumes", [])]
-    return wrong + [f"{pod.name}: volume {volume['name']} is a hostPath" for pod, volume in volumes if "hostPath" in volume]
+    return wrong + [
+        f"{pod.name}: volume {volume['name']} is a hostPath" for pod, volume in volumes if "hostPath" in volume
+    ]
 
 
 def pods_have_an_account_of_their_own_without_token(objects: list[Object]) -> list[str]:
@@ -104,7 +115,9 @@ def pods_have_an_account_of_their_own_without_token(objects: list[Object]) -> li
 def empty_folders_have_a_limit(objects: list[Object]) -> list[str]:
     volumes = [(pod, volume) for pod in pods(objects) for volume in pod.spec.get("volumes", [])]
     return [
-        f"{pod.name}: emptyDir {volume['name']} has no sizeLimit" for pod, volume in volumes if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]
+        f"{pod.name}: emptyDir {volume['name']} has no sizeLimit"
+        for pod, volume in volumes
+        if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]
     ]
 
 
@@ -112,11 +125,17 @@ def empty_folders_have_a_limit(objects: list[Object]) -> list[str]:
 
 
 def containers_have_a_read_only_root(objects: list[Object]) -> list[str]:
-    return _security(objects, lambda context: context.get("readOnlyRootFilesystem") is True, "its root filesystem can be written")
+    return _security(
+        objects, lambda context: context.get("readOnlyRootFilesystem") is True, "its root filesystem can be written"
+    )
 
 
 def containers_gain_no_privileges(objects: list[Object]) -> list[str]:
-    return _security(objects, lambda context: context.get("allowPrivilegeEscalation") is False and not context.get("privileged"), "may gain privileges")
+    return _security(
+        objects,
+        lambda context: context.get("allowPrivilegeEscalation") is False and not context.get("privileged"),
+        "may gain privileges",
+    )
 
 
 def containers_drop_all_capabilities(objects: list[Object]) -> list[str]:
@@ -124,7 +143,12 @@ def containers_drop_all_capabilities(objects: list[Object]) -> list[str]:
 
 
 def _security(objects: list[Object], good: Any, finding: str) -> list[str]:
-    return [f"{pod.name}: {c['name']}: {finding}" for pod in pods(objects) for c in pod.containers if not good(c.get("securityContext", {}))]
+    return [
+        f"{pod.name}: {c['name']}: {finding}"
+        for pod in pods(objects)
+        for c in pod.containers
+        if not good(c.get("securityContext", {}))
+    ]
 
 
 def containers_have_requests_and_limits(objects: list[Object]) -> list[str]:
@@ -140,11 +164,20 @@ def containers_have_requests_and_limits(objects: list[Object]) -> list[str]:
 
 def what_serves_has_probes(objects: list[Object]) -> list[str]:
     kinds = ("startupProbe", "readinessProbe", "livenessProbe")
-    return [f"{pod.name}: {c['name']}: no {kind}" for pod in pods(objects) if pod.serves for c in pod.spec["containers"] for kind in kinds if kind not in c]
+    return [
+        f"{pod.name}: {c['name']}: no {kind}"
+        for pod in pods(objects)
+        if pod.serves
+        for c in pod.spec["containers"]
+        for kind in kinds
+        if kind not in c
+    ]
 
 
 def what_serves_requests_ends_late(objects: list[Object]) -> list[str]:
-    """A pod is asked for seconds after it was told to stop: it must go on answering (preStop), and then have time to finish."""
+    """A pod is asked for seconds after it was told to stop: it must go on answering (preStop), and then have time to
+    finish.
+    """
     wrong = []
     for pod in pods(objects):
         if pod.owner["kind"] not in ("Deployment", "InferenceService"):
@@ -153,7 +186,10 @@ def what_serves_requests_ends_late(objects: list[Object]) -> list[str]:
             command = c.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])
             pause = int(command[1]) if command[0] == "sleep" else 0
             if not 3 <= pause <= pod.spec.get("terminationGracePeriodSeconds", 30) - 20:
-                wrong.append(f"{pod.name}: {c['name']}: preStop sleeps {pause} s, expected 3 s or more, and 20 s less than its grace period")
+                wrong.append(
+                    f"{pod.name}: {c['name']}: preStop sleeps {pause} s, expected 3 s or more, and 20 s less than its"
+                    " grace period"
+                )
     return wrong
 
 
@@ -162,7 +198,11 @@ def probes_name_ports_that_are_there(objects: list[Object]) -> list[str]:
     for pod in pods(objects):
         for c in pod.containers:
             known = _ports(c)
-            asked = {c[kind]["httpGet"]["port"] for kind in ("startupProbe", "readinessProbe", "livenessProbe") if "httpGet" in c.get(kind, {})}
+            asked = {
+                c[kind]["httpGet"]["port"]
+                for kind in ("startupProbe", "readinessProbe", "livenessProbe")
+                if "httpGet" in c.get(kind, {})
+            }
             wrong += [f"{pod.name}: {c['name']}: a probe asks port {port}" for port in asked - known]
     return wrong
 
@@ -174,7 +214,12 @@ def _ports(container: Object) -> set[Any]:
 
 def images_are_pinned_by_digest(objects: list[Object]) -> list[str]:
     pinned = re.compile(r"[^:]+(:[^:@]+)?@sha256:[0-9a-f]{64}")
-    return [f"{pod.name}: image {c['image']}" for pod in pods(objects) for c in pod.containers if not pinned.fullmatch(c["image"]) or ":latest@" in c["image"]]
+    return [
+        f"{pod.name}: image {c['image']}"
+        for pod in pods(objects)
+        for c in pod.containers
+        if not pinned.fullmatch(c["image"]) or ":latest@" in c["image"]
+    ]
 
 
 def mounts_have_volumes(objects: list[Object]) -> list[str]:
@@ -192,12 +237,22 @@ def mounts_have_volumes(objects: list[Object]) -> list[str]:
 
 
 def no_object_holds_a_secret(objects: list[Object]) -> list[str]:
-    wrong = [f"Secret {name} holds values" for (_, name), one in named(objects, "Secret").items() if one.get("data") or one.get("stringData")]
+    wrong = [
+        f"Secret {name} holds values"
+        for (_, name), one in named(objects, "Secret").items()
+        if one.get("data") or one.get("stringData")
+    ]
     for pod in pods(objects):
         for c in pod.containers:
-            wrong += [f"{pod.name}: {env['name']} is written out" for env in c.get("env", []) if CREDENTIAL.search(env["name"]) and "value" in env]
+            wrong += [
+                f"{pod.name}: {env['name']} is written out"
+                for env in c.get("env", [])
+                if CREDENTIAL.search(env["name"]) and "value" in env
+            ]
             texts = [*c.get("args", []), *c.get("command", []), *(env.get("value", "") for env in c.get("env", []))]
-            wrong += [f"{pod.name}: {c['name']}: an address with a password" for text in texts if IN_AN_ADDRESS.search(text)]
+            wrong += [
+                f"{pod.name}: {c['name']}: an address with a password" for text in texts if IN_AN_ADDRESS.search(text)
+            ]
     return wrong
 
 
@@ -208,7 +263,12 @@ def what_pods_refer_to_is_there(objects: list[Object]) -> list[str]:
         wanted = {source["configMapRef"]["name"] for source in sources if "configMapRef" in source}
         wanted |= {volume["configMap"]["name"] for volume in pod.spec.get("volumes", []) if "configMap" in volume}
         wrong += [f"{pod.name}: no ConfigMap {name}" for name in wanted if (pod.namespace, name) not in maps]
-        values = [env["valueFrom"]["secretKeyRef"]["name"] for c in pod.containers for env in c.get("env", []) if "secretKeyRef" in env.get("valueFrom", {})]
+        values = [
+            env["valueFrom"]["secretKeyRef"]["name"]
+            for c in pod.containers
+            for env in c.get("env", [])
+            if "secretKeyRef" in env.get("valueFrom", {})
+        ]
         values += [source["secretRef"]["name"] for source in sources if "secretRef" in source]
         wrong += [f"{pod.name}: no secret {name}" for name in values if (pod.namespace, name) not in SECRETS]
     return wrong
@@ -216,10 +276,15 @@ def what_pods_refer_to_is_there(objects: list[Object]) -> list[str]:
 
 def roles_have_no_wildcards(objects: list[Object]) -> list[str]:
     roles = [one for one in objects if one["kind"] in ("Role", "ClusterRole")]
-    wrong = [f"ClusterRole {one['metadata']['name']}: a Role is enough" for one in roles if one["kind"] == "ClusterRole"]
+    wrong = [
+        f"ClusterRole {one['metadata']['name']}: a Role is enough" for one in roles if one["kind"] == "ClusterRole"
+    ]
     for role in roles:
         words = {word for rule in role["rules"] for key in ("verbs", "resources", "apiGroups") for word in rule[key]}
-        wrong += [f"{role['metadata']['name']}: {word}" for word in words & {"*", "escalate", "bind", "impersonate", "secrets", "pods/exec"}]
+        wrong += [
+            f"{role['metadata']['name']}: {word}"
+            for word in words & {"*", "escalate", "bind", "impersonate", "secrets", "pods/exec"}
+        ]
     return wrong
 
 
@@ -228,19 +293,29 @@ def roles_have_no_wildcards(objects: list[Object]) -> list[str]:
 
 def selectors_match_their_pods(objects: list[Object]) -> list[str]:
     owners = [pod for pod in pods(objects) if pod.owner["kind"] in ("Deployment", "StatefulSet")]
-    return [f"{pod.name}: its selector does not match its pods" for pod in owners if not selects(pod.owner["spec"]["selector"], pod.labels)]
+    return [
+        f"{pod.name}: its selector does not match its pods"
+        for pod in owners
+        if not selects(pod.owner["spec"]["selector"], pod.labels)
+    ]
 
 
 def services_have_targets(objects: list[Object]) -> list[str]:
     wrong = []
     for (namespace, name), service in named(objects, "Service").items():
-        behind = [pod for pod in pods(objects) if pod.namespace == namespace and selects({"matchLabels": service["spec"]["selector"]}, pod.labels)]
+        behind = [
+            pod
+            for pod in pods(objects)
+            if pod.namespace == namespace and selects({"matchLabels": service["spec"]["selector"]}, pod.labels)
+        ]
         if not behind:
             wrong.append(f"Service {name} has no pods")
         for pod in behind:
             known = set().union(*(_ports(c) for c in pod.spec["containers"]))
             wrong += [
-                f"Service {name}: {pod.name} has no port {p['targetPort']}" for p in service["spec"]["ports"] if p.get("targetPort", p["port"]) not in known
+                f"Service {name}: {pod.name} has no port {p['targetPort']}"
+                for p in service["spec"]["ports"]
+                if p.get("targetPort", p["port"]) not in known
             ]
     wrong += [
         f"StatefulSet {name}: no Service {one['spec']['serviceName']}"
@@ -253,7 +328,11 @@ def services_have_targets(objects: list[Object]) -> list[str]:
 def every_pod_is_under_network_policies(objects: list[Object]) -> list[str]:
     policies, wrong = named(objects, "NetworkPolicy"), []
     for pod in pods(objects):
-        over = [one["spec"] for (namespace, _), one in policies.items() if namespace == pod.namespace and selects(one["spec"]["podSelector"], pod.labels)]
+        over = [
+            one["spec"]
+            for (namespace, _), one in policies.items()
+            if namespace == pod.namespace and selects(one["spec"]["podSelector"], pod.labels)
+        ]
         for direction in ("Ingress", "Egress"):
             if not any(direction in spec["policyTypes"] for spec in over):
                 wrong.append(f"{pod.name}: no NetworkPolicy says what {direction} it may have")
@@ -261,7 +340,9 @@ def every_pod_is_under_network_policies(objects: list[Object]) -> list[str]:
 
 
 def network_policies_name_pods_that_are_there(objects: list[Object]) -> list[str]:
-    """Who is let in may be elsewhere; whom a policy is for, and whom it lets them reach in our namespaces, must be among the objects."""
+    """Who is let in may be elsewhere; whom a policy is for, and whom it lets them reach in our namespaces, must be
+    among the objects.
+    """
     wrong, everyone = [], list(pods(objects))
     for (namespace, name), policy in named(objects, "NetworkPolicy").items():
         spec = policy["spec"]
@@ -269,7 +350,11 @@ def network_policies_name_pods_that_are_there(objects: list[Object]) -> list[str
             wrong.append(f"NetworkPolicy {name} is for no pod")
         for rule in spec.get("egress", []):
             for peer in rule.get("to", []):
-                where = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name", namespace)
+                where = (
+                    peer.get("namespaceSelector", {})
+                    .get("matchLabels", {})
+                    .get("kubernetes.io/metadata.name", namespace)
+                )
                 if where in {pod.namespace for pod in everyone} and not any(
                     pod.namespace == where and selects(peer["podSelector"], pod.labels) for pod in everyone
                 ):
@@ -284,23 +369,35 @@ def no_network_policy_opens_everything(objects: list[Object]) -> list[str]:
             for rule in policy["spec"].get(side, []):
                 if not rule.get(peers) and not rule.get("ports"):
                     wrong.append(f"NetworkPolicy {name}: {side} is open to all")
-                wrong += [f"NetworkPolicy {name}: {side} is open to every namespace" for peer in rule.get(peers, []) if peer.get("namespaceSelector") == {}]
+                wrong += [
+                    f"NetworkPolicy {name}: {side} is open to every namespace"
+                    for peer in rule.get(peers, [])
+                    if peer.get("namespaceSelector") == {}
+                ]
     return wrong
 
 
 def disruption_budgets_protect_and_let_nodes_go(objects: list[Object]) -> list[str]:
     budgets, wrong = named(objects, "PodDisruptionBudget"), []
     for (namespace, name), budget in budgets.items():
-        over = [pod for pod in pods(objects) if pod.namespace == namespace and selects(budget["spec"]["selector"], pod.labels)]
+        over = [
+            pod
+            for pod in pods(objects)
+            if pod.namespace == namespace and selects(budget["spec"]["selector"], pod.labels)
+        ]
         if not over:
             wrong.append(f"PodDisruptionBudget {name} protects nothing")
         wrong += [
             f"PodDisruptionBudget {name}: {pod.name} can never be moved"
             for pod in over
-            if budget["spec"].get("maxUnavailable") == 0 or budget["spec"].get("minAvailable", 0) >= pod.owner["spec"].get("replicas", 1) > 0
+            if budget["spec"].get("maxUnavailable") == 0
+            or budget["spec"].get("minAvailable", 0) >= pod.owner["spec"].get("replicas", 1) > 0
         ]
     for pod in pods(objects):
-        protected = any(namespace == pod.namespace and selects(budget["spec"]["selector"], pod.labels) for (namespace, _), budget in budgets.items())
+        protected = any(
+            namespace == pod.namespace and selects(budget["spec"]["selector"], pod.labels)
+            for (namespace, _), budget in budgets.items()
+        )
         if pod.owner["kind"] == "Deployment" and pod.owner["spec"].get("replicas", 1) > 1 and not protected:
             wrong.append(f"{pod.name} has several pods and no PodDisruptionBudget")
     return wrong

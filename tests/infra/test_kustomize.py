@@ -1,4 +1,6 @@
-"""Every overlay renders; Kubernetes' schemas, Trainer's and KServe's accept every object; names agree with the profiles."""
+"""Every overlay renders; Kubernetes' schemas, Trainer's and KServe's accept every object; names agree with the
+profiles.
+"""
 
 import shutil
 from collections.abc import Callable
@@ -36,7 +38,9 @@ def test_kubernetes_accepts_every_object(render: Render, overlay: str, version: 
 def test_the_check_is_strict(render: Render) -> None:
     (deployment,) = [one for one in render(KUSTOMIZE / "base") if one["kind"] == "Deployment"]
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment | {"spec": deployment["spec"] | {"replica": 2}}, VERSIONS[-1], strict=True)
+        kubernetes_validate.validate(
+            deployment | {"spec": deployment["spec"] | {"replica": 2}}, VERSIONS[-1], strict=True
+        )
 
 
 def plain(model: Any) -> Any:
@@ -45,9 +49,14 @@ def plain(model: Any) -> Any:
 
 def test_trainer_accepts_the_training_runtime_and_knows_every_field(render: Render) -> None:
     (runtime,) = [one for one in render(KUSTOMIZE / "runs") if one["kind"] == "TrainingRuntime"]
-    assert plain(models.TrainerV1alpha1TrainingRuntime.from_dict(runtime)) == runtime, "a field that is not known is lost on the way"
+    assert plain(models.TrainerV1alpha1TrainingRuntime.from_dict(runtime)) == runtime, (
+        "a field that is not known is lost on the way"
+    )
     job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]
-    assert (job["name"], job["template"]["spec"]["template"]["spec"]["containers"][0]["name"]) == ("node", "node"), "Trainer finds them by these names"
+    assert (job["name"], job["template"]["spec"]["template"]["spec"]["containers"][0]["name"]) == (
+        "node",
+        "node",
+    ), "Trainer finds them by these names"
 
 
 def test_the_sdk_finds_the_runtimes_container(render: Render) -> None:
@@ -75,7 +84,9 @@ def test_kserve_runs_the_same_container_as_the_deployment(render: Render) -> Non
     of_kserve, own = (dict(pod.spec["containers"][0]) for pod in (by_kserve, plainly))
     assert of_kserve.pop("name") == "kserve-container", "KServe finds it by this name"
     own.pop("name")
-    assert {port["containerPort"] for port in of_kserve.pop("ports")} == {port["containerPort"] for port in own.pop("ports")}
+    assert {port["containerPort"] for port in of_kserve.pop("ports")} == {
+        port["containerPort"] for port in own.pop("ports")
+    }
     assert of_kserve == own
     assert by_kserve.labels == plainly.labels
 
@@ -90,7 +101,9 @@ def test_all_of_our_images_are_one(render: Render) -> None:
 
 
 def test_make_deploy_replaces_the_image_that_is_not_there() -> None:
-    (line,) = [line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "registry.invalid/segmodels" in line]
+    (line,) = [
+        line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "registry.invalid/segmodels" in line
+    ]
     assert "registry.invalid/segmodels@sha256:0\\{64\\}" in line
 
 
@@ -98,7 +111,9 @@ def test_make_deploy_replaces_the_image_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_the_profiles_name_services_and_secrets_that_are_there(render: Render, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profiles_name_services_and_secrets_that_are_there(
+    render: Render, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(REPOSITORY)
     profile, services = load_profile(name), named(render(KUSTOMIZE / "overlays" / "dev"), "Service")
     for variable in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL"):
@@ -116,9 +131,18 @@ def test_the_profiles_name_services_and_secrets_that_are_there(render: Render, n
 
 def test_mlflow_answers_to_every_name_that_it_is_called_by(render: Render) -> None:
     (server,) = [pod for pod in pods(render(KUSTOMIZE / "base")) if pod.name == "Deployment mlflow"]
-    allowed = next(env["value"] for env in server.spec["containers"][0]["env"] if env["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS").split(",")
+    allowed = next(
+        env["value"] for env in server.spec["containers"][0]["env"] if env["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS"
+    ).split(",")
     names = ["mlflow", "mlflow.segmodels", "mlflow.segmodels.svc", "mlflow.segmodels.svc.cluster.local"]
-    assert set(allowed) == {*names, *(f"{name}:5000" for name in names), "localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*"}
+    assert set(allowed) == {
+        *names,
+        *(f"{name}:5000" for name in names),
+        "localhost",
+        "localhost:*",
+        "127.0.0.1",
+        "127.0.0.1:*",
+    }
 
 
 # --- secrets, variants
@@ -139,7 +163,9 @@ def test_the_templates_of_secrets_have_the_keys_that_pods_ask_for_and_no_values(
         for env in c.get("env", [])
         if "secretKeyRef" in env.get("valueFrom", {})
     ]
-    assert {(one["name"], one["key"]) for one in asked} == {(name, key) for name, template in templates.items() for key in template}
+    assert {(one["name"], one["key"]) for one in asked} == {
+        (name, key) for name, template in templates.items() for key in template
+    }
 
 
 def test_filled_in_they_are_the_secrets(render: Render, tmp_path: Path) -> None:
@@ -162,7 +188,11 @@ def test_a_store_that_is_there_already_takes_the_place_of_ours(render: Render, t
     overlay.write_text(yaml.safe_dump(content))
     objects = render(overlay.parent)
     assert not [one for one in objects if one["metadata"]["name"] == "object-store"]
-    (settings,) = [one["data"] for one in objects if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("object-store")]
+    (settings,) = [
+        one["data"]
+        for one in objects
+        if one["kind"] == "ConfigMap" and one["metadata"]["name"].startswith("object-store")
+    ]
     assert settings["AWS_ENDPOINT_URL"] == "https://s3.example"
     assert [finding for rule in RULES for finding in rule(objects)] == []
 
@@ -177,7 +207,9 @@ def test_all_pods_fit_into_the_quota(render: Render, overlay: str) -> None:
             total = 0.0
             for pod in pods(objects):
                 if pod.namespace == "segmodels":
-                    count = pod.owner["spec"].get("predictor", {}).get("maxReplicas") or pod.owner["spec"].get("replicas", 1)
+                    count = pod.owner["spec"].get("predictor", {}).get("maxReplicas") or pod.owner["spec"].get(
+                        "replicas", 1
+                    )
                     each = sum(amount(c["resources"][kind][resource]) for c in pod.spec["containers"])
                     total += each * (count + (pod.owner["kind"] in ("Deployment", "InferenceService")))
             assert total <= amount(quota["spec"]["hard"][f"{kind}.{resource}"]), f"{kind} of {resource}"

@@ -40,7 +40,10 @@ def drop(kind: str, name: str) -> Callable[[list[Object]], Any]:
 SPOILED: list[tuple[str, Callable[[list[Object]], Any]]] = [
     ("pods_are_not_root", lambda o: spec(o)["securityContext"].pop("runAsNonRoot")),
     ("pods_are_not_root", lambda o: container(o)["securityContext"].update(runAsUser=0)),
-    ("pods_have_the_default_seccomp_profile", lambda o: spec(o)["securityContext"].update(seccompProfile={"type": "Unconfined"})),
+    (
+        "pods_have_the_default_seccomp_profile",
+        lambda o: spec(o)["securityContext"].update(seccompProfile={"type": "Unconfined"}),
+    ),
     ("pods_stay_in_their_namespaces", lambda o: spec(o).update(hostNetwork=True)),
     ("pods_stay_in_their_namespaces", lambda o: spec(o)["volumes"].append({"name": "node", "hostPath": {"path": "/"}})),
     ("pods_have_an_account_of_their_own_without_token", lambda o: spec(o).pop("serviceAccountName")),
@@ -49,7 +52,10 @@ SPOILED: list[tuple[str, Callable[[list[Object]], Any]]] = [
     ("containers_have_a_read_only_root", lambda o: container(o)["securityContext"].pop("readOnlyRootFilesystem")),
     ("containers_gain_no_privileges", lambda o: container(o)["securityContext"].pop("allowPrivilegeEscalation")),
     ("containers_gain_no_privileges", lambda o: container(o)["securityContext"].update(privileged=True)),
-    ("containers_drop_all_capabilities", lambda o: container(o)["securityContext"].update(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]})),
+    (
+        "containers_drop_all_capabilities",
+        lambda o: container(o)["securityContext"].update(capabilities={"drop": ["ALL"], "add": ["SYS_ADMIN"]}),
+    ),
     ("containers_have_requests_and_limits", lambda o: container(o)["resources"]["limits"].pop("memory")),
     ("what_serves_has_probes", lambda o: container(o).pop("livenessProbe")),
     ("what_serves_has_probes", lambda o: container(o).pop("readinessProbe")),
@@ -59,28 +65,53 @@ SPOILED: list[tuple[str, Callable[[list[Object]], Any]]] = [
     ("images_are_pinned_by_digest", lambda o: container(o).update(image="registry.example/segmodels:1.2")),
     ("images_are_pinned_by_digest", lambda o: container(o).update(image="segmodels:latest@sha256:" + "0" * 64)),
     ("mounts_have_volumes", lambda o: spec(o).pop("volumes")),
-    ("no_object_holds_a_secret", lambda o: o.append({"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"password": "x"}})),
+    (
+        "no_object_holds_a_secret",
+        lambda o: o.append({"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"password": "x"}}),
+    ),
     ("no_object_holds_a_secret", lambda o: container(o)["env"].append({"name": "AWS_SECRET_ACCESS_KEY", "value": "x"})),
-    ("no_object_holds_a_secret", lambda o: container(o)["args"].append("--backend-store-uri=postgresql://mlflow:hunter2@postgresql/mlflow")),
+    (
+        "no_object_holds_a_secret",
+        lambda o: container(o)["args"].append("--backend-store-uri=postgresql://mlflow:hunter2@postgresql/mlflow"),
+    ),
     ("what_pods_refer_to_is_there", lambda o: container(o)["envFrom"].append({"configMapRef": {"name": "nowhere"}})),
     ("what_pods_refer_to_is_there", lambda o: container(o)["envFrom"].append({"secretRef": {"name": "nowhere"}})),
     ("roles_have_no_wildcards", lambda o: find(o, "Role", "segmodels-train-jobs")["rules"][0].update(verbs=["*"])),
-    ("selectors_match_their_pods", lambda o: find(o, "Deployment", "mlflow")["spec"]["selector"].update(matchLabels={"app.kubernetes.io/name": "other"})),
-    ("services_have_targets", lambda o: find(o, "Service", "mlflow")["spec"].update(selector={"app.kubernetes.io/name": "other"})),
+    (
+        "selectors_match_their_pods",
+        lambda o: find(o, "Deployment", "mlflow")["spec"]["selector"].update(
+            matchLabels={"app.kubernetes.io/name": "other"}
+        ),
+    ),
+    (
+        "services_have_targets",
+        lambda o: find(o, "Service", "mlflow")["spec"].update(selector={"app.kubernetes.io/name": "other"}),
+    ),
     ("services_have_targets", lambda o: find(o, "Service", "mlflow")["spec"]["ports"][0].update(targetPort="web")),
     ("services_have_targets", drop("Service", "postgresql")),
     ("every_pod_is_under_network_policies", drop("NetworkPolicy", "default-deny")),
-    ("network_policies_name_pods_that_are_there", lambda o: find(o, "NetworkPolicy", "mlflow")["spec"].update(podSelector={"matchLabels": {"a": "b"}})),
+    (
+        "network_policies_name_pods_that_are_there",
+        lambda o: find(o, "NetworkPolicy", "mlflow")["spec"].update(podSelector={"matchLabels": {"a": "b"}}),
+    ),
     ("network_policies_name_pods_that_are_there", drop("StatefulSet", "postgresql")),
     ("no_network_policy_opens_everything", lambda o: find(o, "NetworkPolicy", "mlflow")["spec"].update(ingress=[{}])),
-    ("no_network_policy_opens_everything", lambda o: find(o, "NetworkPolicy", "mlflow")["spec"]["ingress"][0]["from"].append({"namespaceSelector": {}})),
+    (
+        "no_network_policy_opens_everything",
+        lambda o: find(o, "NetworkPolicy", "mlflow")["spec"]["ingress"][0]["from"].append({"namespaceSelector": {}}),
+    ),
     ("disruption_budgets_protect_and_let_nodes_go", drop("PodDisruptionBudget", "mlflow")),
     ("disruption_budgets_protect_and_let_nodes_go", drop("Deployment", "mlflow")),
-    ("disruption_budgets_protect_and_let_nodes_go", lambda o: find(o, "PodDisruptionBudget", "mlflow")["spec"].update(maxUnavailable=0)),
+    (
+        "disruption_budgets_protect_and_let_nodes_go",
+        lambda o: find(o, "PodDisruptionBudget", "mlflow")["spec"].update(maxUnavailable=0),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("rule", "spoil"), SPOILED, ids=[f"{number}-{name}" for number, (name, _) in enumerate(SPOILED)])
+@pytest.mark.parametrize(
+    ("rule", "spoil"), SPOILED, ids=[f"{number}-{name}" for number, (name, _) in enumerate(SPOILED)]
+)
 def test_a_rule_finds_what_it_is_for(render: Render, rule: str, spoil: Callable[[list[Object]], Any]) -> None:
     objects = copy.deepcopy(render(OVERLAYS / "production"))
     spoil(objects)

@@ -1,4 +1,6 @@
-"""MLflow as the manifests start it, for real: on PostgreSQL, artifacts in an object store, with the scripts around it."""
+"""MLflow as the manifests start it, for real: on PostgreSQL, artifacts in an object store, with the scripts
+around it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,14 @@ class Database:
     def run(self, program: str, *arguments: str) -> str:
         """A client program, with the options and the variable that the manifests use."""
         done = subprocess.run(
-            [self.programs / program, *arguments, "--host=127.0.0.1", f"--port={self.port}", "--username=mlflow", "--no-password"],
+            [
+                self.programs / program,
+                *arguments,
+                "--host=127.0.0.1",
+                f"--port={self.port}",
+                "--username=mlflow",
+                "--no-password",
+            ],
             capture_output=True,
             text=True,
             env={**os.environ, "PGPASSWORD": PASSWORD},
@@ -63,14 +72,36 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         shutil.chown(folder / "password", "postgres")
     port = free_port()
     try:
-        make = [programs / "initdb", "--auth=scram-sha-256", "--username=mlflow", f"--pwfile={folder}/password", "--no-sync", f"--pgdata={folder}/data"]
+        make = [
+            programs / "initdb",
+            "--auth=scram-sha-256",
+            "--username=mlflow",
+            f"--pwfile={folder}/password",
+            "--no-sync",
+            f"--pgdata={folder}/data",
+        ]
         subprocess.run([*as_user, *make], check=True, capture_output=True, cwd="/", timeout=120)
-        command = [programs / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1"]
+        command = [
+            programs / "postgres",
+            "-D",
+            folder / "data",
+            "-p",
+            str(port),
+            "-k",
+            folder,
+            "-c",
+            "fsync=off",
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]
         with (tmp_path_factory.mktemp("postgresql") / "log").open("w") as log:
             server = subprocess.Popen([*as_user, *map(str, command)], stdout=log, stderr=log, cwd="/")
         database = Database(port, programs)
         for _ in range(100):
-            if subprocess.run([programs / "pg_isready", "--host=127.0.0.1", f"--port={port}", "--quiet"]).returncode == 0:
+            if (
+                subprocess.run([programs / "pg_isready", "--host=127.0.0.1", f"--port={port}", "--quiet"]).returncode
+                == 0
+            ):
                 break
             time.sleep(0.1)
         database.run("createdb", "mlflow")
@@ -89,27 +120,53 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def script(name: str, *arguments: str, store: Server) -> str:
-    done = subprocess.run([sys.executable, BASE / "scripts" / name, *arguments], capture_output=True, text=True, env={**os.environ, **store.environment})
+    done = subprocess.run(
+        [sys.executable, BASE / "scripts" / name, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **store.environment},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def tracking(database: Database, store: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an MLflow server that runs the manifest's command with the manifest's environment, other places apart."""
+    """The address of an MLflow server that runs the manifest's command with the manifest's environment, other places
+    apart.
+    """
     script("make_buckets.py", "mlflow", store=store)
-    (deployment,) = [one for one in yaml.safe_load_all((BASE / "mlflow.yaml").read_text()) if one["kind"] == "Deployment"]
+    (deployment,) = [
+        one for one in yaml.safe_load_all((BASE / "mlflow.yaml").read_text()) if one["kind"] == "Deployment"
+    ]
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     port, folder = free_port(), tmp_path_factory.mktemp("mlflow")
     given = {env["name"]: env["value"] for env in container["env"] if "value" in env}
-    given["MLFLOW_BACKEND_STORE_URI"] = given["MLFLOW_BACKEND_STORE_URI"].replace("@postgresql:5432", f"@127.0.0.1:{database.port}")
+    given["MLFLOW_BACKEND_STORE_URI"] = given["MLFLOW_BACKEND_STORE_URI"].replace(
+        "@postgresql:5432", f"@127.0.0.1:{database.port}"
+    )
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_", "PG"))}
-    environment = {**own, **given, **store.environment, "PGPASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true", "HOME": str(folder), "TMPDIR": str(folder)}
-    arguments = [argument.replace("5000", str(port)).replace("--workers=2", "--workers=1") for argument in container["args"]]
+    environment = {
+        **own,
+        **given,
+        **store.environment,
+        "PGPASSWORD": PASSWORD,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+    }
+    arguments = [
+        argument.replace("5000", str(port)).replace("--workers=2", "--workers=1") for argument in container["args"]
+    ]
     log = folder / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", *container["command"], *arguments], env=environment, cwd=folder, stdout=output, stderr=output, start_new_session=True
+            [sys.executable, "-m", *container["command"], *arguments],
+            env=environment,
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -141,19 +198,39 @@ def test_runs_are_in_the_database_and_artifacts_in_the_bucket(
     (tmp_path / "note.txt").write_text("kept")
     client.log_artifact(run, str(tmp_path / "note.txt"))
     assert (
-        Path(artifacts.download_artifacts(run_id=run, artifact_path="note.txt", tracking_uri=tracking, dst_path=str(tmp_path / "back"))).read_text() == "kept"
+        Path(
+            artifacts.download_artifacts(
+                run_id=run, artifact_path="note.txt", tracking_uri=tracking, dst_path=str(tmp_path / "back")
+            )
+        ).read_text()
+        == "kept"
     )
-    assert database.run("psql", "--dbname=mlflow", "--tuples-only", "--command=select value from latest_metrics").strip() == "0.5"
+    assert (
+        database.run("psql", "--dbname=mlflow", "--tuples-only", "--command=select value from latest_metrics").strip()
+        == "0.5"
+    )
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    assert [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"] if entry["Key"].endswith("note.txt")]
+    assert [
+        entry["Key"]
+        for entry in boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]
+        if entry["Key"].endswith("note.txt")
+    ]
 
 
 @pytest.mark.parametrize(
-    ("host", "status"), [("mlflow.segmodels.svc.cluster.local:5000", 200), ("mlflow.segmodels", 200), ("localhost:15000", 200), ("evil.example", 403)]
+    ("host", "status"),
+    [
+        ("mlflow.segmodels.svc.cluster.local:5000", 200),
+        ("mlflow.segmodels", 200),
+        ("localhost:15000", 200),
+        ("evil.example", 403),
+    ],
 )
 def test_only_the_names_that_are_allowed_are_answered(tracking: str, host: str, status: int) -> None:
-    request = urllib.request.Request(f"{tracking}/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host})
+    request = urllib.request.Request(
+        f"{tracking}/api/2.0/mlflow/experiments/search?max_results=1", headers={"Host": host}
+    )
     try:
         got = urllib.request.urlopen(request, timeout=10).status
     except urllib.error.HTTPError as error:
@@ -162,7 +239,9 @@ def test_only_the_names_that_are_allowed_are_answered(tracking: str, host: str, 
 
 
 @pytest.mark.usefixtures("tracking")
-def test_backups_are_kept_and_can_be_restored(database: Database, store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backups_are_kept_and_can_be_restored(
+    database: Database, store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import boto3
 
     dump = tmp_path / "mlflow.dump"
@@ -178,13 +257,23 @@ def test_backups_are_kept_and_can_be_restored(database: Database, store: Server,
     s3.download_file("mlflow", stored[-1], str(tmp_path / "back.dump"))
     database.run("createdb", "restored")
     database.run("pg_restore", "--dbname=restored", "--no-owner", str(tmp_path / "back.dump"))
-    counts = [database.run("psql", f"--dbname={name}", "--tuples-only", "--command=select count(*) from experiments") for name in ("mlflow", "restored")]
+    counts = [
+        database.run("psql", f"--dbname={name}", "--tuples-only", "--command=select count(*) from experiments")
+        for name in ("mlflow", "restored")
+    ]
     assert counts[0] == counts[1]
 
 
 def test_an_empty_dump_leaves_the_backups_alone(store: Server, tmp_path: Path) -> None:
     (tmp_path / "mlflow.dump").touch()
-    command = [sys.executable, str(BASE / "scripts" / "put_backup.py"), str(tmp_path / "mlflow.dump"), "mlflow", "backups/postgresql", "1"]
+    command = [
+        sys.executable,
+        str(BASE / "scripts" / "put_backup.py"),
+        str(tmp_path / "mlflow.dump"),
+        "mlflow",
+        "backups/postgresql",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **store.environment})
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -197,6 +286,8 @@ def test_buckets_are_made_once(store: Server) -> None:
 
 def test_a_wrong_key_is_said(store: Server) -> None:
     wrong = {**os.environ, **store.environment, "AWS_SECRET_ACCESS_KEY": "wrong"}
-    done = subprocess.run([sys.executable, str(BASE / "scripts" / "make_buckets.py"), "one"], capture_output=True, text=True, env=wrong)
+    done = subprocess.run(
+        [sys.executable, str(BASE / "scripts" / "make_buckets.py"), "one"], capture_output=True, text=True, env=wrong
+    )
     assert done.returncode == 1
     assert "check the key and the secret" in done.stderr

@@ -1,4 +1,6 @@
-"""Kubeflow's cache: what it takes for the same, and that changed data under the same branch name is never served from it."""
+"""Kubeflow's cache: what it takes for the same, and that changed data under the same branch name is never served from
+it.
+"""
 
 import subprocess
 from pathlib import Path
@@ -12,8 +14,8 @@ from small_dataset import write_small_dataset
 
 
 class KubeflowCache:
-    """In the place of kfp.local's cache, with the key of the Kubeflow server (backend/src/v2/cacheutils/cache.go): image, command and
-    parameters, of artifacts the names alone, and no environment."""
+    """In the place of kfp.local's cache, with the key of the Kubeflow server (backend/src/v2/cacheutils/cache.go):
+    image, command and parameters, of artifacts the names alone, and no environment."""
 
     def __init__(self) -> None:
         self.outputs: dict[str, Any] = {}
@@ -52,7 +54,9 @@ def commit(repository: Path, seed: int) -> None:
     git(repository, "commit", "-q", "-m", f"data {seed}")
 
 
-def test_changed_data_under_the_same_branch_is_not_served_from_the_cache(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_data_under_the_same_branch_is_not_served_from_the_cache(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dvc.repo import Repo
 
     cache = KubeflowCache()
@@ -81,7 +85,9 @@ def test_changed_data_under_the_same_branch_is_not_served_from_the_cache(cluster
         assert different in ({"data_digest"}, {"data_digest", "shards_digest"}), "Kubeflow sees no other difference"
 
 
-def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = KubeflowCache()
     monkeypatch.setattr(task_executor.cache_module, "get_local_cache", lambda: cache)
     cluster = Cluster(tmp_path)  # this one trains
@@ -91,14 +97,31 @@ def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(tmp_path
         cluster.run("skip_unchanged=false")
         assert cluster.ran == ["ingest", "changed", "notify"], "nothing is new"
         cluster.run("seed=1")
-        assert cluster.ran == ["ingest", "changed", "train", "evaluate", "register", "notify"], "another model is measured and registered"
+        assert cluster.ran == [
+            "ingest",
+            "changed",
+            "train",
+            "evaluate",
+            "register",
+            "notify",
+        ], "another model is measured and registered"
         cluster.run('evaluate_params={"evaluate": {"overlays": 2}}', "skip_unchanged=false")
         assert cluster.ran == ["ingest", "changed", "evaluate", "register", "notify"]
         cluster.run('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}')
-        assert cluster.ran == ["ingest", "changed", "preprocess", "train", "evaluate", "register", "notify"], "other shards are trained on"
+        assert cluster.ran == [
+            "ingest",
+            "changed",
+            "preprocess",
+            "train",
+            "evaluate",
+            "register",
+            "notify",
+        ], "other shards are trained on"
 
 
-def test_image_and_code_are_in_the_key_of_every_step_that_may_be_cached(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_and_code_are_in_the_key_of_every_step_that_may_be_cached(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = KubeflowCache()
     monkeypatch.setattr(task_executor.cache_module, "get_local_cache", lambda: cache)
     with pytest.raises(RuntimeError, match="Inner task failed"):

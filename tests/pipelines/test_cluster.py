@@ -80,16 +80,28 @@ def test_submit_starts_a_run_with_its_parameters_and_status_follows_it(server: S
     code, text = said("status", run["run_id"])
     assert code == 0
     assert "FAILED" in text.splitlines()[0]
-    assert [" ".join(line.split()) for line in text.splitlines()[1:]] == ["ingest SUCCEEDED", "validate FAILED: main: Error (exit code 2)"]
+    assert [" ".join(line.split()) for line in text.splitlines()[1:]] == [
+        "ingest SUCCEEDED",
+        "validate FAILED: main: Error (exit code 2)",
+    ]
 
 
 def nodes_of_a_failed_run() -> list[dict]:
-    """Nodes of the Argo workflow as Kubeflow reports them: only the pods, which are all called executor, know why they failed."""
+    """Nodes of the Argo workflow as Kubeflow reports them: only the pods, which are all called executor, know why they
+    failed.
+    """
 
     def node(name: str, state: str, message: str | None = None, below: tuple[str, ...] = (), key: str = "") -> dict:
         told = {"error": {"message": message}} if message else {}
         children = [{"pod_name": child} for child in below]
-        return {"display_name": name, "state": state, "start_time": "2026-01-01T00:00:00Z", "pod_name": key or name, "child_tasks": children, **told}
+        return {
+            "display_name": name,
+            "state": state,
+            "start_time": "2026-01-01T00:00:00Z",
+            "pod_name": key or name,
+            "child_tasks": children,
+            **told,
+        }
 
     return [
         node("segmentation-training-x7k2p", "FAILED", below=("root-driver",)),
@@ -162,7 +174,10 @@ def test_a_changed_schedule_replaces_the_old_one_only_when_the_new_one_is_there(
     assert schedule(said, "--every", "1d")[0] == 0
     (new,) = server.recurring_runs
     assert new != old
-    assert server.writes == ["POST /recurringruns", f"DELETE /recurringruns/{old}"], "no version is uploaded twice, and the old one goes last"
+    assert server.writes == [
+        "POST /recurringruns",
+        f"DELETE /recurringruns/{old}",
+    ], "no version is uploaded twice, and the old one goes last"
 
 
 def test_a_schedule_that_cannot_be_created_leaves_the_old_one(server: Server, said: Said) -> None:
@@ -194,7 +209,11 @@ def test_schedules_are_listed_over_pages_and_deleted_by_name(server: Server, sai
     schedule(said, "--cron", "0 0 3 * * *")
     (one,) = server.recurring_runs.values()
     for number in range(120):
-        server.add(server.recurring_runs, "recurring_run_id", **{**one, "recurring_run_id": f"id-{number}", "display_name": f"other {number}"})
+        server.add(
+            server.recurring_runs,
+            "recurring_run_id",
+            **{**one, "recurring_run_id": f"id-{number}", "display_name": f"other {number}"},
+        )
     code, text = said("schedules")
     assert code == 0
     assert len(text.splitlines()) == 121
@@ -262,7 +281,12 @@ def test_a_namespace_is_refused_where_users_are_not_kept_apart(server: Server, s
 
 
 @pytest.mark.parametrize(
-    ("login", "hint"), [("page", "answers with text/html, HTTP 200"), ("redirect", "asks to log in (HTTP 302)"), ("401", "asks to log in (HTTP 401)")]
+    ("login", "hint"),
+    [
+        ("page", "answers with text/html, HTTP 200"),
+        ("redirect", "asks to log in (HTTP 302)"),
+        ("401", "asks to log in (HTTP 401)"),
+    ],
 )
 def test_a_login_page_is_recognised(server: Server, said: Said, login: str, hint: str) -> None:
     server.token, server.login = "secret", login

@@ -21,7 +21,9 @@ def test_every_output_is_there_and_described(outputs: Path) -> None:
     assert "<html" in (outputs / "validate" / "data_docs").read_text()
     assert described(outputs, "preprocess")["shards"]["digest"] == digest
     assert described(outputs, "train")["model"]["data_digest"] == digest
-    assert described(outputs, "evaluate")["metrics"] == json.loads((outputs / "evaluate" / "evaluation" / "metrics.json").read_text())
+    assert described(outputs, "evaluate")["metrics"] == json.loads(
+        (outputs / "evaluate" / "evaluation" / "metrics.json").read_text()
+    )
     assert "data:image/png;base64," in (outputs / "evaluate" / "pictures").read_text()
     assert described(outputs, "register")["registration"]["alias"] == "champion"
     assert (outputs / "register" / "model_card").read_text().startswith("# tiny")
@@ -61,14 +63,23 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
     [
         ("skip_unchanged=true", "2" * 40, "new since the champion, version 1: code revision"),
         ("seed=1", "1" * 40, "new since the champion, version 1: params digest"),
-        ('ingest_params={"ingest": {"digits": {"train": 24, "val": 6, "test": 7, "size": 32, "seed": 0}}}', "1" * 40, "version 1: data digest"),
+        (
+            'ingest_params={"ingest": {"digits": {"train": 24, "val": 6, "test": 7, "size": 32, "seed": 0}}}',
+            "1" * 40,
+            "version 1: data digest",
+        ),
         ('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}', "1" * 40, "version 1: params digest"),
         ("skip_unchanged=false", "1" * 40, "training all the same, as asked"),
         ("skip_unchanged=true", "1" * 40 + "-dirty", "which does not tell whether it is new"),
     ],
 )
 def test_a_run_with_something_new_trains(
-    cluster: Cluster, capfd: pytest.CaptureFixture[str], assignment: str, revision: str, said: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster,
+    capfd: pytest.CaptureFixture[str],
+    assignment: str,
+    revision: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster, "unavailable", {"validate"})  # what comes after does not matter here
     if "-dirty" in revision:
@@ -91,6 +102,6 @@ def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytes
 
 def register_with(revision: str) -> None:
     """Make the champion one of uncommitted code."""
-    from components import tracking
+    from components.tracking import runs
 
-    tracking.mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)
+    runs.mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from components.params import PipelineParams, checked_params, load_params
+from components.params.schema import PipelineParams, checked_params, load_params
 from pipelines.cron import Cron
 from pipelines.images import image_of, local_image
 from pipelines.parameters import all_params, default_values, given_values
@@ -88,7 +88,9 @@ def test_a_profile_that_is_not_there_is_answered_with_those_that_are(monkeypatch
 
 
 def test_a_steps_pod_is_the_default_with_what_it_says_itself() -> None:
-    profile = Profile.model_validate(yaml.safe_load("pods: {default: {cpu_limit: '2', memory_limit: 4Gi}, register: {memory_limit: 8Gi}}"))
+    profile = Profile.model_validate(
+        yaml.safe_load("pods: {default: {cpu_limit: '2', memory_limit: 4Gi}, register: {memory_limit: 8Gi}}")
+    )
     assert profile.pods.of("register").model_dump(exclude_unset=True) == {"cpu_limit": "2", "memory_limit": "8Gi"}
     assert profile.pods.of("train").memory_limit == "4Gi"
 
@@ -114,7 +116,9 @@ def test_an_image_by_tag_is_refused_unless_allowed(tmp_path: Path) -> None:
     assert pinned_image(str(tmp_path / "mine.yaml"), "segmodels:latest", allow_tag=True).reference == "segmodels:latest"
 
 
-def test_an_image_is_pinned_by_the_digest_of_the_registry_that_it_was_pushed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_pinned_by_the_digest_of_the_registry_that_it_was_pushed_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     digests = [f"other.example/segmodels@sha256:{'b' * 64}", DIGEST]
     pushed = SimpleNamespace(labels={"org.opencontainers.image.revision": "abc"}, attrs={"RepoDigests": digests})
     client = SimpleNamespace(images=SimpleNamespace(get=lambda _: pushed), close=lambda: None)
@@ -134,12 +138,22 @@ def test_docker_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 @pytest.mark.parametrize(
     ("status", "kind", "said"),
-    [(404, InputError, "is not on this machine: build it"), (400, InputError, "refuses image"), (500, TransientError, "fails with image")],
+    [
+        (404, InputError, "is not on this machine: build it"),
+        (400, InputError, "refuses image"),
+        (500, TransientError, "fails with image"),
+    ],
 )
-def test_what_docker_says_of_an_image_is_a_sentence(monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], said: str) -> None:
+def test_what_docker_says_of_an_image_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, status: int, kind: type[Exception], said: str
+) -> None:
     class Docker(Answers):
         def answer(self) -> tuple[int, dict]:
-            return (200, {"ApiVersion": "1.44"}) if self.path.endswith("/version") else (status, {"message": "No such image"})
+            return (
+                (200, {"ApiVersion": "1.44"})
+                if self.path.endswith("/version")
+                else (status, {"message": "No such image"})
+            )
 
     with serving(Docker) as port:
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
@@ -157,10 +171,19 @@ def test_the_pipelines_parameters_say_the_same_as_params_yaml() -> None:
 
 
 def test_a_parameter_that_is_set_replaces_the_default() -> None:
-    default = default_values(checked_params({"ingest": {"source": "dvc", "repo": "r", "path": "p", "rev": "main"}}, "test"), Profile())
-    given = given_values(["dataset_rev=20260301", "learning_rate=1e-4", "epochs=3", "skip_unchanged=FALSE", 'loss={"dice": 1}'], default)
+    default = default_values(
+        checked_params({"ingest": {"source": "dvc", "repo": "r", "path": "p", "rev": "main"}}, "test"), Profile()
+    )
+    given = given_values(
+        ["dataset_rev=20260301", "learning_rate=1e-4", "epochs=3", "skip_unchanged=FALSE", 'loss={"dice": 1}'], default
+    )
     params = all_params(default | given)
-    assert (params.ingest.rev, params.train.lr, params.train.epochs, params.train.loss) == ("20260301", 1e-4, 3, {"dice": 1.0})
+    assert (params.ingest.rev, params.train.lr, params.train.epochs, params.train.loss) == (
+        "20260301",
+        1e-4,
+        3,
+        {"dice": 1.0},
+    )
     assert given["skip_unchanged"] is False
 
 
@@ -179,7 +202,10 @@ def test_values_are_single_sources() -> None:
         ("0 */15 * * * *", ["2026-11-20 18:15:00", "2026-11-20 18:30:00", "2026-11-20 18:45:00"]),
         ("0 0 9 ? * MON-FRI", ["2026-11-23 09:00:00", "2026-11-24 09:00:00", "2026-11-25 09:00:00"]),
         ("30 0 0 1 jan *", ["2027-01-01 00:00:30", "2028-01-01 00:00:30", "2029-01-01 00:00:30"]),
-        ("0 0 0 1 * 0", ["2026-11-22 00:00:00", "2026-11-29 00:00:00", "2026-12-01 00:00:00"]),  # first of the month or Sunday
+        (
+            "0 0 0 1 * 0",
+            ["2026-11-22 00:00:00", "2026-11-29 00:00:00", "2026-12-01 00:00:00"],
+        ),  # first of the month or Sunday
         ("0 5/20 6,18 * * *", ["2026-11-20 18:05:00", "2026-11-20 18:25:00", "2026-11-20 18:45:00"]),
         ("0 0 0 31 2 *", []),
     ],
@@ -190,7 +216,18 @@ def test_the_next_times_of_a_cron_expression(text: str, times: list[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["0 3 * * *", "a", "60 0 0 * * *", "0 0 3 * * FOO", "0 0 3 * * 7", "0 0 5-3 * * *", "*/0 * * * * *", "0 0 3 * *-3 *", "1.5 0 0 * * *"]
+    "text",
+    [
+        "0 3 * * *",
+        "a",
+        "60 0 0 * * *",
+        "0 0 3 * * FOO",
+        "0 0 3 * * 7",
+        "0 0 5-3 * * *",
+        "*/0 * * * * *",
+        "0 0 3 * *-3 *",
+        "1.5 0 0 * * *",
+    ],
 )
 def test_an_impossible_cron_expression_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="cron expression"):
@@ -224,7 +261,13 @@ def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkey
             return Profile(secrets=[Secret(name=name, environment={key: key.upper()}) for name, key in keys.items()])
 
         require_secrets(profile(store="accesskey"), "jane")
-        with pytest.raises(InputError, match="secret 'missing' is not in namespace 'jane': create it with `kubectl -n jane create secret generic missing"):
+        with pytest.raises(
+            InputError,
+            match=(
+                "secret 'missing' is not in namespace 'jane': create it with `kubectl -n jane create secret generic"
+                " missing"
+            ),
+        ):
             require_secrets(profile(missing="accesskey"), "jane")
         with pytest.raises(InputError, match="has no key secretkey"):
             require_secrets(profile(store="secretkey"), "jane")
@@ -233,7 +276,9 @@ def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkey
         require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
 
 
-def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     require_secrets(Profile(secrets=[Secret(name="store", environment={"k": "K"})]), "")
     assert "not checked" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""The compiled pipeline: the same steps as dvc.yaml, golden files, no credentials, nothing that is lost between groups."""
+"""The compiled pipeline: the same steps as dvc.yaml, golden files, no credentials, nothing that is lost between
+groups.
+"""
 
 import json
 import re
@@ -28,7 +30,19 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         folder = tmp_path_factory.mktemp("compiled")
         for profile in PROFILES:
             assert (
-                main(["compile", "--profile", profile, "--params", str(GOLDEN / "params.yaml"), "--image", IMAGE, "--output", str(folder / f"{profile}.yaml")])
+                main(
+                    [
+                        "compile",
+                        "--profile",
+                        profile,
+                        "--params",
+                        str(GOLDEN / "params.yaml"),
+                        "--image",
+                        IMAGE,
+                        "--output",
+                        str(folder / f"{profile}.yaml"),
+                    ]
+                )
                 == 0
             )
         return {profile: (folder / f"{profile}.yaml").read_text() for profile in PROFILES}
@@ -46,7 +60,9 @@ def options(command: list[str]) -> dict[str, str]:
 
 def dags(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Name of a group -> its tasks; the root's is empty."""
-    inner = {name: component["dag"]["tasks"] for name, component in pipeline["components"].items() if "dag" in component}
+    inner = {
+        name: component["dag"]["tasks"] for name, component in pipeline["components"].items() if "dag" in component
+    }
     return {"": pipeline["root"]["dag"]["tasks"], **inner}
 
 
@@ -70,7 +86,9 @@ def test_both_conductors_run_the_same_commands(compiled: dict[str, str]) -> None
 
 
 def test_both_conductors_hand_on_the_same_outputs(compiled: dict[str, str]) -> None:
-    """What a stage of dvc.yaml reads and writes under data/ is what the task gets from tasks before it and gives to those after."""
+    """What a stage of dvc.yaml reads and writes under data/ is what the task gets from tasks before it and gives to
+    those after.
+    """
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     pipeline, _ = parts(compiled["cpu"])
     writer = {out: name for name, stage in stages.items() for out in stage["outs"]}
@@ -79,9 +97,14 @@ def test_both_conductors_hand_on_the_same_outputs(compiled: dict[str, str]) -> N
         arguments = options(pipeline["deploymentSpec"]["executors"][f"exec-{name}"]["container"]["args"])
         for option, path in command.items():
             if path in stage["outs"]:
-                assert re.fullmatch(r"\{\{\$\.outputs\.artifacts\['(\w+)'\]\.path\}\}", arguments[option]), (name, option)
+                assert re.fullmatch(r"\{\{\$\.outputs\.artifacts\['(\w+)'\]\.path\}\}", arguments[option]), (
+                    name,
+                    option,
+                )
             elif path in writer:
-                (artifact,) = re.fullmatch(r"\{\{\$\.inputs\.artifacts\['(\w+)'\]\.path\}\}", arguments[option]).groups()
+                (artifact,) = re.fullmatch(
+                    r"\{\{\$\.inputs\.artifacts\['(\w+)'\]\.path\}\}", arguments[option]
+                ).groups()
                 assert producer(pipeline, name, artifact) == writer[path], (name, option)
             else:  # kept between runs, in no output
                 assert arguments[option] == path
@@ -103,14 +126,21 @@ def producer(pipeline: dict[str, Any], task: str, artifact: str) -> str:
 
 
 def test_every_parameter_reaches_the_group_that_uses_it(compiled: dict[str, str]) -> None:
-    """kfp does not hand a parameter into a group when only a task's resources use it; such a pipeline fails when it runs."""
+    """kfp does not hand a parameter into a group when only a task's resources use it; such a pipeline fails when it
+    runs.
+    """
     for text in compiled.values():
         pipeline, _ = parts(text)
         for name, group in dags(pipeline).items():
-            definitions = pipeline["components"][name]["inputDefinitions"] if name else pipeline["root"]["inputDefinitions"]
+            definitions = (
+                pipeline["components"][name]["inputDefinitions"] if name else pipeline["root"]["inputDefinitions"]
+            )
             for task in group.values():
                 for kind in ("parameters", "artifacts"):
-                    used = {source.get(f"componentInput{kind.title()[:-1]}") for source in task["inputs"].get(kind, {}).values()} - {None}
+                    used = {
+                        source.get(f"componentInput{kind.title()[:-1]}")
+                        for source in task["inputs"].get(kind, {}).values()
+                    } - {None}
                     assert used <= set(definitions.get(kind, {})), name
 
 
@@ -119,8 +149,14 @@ def test_what_looks_at_the_world_outside_is_never_cached(compiled: dict[str, str
     cached = {name for name, task in steps.items() if task.get("cachingOptions", {}).get("enableCache")}
     assert cached == {"validate", "preprocess", "train", "evaluate", "register"}
     for name in cached:
-        read = {f"{artifact}_digest" for artifact in steps[name]["inputs"]["artifacts"] if artifact not in ("dataset", "validation")}
-        assert {"data_digest", "code_revision", *read} <= set(steps[name]["inputs"]["parameters"]), "the cache looks at parameters, not at content"
+        read = {
+            f"{artifact}_digest"
+            for artifact in steps[name]["inputs"]["artifacts"]
+            if artifact not in ("dataset", "validation")
+        }
+        assert {"data_digest", "code_revision", *read} <= set(steps[name]["inputs"]["parameters"]), (
+            "the cache looks at parameters, not at content"
+        )
 
 
 def test_training_asks_for_gpus_shared_memory_and_room_where_the_profile_says(compiled: dict[str, str]) -> None:
@@ -131,11 +167,17 @@ def test_training_asks_for_gpus_shared_memory_and_room_where_the_profile_says(co
         "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_type']}}",
     }
     train = platform["exec-train"]
-    assert {mount["mountPath"]: mount.get("medium") for mount in train["emptyDirMounts"]} == {"/dev/shm": "Memory", "/work/data": None}
+    assert {mount["mountPath"]: mount.get("medium") for mount in train["emptyDirMounts"]} == {
+        "/dev/shm": "Memory",
+        "/work/data": None,
+    }
     assert train["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
     assert train["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
     assert "nodeSelector" not in platform["exec-validate"]
-    assert "accelerator" not in parts(compiled["cpu"])[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert (
+        "accelerator"
+        not in parts(compiled["cpu"])[0]["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    )
 
 
 def test_no_pod_is_root_and_only_the_notification_gets_the_webhook(compiled: dict[str, str]) -> None:
@@ -150,7 +192,12 @@ def test_no_pod_is_root_and_only_the_notification_gets_the_webhook(compiled: dic
 def test_a_pod_that_was_taken_away_is_replaced(compiled: dict[str, str]) -> None:
     for name, task in tasks(parts(compiled["cpu"])[0]).items():
         if name not in ("notify", "exit-handler-1", "condition-2"):
-            assert task["retryPolicy"] == {"backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "3600s", "maxRetryCount": 2}
+            assert task["retryPolicy"] == {
+                "backoffDuration": "30s",
+                "backoffFactor": 2.0,
+                "backoffMaxDuration": "3600s",
+                "maxRetryCount": 2,
+            }
 
 
 CREDENTIALS = (
@@ -170,7 +217,9 @@ def test_nothing_in_it_looks_like_a_credential(compiled: dict[str, str], profile
         assert not re.search(pattern, text), pattern
 
 
-def test_a_repository_address_with_a_password_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_repository_address_with_a_password_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(REPOSITORY)
     output = tmp_path / "pipeline.yaml"
     for address in ("https://jane:hunter2@git.example/data.git", "https://hunter2@git.example/data.git"):
@@ -182,7 +231,13 @@ def test_a_repository_address_with_a_password_is_refused(monkeypatch: pytest.Mon
 
 
 def test_the_search_for_credentials_finds_them() -> None:
-    planted = ("AKIA" + "A" * 16, "AWS_SECRET_KEY: hunter2secret", "https://jane:pw123@host/x", "-----BEGIN KEY", "https://hooks.slack.com/services/T0")
+    planted = (
+        "AKIA" + "A" * 16,
+        "AWS_SECRET_KEY: hunter2secret",
+        "https://jane:pw123@host/x",
+        "-----BEGIN KEY",
+        "https://hooks.slack.com/services/T0",
+    )
     for text in planted:
         assert any(re.search(pattern, text) for pattern in CREDENTIALS), text
 
@@ -207,7 +262,9 @@ def compile_with(profile: Path, *arguments: str) -> tuple[dict[str, Any], dict[s
 
 
 def variables(pipeline: dict[str, Any], step: str) -> dict[str, str]:
-    return {one["name"]: one["value"] for one in pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["env"]}
+    return {
+        one["name"]: one["value"] for one in pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["env"]
+    }
 
 
 def test_a_shared_training_is_a_trainjob_and_its_step_asks_for_no_gpu(tmp_path: Path) -> None:
@@ -223,8 +280,15 @@ def test_a_shared_training_is_a_trainjob_and_its_step_asks_for_no_gpu(tmp_path: 
     }
     assert "accelerator" not in pipeline["deploymentSpec"]["executors"]["exec-train"]["container"].get("resources", {})
     assert "nodeSelector" not in platform["exec-train"]
-    assert pipeline["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]["accelerator"]["resourceCount"] == "1"
-    assert not [step for step in ("ingest", "evaluate", "register") if "SEGMODELS_TRAIN_JOB" in variables(pipeline, step)]
+    assert (
+        pipeline["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]["accelerator"][
+            "resourceCount"
+        ]
+        == "1"
+    )
+    assert not [
+        step for step in ("ingest", "evaluate", "register") if "SEGMODELS_TRAIN_JOB" in variables(pipeline, step)
+    ]
 
 
 def test_the_number_of_gpus_that_a_run_asks_for_decides(tmp_path: Path) -> None:
@@ -234,14 +298,43 @@ def test_the_number_of_gpus_that_a_run_asks_for_decides(tmp_path: Path) -> None:
     assert json.loads(settings)["gpus"] == 2
 
 
-def test_a_shared_training_without_an_object_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shared_training_without_an_object_store_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for content, more in (("nodes: 2", []), ("gpu: {count: 1}", ["--set", "gpu_count=2"])):
         (tmp_path / "none.yaml").write_text(content)
-        assert main(["compile", "--profile", str(tmp_path / "none.yaml"), "--image", IMAGE, "--output", str(tmp_path / "p.yaml"), *more]) == 2
+        assert (
+            main(
+                [
+                    "compile",
+                    "--profile",
+                    str(tmp_path / "none.yaml"),
+                    "--image",
+                    IMAGE,
+                    "--output",
+                    str(tmp_path / "p.yaml"),
+                    *more,
+                ]
+            )
+            == 2
+        )
         assert "checkpoints is missing" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    assert main(["compile", "--image", IMAGE, "--params", str(GOLDEN / "params.yaml"), "--output", str(tmp_path / "file" / "pipeline.yaml")]) == 2
+    assert (
+        main(
+            [
+                "compile",
+                "--image",
+                IMAGE,
+                "--params",
+                str(GOLDEN / "params.yaml"),
+                "--output",
+                str(tmp_path / "file" / "pipeline.yaml"),
+            ]
+        )
+        == 2
+    )
     assert "cannot be written" in capsys.readouterr().err

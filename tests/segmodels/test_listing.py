@@ -13,7 +13,10 @@ from segmodels.models.registry import list_models
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("command", "names"), [("models", list_models()), ("losses", list_losses()), ("metrics", scores.__all__), ("layouts", list_layouts())])
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("models", list_models()), ("losses", list_losses()), ("metrics", scores.__all__), ("layouts", list_layouts())],
+)
 def test_every_name_is_listed(command: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command]) == 0
     printed = capsys.readouterr().out

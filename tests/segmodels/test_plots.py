@@ -20,7 +20,11 @@ def texts(axes) -> list[str]:
 
 
 def labels_of(count: int) -> LabelMap:
-    return LabelMap(tuple(f"some class {i}" for i in range(count)), tuple((i, 255 - i, 7 * i % 256) for i in range(count)), {i: i for i in range(count)})
+    return LabelMap(
+        tuple(f"some class {i}" for i in range(count)),
+        tuple((i, 255 - i, 7 * i % 256) for i in range(count)),
+        {i: i for i in range(count)},
+    )
 
 
 def test_confusion_matrix_shows_counts_and_shares_of_the_true_class() -> None:
@@ -94,7 +98,16 @@ def test_comparisons_show_each_image_at_its_labels_size_with_its_error(tmp_path:
     ]
     figure = plots.comparisons(rows, LABELS)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert titles == ["best 0.9 · a", "truth", "prediction", "error: 50.0% of pixels", "b", "truth", "prediction", "error: 0.0% of pixels"]
+    assert titles == [
+        "best 0.9 · a",
+        "truth",
+        "prediction",
+        "error: 50.0% of pixels",
+        "b",
+        "truth",
+        "prediction",
+        "error: 0.0% of pixels",
+    ]
     assert all(axes.images[0].get_array().shape == (40, 60, 3) for axes in figure.axes)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sky", "road", "wrong"]
     plots.save(figure, tmp_path / "best.png")
@@ -110,10 +123,20 @@ def test_the_dvc_template_for_counts_is_valid_and_keeps_the_order_of_the_classes
         for i, actual in enumerate(LABELS.classes)
         for j, predicted in enumerate(LABELS.classes)
     ]
-    renderer = VegaRenderer(rows, "confusion", template="confusion_counts", template_dir=str(REPOSITORY / ".dvc" / "plots"), x="predicted", y="actual")
+    renderer = VegaRenderer(
+        rows,
+        "confusion",
+        template="confusion_counts",
+        template_dir=str(REPOSITORY / ".dvc" / "plots"),
+        x="predicted",
+        y="actual",
+    )
     filled = renderer.get_filled_template()
     altair.Chart.from_dict(filled)  # raises on anything that the Vega-Lite schema does not know
     assert filled["data"]["values"] == rows
     assert "DVC_METRIC" not in json.dumps(filled)
-    assert (filled["spec"]["encoding"]["x"]["field"], filled["spec"]["encoding"]["y"]["field"]) == ("predicted", "actual")
+    assert (filled["spec"]["encoding"]["x"]["field"], filled["spec"]["encoding"]["y"]["field"]) == (
+        "predicted",
+        "actual",
+    )
     assert filled["spec"]["encoding"]["x"]["sort"] is None

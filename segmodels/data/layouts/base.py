@@ -36,7 +36,8 @@ class Sample:
 class Layout(ABC):
     """One dataset organisation, as its authors publish it. Never writes.
 
-    Subclasses set ``name`` and are found by it: ``open_layout("camvid", root)``. ``labelled`` is False where no sample has a mask.
+    Subclasses set ``name`` and are found by it: ``open_layout("camvid", root)``. ``labelled`` is False where no sample
+        has a mask.
     """
 
     name: ClassVar[str]
@@ -73,7 +74,8 @@ class Layout(ABC):
         image, mask = self.read_image(sample), self.read_source_mask(sample)
         if image.shape[:2] != mask.shape:
             raise InputError(
-                f"{sample.mask} is {mask.shape[1]}x{mask.shape[0]} but its image {sample.image} is {image.shape[1]}x{image.shape[0]}, expected the same size"
+                f"{sample.mask} is {mask.shape[1]}x{mask.shape[0]} but its image {sample.image} is"
+                f" {image.shape[1]}x{image.shape[0]}, expected the same size"
             )
         try:
             return image, self.labels.encode(mask)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from segmodels.data.images import read_image, read_mask
+from segmodels.data.decoding import read_image, read_mask
 from segmodels.data.layouts.base import Layout, Sample
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -32,10 +32,12 @@ VOID = 11
 
 
 class CamVid(Layout):
-    """``train.txt``, ``val.txt`` and ``test.txt`` (those that are there) name ``{split}/{frame}.png`` and ``{split}annot/{frame}.png``, one pair per line.
+    """``train.txt``, ``val.txt`` and ``test.txt`` (those that are there) name ``{split}/{frame}.png`` and
+    ``{split}annot/{frame}.png``, one pair per line.
 
-    The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11. Every frame is its own group:
-    the four videos (the prefix of the name) are shared among the published splits, so grouping by video would contradict them.
+    The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11. Every frame is its
+    own group: the four videos (the prefix of the name) are shared among the published splits, so grouping by video
+        would contradict them.
     """
 
     name: ClassVar[str] = "camvid"
@@ -44,7 +46,10 @@ class CamVid(Layout):
         super().__init__(root)
         self._lists = [split for split in ("train", "val", "test") if (self.root / f"{split}.txt").is_file()]
         if not self._lists:
-            raise InputError(f"dataset folder {self.root} has none of train.txt, val.txt, test.txt, expected CamVid in the SegNet tutorial's form")
+            raise InputError(
+                f"dataset folder {self.root} has none of train.txt, val.txt, test.txt, expected CamVid in the SegNet"
+                " tutorial's form"
+            )
 
     @property
     def labels(self) -> LabelMap:
@@ -59,7 +64,9 @@ class CamVid(Layout):
                 if not names:
                     continue
                 if len(names) != 2:
-                    raise InputError(f"{path} line {number} is {line!r}, expected an image and a mask with a blank between them")
+                    raise InputError(
+                        f"{path} line {number} is {line!r}, expected an image and a mask with a blank between them"
+                    )
                 image, mask = ("/".join(PurePosixPath(name).parts[-2:]) for name in names)
                 frame = PurePosixPath(image).stem
                 yield Sample(frame, split, image, mask, group=frame)

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from segmodels.data.classes import Classes, read_classes
-from segmodels.data.images import SUFFIXES, read_image, read_mask
+from segmodels.data.classes_file import Classes, read_classes
+from segmodels.data.decoding import SUFFIXES, read_image, read_mask
 from segmodels.data.layouts.base import Layout, Sample
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -31,16 +31,19 @@ class Folder(Layout):
 
     The sample id is the path below ``images/`` without the ending: ``road/0001``.
 
-    Splits: ``splits/*.txt`` if there; else, when all images lie in ``images/train``, ``images/val`` and ``images/test`` (two of them are
+    Splits: ``splits/*.txt`` if there; else, when all images lie in ``images/train``, ``images/val`` and ``images/test``
+        (two of them are
     enough), those; else none, and ingest makes a seeded split by group. Samples in no list of ``splits/`` are left out.
 
-    ``classes.txt`` has one class per line, in the order of the train ids, in one of these forms (``#`` starts a comment line)::
+    ``classes.txt`` has one class per line, in the order of the train ids, in one of these forms (``#`` starts a comment
+    line)::
 
         road
         road, 7                     label id in the masks; default: the number of the class, from 0
         road, 128, 64, 128          colour
         road, 128, 64, 128, 7       both
-        !ignore, 11                 what counts nowhere, in the same forms and as often as needed; default: id 255, unless a class has it
+        !ignore, 11                 what counts nowhere, in the same forms and as often as needed; default: id 255,
+        unless a class has it
 
     ``classes.json`` says the same, a class may be just its name, and ``color``, ``id`` and ``ignore`` may be left out::
 
@@ -57,7 +60,10 @@ class Folder(Layout):
         for part in self.parts:
             if not (self.root / part).is_dir():
                 expected = ", ".join(f"{name}/" for name in self.parts)
-                raise InputError(f"dataset folder {self.root} has no folder {part}/, expected {expected} and classes.txt (layout {self.name!r})")
+                raise InputError(
+                    f"dataset folder {self.root} has no folder {part}/, expected {expected} and classes.txt (layout"
+                    f" {self.name!r})"
+                )
         self._classes: Classes = read_classes(self.root)
 
     @property
@@ -67,7 +73,14 @@ class Folder(Layout):
     def samples(self) -> Iterable[Sample]:
         images, masks = self._images, self._masks()
         for split, sample_id in self._split_ids():
-            yield Sample(sample_id, split, images[sample_id], masks.get(sample_id), self._groups.get(sample_id, sample_id), self._image_labels.get(sample_id))
+            yield Sample(
+                sample_id,
+                split,
+                images[sample_id],
+                masks.get(sample_id),
+                self._groups.get(sample_id, sample_id),
+                self._image_labels.get(sample_id),
+            )
 
     def read_image(self, sample: Sample) -> np.ndarray:
         return read_image(self.root / sample.image)
@@ -81,7 +94,10 @@ class Folder(Layout):
         for there, other, kind in ((images, masks, "mask"), (masks, images, "image")):
             if alone := sorted(there.keys() - other.keys()):
                 names = ", ".join(there[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
-                raise InputError(f"{len(alone)} files in {self.root} have no {kind}: {names}: add each {kind} under the same name or remove the file")
+                raise InputError(
+                    f"{len(alone)} files in {self.root} have no {kind}: {names}: add each {kind} under the same name or"
+                    " remove the file"
+                )
         return masks
 
     @cached_property
@@ -100,7 +116,10 @@ class Folder(Layout):
             sample_id = path.relative_to(self.root / part).with_suffix("").as_posix()
             relative = path.relative_to(self.root).as_posix()
             if sample_id in found:
-                raise InputError(f"{self.root / found[sample_id]} and {path.name} have the same name up to the ending, expected one file per sample")
+                raise InputError(
+                    f"{self.root / found[sample_id]} and {path.name} have the same name up to the ending, expected one"
+                    " file per sample"
+                )
             found[sample_id] = relative
         return found
 
@@ -113,7 +132,11 @@ class Folder(Layout):
             return
         first = {sample_id.split("/")[0] for sample_id in self._images if "/" in sample_id}
         in_folders = len(first) > 1 and first <= set(SPLITS) and all("/" in sample_id for sample_id in self._images)
-        order = sorted(self._images, key=lambda sample_id: SPLITS.index(sample_id.split("/")[0])) if in_folders else self._images
+        order = (
+            sorted(self._images, key=lambda sample_id: SPLITS.index(sample_id.split("/")[0]))
+            if in_folders
+            else self._images
+        )
         for sample_id in order:
             yield (sample_id.split("/")[0] if in_folders else None), sample_id
 
@@ -125,7 +148,10 @@ class Folder(Layout):
                 continue
             sample_id = name if name in self._images else Path(name).with_suffix("").as_posix()
             if sample_id not in self._images:
-                raise InputError(f"{path} names the sample {name!r}, which is not in {self.root / 'images'}: correct the list or add the image")
+                raise InputError(
+                    f"{path} names the sample {name!r}, which is not in {self.root / 'images'}: correct the list or add"
+                    " the image"
+                )
             yield sample_id
 
     @cached_property
@@ -135,8 +161,13 @@ class Folder(Layout):
     @cached_property
     def _image_labels(self) -> dict[str, int]:
         labels = self._read_table("image_labels.csv", "label")
-        if wrong := next((f"{label!r} for {sample_id}" for sample_id, label in labels.items() if not label.isdecimal()), None):
-            raise InputError(f"{self.root / 'image_labels.csv'} has the label {wrong}, expected the number of a class, counted from 0")
+        if wrong := next(
+            (f"{label!r} for {sample_id}" for sample_id, label in labels.items() if not label.isdecimal()), None
+        ):
+            raise InputError(
+                f"{self.root / 'image_labels.csv'} has the label {wrong}, expected the number of a class, counted"
+                " from 0"
+            )
         return {sample_id: int(label) for sample_id, label in labels.items()}
 
     def _read_table(self, name: str, column: str) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""put_backup.py FILE BUCKET PREFIX KEEP: store a dump under its time, remove all but the newest KEEP. The store comes from AWS_*."""
+"""put_backup.py FILE BUCKET PREFIX KEEP: store a dump under its time, remove all but the newest KEEP. The store comes
+from AWS_*.
+"""
 
 import sys
 from datetime import UTC, datetime

@@ -1,0 +1,130 @@
+"""Masks and overlays as files that other programs open; each appears under its name when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from segmodels.data.large_images import ImageRows
+    from segmodels.labels import LabelMap
+
+TILE = 512  # pixels
+OVERLAY_SIDE = 4096  # pixels: the longer side of the overlay of a large image
+JPEG_QUALITY = 90
+
+
+def write_classes(out: Path, labels: LabelMap) -> None:
+    """classes.csv: id, class and colour."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["id", "class", "red", "green", "blue"])
+        table.writerows(
+            [i, name, *color] for i, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))
+        )
+
+
+def write(out: Path, path: Path, image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> None:
+    """masks/NAME.png and overlays/NAME.jpg of an image (H, W, 3) and its mask (H, W); ``path`` is the image's, relative
+    to its folder.
+    """
+    from segmodels.plots import blend
+
+    _save(mask_picture(mask, labels), out / "masks" / path.with_suffix(".png"))
+    _save(
+        Image.fromarray(blend(image, mask, labels, alpha=0.5)),
+        out / "overlays" / path.with_suffix(".jpg"),
+        quality=JPEG_QUALITY,
+    )
+
+
+def mask_picture(mask: np.ndarray, labels: LabelMap) -> Image.Image:
+    """The mask (H, W) of class ids with the classes' colours as palette; 16-bit grey above 255 classes."""
+    if mask.dtype != np.uint8:
+        return Image.fromarray(mask.astype(np.uint16))
+    picture = Image.fromarray(mask)
+    picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
+    return picture
+
+
+def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarray], labels: LabelMap) -> None:
+    """masks/NAME.tif, tiled and deflated, and overlays/NAME.jpg of at most ``OVERLAY_SIDE`` pixels; ``mask``: rows (W,)
+    from the top down.
+    """
+    from segmodels.data.large_images import shrink
+    from segmodels.plots import blend
+
+    scale = min(OVERLAY_SIDE / max(image.height, image.width), 1)
+    rows, columns = (
+        ((np.arange(round(length * scale)) + 0.5) * length / round(length * scale)).astype(int)
+        for length in (image.height, image.width)
+    )
+    small_mask = np.empty((len(rows), len(columns)), dtype=labels.dtype)
+
+    def watched() -> Iterator[np.ndarray]:
+        place = {row: index for index, row in enumerate(rows.tolist())}
+        for number, row in enumerate(mask):
+            if number in place:
+                small_mask[place[number]] = row[columns]
+            yield row
+
+    _save_tiles(watched(), (image.height, image.width), out / "masks" / path.with_suffix(".tif"), labels)
+    overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, alpha=0.5)
+    _save(Image.fromarray(overlay), out / "overlays" / path.with_suffix(".jpg"), quality=JPEG_QUALITY)
+
+
+def _save(picture: Image.Image, path: Path, **options: int) -> None:
+    data = io.BytesIO()
+    picture.save(data, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data.getvalue())
+    partial.replace(path)
+
+
+def _save_tiles(mask: Iterable[np.ndarray], size: tuple[int, int], path: Path, labels: LabelMap) -> None:
+    import tifffile
+
+    dtype, photometric, colors = np.dtype(np.uint16), "minisblack", None
+    if labels.dtype == np.uint8:
+        dtype, photometric, colors = labels.dtype, "palette", np.zeros((3, 256), dtype=np.uint16)
+        colors[:, : labels.num_classes] = (
+            np.array(labels.palette, dtype=np.uint16).T * 257
+        )  # TIFF's colours have 16 bits
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with tifffile.TiffWriter(partial, bigtiff=size[0] * size[1] > 2**31) as file:
+            file.write(
+                _tiles(mask, size, dtype),
+                shape=size,
+                dtype=dtype,
+                photometric=photometric,
+                colormap=colors,
+                tile=(TILE, TILE),
+                compression="zlib",
+                metadata=None,
+                maxworkers=1,
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _tiles(mask: Iterable[np.ndarray], size: tuple[int, int], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Tiles from left to right and from the top down, filled up with 0."""
+    height, width = size
+    strip: np.ndarray = np.zeros((TILE, -(-width // TILE) * TILE), dtype=dtype)
+    for index, row in enumerate(mask):
+        strip[index % TILE, :width] = row
+        if index % TILE == TILE - 1 or index == height - 1:
+            strip[index % TILE + 1 :] = 0
+            for left in range(0, strip.shape[1], TILE):
+                yield strip[:, left : left + TILE].copy()

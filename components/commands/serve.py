@@ -1,0 +1,148 @@
+"""Answer requests with a model over HTTP."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from threading import Event, Thread
+
+from segmodels.errors import InputError
+
+SECONDS_TO_FINISH = 25
+"""For requests that are being answered when the server is told to stop; Kubernetes kills after 30."""
+
+
+def serve(
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    batch_window: float = 0,
+    max_batch: int = 8,
+    max_megapixels: float = 4,
+    max_megabytes: float = 32,
+    poll: float = 30,
+    threads: int | None = None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT; requests under way are answered first.
+
+    Paths: ``/v2/...`` of the Open Inference Protocol, ``/predict`` for image files, ``/classes``, ``/metrics``. The
+        server is live at once, and
+    ready when the model is loaded. Another version under the alias is loaded beside the one that serves and takes its
+    place; if it cannot be loaded, that is said and the old one goes on.
+
+    Args:
+        model: ``models:/NAME@champion`` (followed), ``models:/NAME/VERSION`` or the folder of a trained model.
+        host, port: where to listen; port 0 takes any free one.
+        batch_window: milliseconds that a request waits for others to be predicted with; 0 batches only what arrives
+            during a prediction, which on a CPU is as fast under load (benchmarks/RESULTS.md) and faster without.
+        max_batch: images predicted at once.
+        max_megapixels: million pixels of a request's images together, and of a batch. Memory grows with it: a U-Net of
+            widths 16..256 needs about 0.4 GB per million pixels beside 0.5 GB of its own.
+        max_megabytes: million bytes of a request.
+        poll: seconds between looks at the alias.
+        threads: of torch; None leaves the choice to torch, which does not see the CPU limit of a container.
+
+    Raises:
+        InputError: an option out of range, the port is taken, no such model.
+        TransientError: the model registry does not answer at the start.
+    """
+    _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads)
+    if not model.startswith("models:/") and not Path(model).is_dir():
+        raise InputError(
+            f"model {model!r} is neither a folder nor an address in the registry, expected models:/NAME@ALIAS,"
+            " models:/NAME/VERSION or a folder"
+        )
+    listener = _listen(host, port)
+    try:
+        import uvicorn
+
+        from components.serving.app import create_app
+    except ModuleNotFoundError as error:
+        raise InputError(f"serving needs the package {error.name}: pip install 'segmodels[pipeline,serving]'") from None
+    import torch
+
+    from components.serving.batching import Batcher
+    from components.serving.limits import Limits
+    from components.serving.live_model import LiveModel, ModelSource
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    live = LiveModel(ModelSource(model))
+    pixels = int(max_megapixels * 1e6)
+    batcher = Batcher(live, window=batch_window / 1000, max_images=max_batch, max_pixels=pixels)
+    app = create_app(live, batcher, Limits(pixels=pixels, length=int(max_megabytes * 1e6)))
+    config = uvicorn.Config(
+        app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=SECONDS_TO_FINISH
+    )
+    server = uvicorn.Server(config)
+    failures: list[Exception] = []
+    stop = Event()
+
+    def load_and_follow() -> None:
+        try:
+            live.update()
+        except Exception as error:  # raised again below, by the thread that a caller sees
+            failures.append(error)
+            server.should_exit = True
+        else:
+            live.follow(poll, stop)
+
+    def leave(*_: object) -> None:
+        server.should_exit = True
+
+    signal.signal(signal.SIGTERM, leave)  # the server raises the signal again when it has ended: that end is no failure
+    loader = Thread(target=load_and_follow, name="loader", daemon=True)
+    loader.start()
+    print(f"listening on http://{host}:{listener.getsockname()[1]}", flush=True)
+    server.run(sockets=[listener])
+    stop.set()
+    batcher.close()
+    loader.join(SECONDS_TO_FINISH)
+    if failures:
+        raise failures[0]
+
+
+def _check_ranges(
+    port: int,
+    batch_window: float,
+    max_batch: int,
+    max_megapixels: float,
+    max_megabytes: float,
+    poll: float,
+    threads: int | None,
+) -> None:
+    from PIL import Image
+
+    most = 2e-6 * (Image.MAX_IMAGE_PIXELS or 0)
+    checks = {
+        "--port": (port, 0 <= port <= 65535, "0 to 65535"),
+        "--batch-window": (batch_window, 0 <= batch_window <= 10_000, "0 to 10000 milliseconds"),
+        "--max-batch": (max_batch, max_batch >= 1, "at least 1"),
+        "--max-megapixels": (
+            max_megapixels,
+            0 < max_megapixels <= most,
+            f"more than 0 and at most {most:.0f}, beyond which images are not decoded",
+        ),
+        "--max-megabytes": (max_megabytes, max_megabytes > 0, "more than 0"),
+        "--poll": (poll, poll > 0, "more than 0 seconds"),
+        "--threads": (threads, threads is None or threads >= 1, "at least 1"),
+    }
+    for option, (value, right, expected) in checks.items():
+        if not right:
+            raise InputError(f"{option} is {value}, expected {expected}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on port {port} of {host!r} ({error.strerror}): choose another --port or --host"
+        ) from None
+    listener.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+    )  # its connections inherit it; without it every answer may wait 40 ms for an acknowledgement
+    return listener

@@ -1,0 +1,1 @@
+"""Where data comes from: sources, DVC repositories, downloads."""

@@ -1,0 +1,79 @@
+"""Where datasets come from: built in, a folder, a DVC repository at a revision, S3."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+from components.datasets import dvc_repository
+from components.datasets.download_cache import Store
+from components.params.schema import DigitsParams, IngestParams
+from components.running.atomic import written_folder
+from components.running.digests import folder_md5s
+from components.storage import s3
+from segmodels.errors import InputError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset's files, on this machine.
+
+    Attributes:
+        root: their folder.
+        layout: how they are organised.
+        source: where they came from, for the record; holds no credentials.
+        revision: commit of a versioned source, else None.
+        md5s: path relative to ``root`` -> md5, of every file.
+    """
+
+    root: Path
+    layout: str
+    source: dict[str, Any]
+    revision: str | None
+    md5s: dict[str, str]
+
+
+def fetch(params: IngestParams, cache: Path) -> Data:
+    """Bring the dataset here; downloads and generated data go to ``cache`` and are used again.
+
+    Raises:
+        InputError: the source is not there or refuses; says what to check.
+        TransientError: the network or a server failed for now.
+    """
+    if params.source == "digits":
+        root = _digits(params.digits, cache)
+        return Data(root, "folder", {"kind": "digits", **params.digits.model_dump()}, None, folder_md5s(root))
+    assert params.path is not None
+    if params.source == "folder":
+        root = Path(params.path)
+        if not root.is_dir():
+            raise InputError(f"dataset folder {root} is not there: check ingest.path")
+        return Data(root, params.layout, {"kind": "folder", "path": params.path}, None, folder_md5s(root))
+    if params.source == "s3":
+        root, md5s = s3.download(params.path, Store(cache))
+        return Data(root, params.layout, {"kind": "s3", "path": params.path}, None, md5s)
+    assert params.repo is not None
+    root, md5s, commit = dvc_repository.download(params.repo, params.rev, params.path, Store(cache))
+    source = {
+        "kind": "dvc",
+        "repo": dvc_repository.without_credentials(params.repo),
+        "rev": params.rev,
+        "path": params.path,
+    }
+    return Data(root, params.layout, source, commit, md5s)
+
+
+def _digits(params: DigitsParams, cache: Path) -> Path:
+    """Folder of the built-in dataset, generated when the cache has none of these parameters and this generator."""
+    from segmodels.data import digits
+
+    key = json.dumps(params.model_dump(), sort_keys=True) + inspect.getsource(digits)
+    folder = cache / "digits" / md5(key.encode()).hexdigest()
+    if not folder.is_dir():
+        with written_folder(folder) as partial:
+            digits.write_digits(partial, **params.model_dump())
+    return folder

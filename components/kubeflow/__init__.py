@@ -1,0 +1,1 @@
+"""What only a cluster has: components, executor output, changed, notify."""

@@ -1,0 +1,50 @@
+"""Pages for Kubeflow's UI, which shows single files: HTML with everything inside, Markdown without pictures."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+STYLE = (
+    "body{font-family:sans-serif;margin:2em}td,th{padding:.2em"
+    " .8em;text-align:right}td:first-child{text-align:left}img{max-width:100%}"
+)
+
+
+def data_docs(validation: Path) -> str:
+    """The overview of the data docs; it leads to pages that lie beside it in the artifact ``validation``."""
+    return (validation / "docs" / "index.html").read_text(encoding="utf-8")
+
+
+def evaluation(folder: Path, metrics: Mapping[str, Any]) -> str:
+    """Scores and pictures."""
+    rows = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(value)}</td></tr>"
+        for name, value in metrics.items()
+    )
+    pictures = "".join(
+        f"<h2>{escape(path.stem)}</h2><img src='{_inline(path)}'>"
+        for path in sorted((folder / "pictures").glob("*.png"))
+    )
+    return (
+        f"<!doctype html><meta charset='utf-8'><title>Evaluation</title><style>{STYLE}</style><h1>Test"
+        f" split</h1><table>{rows}</table>{pictures}"
+    )
+
+
+def model_card(folder: Path) -> str:
+    """The card without its pictures, which lie beside it."""
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    return re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", card)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _inline(picture: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"

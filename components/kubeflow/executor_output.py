@@ -1,0 +1,216 @@
+"""What Kubeflow is told about a step's outputs: executor_output.json, output parameters, and pages for its UI.
+
+Kubeflow hands a task its executor input: JSON that names every output, where it lies and where the description of the
+    outputs
+(executor_output.json) is to be written. Without that file artifacts have no metadata, the UI no confusion matrix, and
+runs outside a cluster (kfp.local) not even artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.kubeflow import artifact_pages
+from components.running.digests import folder_digest
+from segmodels.errors import InputError, TransientError
+
+
+@dataclass
+class Outputs:
+    """What a step has to tell.
+
+    Attributes:
+        metadata: artifact -> facts, shown beside it in the UI.
+        files: artifact -> content, of those artifacts that the step itself does not write.
+        parameters: output parameter -> value.
+    """
+
+    metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+def write_executor_output(step: str, executor_input: str, options: Mapping[str, Any]) -> None:
+    """Describe the outputs of ``step``, which has just succeeded.
+
+    Args:
+        executor_input: Kubeflow's JSON.
+        options: the step's command-line options; among them the folders it wrote.
+    """
+    wanted = json.loads(executor_input)["outputs"]
+    outputs = OUTPUTS[step](options) if step in OUTPUTS else Outputs()
+    for name, parameter in wanted.get("parameters", {}).items():
+        if name in outputs.parameters:
+            _write(Path(parameter["outputFile"]), outputs.parameters[name])
+    described = {}
+    for name, artifacts in wanted.get("artifacts", {}).items():
+        uri = artifacts["artifacts"][0]["uri"]
+        if name in outputs.files:
+            _write(local_path(uri), outputs.files[name])
+        described[name] = {"artifacts": [{"name": name, "uri": uri, "metadata": outputs.metadata.get(name, {})}]}
+    _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1))
+
+
+def keep_what_failed(options: Mapping[str, Any]) -> None:
+    """Store what a failed step left for people to look at (``<output>.failed``) beside the checkpoints, and say where.
+
+    Kubeflow stores no artifacts of a failed task, and its pod's disk goes with the pod. Never fails; without an object
+    store of checkpoints (a run on one machine) the folder lies where the step put it.
+    """
+    from components.storage.folders import exchange_url, put_folder
+
+    if not os.environ.get("SEGMODELS_CHECKPOINTS", "").startswith("s3://"):
+        return
+    for output in options.values():
+        failed = output.with_name(f"{output.name}.failed") if isinstance(output, Path) else None
+        if not failed or not failed.is_dir():
+            continue
+        try:
+            url = f"{exchange_url()}/failed/{os.environ.get('SEGMODELS_PIPELINE_RUN') or uuid.uuid4()}/{output.name}"
+            put_folder(failed, url)
+            print(f"{failed} is kept as {url}", flush=True)
+        except (InputError, TransientError) as error:
+            print(f"{failed} could not be kept ({error})", flush=True)
+
+
+def local_path(uri: str) -> Path:
+    """Where Kubeflow's launcher puts an artifact in the container."""
+    for scheme, folder in (("gs://", "/gcs/"), ("minio://", "/minio/"), ("s3://", "/s3/")):
+        if uri.startswith(scheme):
+            return Path(folder + uri.removeprefix(scheme))
+    return Path(uri)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+# --- step by step
+
+
+def _ingest(options: Mapping[str, Any]) -> Outputs:
+    facts = _carry_files(options["dataset"])
+    shown = {
+        "digest": facts["digest"],
+        "revision": facts["revision"] or "",
+        "layout": facts["layout"],
+        "samples": facts["samples"],
+        "source": facts["source"],
+    }
+    return Outputs({"dataset": shown}, parameters={"data_digest": facts["digest"]})
+
+
+def _carry_files(dataset: Path) -> dict[str, Any]:
+    """Put the data beside its manifest, as the steps after run elsewhere. A dataset in a folder is taken to be on a
+    volume that they see, too.
+    """
+    facts = _json(dataset / "dataset.json")
+    if facts["source"]["kind"] != "folder":
+        shutil.copytree(dataset / facts["root"], dataset / "files", copy_function=_link)
+        facts["root"] = "files"
+        _write(dataset / "dataset.json", json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def _validate(options: Mapping[str, Any]) -> Outputs:
+    validation = options["validation"]
+    report = _json(validation / "report.json")
+    return Outputs(
+        {"validation": {"success": report["success"]}}, files={"data_docs": artifact_pages.data_docs(validation)}
+    )
+
+
+def _preprocess(options: Mapping[str, Any]) -> Outputs:
+    statistics = _json(options["shards"] / "statistics.json")
+    return Outputs(
+        {
+            "shards": {
+                "digest": statistics["digest"],
+                "classes": statistics["labels"]["classes"],
+                "mean": statistics["mean"],
+                "std": statistics["std"],
+            }
+        },
+        parameters={"shards_digest": folder_digest(options["shards"])},
+    )
+
+
+def _train(options: Mapping[str, Any]) -> Outputs:
+    model, run = _json(options["model"] / "model.json"), _json(options["model"] / "run.json")
+    return Outputs(
+        {
+            "model": {
+                "framework": "pytorch",
+                "architecture": model["name"],
+                "mlflow_run": run["run_id"],
+                **model["lineage"],
+                **model["metrics"],
+            }
+        },
+        parameters={"model_digest": folder_digest(options["model"])},
+    )
+
+
+def _evaluate(options: Mapping[str, Any]) -> Outputs:
+    evaluation = options["evaluation"]
+    metrics, confusion = _json(evaluation / "metrics.json"), _json(evaluation / "confusion.json")
+    matrix = {
+        "annotationSpecs": [{"displayName": name} for name in confusion["classes"]],
+        "rows": [{"row": row} for row in confusion["counts"]],
+    }
+    return Outputs(
+        {"evaluation": metrics, "metrics": metrics, "confusion": {"confusionMatrix": matrix}},
+        files={
+            "metrics": json.dumps(metrics),
+            "confusion": json.dumps(confusion),
+            "pictures": artifact_pages.evaluation(evaluation, metrics),
+        },
+        parameters={"evaluation_digest": folder_digest(evaluation)},
+    )
+
+
+def _register(options: Mapping[str, Any]) -> Outputs:
+    registration = options["registration"]
+    facts = _json(registration / "registration.json")
+    if run := os.environ.get("SEGMODELS_PIPELINE_RUN"):
+        _remember_run(facts, run)
+    shown = {key: facts[key] for key in ("name", "version", "uri", "alias", "reason", "metric", "value")}
+    return Outputs({"registration": shown}, files={"model_card": artifact_pages.model_card(registration)})
+
+
+def _remember_run(facts: Mapping[str, Any], run: str) -> None:
+    """So that the notification finds the version."""
+    from components.kubeflow.notify import PIPELINE_RUN
+    from components.tracking import runs
+    from components.tracking.model_registry import Registry, Version
+
+    Registry(runs.mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), {PIPELINE_RUN: run})
+
+
+OUTPUTS: dict[str, Callable[[Mapping[str, Any]], Outputs]] = {
+    "ingest": _ingest,
+    "validate": _validate,
+    "preprocess": _preprocess,
+    "train": _train,
+    "evaluate": _evaluate,
+    "register": _register,
+}

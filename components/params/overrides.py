@@ -1,0 +1,108 @@
+"""Parameters that do not come from a file alone: JSON in place of params.yaml, single values in place of what either
+says.
+
+On a cluster there is no params.yaml: a step gets what it needs of it as JSON (``--params-json '{"train": {...}}'``) and
+    the
+values that a run changes one by one (``--set train.epochs=40``).
+"""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from components.params.schema import PipelineParams, checked_params, read_params
+from segmodels.errors import InputError, nearest
+
+
+def assembled_params(source: Path | Sequence[str], assignments: Sequence[str] = ()) -> PipelineParams:
+    """All parameters, checked.
+
+    Args:
+        source: params.yaml, or JSON objects with sections of it in its place.
+        assignments: ``section.key=value``, the last one of a key wins. The value is text, or JSON where the key takes
+            no text; nothing after ``=`` means null where null is allowed.
+
+    Raises:
+        InputError: not JSON, no such key, a value that does not fit.
+    """
+    data = read_params(source) or {} if isinstance(source, Path) else _merged(source)
+    origin = str(source) if isinstance(source, Path) else "--params-json"
+    if not isinstance(data, dict):
+        return checked_params(data, origin)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"--set {assignment}: expected section.key=value, for example train.epochs=40")
+        _assign(data, key, text)
+    return checked_params(data, f"{origin} with --set" if assignments else origin)
+
+
+def _merged(fragments: Sequence[str]) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    for fragment in fragments:
+        try:
+            content = json.loads(fragment)
+        except ValueError as error:
+            raise InputError(
+                f'--params-json is not JSON ({error}): expected sections of params.yaml, for example {{"train":'
+                ' {"epochs": 40}}'
+            ) from None
+        if not isinstance(content, dict):
+            raise InputError(f"--params-json is {fragment[:60]!r}, expected an object with sections of params.yaml")
+        sections |= content
+    return sections
+
+
+def _assign(data: dict[str, Any], key: str, text: str) -> None:
+    """Put the value into ``data``, as what the key's field takes."""
+    *sections, name = key.split(".")
+    annotation: Any = PipelineParams
+    for position, part in enumerate([*sections, name]):
+        model = _model(annotation)
+        if model is None:
+            if typing.get_origin(annotation) is not dict:
+                raise InputError(
+                    f"--set {key}: {'.'.join(sections[:position])} is a single value, it has no key {part!r}"
+                )
+            annotation = Any  # inside a free mapping, such as train.options
+            break
+        fields = {field.alias or python_name: field for python_name, field in model.model_fields.items()}
+        if part not in fields:
+            raise nearest("parameter", key, [".".join([*sections[:position], known]) for known in fields])
+        annotation = fields[part].annotation
+    target = data
+    for part in sections:
+        target[part] = dict(target.get(part) or {})
+        target = target[part]
+    target[name] = _value(annotation, text)
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _value(annotation: Any, text: str) -> Any:
+    adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    if text == "" and _takes(adapter, None):
+        return None
+    if annotation is not Any and _takes(adapter, text):
+        return adapter.validate_python(text)
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # refused, or taken in a free mapping, by the schema
+
+
+def _takes(adapter: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True

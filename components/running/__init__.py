@@ -1,0 +1,1 @@
+"""How a step runs: retries, processes, whole outputs, digests, progress."""

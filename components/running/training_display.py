@@ -1,0 +1,74 @@
+"""What a person sees while a model trains: a bar on a terminal, one line per epoch everywhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from components.params.schema import TrainParams
+from segmodels.training.state import Progress as TrainingProgress
+
+
+class TrainingDisplay:
+    """Context manager around a training; off on all but the first process."""
+
+    def __init__(self, params: TrainParams, *, enabled: bool) -> None:
+        self.epochs = params.epochs
+        self.enabled = enabled
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> TrainingDisplay:
+        if self.enabled and self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[rate]:.0f} images/s"),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True)
+            self.task = self.bar.add_task("", rate=0.0)
+            self.bar.start()
+        return self
+
+    def on_batch(self, progress: TrainingProgress, batches: int) -> None:
+        if self.bar:
+            self.bar.update(
+                self.task,
+                description=f"epoch {progress.epoch + 1}/{self.epochs}",
+                completed=progress.batch,
+                total=batches,
+            )
+
+    def on_epoch(self, epoch: int, metrics: dict[str, float], *, best: bool) -> None:
+        """``best``: the weights are kept, as none before validated better."""
+        if not self.enabled:
+            return
+        if self.bar:
+            self.bar.update(self.task, rate=metrics["images_per_second"])
+        self._print(
+            f"{time.strftime('%H:%M:%S')} epoch {epoch + 1:3d}/{self.epochs}  train loss {metrics['train/loss']:.4f} "
+            f" val loss {metrics['val/loss']:.4f}  MIoU {metrics['val/miou']:.4f}  FWIoU {metrics['val/fwiou']:.4f} "
+            f" {metrics['images_per_second']:.0f} images/s{' *' if best else ''}"
+        )
+
+    def warn(self, message: str) -> None:
+        if self.enabled:
+            self._print(message)
+
+    def _print(self, line: str) -> None:
+        if self.bar:
+            self.console.print(line, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()

@@ -1,0 +1,99 @@
+"""Find the dataset at its revision and write down what it holds: one row per sample, and the digest of it all."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from components.datasets.sources import fetch
+from components.params.schema import IngestParams
+from components.running.atomic import written_folder
+from components.running.digests import directory_digest
+from components.running.wording import first_few
+from segmodels.data.layouts import Sample, open_layout
+from segmodels.data.manifest import SPLITS, split_by_group, write_dataset
+from segmodels.errors import InputError
+
+
+def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
+    """Write ``manifest.parquet`` and ``dataset.json`` of the dataset that ``params`` names into the folder ``dataset``.
+
+    A dataset in a folder is read where it is; nothing is copied. Its path (for the other sources that of ``cache``) is
+    written down absolute if it is given so, else relative to ``dataset``, so that a project can be moved and read from
+    anywhere.
+
+    Args:
+        dataset: output folder.
+        cache: for downloads and generated data, kept between runs.
+
+    Raises:
+        InputError: the dataset, its revision or one of its files is not there, or a split has no samples.
+        TransientError: the network or a server failed for now.
+    """
+    data = fetch(params, cache)
+    layout = open_layout(data.layout, data.root)
+    samples = _in_our_splits(list(layout.samples()), params)
+    if missing := [
+        path for sample in samples for path in (sample.image, sample.mask) if path is not None and path not in data.md5s
+    ]:
+        raise InputError(
+            f"dataset {data.root} lists {len(missing)} files that are not there ({first_few(missing)}): add them or"
+            " correct the list"
+        )
+    rows = [
+        {
+            "id": sample.id,
+            "split": sample.split,
+            "image": sample.image,
+            "mask": sample.mask,
+            "image_md5": data.md5s[sample.image],
+            "mask_md5": data.md5s[sample.mask] if sample.mask else None,
+            "group": sample.group,
+            "image_label": sample.image_label,
+        }
+        for sample in samples
+    ]
+    digest = directory_digest(data.md5s)
+    with written_folder(dataset) as folder:
+        write_dataset(
+            folder,
+            layout=data.layout,
+            root=data.root if data.root.is_absolute() else os.path.relpath(data.root.absolute(), dataset.resolve()),
+            labels=layout.labels,
+            source=data.source,
+            revision=data.revision,
+            digest=digest,
+            rows=rows,
+        )
+    counts = Counter(sample.split for sample in samples)
+    print(f"{len(rows)} samples ({', '.join(f'{split} {counts[split]}' for split in SPLITS)}) of dataset {digest}")
+
+
+def _in_our_splits(samples: Sequence[Sample], params: IngestParams) -> list[Sample]:
+    """The samples of train, val and test: as the dataset ships them, by ``params.splits``, or else split by group."""
+    shipped = sorted({sample.split for sample in samples if sample.split is not None})
+    if not samples:
+        raise InputError(
+            f"dataset {params.path} has no samples in layout {params.layout!r}: check ingest.path and ingest.layout"
+        )
+    if not shipped:
+        if params.splits:
+            raise InputError(
+                f"ingest.splits is {params.splits}, but the dataset ships no splits: remove it and set ingest.split"
+            )
+        return split_by_group(samples, params.split.val, params.split.test, params.split.seed)
+    names: dict[str, str] = {split: split for split in SPLITS} | dict(params.splits)
+    chosen = []
+    for ours, theirs in names.items():
+        members = [replace(sample, split=ours) for sample in samples if sample.split == theirs]
+        if not members:
+            example = next((split for split in reversed(shipped) if split != "train"), shipped[0])
+            raise InputError(
+                f"split {ours!r} has no samples, the dataset's splits are {', '.join(shipped)}: set ingest.splits, for"
+                f" example {{{ours}: {example}}}"
+            )
+        chosen += members
+    return chosen

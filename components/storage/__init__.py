@@ -1,0 +1,1 @@
+"""Object stores: client, folders, checkpoints."""

@@ -1,0 +1,99 @@
+"""Training states in an object store, so that a training goes on in another pod than the one it was stopped in."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from components.storage.s3 import s3_client, sentences
+from segmodels.errors import InputError, TransientError
+from segmodels.training.checkpoints import Checkpoints
+
+
+def open_checkpoints(state: Path) -> Checkpoints:
+    """The states in the folder ``state``. With ``SEGMODELS_CHECKPOINTS`` set to ``s3://bucket/prefix`` they are kept
+    there, too.
+
+    What the store holds of this training (its folder's name is its key) is fetched first, by one process of each
+    machine.
+
+    Raises:
+        InputError: the store refuses or is not there.
+        TransientError: the store does not answer.
+    """
+    url = os.environ.get("SEGMODELS_CHECKPOINTS")
+    if not url:
+        return Checkpoints(state)
+    if not url.startswith("s3://"):
+        raise InputError(f"SEGMODELS_CHECKPOINTS is {url!r}, expected s3://bucket/prefix")
+    mirrored = MirroredCheckpoints(state, f"{url.rstrip('/')}/{state.name}")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        mirrored.fetch()
+    return mirrored
+
+
+class MirroredCheckpoints(Checkpoints):
+    """Checkpoints whose folder (states, name of the MLflow run, journal of metrics) is copied to an object store at
+    every save.
+    """
+
+    def __init__(self, folder: Path, url: str, *, keep: int = 2) -> None:
+        super().__init__(folder, keep=keep)
+        self.url = url
+        self.bucket, _, self.prefix = url.removeprefix("s3://").partition("/")
+        self._away = False
+
+    @cached_property
+    def client(self) -> Any:
+        return s3_client()
+
+    def fetch(self) -> None:
+        """Bring here what the store has, unless this folder goes on from a later state."""
+        with sentences(self.url, connected=False):
+            stored = self._stored()
+        mine = max((path.name for path in self.folder.glob("*.ckpt")), default="")
+        if not stored or mine > max((name for name in stored if name.endswith(".ckpt")), default=""):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with sentences(self.url, connected=True):
+            for name in stored:
+                partial = self.folder / f"{name}.partial"
+                self.client.download_file(self.bucket, f"{self.prefix}/{name}", str(partial))
+                partial.replace(self.folder / name)
+        print(f"this training's states came from {self.url}", flush=True)
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """As ``Checkpoints.save``. A store that is away does not stop a training: the next save brings it up to
+        date.
+        """
+        from boto3.exceptions import Boto3Error
+
+        path = super().save(state)
+        try:
+            with sentences(self.url, connected=True):
+                self._send()
+            self._away = False
+        except (TransientError, InputError, Boto3Error) as error:
+            if not self._away:
+                print(
+                    f"{error}: training goes on, its states are in {self.folder} only until the store is back",
+                    flush=True,
+                )
+            self._away = True
+        return path
+
+    def _send(self) -> None:
+        """Newest state last, old states removed only then: the store can be resumed from at any moment."""
+        stored = self._stored()
+        here = sorted(path for path in self.folder.iterdir() if path.suffix in (".ckpt", ".json", ".jsonl"))
+        for path in sorted(here, key=lambda path: (path.suffix == ".ckpt", path.name)):
+            if path.suffix != ".ckpt" or path.name not in stored:  # a state's name holds its digest
+                self.client.upload_file(str(path), self.bucket, f"{self.prefix}/{path.name}")
+        for name in stored - {path.name for path in here}:
+            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+
+    def _stored(self) -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+        return {entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", [])}

@@ -1,0 +1,75 @@
+"""The facts that travel with everything: which data, which code, which parameters."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import segmodels
+
+
+def code_digest() -> str:
+    """Digest of the library's source: what could change a training's result."""
+    root = Path(segmodels.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def code_revision() -> str:
+    """Git commit of the working directory, ``-dirty`` when files differ; in an image, what the build wrote down."""
+    if revision := os.environ.get("SEGMODELS_CODE_REVISION"):
+        return revision
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return "unknown"
+    return described.stdout.strip() if described.returncode == 0 else "unknown"
+
+
+def params_digest(params: Mapping[str, Any]) -> str:
+    """Digest of parameters, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def lineage(*, data_digest: str, params: Mapping[str, Any], longer_side: int | None) -> dict[str, str]:
+    """Tags of the run and of the registered model version.
+
+    Args:
+        data_digest: of the dataset.
+        params: of the training.
+        longer_side: of the images after preprocess, pixels; None where it kept their size.
+    """
+    facts = {
+        "data_digest": data_digest,
+        "code_revision": code_revision(),
+        "code_digest": code_digest(),
+        "params_digest": params_digest({**params, "longer_side": longer_side}),
+    }
+    if image := os.environ.get("SEGMODELS_IMAGE"):
+        facts["image"] = image
+    for tag, variable in {
+        "dvc_stage": "DVC_STAGE",
+        "dvc_experiment": "DVC_EXP_NAME",
+        "dvc_baseline": "DVC_EXP_BASELINE_REV",
+    }.items():
+        if value := os.environ.get(variable):
+            facts[tag] = value
+    return facts
+
+
+def checkpoint_key(facts: Mapping[str, str]) -> str:
+    """The same data, library code and parameters give the same key: a training with that key is resumed."""
+    return params_digest({name: facts[name] for name in ("data_digest", "code_digest", "params_digest")})

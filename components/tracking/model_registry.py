@@ -1,0 +1,249 @@
+"""The MLflow model registry: versions, their aliases and tags, and what a version holds. The only file that knows it.
+
+Aliases: ``champion`` is the version to use, ``previous`` the champion before it, ``challenger`` the last version that
+    did not win.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.tracking import runs
+from segmodels.errors import InputError, TransientError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+REQUIREMENTS = ("mlflow", "torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors")
+"""What a process needs to load and run a registered model; the versions at hand are written into it, and segmodels
+itself is inside.
+"""
+
+MISSING = ("not found", "No such artifact")
+
+TAG_LENGTH = 5000  # MLflow refuses longer values
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the registered model, with its tags."""
+
+    number: str
+    tags: Mapping[str, str]
+
+
+class Registry:
+    """One registered model. ``client`` is the MLflow client of its server."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        self.client = client
+        self.name = name
+
+    def find(self, *, run_id: str, model_digest: str) -> Version | None:
+        """The version that this run has registered with these weights."""
+        with _answers(f"registered model {self.name!r}"):
+            versions = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
+        same = [version for version in versions if version.tags.get("model_digest") == model_digest]
+        return Version(str(same[0].version), same[0].tags) if same else None
+
+    def champion(self) -> Version | None:
+        """None where no version has the alias yet."""
+        with _answers(f"registered model {self.name!r}"):
+            number = self._aliases().get(CHAMPION)
+            return Version(number, self.client.get_model_version(self.name, number).tags) if number else None
+
+    def add(
+        self,
+        *,
+        run_id: str,
+        contents: Path,
+        classes_type: np.dtype,
+        example: np.ndarray,
+        tags: Mapping[str, str],
+        description: str,
+    ) -> Version:
+        """Save a model and make it a version, in this order: a version always has all its files.
+
+        Args:
+            run_id: the training's run, which gets the model as its output.
+            contents: folder with what to put into the model; its subfolder ``bundle`` is the model.
+            classes_type: type of the masks that come out.
+            example: uint8 images (1, H, W, 3).
+            tags, description: of the version; the description is Markdown.
+        """
+        import mlflow
+        import numpy as np
+        from mlflow.exceptions import MlflowException
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        import segmodels
+
+        signature = ModelSignature(
+            Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]), Schema([TensorSpec(classes_type, (-1, -1, -1))])
+        )
+        # MLflow then hands over the input as it comes instead of refusing single images and lists of images of several
+        # sizes, which no one shape of a signature can describe. The model itself refuses what is no image.
+        signature._is_signature_from_type_hint = True
+        with _quiet(), _answers(f"registered model {self.name!r}"):
+            experiment = self.client.get_run(run_id).info.experiment_id
+            place = self.client.create_logged_model(experiment, self.name, source_run_id=run_id)
+            saved = Model.log(
+                artifact_path=None,
+                model_id=place.model_id,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                python_model=str(Path(__file__).with_name("mlflow_model.py")),
+                artifacts={path.stem: str(path) for path in contents.iterdir()},
+                code_paths=[str(Path(segmodels.__file__).parent)],
+                signature=signature,
+                input_example=example,
+                pip_requirements=pip_requirements(),
+            )
+            try:
+                self.client.create_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            tags = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
+            made = self.client.create_model_version(
+                self.name, saved.model_uri, run_id, tags=tags, description=description, model_id=saved.model_id
+            )
+        return Version(str(made.version), tags)
+
+    def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        with _answers(f"registered model {self.name!r}"):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(self.name, version.number, key, str(value)[:TAG_LENGTH])
+
+    def make_champion(self, version: Version, predecessor: Version | None) -> None:
+        """Give ``version`` the alias. Each alias moves in one step, so there is a champion at every moment."""
+        with _answers(f"registered model {self.name!r}"):
+            if predecessor and predecessor.number != version.number:
+                self.client.set_registered_model_alias(self.name, PREVIOUS, predecessor.number)
+            self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
+            if self._aliases().get(CHALLENGER) == version.number:
+                self.client.delete_registered_model_alias(self.name, CHALLENGER)
+
+    def make_challenger(self, version: Version) -> None:
+        with _answers(f"registered model {self.name!r}"):
+            self.client.set_registered_model_alias(self.name, CHALLENGER, version.number)
+
+    def _aliases(self) -> dict[str, str]:
+        """Alias -> version; empty where nothing is registered yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            aliases = self.client.get_registered_model(self.name).aliases
+        except MlflowException as error:
+            if _is_missing(error):
+                return {}
+            raise
+        return {alias: str(number) for alias, number in aliases.items()}  # a local store gives integers
+
+    def download(self, version: Version, folder: Path) -> Path:
+        """The bundle of a version, as ``download_bundle``."""
+        return download_bundle(f"models:/{self.name}/{version.number}", folder, self.client)
+
+
+def download_bundle(uri: str, folder: Path, client: Any = None) -> Path:
+    """The bundle folder of a registered model, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, copied into
+    ``folder``.
+
+    Raises:
+        InputError: no such model, version or alias, or its files are gone.
+        TransientError: the server or the object store does not answer.
+    """
+    client = client or runs.unchecked_client()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    with _answers(f"model {uri}"):
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                f"{uri}/artifacts/bundle", dst_path=str(folder), tracking_uri=client.tracking_uri
+            )
+        )
+
+
+def version_now(uri: str) -> tuple[str, str]:
+    """Name and version number of the registered model that ``models:/NAME@ALIAS`` stands for now, or that
+    ``models:/NAME/VERSION`` names.
+
+    Raises:
+        InputError: no such form of address, model, version or alias.
+        TransientError: the server does not answer.
+    """
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    number = ""
+    if not at:
+        name, _, number = name.partition("/")
+    if not uri.startswith("models:/") or not name or not (alias or number):
+        raise InputError(
+            f"model {uri!r} is no address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    client = runs.unchecked_client()
+    with _answers(f"model {uri}"):
+        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    return name, str(version.version)
+
+
+def pip_requirements() -> list[str]:
+    """The versions at hand, without local parts such as ``+cpu``."""
+    from importlib.metadata import version
+
+    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
+
+
+def _is_missing(error: Exception) -> bool:
+    """MLflow has several ways to say so."""
+    if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(
+        error, FileNotFoundError
+    ):
+        return True
+    return any(words in str(error) for words in MISSING) and "retries exceeded" not in str(error)
+
+
+@contextmanager
+def _answers(what: str) -> Iterator[None]:
+    """What goes wrong at the server or its object store, told apart: not there, or not answering."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:300]
+        if _is_missing(error):
+            raise InputError(
+                f"{what} is not in MLflow at {runs.tracking_uri()} ({reason}): check its name, alias and"
+                " MLFLOW_TRACKING_URI"
+            ) from None
+        if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
+            raise InputError(f"{what} is refused by MLflow ({reason}): correct it") from None
+        if getattr(error, "errno", None) is not None:  # the local disk
+            raise
+        raise TransientError(f"{what}: MLflow at {runs.tracking_uri()} does not answer ({reason})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow's notes on what it does, warnings stay."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*type hints.*")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

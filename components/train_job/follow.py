@@ -1,0 +1,172 @@
+"""Following a TrainJob: its state and the first pod's log in this one's, until it is complete; its failure as one
+sentence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import Any
+
+from segmodels.errors import InputError, TransientError
+
+POLL_SECONDS = 5.0
+START_MINUTES = 60
+"""How long pods may wait for their place in the cluster."""
+AWAY_MINUTES = 10
+"""How long Kubernetes may fail to answer while the pods train."""
+
+PASSING = "(this may pass: try again)"
+"""How a sentence of components.__main__ ends that names something outside."""
+
+
+def follow(client: Any, name: str, nodes: int) -> None:
+    """Return when the TrainJob is complete.
+
+    Raises:
+        InputError: it failed, in the words of the first pod's log; it is gone.
+        TransientError: it failed for something outside, its pods find no place, Kubernetes does not answer.
+    """
+    log, said = _Log(client, name), ""
+    waiting_since = answered = time.monotonic()
+    while True:
+        try:
+            job = client.get_job(name)
+        except (RuntimeError, TimeoutError) as error:
+            if is_missing(error):
+                raise InputError(
+                    f"TrainJob {name} is gone: somebody removed it; run the step again, it goes on from the last"
+                    " checkpoint"
+                ) from None
+            if time.monotonic() - answered > AWAY_MINUTES * 60:
+                raise TransientError(
+                    f"Kubernetes does not answer for {AWAY_MINUTES} minutes ({error.__cause__ or error}) about TrainJob"
+                    f" {name}"
+                ) from None
+            time.sleep(POLL_SECONDS)
+            continue
+        answered = time.monotonic()
+        running = sum(step.status in ("Running", "Succeeded", "Complete") for step in job.steps)
+        if (saying := f"TrainJob {name}: {job.status.lower()}, {running} of {nodes} pods run") != said:
+            print(said := saying, flush=True)
+        if running == nodes:
+            waiting_since = answered
+        log.follow(job)
+        if job.status == "Complete":
+            log.finish()
+            return
+        if job.status == "Failed":
+            log.finish()
+            raise _failure(name, log)
+        if answered - waiting_since > START_MINUTES * 60:
+            reason = _why_waiting(client, name)
+            raise TransientError(
+                f"the pods of TrainJob {name} find no place in the cluster for {START_MINUTES} minutes{reason}"
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _failure(name: str, log: _Log) -> Exception:
+    if not log.error:
+        return InputError(
+            f"TrainJob {name} failed again and again without a sentence of its own (out of memory? a node that is"
+            " lost?): see the log above"
+        )
+    if log.error.endswith(PASSING):
+        return TransientError(f"TrainJob {name} failed: {log.error.removesuffix(PASSING).rstrip()}")
+    return InputError(f"TrainJob {name} failed: {log.error}")
+
+
+def _why_waiting(client: Any, name: str) -> str:
+    try:
+        warnings = [
+            event.message
+            for event in client.get_job_events(name)
+            if event.reason in ("FailedScheduling", "FailedCreate", "FailedMount")
+        ]
+    except (RuntimeError, TimeoutError, AttributeError):  # events may not be readable for the step
+        return ""
+    return f": {' '.join(warnings[-1].split())}" if warnings else ""
+
+
+class _Log:
+    """The log of the first pod, line by line into this one's. A connection that breaks is made again, a pod that is
+    replaced is read anew.
+
+    Attributes:
+        error: the last sentence of an error in it.
+    """
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.client, self.name, self.error = client, name, ""
+        self._pod, self._lines = "", 0
+        self._reader: Thread | None = None
+
+    def follow(self, job: Any) -> None:
+        """Read on in the background if nothing does."""
+        pod = next((step.pod_name for step in job.steps if step.name == "node-0" and step.status != "Pending"), "")
+        if not pod or (self._reader and self._reader.is_alive()):
+            return
+        if pod != self._pod:
+            self._pod, self._lines = pod, 0
+        self._reader = Thread(target=self._read, args=(True,), daemon=True)
+        self._reader.start()
+
+    def finish(self) -> None:
+        """What is left of the log of a pod that has ended."""
+        if self._reader:
+            self._reader.join(timeout=30)
+        self._read(False)
+
+    def _read(self, follow: bool) -> None:
+        try:
+            for number, line in enumerate(self.client.get_job_logs(self.name, follow=follow)):
+                if number < self._lines:
+                    continue
+                self._lines = number + 1
+                print(line, flush=True)
+                if line.startswith("error: "):
+                    self.error = line.removeprefix("error: ").strip()
+        except (RuntimeError, TimeoutError):  # the pod is gone or the connection broke: the next look reads on
+            pass
+
+
+# --- what goes wrong between here and Kubernetes
+
+
+def is_missing(error: BaseException) -> bool:
+    return getattr(error.__cause__, "status", None) == 404
+
+
+@contextmanager
+def answers(name: str) -> Iterator[None]:
+    """The SDK's errors around what Kubernetes said, as a sentence."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise TransientError(f"Kubernetes does not answer ({error})") from None
+    except TransientError:
+        raise
+    except RuntimeError as error:
+        cause: Any = error.__cause__ or error
+        status, text = (
+            getattr(cause, "status", None),
+            " ".join(str(getattr(cause, "reason", None) or cause).split())[:300],
+        )
+        if status in (401, 403):
+            raise InputError(
+                f"the step may not use TrainJobs ({text}): apply infra/kustomize/runs to its namespace"
+            ) from None
+        if status == 404:
+            raise InputError(
+                f"Kubernetes knows no TrainJobs or no runtime for them ({text}): install Kubeflow Trainer 2.2 and"
+                " infra/kustomize/runs"
+            ) from None
+        if status is not None and 400 <= status < 500 and status != 429:
+            raise InputError(
+                f"Kubernetes refuses TrainJob {name} ({status} {text}): check the profile's resources, node_selector"
+                " and tolerations"
+            ) from None
+        raise TransientError(f"Kubernetes does not take TrainJob {name} ({text})") from None

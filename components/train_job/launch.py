@@ -1,0 +1,256 @@
+"""Training on several machines or GPUs: the train step starts a Kubeflow TrainJob, follows it and removes it.
+
+Its pods run ``components.train_job.node``, that is the same train step under torchrun. The way of the data: the step
+stores the shards in the object store under their digest, each pod fetches them; states are saved there as in every
+training on a cluster (checkpoint_store.py); the first pod stores the model, the step fetches it and hands it on as if
+it had trained itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import Field
+
+from components.datasets.download_cache import Store
+from components.params.schema import Params, TrainParams, checked
+from components.running.atomic import written_folder
+from components.storage.folders import exchange_url, put_shards, remove_folder
+from components.storage.s3 import download
+from components.tracking.lineage import checkpoint_key, lineage
+from components.train_job.follow import POLL_SECONDS, answers, follow, is_missing
+from segmodels.errors import InputError
+
+SETTINGS = "SEGMODELS_TRAIN_JOB"
+"""Environment variable with ``TrainJobSettings`` as JSON; pipelines/placement.py sets it."""
+
+RUNTIME = "torch-distributed"
+"""The TrainingRuntime of infra/kustomize/runs: how the pods look."""
+
+HANDED_ON = re.compile(
+    r"MLFLOW_|SEGMODELS_|AWS_(ENDPOINT_URL|DEFAULT_REGION|REGION|REQUEST_CHECKSUM|RESPONSE_CHECKSUM|MAX_ATTEMPTS)|NCCL_|GLOO_"
+)
+CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|WEBHOOK")
+"""Variables of the step that its pods get, too; never those that would show a credential in the TrainJob. The runtime
+has secrets.
+"""
+
+
+class TrainJobSettings(Params):
+    """What of the profile makes the pods."""
+
+    image: str
+    nodes: int = Field(1, ge=1)
+    gpus: int = Field(0, ge=0, description="of each node, one process each; 0 is one process on CPUs")
+    resources: dict[str, str | int] = Field(
+        default_factory=dict, description="of each node, requested and limit: cpu, memory, the GPUs' type"
+    )
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: list[dict[str, str | None]] = Field(default_factory=list)
+
+
+class Client(Protocol):
+    """What is used of kubeflow.trainer.TrainerClient."""
+
+    def train(self, *, runtime: Any, trainer: Any, options: Any) -> str: ...
+    def get_job(self, name: str) -> Any: ...
+    def get_job_logs(self, name: str, *, follow: bool) -> Iterator[str]: ...
+    def get_job_events(self, name: str) -> list[Any]: ...
+    def delete_job(self, name: str) -> None: ...
+
+
+def train_job_settings() -> TrainJobSettings | None:
+    """Those that the environment holds; None where the step trains by itself."""
+    text = os.environ.get(SETTINGS)
+    if not text:
+        return None
+    try:
+        return checked(TrainJobSettings, json.loads(text), SETTINGS)
+    except ValueError as error:
+        raise InputError(f"{SETTINGS} is not as it should be ({error}): compile the pipeline again") from None
+
+
+def train_by_job(
+    settings: TrainJobSettings, params: TrainParams, shards: Path, model: Path, client: Client | None = None
+) -> None:
+    """Train in a TrainJob; the model lies in ``model`` afterwards, the TrainJob is gone, however this ends.
+
+    A TrainJob of this very run that an earlier, killed attempt of the step left is taken up, or replaced if it failed.
+
+    Raises:
+        InputError: the shards, the parameters or the cluster's set-up are not right; the training's own sentence.
+        TransientError: the object store or Kubernetes do not answer, pods find no place.
+        SystemExit: 143 after SIGTERM; the pods save their states.
+    """
+    from segmodels.data.shards import ShardReader
+
+    reader = ShardReader(shards, "train")
+    key = checkpoint_key(
+        lineage(data_digest=reader.digest, params=params.model_dump(mode="json"), longer_side=reader.longer_side)
+    )
+    name = job_name(key, os.environ.get("SEGMODELS_PIPELINE_RUN", ""))
+    model_url = f"{exchange_url()}/models/{name}"
+    client = client or connect()
+    with (
+        _ended_by_sigterm(name),
+        _removed(client, name),
+    ):  # from the upload on: a container's first process ignores what it does not handle
+        shards_url = put_shards(shards)
+        _start(client, name, settings, params, shards_url, model_url)
+        follow(client, name, settings.nodes)
+        _fetch(model_url, model)
+    remove_folder(model_url)
+
+
+def job_name(key: str, run: str) -> str:
+    """The same for every attempt of one step of one run."""
+    return f"train-{hashlib.sha256(f'{key} {run}'.encode()).hexdigest()[:12]}"
+
+
+def connect() -> Client:
+    import logging
+
+    from kubeflow.trainer import TrainerClient
+    from kubernetes.config import ConfigException
+
+    logging.getLogger("kubeflow").setLevel(logging.ERROR)  # it warns of a ConfigMap that steps may not read
+    try:
+        return TrainerClient()
+    except ConfigException as error:
+        raise InputError(
+            f"a TrainJob needs a Kubernetes cluster, none is configured here ({error}): run the pipeline on a cluster,"
+            " or on one process"
+        ) from None
+
+
+# --- the object
+
+
+def _start(
+    client: Client, name: str, settings: TrainJobSettings, params: TrainParams, shards_url: str, model_url: str
+) -> None:
+    from kubeflow.trainer import CustomTrainerContainer
+
+    if (status := _status(client, name)) and status != "Failed":
+        print(f"TrainJob {name} of an earlier attempt is {status.lower()}: taken up", flush=True)
+        return
+    if status:
+        _remove(client, name)
+        while _status(client, name):
+            time.sleep(POLL_SECONDS)
+    trainer = CustomTrainerContainer(settings.image, settings.nodes, settings.resources, _environment(os.environ))
+    with answers(name):
+        client.train(runtime=RUNTIME, trainer=trainer, options=_options(name, settings, params, shards_url, model_url))
+    processes = settings.nodes * max(settings.gpus, 1)
+    print(f"TrainJob {name}: {settings.nodes} pods, {processes} processes", flush=True)
+
+
+def _options(name: str, settings: TrainJobSettings, params: TrainParams, shards_url: str, model_url: str) -> list[Any]:
+    from kubeflow.trainer.options import common, kubernetes
+
+    section = json.dumps({"train": params.model_dump(mode="json", by_alias=True)})
+    arguments = [
+        "--params-json",
+        section,
+        "--shards-url",
+        shards_url,
+        "--model-url",
+        model_url,
+        "--processes",
+        str(max(settings.gpus, 1)),
+    ]
+    options: list[Any] = [
+        common.Name(name),
+        kubernetes.Labels({"app.kubernetes.io/part-of": "segmodels"}),
+        kubernetes.TrainerCommand(["python", "-m", "components.train_job.node"]),
+        kubernetes.TrainerArgs(arguments),
+    ]
+    if settings.node_selector or settings.tolerations:
+        tolerations = [{key: value for key, value in one.items() if value is not None} for one in settings.tolerations]
+        pod = kubernetes.PodSpecPatch(node_selector=settings.node_selector or None, tolerations=tolerations or None)
+        job = kubernetes.JobTemplatePatch(spec=kubernetes.JobSpecPatch(template=kubernetes.PodTemplatePatch(spec=pod)))
+        jobs = kubernetes.JobSetSpecPatch(replicated_jobs=[kubernetes.ReplicatedJobPatch(name="node", template=job)])
+        options.append(
+            kubernetes.RuntimePatch(
+                kubernetes.TrainingRuntimeSpecPatch(template=kubernetes.JobSetTemplatePatch(spec=jobs))
+            )
+        )
+    return options
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in own.items()
+        if HANDED_ON.match(name) and not CREDENTIAL.search(name) and name != SETTINGS
+    }
+
+
+# --- its end
+
+
+def _status(client: Client, name: str) -> str | None:
+    """None: there is no such TrainJob."""
+    with answers(name):
+        try:
+            return client.get_job(name).status
+        except RuntimeError as error:
+            if is_missing(error):
+                return None
+            raise
+
+
+def _fetch(model_url: str, model: Path) -> None:
+    found, _ = download(model_url, Store(model.parent / f".{model.name}.store"))
+    with written_folder(model) as folder:
+        shutil.copytree(found, folder, dirs_exist_ok=True)
+    shutil.rmtree(model.parent / f".{model.name}.store")
+
+
+@contextmanager
+def _removed(client: Client, name: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _remove(client, name)
+
+
+def _remove(client: Client, name: str) -> None:
+    try:
+        client.delete_job(name)
+    except (RuntimeError, TimeoutError) as error:
+        if not is_missing(error):
+            print(
+                f"TrainJob {name} could not be removed ({error.__cause__ or error}): `kubectl delete trainjob {name}`",
+                flush=True,
+            )
+
+
+@contextmanager
+def _ended_by_sigterm(name: str) -> Iterator[None]:
+    def received(number: int, _frame: object) -> None:
+        print(
+            f"stopped: TrainJob {name} is removed, its pods save their states, the next run goes on from there",
+            flush=True,
+        )
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, received)
+    except ValueError:  # not the main thread: the caller owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

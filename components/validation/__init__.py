@@ -1,0 +1,1 @@
+"""Facts about samples, checks, Great Expectations and data docs."""

@@ -1,0 +1,65 @@
+"""Images that are in two splits: the same file, or nearly the same picture."""
+
+from __future__ import annotations
+
+import numpy as np
+
+BITS = 64
+
+
+def same_elsewhere(content: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """For each sample a sample of another split with equal content, or -1.
+
+    Args:
+        content: ``(N,)`` what is compared, for example md5s; None is equal to nothing.
+        split: ``(N,)`` of each sample.
+
+    Returns:
+        ``(N,)`` int64 positions.
+    """
+    firsts: dict[object, dict[str, int]] = {}  # content -> split -> its first sample there
+    for place, (value, name) in enumerate(zip(content, split, strict=True)):
+        if value is not None:
+            firsts.setdefault(value, {}).setdefault(name, place)
+    partner = np.full(len(content), -1)
+    for place, (value, name) in enumerate(zip(content, split, strict=True)):
+        others = [other for other_name, other in firsts.get(value, {}).items() if other_name != name]
+        partner[place] = min(others, default=-1)
+    return partner
+
+
+def near_elsewhere(hashes: np.ndarray, split: np.ndarray, distance: int) -> np.ndarray:
+    """For each hash one of another split that differs in at most ``distance`` bits, the nearest, or -1.
+
+    Two hashes that differ in at most d bits agree in one of d + 1 bands of bits, so only hashes that share a band are
+    compared (Norouzi et al. 2012, "Fast search in Hamming space with multi-index hashing", section 2).
+
+    Args:
+        hashes: ``(N,)`` uint64.
+        split: ``(N,)`` of each sample.
+
+    Returns:
+        ``(N,)`` int64 positions.
+    """
+    split_number = np.unique(split, return_inverse=True)[1]
+    _, first, place = np.unique(np.rec.fromarrays([hashes, split_number]), return_index=True, return_inverse=True)
+    hashes, split_number = hashes[first], split_number[first]  # one of each hash and split stands for all
+    partner, nearest = np.full(len(first), -1), np.full(len(first), distance + 1)
+    for band in np.array_split(np.arange(BITS, dtype=np.uint64), distance + 1):
+        key = (hashes >> band[0]) & np.uint64(2 ** len(band) - 1)
+        order = np.argsort(key, kind="stable")
+        key = key[order]
+        step, left = 1, np.arange(len(key) - 1)
+        while (left := left[key[left] == key[left + step]]).size:  # neighbours at this step within runs of equal keys
+            a, b = order[left], order[left + step]
+            differ = np.bitwise_count(hashes[a] ^ hashes[b]).astype(np.int64)
+            near = (differ <= distance) & (split_number[a] != split_number[b])
+            for one, other in (
+                (a[near], b[near]),
+                (b[near], a[near]),
+            ):  # no hash is twice in one, as all are at the same step
+                closer = differ[near] < nearest[one]
+                partner[one[closer]], nearest[one[closer]] = other[closer], differ[near][closer]
+            step += 1
+            left = left[left + step < len(key)]
+    return np.where(partner[place] < 0, -1, first[partner[place]])

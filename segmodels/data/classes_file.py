@@ -1,0 +1,159 @@
+"""The classes file of the ``folder`` layout: ``classes.txt`` or ``classes.json``. Its forms are told in
+``layouts/folder.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from segmodels.data.decoding import Color
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+IGNORED = "!ignore"
+IGNORED_COLOR_ID = 65535
+"""Label id of pixels whose colour is ignored without having an id of its own."""
+
+
+class Entry(NamedTuple):
+    """A class or, under the name ``IGNORED``, something that counts nowhere."""
+
+    name: str
+    color: Color | None
+    id: int | None
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The label map, and the label ids of the colours that the file gives."""
+
+    labels: LabelMap
+    colors: Mapping[Color, int]
+
+
+def read_classes(root: Path) -> Classes:
+    """Read ``classes.txt`` or ``classes.json`` of a dataset folder.
+
+    Raises:
+        InputError: neither file or both are there, or a line or entry has another form; names it.
+    """
+    text, table = root / "classes.txt", root / "classes.json"
+    if text.is_file() == table.is_file():
+        raise InputError(
+            f"dataset folder {root} has {'both' if text.is_file() else 'neither'} classes.txt and classes.json,"
+            " expected one of them"
+        )
+    path = text if text.is_file() else table
+    entries = _from_text(path) if path is text else _from_json(path)
+    try:
+        return _classes(entries)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def distinct_colors(count: int) -> tuple[Color, ...]:
+    """``count`` colours as PASCAL VOC numbers them: the bits of the index, spread over the high bits of R, G and B; the
+    first is black.
+    """
+
+    def channel(index: int, offset: int) -> int:
+        return sum(((index >> (3 * bit + offset)) & 1) << (7 - bit) for bit in range(8))
+
+    return tuple((channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(count))
+
+
+def _classes(entries: Sequence[Entry]) -> Classes:
+    named = [entry for entry in entries if entry.name != IGNORED]
+    ignored = [entry for entry in entries if entry.name == IGNORED]
+    ids = [place if entry.id is None else entry.id for place, entry in enumerate(named)]
+    void = [IGNORED_COLOR_ID if entry.id is None else entry.id for entry in ignored]
+    if not any(entry.id is not None for entry in ignored) and 255 not in ids:
+        void.append(255)
+    if twice := sorted({source for source in ids if ids.count(source) > 1}):
+        raise InputError(f"the ids {twice} are given to more than one class, expected distinct ids")
+    if both := sorted(set(void) & set(ids)):
+        raise InputError(f"the ids {both} are both classes and ignored, remove one")
+    if outside := [source for source in (*ids, *void) if not 0 <= source < 65536]:
+        raise InputError(f"the ids {outside} are out of range, expected 0..65535")
+
+    given = [entry.color for entry in named if entry.color is not None]
+    if given and len(given) != len(named):
+        raise InputError(f"{len(given)} of {len(named)} classes have a colour, expected all or none")
+    ignore_index = 255 if len(named) <= 255 else -1
+    train_ids = {source: train for train, source in enumerate(ids)} | dict.fromkeys(void, ignore_index)
+    names = tuple(entry.name for entry in named)
+    labels = LabelMap(names, tuple(given) or distinct_colors(len(named)), train_ids, ignore_index)
+    colors = {
+        entry.color: source
+        for entry, source in zip([*named, *ignored], [*ids, *void], strict=False)
+        if entry.color is not None
+    }
+    if given and len(set(given)) < len(given):
+        raise InputError("two classes have the same colour, expected distinct colours")
+    return Classes(labels, colors)
+
+
+def _from_text(path: Path) -> list[Entry]:
+    entries = []
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, *rest = (field.strip() for field in line.split(","))
+        try:
+            values = [int(field) for field in rest]
+            if not name or len(values) not in (0, 1, 3, 4):
+                raise ValueError
+            entries.append(
+                Entry(
+                    name,
+                    _color(values[:3]) if len(values) >= 3 else None,
+                    values[-1] if len(values) in (1, 4) else None,
+                )
+            )
+        except ValueError:
+            forms = "'name', 'name, id', 'name, red, green, blue' or 'name, red, green, blue, id'"
+            raise InputError(
+                f"{path} line {number} is {line.strip()!r}, expected {forms} with colours 0..255"
+            ) from None
+    return entries
+
+
+def _from_json(path: Path) -> list[Entry]:
+    try:
+        data: Any = json.loads(_read(path))
+        items: list[dict[str, Any]] = [{"name": item} if isinstance(item, str) else item for item in data["classes"]]
+        items += [
+            {"name": IGNORED} | ({"id": item} if isinstance(item, int) else item) for item in data.get("ignore", [])
+        ]
+        return [
+            Entry(
+                str(item["name"]),
+                _color(item["color"]) if "color" in item else None,
+                int(item["id"]) if "id" in item else None,
+            )
+            for item in items
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        form = '{"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, ...], "ignore": [255]}'
+        raise InputError(
+            f"{path} cannot be understood ({type(error).__name__}: {error}), expected {form}; color, id and ignore may"
+            " be left out"
+        ) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}), expected UTF-8 text") from None
+
+
+def _color(values: Sequence[int]) -> Color:
+    red, green, blue = (int(value) for value in values)
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ValueError("colours are 0..255")
+    return red, green, blue

@@ -1,0 +1,94 @@
+"""Encoders by name: ``create_encoder("resnet50", output_stride=8)``, ``list_encoders()``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.freezing import freeze, freeze_batch_norm
+from segmodels.encoders.timm_encoder import TimmEncoder
+from segmodels.encoders.weights import load_weights
+from segmodels.errors import nearest
+
+_BUILDERS: dict[str, Callable[..., Encoder]] = {}
+
+
+def register_encoder(name: str) -> Callable[[Callable[..., Encoder]], Callable[..., Encoder]]:
+    """Decorator for a function ``build(in_channels=3, output_stride=32, **options) -> Encoder``."""
+
+    def register(build: Callable[..., Encoder]) -> Callable[..., Encoder]:
+        if name in _BUILDERS:
+            raise RuntimeError(f"encoder {name!r} is registered twice")
+        _BUILDERS[name] = build
+        return build
+
+    return register
+
+
+def _load_all() -> None:
+    package = importlib.import_module("segmodels.encoders")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def list_encoders() -> list[str]:
+    """Names of all encoders, sorted; ``timm:NAME`` works beside them where timm is installed."""
+    _load_all()
+    return sorted(_BUILDERS)
+
+
+def create_encoder(
+    name: str,
+    in_channels: int = 3,
+    output_stride: int = 32,
+    weights: str | Path | None = None,
+    frozen_stages: int = 0,
+    frozen_batch_norm: bool = False,
+    **options: Any,
+) -> Encoder:
+    """Build an encoder.
+
+    Args:
+        name: one of ``list_encoders()``, or ``timm:NAME``.
+        in_channels: channels of the images; pretrained weights of the first layer are adapted to it
+            (``adapt_channels``).
+        output_stride: of the coarsest map; below the encoder's own the last stages keep their size and dilate their
+            convolutions.
+        weights: path or URI of pretrained weights under torchvision's or timm's key names, see ``load_weights``; None
+            starts from random weights.
+        frozen_stages: how many stages, from the first, do not train.
+        frozen_batch_norm: all batch norms keep their statistics.
+        options: of that encoder.
+
+    Raises:
+        InputError: unknown encoder (with the nearest names), unknown option, an output stride that the encoder does not
+            offer, weights of another architecture (with the keys that differ).
+    """
+    encoder = _build(name, in_channels, output_stride, options)
+    if weights is not None:
+        load_weights(
+            encoder, weights, translate=encoder.translate, ignore=encoder.classifier, first_layer=encoder.first_layer
+        )
+    freeze(encoder, frozen_stages)
+    if frozen_batch_norm:
+        freeze_batch_norm(encoder)
+    return encoder
+
+
+def _build(name: str, in_channels: int, output_stride: int, options: dict[str, Any]) -> Encoder:
+    if name.startswith("timm:"):
+        return TimmEncoder(name.removeprefix("timm:"), in_channels, output_stride, **options)
+    known = list_encoders()
+    if name not in known:
+        raise nearest("encoder", name, known)
+    build = _BUILDERS[name]
+    allowed = [key for key in inspect.signature(build).parameters if key not in ("in_channels", "output_stride")]
+    for option in options:
+        if option not in allowed:
+            raise nearest(f"option of encoder {name!r}", option, [*allowed, "frozen_stages", "frozen_batch_norm"])
+    return build(in_channels=in_channels, output_stride=output_stride, **options)

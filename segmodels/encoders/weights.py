@@ -1,0 +1,221 @@
+"""Pretrained weights: fetched from a path or URI, read without running code, put into a module key by key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from segmodels.errors import InputError, TransientError
+
+# Names under which trainers keep the body's weights in a checkpoint of a whole model.
+PREFIXES = ("", "module.", "backbone.", "encoder.", "module.backbone.", "module.encoder.")
+COUNTER = "num_batches_tracked"  # of a batch norm: old files have none, and no result depends on it
+
+
+class LoadReport(NamedTuple):
+    """What ``load_weights`` did; keys are those of the module."""
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # of the module, not in the file
+    unexpected: tuple[str, ...]  # in the file, not of the module
+    mismatched: tuple[str, ...]  # in both, of different shapes
+
+
+def load_weights(
+    module: nn.Module,
+    source: str | Path,
+    *,
+    translate: Callable[[str], str] = str,
+    ignore: tuple[str, ...] = (),
+    first_layer: str | None = None,
+    strict: bool = True,
+) -> LoadReport:
+    """Copy the tensors of a weights file into ``module`` by their names.
+
+    Args:
+        source: local path, or a URI that fsspec knows (``s3://``, ``https://``, ...), which is cached, see ``fetch``.
+            The file is safetensors, or a torch file that holds tensors only (it is read with ``weights_only=True``).
+        translate: our name of a tensor, from the file's.
+        ignore: prefixes of keys (after translation) that are left out, such as the classifier.
+        first_layer: key of a convolution's weight that is adapted where the file has another number of input channels,
+            see ``adapt_channels``.
+        strict: raise where anything differs; False loads what fits and reports the rest.
+
+    A prefix that trainers add (``module.``, ``backbone.``, ``encoder.``) is taken off; then keys without it, the rest
+    of the model, are left out.
+
+    Raises:
+        InputError: no such file, not a weights file, a wrong checksum, or (strict) weights of another architecture,
+            with the keys that differ.
+        TransientError: the store does not answer.
+    """
+    own = module.state_dict()
+    given = _best_prefix(read_state_dict(source), own, translate)
+    given = {key: value for key, value in given.items() if not key.startswith(ignore)} if ignore else given
+    if first_layer in given and first_layer in own and given[first_layer].dim() == own[first_layer].dim():
+        given[first_layer] = adapt_channels(given[first_layer], own[first_layer].shape[1])
+
+    fits = [key for key in own if key in given and given[key].shape == own[key].shape]
+    report = LoadReport(
+        loaded=tuple(fits),
+        missing=tuple(key for key in own if key not in given and not key.endswith(COUNTER)),
+        unexpected=tuple(sorted(key for key in given if key not in own and not key.endswith(COUNTER))),
+        mismatched=tuple(key for key in own if key in given and given[key].shape != own[key].shape),
+    )
+    if strict and (report.missing or report.unexpected or report.mismatched):
+        shapes = [f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in report.mismatched]
+        differences = [("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", shapes)]
+        listed = "; ".join(f"{len(keys)} {kind}: {_few(keys)}" for kind, keys in differences if keys)
+        raise InputError(
+            f"weights {source} are not of this {type(module).__name__}: of {len(own)} tensors {len(fits)} fit,"
+            f" {listed}; give weights of the same architecture"
+        )
+    with torch.no_grad():
+        for key in fits:
+            own[key].copy_(given[key])
+    return report
+
+
+def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """The weight of a first convolution, ``(out, channels, k, k)``, for another number of input channels.
+
+    One channel: the sum over channels, so that a grey image gives what its RGB copy gave. Otherwise the channels are
+        repeated in turn and scaled by
+    channels / in_channels, so that the response to equal channels stays the same.
+    """
+    channels = weight.shape[1]
+    if in_channels == channels:
+        return weight
+    if in_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, torch.arange(in_channels) % channels] * (channels / in_channels)
+
+
+def read_state_dict(source: str | Path) -> dict[str, Tensor]:
+    """All tensors of a weights file by their names; raises as ``load_weights``."""
+    path = fetch(str(source)) if "://" in str(source) else Path(source)
+    if not path.is_file():
+        raise InputError(f"weights file {path} is not there: give the path of a .safetensors or torch file, or a URI")
+    try:
+        data = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"weights file {path} holds more than tensors, or is no torch file: save only the state_dict, best as"
+            " safetensors"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(
+            f"weights file {path} cannot be read ({' '.join(str(error).split())[:200]}): it is damaged or of another"
+            " format"
+        ) from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+    tensors = (
+        {key: value for key, value in data.items() if isinstance(value, Tensor)} if isinstance(data, Mapping) else {}
+    )
+    if not tensors:
+        raise InputError(f"weights file {path} holds no named tensors: expected a state_dict")
+    return tensors
+
+
+def fetch(uri: str, cache: Path | None = None) -> Path:
+    """A local copy of the file behind a URI.
+
+    ``#sha256=<hex>`` at the end of the URI pins the content. Without it, eight or more hex digits before the suffix of
+    the name (as torchvision and
+    timm name their files: ``resnet50-0676ba61.pth``) are the beginning of the SHA-256, unless all are decimal, which
+        may be a date. A copy whose content
+    is pinned is used without asking the store; otherwise the store is asked for the file's version where it has one
+    (S3's ETag). A damaged copy is fetched again. Access rights are fsspec's own affair: environment, profile or
+    configuration file.
+
+    Args:
+        cache: folder of the copies, by default ``$SEGMODELS_CACHE`` or ``~/.cache/segmodels``; nothing is ever removed
+            from it, it may be emptied at any time.
+
+    Raises:
+        InputError: no such file, no right to read it, a package for that kind of store is missing, or another checksum
+            than pinned.
+        TransientError: the store does not answer.
+    """
+    import fsspec
+
+    uri, _, checksum = uri.partition("#sha256=")
+    name = uri.rsplit("/", 1)[-1]
+    named = re.search(r"-([0-9a-f]{8,64})\.[a-z.]+$", name)
+    pinned = checksum.lower() or (named.group(1) if named and not named.group(1).isdecimal() else "")
+    folder = cache or Path(os.environ.get("SEGMODELS_CACHE") or Path.home() / ".cache" / "segmodels")
+    copy = folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{name}"
+    note = copy.with_name(copy.name + ".json")
+    known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and copy.is_file() else None
+    if known and _sha256(copy) != known["sha256"]:
+        known = None
+    if known and pinned and known["sha256"].startswith(pinned):
+        return copy
+
+    try:
+        store, path = fsspec.core.url_to_fs(uri)
+        version = store.ukey(path)
+        if known and known["version"] == version and not pinned:
+            return copy
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            fetched = Path(temporary) / name
+            store.get_file(path, str(fetched))
+            digest = _sha256(fetched)
+            if not digest.startswith(pinned):
+                raise InputError(
+                    f"the SHA-256 of {uri} is {digest}, expected {pinned}: the file was changed or damaged on the way"
+                )
+            facts = Path(temporary) / "facts.json"
+            facts.write_text(json.dumps({"uri": uri, "sha256": digest, "version": version}), encoding="utf-8")
+            fetched.replace(copy)
+            facts.replace(note)
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"weights {uri} are not there: check the address") from None
+    except (PermissionError, ImportError, ValueError) as error:
+        raise InputError(f"weights {uri} cannot be fetched: {error}") from None
+    except Exception as error:
+        if type(error).__name__ == "NoCredentialsError":
+            raise InputError(f"weights {uri} cannot be fetched: no credentials for that store are configured") from None
+        raise TransientError(f"weights {uri} cannot be fetched now ({type(error).__name__}: {error})") from error
+    return copy
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _best_prefix(
+    given: Mapping[str, Tensor], own: Mapping[str, Tensor], translate: Callable[[str], str]
+) -> dict[str, Tensor]:
+    """The tensors under the prefix that gives most keys of the module, without the prefix and with our names."""
+    candidates = [
+        {translate(key.removeprefix(prefix)): value for key, value in given.items() if key.startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    return max(candidates, key=lambda tensors: len(tensors.keys() & own.keys()))
+
+
+def _few(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")

@@ -1,0 +1,88 @@
+"""One registry for models, encoders, losses, layouts and tasks: names, cards, errors that name what is near."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from segmodels.errors import nearest
+
+Built = TypeVar("Built")
+CardType = TypeVar("CardType")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry(Generic[Built, CardType]):
+    """What is registered under a name: the function or class that builds it, and its card."""
+
+    name: str
+    build: Callable[..., Built]
+    card: CardType
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``build`` with their defaults (``inspect.Parameter.empty`` where there is none)."""
+        parameters = inspect.signature(self.build).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+class Registry(Generic[Built, CardType]):
+    """Names of one kind of thing.
+
+    Args:
+        kind: what an entry is, in error messages: "model".
+        package: its modules are imported before the first look-up, so that what they register is known.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, Entry[Built, CardType]] = {}
+        self._loaded = False
+
+    def register(self, name: str, card: CardType) -> Callable[[Function], Function]:
+        """Decorator for the function or class that builds the thing of that name."""
+
+        def add(build: Function) -> Function:
+            if name in self._entries:
+                raise RuntimeError(f"{self.kind} {name!r} is registered twice")
+            self._entries[name] = Entry(name, build, card)
+            return build
+
+        return add
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> Entry[Built, CardType]:
+        """The entry of that name.
+
+        Raises:
+            InputError: unknown name; says which names are near.
+        """
+        self._load()
+        if name not in self._entries:
+            raise nearest(self.kind, name, self.names())
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[Entry[Built, CardType]]:
+        """The entries, sorted by name."""
+        return (self[name] for name in self.names())
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")

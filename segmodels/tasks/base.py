@@ -1,0 +1,149 @@
+"""What a task is, and what counts its results. Adding one is a single file in this folder.
+
+No room outside ``tasks/`` asks which task it works for: it calls these methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segmodels.annotations import Annotation
+from segmodels.labels import LabelMap
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.figure import Figure
+
+Size = tuple[int, ...]
+"""Of a result: (height, width), or (depth, height, width)."""
+
+
+class Result(Protocol):
+    """What is predicted for one image. Holds train ids, at the size that was asked for."""
+
+    def files(self) -> dict[str, bytes]:
+        """Suffix -> content of each file that keeps the result: ``{".png": ...}``."""
+        ...
+
+    def draw(self, image: NDArray, labels: LabelMap) -> NDArray:
+        """The result over ``image`` (H, W, 3) uint8 RGB, as a picture of the same shape and type."""
+        ...
+
+
+ResultType = TypeVar("ResultType", bound=Result)
+Targets = TypeVar("Targets")
+
+
+class Evaluator(ABC, Generic[ResultType]):
+    """Counts results against annotations; all scores follow from the counts.
+
+    ``a + b`` is the evaluator of both sets of images, in the order of their ids, whatever the order of the sum: ranks
+    and resumed runs add up to the same numbers.
+    """
+
+    @abstractmethod
+    def update(self, results: Sequence[ResultType], annotations: Sequence[Annotation], ids: Sequence[str]) -> None:
+        """Count the results of a batch, each at the size of its annotation."""
+
+    @abstractmethod
+    def __add__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Scores of all images, by name; NaN where nothing annotated makes one undefined."""
+
+    @abstractmethod
+    def per_class(self) -> list[dict[str, Any]]:
+        """A row per class: ``class``, and counts and scores by name."""
+
+    @abstractmethod
+    def images(self) -> pa.Table:
+        """A row per image, in the order of the ids: ``id``, ``score`` (of the image alone), and its counts."""
+
+    @abstractmethod
+    def confusion(self) -> tuple[Sequence[str], NDArray]:
+        """Names of the rows and columns, and counts by truth (row) and prediction (column)."""
+
+    @abstractmethod
+    def resampled(self, metric: str, weights: NDArray) -> NDArray:
+        """The score ``metric`` of resampled sets of images, ``(R,)``, for the paired bootstrap.
+
+        Args:
+            weights: integers ``(R, images)``, how often each image (order of the ids) is in each set.
+        """
+
+    @abstractmethod
+    def figures(self) -> dict[str, Figure]:
+        """Pictures of the scores, by name."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the counts, without loss, into an existing folder."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path) -> Self:
+        """The evaluator that ``write`` wrote.
+
+        Raises:
+            InputError: a file is missing or damaged; names it.
+        """
+
+
+class Task(ABC, Generic[Targets, ResultType]):
+    """What is predicted.
+
+    Attributes:
+        name: in the registry, on model cards and in params.yaml.
+        headline: score -> how people write it (MIoU). The first chooses weights and champions.
+        Settings: frozen dataclass, how the task predicts; every field has a default.
+    """
+
+    name: ClassVar[str]
+    headline: ClassVar[Mapping[str, str]]
+    Settings: ClassVar[type]
+
+    def __init__(self, labels: LabelMap, settings: Any = None) -> None:
+        self.labels = labels
+        self.settings = self.Settings() if settings is None else settings
+
+    @classmethod
+    @abstractmethod
+    def supports(cls, labels: LabelMap, objects: bool) -> bool:
+        """Whether a dataset with this label map, with or without objects, has what the task learns from."""
+
+    @classmethod
+    @abstractmethod
+    def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
+        """Arguments of ``create_model`` that follow from the dataset: ``{"num_classes": 11}``."""
+
+    @abstractmethod
+    def targets(self, annotations: Sequence[Annotation]) -> Targets:
+        """What a batch is trained on: a pytree of tensors. Called in the loader's worker or thread."""
+
+    @abstractmethod
+    def read(self, output: Any, sizes: Sequence[Size]) -> list[ResultType]:
+        """Results of a batch from the model's output, each of its size; the plain reading, without views or windows."""
+
+    @abstractmethod
+    def predict(
+        self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Any = None
+    ) -> list[ResultType]:
+        """Results of images as ``settings`` say.
+
+        Args:
+            network: raw images (B, C, *spatial) on the device -> the model's output; normalises them itself.
+            images: on the device, in their own units.
+            sizes: of the results, one per image.
+            guides: what the model takes beside images; None for most.
+        """
+
+    @abstractmethod
+    def evaluator(self) -> Evaluator[ResultType]:
+        """A new one, with nothing counted."""

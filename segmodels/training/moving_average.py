@@ -1,0 +1,37 @@
+"""Exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class MovingAverage:
+    """Keeps ``average = decay * average + (1 - decay) * weights`` (Polyak averaging); buffers are copied as they are.
+
+    The decay grows from 0 with the number of updates, min(decay, (1 + n) / (10 + n)), so that the random start is
+    forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
+        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        return {"updates": self.updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        self.model.load_state_dict(state["model"])

@@ -1,0 +1,359 @@
+"""predict: masks and overlays of a folder of images, and images that cannot be read."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from small_pipeline import LABELS, use_local_store, write_model, write_run, write_shards
+
+from components.__main__ import main
+from components.commands import mask_files
+from components.commands.predict import predict
+from components.params.schema import EvaluateParams, RegisterParams
+from components.steps.evaluate import evaluate
+from components.steps.register import register
+from segmodels.data import large_images
+from segmodels.data.large_images import ArrayRows
+from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle
+from segmodels.inference.crf import DenseCRF
+from segmodels.inference.predictor import Predictor
+from segmodels.inference.sliding_window import SlidingWindow
+from segmodels.labels import LabelMap
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("predict") / "model", steps=20)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Images of several sizes, formats and modes in ``tmp_path/images``; each as the model should see it."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        "a.png": (20, 30),
+        "b.png": (20, 30),
+        "deep/c.bmp": (33, 17),
+        "d.TIF": (8, 8),
+        "grey.png": (16, 16),
+        "palette.gif": (12, 14),
+    }
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    expected = {}
+    for name, size in sizes.items():
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels)
+        if name == "grey.png":
+            picture = picture.convert("L")
+        if name == "palette.gif":
+            picture = picture.convert("P")
+        picture.save(folder / name)
+        expected[name] = np.asarray(Image.open(folder / name).convert("RGB"))
+    (folder / "notes.txt").write_text("not an image")
+    return expected
+
+
+def mask_name(name: str) -> str:
+    return str(Path(name).with_suffix(".png"))
+
+
+def test_every_image_gets_its_mask_and_overlay(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(str(model), tmp_path / "images", out)
+    predictor = Predictor(load_bundle(model))
+    for name, pixels in images.items():
+        picture = Image.open(out / "masks" / mask_name(name))
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), predictor.masks([pixels])[0])
+        assert picture.getpalette()[: 3 * len(LABELS.palette)] == [value for color in LABELS.palette for value in color]
+        overlay = Image.open(out / "overlays" / Path(name).with_suffix(".jpg"))
+        assert overlay.size == picture.size
+    assert len(list((out / "masks").rglob("*.*"))) == len(list((out / "overlays").rglob("*.*"))) == len(images)
+    with (out / "classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["id"], row["class"]) for row in rows] == [(str(i), name) for i, name in enumerate(LABELS.classes)]
+
+
+def test_overlays_show_the_image_under_the_colours_of_the_mask(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 64), LABELS.palette[2]).save(tmp_path / "images" / "pond.png")
+    predict(str(model), tmp_path / "images", tmp_path / "out")
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "pond.png"))
+    overlay = np.asarray(Image.open(tmp_path / "out" / "overlays" / "pond.jpg")).astype(int)
+    expected = (np.array(LABELS.palette)[mask] + LABELS.palette[2]) / 2
+    assert np.abs(overlay - expected).mean() < 4  # what JPEG costs
+
+
+def test_more_images_than_are_held_at_once(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index in range(45):
+        Image.new("RGB", (10 + index % 3, 12), (index, 0, 0)).save(tmp_path / "images" / f"{index:02d}.png")
+    predict(str(model), tmp_path / "images", tmp_path / "out")
+    assert [Image.open(path).size[0] for path in sorted((tmp_path / "out" / "masks").iterdir())] == [
+        10 + index % 3 for index in range(45)
+    ]
+
+
+def test_windows_and_flip_are_those_of_the_predictor(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    predict(str(model), tmp_path / "images", tmp_path / "out", window=16, flip=True)
+    predictor = Predictor(load_bundle(model), flip=True, sliding_window=SlidingWindow((16, 16)))
+    for name, pixels in images.items():
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(tmp_path / "out" / "masks" / mask_name(name))), predictor.masks([pixels])[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "predictor"),
+    [
+        (["--scales", "0.5", "1"], {"scales": (0.5, 1.0)}),
+        (["--crf"], {"crf": DenseCRF()}),
+        (
+            ["--window", "16", "--overlap", "0.25", "--weighting", "uniform"],
+            {"sliding_window": SlidingWindow((16, 16), 0.25, "uniform")},
+        ),
+    ],
+)
+def test_options_of_the_command_line_reach_the_predictor(
+    options: list[str], predictor: dict, model: Path, images: dict, tmp_path: Path
+) -> None:
+    assert (
+        main(
+            [
+                "predict",
+                "--model",
+                str(model),
+                "--images",
+                str(tmp_path / "images" / "a.png"),
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
+        == 0
+    )
+    bundle = load_bundle(model)
+    expected, plain = (
+        Predictor(bundle, **predictor).masks([images["a.png"]])[0],
+        Predictor(bundle).masks([images["a.png"]])[0],
+    )
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")), expected)
+    assert (expected != plain).any()
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 1  # --images names one file, not its folder
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--crf", "--window", "16"], "expected one"),
+        (["--scales", "1", "0"], "expected one or more numbers above 0"),
+        (["--window", "16", "--weighting", "cosine"], "'gaussian' or 'uniform'"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(
+    options: list[str], said: str, model: Path, images: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert images
+    assert (
+        main(
+            [
+                "predict",
+                "--model",
+                str(model),
+                "--images",
+                str(tmp_path / "images"),
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
+        == 2
+    )
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def scenery(height: int, width: int) -> np.ndarray:
+    """Blocks of the classes' colours with noise."""
+    rng = np.random.default_rng(0)
+    mask = (
+        rng.integers(0, 3, (height // 50 + 1, width // 50 + 1)).repeat(50, axis=0).repeat(50, axis=1)[:height, :width]
+    )
+    return (np.array(LABELS.palette)[mask] + rng.normal(0, 20, (height, width, 3))).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["large.tif", "large.png"])
+def test_the_mask_of_a_large_image_is_tiled_and_the_same(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_images, "LARGE", 10_000)
+    monkeypatch.setattr(mask_files, "OVERLAY_SIDE", 300)
+    (tmp_path / "images").mkdir()
+    image = scenery(530, 1100)
+    Image.fromarray(image).save(tmp_path / "images" / name)
+    Image.fromarray(image[:64, :64]).save(tmp_path / "images" / "small.png")
+    predict(str(model), tmp_path / "images", tmp_path / "out", window=128)
+    predictor = Predictor(load_bundle(model), sliding_window=SlidingWindow((128, 128)))
+    expected = predictor.masks([image])[0]
+    assert len(np.unique(expected)) >= 3
+    with tifffile.TiffFile(tmp_path / "out" / "masks" / "large.tif") as file:
+        assert file.pages[0].is_tiled
+        assert file.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+    picture = Image.open(tmp_path / "out" / "masks" / "large.tif")
+    np.testing.assert_array_equal(np.asarray(picture), expected)
+    assert picture.mode == "P"
+    assert picture.getpalette()[: 3 * len(LABELS.palette)] == [value for color in LABELS.palette for value in color]
+    overlay = Image.open(tmp_path / "out" / "overlays" / "large.jpg")
+    assert overlay.size == (300, 145)
+    blended = Image.fromarray(image).resize((300, 145), Image.Resampling.BOX)
+    color = Image.fromarray(np.array(LABELS.palette, dtype=np.uint8)[expected]).resize(
+        (300, 145), Image.Resampling.NEAREST
+    )
+    assert (
+        np.abs(np.asarray(overlay).astype(int) - (np.asarray(blended).astype(int) + np.asarray(color)) / 2).mean() < 10
+    )  # what JPEG costs on noise
+    assert {path.name for path in (tmp_path / "out" / "masks").iterdir()} == {"large.tif", "small.png"}
+
+
+def test_masks_of_many_classes_have_16_bits(tmp_path: Path) -> None:
+    labels = LabelMap(
+        tuple(f"class {i}" for i in range(300)),
+        tuple((i % 256, 0, 0) for i in range(300)),
+        {i: i for i in range(300)},
+        -1,
+    )
+    mask = np.arange(40 * 30, dtype=np.int16).reshape(40, 30) % 300
+    mask_files.write_large(tmp_path, Path("image.tif"), ArrayRows(np.zeros((40, 30, 3), dtype=np.uint8)), mask, labels)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "masks" / "image.tif"), mask)
+
+
+def test_large_images_that_cannot_be_predicted_are_named_and_nothing_half_written_is_left(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(large_images, "LARGE", 10_000)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(
+        tmp_path / "images" / "cut.tif", scenery(300, 400), photometric="rgb", tile=(64, 64), compression="zlib"
+    )
+    Image.fromarray(scenery(64, 64)).save(tmp_path / "images" / "small.png")
+    command = ["predict", "--model", str(model), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "expected at most 0.0 million without a sliding window: give one, as --window 512" in capsys.readouterr().err
+    data = (tmp_path / "images" / "cut.tif").read_bytes()
+    (tmp_path / "images" / "cut.tif").write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
+    assert main([*command, "--window", "64"]) == 2
+    assert "cut.tif is truncated or broken in rows" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["small.png"]
+
+
+def test_memory_does_not_grow_with_the_size_of_a_large_image(tmp_path: Path) -> None:
+    program = """
+import resource, sys
+from pathlib import Path
+from components.commands.predict import predict
+from segmodels.data import large_images
+large_images.LARGE = 2**18
+small, large, model, out = map(Path, sys.argv[1:])
+predict(str(model), small, out, window=128, overlap=0.0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+predict(str(model), large, out, window=128, overlap=0.0)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    for name, height in (("small.tif", 600), ("large.tif", 3600)):
+        tiles = (np.full((256, 256, 3), index % 256, dtype=np.uint8) for index in range(-(-height // 256) * 4))
+        tifffile.imwrite(
+            tmp_path / name,
+            tiles,
+            shape=(height, 1024, 3),
+            dtype=np.uint8,
+            photometric="rgb",
+            tile=(256, 256),
+            compression="zlib",
+        )
+    labels = LabelMap(tuple(f"class {i}" for i in range(40)), ((0, 0, 0),) * 40, {i: i for i in range(40)})
+    model = write_model(tmp_path / "model", steps=0, labels=labels)
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(tmp_path / "small.tif"),
+        str(tmp_path / "large.tif"),
+        str(model),
+        str(tmp_path / "out"),
+    ]
+    grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    assert Image.open(tmp_path / "out" / "masks" / "large.tif").size == (1024, 3600)
+    assert grown < 100, f"{grown} MB more for 3.7 million pixels of 40 classes; all probabilities would be 562 MB"
+
+
+def test_broken_images_are_named_at_the_end_and_the_others_are_done(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "images" / "b.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    (tmp_path / "images" / "deep" / "empty.jpg").write_bytes(b"")
+    options = ["predict", "--model", str(model), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    assert main(options) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "2 of 7 images could not be predicted, the other 5 are in" in message
+    assert "b.png" in message
+    assert "empty.jpg" in message
+    done = {str(path.relative_to(tmp_path / "out" / "masks")) for path in (tmp_path / "out" / "masks").rglob("*.png")}
+    assert done == {mask_name(name) for name in images} - {"b.png"}
+
+
+def test_an_earlier_result_below_the_images_is_not_predicted_again(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        predict(str(model), tmp_path / "images", tmp_path / "images" / "out")
+    assert len(list((tmp_path / "images" / "out" / "masks").rglob("*.png"))) == len(images)
+
+
+def test_two_images_of_one_name_are_refused_before_any_work(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    Image.fromarray(images["a.png"]).save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(InputError, match=r"a.jpg and a.png in .* would both become a.png: rename one"):
+        predict(str(model), tmp_path / "images", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_an_empty_one_and_a_missing_model_are_named(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    assert images
+    with pytest.raises(InputError, match=r"folder of images .*nowhere is not there"):
+        predict(str(model), tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no image"):
+        predict(str(model), tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(InputError, match=r"model.json is not there"):
+        predict(str(tmp_path / "no-model"), tmp_path / "images", tmp_path / "out")
+
+
+def test_the_champion_of_the_registry_predicts(
+    images: dict[str, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_local_store(tmp_path, monkeypatch)
+    shards, model = write_shards(tmp_path / "shards"), write_model(tmp_path / "model", steps=20)
+    write_run(model, tmp_path / "state")
+    evaluate(EvaluateParams(overlays=0), shards, model, tmp_path / "evaluation")
+    register(RegisterParams(name="scenes"), shards, model, tmp_path / "evaluation", tmp_path / "registration")
+    for name in ("models:/scenes@champion", "models:/scenes/1"):
+        out = tmp_path / name[-1]
+        predict(name, tmp_path / "images", out)
+        (mask,) = Predictor(load_bundle(model)).masks([images["a.png"]])
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "masks" / "a.png")), mask)
+    for name in ("models:/scenes@challenger", "models:/scenes/7", "models:/other@champion"):
+        with pytest.raises(InputError, match=f"model {name} is not in MLflow"):
+            predict(name, tmp_path / "images", tmp_path / "out")

@@ -1,0 +1,70 @@
+"""What is kept of a step that failed. (The outputs of those that succeed: tests/pipelines/test_local_run.py.)"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3server import Server, s3_server
+from small_dataset import write_small_dataset
+
+from components.__main__ import main
+from components.params.schema import IngestParams
+from components.steps.ingest import ingest
+from components.storage.s3 import s3_client
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line of validate, on the cluster, for a dataset with an image that is cut off."""
+    root = write_small_dataset(tmp_path / "set", {"train": 4, "val": 2, "test": 2}, (64, 48))
+    image = next((root / "images").rglob("*.png"))
+    image.write_bytes(image.read_bytes()[:100])
+    params = {"source": "folder", "path": str(root), "watch": str(root)}
+    ingest(IngestParams.model_validate(params), tmp_path / "dataset", tmp_path / "cache")
+    monkeypatch.setenv("SEGMODELS_PIPELINE_RUN", "run-1")
+    folders = ["--dataset", str(tmp_path / "dataset"), "--validation", str(tmp_path / "validation")]
+    return ["validate", "--params-json", '{"validate": {"workers": 1}}', *folders, "--executor-input", "{}"]
+
+
+def test_the_report_of_a_failed_validation_outlives_its_pod(
+    server: Server, failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_client().create_bucket(Bucket="kept")
+    monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://kept/checkpoints")
+    assert main(failing) == 2
+    said = capfd.readouterr()
+    assert "is kept as s3://kept/checkpoints/failed/run-1/validation\n" in said.out
+    assert said.err.startswith("error: the dataset has")
+    stored = {
+        entry["Key"].removeprefix("checkpoints/failed/run-1/validation/")
+        for entry in s3_client().list_objects_v2(Bucket="kept")["Contents"]
+    }
+    assert {"report.json", "facts.parquet", "docs/index.html"} <= stored
+
+
+def test_a_store_that_refuses_does_not_hide_why_the_step_failed(
+    server: Server, failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://no-such-bucket/checkpoints")
+    assert main(failing) == 2
+    said = capfd.readouterr()
+    assert "could not be kept" in said.out
+    assert said.err.startswith("error: the dataset has")
+
+
+def test_without_an_object_store_it_stays_where_it_is(
+    failing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGMODELS_CHECKPOINTS", raising=False)
+    assert main(failing) == 2
+    assert (tmp_path / "validation.failed" / "docs" / "index.html").exists()

@@ -1,0 +1,75 @@
+"""params.yaml is checked before any work: every mistake is named with its key."""
+
+from pathlib import Path
+
+import pytest
+
+from components.params.schema import PipelineParams, load_params
+from segmodels.errors import InputError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_shipped_parameter_files_are_valid() -> None:
+    root = Path(__file__).parents[3]
+    shipped = sorted(root.glob("params*.yaml"))
+    assert shipped
+    for path in shipped:
+        assert isinstance(load_params(path), PipelineParams)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {epoch: 3}", ["train.epoch", "did you mean 'epochs'"]),
+        ("trian: {}", ["'trian'", "'train'"]),
+        ("train: {epochs: '3'}", ["train.epochs", "'3'", "integer"]),
+        ("train: {lr: -1.0}", ["train.lr", "-1.0", "greater than 0"]),
+        ("train: {augment: {crop: [-32, 32]}}", ["crop", "-32", "positive"]),
+        ("train: {augment: {scale: [2.0, 1.0]}}", ["scale", "low <= high"]),
+        ("train: {precision: float16, accelerator: cpu}", ["float16", "needs a GPU"]),
+        ("train: {loss: {}}", ["loss is empty"]),
+        (
+            "train: {epochs: 15, self_correction: {start_epoch: 10, cycle_epochs: 2}}",
+            ["epochs is 15", "10", "whole cycles of 2"],
+        ),
+        (
+            "train: {epochs: 20, warmup: 0.5, self_correction: {start_epoch: 10, cycle_epochs: 2}}",
+            ["warmup takes 10 epochs"],
+        ),
+        ("train: {loss: {dice: 1.0}, self_correction: {start_epoch: 10, cycle_epochs: 2}}", ["cross_entropy"]),
+        ("train: {ema: 0.99, self_correction: {start_epoch: 10, cycle_epochs: 2}}", ["ema is 0.99"]),
+        ("train: {deep_supervision: {weights: [-1.0]}}", ["train.deep_supervision.weights.0", "-1.0"]),
+        ("ingest: {source: s3, path: bucket/prefix}", ["'bucket/prefix'", "s3://bucket/prefix"]),
+        ("ingest: {source: dvc, path: data}", ["needs repo"]),
+        ("ingest: {source: folder, path: images}", ["watch", "'images'"]),
+        ("ingest: {split: {val: 0.6, test: 0.6}}", ["1.2", "less than 1"]),
+        ("preprocess: {longer_side: 0}", ["preprocess.longer_side", "0", "greater than 0"]),
+        ("evaluate: {sliding_window: {size: [64, 64], overlap: 1.0}}", ["overlap", "1.0"]),
+        ("evaluate: {sliding_window: {size: [64, 64]}, crf: {}}", ["crf and sliding_window", "expected one"]),
+        ("evaluate: {crf: {color_sigma: 0}}", ["evaluate.crf.color_sigma", "greater than 0"]),
+        ("register: {name: a/b}", ["register.name", "'a/b'"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path, text: str, said: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        load_params(write(tmp_path, text))
+    for part in said:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.lr.*evaluate\.batch_size|evaluate\.batch_size.*train\.lr"):
+        load_params(write(tmp_path, "train: {lr: 0.0}\nevaluate: {batch_size: 0}"))
+
+
+def test_a_missing_file_and_a_file_that_is_not_yaml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml is not there"):
+        load_params(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match="is not YAML"):
+        load_params(write(tmp_path, "train: [1, 2"))

@@ -1,0 +1,326 @@
+"""Ingest: what is written down about a dataset, its digest, its splits, and what is wrong with it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_dataset import write, write_small_dataset
+
+from components.params.schema import DigitsParams, IngestParams, SplitParams
+from components.running import progress_bar
+from components.running.digests import directory_digest, file_md5, folder_md5s
+from components.steps.ingest import ingest
+from segmodels.data.manifest import Dataset
+from segmodels.errors import InputError
+
+SPLITS = ("train", "val", "test")
+SMALL = {"train": 6, "val": 2, "test": 3}
+
+
+def from_folder(path: Path | str, **facts: object) -> IngestParams:
+    return IngestParams.model_validate({"source": "folder", "path": str(path), "watch": str(path), **facts})
+
+
+def ids(dataset: Path, split: str) -> list[str]:
+    return [sample.id for sample in Dataset.open(dataset).samples(split)]
+
+
+def test_a_folder_is_read_where_it_is_and_written_down_sample_by_sample(tmp_path: Path) -> None:
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    before = folder_md5s(root)
+    ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert [len(dataset.samples(split)) for split in SPLITS] == [6, 2, 3]
+    assert dataset.labels.classes == ("background", "object")
+    assert dataset.source == {"kind": "folder", "path": str(root)}
+    assert dataset.revision is None
+    for row in dataset.table.to_pylist():
+        assert row["id"].startswith(row["split"])
+        assert row["image_md5"] == file_md5(root / row["image"])
+        assert row["mask_md5"] == file_md5(root / row["mask"])
+    facts = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+    assert facts["root"] == str(root)
+    assert facts["samples"] == SMALL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set"]
+    assert folder_md5s(root) == before
+
+
+def test_a_relative_path_can_be_read_from_other_working_directories_and_after_a_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small_dataset(tmp_path / "project" / "my" / "set", SMALL)
+    monkeypatch.chdir(tmp_path / "project")
+    ingest(from_folder("my/set"), Path("data/dataset"), Path("data/cache"))
+    assert json.loads(Path("data/dataset/dataset.json").read_text())["root"] == "../../my/set"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").rename(tmp_path / "moved")
+    dataset = Dataset.open("moved/data/dataset")
+    image, mask = dataset.layout.read(dataset.samples("val")[0])
+    assert image.shape == (24, 32, 3)
+    assert set(mask.flat) == {0, 1}
+
+
+def test_a_relative_path_is_right_where_the_output_lies_behind_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small_dataset(tmp_path / "project" / "set", SMALL)
+    (tmp_path / "large" / "disk").mkdir(parents=True)
+    (tmp_path / "project" / "data").symlink_to(tmp_path / "large" / "disk")
+    monkeypatch.chdir(tmp_path / "project")
+    ingest(from_folder("set"), Path("data/dataset"), Path("data/cache"))
+    assert Dataset.open("data/dataset").layout.root.samefile("set")
+
+
+def test_the_digest_is_the_one_that_dvc_add_writes(tmp_path: Path) -> None:
+    from dvc.repo import Repo
+
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    (root / "empty").touch()
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "deep" / "er" / 'größe "ü" 名.txt').write_bytes(b"a\r\nb\r\n")
+    (root / "deep-").write_text("sorts before deep/er")
+    (root / "linked.txt").symlink_to("classes.txt")
+    (root / ".hidden").write_text("counts")
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("does not count")
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        (stage,) = repo.add(str(root))
+    assert directory_digest(folder_md5s(root)) == stage.outs[0].hash_info.value
+    ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
+    assert Dataset.open(tmp_path / "dataset").digest == stage.outs[0].hash_info.value
+
+
+def test_one_changed_byte_changes_the_digest_and_one_row(tmp_path: Path) -> None:
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    ingest(from_folder(root), tmp_path / "before", tmp_path / "cache")
+    mask = root / "masks" / "val" / "001.png"
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    ingest(from_folder(root), tmp_path / "after", tmp_path / "cache")
+    before, after = Dataset.open(tmp_path / "before"), Dataset.open(tmp_path / "after")
+    assert before.digest != after.digest
+    changed = [
+        new["mask"] for old, new in zip(before.table.to_pylist(), after.table.to_pylist(), strict=True) if old != new
+    ]
+    assert changed == ["masks/val/001.png"]
+
+
+def test_splits_can_be_taken_from_other_splits_of_the_dataset(tmp_path: Path) -> None:
+    root = write_small_dataset(tmp_path / "set", {"train": 6, "val": 2})
+    ingest(from_folder(root, splits={"test": "val"}), tmp_path / "dataset", tmp_path / "cache")
+    assert ids(tmp_path / "dataset", "test") == ids(tmp_path / "dataset", "val") == ["val/000", "val/001"]
+    assert len(ids(tmp_path / "dataset", "train")) == 6
+
+
+def test_a_dataset_without_splits_is_split_by_group_and_seed(tmp_path: Path) -> None:
+    root = write_small_dataset(tmp_path / "set")
+    (root / "groups.csv").write_text(
+        "id,group\n" + "".join(f"{number:03d},patient{number // 2}\n" for number in range(12))
+    )
+    parts = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        split = SplitParams(val=0.34, test=0.34, seed=seed)
+        ingest(from_folder(root, split=split), tmp_path / name, tmp_path / "cache")
+        parts[name] = [ids(tmp_path / name, split) for split in SPLITS]
+    assert parts["a"] == parts["b"] != parts["c"]
+    assert [len(part) for part in parts["a"]] == [4, 4, 4]
+    groups = [{int(sample) // 2 for sample in part} for part in parts["a"]]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 6
+
+
+def test_camvid_uses_val_as_test(shared_data: Path, tmp_path: Path) -> None:
+    ingest(
+        from_folder(shared_data / "camvid", layout="camvid", splits={"test": "val"}),
+        tmp_path / "dataset",
+        tmp_path / "cache",
+    )
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert [len(dataset.samples(split)) for split in SPLITS] == [367, 101, 101]
+    assert dataset.labels.num_classes == 11
+    assert dataset.layout.name == "camvid"
+
+
+def test_digits_are_generated_once_into_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+
+    params = IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32, seed=1))
+    ingest(params, tmp_path / "dataset", cache)
+    dataset, generated = Dataset.open(tmp_path / "dataset"), files()
+    assert [len(dataset.samples(split)) for split in SPLITS] == [6, 3, 2]
+    assert dataset.source == {"kind": "digits", "train": 6, "val": 3, "test": 2, "size": 32, "seed": 1}
+    assert directory_digest(folder_md5s(dataset.layout.root)) == dataset.digest
+    ingest(params, tmp_path / "again", cache)
+    assert files() == generated
+    ingest(IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32, seed=2)), tmp_path / "other", cache)
+    assert len(files()) == 2 * len(generated)
+    assert Dataset.open(tmp_path / "other").digest != dataset.digest == Dataset.open(tmp_path / "again").digest
+
+
+def test_digits_that_were_interrupted_are_generated_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segmodels.data import digits
+
+    params = IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32))
+    complete, written = digits._save, []
+
+    def fail_half_way(path: Path, picture: object, **options: object) -> None:
+        complete(path, picture, **options)
+        written.append(path)
+        if len(written) > 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(digits, "_save", fail_half_way)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(params, tmp_path / "dataset", tmp_path / "cache")
+    monkeypatch.setattr(digits, "_save", complete)
+    ingest(params, tmp_path / "dataset", tmp_path / "cache")
+    assert [len(ids(tmp_path / "dataset", split)) for split in SPLITS] == [6, 3, 2]
+
+
+def remove_mask(root: Path) -> None:
+    (root / "masks" / "val" / "001.png").unlink()
+
+
+def add_mask(root: Path) -> None:
+    write(root / "masks" / "val" / "009.png", Image.new("L", (32, 24)))
+
+
+def empty_test(root: Path) -> None:
+    for part in ("images", "masks"):
+        for path in (root / part / "test").iterdir():
+            path.unlink()
+
+
+def dangling_link(root: Path) -> None:
+    (root / "images" / "val" / "000.png").unlink()
+    (root / "images" / "val" / "000.png").symlink_to("nowhere.png")
+
+
+def no_classes(root: Path) -> None:
+    (root / "classes.txt").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (
+            remove_mask,
+            r"^1 files in \S+ have no mask: images/val/001\.png: add each mask under the same name or remove the file$",
+        ),
+        (
+            add_mask,
+            (
+                r"^1 files in \S+ have no image: masks/val/009\.png: add each image under the same name or remove the"
+                r" file$"
+            ),
+        ),
+        (
+            empty_test,
+            (
+                r"^split 'test' has no samples, the dataset's splits are train, val: set ingest\.splits, for example"
+                r" \{test: val\}$"
+            ),
+        ),
+        (
+            dangling_link,
+            (
+                r"^file \S+/images/val/000\.png cannot be read \(No such file or directory\): restore it or its"
+                r" permissions, or remove it from the dataset$"
+            ),
+        ),
+        (no_classes, r"^dataset folder \S+ has neither classes\.txt and classes\.json, expected one of them$"),
+    ],
+)
+def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
+    tmp_path: Path, damage: object, sentence: str
+) -> None:
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
+    before = folder_md5s(tmp_path / "dataset")
+    damage(root)  # type: ignore[operator]
+    with pytest.raises(InputError, match=sentence):
+        ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
+    assert folder_md5s(tmp_path / "dataset") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"path": "nothing/here"}, r"^dataset folder nothing/here is not there: check ingest\.path$"),
+        ({"layout": "camvid"}, r"^dataset folder \S+ has none of train\.txt, val\.txt, test\.txt, expected CamVid"),
+        ({"layout": "camvit"}, r"^unknown layout 'camvit': choose one of .*camvid"),
+        (
+            {"splits": {"test": "testing"}},
+            r"^split 'test' has no samples, the dataset's splits are test, train, val: set ingest\.splits",
+        ),
+    ],
+)
+def test_wrong_parameters_are_one_sentence(tmp_path: Path, facts: dict[str, object], sentence: str) -> None:
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    with pytest.raises(InputError, match=sentence):
+        ingest(from_folder(**{"path": root, **facts}), tmp_path / "dataset", tmp_path / "cache")
+
+
+def test_splits_of_a_dataset_that_ships_none_are_one_sentence(tmp_path: Path) -> None:
+    root = write_small_dataset(tmp_path / "set")
+    with pytest.raises(
+        InputError,
+        match=(
+            r"^ingest\.splits is \{'test': 'val'\}, but the dataset ships no splits: remove it and set ingest\.split$"
+        ),
+    ):
+        ingest(from_folder(root, splits={"test": "val"}), tmp_path / "dataset", tmp_path / "cache")
+
+
+def test_files_that_a_list_names_and_that_are_not_there_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for split in SPLITS:
+        for number in range(4):
+            for folder, mode in ((split, "RGB"), (f"{split}annot", "L")):
+                write(root / folder / f"{number}.png", Image.new(mode, (8, 8)))
+        (root / f"{split}.txt").write_text(
+            "".join(f"/SegNet/CamVid/{split}/{n}.png /SegNet/CamVid/{split}annot/{n}.png\n" for n in range(4))
+        )
+    for number in range(3):
+        (root / "val" / f"{number}.png").unlink()
+        (root / "valannot" / f"{number}.png").unlink()
+    expected = (
+        r"lists 6 files that are not there \(val/0\.png, valannot/0\.png, val/1\.png, valannot/1\.png, val/2\.png and 1"
+        r" more\): add them or correct the list$"
+    )
+    with pytest.raises(InputError, match=expected):
+        ingest(from_folder(root, layout="camvid"), tmp_path / "dataset", tmp_path / "cache")
+
+
+def test_the_command_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("ingest: {source: folder, path: missing, watch: missing}\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    result = subprocess.run(
+        [sys.executable, "-m", "components", "ingest"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: dataset folder missing is not there: check ingest.path\n"
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    assert list(progress_bar.track(range(3), "counting", 3)) == [0, 1, 2]
+    assert log.getvalue() == ""
+    monkeypatch.setattr(progress_bar, "SECONDS_BETWEEN_LINES", 0)
+    assert list(progress_bar.track(range(3), "counting", 3)) == [0, 1, 2]
+    assert log.getvalue() == "counting: 1 of 3\ncounting: 2 of 3\ncounting: 3 of 3\n"

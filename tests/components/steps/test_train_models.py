@@ -1,0 +1,71 @@
+"""Every model for semantic segmentation trains through the train step by its name alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_pipeline import use_local_store
+
+from components.params.schema import EvaluateParams, TrainParams
+from components.steps.evaluate import evaluate
+from components.steps.train import train
+from segmodels.data.digits import CLASSES, scene, split_sources
+from segmodels.data.shards import ShardWriter
+from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle
+from segmodels.labels import LabelMap
+from segmodels.models.registry import list_models
+from segmodels.training.checkpoints import Checkpoints
+
+LABELS = LabelMap(tuple(CLASSES), tuple(CLASSES.values()), {number: number for number in range(len(CLASSES))})
+SMALL = ("attention_unet_original", "bisenet_v1_xception39", "segnext_t")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of digits to train on, one to choose by and one to measure on."""
+    folder = tmp_path_factory.mktemp("shards")
+    with ShardWriter(folder, LABELS, "digits.dir") as writer:
+        for split, sources in split_sources(0).items():
+            for number in range(2 if split == "train" else 1):
+                writer.add(split, str(number), *scene(np.random.default_rng(number), sources, 64))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where no checkpoints are written, and where the weights, gigabytes over all models, do not stay."""
+    use_local_store(tmp_path, monkeypatch)
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: None)
+    yield tmp_path
+    shutil.rmtree(tmp_path / "model", ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in list_models("semantic")]
+)
+def test_a_model_trains_by_its_name_alone(name: str, shards: Path, folder: Path) -> None:
+    params = TrainParams(model=name, epochs=1, batch_size=2, accelerator="cpu", precision="float32")
+    train(params, shards, folder / "model", folder / "checkpoints")
+    bundle = load_bundle(folder / "model")
+    assert (bundle.name, bundle.labels) == (name, LABELS)
+    assert np.isfinite(bundle.metrics["val/loss"])
+    metrics = evaluate(EvaluateParams(overlays=0, accelerator="cpu"), shards, folder / "model", folder / "evaluation")
+    assert metrics["pixels"] == 64 * 64
+
+
+def test_a_batch_of_one_is_refused_where_the_model_normalises_over_images(shards: Path, folder: Path) -> None:
+    params = TrainParams(
+        model="pspnet_r50_d8",
+        options={"encoder": "resnet18"},
+        epochs=1,
+        batch_size=1,
+        accelerator="cpu",
+        precision="float32",
+    )
+    with pytest.raises(InputError, match=r"train.batch_size is 1: set it to 2 or more"):
+        train(params, shards, folder / "model", folder / "checkpoints")

@@ -1,0 +1,546 @@
+"""Validation: what is measured of each sample, what stops the pipeline, what is warned about, and the pages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from small_dataset import write, write_small_dataset
+
+from components.params.schema import IngestParams, ValidateParams
+from components.running.digests import file_md5
+from components.steps.ingest import ingest
+from components.steps.validate import validate
+from components.validation.duplicate_images import near_elsewhere, same_elsewhere
+from components.validation.sample_facts import perceptual_hash
+from segmodels.data.decoding import read_image
+from segmodels.data.digits import write_digits
+from segmodels.errors import InputError
+
+SPLITS = {"train": 8, "val": 4, "test": 4}
+SIZE = (64, 48)  # width, height
+ONE_WORKER = ValidateParams(workers=1)
+
+Facts = dict[tuple[str, str], dict[str, Any]]
+
+
+def ingested(tmp_path: Path, change: Callable[[Path], None] | None = None, **facts: Any) -> Path:
+    """A small dataset in ``tmp_path/set``, changed, and its manifest."""
+    root = write_small_dataset(tmp_path / "set", SPLITS, SIZE)
+    if change:
+        change(root)
+    params = IngestParams.model_validate({"source": "folder", "path": str(root), "watch": str(root), **facts})
+    ingest(params, tmp_path / "dataset", tmp_path / "cache")
+    return root
+
+
+def validated(tmp_path: Path, params: ValidateParams = ONE_WORKER) -> tuple[dict[str, Any], Facts]:
+    """Report and facts by (split, image)."""
+    validate(params, tmp_path / "dataset", tmp_path / "validation")
+    return read(tmp_path / "validation")
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Facts]:
+    rows = pq.read_table(folder / "facts.parquet").to_pylist()
+    return json.loads((folder / "report.json").read_text()), {(row["split"], row["image"]): row for row in rows}
+
+
+def warnings(report: dict[str, Any]) -> dict[str, list[str]]:
+    return {entry["check"]: entry["examples"] for entry in report["warnings"]}
+
+
+def image(root: Path, number: int, split: str = "train") -> Path:
+    return root / "images" / split / f"{number:03d}.png"
+
+
+def mask(root: Path, number: int, split: str = "train") -> Path:
+    return root / "masks" / split / f"{number:03d}.png"
+
+
+def labels(*values: int) -> np.ndarray:
+    """A mask of the dataset's size with these values in stripes."""
+    return np.repeat(np.resize(np.array(values), SIZE[0])[None], SIZE[1], axis=0)
+
+
+# What passes
+
+
+def test_a_sound_dataset_passes_without_a_word_to_other_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contacted = []
+    connect = socket.socket.connect
+
+    def watched(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX:  # by which processes of this machine speak
+            contacted.append(address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", watched)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: contacted.append(address))
+    root = ingested(tmp_path)
+    report, facts = validated(tmp_path)
+    assert report["success"]
+    assert report["critical"] == report["warnings"] == []
+    assert report["samples"] == SPLITS
+    assert report["sizes"] == {"64x48": 16}
+    assert report["image_formats"] == {"RGB, 8 bits": 16}
+    assert len(facts) == 16
+    row = facts["val", "images/val/002.png"]
+    assert (row["height"], row["width"], row["mask_height"], row["mask_width"]) == (48, 64, 48, 64)
+    assert (row["image_md5"], row["mask_md5"]) == (file_md5(image(root, 2, "val")), file_md5(mask(root, 2, "val")))
+    assert row["values"] == [0, 1]
+    assert "16 samples passed 16 of 16 checks" in capsys.readouterr().out
+    assert contacted == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
+
+
+def test_the_same_dataset_gives_the_same_report_and_facts(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    files = ("facts.parquet", "report.json")
+    seen = []
+    for _ in range(2):
+        validated(tmp_path)
+        seen.append([file_md5(tmp_path / "validation" / name) for name in files])
+    assert seen[0] == seen[1]
+
+
+def test_masks_of_all_meaningful_forms_are_accepted_and_their_forms_told(tmp_path: Path) -> None:
+    wanted = labels(0, 1, 1, 255)
+    binary = labels(0, 1)
+    palette = Image.fromarray(wanted.astype(np.uint8))
+    palette.putpalette([10, 20, 30] * 256)
+    forms = {
+        0: Image.fromarray(wanted.astype(np.uint16)),
+        1: Image.fromarray(np.stack([wanted] * 3 + [np.full_like(wanted, 99)], axis=2).astype(np.uint8), "RGBA"),
+        2: palette,
+        3: Image.fromarray(binary.astype(bool)),
+    }
+
+    def change(root: Path) -> None:
+        for number, form in forms.items():
+            write(mask(root, number), form)
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    assert report["success"]
+    rows = [facts["train", f"images/train/{number:03d}.png"] for number in forms]
+    assert [(row["mask_mode"], row["mask_bits"]) for row in rows] == [("I;16", 16), ("RGBA", 8), ("P", 8), ("1", 1)]
+    stripe = SIZE[1] * SIZE[0] // 4
+    assert [row["class_pixels"] for row in rows] == [[stripe, 2 * stripe]] * 3 + [[2 * stripe, 2 * stripe]]
+    assert [row["void_share"] for row in rows] == [0.25] * 3 + [0]
+
+
+def test_images_of_all_common_forms_are_accepted_and_their_forms_told(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    deep = random.integers(0, 65536, (SIZE[1], SIZE[0], 3), dtype=np.uint16)
+    colored = Image.fromarray((deep >> 8).astype(np.uint8))
+
+    def change(root: Path) -> None:
+        cv2.imwrite(str(image(root, 0)), deep)
+        write(image(root, 1), Image.fromarray(deep[:, :, 0]))
+        write(image(root, 2), colored.convert("RGBA"))
+        write(image(root, 3), colored.convert("L"))
+        write(image(root, 4), colored.quantize(64))
+        write(image(root, 5), colored.convert("1"))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    assert report["success"]
+    rows = [facts["train", f"images/train/{number:03d}.png"] for number in range(6)]
+    assert [(row["image_mode"], row["image_bits"]) for row in rows] == [
+        ("RGB", 16),
+        ("I;16", 16),
+        ("RGBA", 8),
+        ("L", 8),
+        ("P", 8),
+        ("1", 1),
+    ]
+
+
+def test_camvid_is_measured_on_all_cores(shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "camvid"
+    params = IngestParams.model_validate(
+        {"source": "folder", "path": str(root), "watch": str(root), "layout": "camvid", "splits": {"test": "val"}}
+    )
+    ingest(params, tmp_path / "dataset", tmp_path / "cache")
+    report, facts = validated(tmp_path, ValidateParams())
+    assert report["success"]
+    assert {name: len(examples) for name, examples in warnings(report).items()} == {"in_one_split": 202}
+    total = {"train": np.zeros(12, int), "val": np.zeros(12, int)}
+    for (split, _), row in facts.items():
+        if split in total:
+            with Image.open(root / row["mask"]) as picture:
+                counts = np.bincount(np.asarray(picture).ravel(), minlength=12)
+            total[split] += counts
+            assert row["values"] == np.flatnonzero(counts).tolist()
+            assert row["void_share"] == pytest.approx(counts[11] / counts.sum())
+    for split, counts in total.items():
+        assert [entry["pixels"] for entry in report["classes"][split].values()] == counts[:11].tolist()
+    assert report["classes"]["test"] == report["classes"]["val"]
+
+
+# What stops the pipeline
+
+
+def truncate_image(root: Path) -> None:
+    image(root, 3).write_bytes(image(root, 3).read_bytes()[:-40])
+
+
+def truncate_mask(root: Path) -> None:
+    mask(root, 3).write_bytes(mask(root, 3).read_bytes()[:60])
+
+
+def no_picture(root: Path) -> None:
+    image(root, 3).write_text("<html>404</html>")
+
+
+def other_size(root: Path) -> None:
+    write(mask(root, 3), Image.fromarray(np.zeros((47, 64), np.uint8)))
+
+
+def unknown_labels(root: Path) -> None:
+    write(mask(root, 3), Image.fromarray(labels(0, 1, 7, 254).astype(np.uint8)))
+
+
+def unknown_label_in_16_bits(root: Path) -> None:
+    write(mask(root, 3), Image.fromarray(labels(0, 1, 256).astype(np.uint16)))
+
+
+def all_void(root: Path) -> None:
+    write(mask(root, 3), Image.fromarray(labels(255).astype(np.uint8)))
+
+
+def colors_without_meaning(root: Path) -> None:
+    write(mask(root, 3), Image.fromarray(np.dstack([labels(0, 1), labels(1, 0), labels(0, 0)]).astype(np.uint8)))
+
+
+def too_small(root: Path) -> None:
+    write(image(root, 3), Image.open(image(root, 3)).resize((40, 15)))
+    write(mask(root, 3), Image.fromarray(np.zeros((15, 40), np.uint8)))
+
+
+BAD = [
+    (
+        truncate_image,
+        r"images that cannot be read, images/train/003\.png: file \S+/images/train/003\.png is truncated.*: replace it",
+    ),
+    (
+        truncate_mask,
+        r"masks that cannot be read, masks/train/003\.png: file \S+/masks/train/003\.png is truncated.*: replace it",
+    ),
+    (
+        no_picture,
+        (
+            r"images that cannot be read, images/train/003\.png: file \S+/images/train/003\.png is truncated or broken"
+            r" \(no known image format.*: replace it"
+        ),
+    ),
+    (
+        other_size,
+        (
+            r"masks of another size than their image, masks/train/003\.png \(64x47\): export them again at the size of"
+            r" the image"
+        ),
+    ),
+    (
+        unknown_labels,
+        (
+            r"masks with unknown labels, masks/train/003\.png \(7, 254\): correct them or add the labels to the"
+            r" dataset's classes"
+        ),
+    ),
+    (
+        unknown_label_in_16_bits,
+        (
+            r"masks with unknown labels, masks/train/003\.png \(256\): correct them or add the labels to the dataset's"
+            r" classes"
+        ),
+    ),
+    (all_void, r"masks that are void everywhere, masks/train/003\.png: label them or remove the samples"),
+    (
+        colors_without_meaning,
+        r"masks that cannot be read, masks/train/003\.png: mask \S+ (holds the colour|is a colour picture).*",
+    ),
+    (
+        too_small,
+        (
+            r"images with a side shorter than 16 pixels, images/train/003\.png \(15\): remove them or lower"
+            r" validate\.min_side"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), BAD)
+def test_a_bad_sample_is_one_sentence_and_the_report_lies_beside(
+    tmp_path: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    ingested(tmp_path, damage)
+    page = re.escape(str(tmp_path / "validation.failed" / "docs" / "index.html"))
+    with pytest.raises(InputError, match=rf"^the dataset has {sentence}; {page} shows all$"):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+    assert not (tmp_path / "validation").exists()
+    report, facts = read(tmp_path / "validation.failed")
+    assert not report["success"]
+    assert [entry["count"] for entry in report["critical"]] == [1]
+    assert len(facts) == 16
+    assert "critical checks that failed: 1" in (tmp_path / "validation.failed" / "docs" / "index.html").read_text()
+
+
+def test_files_that_changed_or_vanished_after_ingest_are_told(tmp_path: Path) -> None:
+    root = ingested(tmp_path)
+    shutil.copy(image(root, 1), image(root, 2))
+    mask(root, 4, "train").unlink()
+    expected = (
+        r"masks that cannot be read, masks/train/004\.png: file \S+ cannot be read \(No such file or directory\):"
+        r" restore it.*; "
+        r"images that have changed since the step ingest, images/train/002\.png: run it again; "
+    )
+    with pytest.raises(InputError, match=expected):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+
+
+def test_an_image_without_a_mask_is_told(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    table = pq.read_table(tmp_path / "dataset" / "manifest.parquet").to_pylist()
+    table[5].update(mask=None, mask_md5=None)
+    schema = pq.read_schema(tmp_path / "dataset" / "manifest.parquet")
+    pq.write_table(pa.Table.from_pylist(table, schema), tmp_path / "dataset" / "manifest.parquet")
+    with pytest.raises(
+        InputError,
+        match=r"^the dataset has images without a mask, images/train/005\.png: add the masks or remove the images; ",
+    ):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+
+
+def test_of_many_bad_files_five_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for number in range(7):
+            write(mask(root, number), Image.fromarray(np.zeros((47, 64), np.uint8)))
+
+    ingested(tmp_path, change)
+    named = ", ".join(rf"masks/train/00{number}\.png \(64x47\)" for number in range(5))
+    with pytest.raises(
+        InputError, match=rf"masks of another size than their image, {named} and 2 more: export them again"
+    ):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+    report, _ = read(tmp_path / "validation.failed")
+    assert len(report["critical"][0]["examples"]) == 7
+
+
+def test_success_removes_what_the_last_failure_left_and_failure_what_success_left(tmp_path: Path) -> None:
+    root = ingested(tmp_path)
+    validated(tmp_path)
+    sound = mask(root, 3).read_bytes()
+    truncate_mask(root)
+    with pytest.raises(InputError):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation.failed"]
+    mask(root, 3).write_bytes(sound)
+    validated(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
+
+
+def test_the_command_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
+    ingested(tmp_path, unknown_labels)
+    (tmp_path / "params.yaml").write_text("validate: {workers: 2}\n")
+    command = [sys.executable, "-m", "components", "validate", "--dataset", "dataset", "--validation", "validation"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert (
+        result.stderr
+        == "error: the dataset has masks with unknown labels, masks/train/003.png (7, 254): correct them or add the"
+        " labels to the dataset's classes; validation.failed/docs/index.html shows all\n"
+    )
+
+
+# What is warned about
+
+
+def test_duplicates_in_two_splits_and_in_one_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def change(root: Path) -> None:
+        shutil.copy(image(root, 0), image(root, 1, "test"))
+        shutil.copy(image(root, 2), image(root, 3))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    assert warnings(report) == {
+        "in_one_split": [
+            "images/train/000.png (test: images/test/001.png)",
+            "images/test/001.png (train: images/train/000.png)",
+        ],
+        "images_distinct": ["images/train/002.png", "images/train/003.png"],
+    }
+    assert facts["test", "images/test/001.png"]["also_in"] == "train: images/train/000.png"
+    row = (
+        r"│ images that are more than once in their split: 2 +│ images/train/002\.png, images/train/003\.png +│ remove"
+        r" the copies +│"
+    )
+    assert re.search(row, capsys.readouterr().out)
+
+
+def test_an_image_that_was_rescaled_and_recompressed_into_another_split_is_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        image(root, 2, "val").unlink()
+        mask(root, 2, "val").unlink()
+        picture = Image.open(image(root, 6)).resize((128, 96), Image.Resampling.BICUBIC)
+        picture.save(root / "images" / "val" / "002.jpg", quality=80)
+        write(mask(root, 2, "val"), Image.fromarray(np.zeros((96, 128), np.uint8)))
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert warnings(report)["unlike_other_splits"] == [
+        "images/train/006.png (val: images/val/002.jpg)",
+        "images/val/002.jpg (train: images/train/006.png)",
+    ]
+
+
+def test_images_without_texture_do_not_look_like_one_another(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def change(root: Path) -> None:
+        for path in (root / "images").rglob("*.png"):
+            write(path, Image.fromarray(random.integers(20, 24, (SIZE[1], SIZE[0], 3), dtype=np.uint8)))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    assert warnings(report) == {}
+    assert {row["image_hash"] for row in facts.values()} == {None}
+
+
+def test_void_sizes_and_classes_are_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        (root / "classes.txt").write_text("background\nobject\nghost\n")
+        write(mask(root, 5), Image.fromarray(labels(*[255] * 15, 1).astype(np.uint8)))
+        write(image(root, 6), Image.open(image(root, 6)).crop((0, 0, 40, 40)))
+        write(mask(root, 6), Image.fromarray(np.zeros((40, 40), np.uint8)))
+        write(mask(root, 0, "val"), Image.fromarray(labels(2).astype(np.uint8)))
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert report["success"]
+    assert warnings(report) == {
+        "mostly_labelled": ["masks/train/005.png (0.938)"],
+        "one_size": [],
+        "classes_occur": ["ghost (train)", "ghost (test)"],
+    }
+    assert report["sizes"] == {"64x48": 15, "40x40": 1}
+    assert report["classes"]["val"]["ghost"] == {"pixels": SIZE[0] * SIZE[1], "samples": 1}
+
+
+# Pages
+
+
+def test_the_pages_are_plain_words_linked_and_need_no_other_host(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        other_size(root)
+        (root / "classes.txt").write_text("background\nobject\nwitch & <wizard>\n")
+
+    ingested(tmp_path, change)
+    with pytest.raises(InputError):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+    docs = tmp_path / "validation.failed" / "docs"
+    pages = {page: page.read_text() for page in docs.rglob("*.html")}
+    assert {page.parent.name if page.name == "index.html" else page.relative_to(docs).parts[2] for page in pages} == {
+        "docs",
+        "Images and masks",
+        "Images and masks.html",
+        "Classes in each split",
+        "Classes in each split.html",
+    }
+    for page, text in pages.items():
+        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(|<script""", text), page
+        for link in re.findall(r'href="([^"#]+)', text):
+            assert (page.parent / unquote(link)).exists(), (page, link)
+    overview = pages[docs / "index.html"]
+    for words in (
+        "Every mask has the size of its image.",
+        "masks/train/003.png (64x47)",
+        "witch &amp; &lt;wizard&gt;",
+        "facts.parquet",
+    ):
+        assert words in overview
+    results = next(text for page, text in pages.items() if page.parts[-4:-3] == ("Images and masks",))
+    assert "Every mask has the size of its image." in results
+    assert "masks/train/003.png" in results
+
+
+# Duplicates
+
+
+@pytest.mark.parametrize("distance", [0, 1, 2, 5, 16])
+def test_near_hashes_are_those_of_a_comparison_of_all_pairs(distance: int) -> None:
+    random = np.random.default_rng(distance)
+    hashes = random.integers(0, 2**64, 500, dtype=np.uint64)
+    split = random.choice(["train", "val", "test"], 500)
+    for _ in range(150):  # copies with some bits turned
+        turned = random.choice(64, random.integers(0, distance + 3), replace=False).astype(np.uint64)
+        hashes[random.integers(500)] = hashes[random.integers(500)] ^ np.bitwise_or.reduce(
+            np.uint64(1) << turned, initial=np.uint64(0)
+        )
+    apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).astype(int)
+    apart[split[:, None] == split[None]] = 65
+    partner = near_elsewhere(hashes, split, distance)
+    found = np.flatnonzero(partner >= 0)
+    assert found.tolist() == np.flatnonzero(apart.min(axis=1) <= distance).tolist()
+    assert (apart[found, partner[found]] == apart[found].min(axis=1)).all()
+    assert len(found) > 20
+
+
+def test_a_hundred_thousand_hashes_are_compared_in_seconds_even_when_many_are_alike() -> None:
+    random = np.random.default_rng(0)
+    split = random.choice(["train", "val", "test"], 100_000, p=[0.7, 0.15, 0.15])
+    varied = random.integers(0, 2**64, 100_000, dtype=np.uint64)
+    alike = varied[random.integers(0, 20, 100_000)]
+    for _ in range(3):
+        alike ^= np.uint64(1) << random.integers(0, 64, 100_000).astype(np.uint64)
+    start = time.process_time()
+    assert (near_elsewhere(varied, split, 2) >= 0).sum() == 0
+    assert (near_elsewhere(alike, split, 2) >= 0).mean() > 0.99
+    assert time.process_time() - start < 20  # all pairs would take minutes
+
+
+def test_equal_content_is_found_in_another_split_only() -> None:
+    content = np.array(["a", "a", "b", "c", "a", None, None, "b"], dtype=object)
+    split = np.array(["train", "train", "train", "val", "val", "train", "val", "train"], dtype=object)
+    assert same_elsewhere(content, split).tolist() == [4, 4, -1, -1, 0, -1, -1, -1]
+
+
+def test_the_hash_of_a_picture_outlives_compression_and_scale_and_tells_scenes_apart(tmp_path: Path) -> None:
+    write_digits(tmp_path, train=40, val=1, test=1, size=96, seed=0)
+    pictures = [read_image(path) for path in sorted((tmp_path / "images" / "train").glob("*.png"))]
+
+    def hashes(change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return np.array([perceptual_hash(change(picture)) for picture in pictures], dtype=np.uint64)
+
+    original = hashes(lambda picture: picture)
+    compressed = hashes(
+        lambda picture: cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_COLOR)
+    )
+    halved = hashes(lambda picture: cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+    for changed in (compressed, halved):
+        assert (np.bitwise_count(original ^ changed) <= 2).mean() >= 0.9
+    apart = np.bitwise_count(original[:, None] ^ original[None])[np.triu_indices(40, k=1)]
+    assert apart.min() > 8

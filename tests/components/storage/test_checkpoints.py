@@ -1,0 +1,111 @@
+"""Training states in a real object store: a training goes on in another pod."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from s3server import Server, s3_server
+
+from components.storage.checkpoints import MirroredCheckpoints, open_checkpoints
+from components.storage.s3 import s3_client
+from segmodels.errors import InputError, TransientError
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"states-{abs(hash(request.node.name)) % 10**8}"
+    s3_client().create_bucket(Bucket=name)
+    monkeypatch.setenv("SEGMODELS_CHECKPOINTS", f"s3://{name}/trainings")
+    return name
+
+
+def train(folder: Path, epochs: int) -> MirroredCheckpoints:
+    """Save a state per epoch, beside the run's name and its journal, as the training does."""
+    states = open_checkpoints(folder)
+    assert isinstance(states, MirroredCheckpoints)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text('{"run_id": "1"}')
+    with (folder / "metrics.jsonl").open("a") as journal:
+        for epoch in range(epochs):
+            journal.write(f"{epoch}\n")
+            journal.flush()
+            states.save({"epoch": torch.tensor(epoch)})
+    return states
+
+
+def test_another_pod_goes_on_with_the_newest_state_the_run_and_its_journal(bucket: str, tmp_path: Path) -> None:
+    train(tmp_path / "pod-1" / "key", 4)
+    stored = {entry["Key"] for entry in s3_client().list_objects_v2(Bucket=bucket)["Contents"]}
+    assert len([name for name in stored if name.endswith(".ckpt")]) == 2, "old states are removed from the store, too"
+    there = open_checkpoints(tmp_path / "pod-2" / "key")
+    state = there.load_newest(pytest.fail)
+    assert state is not None
+    assert int(state["epoch"]) == 3
+    assert (tmp_path / "pod-2" / "key" / "run.json").read_text() == '{"run_id": "1"}'
+    assert (tmp_path / "pod-2" / "key" / "metrics.jsonl").read_text() == "0\n1\n2\n3\n"
+
+
+@pytest.mark.usefixtures("bucket")
+def test_another_training_starts_anew(tmp_path: Path) -> None:
+    train(tmp_path / "pod-1" / "key", 1)
+    assert open_checkpoints(tmp_path / "pod-2" / "other-key").load_newest(pytest.fail) is None
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_folder_that_is_ahead_of_the_store_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "pod" / "key"
+    states = train(folder, 2)
+    super(MirroredCheckpoints, states).save({"epoch": torch.tensor(9)})  # not sent: the store was away
+    state = open_checkpoints(folder).load_newest(pytest.fail)
+    assert state is not None
+    assert int(state["epoch"]) == 9
+
+
+def test_a_store_that_is_away_does_not_stop_a_training(
+    bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = train(tmp_path / "pod" / "key", 1)
+    for entry in states.client.list_objects_v2(Bucket=bucket)["Contents"]:
+        states.client.delete_object(Bucket=bucket, Key=entry["Key"])
+    states.client.delete_bucket(Bucket=bucket)
+    states.save({"epoch": torch.tensor(1)})
+    states.save({"epoch": torch.tensor(2)})
+    assert capsys.readouterr().out.count("training goes on") == 1
+    states.client.create_bucket(Bucket=bucket)
+    states.save({"epoch": torch.tensor(3)})
+    newest = open_checkpoints(tmp_path / "pod-2" / "key").load_newest(pytest.fail)
+    assert newest is not None
+    assert int(newest["epoch"]) == 3
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "access is denied"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "no server answers"),
+        ("SEGMODELS_CHECKPOINTS", "s3://no-such-bucket/x", "no such bucket"),
+        ("SEGMODELS_CHECKPOINTS", "/mnt/states", "expected s3://bucket/prefix"),
+    ],
+)
+def test_a_store_that_refuses_at_the_start_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises((InputError, TransientError), match=said):
+        open_checkpoints(tmp_path / "key")
+
+
+def test_without_a_store_states_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEGMODELS_CHECKPOINTS", raising=False)
+    assert not isinstance(open_checkpoints(tmp_path / "key"), MirroredCheckpoints)

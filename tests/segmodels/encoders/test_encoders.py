@@ -1,0 +1,566 @@
+"""Encoders: maps, strides, dilations, published key names, freezing; and the loading of weights from files and object
+stores.
+"""
+
+import hashlib
+import sys
+import types
+
+import fsspec
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from segmodels.encoders.mscan import Block, MultiScaleConvAttention
+from segmodels.encoders.registry import create_encoder, list_encoders
+from segmodels.encoders.weights import adapt_channels, fetch, load_weights
+from segmodels.errors import InputError, TransientError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# --- maps
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_encoders())
+def test_maps_have_the_channels_and_strides_that_the_encoder_states(name):
+    with torch.device("meta"):
+        encoder = create_encoder(name, in_channels=2).eval()
+        maps = encoder(torch.empty(1, 2, 128, 192))
+    assert len(encoder.channels) == len(encoder.strides) == len(encoder.stages()) == len(maps)
+    for features, channels, stride in zip(maps, encoder.channels, encoder.strides, strict=True):
+        assert features.shape == (1, channels, 128 // stride, 192 // stride)
+
+
+@pytest.mark.parametrize("name", list_encoders())
+def test_stages_hold_every_parameter_once(name):
+    with torch.device("meta"):
+        encoder = create_encoder(name)
+    held = [id(parameter) for stage in encoder.stages() for module in stage for parameter in module.parameters()]
+    assert sorted(held) == sorted(id(parameter) for parameter in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", list_encoders())
+def test_wrong_channels_and_output_strides_are_named(name):
+    with torch.device("meta"):
+        encoder = create_encoder(name)
+        with pytest.raises(InputError, match=r"\(1, 4, 64, 64\), expected \(B, 3, H, W\)"):
+            encoder(torch.empty(1, 4, 64, 64))
+        with pytest.raises(InputError, match=r"output_stride of .* is 7, expected"):
+            create_encoder(name, output_stride=7)
+
+
+# Parameters without the classifier. ResNet, VGG and MobileNet: torchvision's published totals less the layers after the
+# last map; HRNet and MSCAN: bodies of mmseg's ocrnet and segnext, measured.
+PUBLISHED = {
+    "resnet18": 11_689_512 - 513_000,
+    "resnet34": 21_797_672 - 513_000,
+    "resnet50": 25_557_032 - 2_049_000,
+    "resnet101": 44_549_160 - 2_049_000,
+    "resnet152": 60_192_808 - 2_049_000,
+    "mobilenet_v2": 3_504_872 - (1280 * 1000 + 1000) - (320 * 1280 + 2 * 1280),
+    "hrnet_w18_small": 3_860_720,
+    "hrnet_w18": 9_562_260,
+    "hrnet_w48": 65_325_120,
+    "mscan_t": 3_903_584,
+    "mscan_s": 13_450_176,
+    "mscan_b": 26_277_824,
+    "mscan_l": 44_636_864,
+    "vgg16": 138_357_544 - (25_088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
+    "vgg16_bn": 138_365_992 - (25_088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000),
+}
+
+
+@pytest.mark.parametrize(("name", "count"), PUBLISHED.items())
+def test_parameters_are_those_published(name, count):
+    with torch.device("meta"):
+        assert parameters(create_encoder(name)) == count
+
+
+def test_xception65_has_the_39_92_million_parameters_that_timm_publishes_with_its_classifier():
+    with torch.device("meta"):
+        assert round((parameters(create_encoder("xception65")) + 2_049_000) / 1e6, 2) == 39.92
+
+
+def test_deep_stem_has_the_count_of_the_reference():
+    with torch.device("meta"):
+        assert parameters(create_encoder("resnet50", deep_stem=True)) == 23_527_264
+        assert parameters(create_encoder("resnet101", deep_stem=True)) == 42_519_392
+
+
+# --- strides and dilations
+# ------------------------------------------------------------------------------------------------------------
+
+
+def resnet_dilations(**options: object) -> list[list[int]]:
+    """Dilation of the 3x3 convolution of each bottleneck of layers 3 and 4 of ResNet-50."""
+    with torch.device("meta"):
+        encoder = create_encoder("resnet50", **options)
+    return [[block.conv2.dilation[0] for block in layer] for layer in (encoder.layer3, encoder.layer4)]
+
+
+def test_dilation_of_resnet_is_contracted_as_in_torchvision_unless_asked_otherwise():
+    assert resnet_dilations(output_stride=32) == [[1] * 6, [1] * 3]
+    assert resnet_dilations(output_stride=16) == [[1] * 6, [1, 2, 2]]
+    assert resnet_dilations(output_stride=8) == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
+    assert resnet_dilations(output_stride=8, contract_dilation=False) == [[2] * 6, [4] * 3]
+    assert resnet_dilations(output_stride=16, multi_grid=(1, 2, 4)) == [[1] * 6, [2, 4, 8]]
+
+
+def halved_stride(name: str, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last map of an encoder at output stride 32 and, with the same weights, every second position of it at 16."""
+    torch.manual_seed(0)
+    strided = create_encoder(name, output_stride=32).eval()
+    dilated = create_encoder(name, output_stride=16, **options).eval()
+    dilated.load_state_dict(strided.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        return strided(images)[-1], dilated(images)[-1][..., ::2, ::2]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2", "xception65"])
+def test_dilation_in_place_of_a_stride_keeps_what_the_strided_network_computes(name):
+    """The à trous algorithm: where only the layers after the lost stride dilate, each strided output is found again at
+    its position.
+    """
+    strided, dilated = halved_stride(name)
+    scale = strided.abs().max().item()
+    torch.testing.assert_close(strided, dilated, rtol=1e-4, atol=1e-5 * scale)
+    assert not torch.allclose(
+        strided, strided.mean(dim=(2, 3), keepdim=True).expand_as(strided), rtol=1e-2, atol=1e-2 * scale
+    ), "a flat map shows nothing"
+
+
+def test_uniform_dilation_is_another_network():
+    strided, dilated = halved_stride("resnet50", contract_dilation=False)
+    assert not torch.allclose(strided, dilated, rtol=1e-2, atol=1e-2)
+
+
+def test_vgg_with_a_smaller_output_stride_pools_without_striding_and_dilates_the_last_convolutions():
+    with torch.device("meta"):
+        encoder = create_encoder("vgg16", output_stride=8, pool=3)
+    convolutions = [layer for layer in encoder.features if isinstance(layer, nn.Conv2d)]
+    pools = [layer for layer in encoder.features if isinstance(layer, nn.MaxPool2d)]
+    assert [layer.dilation[0] for layer in convolutions] == [1] * 10 + [2] * 3
+    assert [(layer.kernel_size, layer.stride, layer.padding) for layer in pools] == [(3, 2, 1)] * 3 + [(3, 1, 1)] * 2
+    assert encoder.strides == (2, 4, 8, 8, 8)
+
+
+def test_keys_of_vgg_are_torchvisions():
+    with torch.device("meta"):
+        plain, normalised = create_encoder("vgg16"), create_encoder("vgg16_bn")
+    convolutions = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+    assert list(plain.state_dict()) == [f"features.{i}.{part}" for i in convolutions for part in ("weight", "bias")]
+    convolutions = [0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40]
+    assert {key.split(".")[1] for key in normalised.state_dict() if key.endswith("running_var")} == {
+        str(i + 1) for i in convolutions
+    }
+
+
+def test_hrnet_keeps_its_finest_branch_and_every_map_hears_of_every_branch():
+    encoder = create_encoder("hrnet_w18_small").eval()
+    images = torch.randn(1, 3, 64, 64)
+    for i in range(4):
+        encoder.zero_grad()
+        encoder(images)[i].square().sum().backward()
+        for branch in range(4):
+            gradient = encoder.stage4[0].branches[branch][0].conv1.weight.grad
+            assert gradient.abs().max() > 0, f"map {i} does not depend on branch {branch}"
+
+
+def test_the_strips_of_mscan_see_21_pixels_and_the_square_5():
+    """Receptive field of the attention by gradient: a 25 x 25 cross of strips around a 5 x 5 square."""
+    attention = MultiScaleConvAttention(2)
+    for parameter in attention.parameters():
+        nn.init.ones_(parameter)
+    x = torch.ones(1, 2, 41, 41, requires_grad=True)
+    gate = attention.conv3(attention.conv2_2(attention.conv2_1(attention.conv0(x))))
+    (seen,) = torch.autograd.grad(gate[0, 0, 20, 20], x)
+    rows, columns = (seen[0].sum(0) > 0).nonzero().unbind(1)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 32, 8, 32)
+    (seen,) = torch.autograd.grad(attention.conv0(x)[0, 0, 20, 20], x)
+    rows, _ = (seen[0].sum(0) > 0).nonzero().unbind(1)
+    assert (rows.min(), rows.max()) == (18, 22)
+    strips = [
+        (getattr(attention, f"conv{i}_1").kernel_size, getattr(attention, f"conv{i}_2").kernel_size) for i in range(3)
+    ]
+    assert strips == [((1, 7), (7, 1)), ((1, 11), (11, 1)), ((1, 21), (21, 1))]
+
+
+def test_stochastic_depth_leaves_out_whole_images_and_keeps_the_mean():
+    torch.manual_seed(0)
+    block = Block(2, 4, drop_path=0.25).train()
+    kept = block._drop(torch.ones(4000, 2, 1, 1))
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert abs(kept.mean().item() - 1) < 0.05
+    assert torch.equal(block.eval()._drop(torch.ones(3, 2, 1, 1)), torch.ones(3, 2, 1, 1))
+
+
+# --- weights
+# ------------------------------------------------------------------------------------------------------------
+
+
+def resnet_state_dict(name: str) -> dict[str, torch.Tensor]:
+    """Random tensors under the keys and shapes that torchvision and timm publish for ResNet-18, -34 and -50, classifier
+    included.
+    """
+    depths = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}[name]
+    bottleneck = name == "resnet50"
+    state: dict[str, torch.Tensor] = {}
+
+    def conv(key: str, out: int, channels: int, size: int) -> None:
+        state[f"{key}.weight"] = torch.randn(out, channels, size, size) * 0.05
+
+    def norm(key: str, channels: int) -> None:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{key}.{part}"] = torch.rand(channels)
+        state[f"{key}.num_batches_tracked"] = torch.tensor(7)
+
+    conv("conv1", 64, 3, 7)
+    norm("bn1", 64)
+    channels = 64
+    for layer, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True), start=1):
+        for block in range(depth):
+            key, out = f"layer{layer}.{block}", width * (4 if bottleneck else 1)
+            for i, (after, before, size) in enumerate(
+                (
+                    [(width, channels, 1), (width, width, 3), (out, width, 1)]
+                    if bottleneck
+                    else [(width, channels, 3), (width, width, 3)]
+                ),
+                start=1,
+            ):
+                conv(f"{key}.conv{i}", after, before, size)
+                norm(f"{key}.bn{i}", after)
+            if block == 0 and (layer > 1 or bottleneck):
+                conv(f"{key}.downsample.0", out, channels, 1)
+                norm(f"{key}.downsample.1", out)
+            channels = out
+    state["fc.weight"], state["fc.bias"] = torch.randn(1000, channels), torch.randn(1000)
+    return state
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_published_resnet_weights_load_as_they_are(name, suffix, tmp_path):
+    state, path = resnet_state_dict(name), tmp_path / f"weights{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    encoder = create_encoder(name, weights=path)
+    own = encoder.state_dict()
+    assert own.keys() == {key for key in state if not key.startswith("fc.")}
+    assert all(torch.equal(own[key], state[key]) for key in own)
+
+
+def test_the_body_is_taken_out_of_a_checkpoint_of_a_whole_model(tmp_path):
+    body = {
+        f"module.backbone.{key}": value
+        for key, value in resnet_state_dict("resnet18").items()
+        if not key.startswith("fc.")
+    }
+    torch.save(
+        {"epoch": 3, "state_dict": body | {"module.classifier.4.weight": torch.zeros(21, 512, 1, 1)}},
+        tmp_path / "whole.pth",
+    )
+    encoder = create_encoder("resnet18", weights=tmp_path / "whole.pth")
+    assert torch.equal(encoder.layer4[1].conv2.weight, body["module.backbone.layer4.1.conv2.weight"])
+
+
+def test_keys_of_hrnet_are_those_of_its_authors_and_timm():
+    with torch.device("meta"):
+        keys = create_encoder("hrnet_w18").state_dict().keys()
+    expected = """conv1.weight bn2.running_mean layer1.0.downsample.0.weight layer1.3.conv3.weight
+        transition1.0.0.weight transition1.1.0.0.weight stage2.0.branches.1.3.bn2.bias
+        stage2.0.fuse_layers.0.1.0.weight stage2.0.fuse_layers.1.0.0.0.weight transition2.2.0.0.weight
+        stage3.3.fuse_layers.2.0.0.0.weight stage3.3.fuse_layers.2.0.1.1.bias transition3.3.0.1.weight
+        stage4.2.fuse_layers.0.3.1.weight stage4.2.fuse_layers.3.0.2.0.weight"""
+    assert set(expected.split()) <= keys
+
+
+def test_keys_of_xception65_are_timms():
+    with torch.device("meta"):
+        keys = create_encoder("xception65").state_dict().keys()
+    expected = """stem.0.conv.weight stem.1.bn.bias blocks.0.shortcut.conv.weight blocks.0.shortcut.bn.running_var
+        blocks.0.stack.conv1.conv_dw.weight blocks.2.stack.conv3.bn_dw.weight blocks.18.stack.conv2.conv_pw.weight
+        blocks.19.shortcut.conv.weight blocks.20.stack.conv3.bn_pw.bias"""
+    assert set(expected.split()) <= keys
+    assert not any(key.startswith(("blocks.3.shortcut", "blocks.20.shortcut", "blocks.21")) for key in keys)
+
+
+def test_keys_of_mscan_are_its_authors():
+    with torch.device("meta"):
+        keys = create_encoder("mscan_t").state_dict().keys()
+    expected = """patch_embed1.proj.0.weight patch_embed1.proj.4.running_mean patch_embed2.proj.weight
+        patch_embed2.norm.bias block1.0.norm1.weight block1.0.attn.proj_1.weight
+        block1.0.attn.spatial_gating_unit.conv0.weight block1.0.attn.spatial_gating_unit.conv2_2.bias
+        block3.4.attn.spatial_gating_unit.conv3.weight block4.1.mlp.fc1.weight block4.1.mlp.dwconv.dwconv.weight
+        block4.1.mlp.fc2.bias block4.1.layer_scale_2 norm1.weight norm4.bias"""
+    assert set(expected.split()) <= keys
+
+
+@pytest.mark.parametrize("names", ["torchvision", "timm"])
+def test_published_mobilenet_weights_load_under_both_names(names, tmp_path):
+    own = {
+        key: torch.rand_like(value)
+        for key, value in create_encoder("mobilenet_v2").state_dict().items()
+        if value.is_floating_point()
+    }
+    extra = {"features.18.0.weight": torch.zeros(1280, 320, 1, 1), "classifier.1.bias": torch.zeros(1000)}
+    if names == "timm":
+        extra = {
+            "conv_head.weight": torch.zeros(1280, 320, 1, 1),
+            "bn2.weight": torch.zeros(1280),
+            "classifier.bias": torch.zeros(1000),
+        }
+        # timm's order of modules is ours, with other names
+        modules = ["conv_stem", "bn1", *(f"blocks.0.0.{layer}" for layer in ("conv_dw", "bn1", "conv_pw", "bn2"))]
+        for stage, blocks in enumerate((2, 3, 4, 3, 3, 1), start=1):
+            modules += [
+                f"blocks.{stage}.{b}.{layer}"
+                for b in range(blocks)
+                for layer in ("conv_pw", "bn1", "conv_dw", "bn2", "conv_pwl", "bn3")
+            ]
+        ours = list(dict.fromkeys(key.rpartition(".")[0] for key in own))
+        assert len(ours) == len(modules)
+        names_of = dict(zip(ours, modules, strict=True))
+        given = {f"{names_of[key.rpartition('.')[0]]}.{key.rpartition('.')[2]}": value for key, value in own.items()}
+    else:
+        given = own
+    save_file(given | extra, tmp_path / "weights.safetensors")
+    loaded = create_encoder("mobilenet_v2", weights=tmp_path / "weights.safetensors").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in own.items())
+
+
+def test_weights_of_another_architecture_are_refused_with_the_keys_that_differ(tmp_path):
+    save_file(resnet_state_dict("resnet34"), tmp_path / "resnet34.safetensors")
+    with pytest.raises(
+        InputError, match=r"resnet34\.safetensors are not of this ResNet.*unexpected: layer1\.2\.bn1\.bias"
+    ):
+        create_encoder("resnet18", weights=tmp_path / "resnet34.safetensors")
+    with pytest.raises(
+        InputError,
+        match=(
+            r"missing: layer1\.0\.conv3\.weight.*of another shape: layer1\.0\.conv1\.weight \(64, 64, 3, 3\) for \(64,"
+            r" 64, 1, 1\)"
+        ),
+    ):
+        create_encoder("resnet50", weights=tmp_path / "resnet34.safetensors")
+
+
+def test_what_fits_is_loaded_and_the_rest_reported_where_that_is_asked_for(tmp_path):
+    state = resnet_state_dict("resnet50")
+    save_file(state, tmp_path / "resnet50.safetensors")
+    encoder = create_encoder("resnet50", deep_stem=True)
+    report = load_weights(encoder, tmp_path / "resnet50.safetensors", ignore=encoder.classifier, strict=False)
+    assert report.unexpected == ("conv1.weight",)
+    assert [key for key in report.missing if key.endswith("weight")] == [f"conv1.{i}.weight" for i in (0, 1, 3, 4, 6)]
+    assert torch.equal(encoder.layer2[0].conv1.weight, state["layer2.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("in_channels", [1, 6])
+def test_the_first_layer_is_adapted_so_that_grey_images_give_the_same_maps(in_channels, tmp_path):
+    save_file(resnet_state_dict("resnet18"), tmp_path / "weights.safetensors")
+    reference = create_encoder("resnet18", weights=tmp_path / "weights.safetensors").eval().double()
+    adapted = (
+        create_encoder("resnet18", in_channels=in_channels, weights=tmp_path / "weights.safetensors").eval().double()
+    )
+    grey = torch.randn(1, 1, 32, 32, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, got = reference(grey.expand(-1, 3, -1, -1)), adapted(grey.expand(-1, in_channels, -1, -1))
+    for one, other in zip(expected, got, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_channels", [1, 2, 3, 4, 6])
+def test_an_adapted_layer_keeps_its_response_to_channels_of_equal_weight(in_channels):
+    weight = torch.rand(5, 1, 7, 7).expand(-1, 3, -1, -1)
+    adapted = adapt_channels(weight, in_channels)
+    assert adapted.shape == (5, in_channels, 7, 7)
+    torch.testing.assert_close(adapted.sum(1), weight.sum(1))
+
+
+def test_files_that_are_no_weights_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.pth is not there"):
+        create_encoder("resnet18", weights=tmp_path / "nowhere.pth")
+    (tmp_path / "damaged.safetensors").write_bytes(b"not a header")
+    with pytest.raises(InputError, match=r"damaged.safetensors cannot be read"):
+        create_encoder("resnet18", weights=tmp_path / "damaged.safetensors")
+    torch.save(types.SimpleNamespace(a=1), tmp_path / "code.pth")
+    with pytest.raises(InputError, match=r"code.pth holds more than tensors"):
+        create_encoder("resnet18", weights=tmp_path / "code.pth")
+    torch.save({"epoch": 1}, tmp_path / "empty.pth")
+    with pytest.raises(InputError, match=r"empty.pth holds no named tensors"):
+        create_encoder("resnet18", weights=tmp_path / "empty.pth")
+
+
+# --- weights by URI: fsspec's in-memory file system stands for any object store
+# ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def store():
+    """A file in an object store: gives a function that writes content, and the URI."""
+    memory = fsspec.filesystem("memory")
+
+    def write(content: bytes, name: str = "weights.safetensors") -> str:
+        memory.pipe(f"/models/{name}", content)
+        return f"memory://models/{name}"
+
+    yield write
+    memory.rm("/models", recursive=True)
+
+
+def test_a_uri_is_fetched_once_and_again_when_it_changed(store, monkeypatch):
+    uri = store(b"first")
+    memory = type(fsspec.filesystem("memory"))
+    monkeypatch.setattr(
+        memory, "ukey", lambda self, path: hashlib.md5(self.cat_file(path)).hexdigest()
+    )  # as S3: the version is the content's
+    fetched = []
+    get_file = memory.get_file
+    monkeypatch.setattr(
+        memory, "get_file", lambda self, path, local: fetched.append(path) or get_file(self, path, local)
+    )
+    assert fetch(uri).read_bytes() == b"first"
+    assert fetch(uri).read_bytes() == b"first"
+    assert len(fetched) == 1
+    store(b"second")
+    assert fetch(uri).read_bytes() == b"second"
+    assert len(fetched) == 2
+
+
+def test_a_pinned_copy_needs_no_store_and_a_damaged_one_is_fetched_again(store):
+    digest = hashlib.sha256(b"content").hexdigest()
+    uri = store(b"content") + f"#sha256={digest}"
+    copy = fetch(uri)
+    copy.write_bytes(b"damaged")
+    assert fetch(uri).read_bytes() == b"content"
+    store(b"changed")
+    assert fetch(uri).read_bytes() == b"content"
+    with pytest.raises(InputError, match=f"expected {'0' * 64}"):
+        fetch(uri.partition("#")[0] + "#sha256=" + "0" * 64)
+
+
+def test_the_checksum_in_a_published_file_name_is_checked_and_a_date_is_none(store):
+    digest = hashlib.sha256(b"content").hexdigest()
+    assert any(letter in "abcdef" for letter in digest[:8])
+    assert fetch(store(b"content", f"resnet18-{digest[:8]}.pth")).read_bytes() == b"content"
+    with pytest.raises(InputError, match="expected f37072fd"):
+        fetch(store(b"content", "resnet18-f37072fd.pth"))
+    assert fetch(store(b"content", "resnet18-20240131.pth")).read_bytes() == b"content"
+
+
+def test_weights_load_from_a_uri(store, tmp_path):
+    state = resnet_state_dict("resnet18")
+    save_file(state, tmp_path / "weights.safetensors")
+    encoder = create_encoder("resnet18", weights=store((tmp_path / "weights.safetensors").read_bytes()))
+    assert torch.equal(encoder.conv1.weight, state["conv1.weight"])
+
+
+def test_stores_that_fail_are_told_apart_from_addresses_that_are_wrong(store, monkeypatch, tmp_path):
+    with pytest.raises(InputError, match=r"memory://models/other.pth are not there"):
+        fetch("memory://models/other.pth")
+    with pytest.raises(InputError, match="cannot be fetched"):
+        fetch("nosuchstore://models/other.pth")
+    uri = store(b"content")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionResetError("connection reset")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "get_file", refuse)
+    with pytest.raises(TransientError, match="ConnectionResetError: connection reset"):
+        fetch(uri)
+    assert not list((tmp_path / "cache").iterdir()), "nothing half-fetched stays"
+
+
+# --- freezing
+# ------------------------------------------------------------------------------------------------------------
+
+
+def test_frozen_stages_keep_weights_and_statistics_while_the_rest_trains():
+    torch.manual_seed(0)
+    encoder = create_encoder("resnet18", frozen_stages=2).train()
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    optimizer = torch.optim.SGD((p for p in encoder.parameters() if p.requires_grad), 0.1)
+    encoder(torch.randn(2, 3, 64, 64))[-1].square().mean().backward()
+    optimizer.step()
+    changed = {key.split(".")[0] for key, value in encoder.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"layer2", "layer3", "layer4"}
+    with pytest.raises(InputError, match="stages to freeze is 6, expected 0 to 5"):
+        create_encoder("resnet18", frozen_stages=6)
+
+
+def test_frozen_batch_norm_is_the_same_in_training_and_evaluation():
+    torch.manual_seed(0)
+    encoder = create_encoder("resnet18", frozen_batch_norm=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        training, evaluation = encoder.train()(images), encoder.eval()(images)
+    assert all(torch.equal(one, other) for one, other in zip(training, evaluation, strict=True))
+    assert encoder.state_dict().keys() == create_encoder("resnet18").state_dict().keys()
+
+
+# --- names, options, timm
+# ------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_encoders_and_options_name_the_nearest():
+    with pytest.raises(InputError, match=r"unknown encoder 'resnet51': did you mean .*'resnet50'"):
+        create_encoder("resnet51")
+    with pytest.raises(InputError, match=r"unknown option of encoder 'resnet50' 'deep_stm': did you mean 'deep_stem'"):
+        create_encoder("resnet50", deep_stm=True)
+
+
+@pytest.mark.skipif("timm" in sys.modules, reason="timm is installed and imported")
+def test_without_timm_one_sentence_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(
+        InputError, match=r"'timm:convnext_tiny' needs timm, which is not installed: pip install 'segmodels\[timm\]'"
+    ):
+        create_encoder("timm:convnext_tiny")
+
+
+class FakeTimmBody(nn.Module):
+    """The interface of a timm ``features_only`` model: ``feature_info`` and a list of maps, here with channels last as
+    Swin's.
+    """
+
+    output_fmt = "NHWC"
+
+    def __init__(self, in_chans: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(in_chans, 8, 4, 4)
+        self.deep = nn.Conv2d(8, 16, 2, 2)
+        self.feature_info = types.SimpleNamespace(channels=lambda: [8, 16], reduction=lambda: [4, 8])
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(images)
+        return [x.permute(0, 2, 3, 1), self.deep(x).permute(0, 2, 3, 1)]
+
+
+def test_a_timm_encoder_keeps_the_contract_of_encoders(monkeypatch, tmp_path):
+    """timm itself is not a dependency of the tests: a module with its interface stands for it."""
+    calls = []
+
+    def create_model(name: str, features_only: bool, in_chans: int, **options: object) -> nn.Module:
+        calls.append((name, features_only, in_chans, options))
+        if "output_stride" in options:
+            raise NotImplementedError("output_stride")
+        return FakeTimmBody(in_chans)
+
+    monkeypatch.setitem(sys.modules, "timm", types.SimpleNamespace(create_model=create_model))
+    save_file(FakeTimmBody(3).state_dict(), tmp_path / "weights.safetensors")
+    encoder = create_encoder("timm:swin_tiny", weights=tmp_path / "weights.safetensors", frozen_stages=1, img_size=64)
+    assert calls == [("swin_tiny", True, 3, {"img_size": 64})]
+    assert [tuple(features.shape) for features in encoder(torch.zeros(2, 3, 32, 64))] == [(2, 8, 8, 16), (2, 16, 4, 8)]
+    assert (encoder.channels, encoder.strides) == ((8, 16), (4, 8))
+    with pytest.raises(InputError, match="timm cannot build 'swin_tiny' with in_channels 3, output_stride 8"):
+        create_encoder("timm:swin_tiny", output_stride=8)

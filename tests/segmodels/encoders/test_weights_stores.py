@@ -1,0 +1,109 @@
+"""Pretrained weights from real servers: S3 (Swift or moto) and HTTP. The library hands the address to fsspec and knows
+no credentials.
+"""
+
+import functools
+import hashlib
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from s3server import Server, s3_server
+from safetensors.torch import save, save_file
+
+from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.weights import fetch
+from segmodels.errors import InputError, TransientError
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def web(tmp_path) -> Iterator[tuple[str, Path]]:
+    """An HTTP server: its address and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_weights_load_over_http_and_a_pinned_copy_outlives_the_server(web):
+    address, folder = web
+    state = {
+        key: torch.rand_like(value)
+        for key, value in create_encoder("mobilenet_v2").state_dict().items()
+        if value.is_floating_point()
+    }
+    save_file(state, folder / "mobilenet.safetensors")
+    encoder = create_encoder("mobilenet_v2", weights=f"{address}/mobilenet.safetensors")
+    assert torch.equal(encoder.features[0][0].weight, state["features.0.0.weight"])
+
+    digest = hashlib.sha256((folder / "mobilenet.safetensors").read_bytes()).hexdigest()
+    copy = fetch(f"{address}/mobilenet.safetensors#sha256={digest}")
+    (folder / "mobilenet.safetensors").unlink()
+    assert fetch(f"{address}/mobilenet.safetensors#sha256={digest}") == copy
+
+
+def test_what_http_does_not_have_is_named_and_a_silent_server_may_be_tried_again(web):
+    address, _ = web
+    with pytest.raises(InputError, match=f"weights {address}/nothing.pth are not there"):
+        fetch(f"{address}/nothing.pth")
+    with pytest.raises(TransientError, match="cannot be fetched now"):
+        fetch("http://127.0.0.1:9/weights.pth")  # the discard port: nothing answers
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory) -> Iterator[Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        before = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        yield server
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_weights_load_from_s3_and_again_when_the_object_changed():
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="models")
+    first, second = (
+        {key: torch.rand_like(value.float()) for key, value in create_encoder("resnet18").state_dict().items()}
+        for _ in range(2)
+    )
+
+    client.put_object(Bucket="models", Key="bodies/resnet18.safetensors", Body=save(first))
+    uri = "s3://models/bodies/resnet18.safetensors"
+    assert torch.equal(create_encoder("resnet18", weights=uri).conv1.weight, first["conv1.weight"])
+    copy = fetch(uri)
+    written = copy.stat().st_mtime_ns
+    assert fetch(uri).stat().st_mtime_ns == written, "the same object is fetched once"
+
+    client.put_object(Bucket="models", Key="bodies/resnet18.safetensors", Body=save(second))
+    assert torch.equal(create_encoder("resnet18", weights=uri).conv1.weight, second["conv1.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("s3")
+def test_an_object_that_is_not_there_is_named():
+    with pytest.raises(InputError, match=r"s3://models/nothing\.pth are not there"):
+        fetch("s3://models/nothing.pth")

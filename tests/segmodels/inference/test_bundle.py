@@ -1,0 +1,127 @@
+"""Bundle: a model on disk that comes back as it was, and broken ones that say what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle, read_labels, save_bundle
+from segmodels.labels import LabelMap
+from segmodels.models.registry import create_model
+
+LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), {0: 0, 7: 1, 8: 2})
+OPTIONS = {"widths": [4, 6, 8]}
+
+
+def save(folder: Path, seed: int = 0, **changes) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    facts = {
+        "name": "unet",
+        "options": OPTIONS,
+        "num_classes": 3,
+        "labels": LABELS,
+        "mean": (120.5, 110.0, 100.0),
+        "std": (60.0, 50.0, 40.0),
+        "lineage": {"data_digest": "abc.dir"},
+        "metrics": {"val/miou": 0.5, "val/absent": float("nan")},
+    } | changes
+    model = create_model(facts["name"], facts["num_classes"], **facts["options"])
+    model(torch.randn(2, 3, 16, 16))  # running statistics that are not the initial ones
+    save_bundle(folder, model, **facts)
+    return model.eval()
+
+
+def test_a_model_comes_back_with_its_weights_and_facts(tmp_path: Path) -> None:
+    model = save(tmp_path, longer_side=480)
+    bundle = load_bundle(tmp_path)
+    images = torch.randn(2, 3, 21, 30)
+    assert not bundle.model.training
+    assert torch.equal(bundle.model(images).logits, model(images).logits)
+    assert (bundle.name, bundle.options, bundle.labels) == ("unet", OPTIONS, LABELS)
+    assert (bundle.mean, bundle.std) == ((120.5, 110.0, 100.0), (60.0, 50.0, 40.0))
+    assert (bundle.longer_side, bundle.lineage, bundle.metrics) == (480, {"data_digest": "abc.dir"}, {"val/miou": 0.5})
+    assert read_labels(tmp_path) == LABELS
+
+
+def test_weights_in_channels_last_order_come_back(tmp_path: Path) -> None:
+    model = create_model("unet", 3, **OPTIONS).to(memory_format=torch.channels_last)
+    save_bundle(
+        tmp_path,
+        model,
+        name="unet",
+        options=OPTIONS,
+        num_classes=3,
+        labels=LABELS,
+        mean=(1, 2, 3),
+        std=(4, 5, 6),
+        lineage={},
+    )
+    assert all(
+        torch.equal(one, other)
+        for one, other in zip(
+            model.state_dict().values(), load_bundle(tmp_path).model.state_dict().values(), strict=True
+        )
+    )
+
+
+def test_encoder_weights_are_not_fetched_again(tmp_path: Path) -> None:
+    save(tmp_path, name="fcn_resnet50", options={"encoder": "resnet18", "output_stride": 32})
+    description = json.loads((tmp_path / "model.json").read_text())
+    description["options"]["encoder_weights"] = "/nowhere/pretrained.safetensors"
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    assert load_bundle(tmp_path).options["encoder_weights"] == "/nowhere/pretrained.safetensors"
+
+
+def test_the_folder_holds_no_pickle(tmp_path: Path) -> None:
+    save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "weights.safetensors"]
+    assert all(path.read_bytes()[:1] != b"\x80" and path.read_bytes()[:2] != b"PK" for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is not there"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -64])
+def test_truncated_weights_are_named(tmp_path: Path, keep: int) -> None:
+    save(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"weights.safetensors is broken"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "unet"}'])
+def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
+    save(tmp_path)
+    (tmp_path / "model.json").write_text(text)
+    with pytest.raises(InputError, match=r"model.json (is not valid JSON|lacks)"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("widths", [[4, 6], [4, 6, 8, 10], [5, 6, 8]])
+def test_weights_of_another_model_are_refused(tmp_path: Path, widths: list[int]) -> None:
+    save(tmp_path / "one")
+    save(tmp_path / "other", options={"widths": widths})
+    (tmp_path / "other" / "weights.safetensors").replace(tmp_path / "one" / "weights.safetensors")
+    with pytest.raises(InputError, match="of another model than"):
+        load_bundle(tmp_path / "one")
+
+
+def test_a_model_that_this_version_does_not_know_is_named(tmp_path: Path) -> None:
+    save(tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(description | {"name": "unet7"}))
+    with pytest.raises(InputError, match="unknown model 'unet7'"):
+        load_bundle(tmp_path)
+
+
+def test_a_label_map_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model 'unet' has 4 classes but its label map 3"):
+        save(tmp_path, num_classes=4)

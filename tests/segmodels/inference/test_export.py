@@ -1,0 +1,70 @@
+"""torch.export programs: what is free, and models that do not allow it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmodels.inference.bundle import Bundle
+from segmodels.inference.export import NormalisedModel, export_program
+from segmodels.labels import LabelMap
+from segmodels.outputs import PixelOutput
+
+LABELS = LabelMap(("a", "b"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1})
+
+
+class AnySize(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, images: Tensor) -> PixelOutput:
+        return PixelOutput(self.head(images))
+
+
+class OneSize(AnySize):
+    """As a transformer with position embeddings for one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.rand(3, 64, 96))
+
+    def forward(self, images: Tensor) -> PixelOutput:
+        return super().forward(images + self.positions)
+
+
+class DependsOnPixels(AnySize):
+    def forward(self, images: Tensor) -> PixelOutput:
+        return super().forward(images if images.mean() > 0 else -images)
+
+
+def bundle(model: nn.Module) -> Bundle:
+    return Bundle(model.eval(), "test", {}, LABELS, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0), None, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("model", "free", "shape"),
+    [(AnySize, "batch size, height and width", (3, 3, 33, 50)), (OneSize, "batch size", (5, 3, 64, 96))],
+)
+def test_a_program_computes_what_the_model_does_at_every_free_size(
+    tmp_path: Path, model: type[AnySize], free: str, shape: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    made = bundle(model())
+    assert export_program(made, tmp_path / "model.pt2") == free
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (made.mean, made.std))
+    with torch.inference_mode():
+        expected = made.model((images - mean) / std).logits
+        torch.testing.assert_close(
+            torch.export.load(tmp_path / "model.pt2").module()(images), expected, rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(NormalisedModel(made)(images), expected)
+
+
+def test_a_model_that_cannot_be_exported_says_so_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"^torch\.export: ") as refused:
+        export_program(bundle(DependsOnPixels()), tmp_path / "model.pt2")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "model.pt2").exists()

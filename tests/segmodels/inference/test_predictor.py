@@ -1,0 +1,251 @@
+"""Predictor: normalisation, averaging over views, sizes, types."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmodels.data import large_images
+from segmodels.data.large_images import ArrayRows
+from segmodels.errors import InputError
+from segmodels.inference.bundle import Bundle
+from segmodels.inference.crf import DenseCRF, mean_field
+from segmodels.inference.predictor import Predictor
+from segmodels.inference.sliding_window import SlidingWindow
+from segmodels.labels import LabelMap
+from segmodels.models.registry import create_model
+from segmodels.outputs import PixelOutput
+
+
+class Pointwise(nn.Module):
+    """Logits of a class are a fixed mixture of the pixel's normalised channels."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, num_classes, 1)
+
+    def forward(self, images: Tensor) -> PixelOutput:
+        return PixelOutput(self.head(images))
+
+
+class LeftToRight(nn.Module):
+    """Sees its left neighbour, so that mirroring shows; remembers the sizes that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 2, (1, 3), padding=(0, 1))
+        nn.init.zeros_(self.head.weight[:, :, :, 1:])
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> PixelOutput:
+        self.sizes.append(tuple(images.shape))
+        return PixelOutput(self.head(images))
+
+
+def bundle(model: nn.Module, num_classes: int, longer_side: int | None = None) -> Bundle:
+    labels = LabelMap(
+        tuple(f"class {i}" for i in range(num_classes)),
+        ((0, 0, 0),) * num_classes,
+        {i: i for i in range(num_classes)},
+        255 if num_classes <= 255 else -1,
+    )
+    return Bundle(model, "test", {}, labels, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0), longer_side, {}, {})
+
+
+def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def to_torch(batch: np.ndarray) -> Tensor:
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
+def reference(model: Pointwise, batch: np.ndarray) -> np.ndarray:
+    """Softmax of the mixture in numpy, (N, C, H, W)."""
+    x = (batch.astype(np.float64) - [120, 110, 100]) / [60, 50, 40]
+    logits = x @ model.head.weight.detach().numpy()[:, :, 0, 0].T + model.head.bias.detach().numpy()
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.moveaxis(exponent / exponent.sum(axis=-1, keepdims=True), -1, 1)
+
+
+@pytest.mark.parametrize("window", [None, SlidingWindow((8, 8), overlap=0.25)])
+def test_probabilities_are_the_softmax_of_the_normalised_image(window: SlidingWindow | None) -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(5), images(2, 13, 21)
+    probabilities = Predictor(bundle(model, 5), sliding_window=window).probabilities(to_torch(batch))
+    assert probabilities.dtype == torch.float32
+    np.testing.assert_allclose(probabilities.numpy(), reference(model, batch), atol=1e-5)
+
+
+def test_masks_are_the_most_probable_class_at_each_images_own_size() -> None:
+    torch.manual_seed(0)
+    model = Pointwise(5)
+    several = [images(1, 9, 14)[0], images(1, 9, 14, 1)[0], images(1, 20, 3)[0]]
+    masks = Predictor(bundle(model, 5)).masks(several)
+    assert [(mask.shape, mask.dtype) for mask in masks] == [
+        ((9, 14), np.uint8),
+        ((9, 14), np.uint8),
+        ((20, 3), np.uint8),
+    ]
+    for picture, mask in zip(several, masks, strict=True):
+        np.testing.assert_array_equal(mask, reference(model, picture[None])[0].argmax(axis=0))
+
+
+def test_an_array_of_images_is_predicted_batch_by_batch() -> None:
+    model = LeftToRight()
+    masks = Predictor(bundle(model, 2)).masks(images(5, 6, 7), batch_size=2)
+    assert len(masks) == 5
+    assert model.sizes == [(2, 3, 6, 7), (2, 3, 6, 7), (1, 3, 6, 7)]
+
+
+def test_above_255_classes_masks_are_int16() -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(300), images(1, 40, 40)
+    (mask,) = Predictor(bundle(model, 300)).masks(batch)
+    assert mask.dtype == np.int16
+    assert mask.max() > 255
+    np.testing.assert_array_equal(mask, reference(model, batch)[0].argmax(axis=0))
+
+
+def test_flip_averages_with_the_mirrored_image_mirrored_back() -> None:
+    torch.manual_seed(0)
+    model, batch = LeftToRight(), to_torch(images(2, 5, 8))
+    plain, averaged = Predictor(bundle(model, 2)), Predictor(bundle(model, 2), flip=True)
+    expected = (plain.probabilities(batch) + plain.probabilities(batch.flip(-1)).flip(-1)) / 2
+    torch.testing.assert_close(averaged.probabilities(batch), expected)
+    assert not torch.allclose(expected, plain.probabilities(batch), atol=1e-3)
+
+
+def test_scales_show_the_model_other_sizes_and_average_at_the_images_size() -> None:
+    torch.manual_seed(0)
+    model, batch = LeftToRight(), to_torch(images(1, 20, 30))
+    averaged = Predictor(bundle(model, 2), scales=(1.0, 0.5, 1.5)).probabilities(batch)
+    assert model.sizes == [(1, 3, 20, 30), (1, 3, 10, 15), (1, 3, 30, 45)]
+    assert averaged.shape == (1, 2, 20, 30)
+    torch.testing.assert_close(averaged.sum(dim=1), torch.ones(1, 20, 30))
+    uniform = torch.full(
+        (1, 3, 20, 30), 77, dtype=torch.uint8
+    )  # looks the same at every scale, away from the left border
+    one, many = (
+        Predictor(bundle(model, 2), scales=scales).probabilities(uniform) for scales in ((1.0,), (1.0, 0.5, 1.5))
+    )
+    torch.testing.assert_close(one[..., 4:], many[..., 4:])
+
+
+def test_masks_of_another_size_interpolate_probabilities_not_classes() -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(4), to_torch(images(2, 10, 12))
+    predictor = Predictor(bundle(model, 4))
+    first, second = predictor.batch_masks(batch, [(25, 31), (5, 40)])
+    for mask, probabilities in zip((first, second), predictor.probabilities(batch), strict=True):
+        whole = torch.nn.functional.interpolate(probabilities[None], mask.shape, mode="bilinear")[0]
+        np.testing.assert_array_equal(mask, whole.argmax(dim=0).numpy())
+
+
+def test_images_are_shown_to_the_model_at_the_size_it_was_trained_at() -> None:
+    torch.manual_seed(0)
+    model, batch = LeftToRight(), images(1, 20, 32)
+    (mask,) = Predictor(bundle(model, 2, longer_side=16)).masks(batch)
+    assert model.sizes == [(1, 3, 10, 16)]
+    small = batch.reshape(1, 10, 2, 16, 2, 3).mean(axis=(2, 4)).round().astype(np.uint8)  # area averaging
+    (expected,) = Predictor(bundle(model, 2)).batch_masks(to_torch(small), [(20, 32)])
+    assert (mask == expected).mean() > 0.99
+    Predictor(bundle(model, 2, longer_side=16)).masks(images(1, 4, 8))
+    assert model.sizes[-1] == (1, 3, 8, 16)
+
+
+def test_sliding_windows_give_the_same_mask_as_the_whole_image_for_a_pointwise_model() -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(6), images(1, 70, 45)
+    whole, windows = (
+        Predictor(bundle(model, 6), sliding_window=window).masks(batch)[0] for window in (None, SlidingWindow((32, 32)))
+    )
+    np.testing.assert_array_equal(whole, windows)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"expected uint8 \(height, width, 3\)"):
+        Predictor(bundle(Pointwise(2), 2)).masks([wrong])
+
+
+# encoder-decoder, dilated, pyramid of context, pyramid of features, attention by convolution, two branches, recurrent,
+# two tasks
+SMALL = {
+    "unet": {"widths": [4, 8]},
+    "fcn_resnet50": {"encoder": "resnet18"},
+    "deeplab_v3_resnet50": {"encoder": "resnet18"},
+    "semantic_fpn_resnet50": {"encoder": "resnet18"},
+    "segnext_t": {},
+    "bisenet_v2": {},
+    "gruu_net": {},
+    "ynet": {},
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_window_as_large_as_the_image_is_the_whole_image_for_every_kind_of_model(name: str) -> None:
+    torch.manual_seed(0)
+    model, batch = create_model(name, 3, **SMALL[name]), to_torch(images(1, 64, 96))
+    whole = Predictor(bundle(model, 3)).probabilities(batch)
+    torch.testing.assert_close(
+        Predictor(bundle(model, 3), sliding_window=SlidingWindow((64, 96))).probabilities(batch),
+        whole,
+        rtol=0,
+        atol=1e-5,
+    )
+    windows = Predictor(bundle(model, 3), sliding_window=SlidingWindow((64, 64)), flip=True).probabilities(batch)
+    assert windows.shape == whole.shape
+    torch.testing.assert_close(windows.sum(dim=1), torch.ones(1, 64, 96))
+
+
+@pytest.mark.parametrize("longer_side", [None, 40, 90])
+@pytest.mark.parametrize("window", [None, SlidingWindow((16, 16))])
+def test_the_mask_of_an_image_row_by_row_is_that_of_the_image(
+    longer_side: int | None, window: SlidingWindow | None
+) -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(6), images(1, 70, 45)
+    predictor = Predictor(bundle(model, 6, longer_side), sliding_window=window)
+    mask = np.concatenate(list(predictor.mask_rows(ArrayRows(batch[0]))))
+    assert mask.dtype == np.uint8
+    assert (mask == predictor.masks(batch)[0]).mean() > 0.999  # shrinking rounds ties another way
+
+
+def test_an_image_too_large_to_be_predicted_whole_is_refused_without_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_images, "LARGE", 1000)
+    large = ArrayRows(images(1, 30, 40)[0])
+    with pytest.raises(
+        InputError, match=r"image has 30 x 40 pixels, expected at most 0.0 million without a sliding window: give one"
+    ):
+        list(Predictor(bundle(Pointwise(2), 2)).mask_rows(large))
+    assert (
+        len(list(Predictor(bundle(Pointwise(2), 2, longer_side=20)).mask_rows(large))) > 0
+    )  # the model sees few pixels
+
+
+def test_a_crf_refines_by_the_image_that_the_model_sees() -> None:
+    torch.manual_seed(0)
+    model, batch = Pointwise(3), images(2, 20, 30)
+    crf = DenseCRF(iterations=2, color_sigma=20)
+    plain, refined = (Predictor(bundle(model, 3), crf=value).probabilities(to_torch(batch)) for value in (None, crf))
+    expected = np.stack(
+        [mean_field(probabilities.numpy(), image, crf) for probabilities, image in zip(plain, batch, strict=True)]
+    )
+    np.testing.assert_allclose(refined.numpy(), expected, atol=1e-6)
+    assert np.abs(expected - plain.numpy()).mean() > 0.05
+    (mask,) = Predictor(bundle(model, 3), crf=crf).masks(batch[:1])
+    np.testing.assert_array_equal(mask, expected[0].argmax(axis=0))
+
+
+def test_a_crf_with_windows_is_refused() -> None:
+    with pytest.raises(InputError, match="sliding window and a dense CRF are both asked for, expected one"):
+        Predictor(bundle(Pointwise(2), 2), sliding_window=SlidingWindow((8, 8)), crf=DenseCRF())

@@ -1,0 +1,183 @@
+"""Mask classification against transformers' MaskFormerLoss, and where that one has no rule: ignored pixels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loss_cases import regions
+from torch import Tensor
+
+from segmodels.errors import InputError
+from segmodels.losses import create_loss
+from segmodels.losses.mask_classification import MaskClassificationLoss, Segments, semantic_segments
+from segmodels.outputs import PixelOutput, QueryOutput
+
+CLASSES, QUERIES = 5, 9
+
+
+def prediction(seed: int, images: int = 2, layers: int = 2, size: tuple[int, int] = (6, 8)) -> QueryOutput:
+    generator = torch.Generator().manual_seed(seed)
+
+    def one() -> tuple[Tensor, Tensor]:
+        return (2 * torch.randn(images, QUERIES, CLASSES + 1, generator=generator)).requires_grad_(), (
+            3 * torch.randn(images, QUERIES, *size, generator=generator)
+        ).requires_grad_()
+
+    return QueryOutput(*one(), auxiliary=tuple(QueryOutput(*one()) for _ in range(layers)))
+
+
+def gradients(value: Tensor, queries: QueryOutput) -> list[Tensor]:
+    return list(torch.autograd.grad(value, [tensor for layer in (queries, *queries.auxiliary) for tensor in layer[:2]]))
+
+
+def transformers_loss(queries: QueryOutput, segments: list[Segments]) -> tuple[dict[str, Tensor], Tensor]:
+    """Each term over all layers, and the weighted sum with MaskFormer's weights 1, 20 and 1."""
+    from transformers.models.maskformer.modeling_maskformer import MaskFormerHungarianMatcher, MaskFormerLoss
+
+    weights = {"loss_cross_entropy": 1.0, "loss_mask": 20.0, "loss_dice": 1.0}
+    matcher = MaskFormerHungarianMatcher(cost_class=1.0, cost_mask=20.0, cost_dice=1.0)
+    losses = MaskFormerLoss(CLASSES, matcher, weights, eos_coef=0.1)(
+        queries.mask_logits,
+        queries.class_logits,
+        [each.masks.float() for each in segments],
+        [each.labels for each in segments],
+        [
+            {"masks_queries_logits": layer.mask_logits, "class_queries_logits": layer.class_logits}
+            for layer in queries.auxiliary
+        ],
+    )
+    terms = {key: sum(value for name, value in losses.items() if name.startswith(key)) for key in weights}
+    return terms, sum(weights[key] * value for key, value in terms.items())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_value_terms_and_gradient_are_those_of_transformers(seed: int) -> None:
+    queries, target = prediction(seed), regions(seed, CLASSES, (2, 12, 16))
+    target[1][target[1] == 2] = 0  # images with different numbers of segments
+    expected_terms, expected = transformers_loss(queries, semantic_segments(target))
+    loss = MaskClassificationLoss()
+    value, terms = loss(queries, target), loss.terms(queries, target)
+    torch.testing.assert_close(value, expected, rtol=2e-5, atol=0)
+    for ours, theirs in (("class", "loss_cross_entropy"), ("focal", "loss_mask"), ("dice", "loss_dice")):
+        torch.testing.assert_close(terms[ours], expected_terms[theirs], rtol=2e-5, atol=0)
+    for gradient, slope in zip(gradients(value, queries), gradients(expected, queries), strict=True):
+        torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-7)
+
+
+def test_instances_of_one_class_are_segments_of_their_own() -> None:
+    queries = prediction(7)
+    masks = torch.zeros(2, 3, 12, 16, dtype=torch.bool)
+    masks[:, 0, :4], masks[:, 1, 4:8], masks[:, 2, 8:] = True, True, True
+    valid = torch.ones(12, 16, dtype=torch.bool)
+    segments = [Segments(torch.tensor([1, 1, 3]), masks[0], valid), Segments(torch.tensor([2, 0, 2]), masks[1], valid)]
+    torch.testing.assert_close(
+        MaskClassificationLoss()(queries, segments), transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
+    )
+
+
+def test_an_image_without_segments_asks_for_no_objects() -> None:
+    queries = prediction(8)
+    valid = torch.ones(12, 16, dtype=torch.bool)
+    empty = Segments(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 12, 16, dtype=torch.bool), valid)
+    segments = [empty, semantic_segments(regions(8, CLASSES, (1, 12, 16)))[0]]
+    torch.testing.assert_close(
+        MaskClassificationLoss()(queries, segments), transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
+    )
+    nothing = MaskClassificationLoss().terms(queries, [empty, empty])
+    assert nothing["focal"] == 0
+    assert nothing["dice"] == 0
+    assert nothing["class"] > 0
+
+
+def test_ignored_pixels_change_neither_value_nor_gradient() -> None:
+    target = regions(3, CLASSES, (2, 12, 16))
+    target[:, 4:9, 3:11] = 255
+    queries = prediction(3, size=(12, 16))
+    noise = 20 * torch.randn(2, QUERIES, 12, 16, generator=torch.Generator().manual_seed(4))
+
+    def disturb(layer: QueryOutput) -> QueryOutput:
+        other = torch.where((target == 255)[:, None], noise, layer.mask_logits).detach().requires_grad_()
+        return QueryOutput(layer.class_logits, other, tuple(disturb(inner) for inner in layer.auxiliary))
+
+    other = disturb(queries)
+    value, other_value = MaskClassificationLoss()(queries, target), MaskClassificationLoss()(other, target)
+    assert value == other_value
+    for gradient, slope in zip(gradients(value, queries), gradients(other_value, other), strict=True):
+        assert torch.equal(gradient, slope)
+        assert gradient.ndim == 3 or not gradient[(target == 255)[:, None].expand_as(gradient)].any()
+
+
+def test_a_batch_of_ignored_pixels_gives_zero_with_zero_gradient() -> None:
+    queries = prediction(5)
+    value = MaskClassificationLoss()(queries, torch.full((2, 12, 16), 255))
+    assert value == 0
+    assert not any(gradient.any() for gradient in gradients(value, queries))
+
+
+def test_queries_and_images_may_come_in_any_order() -> None:
+    queries, target = prediction(6, layers=0), regions(6, CLASSES, (2, 12, 16))
+    loss, order = MaskClassificationLoss(), torch.randperm(QUERIES, generator=torch.Generator().manual_seed(6))
+    value = loss(queries, target)
+    torch.testing.assert_close(
+        loss(QueryOutput(queries.class_logits[:, order], queries.mask_logits[:, order]), target), value
+    )
+    torch.testing.assert_close(
+        loss(QueryOutput(queries.class_logits.flip(0), queries.mask_logits.flip(0)), target.flip(0)), value
+    )
+
+
+def test_perfect_queries_are_the_minimum() -> None:
+    target = regions(9, CLASSES, (2, 12, 16))
+    mask_logits, class_logits = torch.full((2, QUERIES, 12, 16), -60.0), torch.full((2, QUERIES, CLASSES + 1), -60.0)
+    class_logits[:, CLASSES:, CLASSES] = 60
+    for c in range(CLASSES):
+        class_logits[:, c, c] = 60
+        mask_logits[:, c][target == c] = 60
+    assert float(MaskClassificationLoss()(QueryOutput(class_logits, mask_logits), target)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradient_is_the_derivative() -> None:
+    queries, target = prediction(10, images=1, layers=0, size=(3, 4)), regions(10, 3, (1, 4, 8))
+    target[0, 0] = 255
+    inputs = [tensor.detach()[:, :4].double().requires_grad_() for tensor in queries[:2]]
+    assert torch.autograd.gradcheck(
+        lambda a, b: MaskClassificationLoss()(QueryOutput(a, b), target), inputs, eps=1e-6, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_of_50_are_finite(dtype: torch.dtype) -> None:
+    queries, target = prediction(11, layers=1), regions(11, CLASSES, (2, 12, 16))
+
+    def extreme(layer: QueryOutput) -> QueryOutput:
+        halves = (tensor.detach().sign().mul(50).to(dtype).requires_grad_() for tensor in layer[:2])
+        return QueryOutput(*halves, auxiliary=tuple(extreme(inner) for inner in layer.auxiliary))
+
+    half = extreme(queries)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = MaskClassificationLoss()(half, target)
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients(value, half))
+
+
+def test_a_weighted_sum_takes_the_whole_prediction() -> None:
+    queries, target = prediction(12), regions(12, CLASSES, (2, 12, 16))
+    logits = torch.randn(2, CLASSES, 12, 16, generator=torch.Generator().manual_seed(12))
+    loss = create_loss({"mask_classification": {"weight": 2.0, "dice_weight": 3.0}, "dice": 0.5})
+    terms = loss.terms(PixelOutput(logits, queries=queries), target)
+    assert terms["mask_classification"] == MaskClassificationLoss(dice_weight=3.0)(queries, target)
+    torch.testing.assert_close(
+        loss(PixelOutput(logits, queries=queries), target), 2 * terms["mask_classification"] + 0.5 * terms["dice"]
+    )
+    with pytest.raises(
+        InputError, match="'mask_classification' got no queries, expected the output of a mask classification model"
+    ):
+        loss(logits, target)
+
+
+def test_labels_out_of_range_are_named() -> None:
+    with pytest.raises(InputError, match=r"labels \[7\] out of range, expected 2 images with labels 0..4"):
+        MaskClassificationLoss()(prediction(0), torch.full((2, 12, 16), 7))
+    with pytest.raises(InputError, match=r"target has 3 images"):
+        MaskClassificationLoss()(prediction(0), torch.zeros(3, 12, 16, dtype=torch.int64))

@@ -1,0 +1,305 @@
+"""The contract that binds every registered model: what ``create_model`` returns can be counted, trained, saved, copied
+and exported.
+
+Parametrised over the registry, so that a new model is held to it without a line here. Variants where a setting is
+impossible are listed with the reason. The default tier checks the counts of every variant and the behaviour of the
+smallest variant of each file of models; the slow tier checks the behaviour of the other variants, and export, bfloat16
+and learning.
+"""
+
+import copy
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+from segmodels.errors import InputError
+from segmodels.models.analysis import count_gmac, count_parameters, on_meta
+from segmodels.models.registry import create_model, list_models, model_entry, model_options
+from segmodels.outputs import PixelOutput
+
+VARIANTS = [name for name in list_models() if model_entry(name).card.task in ("semantic", "unsupervised", "joint")]
+
+
+def family(name: str) -> str:
+    """The file that a variant is written in."""
+    return inspect.unwrap(model_entry(name).build).__module__.rsplit(".", 1)[-1]
+
+
+def size_in_tests(name: str) -> float:
+    """How large a variant is as ``build`` makes it, to compare with others of its family."""
+    card = model_entry(name).card
+    return (card.parameters or 0) * (card.gmac or 0) / (20 if str(card.default_encoder).startswith("resnet") else 1)
+
+
+def smallest_of_each_family() -> list[str]:
+    families: dict[str, list[str]] = {}
+    for name in VARIANTS:
+        families.setdefault(family(name), []).append(name)
+    return [min(names, key=size_in_tests) for _, names in sorted(families.items())]
+
+
+SMALL = smallest_of_each_family()
+OTHERS = [name for name in VARIANTS if name not in SMALL]
+
+# Spatial size of the test images, where 64 x 64 and the odd 75 x 53 do not do: variant -> (size, odd size, reason).
+STRIDE_64 = (
+    (128, 128),
+    (139, 117),
+    "the coarsest map, at stride 64, would be a single pixel, which an exported graph would take for a constant",
+)
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {"dfanet_a": STRIDE_64, "dfanet_b": STRIDE_64}
+# Too large for the machine that runs the tests; their counts are checked, their code is that of a smaller variant:
+# variant -> reason.
+TOO_LARGE: dict[str, str] = {}
+# torch.export with a dynamic height and width: variant -> reason why only the batch is dynamic.
+STATIC_SIZE: dict[str, str] = {}
+# Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
+UNREACHED: dict[str, tuple[str, str]] = {}
+# Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
+RATES: dict[str, tuple[float, str]] = {
+    "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
+    "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
+}
+# Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
+NOT_SUPERVISED = {
+    name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.task == "unsupervised"
+}
+
+
+def sizes(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if name in SIZES:
+        return SIZES[name][:2]
+    dims = len(model_entry(name).card.size)
+    return ((64, 64), (75, 53)) if dims == 2 else ((32,) * dims, (35, 37, 33)[:dims])
+
+
+def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module:
+    """A variant with random weights. Those of ``SMALL`` are made smaller where an option does it and the model stays
+    the same: another body, fewer channels.
+    """
+    if name in SMALL and str(model_entry(name).card.default_encoder).startswith("resnet"):
+        options.setdefault("encoder", "resnet18")
+    if name in SMALL and "widths" in model_options(name):
+        options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
+    torch.manual_seed(0)
+    return create_model(name, num_classes, **options)
+
+
+def images_for(name: str, batch: int, size: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
+    channels = channels or model_options(name).get("in_channels", 3)
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads == 1 else min(threads, 2))
+    yield
+    torch.set_num_threads(threads)
+
+
+# --- every variant, on the meta device
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_card_states_paper_and_the_counts_that_the_model_has(name):
+    card = model_entry(name).card
+    assert card.paper
+    assert 1990 < card.year < 2030
+    assert card.source, "a count without a source cannot be checked"
+    model, images = on_meta(name)
+    assert count_parameters(model) == card.parameters
+    assert round(count_gmac(model, images), 2) == card.gmac
+
+
+def test_importing_models_has_no_side_effects():
+    code = (
+        "import random, numpy, torch\nstate = torch.get_rng_state(), numpy.random.get_state()[1].copy(),"
+        " random.getstate()\nflags = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),"
+        " torch.backends.cudnn.benchmark\nfrom segmodels.models.registry import list_models\nassert len(list_models())"
+        " > 2\nassert torch.equal(state[0], torch.get_rng_state())\nassert (state[1] =="
+        " numpy.random.get_state()[1]).all() and state[2] == random.getstate()\nassert flags =="
+        " (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),"
+        " torch.backends.cudnn.benchmark)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- behaviour: the smallest variant of each family in the default tier, the others in the slow one
+# ---------------------------------------------------
+
+SMALL_THEN_OTHERS = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS if name not in TOO_LARGE)]
+
+
+def tensors_of(extras) -> list[torch.Tensor]:
+    return [value for value in torch.utils._pytree.tree_leaves(extras) if isinstance(value, torch.Tensor)]
+
+
+def loss_of(prediction: PixelOutput, classes: int) -> torch.Tensor:
+    """Cross-entropy of every segmentation against random labels, and the squares of other outputs, so that each output
+    sends a gradient back.
+    """
+    total = torch.zeros(())
+    for logits in (prediction.logits, *prediction.auxiliary):
+        labels = torch.randint(
+            classes, (logits.shape[0], *logits.shape[2:]), generator=torch.Generator().manual_seed(2)
+        )
+        total = total + F.cross_entropy(logits, labels)
+    for other in tensors_of({name: value for name, value in prediction.extras.items() if name != "points"}):
+        total = total + other.square().mean()
+    return total
+
+
+@pytest.mark.parametrize("name", SMALL_THEN_OTHERS)
+def test_forward_and_backward_at_batch_2_give_every_parameter_a_gradient(name):
+    classes = 2
+    model = build(name, classes).train()
+    size = sizes(name)[0]
+    prediction = model(images_for(name, 2, size))
+    assert isinstance(prediction, PixelOutput)
+    for logits in (prediction.logits, *prediction.auxiliary):
+        assert logits.shape == (2, classes, *size)
+    loss_of(prediction, classes).backward()
+    prefix = UNREACHED.get(name, ("\0",))[0]
+    for key, parameter in model.named_parameters():
+        if parameter.requires_grad and not key.startswith(prefix):
+            assert parameter.grad is not None, f"{key} has no gradient"
+            assert torch.isfinite(parameter.grad).all(), f"the gradient of {key} is not finite"
+
+
+@pytest.mark.parametrize("name", SMALL_THEN_OTHERS)
+def test_eval_takes_one_image_of_odd_size_with_four_channels_and_is_deterministic(name):
+    size = sizes(name)[1]
+    model = build(name, 21, in_channels=4).eval()
+    images = images_for(name, 1, size, channels=4)
+    with torch.inference_mode():
+        first, second = model(images), model(images)
+    assert first.logits.shape == (1, 21, *size)
+    assert torch.isfinite(first.logits).all()
+    assert torch.equal(first.logits, second.logits)
+    assert first.auxiliary == (), "auxiliary outputs belong to training mode"
+    with pytest.raises(InputError, match="in_channels"):
+        model(images[:, :3])
+
+
+@pytest.mark.parametrize("name", SMALL_THEN_OTHERS)
+def test_weights_go_through_safetensors_and_deepcopy_unchanged(name, tmp_path):
+    model = build(name).eval()
+    images = images_for(name, 1, sizes(name)[0])
+    with torch.inference_mode():
+        expected = model(images).logits
+        torch.manual_seed(1)
+        copied = copy.deepcopy(model)
+        assert torch.equal(copied(images).logits, expected)
+
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "weights.safetensors"
+        )
+        other = copied
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+        other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+        assert torch.equal(other(images).logits, expected)
+        assert torch.equal(model(images).logits, expected), "the copy shares memory with the original"
+
+
+# --- slow: export, bfloat16, learning
+# ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_export_keeps_the_outputs_for_another_batch_and_size(name, tmp_path):
+    model = build(name).eval()
+    size, _ = sizes(name)
+    other_size = (
+        size
+        if name in STATIC_SIZE
+        else tuple(extent + change for extent, change in zip(size, (6, 35, 3), strict=False))
+    )
+    axes = {0: torch.export.Dim("batch", min=1, max=8)}
+    if name not in STATIC_SIZE:
+        axes |= {
+            axis: torch.export.Dim.DYNAMIC(min=extent, max=4 * extent) for axis, extent in enumerate(size, start=2)
+        }
+    program = torch.export.export(model, (images_for(name, 2, size),), dynamic_shapes=(axes,))
+    torch.export.save(program, tmp_path / "model.pt2")
+    exported = torch.export.load(tmp_path / "model.pt2").module()
+    for other in [images_for(name, 1, size), images_for(name, 3, other_size)]:
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(other)[0], model(other).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_autocast_trains_and_predicts_finite_values(name):
+    model = build(name).train()
+    images = images_for(name, 2, sizes(name)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        prediction = model(images)
+        loss = loss_of(PixelOutput(prediction.logits.float(), tuple(a.float() for a in prediction.auxiliary)), 3)
+    loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
+    model.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model(images).logits).all()
+
+
+def scenes(size: tuple[int, ...], channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight noisy scenes: a bright block (class 1) and a dark ball (class 2) on grey (class 0), each class in its place
+    and all of them large.
+    """
+    random = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*(np.arange(extent) / extent for extent in size), indexing="ij"))
+    images, masks = [], []
+    for _ in range(8):
+        mask = np.zeros(size, np.int64)
+        corner = random.uniform(0.05, 0.15, len(size)).reshape(-1, *[1] * len(size))
+        mask[((grid > corner) & (grid < corner + 0.45)).all(axis=0)] = 1
+        centre = random.uniform(0.65, 0.7, len(size)).reshape(-1, *[1] * len(size))
+        mask[((grid - centre) ** 2).sum(axis=0) < 0.25**2] = 2
+        image = np.choose(mask, [0.0, 1.5, -1.5]) + random.normal(0, 0.3, (channels, *size))
+        images.append(image)
+        masks.append(mask)
+    return torch.from_numpy(np.stack(images)).float(), torch.from_numpy(np.stack(masks))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in NOT_SUPERVISED])
+def test_learns_eight_scenes(name):
+    size = sizes(name)[0]
+    images, masks = scenes(size, model_options(name).get("in_channels", 3))
+    model = build(name).train()
+    steps = 150
+    rate = RATES.get(name, (2e-3,))[0]
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    best = 0.0
+    for step in range(1, steps + 1):
+        prediction = model(images)
+        loss = F.cross_entropy(prediction.logits, masks) + 0.4 * sum(
+            F.cross_entropy(auxiliary, masks) for auxiliary in prediction.auxiliary
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            with torch.inference_mode():
+                best = max(best, (model.eval()(images).logits.argmax(1) == masks).float().mean().item())
+            model.train()
+            if best >= 0.95:
+                return
+    pytest.fail(
+        f"pixel accuracy on the eight training scenes is {best:.3f} after {steps} steps, expected at least 0.95"
+    )

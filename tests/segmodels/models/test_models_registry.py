@@ -1,0 +1,62 @@
+"""What a model cannot be built with or run on is refused in one sentence that says what to do instead."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from segmodels.errors import InputError
+from segmodels.models.registry import create_model
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("unett", {}, "unknown model 'unett': did you mean 'unet'"),
+        ("unet", {"width": [4, 8]}, "unknown option of model 'unet' 'width': did you mean 'widths'"),
+        (
+            "unet",
+            {"num_classes": 1},
+            "num_classes is 1, expected at least 2: a binary task has the classes background and object",
+        ),
+        ("unet", {"in_channels": 0}, "in_channels is 0, expected at least 1"),
+        ("pspnet_r50_d8", {"encoder": "resnet81"}, "unknown encoder 'resnet81': did you mean .*'resnet18'"),
+        ("pspnet_r50_d8", {"encoder": "hrnet_w18"}, "output_stride of HRNet is 8, expected 32"),
+        (
+            "pspnet_r50_d8",
+            {"encoder": "resnet18", "encoder_options": {"deep_stm": True}},
+            "unknown option of encoder 'resnet18' 'deep_stm': did you mean 'deep_stem'",
+        ),
+        (
+            "deeplab_v3_resnet50",
+            {"encoder": "resnet18", "output_stride": 4},
+            "output_stride of ResNet is 4, expected 8 or 16 or 32",
+        ),
+    ],
+)
+def test_what_no_model_can_be_built_with_is_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as refused:
+        create_model(name, **{"num_classes": 3, **options})
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "said"),
+    [
+        (
+            "unet",
+            {"widths": [4, 8]},
+            (1, 4, 32, 32),
+            r"images have the shape \(1, 4, 32, 32\), expected \(B, 3, H, W\): build the model with in_channels",
+        ),
+        ("unet", {"widths": [4, 8]}, (3, 32, 32), r"images have the shape \(3, 32, 32\), expected \(B, 3, H, W\)"),
+        ("segnet", {}, (1, 3, 16, 64), "image height is 16, expected at least 32"),
+    ],
+)
+def test_images_that_a_model_cannot_take_are_refused(
+    name: str, options: dict[str, Any], shape: tuple[int, ...], said: str
+) -> None:
+    with torch.device("meta"):
+        model = create_model(name, 3, **options).eval()
+        with pytest.raises(InputError, match=said):
+            model(torch.empty(shape))

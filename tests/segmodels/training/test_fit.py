@@ -1,0 +1,304 @@
+"""The training loop: what it computes, what it keeps, and that it can be left anywhere and taken up bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from segmodels.losses import create_loss
+from segmodels.outputs import PixelOutput
+from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.fit import Fit, Stopped
+from segmodels.training.learner import SegmentationTask
+from segmodels.training.schedules import learning_rate_factor
+from segmodels.training.self_correction import estimate_batch_norm
+from segmodels.training.state import FitSettings
+
+CLASSES = 3
+
+
+class Small(nn.Module):
+    """Two convolutions with batch norm and dropout, and one auxiliary head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout2d(0.2))
+        self.head = nn.Conv2d(8, CLASSES, 1)
+        self.auxiliary_head = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, images: Tensor) -> PixelOutput:
+        features = self.features(images)
+        return PixelOutput(self.head(features), (self.auxiliary_head(features),) if self.training else ())
+
+
+class Batches:
+    """Batches of squares whose colour is their class; which ones depends on epoch and batch alone."""
+
+    def __init__(self, batches: int = 5, size: int = 4) -> None:
+        self.batches, self.size, self.start, self.epoch = batches, size, 0, 0
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        self.epoch, self.start = epoch, start_batch
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Any:
+        return (self.batch(index) for index in range(self.start, self.batches))
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * self.epoch + index)
+        masks = (
+            torch.randint(0, CLASSES, (self.size, 2, 2), generator=generator)
+            .repeat_interleave(6, 1)
+            .repeat_interleave(6, 2)
+        )
+        colors = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200]])
+        noise = torch.randint(-30, 31, (self.size, 12, 12, 3), generator=generator)
+        return (colors[masks] + noise).clamp(0, 255).byte().permute(0, 3, 1, 2), masks
+
+
+class StopAfter:
+    """Asks to stop when it was polled so many times."""
+
+    def __init__(self, polls: int) -> None:
+        self.left = polls
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def new_fit(
+    folder: Path,
+    *,
+    stop: Any = lambda: False,
+    batches: Batches | None = None,
+    auxiliary_decay: bool = False,
+    **settings: Any,
+) -> Fit:
+    torch.manual_seed(0)
+    loss = create_loss({"cross_entropy": 1.0, "dice": 0.5})
+    task = SegmentationTask(Small(), loss, mean=(128.0,) * 3, std=(64.0,) * 3, auxiliary_decay=auxiliary_decay)
+    batches = batches or Batches()
+    validation = [Batches().batch(100 + index) for index in range(3)]
+    return Fit(
+        Fabric(accelerator="cpu", devices=1, precision=settings.pop("precision", "32-true")),
+        task,
+        torch.optim.AdamW(task.model.parameters(), lr=0.02),
+        lambda share: learning_rate_factor("polynomial", share, warmup=0.1),
+        batches,
+        validation,
+        settings=FitSettings(**{"epochs": 3, **settings}),
+        num_classes=CLASSES,
+        ignore_index=255,
+        checkpoints=Checkpoints(folder),
+        stop=stop,
+    )
+
+
+def recorded(fit: Fit) -> list[tuple[int, dict[str, float]]]:
+    epochs: list[tuple[int, dict[str, float]]] = []
+    fit.on_epoch = lambda epoch, metrics: epochs.append((epoch, metrics))
+    return epochs
+
+
+def test_it_learns_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=6)
+    epochs = recorded(fit)
+    best = fit.run()
+    scores = [metrics["val/miou"] for _, metrics in epochs]
+    assert max(scores) > 0.95
+    assert fit.progress.best_score == max(scores)
+    fit.model.load_state_dict(best)
+    assert [epoch for epoch, _ in epochs] == list(range(6))
+
+
+def test_every_epoch_reports_total_and_each_term_and_the_scores(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=1)
+    epochs = recorded(fit)
+    fit.run()
+    metrics = epochs[0][1]
+    assert {
+        "train/loss",
+        "train/cross_entropy",
+        "train/dice",
+        "val/loss",
+        "val/cross_entropy",
+        "val/dice",
+        "val/miou",
+        "val/fwiou",
+    } <= set(metrics)
+    assert {"val/pixel_accuracy", "val/mean_pixel_accuracy", "learning_rate", "images_per_second"} <= set(metrics)
+    # no auxiliary head in validation: the total is the weighted sum of the terms
+    assert metrics["val/loss"] == pytest.approx(metrics["val/cross_entropy"] + 0.5 * metrics["val/dice"], rel=1e-5)
+    assert metrics["train/loss"] > metrics["train/cross_entropy"] + 0.5 * metrics["train/dice"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ema": 0.9, "accumulate": 2, "gradient_clip": 1.0},
+        {"precision": "bf16-mixed"},
+        {"auxiliary_decay": True},
+        {"self_correction": (1, 1)},
+        {"self_correction": (2, 1), "accumulate": 2, "precision": "bf16-mixed"},
+    ],
+    ids=["plain", "ema", "bf16", "decay", "self-correction", "self-correction with accumulation in bf16"],
+)
+def test_left_at_any_batch_and_taken_up_it_ends_with_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """A poll comes after each optimiser step and each of 3 validation batches: stopping after every few of them, again
+    and again.
+
+    A cycle of self-correction ends with 5 more polls, and all of them must pass in one go.
+    """
+    whole = new_fit(tmp_path / "whole", **settings)
+    expected_epochs = recorded(whole)
+    expected = whole.run()
+    epochs: list[tuple[int, dict[str, float]]] = []
+    stops = 0
+    while True:
+        fit = new_fit(
+            tmp_path / "parts", stop=StopAfter(1 + stops % (9 if "self_correction" in settings else 3)), **settings
+        )
+        fit.on_epoch = lambda epoch, metrics: epochs.append((epoch, metrics))
+        try:
+            best = fit.run()
+            break
+        except Stopped:
+            stops += 1
+            assert stops < 50
+    assert stops > 5
+    for name, value in expected.items():
+        assert torch.equal(value, best[name]), name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, fit.model.state_dict()[name]), name
+    assert [epoch for epoch, _ in epochs] == [0, 1, 2]
+    for (_, mine), (_, theirs) in zip(epochs, expected_epochs, strict=True):
+        for name in set(mine) - {"images_per_second"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-12), name
+
+
+def test_at_the_end_of_a_cycle_the_average_of_the_cycles_is_validated_and_kept(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=4, self_correction=(2, 1), validate_every=5)
+    epochs = recorded(fit)
+    ends: list[dict[str, Tensor]] = []
+    assert fit.correction is not None
+    end_cycle = fit.correction.end_cycle
+    fit.correction.end_cycle = lambda model, images: (
+        ends.append({k: v.clone() for k, v in model.state_dict().items()}),
+        end_cycle(model, images),
+    )  # type: ignore
+    best = fit.run()
+    assert [epoch for epoch, _ in epochs] == [1, 2, 3]
+    cycles = fit.progress.best_epoch  # of the cycles, the first ended with epoch 1
+    for name in ("features.0.weight", "head.bias"):
+        torch.testing.assert_close(best[name], torch.stack([weights[name] for weights in ends[:cycles]]).mean(0))
+    fit.training.set_epoch(fit.progress.best_epoch)
+    fit.model.load_state_dict(best)
+    estimate_batch_norm(fit.model, [fit.task.normalised(images) for images, _ in fit.training])
+    torch.testing.assert_close(best["features.1.running_mean"], fit.model.state_dict()["features.1.running_mean"])
+
+
+def test_after_the_first_cycle_the_cross_entropy_is_that_of_corrected_labels(tmp_path: Path) -> None:
+    terms = []
+    for name, settings in (("plain", {}), ("corrected", {"self_correction": (1, 1)})):
+        fit = new_fit(tmp_path / name, epochs=2, **settings)
+        fit.factor = lambda _share: 1e-6  # the weights stay
+        epochs = recorded(fit)
+        fit.run()
+        terms.append([metrics["train/cross_entropy"] for _, metrics in epochs])
+    assert terms[1][0] == pytest.approx(terms[0][0])
+    assert terms[1][1] < 0.7 * terms[0][1]  # half of a corrected label is what the network says itself
+
+
+def test_auxiliary_outputs_count_less_and_less_with_decay() -> None:
+    torch.manual_seed(0)
+    task = SegmentationTask(
+        Small(),
+        create_loss({"cross_entropy": 1.0}),
+        mean=(128.0,) * 3,
+        std=(64.0,) * 3,
+        auxiliary_weights=(0.5,),
+        auxiliary_decay=True,
+    )
+    task.model.features[3] = nn.Identity()
+    shares = {}
+    for share in (0.0, 0.5, 1.0):
+        task.share_done = share
+        output = task(*Batches().batch(0))
+        shares[share] = (output.loss - output.terms["cross_entropy"]).item()
+    assert shares[0.0] > 0.1
+    assert shares[0.5] == pytest.approx(shares[0.0] / 2, rel=1e-5)
+    assert shares[1.0] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_damaged_newest_state_costs_only_the_work_since_the_one_before(tmp_path: Path) -> None:
+    expected = new_fit(tmp_path / "whole").run()
+    with pytest.raises(Stopped):
+        new_fit(tmp_path / "parts", stop=StopAfter(20)).run()
+    newest = max((tmp_path / "parts").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-100])
+    said: list[str] = []
+    fit = new_fit(tmp_path / "parts")
+    fit.warn = said.append
+    best = fit.run()
+    assert "falling back" in said[0]
+    for name, value in expected.items():
+        assert torch.equal(value, best[name])
+
+
+def test_accumulated_batches_give_the_step_of_the_batch_they_make_up(tmp_path: Path) -> None:
+    class Halves(Batches):
+        def __iter__(self) -> Any:
+            for index in range(self.start, self.batches):
+                images, masks = Batches(size=8).batch(index // 2)
+                yield images[4 * (index % 2) :][:4], masks[4 * (index % 2) :][:4]
+
+    class Wholes(Batches):
+        def batch(self, index: int) -> tuple[Tensor, Tensor]:
+            return Batches(size=8).batch(index)
+
+    results = []
+    for name, batches, accumulate in (("halves", Halves(4), 2), ("wholes", Wholes(2), 1)):
+        fit = new_fit(tmp_path / name, batches=batches, epochs=1, accumulate=accumulate)
+        fit.model.features[1] = nn.Identity()  # batch norm and dropout see the difference
+        fit.model.features[3] = nn.Identity()
+        fit.task.loss = create_loss({"cross_entropy": 1.0})
+        fit.run()
+        results.append(fit.model.state_dict())
+    for key, value in results[0].items():
+        torch.testing.assert_close(value, results[1][key], atol=1e-5, rtol=1e-4)
+
+
+def test_it_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=40, patience=2, min_delta=2.0)
+    epochs = recorded(fit)
+    fit.run()
+    assert len(epochs) == 3
+
+
+def test_minutes_end_the_training_and_it_is_still_validated(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=100_000, minutes=0.01)
+    epochs = recorded(fit)
+    assert fit.run()
+    assert epochs
+    assert 0.6 <= fit.progress.seconds < 5
+
+
+def test_validation_can_be_less_frequent_but_the_last_epoch_always_is(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=5, validate_every=2)
+    epochs = recorded(fit)
+    fit.run()
+    assert [epoch for epoch, _ in epochs] == [1, 3, 4]
+
+
+def test_half_precision_checkpoints_stay_in_full_precision(tmp_path: Path) -> None:
+    best = new_fit(tmp_path, epochs=1, precision="bf16-mixed").run()
+    assert {value.dtype for value in best.values() if value.is_floating_point()} == {torch.float32}
