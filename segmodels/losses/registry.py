@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.errors import InputError, nearest
-from segmodels.outputs import PixelOutput
+from segmodels.outputs import PixelOutput, QueryOutput
 
 _LossClass = TypeVar("_LossClass", bound=type[nn.Module])
 
@@ -111,7 +111,7 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.weights = dict(weights)
 
-    def terms(self, prediction: Tensor | PixelOutput, target: Tensor) -> dict[str, Tensor]:
+    def terms(self, prediction: Tensor | PixelOutput | QueryOutput, target: Tensor) -> dict[str, Tensor]:
         """Unweighted value of each term.
 
         Terms on outputs that belong to training mode (``presence``, ``points``) are left out where there is
@@ -121,21 +121,22 @@ class WeightedSum(nn.Module):
             prediction: logits ``(B, C, *spatial)``, or a model's whole output, which terms on its other outputs need.
             target: train ids ``(B, *spatial)``.
         """
-        whole = prediction if isinstance(prediction, PixelOutput) else PixelOutput(prediction)
+        whole = PixelOutput(prediction) if isinstance(prediction, Tensor) else prediction
         values = {}
         for name, loss in self.losses.items():
             inputs = _ENTRIES[name].card.inputs
-            if inputs == "queries":
+            if (inputs == "queries") != isinstance(whole, QueryOutput):
                 raise InputError(
-                    f"loss {name!r} got no queries, expected the output of a mask classification model such as"
-                    " 'maskformer_r50'"
+                    f"loss {name!r} got no {inputs}, expected the output of a mask classification model such as"
+                    " 'maskformer_r50' for the loss 'mask_classification' alone"
                 )
-            output = whole.logits if inputs == "logits" else whole.extras.get(inputs)
-            if output is not None:
+            if isinstance(whole, QueryOutput):
+                values[name] = loss(whole, target)
+            elif (output := whole.logits if inputs == "logits" else whole.extras.get(inputs)) is not None:
                 values[name] = loss(output, target)
         return values
 
-    def forward(self, prediction: Tensor | PixelOutput, target: Tensor) -> Tensor:
+    def forward(self, prediction: Tensor | PixelOutput | QueryOutput, target: Tensor) -> Tensor:
         """Σ weight · term, scalar."""
         return sum(
             (self.weights[name] * value for name, value in self.terms(prediction, target).items()),

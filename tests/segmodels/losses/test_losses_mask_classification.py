@@ -10,7 +10,7 @@ from torch import Tensor
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
 from segmodels.losses.mask_classification import MaskClassificationLoss, Segments, semantic_segments
-from segmodels.outputs import PixelOutput, QueryOutput
+from segmodels.outputs import QueryOutput
 
 CLASSES, QUERIES = 5, 9
 
@@ -161,19 +161,16 @@ def test_half_precision_logits_of_50_are_finite(dtype: torch.dtype) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients(value, half))
 
 
-def test_a_weighted_sum_takes_the_whole_prediction() -> None:
+def test_a_weighted_sum_takes_a_models_queries() -> None:
     queries, target = prediction(12), regions(12, CLASSES, (2, 12, 16))
-    logits = torch.randn(2, CLASSES, 12, 16, generator=torch.Generator().manual_seed(12))
-    loss = create_loss({"mask_classification": {"weight": 2.0, "dice_weight": 3.0}, "dice": 0.5})
-    terms = loss.terms(PixelOutput(logits, queries=queries), target)
+    loss = create_loss({"mask_classification": {"weight": 2.0, "dice_weight": 3.0}})
+    terms = loss.terms(queries, target)
     assert terms["mask_classification"] == MaskClassificationLoss(dice_weight=3.0)(queries, target)
-    torch.testing.assert_close(
-        loss(PixelOutput(logits, queries=queries), target), 2 * terms["mask_classification"] + 0.5 * terms["dice"]
-    )
+    torch.testing.assert_close(loss(queries, target), 2 * terms["mask_classification"])
     with pytest.raises(
         InputError, match="'mask_classification' got no queries, expected the output of a mask classification model"
     ):
-        loss(logits, target)
+        loss(torch.randn(2, CLASSES, 12, 16), target)
 
 
 def test_labels_out_of_range_are_named() -> None:

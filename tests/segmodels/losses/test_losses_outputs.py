@@ -86,7 +86,7 @@ def test_points_loss_takes_the_class_weights() -> None:
     labels = TARGET.flatten(1).gather(1, points.pixels(2, 3))
     loss = create_loss({"points": 1.0}, class_weights=weights)
     torch.testing.assert_close(
-        loss(PixelOutput(torch.empty(0), points=points), TARGET),
+        loss(PixelOutput(torch.empty(0), extras={"points": points}), TARGET),
         F.cross_entropy(logits, labels, weights, ignore_index=255),
     )
 
