@@ -61,8 +61,8 @@ def _models() -> None:
         card = model_entry(name).card
         parameters = f"{card.parameters / 1e6:.2f}" if card.parameters else ""
         gmac = f"{card.gmac:.1f} at {card.size[0]}x{card.size[1]}" if card.gmac else ""
-        rows.append((name, card.task, parameters, gmac, card.default_encoder or "", card.paper))
-    _table(rows, "model", "task", "million parameters", "GMAC", "encoder", "paper")
+        rows.append((name, ", ".join(card.tasks), parameters, gmac, card.default_encoder or "", card.paper))
+    _table(rows, "model", "tasks", "million parameters", "GMAC", "encoder", "paper")
 
 
 def _losses() -> None:

@@ -1,11 +1,11 @@
-"""One registry for models, encoders, losses, layouts and tasks: names, cards, errors that name what is near."""
+"""One registry for models, encoders, losses, layouts and tasks: names, cards, errors that name the nearest names."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Entry(Generic[Built, CardType]):
-    """What is registered under a name: the function or class that builds it, and its card."""
+    """A registered thing: its name, the function or class that builds it, and its card."""
 
     name: str
     build: Callable[..., Built]
@@ -30,13 +30,18 @@ class Entry(Generic[Built, CardType]):
         parameters = inspect.signature(self.build).parameters.values()
         return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
+    @property
+    def summary(self) -> str:
+        """The first paragraph of the docstring of ``build``, on one line."""
+        return " ".join((inspect.getdoc(self.build) or "").split("\n\n")[0].split())
+
 
 class Registry(Generic[Built, CardType]):
     """Names of one kind of thing.
 
     Args:
-        kind: what an entry is, in error messages: "model".
-        package: its modules are imported before the first look-up, so that what they register is known.
+        kind: an entry's kind in error messages: "model".
+        package: all its modules are imported before the first look-up, so that they have registered their entries.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -65,7 +70,7 @@ class Registry(Generic[Built, CardType]):
         """The entry of that name.
 
         Raises:
-            InputError: unknown name; says which names are near.
+            InputError: unknown name; lists the nearest names.
         """
         self._load()
         if name not in self._entries:
@@ -80,9 +85,21 @@ class Registry(Generic[Built, CardType]):
         """The entries, sorted by name."""
         return (self[name] for name in self.names())
 
+    def check_options(self, name: str, given: Iterable[str], known: Iterable[str]) -> None:
+        """Raise InputError, with the nearest names, for an option that the entry does not have."""
+        known = sorted(known)
+        for option in given:
+            if option not in known:
+                raise nearest(f"option of {self.kind} {name!r}", option, known)
+
     def _load(self) -> None:
-        if not self._loaded:
-            self._loaded = True
+        if self._loaded:
+            return
+        self._loaded = True  # first: a module may look up a name while the others are still being imported
+        try:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
+        except BaseException:
+            self._loaded = False
+            raise

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from segmodels.data.shards import ShardReader
     from segmodels.training.learner import Task
 
+# Losses that read an output of the model's own: they stay beside the pixel loss that the user chooses. Y-Net's
+# ``image_label`` is the learner's.
+_OWN_OUTPUTS = ("presence", "object_presence", "points")
+
 
 def create_task(params: TrainParams, training: ShardReader, validation: ShardReader) -> Task:
     """The model with its losses.
@@ -30,9 +34,9 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
     from segmodels.training.learner import SegmentationTask
 
     card = model_entry(params.model).card
-    if card.task not in ("semantic", "joint", "unsupervised"):
+    if "semantic" not in card.tasks:
         raise InputError(
-            f"model {params.model!r} is for the task {card.task!r}, expected one for semantic, joint or unsupervised:"
+            f"model {params.model!r} is for the tasks {', '.join(card.tasks)}, expected one for semantic:"
             " `python -m segmodels models` lists them"
         )
     for split in (training, validation):
@@ -40,7 +44,7 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
     torch.manual_seed(params.seed)
     statistics, labels = training.statistics, training.labels
     scale: dict[str, Any] = {"mean": statistics.mean, "std": statistics.std}
-    if card.task == "unsupervised":
+    if card.learner == "alternating":
         if params.accumulate > 1:
             raise InputError(
                 f"train.accumulate is {params.accumulate}, but model {params.model!r} takes two steps on every batch:"
@@ -60,7 +64,8 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
         if params.class_weights != "none"
         else None
     )
-    loss = create_loss({**card.losses, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
+    terms = {name: weight for name, weight in card.losses.items() if name in _OWN_OUTPUTS}
+    loss = create_loss({**terms, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
     return SegmentationTask(
         create_model(params.model, num_classes=labels.num_classes, **params.options),
         loss,
@@ -75,7 +80,7 @@ def leaves_weights_without_gradient(params: TrainParams) -> bool:
     """Whether a step may reach only part of the model, which distributed training must know."""
     from segmodels.models.registry import model_entry
 
-    return 0 in (params.deep_supervision.weights or ()) or model_entry(params.model).card.task == "unsupervised"
+    return 0 in (params.deep_supervision.weights or ()) or model_entry(params.model).card.learner == "alternating"
 
 
 def image_classes(params: TrainParams) -> int:

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.freezing import freeze, freeze_batch_norm
 from segmodels.encoders.timm_encoder import TimmEncoder
 from segmodels.encoders.weights import load_weights
-from segmodels.errors import nearest
+from segmodels.registry import Registry
 
-_BUILDERS: dict[str, Callable[..., Encoder]] = {}
+ENCODERS: Registry[Encoder, None] = Registry("encoder", "segmodels.encoders")
+Builder = TypeVar("Builder", bound=Callable[..., Encoder])
 
 
-def register_encoder(name: str) -> Callable[[Callable[..., Encoder]], Callable[..., Encoder]]:
+def register_encoder(name: str) -> Callable[[Builder], Builder]:
     """Decorator for a function ``build(in_channels=3, output_stride=32, **options) -> Encoder``."""
-
-    def register(build: Callable[..., Encoder]) -> Callable[..., Encoder]:
-        if name in _BUILDERS:
-            raise RuntimeError(f"encoder {name!r} is registered twice")
-        _BUILDERS[name] = build
-        return build
-
-    return register
-
-
-def _load_all() -> None:
-    package = importlib.import_module("segmodels.encoders")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    return ENCODERS.register(name, None)
 
 
 def list_encoders() -> list[str]:
     """Names of all encoders, sorted; ``timm:NAME`` works beside them where timm is installed."""
-    _load_all()
-    return sorted(_BUILDERS)
+    return ENCODERS.names()
 
 
 def create_encoder(
@@ -83,12 +67,7 @@ def create_encoder(
 def _build(name: str, in_channels: int, output_stride: int, options: dict[str, Any]) -> Encoder:
     if name.startswith("timm:"):
         return TimmEncoder(name.removeprefix("timm:"), in_channels, output_stride, **options)
-    known = list_encoders()
-    if name not in known:
-        raise nearest("encoder", name, known)
-    build = _BUILDERS[name]
-    allowed = [key for key in inspect.signature(build).parameters if key not in ("in_channels", "output_stride")]
-    for option in options:
-        if option not in allowed:
-            raise nearest(f"option of encoder {name!r}", option, [*allowed, "frozen_stages", "frozen_batch_norm"])
-    return build(in_channels=in_channels, output_stride=output_stride, **options)
+    entry = ENCODERS[name]
+    allowed = {*entry.options, "frozen_stages", "frozen_batch_norm"} - {"in_channels", "output_stride"}
+    ENCODERS.check_options(name, options, allowed)
+    return entry.build(in_channels=in_channels, output_stride=output_stride, **options)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 
 PAPER = "He et al.: Adaptive Pyramid Context Network for Semantic Segmentation, CVPR 2019"
 
@@ -70,7 +70,7 @@ class APCHead(nn.Module):
 
 @register_model(
     "apcnet_r50_d8",
-    ModelCard(
+    Card(
         PAPER,
         2019,
         default_encoder="resnet50",

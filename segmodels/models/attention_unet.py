@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.layers.blocks import ConvNormAct, check_images
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import WIDTHS, UNet, check_spatial_dims, check_widths, crop, pad_to_multiple, relu
 from segmodels.outputs import PixelOutput
 
@@ -172,7 +172,7 @@ def _interpolate(features: Tensor, size: Sequence[int]) -> Tensor:
 
 @register_model(
     "attention_unet",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         parameters=34_879_873,
@@ -187,7 +187,7 @@ def attention_unet(num_classes: int, in_channels: int = 3, widths: Sequence[int]
 
 @register_model(
     "attention_unet_original",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         parameters=2_166_455,

@@ -17,7 +17,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.registry import create_encoder
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -145,7 +145,7 @@ def _mmseg(num_classes: int, encoder: Encoder, auxiliary: bool, scale: int) -> B
 
 @register_model(
     "bisenet_v1_xception39",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         default_encoder="xception39",
@@ -174,7 +174,7 @@ def bisenet_v1_xception39(
 
 @register_model(
     "bisenet_v1_resnet18",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         default_encoder="resnet18",
@@ -203,7 +203,7 @@ def bisenet_v1_resnet18(
 
 @register_model(
     "bisenet_v1_r18",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         default_encoder="resnet18",
@@ -235,7 +235,7 @@ def bisenet_v1_r18(
 
 @register_model(
     "bisenet_v1_r50",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         default_encoder="resnet50",

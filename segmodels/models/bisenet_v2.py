@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -156,7 +156,7 @@ def _booster(in_channels: int, channels: int, num_classes: int) -> nn.Sequential
 
 @register_model(
     "bisenet_v2",
-    ModelCard(
+    Card(
         PAPER,
         2020,
         parameters=14_804_255,

@@ -11,7 +11,7 @@ from torch import nn
 from segmodels.encoders.registry import create_encoder
 from segmodels.layers.aspp import AtrousClassifier
 from segmodels.models.dilated import DilatedModel
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 
 PAPER = (
     "Chen et al.: Semantic Image Segmentation with Deep Convolutional Nets and Fully Connected CRFs, ICLR 2015, arXiv"
@@ -24,7 +24,7 @@ def _register(name: str, kernel_size: int, rate: int, hidden: int, parameters: i
     dilation ``rate`` (table 2).
     """
     source = "parameters: specification [M], paper, table 2, in millions; gmac: own count"
-    card = ModelCard(
+    card = Card(
         PAPER,
         2015,
         default_encoder="vgg16",

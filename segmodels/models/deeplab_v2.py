@@ -15,7 +15,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.registry import create_encoder
 from segmodels.layers.aspp import SummedASPP
 from segmodels.layers.blocks import resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -59,7 +59,7 @@ class DeepLabV2(nn.Module):
 
 @register_model(
     "deeplab_v2_resnet101",
-    ModelCard(
+    Card(
         PAPER,
         2016,
         default_encoder="resnet101",
@@ -97,7 +97,7 @@ def deeplab_v2_resnet101(
 
 @register_model(
     "deeplab_v2_vgg16",
-    ModelCard(
+    Card(
         PAPER,
         2016,
         default_encoder="vgg16",

@@ -9,7 +9,7 @@ from torch import nn
 from segmodels.encoders.registry import create_encoder
 from segmodels.layers.aspp import ASPP, conv, rates_at
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 
 PAPER = "Chen et al.: Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv 1706.05587"
 
@@ -19,7 +19,7 @@ def _register_torchvision(name: str, body_name: str, parameters: int, gmac: floa
     on layer 3, weight 0.5.
     """
     counts: dict[str, Any] = {"parameters": parameters, "size": (520, 520), "gmac": gmac, "source": source}
-    card = ModelCard(PAPER, 2017, default_encoder=body_name, result=result, auxiliary_weights=(0.5,), **counts)
+    card = Card(PAPER, 2017, default_encoder=body_name, result=result, auxiliary_weights=(0.5,), **counts)
 
     @register_model(name, card)
     def build(
@@ -47,7 +47,7 @@ def _register_mmseg(
     """mmseg's form: a deep stem, ASPP of 512 channels with the pooled image first and a 3x3 projection, 1x1 to the
     classes; auxiliary weight 0.4.
     """
-    card = ModelCard(
+    card = Card(
         PAPER,
         2017,
         default_encoder=body_name,

@@ -14,7 +14,7 @@ from segmodels.encoders.registry import create_encoder
 from segmodels.layers.aspp import ASPP, conv, rates_at, separable_conv
 from segmodels.layers.blocks import resize
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -65,7 +65,7 @@ class DeepLabV3Plus(nn.Module):
 
 def _register_paper(body_name: str, parameters: int, gmac: float, result: str) -> None:
     """The paper's form: output stride 16, 256 channels, no auxiliary head."""
-    card = ModelCard(
+    card = Card(
         PAPER, 2018, default_encoder=body_name, parameters=parameters, gmac=gmac, source="own count", result=result
     )
 
@@ -88,7 +88,7 @@ def _register_mmseg(name: str, body_name: str, num_classes: int, parameters: int
     projection; auxiliary weight 0.4.
     """
     source = f"specification [M]: mmseg {name.replace('_v3_plus', 'v3plus').replace('_d8', '-d8')}"
-    card = ModelCard(
+    card = Card(
         PAPER,
         2018,
         default_encoder=body_name,

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from segmodels.encoders.xception import light_stage
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Li et al.: DFANet: Deep Feature Aggregation for Real-Time Semantic Segmentation, CVPR 2019, arXiv 1904.02216"
@@ -106,7 +106,7 @@ class DFANet(nn.Module):
 
 @register_model(
     "dfanet_a",
-    ModelCard(
+    Card(
         PAPER,
         2019,
         parameters=1_821_243,
@@ -124,7 +124,7 @@ def dfanet_a(num_classes: int, in_channels: int = 3) -> nn.Module:
 
 @register_model(
     "dfanet_b",
-    ModelCard(
+    Card(
         PAPER,
         2019,
         parameters=1_096_027,

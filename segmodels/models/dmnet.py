@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 
 PAPER = "He, Deng, Qiao: Dynamic Multi-Scale Filters for Semantic Segmentation, ICCV 2019"
 
@@ -66,7 +66,7 @@ class DMHead(nn.Module):
 
 @register_model(
     "dmnet_r50_d8",
-    ModelCard(
+    Card(
         PAPER,
         2019,
         default_encoder="resnet50",

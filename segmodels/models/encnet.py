@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segmodels.encoders.base import Encoder
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Zhang et al.: Context Encoding for Semantic Segmentation, CVPR 2018, arXiv 1803.08904"
@@ -95,7 +95,7 @@ class EncNet(nn.Module):
 
 @register_model(
     "encnet_r50_d8",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         default_encoder="resnet50",
@@ -104,7 +104,7 @@ class EncNet(nn.Module):
         gmac=140.82,
         source="specification [M]: mmseg encnet_r50-d8, 140.69 GMAC without the products of the encoding",
         result="Cityscapes val: mIoU 77.94 (mmseg)",
-        losses={"presence": 0.2},
+        losses={"cross_entropy": 1.0, "presence": 0.2},
     ),
 )
 def encnet_r50_d8(

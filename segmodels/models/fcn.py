@@ -15,7 +15,7 @@ from segmodels.encoders.registry import create_encoder
 from segmodels.encoders.weights import read_state_dict
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv 1411.4038"
@@ -96,7 +96,7 @@ def _fcn_vgg(num_classes: int, in_channels: int, encoder_weights: str | None, fu
 
 @register_model(
     "fcn32s_vgg16",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="vgg16",
@@ -113,7 +113,7 @@ def fcn32s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | 
 
 @register_model(
     "fcn16s_vgg16",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="vgg16",
@@ -130,7 +130,7 @@ def fcn16s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | 
 
 @register_model(
     "fcn8s_vgg16",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="vgg16",
@@ -185,7 +185,7 @@ def _fcn_resnet(
 
 @register_model(
     "fcn_resnet50",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="resnet50",
@@ -215,7 +215,7 @@ def fcn_resnet50(
 
 @register_model(
     "fcn_resnet101",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="resnet101",
@@ -258,7 +258,7 @@ def _fcn_d8(
 
 @register_model(
     "fcn_r50_d8",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="resnet50",
@@ -285,7 +285,7 @@ def fcn_r50_d8(
 
 @register_model(
     "fcn_r101_d8",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="resnet101",

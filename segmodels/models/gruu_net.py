@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import crop, pad_to_multiple
 from segmodels.outputs import PixelOutput
 
@@ -136,7 +136,7 @@ def _dense_layer(in_channels: int) -> nn.Sequential:
 
 
 @register_model(
-    "gruu_net", ModelCard(PAPER, 2019, parameters=3_096_917, gmac=153.56, source="own count; the paper's is not known")
+    "gruu_net", Card(PAPER, 2019, parameters=3_096_917, gmac=153.56, source="own count; the paper's is not known")
 )
 def gruu_net(
     num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, state_channels: int = 32

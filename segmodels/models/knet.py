@@ -24,7 +24,7 @@ from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.pyramid_pooling import PyramidPooling
 from segmodels.models.dilated import FCNHead, create_body
 from segmodels.models.fcn import ConcatFeatures
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.upernet import UPerDecoder
 from segmodels.outputs import PixelOutput
 
@@ -223,7 +223,7 @@ def _register(
     miou: float,
     source: str,
 ) -> None:
-    card = ModelCard(
+    card = Card(
         PAPER,
         2021,
         default_encoder="resnet50",

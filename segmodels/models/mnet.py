@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import WIDTHS, UpBlock, check_widths, crop, double_conv, pad_to_multiple, relu
 from segmodels.outputs import PixelOutput
 
@@ -59,9 +59,7 @@ class MNet(nn.Module):
         return PixelOutput(crop(sum(parts[1:], parts[0]), images.shape[2:]))
 
 
-@register_model(
-    "mnet", ModelCard(PAPER, 2017, parameters=32_208_341, gmac=214.05, source="own count; the paper gives none")
-)
+@register_model("mnet", Card(PAPER, 2017, parameters=32_208_341, gmac=214.05, source="own count; the paper gives none"))
 def mnet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> MNet:
     """M-Net; ``in_channels`` is the number of neighbouring slices, or of colours."""
     return MNet(num_classes, in_channels, widths)

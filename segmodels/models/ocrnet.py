@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segmodels.encoders.base import Encoder
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Yuan, Chen, Wang: Object-Contextual Representations for Semantic Segmentation, ECCV 2020, arXiv 1909.11065"
@@ -94,7 +94,7 @@ class OCRNet(nn.Module):
 
 
 def _register(name: str, body_name: str, parameters: int, gmac: float, source: str, result: str) -> None:
-    card = ModelCard(
+    card = Card(
         PAPER,
         2020,
         default_encoder=body_name,

@@ -15,7 +15,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.layers.blocks import resize
 from segmodels.layers.fpn import FPN
 from segmodels.models.dilated import create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.semantic_fpn import SemanticBranch
 from segmodels.outputs import PixelOutput, PointPrediction
 
@@ -154,7 +154,7 @@ def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
 
 @register_model(
     "pointrend_r50",
-    ModelCard(
+    Card(
         PAPER,
         2020,
         default_encoder="resnet50",
@@ -163,7 +163,7 @@ def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
         gmac=48.82,
         source="specification [M]: mmseg pointrend_r50",
         result="Cityscapes val: mIoU 76.47 (mmseg)",
-        losses={"points": 1.0},
+        losses={"cross_entropy": 1.0, "points": 1.0},
     ),
 )
 def pointrend_r50(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 
 PAPER = "Zhao et al.: PSANet: Point-wise Spatial Attention Network for Scene Parsing, ECCV 2018"
 
@@ -109,7 +109,7 @@ class PSAHead(nn.Module):
 
 @register_model(
     "psanet_r50_d8",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         default_encoder="resnet50",

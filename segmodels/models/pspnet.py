@@ -8,7 +8,7 @@ from torch import nn
 
 from segmodels.layers.pyramid_pooling import PyramidPooling
 from segmodels.models.dilated import DilatedModel, FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 
 PAPER = "Zhao et al.: Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105"
 
@@ -26,7 +26,7 @@ class PSPHead(nn.Sequential):
 def _register(
     name: str, body_name: str, num_classes: int, parameters: int, gmac: float, source: str, result: str
 ) -> None:
-    card = ModelCard(
+    card = Card(
         PAPER,
         2017,
         default_encoder=body_name,

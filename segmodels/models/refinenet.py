@@ -17,7 +17,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.registry import create_encoder
 from segmodels.layers.blocks import resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -106,7 +106,7 @@ class RefineNet(nn.Module):
 
 @register_model(
     "refinenet_resnet101",
-    ModelCard(
+    Card(
         PAPER,
         2017,
         default_encoder="resnet101",
@@ -131,7 +131,7 @@ def refinenet_resnet101(
 
 @register_model(
     "refinenet_resnet152",
-    ModelCard(
+    Card(
         PAPER,
         2017,
         default_encoder="resnet152",

@@ -17,7 +17,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.registry import create_encoder
 from segmodels.encoders.vgg import STAGES
 from segmodels.layers.blocks import ConvNormAct, check_images, check_size
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -72,7 +72,7 @@ def unpool(x: Tensor, indices: Tensor, size: Sequence[int]) -> Tensor:
 
 @register_model(
     "segnet",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         default_encoder="vgg16_bn",

@@ -19,7 +19,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.registry import create_encoder
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -112,7 +112,7 @@ class SegNeXt(nn.Module):
 
 def _register(letter: str, channels: int, parameters: int, gmac: float, paper_miou: float) -> None:
     name = f"mscan_{letter}"
-    card = ModelCard(
+    card = Card(
         PAPER,
         2022,
         default_encoder=name,

@@ -14,7 +14,7 @@ from segmodels.encoders.registry import create_encoder
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.fpn import FPN
 from segmodels.models.dilated import create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446"
@@ -77,7 +77,7 @@ def _group_norm(channels: int) -> nn.Module:
 
 def _register(name: str, body_name: str, parameters: int, gmac: float, result: str) -> None:
     """The paper's form, with group norm."""
-    card = ModelCard(
+    card = Card(
         PAPER,
         2019,
         default_encoder=body_name,
@@ -106,7 +106,7 @@ _register("semantic_fpn_resnet101", "resnet101", 47_470_803, 63.41, "Cityscapes 
 
 @register_model(
     "semantic_fpn_r50",
-    ModelCard(
+    Card(
         PAPER,
         2019,
         default_encoder="resnet50",

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, check_images
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -223,7 +223,7 @@ class _ValidUpBlock(nn.Module):
 
 
 @register_model(
-    "unet", ModelCard(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="specification [M]; gmac: own count")
+    "unet", Card(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="specification [M]; gmac: own count")
 )
 def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> UNet:
     """U-Net, padded with batch normalisation; ``widths`` are the channels per level, finest first, their number sets
@@ -234,7 +234,7 @@ def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS)
 
 @register_model(
     "unet_original",
-    ModelCard(
+    Card(
         PAPER,
         2015,
         parameters=31_033_045,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import WIDTHS, check_widths, crop, pad_to_multiple, relu
 from segmodels.outputs import PixelOutput
 
@@ -132,7 +132,7 @@ def _conv(in_channels: int, out_channels: int) -> ConvNormAct:
 
 @register_model(
     "unet_3_plus",
-    ModelCard(
+    Card(
         PAPER,
         2020,
         parameters=27_404_457,
@@ -140,7 +140,7 @@ def _conv(in_channels: int, out_channels: int) -> ConvNormAct:
         source="own count; the binary forms equal the specification [M]",
         result="LiTS liver Dice 0.9675 (ResNet-101 body and classification-guided module, paper)",
         auxiliary_weights=(1.0,),
-        losses={"object_presence": 1.0},
+        losses={"cross_entropy": 1.0, "object_presence": 1.0},
     ),
 )
 def unet_3_plus(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, check_images
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import check_widths, crop, pad_to_multiple, relu
 from segmodels.outputs import PixelOutput
 
@@ -147,7 +147,7 @@ def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Se
 
 @register_model(
     "unet_plus_plus",
-    ModelCard(
+    Card(
         PAPER,
         2018,
         parameters=9_044_916,

@@ -14,7 +14,7 @@ from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.fpn import top_down
 from segmodels.layers.pyramid_pooling import PyramidPooling
 from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018, arXiv 1807.10221"
@@ -137,7 +137,7 @@ class UPerNet(nn.Module):
         )
 
 
-def _register(name: str, card: ModelCard, default_tasks: Mapping[str, int] | None) -> None:
+def _register(name: str, card: Card, default_tasks: Mapping[str, int] | None) -> None:
     """mmseg's form: a ResNet with a deep stem; auxiliary weight 0.4."""
 
     @register_model(name, card)
@@ -154,8 +154,8 @@ def _register(name: str, card: ModelCard, default_tasks: Mapping[str, int] | Non
         return UPerNet(body, num_classes, tasks=tasks, auxiliary=auxiliary)
 
 
-def _card(num_classes: int, parameters: int, gmac: float, source: str, result: str = "") -> ModelCard:
-    return ModelCard(
+def _card(num_classes: int, parameters: int, gmac: float, source: str, result: str = "") -> Card:
+    return Card(
         PAPER,
         2018,
         default_encoder="resnet50",

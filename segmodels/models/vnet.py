@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import check_images
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import check_spatial_dims, check_widths, crop, pad_to_multiple
 from segmodels.outputs import PixelOutput
 
@@ -94,7 +94,7 @@ class _Stage(nn.Module):
 
 @register_model(
     "vnet",
-    ModelCard(
+    Card(
         PAPER,
         2016,
         parameters=13_276_773,

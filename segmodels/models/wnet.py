@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import check_images
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import WIDTHS, check_widths, crop, pad_to_multiple
 from segmodels.outputs import PixelOutput
 
@@ -108,10 +108,11 @@ def _module(in_channels: int, out_channels: int, separable: bool) -> nn.Sequenti
 
 @register_model(
     "wnet",
-    ModelCard(
+    Card(
         PAPER,
         2017,
-        task="unsupervised",
+        losses={"soft_normalized_cut": 1.0, "reconstruction": 1.0},
+        learner="alternating",
         parameters=12_299_331,
         num_classes=64,
         size=(224, 224),

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
-from segmodels.models.registry import ModelCard, register_model
+from segmodels.models.registry import Card, register_model
 from segmodels.models.unet import crop, pad_to_multiple, relu
 from segmodels.outputs import PixelOutput
 
@@ -187,10 +187,10 @@ def _double(features: Tensor) -> Tensor:
 
 @register_model(
     "ynet",
-    ModelCard(
+    Card(
         PAPER,
         2018,
-        task="joint",
+        losses={"cross_entropy": 1.0, "image_label": 1.0},
         parameters=3_687_589,
         num_classes=8,
         size=(384, 384),

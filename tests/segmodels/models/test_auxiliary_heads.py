@@ -29,7 +29,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", list_models("semantic"))
+@pytest.mark.parametrize("name", list_models())
 def test_what_has_auxiliary_outputs_in_training_has_an_option_that_leaves_out_their_weights_alone(name: str) -> None:
     model, images = on_meta(name, 3, (128, 128))
     outputs = model.train()(images.expand(2, *images.shape[1:])).auxiliary

@@ -67,4 +67,4 @@ def test_presence_logits_train_the_encoding_and_only_in_training():
 
 
 def test_the_papers_weight_of_the_presence_loss_comes_with_the_model():
-    assert model_entry("encnet_r50_d8").card.losses == {"presence": 0.2}
+    assert model_entry("encnet_r50_d8").card.losses == {"cross_entropy": 1.0, "presence": 0.2}

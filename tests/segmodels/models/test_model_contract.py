@@ -23,7 +23,7 @@ from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.registry import create_model, list_models, model_entry, model_options
 from segmodels.outputs import PixelOutput
 
-VARIANTS = [name for name in list_models() if model_entry(name).card.task in ("semantic", "unsupervised", "joint")]
+VARIANTS = [name for name in list_models() if "semantic" in model_entry(name).card.tasks]
 
 
 def family(name: str) -> str:
@@ -68,7 +68,7 @@ RATES: dict[str, tuple[float, str]] = {
 }
 # Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
 NOT_SUPERVISED = {
-    name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.task == "unsupervised"
+    name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.learner != "supervised"
 }
 
 

@@ -132,7 +132,7 @@ def test_in_training_the_logits_are_the_coarse_ones_with_the_points_in_their_pix
 
 
 def test_the_loss_of_points_trains_the_point_head_and_comes_with_the_model():
-    assert model_entry("pointrend_r50").card.losses == {"points": 1.0}
+    assert model_entry("pointrend_r50").card.losses == {"cross_entropy": 1.0, "points": 1.0}
     model = small_model(points=100).train()
     target = torch.randint(3, (2, 64, 64))
     create_loss({"points": 1.0})(model(torch.randn(2, 3, 64, 64)), target).backward()
