@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from segmodels.errors import InputError
+
+
+class UnknownLabelsError(InputError):
+    """A mask holds labels, ``unknown``, that its label map does not know."""
+
+    def __init__(self, message: str, unknown: list[int]) -> None:
+        super().__init__(message)
+        self.unknown = unknown
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,16 @@ class LabelMap:
         ignore_index: train id of pixels that count nowhere: 255 for uint8 masks, -1 for int16 masks (above 255
             classes).
         ids: source label id -> train id (or ``ignore_index``). Source ids that are not in it are unknown labels.
+        things: train ids of the classes whose objects are counted; the others are stuff.
+        further: name -> classes of a further map over the same pixels (part, material, texture).
     """
 
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     ids: Mapping[int, int]
     ignore_index: int = 255
+    things: frozenset[int] = frozenset()
+    further: Mapping[str, LabelMap] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -57,6 +69,8 @@ class LabelMap:
                 f"ignore index {self.ignore_index} is also the train id of class {self.classes[self.ignore_index]!r},"
                 " choose another"
             )
+        if outside := sorted(self.things - set(range(self.num_classes))):
+            raise InputError(f"label map counts {outside} as things, expected train ids 0..{self.num_classes - 1}")
 
     @property
     def num_classes(self) -> int:
@@ -87,14 +101,15 @@ class LabelMap:
         return [int(v) for v in values[~known]]
 
     def encode(self, mask: np.ndarray) -> np.ndarray:
-        """Source ids ``(H, W)`` of any integer type -> train ids ``(H, W)``, uint8 or int16.
+        """Source ids of any shape and integer type -> train ids of the same shape, uint8 or int16.
 
         Raises:
-            InputError: the mask holds a label that the map does not know.
+            UnknownLabelsError: the mask holds a label that the map does not know.
         """
         if unknown := self.unknown(mask):
-            raise InputError(
-                f"mask holds unknown labels {unknown}, expected {sorted(self.ids)}: correct the mask or the label map"
+            raise UnknownLabelsError(
+                f"mask holds unknown labels {unknown}, expected {sorted(self.ids)}: correct the mask or the label map",
+                unknown,
             )
         return self._table[0][mask]
 
@@ -105,13 +120,18 @@ class LabelMap:
         return colors[mask.astype(np.int64)]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; ``from_dict`` is the inverse."""
-        return {
+        """For JSON; ``from_dict`` is the inverse. Things and further maps only where there are any."""
+        data: dict[str, Any] = {
             "classes": list(self.classes),
             "palette": [list(color) for color in self.palette],
             "ids": {str(source): train for source, train in self.ids.items()},
             "ignore_index": self.ignore_index,
         }
+        if self.things:
+            data["things"] = sorted(self.things)
+        if self.further:
+            data["further"] = {name: labels.to_dict() for name, labels in self.further.items()}
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelMap:
@@ -120,4 +140,6 @@ class LabelMap:
             palette=tuple((int(r), int(g), int(b)) for r, g, b in data["palette"]),
             ids={int(source): int(train) for source, train in data["ids"].items()},
             ignore_index=int(data["ignore_index"]),
+            things=frozenset(int(train) for train in data.get("things", ())),
+            further={name: cls.from_dict(labels) for name, labels in data.get("further", {}).items()},
         )
