@@ -1,209 +1,124 @@
-"""The command line of the steps: ``python -m components <step> --params params.yaml --dataset data/dataset ...``.
+"""The command line of the steps: ``python -m components STEP --params params.yaml --dataset data/dataset ...``.
 
-Each step is a plain function in the module of its name. Its first argument is its section of params.yaml, the others
-are
-options of the same name. Exit codes: 0 done, 2 wrong parameters or data (do not retry), 75 something outside failed for
-    now
-(retry), 143 stopped by SIGTERM after saving.
+A step is a plain function, see components/steps/__init__.py. Its argument ``params`` is its section of params.yaml, the
+others are options of the same name, explained by the function's docstring. Exit codes: running/exit_codes.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import inspect
+import re
 import sys
-import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from segmodels.errors import InputError, TransientError
+from components.running.exit_codes import guarded, retried
+from components.steps import CLUSTER_STEPS, COMMANDS, STEPS, Step
+from segmodels.errors import InputError
 
-STEPS = {
-    "ingest": "find the dataset at its revision and write its manifest",
-    "validate": "open every sample and check it; data docs",
-    "preprocess": "remap labels, resize, pack into Arrow shards; statistics",
-    "train": "train a model, every epoch in MLflow; resumes",
-    "evaluate": "measure the best checkpoint on the test split; pictures",
-    "register": "register the model; champion or challenger",
-    "changed": "say whether data, code or parameters are new since the champion",
-    "notify": "tell a webhook how a pipeline run ended",
-    "predict": "turn a folder of images into masks and overlays",
-    "serve": "answer requests with the champion over HTTP; follows it",
-    "report": "print the results of the last pipeline run",
-}
-
-HOMES = {
-    **dict.fromkeys(("ingest", "validate", "preprocess", "train", "evaluate", "register"), "steps"),
-    **dict.fromkeys(("changed", "notify"), "kubeflow"),
-    **dict.fromkeys(("predict", "serve", "report"), "commands"),
-}
-
-HELP = {
-    "params": "parameter file (default: %(default)s)",
-    "params-json": "sections of the parameter file as JSON, in its place; may be repeated",
-    "set": "one parameter's value, for example train.epochs=40; may be repeated",
-    "executor-input": "Kubeflow's description of the task: its outputs and what they hold are written to where it says",
-    "retry": "times to try again, after a growing pause, when something outside fails for now (default: %(default)s)",
-    "cache": "folder for downloads and generated data, kept between runs",
-    "dataset": "folder of manifest.parquet and dataset.json",
-    "validation": "folder of report.json and the data docs",
-    "shards": "folder of the Arrow shards and statistics.json",
-    "model": (
-        "folder of weights.safetensors, model.json and run.json; predict and serve also take models:/NAME@ALIAS and"
-        " models:/NAME/VERSION"
-    ),
-    "checkpoints": "folder of the states that training resumes from",
-    "evaluation": "folder of metrics.json, tables and pictures",
-    "registration": "folder of registration.json",
-    "decision": "file for the word train or skip",
-    "images": "folder of images, or one image",
-    "out": "folder for the results",
-    "window": "side of a sliding window in pixels, for images too large to be predicted whole",
-    "overlap": "least share of a window that it has in common with the next",
-    "weighting": "of a window's pixels where windows overlap: gaussian or uniform",
-    "flip": "average with the mirrored image",
-    "scales": "average over these scales of the image, for example 0.75 1 1.25",
-    "crf": "refine by the image's edges with a dense CRF",
-    "host": "address to listen on, 0.0.0.0 for all",
-    "port": "port to listen on, 0 for any free one",
-    "batch-window": "milliseconds that a request waits for others to be predicted with",
-    "max-batch": "images predicted at once",
-    "max-megapixels": "million pixels that a request, and a batch, may hold",
-    "max-megabytes": "million bytes that a request may hold",
-    "poll": "seconds between looks at the alias for another version",
-    "threads": "threads of torch; in a container its CPU limit",
-}
-
-
-FIRST_PAUSE, LONGEST_PAUSE = 15, 300
-"""Seconds before the first retry, doubled each time, and the longest."""
+ALL = {step.name: step for step in (*STEPS, *CLUSTER_STEPS, *COMMANDS)}
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="python -m components",
-        description="The steps of the segmentation pipeline.",
-        epilog="steps:\n"
-        + "\n".join(f"  {name:<11} {text}" for name, text in STEPS.items())
+        description="The steps of the segmentation pipeline, and commands around it.",
+        epilog="\n\n".join(
+            f"{title}:\n" + "\n".join(f"  {step.name:<11} {step.help}" for step in steps)
+            for title, steps in {"steps": STEPS, "on a cluster": CLUSTER_STEPS, "commands": COMMANDS}.items()
+        )
         + "\n\n`python -m components STEP --help` shows a step's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("step", choices=STEPS, metavar="STEP")
+    parser.add_argument("step", choices=ALL, metavar="STEP")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the step")
     chosen = parser.parse_args(argv)
-    return guarded(lambda: run_step(chosen.step, chosen.options))
+    return guarded(lambda: run_step(ALL[chosen.step], chosen.options))
 
 
-def run_step(name: str, argv: list[str]) -> None:
+def run_step(step: Step, argv: list[str]) -> None:
     """Run one step with its command-line options."""
-    function = getattr(importlib.import_module(f"components.{HOMES[name]}.{name}"), name)
-    hints = typing.get_type_hints(function)
-    parser = argparse.ArgumentParser(prog=f"python -m components {name}", description=STEPS[name])
-    signature = inspect.signature(function).parameters
-    section = "params" in signature
-    if section:
-        parser.add_argument("--params", type=Path, default=Path("params.yaml"), help=HELP["params"])
-        parser.add_argument("--params-json", action="append", default=[], metavar="JSON", help=HELP["params-json"])
-        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=HELP["set"])
-        parser.add_argument("--executor-input", metavar="JSON", help=HELP["executor-input"])
-    parser.add_argument("--retry", type=int, default=0, metavar="TIMES", help=HELP["retry"])
-    for key, parameter in signature.items():
-        if key == "params":
-            continue
-        option, hint = f"--{key.replace('_', '-')}", hints[key]
-        default = (
-            Path("data") / key if parameter.default is inspect.Parameter.empty and hint is Path else parameter.default
-        )
-        if hint is bool:
-            parser.add_argument(
-                option,
-                type=_boolean,
-                nargs="?",
-                const=True,
-                default=default,
-                metavar="true|false",
-                help=HELP.get(option[2:]),
-            )
-        else:
-            required = default is inspect.Parameter.empty
-            shown = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
-            text = HELP.get(option[2:], "") + ("" if required else f" (default: {shown})")
-            kind = next(
-                (one for one in typing.get_args(hint) if one is not type(None)), hint
-            )  # str | None is given as str, tuple[float, ...] as floats
-            several = "+" if typing.get_origin(hint) is tuple else None
-            parser.add_argument(
-                option, type=kind, nargs=several, required=required, default=None if required else default, help=text
-            )
-    options = vars(parser.parse_args(argv))
+    function = getattr(importlib.import_module(step.module), step.name)
+    options = vars(_parser(step, function).parse_args(argv))
     retries, executor_input = options.pop("retry"), options.pop("executor_input", None)
-    if section:
+    if "set" in options:
         from components.params.overrides import assembled_params
 
         file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
         params = assembled_params(fragments or file, assignments)
-        options["params"] = params if hints["params"] is type(params) else params.section(name)
+        whole = typing.get_type_hints(function)["params"] is type(params)
+        options["params"] = params if whole else params.section(step.name)
     try:
-        _persistently(lambda: function(**options), retries)
+        retried(lambda: function(**options), retries)
     except InputError:
-        if executor_input:
+        if executor_input and step.writes:
             from components.kubeflow.executor_output import keep_what_failed
 
-            keep_what_failed(options)
+            keep_what_failed(options[step.writes])
         raise
     if executor_input:
         from components.kubeflow.executor_output import write_executor_output
 
-        write_executor_output(name, executor_input, options)
+        write_executor_output(executor_input, step.writes, options.get(step.writes))
+
+
+def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m components {step.name}", description=step.help)
+    add = parser.add_argument
+    hints, texts = typing.get_type_hints(function), described_arguments(function)
+    signature = dict(inspect.signature(function).parameters)
+    if signature.pop("params", None):
+        add("--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)")
+        text = "sections of the parameter file as JSON, in its place; may be repeated"
+        add("--params-json", action="append", default=[], metavar="JSON", help=text)
+        text = "one parameter's value, for example train.epochs=40; may be repeated"
+        add("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+        text = "Kubeflow's description of the task; the step describes its outputs in the file that this names"
+        add("--executor-input", metavar="JSON", help=text)
+    text = "times to try again, after a growing pause, after a transient error (default: %(default)s)"
+    add("--retry", type=int, default=0, metavar="TIMES", help=text)
+    for key, parameter in signature.items():
+        _add_option(parser, key, hints[key], parameter.default, texts[key].replace("%", "%%"))
+    return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, key: str, hint: Any, default: Any, text: str) -> None:
+    """The option of a function's argument. A folder without a default is data/NAME."""
+    option = f"--{key.replace('_', '-')}"
+    if default is inspect.Parameter.empty and hint is Path:
+        default = Path("data") / key
+    required = default is inspect.Parameter.empty
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
+    text += "" if required or default is None else f" (default: {shown})"
+    settings: dict[str, Any] = {"help": text, "required": required, "default": None if required else default}
+    if hint is bool:
+        parser.add_argument(option, type=_boolean, nargs="?", const=True, metavar="true|false", **settings)
+        return
+    # str | None is given as str, tuple[float, ...] as floats
+    kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)
+    parser.add_argument(option, type=kind, nargs="+" if typing.get_origin(hint) is tuple else None, **settings)
+
+
+def described_arguments(function: Callable[..., Any]) -> dict[str, str]:
+    """Argument -> its text in the section ``Args:`` of the docstring."""
+    section = re.search(r"^Args:\n((?:[ ]{4}.*\n?|\n(?=[ ]{4}))+)", inspect.getdoc(function) or "", re.MULTILINE)
+    entries = re.findall(r"^[ ]{4}(\w[\w, ]*): ((?:.*)(?:\n[ ]{8,}.*)*)", section[1] if section else "", re.MULTILINE)
+    return {
+        name: " ".join(text.split()).replace("``", "").removesuffix(".")
+        for names, text in entries
+        for name in names.split(", ")
+    }
 
 
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return text.lower() == "true"
-
-
-def _persistently(work: Callable[[], Any], retries: int) -> None:
-    """Do ``work``; again, up to ``retries`` times, when something outside fails for now."""
-    for attempt in range(retries):
-        try:
-            return work()
-        except TransientError as error:
-            pause = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-            print(f"{error}: trying again in {pause} s ({attempt + 1} of {retries})", file=sys.stderr, flush=True)
-            time.sleep(pause)
-    return work()
-
-
-def guarded(work: Callable[[], Any]) -> int:
-    """Run ``work`` and turn errors that a user can act on into one sentence and an exit code."""
-    try:
-        work()
-    except InputError as error:
-        return _fail(2, str(error))
-    except TransientError as error:
-        return _fail(75, f"{error} (this may pass: try again)")
-    except OSError as error:
-        if error.errno == errno.ENOSPC or "No space left" in str(error):
-            return _fail(
-                2,
-                f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the step"
-                " again, nothing half-written is kept",
-            )
-        raise
-    except KeyboardInterrupt:
-        return 130
-    return 0
-
-
-def _fail(code: int, message: str) -> int:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    return code
 
 
 if __name__ == "__main__":

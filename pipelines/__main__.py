@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.__main__ import guarded
+from components.running.exit_codes import guarded
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:

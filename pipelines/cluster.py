@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.steps import CLUSTER_STEPS, STEPS
 from segmodels.errors import InputError, TransientError
 
 EXPERIMENT = "segmentation"
 
-STEPS = ("ingest", "changed", "validate", "preprocess", "train", "evaluate", "register", "notify")
+TASKS = {step.name for step in (*STEPS, *CLUSTER_STEPS)}
 """Kubeflow lists all nodes of the workflow beside them: drivers, executors, groups, the workflow itself."""
 
 
@@ -223,7 +224,7 @@ def describe_run(server: Server, run_id: str) -> str:
     nodes = (run.run_details.task_details if run.run_details else None) or []
     by_id = {node.pod_name: node for node in nodes if node.pod_name}
     for step in sorted(
-        (node for node in nodes if node.start_time and node.display_name in STEPS), key=lambda node: node.start_time
+        (node for node in nodes if node.start_time and node.display_name in TASKS), key=lambda node: node.start_time
     ):
         reason = _reason(step, by_id) if str(step.state) == "FAILED" else ""
         lines.append(f"  {step.display_name:<12} {step.state}{f': {reason}' if reason else ''}")

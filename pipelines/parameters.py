@@ -12,6 +12,7 @@ from typing import Any
 
 from components.params.overrides import assembled_params
 from components.params.schema import PipelineParams
+from components.steps import STEPS
 from pipelines.profile import Profile
 from segmodels.errors import InputError
 
@@ -32,7 +33,7 @@ VALUES = {
 }
 """Pipeline parameter -> key of params.yaml. Each section's other keys are the parameter ``<section>_params``."""
 
-SECTIONS = ("ingest", "validate", "preprocess", "train", "evaluate", "register")
+SECTIONS = tuple(step.name for step in STEPS)
 
 
 def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from components.steps import CLUSTER_STEPS, STEPS
 from components.train_job.launch import SETTINGS, TrainJobSettings
 from pipelines.profile import Image, Pod, Profile
 
-NEVER_CACHED = ("ingest", "changed", "notify")
-"""They look at the world outside: the dataset's newest revision, the champion, how the run went."""
+CACHED = {step.name for step in (*STEPS, *CLUSTER_STEPS) if step.cached}
 
 WORKING_FOLDER = "/work/data"
 """Of the image; downloads and checkpoints lie here."""
@@ -30,7 +30,7 @@ class Placement:
         """
         step = task.name
         task.set_container_image(self.image.reference)
-        task.set_caching_options(step not in NEVER_CACHED)
+        task.set_caching_options(step in CACHED)
         retries = self.profile.retries
         if retries.count and step != "notify":
             task.set_retry(retries.count, backoff_duration=f"{retries.seconds}s", backoff_factor=2.0)

@@ -8,19 +8,30 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from components.params.schema import Params, checked
+from components.steps import CLUSTER_STEPS, STEPS
 from components.tracking.lineage import code_revision
-from segmodels.errors import InputError
+from segmodels.errors import InputError, nearest
 
 PROFILES = Path("infra/profiles")
 
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|[KMGTP]i?)?$")]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+TASKS = tuple(step.name for step in (*STEPS, *CLUSTER_STEPS))
+
+
+def _known_step(name: str) -> str:
+    if name not in TASKS:
+        raise nearest("step", name, TASKS)
+    return name
+
+
+StepName = Annotated[str, AfterValidator(_known_step)]
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
@@ -30,7 +41,7 @@ class Secret(Params):
     name: KubernetesName
     environment: dict[str, str] = Field(min_length=1, description="key in the secret -> environment variable")
     optional: bool = Field(False, description="the steps start without it, too")
-    steps: list[str] | None = Field(None, description="that get it; None is every step")
+    steps: list[StepName] | None = Field(None, description="steps that get the variables; None is every step")
 
 
 class Toleration(Params):
@@ -85,21 +96,21 @@ class Pod(Params):
 
 
 class Pods(Params):
-    """``default`` is for every step; what a step says itself comes on top."""
+    """``default`` is for every step; a step's own values, under its name, replace those of ``default``."""
 
     default: Pod = Pod()
-    ingest: Pod = Pod()
-    changed: Pod = Pod()
-    validate_: Pod = Field(Pod(), alias="validate")
-    preprocess: Pod = Pod()
-    train: Pod = Pod()
-    evaluate: Pod = Pod()
-    register_: Pod = Field(Pod(), alias="register")
-    notify: Pod = Pod()
 
     def of(self, step: str) -> Pod:
-        own = getattr(self, step if step in type(self).model_fields else f"{step}_")
+        own: Pod = getattr(self, f"{step}_")
         return Pod(**(self.default.model_dump(exclude_unset=True) | own.model_dump(exclude_unset=True)))
+
+
+if TYPE_CHECKING:
+    StepPods = Pods
+else:
+    StepPods = create_model(
+        "StepPods", __base__=Pods, **{f"{name}_": (Pod, Field(Pod(), alias=name)) for name in TASKS}
+    )
 
 
 class Profile(Params):
@@ -124,7 +135,7 @@ class Profile(Params):
     ui: str | None = Field(
         None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification"
     )
-    pods: Pods = Pods()
+    pods: StepPods = StepPods()
 
     @field_validator("environment")
     @classmethod

@@ -7,6 +7,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+"""Processes that tests start, in whatever folder, import the code of this checkout."""
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -11,6 +11,13 @@ from segmodels.errors import InputError
 def report(dataset: Path, validation: Path, model: Path, evaluation: Path, registration: Path) -> None:
     """Tables of the summary and the classes, and where to look further.
 
+    Args:
+        dataset: folder that ingest wrote.
+        validation: folder that validate wrote.
+        model: folder that train wrote.
+        evaluation: folder that evaluate wrote.
+        registration: folder that register wrote.
+
     Raises:
         InputError: the pipeline has not run to its end.
     """

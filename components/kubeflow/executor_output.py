@@ -37,15 +37,16 @@ class Outputs:
     parameters: dict[str, str] = field(default_factory=dict)
 
 
-def write_executor_output(step: str, executor_input: str, options: Mapping[str, Any]) -> None:
-    """Describe the outputs of ``step``, which has just succeeded.
+def write_executor_output(executor_input: str, artifact: str = "", folder: Path | None = None) -> None:
+    """Describe the outputs of a step that has just succeeded.
 
     Args:
         executor_input: Kubeflow's JSON.
-        options: the step's command-line options; among them the folders it wrote.
+        artifact: that the step wrote, ``writes`` in the table of steps; empty where it wrote none.
+        folder: that holds the artifact.
     """
     wanted = json.loads(executor_input)["outputs"]
-    outputs = OUTPUTS[step](options) if step in OUTPUTS else Outputs()
+    outputs = DESCRIBE[artifact](folder) if folder else Outputs()
     for name, parameter in wanted.get("parameters", {}).items():
         if name in outputs.parameters:
             _write(Path(parameter["outputFile"]), outputs.parameters[name])
@@ -58,8 +59,8 @@ def write_executor_output(step: str, executor_input: str, options: Mapping[str, 
     _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1))
 
 
-def keep_what_failed(options: Mapping[str, Any]) -> None:
-    """Store what a failed step left for people to look at (``<output>.failed``) beside the checkpoints, and say where.
+def keep_what_failed(output: Path) -> None:
+    """Store what a failed step left for people to look at (``<output>.failed``) beside the checkpoints; print where.
 
     Kubeflow stores no artifacts of a failed task, and its pod's disk goes with the pod. Never fails; without an object
     store of checkpoints (a run on one machine) the folder lies where the step put it.
@@ -68,16 +69,15 @@ def keep_what_failed(options: Mapping[str, Any]) -> None:
 
     if not os.environ.get("SEGMODELS_CHECKPOINTS", "").startswith("s3://"):
         return
-    for output in options.values():
-        failed = output.with_name(f"{output.name}.failed") if isinstance(output, Path) else None
-        if not failed or not failed.is_dir():
-            continue
-        try:
-            url = f"{exchange_url()}/failed/{os.environ.get('SEGMODELS_PIPELINE_RUN') or uuid.uuid4()}/{output.name}"
-            put_folder(failed, url)
-            print(f"{failed} is kept as {url}", flush=True)
-        except (InputError, TransientError) as error:
-            print(f"{failed} could not be kept ({error})", flush=True)
+    failed = output.with_name(f"{output.name}.failed")
+    if not failed.is_dir():
+        return
+    try:
+        url = f"{exchange_url()}/failed/{os.environ.get('SEGMODELS_PIPELINE_RUN') or uuid.uuid4()}/{output.name}"
+        put_folder(failed, url)
+        print(f"{failed} is kept as {url}", flush=True)
+    except (InputError, TransientError) as error:
+        print(f"{failed} could not be kept ({error})", flush=True)
 
 
 def local_path(uri: str) -> Path:
@@ -97,11 +97,11 @@ def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-# --- step by step
+# --- artifact by artifact
 
 
-def _ingest(options: Mapping[str, Any]) -> Outputs:
-    facts = _carry_files(options["dataset"])
+def _dataset(dataset: Path) -> Outputs:
+    facts = _carry_files(dataset)
     shown = {
         "digest": facts["digest"],
         "revision": facts["revision"] or "",
@@ -131,16 +131,15 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _validate(options: Mapping[str, Any]) -> Outputs:
-    validation = options["validation"]
+def _validation(validation: Path) -> Outputs:
     report = _json(validation / "report.json")
     return Outputs(
         {"validation": {"success": report["success"]}}, files={"data_docs": artifact_pages.data_docs(validation)}
     )
 
 
-def _preprocess(options: Mapping[str, Any]) -> Outputs:
-    statistics = _json(options["shards"] / "statistics.json")
+def _shards(shards: Path) -> Outputs:
+    statistics = _json(shards / "statistics.json")
     return Outputs(
         {
             "shards": {
@@ -150,12 +149,12 @@ def _preprocess(options: Mapping[str, Any]) -> Outputs:
                 "std": statistics["std"],
             }
         },
-        parameters={"shards_digest": folder_digest(options["shards"])},
+        parameters={"shards_digest": folder_digest(shards)},
     )
 
 
-def _train(options: Mapping[str, Any]) -> Outputs:
-    model, run = _json(options["model"] / "model.json"), _json(options["model"] / "run.json")
+def _model(folder: Path) -> Outputs:
+    model, run = _json(folder / "model.json"), _json(folder / "run.json")
     return Outputs(
         {
             "model": {
@@ -166,12 +165,11 @@ def _train(options: Mapping[str, Any]) -> Outputs:
                 **model["metrics"],
             }
         },
-        parameters={"model_digest": folder_digest(options["model"])},
+        parameters={"model_digest": folder_digest(folder)},
     )
 
 
-def _evaluate(options: Mapping[str, Any]) -> Outputs:
-    evaluation = options["evaluation"]
+def _evaluation(evaluation: Path) -> Outputs:
     metrics, confusion = _json(evaluation / "metrics.json"), _json(evaluation / "confusion.json")
     matrix = {
         "annotationSpecs": [{"displayName": name} for name in confusion["classes"]],
@@ -188,8 +186,7 @@ def _evaluate(options: Mapping[str, Any]) -> Outputs:
     )
 
 
-def _register(options: Mapping[str, Any]) -> Outputs:
-    registration = options["registration"]
+def _registration(registration: Path) -> Outputs:
     facts = _json(registration / "registration.json")
     if run := os.environ.get("SEGMODELS_PIPELINE_RUN"):
         _remember_run(facts, run)
@@ -206,11 +203,11 @@ def _remember_run(facts: Mapping[str, Any], run: str) -> None:
     Registry(runs.mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), {PIPELINE_RUN: run})
 
 
-OUTPUTS: dict[str, Callable[[Mapping[str, Any]], Outputs]] = {
-    "ingest": _ingest,
-    "validate": _validate,
-    "preprocess": _preprocess,
-    "train": _train,
-    "evaluate": _evaluate,
-    "register": _register,
+DESCRIBE: dict[str, Callable[[Path], Outputs]] = {
+    "dataset": _dataset,
+    "validation": _validation,
+    "shards": _shards,
+    "model": _model,
+    "evaluation": _evaluation,
+    "registration": _registration,
 }

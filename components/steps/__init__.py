@@ -1,1 +1,104 @@
-"""The six steps, one plain function each."""
+"""The one table of steps: the command line, the Kubeflow components, profiles and pipeline parameters read it.
+
+Data only. A step is the function of its name in its module, which is imported when the step runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command line, ``python -m components NAME``.
+
+    Attributes:
+        name: of the step and of its function.
+        module: that holds the function.
+        help: what the step does, in a line.
+        reads: options that name folders of earlier steps.
+        writes: option that names the folder it writes; empty where it writes none that a later step reads.
+        keeps: options that name folders kept between runs.
+        cached: whether equal inputs give equal outputs, so that Kubeflow may serve them from its cache.
+    """
+
+    name: str
+    module: str
+    help: str
+    reads: tuple[str, ...] = ()
+    writes: str = ""
+    keeps: tuple[str, ...] = ()
+    cached: bool = True
+
+
+STEPS = (
+    Step(
+        "ingest",
+        "components.steps.ingest",
+        "find the dataset at its revision and write its manifest",
+        writes="dataset",
+        keeps=("cache",),
+        cached=False,  # it looks for the dataset's newest revision
+    ),
+    Step(
+        "validate",
+        "components.steps.validate",
+        "open every sample and check it; data docs",
+        reads=("dataset",),
+        writes="validation",
+    ),
+    Step(
+        "preprocess",
+        "components.steps.preprocess",
+        "remap labels, resize, pack into Arrow shards; statistics",
+        reads=("dataset", "validation"),
+        writes="shards",
+    ),
+    Step(
+        "train",
+        "components.steps.train",
+        "train a model, every epoch in MLflow; resumes from its last checkpoint",
+        reads=("shards",),
+        writes="model",
+        keeps=("checkpoints",),
+    ),
+    Step(
+        "evaluate",
+        "components.steps.evaluate",
+        "measure the best weights on the test split; pictures",
+        reads=("shards", "model"),
+        writes="evaluation",
+    ),
+    Step(
+        "register",
+        "components.steps.register",
+        "register the model with MLflow; champion or challenger",
+        reads=("shards", "model", "evaluation"),
+        writes="registration",
+    ),
+)
+"""The pipeline, in its order. Each has a section of its name in params.yaml."""
+
+CLUSTER_STEPS = (
+    Step(
+        "changed",
+        "components.kubeflow.changed",
+        "decide whether data, code or parameters are new since the champion",
+        reads=("dataset",),
+        cached=False,  # it looks at the champion
+    ),
+    Step("notify", "components.kubeflow.notify", "send the outcome of a pipeline run to a webhook", cached=False),
+)
+"""Further tasks of the pipeline on a cluster."""
+
+COMMANDS = (
+    Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),
+    Step("serve", "components.commands.serve", "answer requests with the champion over HTTP; follows it"),
+    Step(
+        "report",
+        "components.commands.report",
+        "print the results of the last pipeline run",
+        reads=("dataset", "validation", "model", "evaluation", "registration"),
+    ),
+)
+"""What people call by hand."""

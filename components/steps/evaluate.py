@@ -50,6 +50,11 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
     The MLflow run that trained the model (run.json beside it) gets ``test/...`` metrics and the pictures; a model
     without run.json has no run.
 
+    Args:
+        shards: folder that preprocess wrote.
+        model: folder that train wrote.
+        evaluation: output folder.
+
     Returns:
         What metrics.json holds.
 

@@ -46,6 +46,12 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
 
     Writes to ``registration``: registration.json (decision and reason), model_card.md and its pictures.
 
+    Args:
+        shards: folder that preprocess wrote.
+        model: folder that train wrote.
+        evaluation: folder that evaluate wrote.
+        registration: output folder.
+
     Returns:
         What registration.json holds.
 

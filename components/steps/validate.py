@@ -36,6 +36,10 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
     When a critical check fails, they go to a folder beside it, ``<validation>.failed``, for the user to look at, and
     ``validation`` is not there: no later step takes it for a success.
 
+    Args:
+        dataset: folder that ingest wrote.
+        validation: output folder.
+
     Raises:
         InputError: critical checks failed; names files and what to do, and the page with all of it.
     """

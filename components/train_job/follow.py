@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
+from components.running.exit_codes import ERROR, PASSING
 from segmodels.errors import InputError, TransientError
 
 POLL_SECONDS = 5.0
@@ -17,9 +18,6 @@ START_MINUTES = 60
 """How long pods may wait for their place in the cluster."""
 AWAY_MINUTES = 10
 """How long Kubernetes may fail to answer while the pods train."""
-
-PASSING = "(this may pass: try again)"
-"""How a sentence of components.__main__ ends that names something outside."""
 
 
 def follow(client: Any, name: str, nodes: int) -> None:
@@ -127,8 +125,8 @@ class _Log:
                     continue
                 self._lines = number + 1
                 print(line, flush=True)
-                if line.startswith("error: "):
-                    self.error = line.removeprefix("error: ").strip()
+                if line.startswith(ERROR):
+                    self.error = line.removeprefix(ERROR).strip()
         except (RuntimeError, TimeoutError):  # the pod is gone or the connection broke: the next look reads on
             pass
 

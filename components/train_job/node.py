@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from components.__main__ import guarded
 from components.datasets.download_cache import Store
+from components.running.exit_codes import STOPPED, TRANSIENT, WRONG, guarded
 from components.storage.folders import put_folder
 from components.storage.s3 import download
 
@@ -59,9 +59,9 @@ def _torchrun(processes: int, command: list[str]) -> None:
         run.run(run.parse_args([f"--nproc-per-node={processes}", "-m", "components", *command]))
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        sys.exit(next((code for code in (2, 75, 143) if code in codes), 1))
+        sys.exit(next((code for code in (WRONG, TRANSIENT, STOPPED) if code in codes), 1))
     except SignalException:
-        sys.exit(143)
+        sys.exit(STOPPED)
 
 
 def main(argv: list[str]) -> int:

@@ -1,13 +1,17 @@
 """Exit codes and sentences of ``python -m components``."""
 
 import errno
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from components.__main__ import STEPS, guarded, main
+from components.__main__ import ALL, described_arguments, main
+from components.running.exit_codes import guarded
+from components.steps import Step
 from segmodels.errors import InputError, TransientError
 
 
@@ -26,8 +30,42 @@ print(sorted({"torch", "mlflow", "pydantic", "numpy"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
-    for step in STEPS:
-        assert step in done.stdout
+    for step in ALL.values():
+        assert f"  {step.name:<11} {step.help}" in done.stdout
+
+
+@pytest.mark.parametrize("step", ALL.values(), ids=ALL)
+def test_every_option_is_explained_by_the_docstring_of_its_function(step: Step) -> None:
+    function = getattr(importlib.import_module(step.module), step.name)
+    options = set(inspect.signature(function).parameters) - {"params"}
+    texts = described_arguments(function)
+    assert options <= set(texts)
+    assert all(len(texts[option]) > 10 for option in options)
+    assert {*step.reads, *step.keeps} | ({step.writes} if step.writes else set()) <= options
+
+
+def test_help_of_a_step_shows_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["preprocess", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--dataset DATASET folder that ingest wrote (default: data/dataset)" in said
+
+
+def test_arguments_are_read_over_lines_and_by_names_together() -> None:
+    def step(first: int, second: int, third: int) -> None:
+        """Do it.
+
+        Args:
+            first, second: one of two,
+                over two lines.
+            third: ``quoted``: with a colon.
+
+        Returns:
+            nothing: at all.
+        """
+
+    both = "one of two, over two lines"
+    assert described_arguments(step) == {"first": both, "second": both, "third": "quoted: with a colon"}
 
 
 def test_wrong_parameters_end_with_code_2_and_one_sentence(tmp_path: Path) -> None:

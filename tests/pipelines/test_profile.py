@@ -65,6 +65,7 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("gpus: {count: 1}", "unknown key 'gpus', did you mean 'gpu'?"),
         ("pods: {train: {memory: 8Gi}}", "unknown key 'pods.train.memory', did you mean 'memory_limit'?"),
         ("pods: {training: {}}", "unknown key 'pods.training', did you mean 'train'?"),
+        ("secrets: [{name: s, environment: {k: A}, steps: [trian]}]", "unknown step 'trian': did you mean 'train'"),
         ("pods: {train: {memory_limit: 8 GB}}", "pods.train.memory_limit is '8 GB'"),
         ("environment: {AWS_SECRET_ACCESS_KEY: x}", "looks like a credential: put it into a Kubernetes secret"),
         ("checkpoints: /mnt/states", "checkpoints is '/mnt/states'"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components import __main__ as command_line
 from components.params.overrides import assembled_params
+from components.running.exit_codes import retried
 from segmodels.errors import InputError, TransientError
 
 
@@ -98,14 +98,14 @@ def test_what_fails_outside_is_tried_again_with_growing_pauses(monkeypatch: pyte
         if outcome := next(outcomes):
             raise outcome
 
-    command_line._persistently(work, 4)
+    retried(work, 4)
     assert pauses == [15, 30]
 
 
 def test_wrong_data_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("no retry is expected"))
     with pytest.raises(InputError):
-        command_line._persistently(lambda: (_ for _ in ()).throw(InputError("wrong")), 4)
+        retried(lambda: (_ for _ in ()).throw(InputError("wrong")), 4)
 
 
 def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,5 +117,5 @@ def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
         raise TransientError("away")
 
     with pytest.raises(TransientError):
-        command_line._persistently(work, 2)
+        retried(work, 2)
     assert len(calls) == 3
