@@ -6,7 +6,7 @@ Figures are made without pyplot: nothing global, safe in threads, no display nee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TEXT, MUTED, WRONG = "#222222", "#8a8a8a", (214, 39, 40)
 SHOWN_PIXELS = 512  # of the longer side; more would not show on a page of four pictures side by side
-LEGEND_COLUMNS = 9
+LEGEND_COLUMNS, LEGEND_CLASSES = 9, 60
 ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix would not be readable
 
 
@@ -93,55 +93,72 @@ def class_bars(values: Sequence[float] | np.ndarray, labels: LabelMap, name: str
 
 @dataclass(frozen=True)
 class Comparison:
-    """One predicted image: RGB uint8 (any size), masks (H, W) in train ids, and a line about it."""
+    """One predicted image as pictures side by side.
 
-    image: np.ndarray
-    truth: np.ndarray
-    prediction: np.ndarray
+    Attributes:
+        caption: a line about the image, above the first picture.
+        pictures: title -> (H, W, 3) uint8 RGB, all of one size; the first is the image itself.
+        legend: name -> colour of what the pictures show.
+    """
+
     caption: str
+    pictures: Mapping[str, np.ndarray]
+    legend: Mapping[str, tuple[int, int, int]]
+
+
+def class_maps(
+    image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, labels: LabelMap, caption: str
+) -> Comparison:
+    """An image (RGB uint8, any size), two class maps (H, W) of it and where they differ."""
+    title = f"error: {_error_share(truth, prediction, labels):.1%} of pixels"
+    present = np.union1d(np.unique(truth), np.unique(prediction))
+    legend = {labels.classes[c]: labels.palette[c] for c in present if 0 <= c < labels.num_classes}
+    step = max(max(truth.shape) // SHOWN_PIXELS, 1)
+    truth, prediction = truth[::step, ::step], prediction[::step, ::step]
+    image = resize_image(image, truth.shape)
+    grey = cv2.cvtColor(
+        cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
+    )  # the picture's own colours would shift those of the classes
+    pictures = {
+        "image": image,
+        "truth": blend(grey, truth, labels),
+        "prediction": blend(grey, prediction, labels),
+        title: error_picture(image, truth, prediction, labels),
+    }
+    return Comparison(caption, pictures, legend | {"wrong": WRONG})
 
 
 def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
-    """Image, truth, prediction and error side by side, one row per image, and the colours of the classes that occur."""
+    """The pictures of each image side by side, one row per image, and the colours of what they show, classes first."""
     from matplotlib.patches import Patch
 
     cell = 2.9  # inches
-    heights = [cell * row.truth.shape[0] / row.truth.shape[1] for row in rows]
-    present = np.unique(np.concatenate([np.unique(mask) for row in rows for mask in (row.truth, row.prediction)]))
-    shown = [c for c in present if 0 <= c < labels.num_classes][:60]
-    entries = len(shown) + 1
+    shapes = [next(iter(row.pictures.values())).shape for row in rows]
+    heights = [cell * shape[0] / shape[1] for shape in shapes]
+    shown = {name: color for row in rows for name, color in row.legend.items()}
+    classes = {name: shown.pop(name) for name in labels.classes if name in shown}
+    legend = dict(list(classes.items())[:LEGEND_CLASSES]) | shown
+    entries = len(legend)
     columns = -(-entries // -(-entries // LEGEND_COLUMNS))  # as few rows as can be, evenly filled
     legend_height = 0.3 + 0.22 * -(-entries // columns)
-    figure = _figure(4 * cell, sum(heights) + 0.27 * len(rows) + legend_height)
-    grid = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
+    width = max(len(row.pictures) for row in rows)
+    figure = _figure(width * cell, sum(heights) + 0.27 * len(rows) + legend_height)
+    grid = figure.subplots(len(rows), width, squeeze=False, height_ratios=heights)
     for axes, row in zip(grid, rows, strict=True):
-        step = max(max(row.truth.shape) // SHOWN_PIXELS, 1)
-        truth, prediction = row.truth[::step, ::step], row.prediction[::step, ::step]
-        image = resize_image(row.image, truth.shape)
-        grey = cv2.cvtColor(
-            cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
-        )  # the picture's own colours would shift those of the classes
-        pictures = {
-            "image": image,
-            "truth": blend(grey, truth, labels),
-            "prediction": blend(grey, prediction, labels),
-            f"error: {_error_share(row, labels):.1%} of pixels": error_picture(image, truth, prediction, labels),
-        }
-        for axis, (title, picture) in zip(axes, pictures.items(), strict=True):
+        for number, (axis, (title, picture)) in enumerate(zip(axes, row.pictures.items(), strict=True)):
             axis.imshow(picture, interpolation="nearest" if picture.shape[0] < 200 else "antialiased")
             axis.set_title(
-                row.caption if title == "image" else title,
+                title if number else row.caption,
                 fontsize=8,
-                color=TEXT if title == "image" else MUTED,
+                color=MUTED if number else TEXT,
                 loc="left",
                 pad=3,
             )
             axis.set_axis_off()
     patches = [
-        Patch(facecolor=_color(labels.palette[c]), edgecolor="#00000060", linewidth=0.5, label=_clip(labels.classes[c]))
-        for c in shown
+        Patch(facecolor=_color(color), edgecolor="#00000060", linewidth=0.5, label=_clip(name))
+        for name, color in legend.items()
     ]
-    patches.append(Patch(facecolor=_color(WRONG), label="wrong"))
     by_rows = [
         patches[i] for column in range(columns) for i in range(column, entries, columns)
     ]  # matplotlib fills column by column
@@ -249,6 +266,6 @@ def _wrong(truth: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> np.nd
     return (truth != prediction) & (truth != labels.ignore_index)
 
 
-def _error_share(row: Comparison, labels: LabelMap) -> float:
-    counted = int((row.truth != labels.ignore_index).sum())
-    return _wrong(row.truth, row.prediction, labels).sum() / max(counted, 1)
+def _error_share(truth: np.ndarray, prediction: np.ndarray, labels: LabelMap) -> float:
+    counted = int((truth != labels.ignore_index).sum())
+    return _wrong(truth, prediction, labels).sum() / max(counted, 1)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,13 +28,25 @@ class ClassMap:
         """Train ids in main memory."""
         return self.map if isinstance(self.map, np.ndarray) else self.map.cpu().numpy()
 
-    def files(self) -> dict[str, bytes]:
-        """A PNG of train ids, 8 or 16 bits."""
-        pixels = self.classes if self.classes.dtype == np.uint8 else self.classes.astype(np.uint16)
-        return {".png": cv2.imencode(".png", pixels)[1].tobytes()}
+    def files(self, labels: LabelMap, compress_level: int = 6) -> dict[str, bytes]:
+        """A PNG of train ids with the classes' colours as palette; 16-bit grey above 255 classes.
 
-    def draw(self, image: NDArray, labels: LabelMap) -> NDArray:
-        """The classes' colours over the image ``(H, W, 3)`` uint8 RGB."""
+        Args:
+            compress_level: of the PNG, 0 (none, fast) to 9.
+        """
+        from PIL import Image
+
+        if labels.dtype == np.uint8:
+            picture = Image.fromarray(self.classes.astype(np.uint8, copy=False))
+            picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
+        else:
+            picture = Image.fromarray(self.classes.astype(np.uint16))
+        data = io.BytesIO()
+        picture.save(data, "PNG", compress_level=compress_level)
+        return {".png": data.getvalue()}
+
+    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
+        """The classes' colours over the image ``(H, W, 3)`` uint8 RGB; ``alpha`` is their opacity."""
         from segmodels import plots
 
-        return plots.blend(image, self.classes, labels)
+        return plots.blend(image, self.classes, labels, alpha)

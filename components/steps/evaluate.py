@@ -258,10 +258,10 @@ def _examples(mean_ious: list[float], count: int) -> dict[str, list[int]]:
 def _comparison(reader: ShardReader, predictor: Predictor, index: int, score: float) -> Comparison:
     import torch
 
-    from segmodels.plots import Comparison
+    from segmodels import plots
 
     image, truth = np.array(reader.image(index)), np.array(reader.mask(index))
     (prediction,) = predictor.batch_masks(
         torch.from_numpy(image).permute(2, 0, 1)[None], [(truth.shape[0], truth.shape[1])]
     )
-    return Comparison(image, truth, prediction, f"{reader.id(index)} · mean IoU {score:.3f}")
+    return plots.class_maps(image, truth, prediction, reader.labels, f"{reader.id(index)} · mean IoU {score:.3f}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from segmodels.data import large_images
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
-from segmodels.inference.class_rows import mask_rows
+from segmodels.inference.class_rows import class_rows
 from segmodels.inference.crf import DenseCRF, mean_field
 from segmodels.inference.sliding_window import SlidingWindow, predict_bands
 from segmodels.inference.views import average_predictions
@@ -58,6 +58,7 @@ class Predictor:
                 " image, leave the window out"
             )
         self.labels = bundle.labels
+        self._dtype = torch.from_numpy(np.empty(0, bundle.labels.dtype)).dtype
         self.device = torch.device(device)
         self._longer_side = bundle.longer_side
         self._model = bundle.model.to(self.device).eval()
@@ -79,7 +80,7 @@ class Predictor:
         """
         sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
         return [
-            np.concatenate(list(mask_rows(bands, images.shape[-2], size, self.labels.dtype)))
+            torch.cat(list(class_rows(bands, images.shape[-2], size, self._dtype))).cpu().numpy()
             for bands, size in zip(self._bands(images.to(self.device)), sizes, strict=True)
         ]
 
@@ -144,7 +145,7 @@ class Predictor:
                 else self._resize(image.read(0, own[0]))
             )
             (bands,) = self._bands(torch.from_numpy(whole).permute(2, 0, 1)[None].to(self.device))
-        yield from mask_rows(bands, height, own, self.labels.dtype)
+        yield from (rows.cpu().numpy() for rows in class_rows(bands, height, own, self._dtype))
 
     def _bands(self, images: Tensor) -> Iterator[Iterator[Tensor]]:
         """Per image its probabilities as bands (C, rows, W) from the top down: one band, or many with a sliding

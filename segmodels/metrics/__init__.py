@@ -25,7 +25,7 @@ from segmodels.metrics.scores import (
     recall,
     summary,
 )
-from segmodels.metrics.significance import Comparison, paired_bootstrap
+from segmodels.metrics.significance import Comparison, compare, paired_bootstrap
 
 __all__ = [
     "Comparison",
@@ -33,6 +33,7 @@ __all__ = [
     "absent_classes",
     "binary_scores",
     "class_pixel_accuracy",
+    "compare",
     "dice",
     "f1",
     "frequency_weighted_iou",

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segmodels.errors import InputError
 from segmodels.metrics.scores import frequency_weighted, iou_terms, marginals, means, ratio, stack
+
+Resampled = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+"""How often each image (in one order) is in each of R sets ``(R, images)`` -> the score of each set ``(R,)``."""
 
 MEMORY = 1 << 26  # bytes that one chunk of resamples may take
 
@@ -26,7 +29,7 @@ class Comparison:
     """Outcome of a paired bootstrap; scores are shares of 1.
 
     Attributes:
-        metric: "mean_iou" or "frequency_weighted_iou".
+        metric: name of the score.
         candidate, baseline: dataset-level score of each.
         difference: candidate − baseline; above 0 the candidate is better.
         low, high: percentile interval of the difference at ``confidence``.
@@ -47,36 +50,33 @@ class Comparison:
     resamples: int
 
 
-def mean_iou_of(hits: NDArray, truth: NDArray, predicted: NDArray) -> NDArray[np.float64]:
-    return means(ratio(*iou_terms(hits, truth, predicted), "skip"))
-
-
 SCORES: dict[str, Callable[[NDArray, NDArray, NDArray], NDArray[np.float64]]] = {
-    "mean_iou": mean_iou_of,
+    "pixel_accuracy": lambda hits, truth, _: ratio(hits.sum(-1), truth.sum(-1), "skip"),
+    "mean_pixel_accuracy": lambda hits, truth, _: means(ratio(hits, truth, "skip")),
+    "mean_iou": lambda *counts: means(ratio(*iou_terms(*counts), "skip")),
     "frequency_weighted_iou": frequency_weighted,
+    "mean_dice": lambda hits, truth, predicted: means(ratio(2 * hits, truth + predicted, "skip")),
+    "mean_precision": lambda hits, _, predicted: means(ratio(hits, predicted, "skip")),
+    "mean_recall": lambda hits, truth, _: means(ratio(hits, truth, "skip")),
+    "mean_f1": lambda hits, truth, predicted: means(ratio(2 * hits, truth + predicted, "skip")),
 }
+"""Dataset-level scores of hits, true and predicted pixels ``(..., C)``."""
 
 
 def paired_bootstrap(
     candidate: ArrayLike,
     baseline: ArrayLike,
-    metric: Literal["mean_iou", "frequency_weighted_iou"] = "mean_iou",
+    metric: str = "mean_iou",
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models on the same images.
+    """Compare two models on the same images by their confusion matrices, as ``compare`` does.
 
     Args:
         candidate, baseline: per-image counts ``(N, C, C)``, rows = truth, of the same images in the same order.
         metric: the dataset-level score to compare; classes absent from a resample are left out of its mean.
-        resamples: how often N images are drawn with replacement. The p-value is no smaller than 2 / (resamples + 1).
-        confidence: level of the interval, in (0, 1).
-        seed: of the draws; the same seed gives the same result.
-
-    The p-value is twice the share of resamples on the far side of zero (both sides include zero; one is added to
-    numerator and denominator, Davison and Hinkley 1997, chapter 4), at most 1. So, up to 1 / resamples, it is below 1 −
-    confidence where the interval excludes zero.
+        resamples, confidence, seed: as in ``compare``.
 
     Raises:
         InputError: fewer than two images, different images (the true pixels differ), no labelled pixel, or an argument
@@ -84,23 +84,57 @@ def paired_bootstrap(
     """
     if metric not in SCORES:
         raise InputError(f"metric is {metric!r}, expected one of {list(SCORES)}")
+    models = statistics(candidate), statistics(baseline)
+    require_same_images(*models)
+    images, _, classes = models[0].shape
+    mine, theirs = (partial(_score, model, SCORES[metric]) for model in models)
+    return compare(
+        mine, theirs, metric, images, resamples, confidence, seed, chunk=MEMORY // (8 * (3 * images + 20 * classes))
+    )
+
+
+def compare(
+    candidate: Resampled,
+    baseline: Resampled,
+    metric: str,
+    images: int,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    chunk: int = 256,
+) -> Comparison:
+    """Compare two models on the same images by any score that can be taken of resampled images.
+
+    Args:
+        candidate, baseline: scores of resampled sets of the same images in the same order.
+        metric: what the score is called.
+        images: how many there are, at least 2.
+        resamples: how often N images are drawn with replacement. The p-value is no smaller than 2 / (resamples + 1).
+        confidence: level of the interval, in (0, 1).
+        seed: of the draws; the same seed gives the same result.
+        chunk: resamples at a time, for the memory that they take.
+
+    The p-value is twice the share of resamples on the far side of zero (both sides include zero; one is added to
+    numerator and denominator, Davison and Hinkley 1997, chapter 4), at most 1. So, up to 1 / resamples, it is below 1 −
+    confidence where the interval excludes zero.
+
+    Raises:
+        InputError: fewer than two images, or an argument outside its range.
+    """
     if resamples < 1 or not 0 < confidence < 1:
         raise InputError(
             f"got {resamples} resamples and confidence {confidence}, expected at least 1 and a confidence between 0 and"
             " 1, such as 0.95"
         )
-    models = statistics(candidate), statistics(baseline)
-    require_same_images(*models)
-    score = SCORES[metric]
-    images, _, classes = models[0].shape
-    whole = [float(score(*model.sum(0))) for model in models]
+    if images < 2:
+        raise InputError(f"got {images} image, expected at least 2: resampling one image says nothing")
+    once = np.ones((1, images), dtype=np.int64)
+    whole = float(candidate(once)[0]), float(baseline(once)[0])
     differences = np.empty(resamples)
-    chunk = max(1, MEMORY // (8 * (3 * images + 20 * classes)))
     random = np.random.default_rng(seed)
-    for start in range(0, resamples, chunk):
-        weights = draw(random, images, min(chunk, resamples - start))
-        drawn = [score(*resampled(model, weights)) for model in models]
-        differences[start : start + chunk] = drawn[0] - drawn[1]
+    for start in range(0, resamples, max(chunk, 1)):
+        weights = draw(random, images, min(max(chunk, 1), resamples - start))
+        differences[start : start + len(weights)] = candidate(weights) - baseline(weights)
     differences = differences[~np.isnan(differences)]  # a resample of images without a labelled pixel has no score
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     far = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
@@ -148,14 +182,22 @@ def require_same_images(candidate: NDArray, baseline: NDArray) -> None:
         )
 
 
-def draw(random: np.random.Generator, images: int, resamples: int) -> NDArray[np.float64]:
+def draw(random: np.random.Generator, images: int, resamples: int) -> NDArray[np.int64]:
     """How often each image is drawn in each resample ``(resamples, images)``; each row sums to ``images``."""
     drawn = random.integers(images, size=(resamples, images), dtype=np.int64)
     drawn += np.arange(resamples)[:, None] * images
-    return np.bincount(drawn.reshape(-1), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
+    return np.bincount(drawn.reshape(-1), minlength=resamples * images).reshape(resamples, images)
 
 
-def resampled(model: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
-    """Hits, true and predicted pixels of each resample, (resamples, C) each."""
-    hits, truth, predicted = (weights @ model.reshape(len(model), -1)).reshape(len(weights), 3, -1).swapaxes(0, 1)
+def _score(
+    model: NDArray[np.float64], score: Callable[..., NDArray], weights: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    return score(*resampled(model, weights))
+
+
+def resampled(model: NDArray[np.float64], weights: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
+    """Hits, true and predicted pixels of each resample, (resamples, C) each, of (N, 3, C) as ``statistics`` gives."""
+    hits, truth, predicted = (
+        (weights.astype(np.float64) @ model.reshape(len(model), -1)).reshape(len(weights), 3, -1).swapaxes(0, 1)
+    )
     return hits, truth, predicted

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
+    from segmodels.plots import Comparison
+
 Size = tuple[int, ...]
 """Of a result: (height, width), or (depth, height, width)."""
 
@@ -27,17 +29,27 @@ Size = tuple[int, ...]
 class Result(Protocol):
     """What is predicted for one image. Holds train ids, at the size that was asked for."""
 
-    def files(self) -> dict[str, bytes]:
+    def files(self, labels: LabelMap) -> dict[str, bytes]:
         """Suffix -> content of each file that keeps the result: ``{".png": ...}``."""
         ...
 
-    def draw(self, image: NDArray, labels: LabelMap) -> NDArray:
-        """The result over ``image`` (H, W, 3) uint8 RGB, as a picture of the same shape and type."""
+    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
+        """The result over ``image`` (H, W, 3) uint8 RGB, as a picture of the same shape and type; ``alpha`` is the
+        opacity of the colours.
+        """
         ...
 
 
 ResultType = TypeVar("ResultType", bound=Result)
 Targets = TypeVar("Targets")
+
+
+class TensorSpec(NamedTuple):
+    """One tensor of an answer to many images, as the Open Inference Protocol describes it."""
+
+    name: str
+    datatype: str  # UINT8, INT16, INT32, FP32, BYTES
+    shape: tuple[int, ...]  # -1: any length
 
 
 class Evaluator(ABC, Generic[ResultType]):
@@ -64,7 +76,9 @@ class Evaluator(ABC, Generic[ResultType]):
 
     @abstractmethod
     def images(self) -> pa.Table:
-        """A row per image, in the order of the ids: ``id``, ``score`` (of the image alone), and its counts."""
+        """A row per image, in the order of the ids: ``id``, ``score`` (of the image alone; null where undefined), and
+        its counts.
+        """
 
     @abstractmethod
     def confusion(self) -> tuple[Sequence[str], NDArray]:
@@ -84,7 +98,7 @@ class Evaluator(ABC, Generic[ResultType]):
 
     @abstractmethod
     def write(self, folder: Path) -> None:
-        """Write the counts, without loss, into an existing folder."""
+        """Write the counts, without loss, into an existing folder; ``per_image.parquet`` is the table of ``images``."""
 
     @classmethod
     @abstractmethod
@@ -101,12 +115,17 @@ class Task(ABC, Generic[Targets, ResultType]):
 
     Attributes:
         name: in the registry, on model cards and in params.yaml.
-        headline: score -> how people write it (MIoU). The first chooses weights and champions.
+        headline: score -> how people write it (MIoU). The first chooses weights and champions; all are reported after
+            each validation.
+        short: score -> its name among the metrics of a run (val/miou), where that is not its own.
+        class_score: column of ``Evaluator.per_class`` that a run gets for each class.
         Settings: frozen dataclass, how the task predicts; every field has a default.
     """
 
     name: ClassVar[str]
     headline: ClassVar[Mapping[str, str]]
+    short: ClassVar[Mapping[str, str]] = {}
+    class_score: ClassVar[str]
     Settings: ClassVar[type]
 
     def __init__(self, labels: LabelMap, settings: Any = None) -> None:
@@ -147,3 +166,37 @@ class Task(ABC, Generic[Targets, ResultType]):
     @abstractmethod
     def evaluator(self) -> Evaluator[ResultType]:
         """A new one, with nothing counted."""
+
+    @abstractmethod
+    def truth(self, annotation: Annotation) -> ResultType:
+        """The annotation as a result: what a model without errors predicts."""
+
+    @abstractmethod
+    def compare(self, image: NDArray, annotation: Annotation, result: ResultType, caption: str) -> Comparison:
+        """The pictures of one image, its truth and its result, side by side.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, of any size.
+        """
+
+    @abstractmethod
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        """The tensors of an answer."""
+
+    @abstractmethod
+    def tensors(self, results: Sequence[ResultType]) -> dict[str, NDArray]:
+        """An answer to many images: an array for each of ``tensor_specs``; BYTES are arrays of bytes objects.
+
+        Raises:
+            InputError: results that do not fit into one tensor.
+        """
+
+    @classmethod
+    def metric(cls, score: str, prefix: str) -> str:
+        """The name of ``score`` among the metrics of a run: ``val/miou``."""
+        return f"{prefix}/{cls.short.get(score, score)}"
+
+    @classmethod
+    def headline_metrics(cls, scores: Mapping[str, float], prefix: str) -> dict[str, float]:
+        """The headline scores of ``scores`` under their names in a run, in the headline's order."""
+        return {cls.metric(name, prefix): scores[name] for name in cls.headline}

@@ -93,8 +93,8 @@ def test_comparisons_show_each_image_at_its_labels_size_with_its_error(tmp_path:
     prediction[:10] = 1
     truth[20:] = 255
     rows = [
-        plots.Comparison(np.zeros((20, 30, 3), np.uint8), truth, prediction, "best 0.9 · a"),
-        plots.Comparison(np.ones((9, 9, 3), np.uint8), truth, truth, "b"),
+        plots.class_maps(np.zeros((20, 30, 3), np.uint8), truth, prediction, LABELS, "best 0.9 · a"),
+        plots.class_maps(np.ones((9, 9, 3), np.uint8), truth, truth, LABELS, "b"),
     ]
     figure = plots.comparisons(rows, LABELS)
     titles = [axes.get_title(loc="left") for axes in figure.axes]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.inference import sliding_window
-from segmodels.inference.class_rows import mask_rows
+from segmodels.inference.class_rows import class_rows
 from segmodels.inference.sliding_window import SlidingWindow, predict_bands, window_starts
 
 
@@ -148,7 +148,7 @@ def test_a_mask_written_from_bands_is_the_argmax_of_the_interpolated_map(
     height: int, width: int, rows: int, columns: int, cut: int, seed: int
 ) -> None:
     scores = torch.rand(4, height, width, generator=torch.Generator().manual_seed(seed))
-    mask = np.concatenate(list(mask_rows(scores.split(cut, dim=1), height, (rows, columns), np.dtype(np.uint8))))
+    mask = torch.cat(list(class_rows(scores.split(cut, dim=1), height, (rows, columns), torch.uint8))).numpy()
     assert mask.dtype == np.uint8
     whole = torch.nn.functional.interpolate(scores[None], (rows, columns), mode="bilinear")[0]
     chosen = whole.gather(0, torch.from_numpy(mask.astype(np.int64))[None])[0]
@@ -167,7 +167,7 @@ def test_memory_does_not_grow_with_the_height_of_the_image() -> None:
     program = """
 import resource, torch
 from segmodels.inference import sliding_window
-from segmodels.inference.class_rows import mask_rows
+from segmodels.inference.class_rows import class_rows
 from segmodels.inference.sliding_window import SlidingWindow, predict_bands
 import numpy as np
 torch.set_num_threads(1)
@@ -177,7 +177,7 @@ def mask(height):
     read = lambda start, stop: torch.zeros(3, stop - start, 1000, dtype=torch.uint8)
     with torch.inference_mode():
         bands = predict_bands(predict, read, (height, 1000), SlidingWindow((128, 250), overlap=0))
-        for rows in mask_rows(bands, height, (height, 1000), np.dtype(np.uint8)):
+        for rows in class_rows(bands, height, (height, 1000), torch.uint8):
             pass
 mask(256)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
