@@ -6,7 +6,7 @@ albumentations is no requirement of the project: `make bench` installs it beside
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import albumentations as A
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import markdown_table, side_by_side, write_section
+from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment
 from segmodels.data.digits import scene, split_sources
 from segmodels.data.layouts import open_layout
@@ -39,7 +40,7 @@ def main() -> None:
             for number, (image, mask) in enumerate(samples):
                 writer.add("train", str(number), image, mask)
         augment = Augment((CROP, CROP), SCALE, flip=0.5, brightness=JITTER, contrast=JITTER, saturation=JITTER, hue=0.1)
-        loader = training_loader(ShardReader(folder, "train"), augment, batch_size=BATCH, seed=0)
+        loader = training_loader(ShardReader(folder, "train"), augment, Classes(), batch_size=BATCH, seed=0)
         contenders = {
             "PNG + albumentations": lambda: run(
                 batch(augmented(*decode(*files[n])) for n in numbers) for numbers in epoch()
@@ -49,7 +50,7 @@ def main() -> None:
             ),
             "this project, uint8 (normalised on the device)": lambda: run(loader),
             "this project, normalised to float32 here": lambda: run(
-                (normalised(images), masks) for images, masks in loader
+                (normalised(batch.images), batch.targets) for batch in loader
             ),
         }
         milliseconds = side_by_side(contenders)
@@ -62,6 +63,13 @@ def main() -> None:
         f" thread.\n\n{markdown_table(['input', 'images/s', 'ratio'], rows)}"
     )
     write_section("Loader", text, ("albumentations", "opencv-python-headless", "numpy", "torch"))
+
+
+class Classes:
+    """A task that learns from the class maps."""
+
+    def targets(self, annotations: Sequence[Annotation]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([annotation.classes for annotation in annotations]))
 
 
 def run(batches: Iterable[object]) -> None:

@@ -145,12 +145,12 @@ def measure(predictor: Predictor, reader: ShardReader, batch_size: int) -> Itera
     from segmodels.metrics import ConfusionMatrix
 
     labels = reader.labels
-    for images, masks, indices in evaluation_loader(reader, batch_size=batch_size):
-        truths = [np.asarray(mask) for mask in masks]
-        predictions = predictor.batch_masks(images, [(truth.shape[0], truth.shape[1]) for truth in truths])
-        for index, prediction, truth in zip(indices, predictions, truths, strict=True):
+    for batch in evaluation_loader(reader, batch_size=batch_size):
+        truths = [annotation.classes for annotation in batch.annotations]
+        predictions = predictor.batch_masks(batch.images, [(truth.shape[0], truth.shape[1]) for truth in truths])
+        for index, prediction, truth in zip(batch.indices, predictions, truths, strict=True):
             yield (
-                int(index),
+                index,
                 ConfusionMatrix.from_maps(prediction, truth, labels.num_classes, labels.ignore_index).counts,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,11 @@ from components.tracking.lineage import checkpoint_key, lineage
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from lightning.fabric import Fabric
-    from numpy.typing import NDArray
 
-    from segmodels.data.loader import TrainingLoader
+    from segmodels.annotations import Annotation
+    from segmodels.data.loader import EvaluationLoader, TrainingLoader
     from segmodels.data.shards import ShardReader
     from segmodels.labels import LabelMap
     from segmodels.training.learner import Task
@@ -173,18 +172,18 @@ def _precision(params: TrainParams, gpu: bool) -> str:
 
 def _batches(
     params: TrainParams, fabric: Fabric, training: ShardReader, validation: ShardReader
-) -> tuple[TrainingLoader, _Stacked]:
+) -> tuple[_TrainingTuples, _ValidationTuples]:
     """This process's share of the batches to train on and to choose by."""
     from segmodels.data.augment import Augment
     from segmodels.data.loader import evaluation_loader, training_loader
 
     share = {"batch_size": params.batch_size, "rank": fabric.global_rank, "world_size": fabric.world_size}
-    augment = Augment(**params.augment.model_dump(), ignore_index=training.labels.ignore_index)
-    labelled = image_classes(params) > 0
+    augment = Augment(**params.augment.model_dump())
+    image_labels = image_classes(params) > 0
     loader = training_loader(
-        training, augment, seed=params.seed, workers=params.workers, image_labels=labelled, **share
+        training, augment, _Tuples(image_labels), seed=params.seed, workers=params.workers, **share
     )
-    return loader, _Stacked(evaluation_loader(validation, **share), validation.image_labels if labelled else None)
+    return _TrainingTuples(loader), _ValidationTuples(evaluation_loader(validation, **share), _Tuples(image_labels))
 
 
 def _fit(
@@ -192,7 +191,7 @@ def _fit(
     params: TrainParams,
     task: Task,
     labels: LabelMap,
-    batches: tuple[TrainingLoader, _Stacked],
+    batches: tuple[_TrainingTuples, _ValidationTuples],
     checkpoints: Any,
     on_batch: Callable[..., None],
     on_epoch: Callable[[int, dict[str, float]], None],
@@ -230,25 +229,45 @@ def _fit(
     )
 
 
-class _Stacked:
-    """Validation batches with their masks as one tensor, as in this split they have the size of the images, and with
-    the images' labels, if given.
-    """
+class _Tuples:
+    """Targets as ``Fit`` takes them: the class maps as one tensor, and the images' labels where the model has some."""
 
-    def __init__(
-        self,
-        batches: Iterable[tuple[torch.Tensor, list[torch.Tensor], list[int]]],
-        image_labels: NDArray[np.int64] | None,
-    ) -> None:
-        self.batches = batches
+    def __init__(self, image_labels: bool) -> None:
         self.image_labels = image_labels
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def targets(self, annotations: Sequence[Annotation]) -> tuple[torch.Tensor, ...]:
+        import numpy as np
         import torch
 
-        for images, masks, indices in self.batches:
-            batch = images, torch.stack(masks)
-            yield batch if self.image_labels is None else (*batch, torch.from_numpy(self.image_labels[indices]))
+        classes = torch.from_numpy(np.stack([annotation.classes for annotation in annotations]))
+        if not self.image_labels:
+            return (classes,)
+        return classes, torch.tensor([annotation.image_label for annotation in annotations])
+
+
+class _TrainingTuples:
+    """Training batches as ``Fit`` takes them."""
+
+    def __init__(self, loader: TrainingLoader) -> None:
+        self.loader = loader
+        self.set_epoch = loader.set_epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        return ((batch.images, *batch.targets) for batch in self.loader)
+
+
+class _ValidationTuples:
+    """Validation batches as ``Fit`` takes them: in this split the maps have the size of the images."""
+
+    def __init__(self, loader: EvaluationLoader, targets: _Tuples) -> None:
+        self.loader = loader
+        self.targets = targets
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        return ((batch.images, *self.targets.targets(batch.annotations)) for batch in self.loader)
 
 
 class _StopSignal:

@@ -1,13 +1,19 @@
-"""Random scale, crop, flip and colour of a training sample, in uint8, touching no more of the image than the crop
-needs.
-"""
+"""Random scale, crop, flip and colour of a training sample, touching no more of the image than the crop needs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation
+from segmodels.data.geometry import flip, place, resize_image, resize_labels
+from segmodels.errors import InputError
 
 # NTSC: RGB -> luma and two chroma axes. Turning the chroma plane turns the hue, stretching it changes the saturation,
 # and neither changes luma.
@@ -15,62 +21,89 @@ _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523,
 _RGB = np.linalg.inv(_YIQ)
 
 
+class Outside(NamedTuple):
+    """Values of the pixels of a crop that lie outside the image.
+
+    Attributes:
+        image: per channel; empty: 0.
+        classes: of the class map, ``LabelMap.ignore_index``.
+        further: of each further map, its own ignore index.
+    """
+
+    image: tuple[float, ...] = ()
+    classes: int = 255
+    further: Mapping[str, int] = MappingProxyType({})
+
+
+ZEROS = Outside()
+"""Black, and 255 in every map."""
+
+
 @dataclass(frozen=True)
 class Augment:
     """Augmentation of one sample; every draw comes from the generator that the call is given.
 
     Attributes:
-        crop: height and width of the result, pixels; None is the image's own size.
+        crop: size of the result in pixels, ``(height, width)`` or ``(depth, height, width)``; None is the image's own
+            size.
         scale: the image is enlarged by a factor drawn uniformly from this range, then cropped at a place drawn
-            uniformly. Where the enlarged image is smaller than the crop it lies at a random place in it, surrounded by
-            ``fill`` and, in the mask, ``ignore_index``.
-        flip: probability of a left-right flip.
-        brightness, contrast, saturation: 0.2 draws a factor from 0.8..1.2; contrast is about the crop's mean grey. 0
-            switches it off.
-        hue: largest turn of the hue, 0.5 is half a turn. 0 switches it off.
-        ignore_index: of the mask.
-        fill: RGB colour outside the image; ``training_loader`` puts the dataset's mean here.
+            uniformly. Where the enlarged image is smaller than the crop it lies at a random place in it.
+        flip: probability of a left-right flip; of a volume, the probability for each of the three axes.
+        brightness: 0.2 draws a factor from 0.8..1.2. 0 switches it off.
+        contrast: as brightness, about the crop's mean: the mean grey of 8-bit RGB, else the mean of each channel.
+        saturation: as brightness; of 8-bit RGB images only.
+        hue: largest turn of the hue, 0.5 is half a turn; of 8-bit RGB images only. 0 switches it off.
     """
 
-    crop: tuple[int, int] | None = None
+    crop: tuple[int, ...] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    ignore_index: int = 255
-    fill: tuple[int, int, int] = (124, 116, 104)
 
-    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Crop ``(h, w, 3)`` uint8 and its mask ``(h, w)`` from an image ``(H, W, 3)`` uint8 RGB and a mask ``(H, W)``
-        of train ids.
+    def check(self, channels: int, dtype: np.dtype, spatial_dims: int) -> None:
+        """Whether images ``(*spatial, channels)`` of this type can be augmented so.
+
+        Raises:
+            InputError: a crop with another number of axes, or saturation or hue of other images than 8-bit RGB.
+        """
+        if self.crop is not None and len(self.crop) != spatial_dims:
+            axes = "[depth, height, width]" if spatial_dims == 3 else "[height, width]"
+            raise InputError(
+                f"train.augment.crop is {list(self.crop)} but the images have {spatial_dims} axes, expected {axes}"
+            )
+        for name in ("saturation", "hue"):
+            if (value := getattr(self, name)) and not _is_rgb(channels, dtype, spatial_dims):
+                kind = "volumes" if spatial_dims == 3 else "images"
+                raise InputError(
+                    f"train.augment.{name} is {value:g} but the {kind} have {channels} channel{'s' * (channels > 1)} of"
+                    f" {dtype}, expected 3 channels of uint8 (RGB): set train.augment.saturation and train.augment.hue"
+                    " to 0"
+                )
+
+    def __call__(
+        self, image: NDArray, annotation: Annotation, rng: np.random.Generator, outside: Outside = ZEROS
+    ) -> tuple[NDArray, Annotation]:
+        """Crop of an image ``(*spatial, C)`` uint8, uint16, int16 or float32, and of its annotation of the same size.
 
         Only the part of both that the crop shows is read. The image is interpolated linearly (by area when it shrinks
-        to less than half), the mask takes the nearest label; both sample at the same pixel centres.
+        to less than half), maps take the nearest label; all sample at the same pixel centres. Segments without a pixel
+        in the crop are dropped; boxes and areas of the others are those of the map.
         """
-        draws = rng.random(8)  # always eight, so that switching one off leaves the others as they are
-        height, width = self.crop or image.shape[:2]
+        dims = image.ndim - 1
+        flips = 1 if dims == 2 else dims
+        draws = rng.random(5 + dims + flips)  # always as many: switching one off leaves the others as they are
         scale = self.scale[0] + draws[0] * (self.scale[1] - self.scale[0])
-        rows, to_rows = _interval(image.shape[0], height, scale, draws[1])
-        columns, to_columns = _interval(image.shape[1], width, scale, draws[2])
-        size = (to_columns.stop - to_columns.start, to_rows.stop - to_rows.start)
+        drawn = draws[1 + dims : 1 + dims + flips] < self.flip
+        turned = tuple(axis for axis, chosen in zip(range(dims)[-flips:], drawn, strict=True) if chosen)
+        window = _Window.of(image.shape[:-1], self.crop or image.shape[:-1], scale, draws[1:], turned)
+        part = self._jitter(window.resized(image), *(2 * draws[-4:] - 1))
+        values = outside.image or (0.0,) * image.shape[-1]
+        return window.placed(part, values), _seen_through(window, annotation, outside)
 
-        shrinks = 2 * size[1] < rows.stop - rows.start
-        part = cv2.resize(image[rows, columns], size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        labels = cv2.resize(mask[rows, columns], size, interpolation=cv2.INTER_NEAREST_EXACT)
-        part = self._jitter(part, *(2 * draws[4:] - 1))
-        if size != (width, height):
-            margins = to_rows.start, height - to_rows.stop, to_columns.start, width - to_columns.stop
-            part = cv2.copyMakeBorder(part, *margins, cv2.BORDER_CONSTANT, value=self.fill)
-            labels = cv2.copyMakeBorder(labels, *margins, cv2.BORDER_CONSTANT, value=self.ignore_index)
-        if draws[3] < self.flip:
-            part, labels = cv2.flip(part, 1), cv2.flip(labels, 1)
-        return part, labels
-
-    def _jitter(
-        self, image: np.ndarray, brightness: float, contrast: float, saturation: float, hue: float
-    ) -> np.ndarray:
+    def _jitter(self, image: NDArray, brightness: float, contrast: float, saturation: float, hue: float) -> NDArray:
         """One affine map of colour for all four; the arguments are draws from -1..1."""
         if not (self.brightness or self.contrast or self.saturation or self.hue):
             return image
@@ -79,12 +112,70 @@ class Augment:
             1 + contrast * self.contrast,
             1 + saturation * self.saturation,
         )
+        if not _is_rgb(image.shape[-1], image.dtype, image.ndim - 1):
+            return _stretch(image, gain, slope)
         turn = 2 * np.pi * hue * self.hue
         cos, sin = chroma * np.cos(turn), chroma * np.sin(turn)
         matrix = np.empty((3, 4))
         matrix[:, :3] = gain * slope * (_RGB @ [[1, 0, 0], [0, cos, -sin], [0, sin, cos]] @ _YIQ)
         matrix[:, 3] = (1 - slope) * gain * (_YIQ[0] @ cv2.mean(image)[:3])
         return cv2.transform(image, matrix)
+
+
+class _Window(NamedTuple):
+    """What a crop shows."""
+
+    source: tuple[slice, ...]  # of the image
+    target: tuple[slice, ...]  # of the crop
+    size: tuple[int, ...]  # of the crop
+    turned: tuple[int, ...]  # axes that are flipped
+
+    @classmethod
+    def of(
+        cls, spatial: Sequence[int], size: Sequence[int], scale: float, draws: NDArray, turned: tuple[int, ...]
+    ) -> _Window:
+        axes = [_interval(length, crop, scale, draw) for length, crop, draw in zip(spatial, size, draws, strict=False)]
+        source, target = zip(*axes, strict=True)
+        return cls(source, target, tuple(size), turned)
+
+    @property
+    def filled(self) -> tuple[int, ...]:
+        """Size of the part of the crop that shows the image."""
+        return tuple(part.stop - part.start for part in self.target)
+
+    def resized(self, image: NDArray) -> NDArray:
+        read = [part.stop - part.start for part in self.source]
+        return resize_image(image[self.source], self.filled, average=2 * self.filled[0] < read[0])
+
+    def placed(self, part: NDArray, value: float | Sequence[float]) -> NDArray:
+        corner = [axis.start for axis in self.target]
+        return flip(place(part, self.size, corner, value), self.turned, len(self.size))
+
+    def labels(self, labels: NDArray, value: int) -> NDArray:
+        return self.placed(resize_labels(labels[self.source], self.filled), value)
+
+
+def _seen_through(window: _Window, annotation: Annotation, outside: Outside) -> Annotation:
+    """The annotation of the crop."""
+    layers, segments, spacing = np.zeros((0, *window.size), np.uint16), annotation.segments, annotation.spacing
+    if len(annotation.layers):
+        layers = np.stack([window.labels(layer, 0) for layer in annotation.layers])
+        seen = np.zeros(2**16, bool)
+        seen[layers] = True
+        segments = tuple(segment._replace(box=None, area=None) for segment in segments if seen[segment.id])
+    if spacing is not None:
+        read = [part.stop - part.start for part in window.source]
+        spacing = tuple(mm * a / b for mm, a, b in zip(spacing, read, window.filled, strict=True))
+    return replace(
+        annotation,
+        classes=window.labels(annotation.classes, outside.classes),
+        layers=layers,
+        segments=segments,
+        further={
+            name: window.labels(labels, outside.further.get(name, 255)) for name, labels in annotation.further.items()
+        },
+        spacing=spacing,
+    )
 
 
 def _interval(length: int, crop: int, scale: float, draw: float) -> tuple[slice, slice]:
@@ -96,3 +187,17 @@ def _interval(length: int, crop: int, scale: float, draw: float) -> tuple[slice,
     begin = min(round((first - start) * crop / window), crop - 1)
     end = max(round((last - start) * crop / window), begin + 1)
     return slice(first, last), slice(begin, end)
+
+
+def _is_rgb(channels: int, dtype: np.dtype, spatial_dims: int) -> bool:
+    return (channels, dtype, spatial_dims) == (3, np.uint8, 2)
+
+
+def _stretch(image: NDArray, gain: float, slope: float) -> NDArray:
+    """Brightness (``gain``) and contrast (``slope``, about each channel's mean); integers stay in their range."""
+    mean = image.mean(axis=tuple(range(image.ndim - 1)), dtype=np.float64)
+    values = image * np.float32(gain * slope) + (gain * (1 - slope) * mean).astype(np.float32)
+    if np.issubdtype(image.dtype, np.integer):
+        bounds = np.iinfo(image.dtype)
+        values = np.rint(values).clip(bounds.min, bounds.max)
+    return values.astype(image.dtype)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segmodels.data.augment import Augment
+from segmodels.annotations import Annotation
+from segmodels.data.augment import Augment, Outside
+from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 
@@ -28,31 +30,42 @@ PREFETCH = 3
 """Batches that are made ahead of their use."""
 
 
+class MakesTargets(Protocol):
+    """A task, as far as the loader knows it."""
+
+    def targets(self, annotations: Sequence[Annotation]) -> Any:
+        """What a batch is trained on: a pytree of tensors."""
+        ...
+
+
 def training_loader(
     reader: ShardReader,
     augment: Augment,
+    task: MakesTargets,
     *,
     batch_size: int,
     seed: int,
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    image_labels: bool = False,
 ) -> TrainingLoader:
     """Endlessly reusable iterable over the batches of one epoch: see ``TrainingLoader``.
 
     Args:
         batch_size: samples per batch and rank.
         workers: processes; 0 loads in one thread of this process.
-        image_labels: the classes of the whole images are the third tensor of each batch.
 
     Raises:
-        InputError: images of different sizes without a crop, or fewer samples than ranks.
+        InputError: images of different sizes without a crop, an augmentation that the images cannot have, or fewer
+            samples than ranks.
     """
+    augment.check(reader.channels, reader.dtype, reader.spatial_dims)
     if augment.crop is None and (reader.sizes != reader.sizes[0]).any():
-        low, high = reader.sizes.min(axis=0), reader.sizes.max(axis=0)
+        low, high = (
+            "x".join(map(str, reversed(size))) for size in (reader.sizes.min(axis=0), reader.sizes.max(axis=0))
+        )
         raise InputError(
-            f"split {reader.split!r} has images from {low[1]}x{low[0]} to {high[1]}x{high[0]} pixels and no crop, "
+            f"split {reader.split!r} has images from {low} to {high} pixels and no crop, "
             "expected images of one size: set train.augment.crop"
         )
     if len(reader) < world_size:
@@ -60,40 +73,35 @@ def training_loader(
             f"split {reader.split!r} has {len(reader)} samples for {world_size} processes, expected at least one each:"
             " start fewer processes"
         )
-    red, green, blue = (round(value) for value in reader.statistics.mean)
-    return TrainingLoader(
-        reader, replace(augment, fill=(red, green, blue)), batch_size, seed, workers, rank, world_size, image_labels
-    )
+    samples = _AugmentedBatches(reader, augment, task, seed)
+    return TrainingLoader(samples, len(reader), batch_size, seed, workers, rank, world_size)
 
 
 class TrainingLoader:
-    """Batches ``(images, masks)`` of the training samples in an order of the epoch's own.
+    """A ``Batch`` for each part of the training samples, in an order of the epoch's own.
 
-    Images are uint8 ``(B, 3, H, W)`` in channels_last memory, masks ``(B, H, W)`` in the shards' type (uint8, or int16
-    above 255 classes). With image labels, batches are ``(images, masks, image_labels)``, the last int64 ``(B,)``.
-    Of each global batch of ``batch_size * world_size`` samples the rank takes every ``world_size``-th. The last,
-    incomplete batch of an epoch is left out, unless it is the only one.
+    Images have the shards' type; those of two spatial axes are in channels_last memory. Of each global batch of
+    ``batch_size * world_size`` samples the rank takes every ``world_size``-th. The last, incomplete batch of an epoch
+    is left out, unless it is the only one.
     """
 
     def __init__(
         self,
-        reader: ShardReader,
-        augment: Augment,
+        samples: _AugmentedBatches,
+        length: int,
         batch_size: int,
         seed: int,
         workers: int,
         rank: int,
         world_size: int,
-        image_labels: bool,
     ) -> None:
-        self._reader = reader
-        self._augment = augment
+        self._samples = samples
+        self._length = length
         self._batch_size = batch_size
         self._seed = seed
         self._workers = workers
         self._rank = rank
         self._world_size = world_size
-        self._image_labels = image_labels
         self._epoch = 0
         self._start_batch = 0
 
@@ -103,38 +111,45 @@ class TrainingLoader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return max(1, len(self._reader) // (self._batch_size * self._world_size))
+        return max(1, self._length // (self._batch_size * self._world_size))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        samples = _AugmentedBatches(self._reader, self._augment, self._seed, self._epoch, self._image_labels)
+    def __iter__(self) -> Iterator[Batch]:
+        samples = self._samples.of_epoch(self._epoch)
         batches = self._indices()[self._start_batch :]
         if self._workers == 0:
             return prefetch(map(samples.make, batches))
-        return map(
-            _made,
-            DataLoader(
-                samples, batch_size=None, sampler=batches, num_workers=self._workers, worker_init_fn=_single_thread
-            ),
+        loader = DataLoader(
+            samples,
+            batch_size=None,
+            sampler=batches,
+            num_workers=self._workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_single_thread,
         )
+        return map(_made, loader)
 
     def _indices(self) -> list[np.ndarray]:
         """The samples of each batch of this rank."""
-        order = np.random.default_rng((self._seed, self._epoch, 0)).permutation(len(self._reader))
+        order = np.random.default_rng((self._seed, self._epoch, 0)).permutation(self._length)
         step = self._batch_size * self._world_size
         return [order[batch * step : (batch + 1) * step][self._rank :: self._world_size] for batch in range(len(self))]
 
 
-class _AugmentedBatches(Dataset[tuple[Tensor, ...] | InputError]):
+class _AugmentedBatches(Dataset[Batch | InputError]):
     """The batch of any samples in one epoch; sent to worker processes."""
 
-    def __init__(self, reader: ShardReader, augment: Augment, seed: int, epoch: int, image_labels: bool) -> None:
+    def __init__(self, reader: ShardReader, augment: Augment, task: MakesTargets, seed: int, epoch: int = 0) -> None:
         self._reader = reader
         self._augment = augment
+        self._task = task
         self._seed = seed
         self._epoch = epoch
-        self._image_labels = image_labels
+        self._outside = _outside(reader)
 
-    def __getitem__(self, indices: np.ndarray) -> tuple[Tensor, ...] | InputError:
+    def of_epoch(self, epoch: int) -> _AugmentedBatches:
+        return _AugmentedBatches(self._reader, self._augment, self._task, self._seed, epoch)
+
+    def __getitem__(self, indices: np.ndarray) -> Batch | InputError:
         try:
             return self.make(indices)
         except (
@@ -142,28 +157,39 @@ class _AugmentedBatches(Dataset[tuple[Tensor, ...] | InputError]):
         ) as error:  # handed over as a value, because DataLoader would bury its sentence in a worker's traceback
             return error
 
-    def make(self, indices: np.ndarray) -> tuple[Tensor, ...]:
-        pairs = [self._sample(int(index)) for index in indices]
-        batch = _channels_last([image for image, _ in pairs]), torch.from_numpy(np.stack([mask for _, mask in pairs]))
-        return (*batch, torch.from_numpy(self._reader.image_labels[indices])) if self._image_labels else batch
+    def make(self, indices: np.ndarray) -> Batch:
+        images, annotations = zip(*[self._sample(int(index)) for index in indices], strict=True)
+        return Batch(_channels_first(images), self._task.targets(annotations), torch.from_numpy(indices))
 
-    def _sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(self, index: int) -> tuple[np.ndarray, Annotation]:
         rng = np.random.default_rng((self._seed, self._epoch, 1 + index))
-        return self._augment(self._reader.image(index), self._reader.mask(index), rng)
+        return self._augment(self._reader.image(index), self._reader.annotation(index), rng, self._outside)
 
 
-def _made(batch: tuple[Tensor, ...] | InputError) -> tuple[Tensor, ...]:
+def _outside(reader: ShardReader) -> Outside:
+    """The mean colour and the ignored labels."""
+    mean = tuple(reader.statistics.mean)
+    if np.issubdtype(reader.dtype, np.integer):
+        mean = tuple(float(round(value)) for value in mean)
+    return Outside(mean, reader.labels.ignore_index)
+
+
+def _made(batch: Batch | InputError) -> Batch:
     if isinstance(batch, InputError):
         raise batch
     return batch
 
 
-class EvaluationLoader:
-    """Batches ``(images, masks, indices)`` of all samples in order.
+def _unchanged(batch: T) -> T:
+    return batch
 
-    Images are uint8 ``(B, 3, H, W)`` in channels_last memory; ``masks`` is a list of B tensors ``(h, w)`` at the masks'
-    own resolution; ``indices`` are the samples' numbers in the reader. A batch holds up to ``batch_size`` consecutive
-    images of one size. Memory maps are released after each batch, so that memory does not grow with the dataset.
+
+class EvaluationLoader:
+    """An ``EvaluationBatch`` of up to ``batch_size`` consecutive samples whose images have one size, for all samples in
+    order.
+
+    Images have the shards' type; those of two spatial axes are in channels_last memory. Memory maps are released after
+    each batch, so that memory does not grow with the dataset.
     """
 
     def __init__(self, reader: ShardReader, batch_size: int, rank: int, world_size: int) -> None:
@@ -179,19 +205,31 @@ class EvaluationLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, list[Tensor], list[int]]]:
+    def __iter__(self) -> Iterator[EvaluationBatch]:
         return prefetch(map(self._read, self._batches))
 
-    def _read(self, indices: list[int]) -> tuple[Tensor, list[Tensor], list[int]]:
-        images = _channels_last([self._reader.image(index) for index in indices])
-        masks = [torch.from_numpy(self._reader.mask(index).copy()) for index in indices]
-        self._reader.release()
-        return images, masks, indices
+    def _read(self, indices: list[int]) -> EvaluationBatch:
+        reader = self._reader
+        images = _channels_first([reader.image(index) for index in indices])
+        annotations = [_in_memory(reader.annotation(index)) for index in indices]
+        ids = [reader.id(index) for index in indices]
+        reader.release()
+        return EvaluationBatch(images, annotations, ids, indices)
 
 
 def evaluation_loader(reader: ShardReader, *, batch_size: int, rank: int = 0, world_size: int = 1) -> EvaluationLoader:
     """Iterable over every sample once: see ``EvaluationLoader``. A rank takes every ``world_size``-th sample."""
     return EvaluationLoader(reader, batch_size, rank, world_size)
+
+
+def _in_memory(annotation: Annotation) -> Annotation:
+    """The annotation without views into a memory map."""
+    return replace(
+        annotation,
+        classes=annotation.classes.copy(),
+        layers=annotation.layers.copy(),
+        further={name: labels.copy() for name, labels in annotation.further.items()},
+    )
 
 
 def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Iterator[T]:
@@ -231,9 +269,10 @@ def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Iterator[T]:
             thread.join()
 
 
-def _channels_last(images: Sequence[np.ndarray]) -> Tensor:
-    """Stack of images ``(H, W, 3)`` as a tensor ``(B, 3, H, W)``."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+def _channels_first(images: Sequence[np.ndarray]) -> Tensor:
+    """Stack of images ``(*spatial, C)`` as a tensor ``(B, C, *spatial)``."""
+    batch = torch.from_numpy(np.stack(images)).movedim(-1, 1)
+    return batch if batch.ndim == 4 else batch.contiguous()  # models of volumes keep the order of the axes
 
 
 def _single_thread(_worker: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from segmodels.annotations import Annotation
 from segmodels.data.statistics import DatasetStatistics, SampleCounts, StatisticsBuilder
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -229,6 +230,25 @@ class ShardReader:
         record = self._record(index)
         height, width = record.column(4)[0].as_py(), record.column(5)[0].as_py()
         return self._view(index, record.column(6), (height, width), self.labels.dtype)
+
+    def annotation(self, index: int) -> Annotation:
+        """Labels of the sample: views into the memory map."""
+        return Annotation.of_classes(self.mask(index), self._record(index).column(7)[0].as_py())
+
+    @property
+    def channels(self) -> int:
+        """Of every image."""
+        return 3
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of every image."""
+        return np.dtype(np.uint8)
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for images, 3 for volumes."""
+        return 2
 
     @cached_property
     def sizes(self) -> np.ndarray:

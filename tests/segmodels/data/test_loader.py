@@ -5,13 +5,17 @@ behaves.
 import gc
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
+from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment
+from segmodels.data.batches import Batch
 from segmodels.data.loader import evaluation_loader, prefetch, training_loader
 from segmodels.data.shards import ShardReader, ShardWriter
 from segmodels.errors import InputError
@@ -19,6 +23,24 @@ from segmodels.labels import LabelMap
 
 LABELS = LabelMap(("a", "b"), ((0, 0, 0), (255, 255, 255)), {0: 0, 1: 1})
 FULL = Augment(crop=(16, 24), scale=(0.7, 1.4), flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
+
+
+class Classes:
+    """A task that learns from the class maps and the images' labels (-1: none); knows which thread called it."""
+
+    def __init__(self) -> None:
+        self.threads: set[str] = set()
+
+    def targets(self, annotations: Sequence[Annotation]) -> dict[str, torch.Tensor]:
+        self.threads.add(threading.current_thread().name)
+        labels = [-1 if annotation.image_label is None else annotation.image_label for annotation in annotations]
+        return {
+            "classes": torch.from_numpy(np.stack([annotation.classes for annotation in annotations])),
+            "image_label": torch.tensor(labels),
+        }
+
+
+TASK = Classes()
 
 
 def shards(
@@ -44,23 +66,27 @@ def numbers(images: torch.Tensor) -> list[int]:
     return images[:, 0, 0, 0].tolist()
 
 
-def same(first, second) -> bool:
+def same(first: list[Batch], second: list[Batch]) -> bool:
     return len(first) == len(second) and all(
-        torch.equal(a, b) and torch.equal(x, y) for (a, x), (b, y) in zip(first, second, strict=True)
+        torch.equal(one, other)
+        for a, b in zip(first, second, strict=True)
+        for one, other in zip(tree_leaves(a), tree_leaves(b), strict=True)
     )
 
 
 def test_batches_are_uint8_channels_last_of_the_crops_size(reader):
-    images, masks = next(iter(training_loader(reader, FULL, batch_size=4, seed=0)))
+    images, targets, ids = next(iter(training_loader(reader, FULL, TASK, batch_size=4, seed=0)))
+    masks = targets["classes"]
     assert images.shape == (4, 3, 16, 24)
     assert images.dtype == torch.uint8
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert masks.shape == (4, 16, 24)
     assert masks.dtype == torch.uint8
+    assert (ids.dtype, ids.shape) == (torch.int64, (4,))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_batch_holds_the_samples_image_labels_when_they_are_asked_for(tmp_path, workers):
+def test_a_batch_holds_what_the_task_makes_of_the_annotations_and_the_samples_numbers(tmp_path, workers):
     with ShardWriter(tmp_path, LABELS, "d") as writer:
         for index in range(7):
             writer.add(
@@ -70,32 +96,38 @@ def test_a_batch_holds_the_samples_image_labels_when_they_are_asked_for(tmp_path
                 np.zeros((8, 8), np.uint8),
                 image_label=10 + index,
             )
-    loader = training_loader(
-        ShardReader(tmp_path, "train"), Augment(), batch_size=3, seed=0, workers=workers, image_labels=True
-    )
-    for images, _, image_labels in loader:
-        assert image_labels.dtype == torch.int64
-        assert image_labels.tolist() == [10 + number for number in numbers(images)]
+    loader = training_loader(ShardReader(tmp_path, "train"), Augment(), TASK, batch_size=3, seed=0, workers=workers)
+    for images, targets, ids in loader:
+        assert targets["image_label"].tolist() == [10 + number for number in numbers(images)]
+        assert ids.tolist() == numbers(images)
+
+
+def test_targets_are_made_where_the_batches_are_made(reader):
+    """In the loader's thread or in its workers, never in the thread that trains."""
+    for workers in (0, 1):
+        task = Classes()
+        list(training_loader(reader, FULL, task, batch_size=8, seed=0, workers=workers))
+        assert task.threads == ({"prefetch"} if workers == 0 else set())
 
 
 def test_a_batch_holds_the_samples_pixels(reader):
-    loader = training_loader(reader, Augment(), batch_size=5, seed=0)
-    for images, masks in loader:
-        for image, mask in zip(images, masks, strict=True):
+    loader = training_loader(reader, Augment(), TASK, batch_size=5, seed=0)
+    for images, targets, _ in loader:
+        for image, mask in zip(images, targets["classes"], strict=True):
             index = int(image[0, 0, 0])
             np.testing.assert_array_equal(image.permute(1, 2, 0), reader.image(index))
-            np.testing.assert_array_equal(mask, reader.mask(index))
+            np.testing.assert_array_equal(mask, reader.annotation(index).classes)
 
 
 def test_an_epoch_has_every_sample_once_but_an_incomplete_batch(reader):
-    loader = training_loader(reader, Augment(), batch_size=5, seed=0)
-    seen = [number for images, _ in loader for number in numbers(images)]
+    loader = training_loader(reader, Augment(), TASK, batch_size=5, seed=0)
+    seen = [number for images, *_ in loader for number in numbers(images)]
     assert len(loader) == 4
     assert len(seen) == len(set(seen)) == 20
 
 
 def test_a_set_smaller_than_a_batch_is_one_smaller_batch(reader):
-    loader = training_loader(reader, Augment(), batch_size=100, seed=0)
+    loader = training_loader(reader, Augment(), TASK, batch_size=100, seed=0)
     batches = list(loader)
     assert len(loader) == len(batches) == 1
     assert sorted(numbers(batches[0][0])) == list(range(23))
@@ -103,7 +135,7 @@ def test_a_set_smaller_than_a_batch_is_one_smaller_batch(reader):
 
 def test_seed_and_epoch_decide_everything(reader):
     def epoch(seed, number):
-        loader = training_loader(reader, FULL, batch_size=5, seed=seed)
+        loader = training_loader(reader, FULL, TASK, batch_size=5, seed=seed)
         loader.set_epoch(number)
         return list(loader)
 
@@ -114,19 +146,19 @@ def test_seed_and_epoch_decide_everything(reader):
 
 def test_a_samples_draws_change_with_the_epoch(reader):
     """Crops of one sample in six epochs are at more than one place."""
-    loader = training_loader(reader, Augment(crop=(8, 8)), batch_size=23, seed=0)
+    loader = training_loader(reader, Augment(crop=(8, 8)), TASK, batch_size=23, seed=0)
     crops = set()
     for number in range(6):
         loader.set_epoch(number)
-        images, _ = next(iter(loader))
+        images, *_ = next(iter(loader))
         crops.add(images[numbers(images).index(7)].numpy().tobytes())
     assert len(crops) > 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(reader, workers):
-    alone = training_loader(reader, FULL, batch_size=5, seed=3)
-    shared = training_loader(reader, FULL, batch_size=5, seed=3, workers=workers)
+    alone = training_loader(reader, FULL, TASK, batch_size=5, seed=3)
+    shared = training_loader(reader, FULL, TASK, batch_size=5, seed=3, workers=workers)
     for loader in (alone, shared):
         loader.set_epoch(4, start_batch=1)
     batches = list(shared)
@@ -136,32 +168,30 @@ def test_workers_change_nothing(reader, workers):
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_make_the_batches_of_one_process(reader, world_size):
-    whole = list(training_loader(reader, FULL, batch_size=2 * world_size, seed=0))
+    whole = list(training_loader(reader, FULL, TASK, batch_size=2 * world_size, seed=0))
     parts = [
-        list(training_loader(reader, FULL, batch_size=2, seed=0, rank=rank, world_size=world_size))
+        list(training_loader(reader, FULL, TASK, batch_size=2, seed=0, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     assert {len(part) for part in parts} == {len(whole)}
-    for batch, (images, masks) in enumerate(whole):
-        for rank, part in enumerate(parts):
-            assert torch.equal(images[rank::world_size], part[batch][0])
-            assert torch.equal(masks[rank::world_size], part[batch][1])
+    for rank, part in enumerate(parts):
+        assert same([tree_map(lambda tensor, rank=rank: tensor[rank::world_size], batch) for batch in whole], part)
 
 
 def test_a_resumed_epoch_has_exactly_the_remaining_batches(reader):
-    loader = training_loader(reader, FULL, batch_size=3, seed=0)
+    loader = training_loader(reader, FULL, TASK, batch_size=3, seed=0)
     loader.set_epoch(5)
     whole = list(loader)
     for start in range(len(loader) + 1):
-        resumed = training_loader(reader, FULL, batch_size=3, seed=0)
+        resumed = training_loader(reader, FULL, TASK, batch_size=3, seed=0)
         resumed.set_epoch(5, start_batch=start)
         assert same(list(resumed), whole[start:])
         assert len(resumed) == 7
 
 
 def test_a_crop_is_padded_with_the_datasets_mean_colour(reader):
-    images, masks = next(iter(training_loader(reader, Augment(crop=(64, 64)), batch_size=2, seed=0)))
-    outside = masks[0] == 255
+    images, targets, _ = next(iter(training_loader(reader, Augment(crop=(64, 64)), TASK, batch_size=2, seed=0)))
+    outside = targets["classes"][0] == 255
     assert outside.sum() == 64 * 64 - 20 * 30
     assert {tuple(pixel) for pixel in images[0].permute(1, 2, 0)[outside].tolist()} == {
         tuple(round(value) for value in reader.statistics.mean)
@@ -171,14 +201,14 @@ def test_a_crop_is_padded_with_the_datasets_mean_colour(reader):
 def test_images_of_many_sizes_need_a_crop(tmp_path):
     mixed = shards(tmp_path, [(20, 30), (40, 20), (20, 30)])
     with pytest.raises(InputError, match=r"images from 20x20 to 30x40 pixels and no crop, .* set train\.augment\.crop"):
-        training_loader(mixed, Augment(), batch_size=2, seed=0)
-    images, _ = next(iter(training_loader(mixed, Augment(crop=(32, 32)), batch_size=3, seed=0)))
+        training_loader(mixed, Augment(), TASK, batch_size=2, seed=0)
+    images, *_ = next(iter(training_loader(mixed, Augment(crop=(32, 32)), TASK, batch_size=3, seed=0)))
     assert images.shape == (3, 3, 32, 32)
 
 
 def test_fewer_samples_than_processes_are_refused(tmp_path):
     with pytest.raises(InputError, match="2 samples for 3 processes"):
-        training_loader(shards(tmp_path, [(8, 8)] * 2), Augment(), batch_size=1, seed=0, rank=0, world_size=3)
+        training_loader(shards(tmp_path, [(8, 8)] * 2), Augment(), TASK, batch_size=1, seed=0, rank=0, world_size=3)
 
 
 # Evaluation
@@ -190,13 +220,15 @@ def test_evaluation_shows_every_sample_in_order_at_its_masks_resolution(tmp_path
     reader = shards(tmp_path, sizes, "test", mask_sizes)
     loader = evaluation_loader(reader, batch_size=2)
     batches = list(loader)
-    assert [indices for _, _, indices in batches] == [[0, 1], [2], [3], [4, 5]]
+    assert [batch.indices for batch in batches] == [[0, 1], [2], [3], [4, 5]]
+    assert [batch.ids for batch in batches] == [["0", "1"], ["2"], ["3"], ["4", "5"]]
     assert len(loader) == 4
-    for images, masks, indices in batches:
+    for images, annotations, _, indices in batches:
         assert images.is_contiguous(memory_format=torch.channels_last)
-        for image, mask, index in zip(images, masks, indices, strict=True):
+        for image, annotation, index in zip(images, annotations, indices, strict=True):
             np.testing.assert_array_equal(image.permute(1, 2, 0), reader.image(index))
-            np.testing.assert_array_equal(mask, reader.mask(index))
+            np.testing.assert_array_equal(annotation.classes, reader.annotation(index).classes)
+            assert annotation.size == mask_sizes[index]
 
 
 def test_evaluation_ranks_share_the_samples(reader):
@@ -210,8 +242,8 @@ def test_evaluation_ranks_share_the_samples(reader):
 
 
 def test_evaluation_keeps_no_shard_mapped(reader):
-    for _ in evaluation_loader(reader, batch_size=4):
-        pass
+    kept = list(evaluation_loader(reader, batch_size=4))
+    assert len(kept) == 6
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("memory maps are listed on Linux only")
@@ -262,7 +294,7 @@ def test_an_exception_in_the_thread_is_raised_where_the_item_was_due():
 
 
 def test_the_thread_ends_when_the_iterator_is_dropped(reader):
-    stream = iter(training_loader(reader, FULL, batch_size=1, seed=0))
+    stream = iter(training_loader(reader, FULL, TASK, batch_size=1, seed=0))
     next(stream)
     assert threads() == ["prefetch"]
     del stream
@@ -278,6 +310,6 @@ def test_a_corrupt_shard_is_named_by_the_loader(tmp_path):
     path.write_bytes(data)
     reader = ShardReader(tmp_path, "train")
     for workers in (0, 1):
-        loader = training_loader(reader, FULL, batch_size=4, seed=0, workers=workers)
+        loader = training_loader(reader, FULL, TASK, batch_size=4, seed=0, workers=workers)
         with pytest.raises(InputError, match=r"^shard .*train-00000\.arrow is corrupt .* rerun the step preprocess$"):
             list(loader)

@@ -1,0 +1,88 @@
+"""Resizing, padding and flipping of images and label maps with any number of channels and two or three spatial axes.
+
+Images are ``(*spatial, C)``, maps ``(*spatial)``; ``*spatial`` is ``H, W`` or ``D, H, W``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_OPENCV_CHANNELS = 4  # some of OpenCV's functions take no more at once
+
+
+def resize_image(image: NDArray, size: Sequence[int], *, average: bool) -> NDArray:
+    """The image at ``size``: uint8, uint16, int16 or float32 as before.
+
+    Args:
+        average: take the mean over the area that becomes a pixel, for images that shrink; else interpolate linearly
+            between pixel centres.
+    """
+    if len(size) == 3:
+        return _resize_volume(image, size, average=average)
+    height, width = size
+    method = cv2.INTER_AREA if average else cv2.INTER_LINEAR
+    if image.shape[-1] <= _OPENCV_CHANNELS:
+        return cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
+    return np.concatenate([resize_image(part, size, average=average) for part in _few_channels(image)], axis=-1)
+
+
+def resize_labels(labels: NDArray, size: Sequence[int]) -> NDArray:
+    """The map at ``size``: each pixel has the label at its centre. Of any integer type."""
+    if len(size) == 2 and labels.dtype.itemsize <= 2:
+        return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+    nearest = [
+        (2 * np.arange(target) + 1) * length // (2 * target) for length, target in zip(labels.shape, size, strict=True)
+    ]
+    return labels[np.ix_(*nearest)]
+
+
+def place(array: NDArray, size: Sequence[int], corner: Sequence[int], value: float | Sequence[float]) -> NDArray:
+    """An array of ``size`` that holds ``array`` from ``corner`` on, and ``value`` (one, or one per channel) around
+    it.
+    """
+    if array.shape[: len(size)] == tuple(size):
+        return array
+    channels = 1 if array.ndim == len(size) else array.shape[-1]
+    if len(size) == 2 and channels <= _OPENCV_CHANNELS:
+        (top, left), (height, width) = corner, array.shape[:2]
+        margins = top, size[0] - top - height, left, size[1] - left - width
+        color = [float(one) for one in np.broadcast_to(value, channels)]
+        placed = cv2.copyMakeBorder(array, *margins, cv2.BORDER_CONSTANT, value=color)
+        return placed.reshape(*size, *array.shape[2:])
+    whole = np.empty((*size, *array.shape[len(size) :]), array.dtype)
+    whole[...] = value
+    whole[tuple(slice(first, first + length) for first, length in zip(corner, array.shape, strict=False))] = array
+    return whole
+
+
+def flip(array: NDArray, axes: Sequence[int], spatial_dims: int) -> NDArray:
+    """The array turned about along ``axes``, those of its first ``spatial_dims``."""
+    if spatial_dims == 2 and tuple(axes) == (1,):
+        return cv2.flip(array, 1).reshape(array.shape)  # a copy in the order of memory is stacked faster than a view
+    return np.flip(array, tuple(axes)) if axes else array
+
+
+def _few_channels(image: NDArray) -> list[NDArray]:
+    channels = image.shape[-1]
+    return [
+        np.ascontiguousarray(image[..., first : first + _OPENCV_CHANNELS])
+        for first in range(0, channels, _OPENCV_CHANNELS)
+    ]
+
+
+def _resize_volume(volume: NDArray, size: Sequence[int], *, average: bool) -> NDArray:
+    """By torch, as OpenCV has no third axis; integers up to 16 bits are exact in float32."""
+    if volume.shape[:3] == tuple(size):
+        return volume
+    import torch
+    from torch.nn import functional
+
+    values = torch.from_numpy(np.ascontiguousarray(np.moveaxis(volume, -1, 0), dtype=np.float32))[None]
+    resized = functional.interpolate(values, tuple(size), mode="area" if average else "trilinear")[0].numpy()
+    if np.issubdtype(volume.dtype, np.integer):
+        resized = np.rint(resized)
+    return np.ascontiguousarray(np.moveaxis(resized, 0, -1)).astype(volume.dtype, copy=False)
