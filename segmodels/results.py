@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from segmodels import run_lengths
+from segmodels.annotations import MOST_SEGMENTS, Segment
+from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 
@@ -50,3 +54,134 @@ class ClassMap:
         from segmodels import plots
 
         return plots.blend(image, self.classes, labels, alpha)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """N objects of an image, each with a score and a mask of its own; masks may overlap.
+
+    Attributes:
+        size: height and width of the image.
+        boxes: float32 ``(N, 4)``: left, top, right, bottom in pixels, right and bottom exclusive.
+        scores: float32 ``(N,)``, 0..1.
+        labels: int64 ``(N,)`` train ids.
+        masks: compressed counts of COCO's run-length encoding, N.
+    """
+
+    size: tuple[int, int]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    masks: tuple[bytes, ...]
+
+    @classmethod
+    def of_masks(cls, masks: NDArray[np.bool_], scores: ArrayLike, labels: ArrayLike) -> Instances:
+        """Objects of masks ``(N, H, W)``, with the boxes around them."""
+        size, counts = (masks.shape[1], masks.shape[2]), run_lengths.encode(masks)
+        return cls(
+            size,
+            run_lengths.boxes(counts, size),
+            np.asarray(scores, dtype=np.float32),
+            np.asarray(labels, dtype=np.int64),
+            tuple(counts),
+        )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def mask(self, number: int) -> NDArray[np.bool_]:
+        """The mask of one object, ``(H, W)``."""
+        return run_lengths.decode(self.masks[number : number + 1], self.size)[0]
+
+    def objects(self) -> list[dict[str, Any]]:
+        """Masks as pycocotools takes them: ``{"size": [H, W], "counts": bytes}`` each."""
+        return run_lengths.objects(self.masks, self.size)
+
+    def written_masks(self) -> list[str]:
+        """Masks as JSON: ``{"size": [H, W], "counts": "..."}`` each."""
+        height, width = self.size
+        return [json.dumps({"size": [height, width], "counts": mask.decode("ascii")}) for mask in self.masks]
+
+    def files(self, labels: LabelMap) -> dict[str, bytes]:
+        """JSON: a list of objects as COCO's results have them, with the class beside its train id."""
+        rows = [
+            {
+                "category_id": int(label),
+                "class": labels.classes[label],
+                "score": float(score),
+                "bbox": [float(left), float(top), float(right - left), float(bottom - top)],
+                "segmentation": json.loads(mask),
+            }
+            for label, score, (left, top, right, bottom), mask in zip(
+                self.labels, self.scores, self.boxes, self.written_masks(), strict=True
+            )
+        ]
+        return {".json": json.dumps(rows).encode()}
+
+    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
+        """The masks in their classes' colours over the image ``(H, W, 3)`` uint8 RGB, best last, each with an outline,
+        and its class and score beside it.
+        """
+        from segmodels.object_pictures import draw_masks
+
+        order = np.argsort(self.scores, kind="stable")
+        masks = [self.mask(i) for i in order]
+        colors = [labels.palette[self.labels[i]] for i in order]
+        captions = [f"{labels.classes[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
+        return draw_masks(image, masks, colors, alpha, captions)
+
+
+@dataclass(frozen=True)
+class PanopticMap:
+    """A segment for every pixel, or none: objects of things, and one region for each class of stuff.
+
+    Attributes:
+        ids: segment ids ``(*spatial)``, 0 where there is no segment.
+        segments: a row per id.
+    """
+
+    ids: NDArray[np.int32]
+    segments: tuple[Segment, ...]
+
+    def classes(self, labels: LabelMap) -> NDArray:
+        """Train ids ``(*spatial)``, ignored where there is no segment."""
+        table = np.full(max((segment.id for segment in self.segments), default=0) + 1, labels.ignore_index, np.int64)
+        for segment in self.segments:
+            table[segment.id] = segment.label
+        return table[self.ids].astype(labels.dtype)
+
+    def files(self, labels: LabelMap) -> dict[str, bytes]:
+        """A 16-bit PNG of ids, and JSON: a list of ``{"id", "class", "thing", "area"}``.
+
+        Raises:
+            InputError: an id above 65,535.
+        """
+        from PIL import Image
+
+        if self.segments and max(segment.id for segment in self.segments) > MOST_SEGMENTS:
+            raise InputError(f"a panoptic map has ids above {MOST_SEGMENTS}, expected at most that for a 16-bit PNG")
+        data = io.BytesIO()
+        Image.fromarray(self.ids.astype(np.uint16)).save(data, "PNG")
+        ids, areas = np.unique(self.ids, return_counts=True)
+        area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+        rows = [
+            {
+                "id": segment.id,
+                "class": labels.classes[segment.label],
+                "thing": segment.label in labels.things,
+                "area": area.get(segment.id, 0),
+            }
+            for segment in self.segments
+        ]
+        return {".png": data.getvalue(), ".json": json.dumps(rows).encode()}
+
+    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
+        """The classes' colours over the image ``(H, W, 3)`` uint8 RGB, things with an outline and their class."""
+        from segmodels import plots
+        from segmodels.object_pictures import draw_masks
+
+        things = [segment for segment in self.segments if segment.label in labels.things]
+        masks = [self.ids == segment.id for segment in things]
+        colors = [labels.palette[segment.label] for segment in things]
+        captions = [labels.classes[segment.label] for segment in things]
+        return draw_masks(plots.blend(image, self.classes(labels), labels, alpha), masks, colors, 0.0, captions)

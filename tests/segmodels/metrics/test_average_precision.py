@@ -281,7 +281,7 @@ def test_resamples_in_chunks_score_the_same(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_wrong_names_and_weights_are_refused() -> None:
     counted = ours(drawn(0, images=2))
-    with pytest.raises(InputError, match="unknown score of instances 'mask_ap5': did you mean .*'mask_ap50'"):
+    with pytest.raises(InputError, match=r"unknown score of instances 'mask_ap5': did you mean .*'mask_ap50'"):
         counted.mean("mask_ap5")
     with pytest.raises(InputError, match=r"weights have shape \(1, 3\), expected \(resamples, 2\)"):
         counted.mean("mask_ap", np.ones((1, 3)))

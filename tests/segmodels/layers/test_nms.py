@@ -1,0 +1,57 @@
+"""Non-maximum suppression against a plain loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from segmodels.layers.nms import box_iou, nms
+
+
+def plain_iou(a: list[float], b: list[float]) -> float:
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union else 0
+
+
+def plain_loop(boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor) -> list[int]:
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda i: (-float(scores[i]), i)):
+        rivals = (j for j in kept if labels[i] == labels[j])
+        if all(plain_iou(boxes[i].tolist(), boxes[j].tolist()) <= threshold for j in rivals):
+            kept.append(i)
+    return kept
+
+
+def drawn(seed: int, count: int = 120) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.randint(0, 40, (count, 2), generator=generator).double()
+    size = torch.randint(0, 30, (count, 2), generator=generator).double()
+    scores = torch.randint(0, 20, (count,), generator=generator) / 20  # many are tied
+    return torch.cat([corner, corner + size], dim=1), scores, torch.randint(0, 3, (count,), generator=generator)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_kept_boxes_are_those_of_a_plain_loop(seed: int, threshold: float) -> None:
+    boxes, scores, labels = drawn(seed)
+    assert nms(boxes, scores, threshold, labels).tolist() == plain_loop(boxes, scores, threshold, labels)
+    every = torch.zeros_like(labels)
+    assert nms(boxes, scores, threshold).tolist() == plain_loop(boxes, scores, threshold, every)
+
+
+def test_a_dropped_box_drops_none() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])
+    assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.3).tolist() == [0, 2]
+
+
+def test_no_boxes() -> None:
+    assert nms(torch.zeros(0, 4), torch.zeros(0), 0.5).tolist() == []
+
+
+def test_overlaps_are_those_of_a_plain_loop() -> None:
+    boxes, _, _ = drawn(9, count=30)
+    expected = torch.tensor([[plain_iou(a, b) for b in boxes.tolist()] for a in boxes.tolist()]).double()
+    torch.testing.assert_close(box_iou(boxes, boxes), expected, rtol=1e-6, atol=1e-6)
