@@ -66,10 +66,10 @@ def _models() -> None:
 
 
 def _losses() -> None:
-    from segmodels.losses.registry import list_losses, loss_entry
+    from segmodels.losses.registry import LOSSES
 
     _table(
-        [(name, (card := loss_entry(name).card).source, card.use) for name in list_losses()],
+        [(entry.name, entry.card.source, entry.card.use) for entry in LOSSES],
         "loss",
         "formula",
         "when to use it",

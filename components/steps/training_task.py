@@ -50,7 +50,7 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
                 f"train.accumulate is {params.accumulate}, but model {params.model!r} takes two steps on every batch:"
                 " set it to 1"
             )
-        loss = create_loss(params.loss, unsupervised=True)
+        loss = create_loss(params.loss)
         model = create_model(params.model, num_classes=labels.num_classes, **params.options)
         assert isinstance(model, WNet)
         return UnsupervisedTask(model, loss, **scale)
@@ -66,6 +66,12 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
     )
     terms = {name: weight for name, weight in card.losses.items() if name in _OWN_OUTPUTS}
     loss = create_loss({**terms, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
+    for name, term in loss.losses.items():
+        if term.reads != "logits" and name not in card.losses:
+            raise InputError(
+                f"loss {name!r} reads the output {term.reads!r}, which model {params.model!r} does not have: choose"
+                " another loss, or leave it out"
+            )
     return SegmentationTask(
         create_model(params.model, num_classes=labels.num_classes, **params.options),
         loss,

@@ -1,5 +1,5 @@
 """Losses of the literature: `create_loss({"cross_entropy": 1.0, "dice": 1.0})`, `list_losses()`."""
 
-from segmodels.losses.registry import LossCard, WeightedSum, create_loss, list_losses, loss_entry
+from segmodels.losses.registry import LOSSES, LossCard, WeightedSum, create_loss, list_losses, loss_class
 
-__all__ = ["LossCard", "WeightedSum", "create_loss", "list_losses", "loss_entry"]
+__all__ = ["LOSSES", "LossCard", "WeightedSum", "create_loss", "list_losses", "loss_class"]

@@ -1,9 +1,10 @@
-"""What all losses over (logits, target) share: checks, ignored pixels, precision."""
+"""What losses share: what they read of a model's output; for losses of logits: checks, ignored pixels, precision."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,57 @@ from torch import Tensor, nn
 from segmodels.errors import InputError
 
 
+class Images(NamedTuple):
+    """The images of a batch, for losses that compare a prediction with them."""
+
+    raw: Tensor  # (B, channels, *spatial) in their own units, of any type
+    normalised: Tensor  # the same as the model saw them, float32
+
+
 class Loss(nn.Module, ABC):
+    """A term of a training's loss. ``loss(output, target) -> scalar``, both as the subclass says.
+
+    ``term`` calls it with what it reads of a model's output and of the targets.
+
+    Attributes:
+        reads: ``logits``, a key of ``PixelOutput.extras``, or ``queries`` (``QueryOutput``).
+        requires: what the dataset must have beside class maps: ``image_label``, ``objects``.
+        accepts_soft_labels: whether ``soft_term`` can take the place of ``term``.
+        curve: name of the value among a training's curves where it is not the loss's own.
+    """
+
+    reads: ClassVar[str] = "logits"
+    requires: ClassVar[frozenset[str]] = frozenset()
+    accepts_soft_labels: ClassVar[bool] = False
+    curve: ClassVar[str | None] = None
+
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002  # for subclasses
+        """The loss of one layer of a model's output, scalar; None where the layer does not have what is read.
+
+        Args:
+            layer: of ``output.layers(...)``.
+            targets: what ``Task.targets`` made of the annotations.
+            images: of the batch.
+        """
+        output = self.read(layer)
+        return None if output is None else self(output, targets.classes)
+
+    def read(self, layer: Any) -> Any:
+        """``reads`` of a layer of a model's output, None where it has none."""
+        if self.reads == "logits":
+            return getattr(layer, "logits", None)
+        return getattr(layer, "extras", {}).get(self.reads)
+
+    def soft_term(self, layer: Any, soft_labels: Tensor) -> Tensor | None:
+        """As ``term``, with a distribution over the classes ``(B, C, *spatial)`` in place of the targets."""
+        raise NotImplementedError(f"{type(self).__name__} does not accept soft labels")
+
+    def scores(self, layer: Any, targets: Any) -> dict[str, Tensor]:  # noqa: ARG002
+        """Further means over the images of a batch that are worth a curve, by name; scalars without gradient."""
+        return {}
+
+
+class LogitsLoss(Loss):
     """``loss(logits, target) -> scalar``: logits raw ``(B, C, *spatial)``, target train ids, integer ``(B, *spatial)``.
 
     Two or three spatial axes. Pixels whose target is ``ignore_index`` change neither the value nor the gradient; a

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Loss, choice, class_sums, mean_present
+from segmodels.losses.base import LogitsLoss, choice, class_sums, mean_present
 from segmodels.losses.distance import class_distances
 from segmodels.losses.registry import LossCard, register_loss
 
 
-class ContourLoss(Loss):
+class ContourLoss(LogitsLoss):
     """Base: reductions; subclasses give the loss of each pixel for each class.
 
     Args:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Loss, choice, mean_valid, weights_of_classes
+from segmodels.losses.base import LogitsLoss, choice, mean_valid, weights_of_classes
 from segmodels.losses.distance import class_distances
 from segmodels.losses.registry import LossCard, register_loss
+from segmodels.losses.soft_labels import soft_label_loss
 
 
-class PixelLoss(Loss):
+class PixelLoss(LogitsLoss):
     """Base: cross-entropy of each pixel, with optional class weights.
 
     Args:
@@ -58,14 +59,16 @@ class PixelLoss(Loss):
     ),
 )
 class CrossEntropyLoss(PixelLoss):
-    """Cross-entropy, with class weights and label smoothing on request.
+    """Cross-entropy, with class weights and label smoothing on request. Soft labels take neither.
 
     Args:
         class_weights: ``(C,)``.
         normalize: what the sum is divided by: ``weights`` (Σ w_y, a weighted mean, as torch does) or ``pixels`` (their
-            number, as the notes' formula). The same without class weights.
+            number). The same without class weights.
         label_smoothing: share ε of the label spread evenly over all classes (Szegedy 2016, 1512.00567, section 7).
     """
+
+    accepts_soft_labels: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -87,6 +90,10 @@ class CrossEntropyLoss(PixelLoss):
             return mean_valid(values, valid)
         return mean_valid(values, valid, weights[labels])
 
+    def soft_term(self, layer: Any, soft_labels: Tensor) -> Tensor | None:
+        logits = self.read(layer)
+        return None if logits is None else soft_label_loss(logits, soft_labels)
+
 
 @register_loss(
     "weighted_cross_entropy",
@@ -97,6 +104,8 @@ class CrossEntropyLoss(PixelLoss):
 )
 class WeightedCrossEntropyLoss(CrossEntropyLoss):
     """Cross-entropy that insists on class weights, for configurations that must not lose them by mistake."""
+
+    accepts_soft_labels: ClassVar[bool] = False  # which have no class to weigh
 
     def __init__(self, class_weights: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         if class_weights is None:

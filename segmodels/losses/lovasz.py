@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Loss, class_sums, mean_present
+from segmodels.losses.base import LogitsLoss, class_sums, mean_present
 from segmodels.losses.registry import LossCard, register_loss
 
 
@@ -25,7 +25,7 @@ from segmodels.losses.registry import LossCard, register_loss
     "lovasz_softmax",
     LossCard("Berman 2018 (1705.08790), eq. 8, 9 and 11", "fine-tuning for mean IoU, usually beside cross_entropy"),
 )
-class LovaszSoftmaxLoss(Loss):
+class LovaszSoftmaxLoss(LogitsLoss):
     """Mean over the present classes of the Lovász extension at the errors |[y = c] - s_c|.
 
     Args:
@@ -50,7 +50,7 @@ class LovaszSoftmaxLoss(Loss):
         "as lovasz_softmax for two classes, when margins suit better than probabilities",
     ),
 )
-class LovaszHingeLoss(Loss):
+class LovaszHingeLoss(LogitsLoss):
     """Lovász extension of class 1 at the hinge errors max(0, 1 ± z), z = logit of class 1 - logit of class 0.
 
     Args:

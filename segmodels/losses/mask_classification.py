@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from torch import Tensor
 
 from segmodels.errors import InputError
+from segmodels.losses.base import Images, Loss
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
-
-
-class Segments(NamedTuple):
-    """The true segments of one image: its classes (semantic), or its things and stuff (instance, panoptic)."""
-
-    labels: Tensor  # int64 (K,), class of each segment
-    masks: Tensor  # bool (K, H, W)
-    valid: Tensor  # bool (H, W), False where ignored
+from segmodels.tasks.targets import Segments
 
 
 @register_loss(
@@ -28,23 +22,24 @@ class Segments(NamedTuple):
     LossCard(
         "Cheng 2021 (2107.06278), the loss L_mask-cls, section 3",
         "models that predict queries (MaskFormer); sum it with nothing else",
-        inputs="queries",
     ),
 )
-class MaskClassificationLoss(nn.Module):
+class MaskClassificationLoss(Loss):
     """Bipartite matching of queries and segments, then cross-entropy of their classes, focal and Dice loss of their
     masks.
 
-    ``loss(queries, target)``, not of logits; the losses of the decoder's earlier layers (``queries.auxiliary``) are
-    added. The cross-entropy is a mean over all queries weighted by class (unmatched ones have the class "no object"),
-    the mask losses are sums over matched pairs divided by the number of segments in the batch. Ignored pixels enter
-    neither the matching nor the masks, and an image of nothing else says nothing about its queries.
+    ``loss(queries, target)`` of one decoder layer, not of logits. The cross-entropy is a mean over all queries weighted
+    by class (unmatched ones have the class "no object"), the mask losses are sums over matched pairs divided by the
+    number of segments in the batch. Ignored pixels enter neither the matching nor the masks, and an image of nothing
+    else says nothing about its queries.
 
     Args:
         class_weight, focal_weight, dice_weight: of the three losses, and of their forms as matching costs.
         no_object: weight of "no object" in the cross-entropy.
         alpha, gamma: of the focal loss (Lin 2017).
     """
+
+    reads: ClassVar[str] = "queries"
 
     def __init__(
         self,
@@ -65,6 +60,14 @@ class MaskClassificationLoss(nn.Module):
         self.gamma = gamma
         self.ignore_index = ignore_index
 
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+        """Of the targets' segments, or of their classes where they have none."""
+        queries = self.read(layer)
+        return None if queries is None else self(queries, getattr(targets, "segments", targets.classes))
+
+    def read(self, layer: Any) -> QueryOutput | None:
+        return layer if isinstance(layer, QueryOutput) else None
+
     def forward(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> Tensor:
         """Scalar.
 
@@ -72,13 +75,13 @@ class MaskClassificationLoss(nn.Module):
             queries: class logits ``(B, Q, C + 1)``, the last "no object", and mask logits ``(B, Q, h, w)``.
             target: train ids ``(B, H, W)``, each class of an image a segment, or the segments of each image.
         """
-        terms = self.terms(queries, target)
+        terms = self.parts(queries, target)
         return (
             self.class_weight * terms["class"] + self.focal_weight * terms["focal"] + self.dice_weight * terms["dice"]
         )
 
-    def terms(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> dict[str, Tensor]:
-        """Unweighted ``class``, ``focal`` and ``dice``, each the sum over the decoder's layers."""
+    def parts(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> dict[str, Tensor]:
+        """Unweighted ``class``, ``focal`` and ``dice``."""
         segments = semantic_segments(target, self.ignore_index) if isinstance(target, Tensor) else target
         classes = queries.class_logits.shape[2] - 1
         wrong = sorted({label for of_image in segments for label in of_image.labels.tolist()} - set(range(classes)))
@@ -88,14 +91,11 @@ class MaskClassificationLoss(nn.Module):
                 f" {len(queries.class_logits)} images with labels 0..{classes - 1}"
             )
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
-            of_layers = [self._layer(_full_precision(layer), segments) for layer in (queries, *queries.auxiliary)]
-        return {name: torch.stack([terms[name] for terms in of_layers]).sum() for name in of_layers[0]}
-
-    def _layer(self, queries: QueryOutput, segments: Sequence[Segments]) -> dict[str, Tensor]:
-        pairs = [self._match(*each) for each in zip(queries.class_logits, queries.mask_logits, segments, strict=True)]
-        return {"class": self._class_loss(queries.class_logits, segments, pairs)} | self._mask_losses(
-            queries.mask_logits, segments, pairs
-        )
+            classes_of, masks_of = (_full_precision(logits) for logits in (queries.class_logits, queries.mask_logits))
+            pairs = [self._match(*each) for each in zip(classes_of, masks_of, segments, strict=True)]
+            return {"class": self._class_loss(classes_of, segments, pairs)} | self._mask_losses(
+                masks_of, segments, pairs
+            )
 
     @torch.no_grad()
     def _match(self, class_logits: Tensor, mask_logits: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
@@ -176,8 +176,5 @@ def _nearest(masks: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(masks[:, None].float(), size=size, mode="nearest")[:, 0]
 
 
-def _full_precision(queries: QueryOutput) -> QueryOutput:
-    def full(logits: Tensor) -> Tensor:
-        return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-    return QueryOutput(full(queries.class_logits), full(queries.mask_logits))
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from segmodels.errors import InputError
+from segmodels.losses.base import Images, Loss
 from segmodels.losses.registry import LossCard, register_loss
 
 
@@ -21,13 +22,19 @@ from segmodels.losses.registry import LossCard, register_loss
     LossCard(
         "Xia and Kulis 2017 (1711.08506), the loss J_reconstr",
         "trains both halves of W-Net to keep the image",
-        inputs="image",
     ),
 )
-class ReconstructionLoss(nn.Module):
+class ReconstructionLoss(Loss):
     """``loss(reconstruction, image)``: mean squared difference of two tensors of one shape, scalar; in float32 at
     least.
     """
+
+    reads: ClassVar[str] = "reconstruction"
+
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+        """Of what the model rebuilt and what it saw."""
+        reconstruction = self.read(layer)
+        return None if reconstruction is None else self(reconstruction, _given("reconstruction", images).normalised)
 
     def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
         if reconstruction.shape != image.shape:
@@ -42,10 +49,9 @@ class ReconstructionLoss(nn.Module):
     LossCard(
         "Xia and Kulis 2017 (1711.08506), the loss J_soft-Ncut",
         "trains W-Net's encoder to cut where neighbours differ",
-        inputs="image",
     ),
 )
-class SoftNormalizedCutLoss(nn.Module):
+class SoftNormalizedCutLoss(Loss):
     """``loss(logits, image)``: K - Σ_k assoc(A_k, A_k) / assoc(A_k, V) of each image, mean over the batch; 0..K.
 
     With p the softmax over the K classes, assoc(A_k, A_k) = Σ_ij w_ij p_ik p_jk and assoc(A_k, V) = Σ_ij w_ij p_ik,
@@ -68,6 +74,11 @@ class SoftNormalizedCutLoss(nn.Module):
         self.sigma_intensity = sigma_intensity
         self.sigma_distance = sigma_distance
         self.radius = radius
+
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+        """Of the segments and the images in their own units."""
+        logits = self.read(layer)
+        return None if logits is None else self(logits, _given("soft_normalized_cut", images).raw.float())
 
     def forward(self, logits: Tensor, image: Tensor) -> Tensor:
         """Scalar.
@@ -133,6 +144,14 @@ def _overlap(shift: Sequence[int]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     here = tuple(slice(max(0, -step), -step if step > 0 else None) for step in shift)
     there = tuple(slice(max(0, step), step if step < 0 else None) for step in shift)
     return (..., *here), (..., *there)
+
+
+def _given(name: str, images: Images | None) -> Images:
+    if images is None:
+        raise InputError(
+            f"loss {name!r} compares a prediction with the image, expected the images of the batch: give `images`"
+        )
+    return images
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from segmodels.losses.base import Loss
 from segmodels.losses.distribution import CrossEntropyLoss
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import PointPrediction
@@ -13,17 +15,17 @@ from segmodels.outputs import PointPrediction
 
 @register_loss(
     "points",
-    LossCard(
-        "Kirillov 2020 (1912.08193), section 3.3", "PointRend, which has it at weight 1 by itself", inputs="points"
-    ),
+    LossCard("Kirillov 2020 (1912.08193), section 3.3", "PointRend, which has it at weight 1 by itself"),
 )
-class PointsLoss(nn.Module):
+class PointsLoss(Loss):
     """Cross-entropy of the points' logits and the labels of the pixels that they lie on; points on ignored pixels count
     nowhere.
 
     Args:
         class_weights: as of ``cross_entropy``.
     """
+
+    reads: ClassVar[str] = "points"
 
     def __init__(self, class_weights: Tensor | Sequence[float] | None = None, ignore_index: int = 255) -> None:
         super().__init__()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
+from segmodels.losses.base import Loss
 from segmodels.losses.registry import LossCard, register_loss
 
 
@@ -15,14 +18,15 @@ from segmodels.losses.registry import LossCard, register_loss
     LossCard(
         "Zhang 2018 (1803.08904), SE-loss, section 3.1",
         "EncNet, which has it at weight 0.2 by itself",
-        inputs="presence",
     ),
 )
-class PresenceLoss(nn.Module):
+class PresenceLoss(Loss):
     """Binary cross-entropy of every class: does the image show it at all? Small and large objects count alike.
 
     An image of ignored pixels alone says nothing about its classes and counts nowhere.
     """
+
+    reads: ClassVar[str] = "presence"
 
     def __init__(self, ignore_index: int = 255) -> None:
         super().__init__()
@@ -54,15 +58,16 @@ class PresenceLoss(nn.Module):
     LossCard(
         "Huang 2020 (2004.08790), section 2.4",
         "UNet 3+ with its classification-guided module, which has it at weight 1 by itself",
-        inputs="object_presence",
     ),
 )
-class ObjectPresenceLoss(nn.Module):
+class ObjectPresenceLoss(Loss):
     """Cross-entropy of two classes of images: those that show nothing but class 0, the background, and those that show
     an object.
 
     Ignored pixels show nothing; an image of them alone counts nowhere.
     """
+
+    reads: ClassVar[str] = "object_presence"
 
     def __init__(self, ignore_index: int = 255) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Loss, choice, class_sums, mean_present
+from segmodels.losses.base import LogitsLoss, choice, class_sums, mean_present
 from segmodels.losses.registry import LossCard, register_loss
 
 
@@ -34,7 +34,7 @@ class Overlap(NamedTuple):
     outside: Tensor  # valid pixels of other classes
 
 
-class RegionLoss(Loss):
+class RegionLoss(LogitsLoss):
     """Base: soft counts and reductions; subclasses give the ratio.
 
     Args:

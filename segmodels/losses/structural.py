@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Loss, class_sums, mean_present
+from segmodels.losses.base import LogitsLoss, class_sums, mean_present
 from segmodels.losses.registry import LossCard, register_loss
 
 EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik 2003, section 3.2, finest scale first
@@ -20,7 +20,7 @@ EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bov
         "fuzzy contours; with focal and iou as UNet 3+ does",
     ),
 )
-class MultiScaleStructuralSimilarityLoss(Loss):
+class MultiScaleStructuralSimilarityLoss(LogitsLoss):
     """1 - MS-SSIM of a class's probability map and its true map, per image; mean over the classes present, then over
     images.
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.losses import WeightedSum
+from segmodels.losses.soft_labels import soft_label_loss
 from segmodels.outputs import PixelOutput
-from segmodels.training.self_correction import soft_label_loss
 
 
 class TaskOutput(NamedTuple):

@@ -158,24 +158,6 @@ def refine_labels(probabilities: Tensor, target: Tensor, cycles: int, ignore_ind
     return soft * valid.unsqueeze(1)
 
 
-def soft_label_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the prediction to soft labels, mean over the pixels that have labels; 0 if none
-    has.
-
-    It takes the place of the cross-entropy as soon as ``SelfCorrection.soft_labels`` gives labels.
-    The authors' code divides by the number of classes as well; here it is on the scale of the cross-entropy it
-    replaces.
-
-    Args:
-        logits: (B, C, H, W), raw.
-        soft_labels: (B, C, H, W), as ``refine_labels`` gives them; 0 for all classes where a pixel does not count.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        log_probabilities = logits.float().log_softmax(dim=1)
-        divergence = torch.xlogy(soft_labels, soft_labels) - soft_labels * log_probabilities
-        return divergence.sum() / soft_labels.sum().clamp_min(1e-12)
-
-
 def _check_cycles(start: int, cycle: int) -> None:
     for name, value in (("start", start), ("cycle", cycle)):
         if value < 1:

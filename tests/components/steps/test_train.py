@@ -206,13 +206,16 @@ def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> No
         ({"loss": {"cross_entrpy": 1.0}}, "did you mean 'cross_entropy'"),
         ({"augment": {"crop": None}}, "set train.augment.crop"),
         ({"accelerator": "gpu"}, "sees no GPU"),
-        ({"model": "wnet", "options": {}}, "'cross_entropy' compares a prediction with the labels"),
+        ({"model": "wnet", "options": {}}, "loss has the terms cross_entropy, but training without labels"),
         (
             {"model": "wnet", "loss": {"reconstruction": 1.0}},
             "expected {soft_normalized_cut: 1.0, reconstruction: 1.0}",
         ),
         ({"model": "wnet", "loss": CUT, "accumulate": 2}, "train.accumulate is 2"),
-        ({"loss": {"reconstruction": 1.0}}, "'reconstruction' compares a prediction with the image"),
+        (
+            {"loss": {"reconstruction": 1.0}},
+            "'reconstruction' reads the output 'reconstruction', which model 'unet' does",
+        ),
         ({"model": "ynet", "options": {}}, "12 of the 12 images of split 'train' have no image label"),
     ],
 )

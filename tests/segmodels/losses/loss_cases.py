@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from segmodels.losses import WeightedSum, create_loss, list_losses, loss_entry
+from segmodels.losses import WeightedSum, create_loss, list_losses, loss_class
+from segmodels.losses.base import LogitsLoss
 
 
 class Case(NamedTuple):
@@ -30,7 +31,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 PLAIN = [
     Case(name, NEEDED.get(name, {}), 2 if name == "lovasz_hinge" else 4)
     for name in list_losses()
-    if loss_entry(name).card.inputs == "logits"
+    if issubclass(loss_class(name), LogitsLoss)
 ]
 VARIANTS = [
     Case("cross_entropy", {"label_smoothing": 0.1}),

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
-from segmodels.losses.mask_classification import MaskClassificationLoss, Segments, semantic_segments
-from segmodels.outputs import QueryOutput
+from segmodels.losses.mask_classification import MaskClassificationLoss, semantic_segments
+from segmodels.outputs import PixelOutput, QueryOutput
+from segmodels.tasks.targets import Segments, SegmentTargets
 
 CLASSES, QUERIES = 5, 9
 
@@ -28,6 +29,14 @@ def prediction(seed: int, images: int = 2, layers: int = 2, size: tuple[int, int
 
 def gradients(value: Tensor, queries: QueryOutput) -> list[Tensor]:
     return list(torch.autograd.grad(value, [tensor for layer in (queries, *queries.auxiliary) for tensor in layer[:2]]))
+
+
+def over_layers(queries: QueryOutput, target: Tensor | list[Segments]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its parts, each the sum over the decoder's layers."""
+    loss, layers = MaskClassificationLoss(), [layer for _, layer in queries.layers((1.0,))]
+    parts = [loss.parts(layer, target) for layer in layers]
+    total = torch.stack([loss(layer, target) for layer in layers]).sum()
+    return total, {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
 
 def transformers_loss(queries: QueryOutput, segments: list[Segments]) -> tuple[dict[str, Tensor], Tensor]:
@@ -55,8 +64,7 @@ def test_value_terms_and_gradient_are_those_of_transformers(seed: int) -> None:
     queries, target = prediction(seed), regions(seed, CLASSES, (2, 12, 16))
     target[1][target[1] == 2] = 0  # images with different numbers of segments
     expected_terms, expected = transformers_loss(queries, semantic_segments(target))
-    loss = MaskClassificationLoss()
-    value, terms = loss(queries, target), loss.terms(queries, target)
+    value, terms = over_layers(queries, target)
     torch.testing.assert_close(value, expected, rtol=2e-5, atol=0)
     for ours, theirs in (("class", "loss_cross_entropy"), ("focal", "loss_mask"), ("dice", "loss_dice")):
         torch.testing.assert_close(terms[ours], expected_terms[theirs], rtol=2e-5, atol=0)
@@ -71,7 +79,7 @@ def test_instances_of_one_class_are_segments_of_their_own() -> None:
     valid = torch.ones(12, 16, dtype=torch.bool)
     segments = [Segments(torch.tensor([1, 1, 3]), masks[0], valid), Segments(torch.tensor([2, 0, 2]), masks[1], valid)]
     torch.testing.assert_close(
-        MaskClassificationLoss()(queries, segments), transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
+        over_layers(queries, segments)[0], transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
     )
 
 
@@ -81,9 +89,9 @@ def test_an_image_without_segments_asks_for_no_objects() -> None:
     empty = Segments(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 12, 16, dtype=torch.bool), valid)
     segments = [empty, semantic_segments(regions(8, CLASSES, (1, 12, 16)))[0]]
     torch.testing.assert_close(
-        MaskClassificationLoss()(queries, segments), transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
+        over_layers(queries, segments)[0], transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
     )
-    nothing = MaskClassificationLoss().terms(queries, [empty, empty])
+    nothing = MaskClassificationLoss().parts(queries, [empty, empty])
     assert nothing["focal"] == 0
     assert nothing["dice"] == 0
     assert nothing["class"] > 0
@@ -100,7 +108,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient() -> None:
         return QueryOutput(layer.class_logits, other, tuple(disturb(inner) for inner in layer.auxiliary))
 
     other = disturb(queries)
-    value, other_value = MaskClassificationLoss()(queries, target), MaskClassificationLoss()(other, target)
+    value, other_value = over_layers(queries, target)[0], over_layers(other, target)[0]
     assert value == other_value
     for gradient, slope in zip(gradients(value, queries), gradients(other_value, other), strict=True):
         assert torch.equal(gradient, slope)
@@ -109,7 +117,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient() -> None:
 
 def test_a_batch_of_ignored_pixels_gives_zero_with_zero_gradient() -> None:
     queries = prediction(5)
-    value = MaskClassificationLoss()(queries, torch.full((2, 12, 16), 255))
+    value = over_layers(queries, torch.full((2, 12, 16), 255))[0]
     assert value == 0
     assert not any(gradient.any() for gradient in gradients(value, queries))
 
@@ -155,7 +163,7 @@ def test_half_precision_logits_of_50_are_finite(dtype: torch.dtype) -> None:
 
     half = extreme(queries)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = MaskClassificationLoss()(half, target)
+        value = over_layers(half, target)[0]
     assert value.dtype == torch.float32
     assert value.isfinite()
     assert all(gradient.isfinite().all() for gradient in gradients(value, half))
@@ -168,9 +176,21 @@ def test_a_weighted_sum_takes_a_models_queries() -> None:
     assert terms["mask_classification"] == MaskClassificationLoss(dice_weight=3.0)(queries, target)
     torch.testing.assert_close(loss(queries, target), 2 * terms["mask_classification"])
     with pytest.raises(
-        InputError, match="'mask_classification' got no queries, expected the output of a mask classification model"
+        InputError, match=r"output \(Tensor\) has nothing .* 'mask_classification' reads queries; choose"
     ):
         loss(torch.randn(2, CLASSES, 12, 16), target)
+    with pytest.raises(InputError, match=r"output \(QueryOutput\) has nothing .* 'cross_entropy' reads logits; choose"):
+        create_loss({"cross_entropy": 1.0})(queries, target)
+
+
+def test_objects_are_the_segments_where_the_targets_have_some() -> None:
+    queries, target = prediction(13), regions(13, CLASSES, (2, 12, 16))
+    segments = semantic_segments(target.masked_fill(target == 2, 1))
+    loss = create_loss({"mask_classification": 1.0})
+    terms = loss.terms(queries, SegmentTargets(segments, target))
+    assert terms["mask_classification"] == MaskClassificationLoss()(queries, segments)
+    assert terms["mask_classification"] != MaskClassificationLoss()(queries, target)
+    assert loss.terms(PixelOutput(torch.randn(2, CLASSES, 12, 16)), SegmentTargets(segments, target)) == {}
 
 
 def test_labels_out_of_range_are_named() -> None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from loss_cases import one_hot, perfect_scores, regions, scores, value_and_gradient
 from scipy.ndimage import distance_transform_edt
 
-from segmodels.losses import create_loss, list_losses, loss_entry
+from segmodels.losses import create_loss, list_losses, loss_class
+from segmodels.losses.base import LogitsLoss
 from segmodels.losses.distribution import TopKLoss
 from segmodels.losses.mask_classification import MaskClassificationLoss
 from segmodels.outputs import QueryOutput
@@ -254,7 +255,7 @@ def test_row_17_penalty_is_the_closed_form_of_generalized_dice() -> None:
         assert dice <= value <= 1
 
 
-@pytest.mark.parametrize("name", [name for name in list_losses() if loss_entry(name).card.inputs == "logits"])
+@pytest.mark.parametrize("name", [name for name in list_losses() if issubclass(loss_class(name), LogitsLoss)])
 def test_row_18_every_loss_takes_ignored_pixels_and_volumes(name: str) -> None:
     options = {"scales": 1, "window": 3} if name == "ms_ssim" else {}
     target = regions(9, 2, (1, 8, 8, 8))
@@ -272,11 +273,11 @@ def test_row_19_queries_without_a_segment_pay_for_their_class_and_not_for_their_
     class_logits, mask_logits = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)
     class_logits[0, 0, 1], mask_logits[0, 0] = 5.0, 9.0  # the first query matches the only segment
     loss, target = MaskClassificationLoss(), torch.ones(1, 4, 4, dtype=torch.int64)
-    terms = loss.terms(QueryOutput(class_logits, mask_logits), target)
+    terms = loss.parts(QueryOutput(class_logits, mask_logits), target)
     log_s = class_logits[0].log_softmax(1)
     torch.testing.assert_close(terms["class"], -(log_s[0, 1] + 0.1 * log_s[1, 3]) / 1.1)
     mask_logits[0, 1] = 4.0
-    other = loss.terms(QueryOutput(class_logits, mask_logits), target)
+    other = loss.parts(QueryOutput(class_logits, mask_logits), target)
     assert other["focal"] == terms["focal"]
     assert other["dice"] == terms["dice"]
 

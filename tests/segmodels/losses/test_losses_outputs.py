@@ -5,10 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
-from segmodels.losses import create_loss
+from segmodels.losses import WeightedSum, create_loss
+from segmodels.losses.base import LogitsLoss
 from segmodels.losses.points import PointsLoss
 from segmodels.losses.presence import ObjectPresenceLoss, PresenceLoss, present_classes
+from segmodels.losses.soft_labels import soft_label_loss
 from segmodels.outputs import PixelOutput, PointPrediction
+from segmodels.tasks.targets import SemanticTargets
 
 TARGET = torch.tensor([[[0, 0, 255], [2, 255, 255]], [[1, 1, 1], [1, 1, 1]]])
 
@@ -102,3 +105,62 @@ def test_terms_on_further_outputs_are_left_out_where_a_prediction_has_none() -> 
     )
     for without in (logits, PixelOutput(logits)):
         assert list(loss.terms(without, TARGET)) == ["cross_entropy"]
+
+
+def test_the_class_of_the_whole_image_is_learnt_and_its_share_of_right_ones_reported() -> None:
+    logits = torch.tensor([[2.0, 0, 0], [0, 0, 1.0]])
+    layer = PixelOutput(torch.randn(2, 4, 2, 3), extras={"image_label": logits})
+    targets = SemanticTargets(TARGET, torch.tensor([0, 1]))
+    loss = create_loss({"cross_entropy": 1.0, "image_label": 0.5})
+    terms = loss.terms(layer, targets)
+    torch.testing.assert_close(terms["image_label"], F.cross_entropy(logits, torch.tensor([0, 1])))
+    curves = loss.curves(layer, targets, terms)
+    assert list(curves) == ["cross_entropy", "image_cross_entropy", "image_accuracy"]
+    assert curves["image_accuracy"] == 0.5
+    assert list(loss.terms(layer.logits, targets)) == ["cross_entropy"]
+    with pytest.raises(InputError, match="'image_label' got images without image labels"):
+        loss.terms(layer, TARGET)
+
+
+def test_further_heads_learn_from_the_labels_there_are_and_the_others_get_a_gradient_of_zero() -> None:
+    logits = {
+        "part": torch.randn(2, 4, 2, 3, requires_grad=True),
+        "scene": torch.randn(2, 5, requires_grad=True),
+        "material": torch.randn(2, 300, 2, 3, requires_grad=True),
+        "texture": torch.randn(2, 2, 2, 3, requires_grad=True),
+    }
+    material = torch.randint(0, 300, (2, 2, 3)).masked_fill(TARGET == 255, -1).short()
+    targets = SemanticTargets(TARGET, torch.tensor([3, -1]), {"part": TARGET.byte(), "material": material})
+    loss = create_loss({"further": 1.0})
+    value = loss(PixelOutput(torch.randn(2, 4, 2, 3), extras={"further": logits}), targets)
+    expected = (
+        F.cross_entropy(logits["part"], TARGET, ignore_index=255)
+        + F.cross_entropy(logits["scene"], targets.image_label, ignore_index=-1)
+        + F.cross_entropy(logits["material"], material.long(), ignore_index=-1)
+    )
+    torch.testing.assert_close(value, expected)
+    value.backward()
+    assert [bool(scores.grad.any()) for scores in logits.values()] == [True, True, True, False]
+    with pytest.raises(InputError, match=r"further head 'texture': target holds labels \[2\]"):
+        loss(PixelOutput(TARGET, extras={"further": logits}), targets._replace(further={"texture": TARGET.byte()}))
+
+
+def test_soft_labels_take_the_place_of_the_targets_for_losses_that_accept_them() -> None:
+    logits, soft = torch.randn(2, 4, 2, 3), torch.randn(2, 4, 2, 3).softmax(1)
+    loss = create_loss({"dice": 1.0, "cross_entropy": 1.0})
+    terms = loss.terms(logits, TARGET, soft_labels=soft)
+    assert list(terms) == ["dice", "cross_entropy"]
+    assert terms["cross_entropy"] == soft_label_loss(logits, soft)
+    assert terms["dice"] == create_loss({"dice": 1.0})(logits, TARGET)
+    weighted = create_loss({"weighted_cross_entropy": {"class_weights": [1.0, 2.0, 3.0, 4.0]}})
+    assert weighted.terms(logits, TARGET, soft_labels=soft) == weighted.terms(logits, TARGET)
+
+
+def test_a_loss_that_is_not_registered_can_be_summed_too() -> None:
+    class Peaks(LogitsLoss):
+        def compute(self, logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+            return ((logits.square().sum(dim=1) - labels) * valid).mean()
+
+    logits = torch.randn(2, 4, 2, 3)
+    loss = WeightedSum({"peaks": Peaks(), "presence": PresenceLoss()}, {"peaks": 0.5, "presence": 1.0})
+    torch.testing.assert_close(loss(logits, TARGET), 0.5 * Peaks()(logits, TARGET))

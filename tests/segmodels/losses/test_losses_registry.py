@@ -11,7 +11,7 @@ import torch
 from loss_cases import regions, scores
 
 from segmodels.errors import InputError
-from segmodels.losses import create_loss, list_losses, loss_entry
+from segmodels.losses import LOSSES, create_loss, list_losses, loss_class
 
 NAMES = {
     *(
@@ -43,19 +43,20 @@ NAMES = {
         "reconstruction",
         "ms_ssim",
     ),
-    *("border_weighted_cross_entropy", "presence", "object_presence", "points"),
+    *("border_weighted_cross_entropy", "presence", "object_presence", "points", "image_label", "further"),
 }
 
 
 def test_every_loss_of_the_literature_is_there_with_its_source_and_use() -> None:
     assert set(list_losses()) == NAMES
     for name in list_losses():
-        card = loss_entry(name).card
+        card, loss = LOSSES[name].card, loss_class(name)
         assert card.source
         assert 10 < len(card.use) < 120
         assert "\n" not in card.use
-        assert card.inputs in ("logits", "queries", "presence", "object_presence", "points", "image")
-        assert loss_entry(name).build.__doc__
+        assert loss.reads in ("logits", "queries", name)
+        assert loss.requires <= {"image_label", "objects"}
+        assert loss.__doc__
 
 
 def test_a_sum_is_the_weighted_terms_each_by_its_name() -> None:

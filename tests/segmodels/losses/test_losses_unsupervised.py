@@ -9,7 +9,9 @@ from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
+from segmodels.losses.base import Images
 from segmodels.losses.normalized_cut import ReconstructionLoss, SoftNormalizedCutLoss
+from segmodels.outputs import PixelOutput
 
 
 def dense_normalized_cut(
@@ -87,7 +89,16 @@ def test_images_of_another_size_are_refused() -> None:
         SoftNormalizedCutLoss()(logits, image[..., :7])
 
 
-@pytest.mark.parametrize("name", ["soft_normalized_cut", "reconstruction"])
-def test_losses_of_the_image_are_not_part_of_a_sum_over_logits(name: str) -> None:
-    with pytest.raises(InputError, match=f"loss '{name}' compares a prediction with the image"):
-        create_loss({name: 1.0})
+def test_in_a_sum_they_compare_a_prediction_with_the_images_in_the_units_they_need() -> None:
+    logits, image = pictures(4, (8, 8))
+    images = Images((4 * image).byte(), image / 60)
+    rebuilt = torch.randn(2, 3, 8, 8)
+    loss = create_loss({"soft_normalized_cut": 1.0, "reconstruction": 0.5, "cross_entropy": 2.0})
+    target = logits.argmax(1)
+    terms = loss.terms(PixelOutput(logits, extras={"reconstruction": rebuilt}), target, images)
+    assert terms["soft_normalized_cut"] == SoftNormalizedCutLoss()(logits, images.raw.float())
+    assert terms["reconstruction"] == ReconstructionLoss()(rebuilt, images.normalised)
+    assert terms["cross_entropy"] == create_loss({"cross_entropy": 1.0})(logits, target)
+    assert list(loss.terms(logits, target, images)) == ["soft_normalized_cut", "cross_entropy"]
+    with pytest.raises(InputError, match="loss 'soft_normalized_cut' compares a prediction with the image"):
+        loss(logits, target)

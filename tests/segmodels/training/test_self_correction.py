@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from segmodels.encoders.freezing import freeze_batch_norm
 from segmodels.errors import InputError
+from segmodels.losses.soft_labels import soft_label_loss
 from segmodels.models.registry import create_model
 from segmodels.outputs import PixelOutput
 from segmodels.training.self_correction import (
@@ -16,7 +17,6 @@ from segmodels.training.self_correction import (
     cyclic_learning_rate_factor,
     estimate_batch_norm,
     refine_labels,
-    soft_label_loss,
 )
 
 
