@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import _register_namedtuple
+
+from segmodels.labels import LabelMap
+from segmodels.object_reading import (
+    InstanceSettings,
+    PanopticSettings,
+    Size,
+    detected_instances,
+    fuse,
+    query_instances,
+    query_panoptic,
+    resize_logits,
+)
+from segmodels.results import Instances, PanopticMap
 
 
 class PointPrediction(NamedTuple):
@@ -58,9 +72,97 @@ class QueryOutput(NamedTuple):
     auxiliary: tuple[QueryOutput, ...] = ()  # the same from earlier decoder layers, training mode only
     size: tuple[int, int] | None = None  # height and width of the input; None: those of the masks
 
+    def probabilities(self) -> Tensor:
+        """``(B, C, H, W)`` float32: Σ over queries of class times mask probability (MaskFormer, section 3.4, semantic
+        inference), divided by its sum over the classes.
+        """
+        masks = resize_logits(self.mask_logits, self.size or self.mask_logits.shape[2:]).sigmoid()
+        scores = torch.einsum("bqc,bqhw->bchw", self.class_logits.float().softmax(dim=2)[..., :-1], masks)
+        return scores / scores.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+    def instances(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[Instances]:
+        """Objects of each image at its size; labels are places among the C classes."""
+        images = zip(self.class_logits, self.mask_logits, sizes, strict=True)
+        return [query_instances(*image, settings) for image in images]
+
+    def panoptic(self, sizes: Sequence[Size], labels: LabelMap, settings: PanopticSettings) -> list[PanopticMap]:
+        """The panoptic map of each image at its size, of a model of all classes of ``labels``."""
+        images = zip(self.class_logits, self.mask_logits, sizes, strict=True)
+        return [query_panoptic(*image, labels.things, settings) for image in images]
+
     def layers(self, weights: Sequence[float]) -> list[tuple[float, QueryOutput]]:
         """The output itself with weight 1, then each earlier layer's with its weight (the last for further ones)."""
         return [(1.0, self), *((weight_of(weights, i), layer) for i, layer in enumerate(self.auxiliary))]
+
+
+class Sampled(NamedTuple):
+    """What one head said about its N samples of a batch, and what is true of them.
+
+    Without samples ``prediction`` is an empty part of the head's output, so that its sum still reaches every parameter.
+    """
+
+    prediction: Tensor  # (N, ...) logits or regressed numbers
+    target: Tensor  # (N, ...) in the same coding: classes int64, numbers float32
+
+
+class DetectionTraining(NamedTuple):
+    """Samples of a detector's heads with their targets, over all images of a batch."""
+
+    classes: Sampled  # logits (N, C) or (N, C + 1) and targets (N,) or (N, C), as the model's loss reads them
+    boxes: Sampled  # of positive samples, (P, 4)
+    masks: Sampled  # of positive samples, logits (P, m, n) and targets 0..1
+    proposals: Sampled | None = None  # objectness of a first stage: logits (A,) and 0 or 1
+    proposal_boxes: Sampled | None = None  # of its positive anchors, (P, 4)
+    further: Mapping[str, Sampled] = {}  # by name: centerness, mask_iou, ...
+
+
+class DetectionOutput(NamedTuple):
+    """Scored boxes with a class and a mask each (Mask R-CNN, one-stage detectors with masks).
+
+    One tensor per image, since images have different numbers of detections. They need not be free of duplicates.
+    """
+
+    boxes: tuple[Tensor, ...]  # (N, 4) left, top, right, bottom in pixels of the input
+    scores: tuple[Tensor, ...]  # (N,) probability of the class, 0..1
+    labels: tuple[Tensor, ...]  # (N,) int64, places among the model's classes
+    masks: tuple[Tensor, ...]  # (N, m, n) logits over the box, of any resolution
+    size: tuple[int, int]  # height and width of the input
+    training: DetectionTraining | None = None  # None in evaluation mode
+    auxiliary: tuple[DetectionOutput, ...] = ()  # of earlier stages of a cascade, training mode only
+
+    def instances(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[Instances]:
+        """Objects of each image at its size; labels are places among the model's classes."""
+        images = zip(self.boxes, self.scores, self.labels, self.masks, sizes, strict=True)
+        return [
+            detected_instances(boxes, scores, labels, masks, self.size, size, settings)
+            for boxes, scores, labels, masks, size in images
+        ]
+
+    def layers(self, weights: Sequence[float]) -> list[tuple[float, DetectionOutput]]:
+        """The output itself with weight 1, then each stage's with its weight (the last for further ones)."""
+        return [(1.0, self), *((weight_of(weights, i), stage) for i, stage in enumerate(self.auxiliary))]
+
+
+class PanopticOutput(NamedTuple):
+    """Stuff by pixel and things by detection (panoptic FPN, Kirillov 2019)."""
+
+    pixels: PixelOutput  # over the classes of stuff in the order of their train ids, and "other" as the last
+    detections: DetectionOutput  # labels are places among the things in the order of their train ids
+
+    def panoptic(self, sizes: Sequence[Size], labels: LabelMap, settings: PanopticSettings) -> list[PanopticMap]:
+        """The panoptic map of each image at its size."""
+        things = sorted(labels.things)
+        stuff = [label for label in range(labels.num_classes) if label not in labels.things]
+        objects = self.detections.instances(sizes, InstanceSettings())
+        maps = []
+        for logits, instances, size in zip(self.pixels.logits, objects, sizes, strict=True):
+            classes = resize_logits(logits, size).argmax(dim=0).cpu().numpy()
+            maps.append(fuse(instances, things, stuff, classes, settings))
+        return maps
+
+    def layers(self, weights: Sequence[float]) -> list[tuple[float, PixelOutput | DetectionOutput]]:
+        """The layers of both parts: losses of pixels and of detections each see their own."""
+        return [*self.pixels.layers(weights), *self.detections.layers(weights)]
 
 
 def weight_of(weights: Sequence[float], index: int) -> float:
@@ -69,5 +171,6 @@ def weight_of(weights: Sequence[float], index: int) -> float:
 
 
 # so that torch.export.save can write a program that returns one
-for _type in (PointPrediction, PixelOutput, QueryOutput):
+_TYPES = (PointPrediction, PixelOutput, QueryOutput, Sampled, DetectionTraining, DetectionOutput, PanopticOutput)
+for _type in _TYPES:
     _register_namedtuple(_type, serialized_type_name=f"segmodels.{_type.__name__}")

@@ -1,0 +1,243 @@
+"""How objects and panoptic maps are read from what models say: the inference rules of the papers, on plain tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segmodels import run_lengths
+from segmodels.annotations import Segment
+from segmodels.errors import InputError
+from segmodels.layers.nms import nms
+from segmodels.results import Instances, PanopticMap
+
+Size = tuple[int, ...]
+
+CHUNK = 16  # masks at the size of the image, at a time
+
+
+@dataclass(frozen=True)
+class InstanceSettings:
+    """How objects are predicted.
+
+    Attributes:
+        score: least score of an object. None: 0.05 for detections (Girshick's Detectron), no limit for queries.
+        overlap: of two detections of one class whose boxes have a larger IoU the worse is dropped; queries do not
+            compete.
+        most: objects of an image, those with the best scores.
+    """
+
+    score: float | None = None
+    overlap: float = 0.5
+    most: int = 100
+
+    def __post_init__(self) -> None:
+        _check_share("score", self.score)
+        _check_share("overlap", self.overlap)
+        if self.most < 1:
+            raise InputError(f"most objects of an image are {self.most}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class PanopticSettings:
+    """How panoptic maps are predicted. The defaults are 0.8 for queries (MaskFormer, Cheng 2021, 2107.06278, section
+    3.4) and 0.5 for detections (panoptic FPN, Kirillov 2019, 1901.02446, section 3).
+
+    Attributes:
+        score: least score of a segment (of an object, for detections); None takes the default.
+        visible: least share of a segment's mask that no better segment hides; None takes the default.
+        stuff_area: least pixels of a region of stuff; panoptic FPN has 4096 on COCO.
+    """
+
+    score: float | None = None
+    visible: float | None = None
+    stuff_area: int = 0
+
+    def __post_init__(self) -> None:
+        _check_share("score", self.score)
+        _check_share("visible", self.visible)
+        if self.stuff_area < 0:
+            raise InputError(f"stuff_area is {self.stuff_area}, expected at least 0 pixels")
+
+
+def query_instances(class_logits: Tensor, mask_logits: Tensor, size: Size, settings: InstanceSettings) -> Instances:
+    """The best pairs of a query and a class, each with the query's mask; a score is the class's probability times the
+    mean probability of the mask's pixels (Mask2Former, Cheng 2022, 2112.01527, ``instance_inference``).
+
+    Args:
+        class_logits: ``(Q, C + 1)``, the last is "no object".
+        mask_logits: ``(Q, h, w)``.
+        size: height and width of the image.
+    """
+    probabilities = class_logits.float().softmax(dim=1)[:, :-1]
+    scores, pairs = probabilities.flatten().topk(min(settings.most, probabilities.numel()))
+    queries, own = pairs.div(probabilities.shape[1], rounding_mode="floor").unique(return_inverse=True)
+    sure, counts = [], []
+    for chosen in mask_logits[queries].split(CHUNK):
+        logits = resize_logits(chosen, size)
+        masks = logits > 0
+        inside = (logits.sigmoid() * masks).flatten(1).sum(dim=1)
+        sure.append(inside / masks.flatten(1).sum(dim=1).clamp(min=1))
+        counts += run_lengths.encode(masks.cpu().numpy())
+    scores = scores * torch.cat(sure)[own] if sure else scores
+    order = scores.argsort(descending=True, stable=True)
+    order = order[scores[order] > max(settings.score or 0.0, 0.0)]  # no pixel: score 0
+    chosen_masks = [counts[i] for i in own[order].tolist()]
+    labels = (pairs % probabilities.shape[1])[order]
+    return _instances(chosen_masks, scores[order], labels, size)
+
+
+def query_panoptic(
+    class_logits: Tensor, mask_logits: Tensor, size: Size, things: Collection[int], settings: PanopticSettings
+) -> PanopticMap:
+    """Every pixel goes to the query with the largest probability of class times mask; queries that are mostly hidden
+    are dropped, and those of one class of stuff are one segment (MaskFormer, Cheng 2021, 2107.06278, section 3.4).
+
+    Args:
+        class_logits: ``(Q, C + 1)``, the last is "no object".
+        mask_logits: ``(Q, h, w)``.
+        size: height and width of the map.
+        things: those of the C classes whose objects are counted.
+    """
+    scores, labels = class_logits.float().softmax(dim=1).max(dim=1)
+    least = 0.8 if settings.score is None else settings.score
+    kept = (labels != class_logits.shape[1] - 1) & (scores > least)
+    ids = torch.zeros(size, dtype=torch.int32, device=mask_logits.device)
+    if not kept.any():
+        return PanopticMap(ids.cpu().numpy(), ())
+    probabilities = resize_logits(mask_logits[kept], size).sigmoid()
+    owner = (scores[kept][:, None, None] * probabilities).argmax(dim=0)
+    segments: list[Segment] = []
+    stuff: dict[int, int] = {}
+    least_visible = 0.8 if settings.visible is None else settings.visible
+    for query, label in enumerate(labels[kept].tolist()):
+        own, whole = owner == query, probabilities[query] >= 0.5
+        area, mask = int(own.sum()), own & whole
+        if not mask.any() or area / int(whole.sum()) < least_visible:
+            continue
+        if label in stuff:
+            ids[mask] = stuff[label]
+            continue
+        segments.append(Segment(len(segments) + 1, label))
+        ids[mask] = len(segments)
+        if label not in things:
+            stuff[label] = len(segments)
+    return _large_stuff(ids.cpu().numpy(), segments, things, settings.stuff_area)
+
+
+def detected_instances(
+    boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor, seen: Size, size: Size, settings: InstanceSettings
+) -> Instances:
+    """The best detections that do not overlap, at the size of the image.
+
+    Args:
+        boxes: ``(N, 4)`` left, top, right, bottom, in pixels of ``seen``.
+        scores, labels: ``(N,)``.
+        masks: ``(N, m, n)`` logits over the box.
+        seen, size: height and width of the model's input, and of the image.
+    """
+    least = 0.05 if settings.score is None else settings.score
+    good = torch.nonzero(scores >= least)[:, 0]
+    good = good[nms(boxes[good].float(), scores[good], settings.overlap, labels[good])[: settings.most]]
+    scale = boxes.new_tensor((size[1] / seen[1], size[0] / seen[0]) * 2)
+    placed = (boxes[good] * scale).float().cpu()
+    pasted = [_paste(mask, box, size) for mask, box in zip(masks[good].float().cpu(), placed.tolist(), strict=True)]
+    found = [i for i, mask in enumerate(pasted) if mask.any()]
+    counts = [run_lengths.encode(pasted[i][None])[0] for i in found]
+    limit = placed.new_tensor((size[1], size[0]) * 2)
+    clipped = placed[found].clamp(min=0).minimum(limit)
+    return Instances(
+        (size[0], size[1]),
+        clipped.numpy(),
+        scores[good].float().cpu().numpy()[found],
+        labels[good].cpu().numpy()[found],
+        tuple(counts),
+    )
+
+
+def fuse(
+    instances: Instances, things: Sequence[int], stuff: Sequence[int], classes: NDArray, settings: PanopticSettings
+) -> PanopticMap:
+    """Objects, best first, over stuff (panoptic FPN, Kirillov 2019, 1901.02446, section 3; Kirillov 2019, 1801.00868,
+    section 7).
+
+    Args:
+        instances: labels are places in ``things``.
+        things, stuff: train ids.
+        classes: ``(H, W)`` places in ``stuff``; ``len(stuff)`` is "other".
+    """
+    ids = np.zeros(classes.shape, dtype=np.int32)
+    segments: list[Segment] = []
+    least = 0.5 if settings.score is None else settings.score
+    visible = 0.5 if settings.visible is None else settings.visible
+    for number in np.argsort(-instances.scores, kind="stable"):
+        if instances.scores[number] < least:
+            break
+        whole = instances.mask(number)
+        mask = whole & (ids == 0)
+        if not mask.any() or mask.sum() / whole.sum() < visible:
+            continue
+        segments.append(Segment(len(segments) + 1, things[instances.labels[number]]))
+        ids[mask] = len(segments)
+    free = ids == 0
+    for place, label in enumerate(stuff):
+        mask = free & (classes == place)
+        if mask.any():
+            segments.append(Segment(len(segments) + 1, label))
+            ids[mask] = len(segments)
+    return _large_stuff(ids, segments, things, settings.stuff_area)
+
+
+def resize_logits(logits: Tensor, size: Size) -> Tensor:
+    """Logits ``(..., h, w)`` in float32 at another size, bilinear."""
+    full = logits.float()
+    if full.shape[-2:] == tuple(size):
+        return full
+    shape = full.shape
+    flat = full.reshape(1, -1, *shape[-2:])
+    return F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False).reshape(*shape[:-2], *size)
+
+
+def _instances(counts: list[bytes], scores: Tensor, labels: Tensor, size: Size) -> Instances:
+    shape = (size[0], size[1])
+    return Instances(shape, run_lengths.boxes(counts, shape), scores.cpu().numpy(), labels.cpu().numpy(), tuple(counts))
+
+
+def _large_stuff(ids: NDArray, segments: list[Segment], things: Collection[int], least: int) -> PanopticMap:
+    """Without regions of stuff smaller than ``least`` pixels."""
+    kept = []
+    for segment in segments:
+        if segment.label in things or np.count_nonzero(mask := ids == segment.id) >= least:
+            kept.append(segment)
+        else:
+            ids[mask] = 0
+    return PanopticMap(ids, tuple(kept))
+
+
+def _paste(logits: Tensor, box: list[float], size: Size) -> NDArray[np.bool_]:
+    """The pixels ``(H, W)`` with a probability of at least 0.5, of logits ``(m, n)`` stretched over the box, bilinear
+    between the centres of its cells.
+    """
+    left, top, right, bottom = box
+    mask = np.zeros(size, dtype=bool)
+    columns = torch.arange(max(int(left), 0), min(int(np.ceil(right)), size[1]))
+    rows = torch.arange(max(int(top), 0), min(int(np.ceil(bottom)), size[0]))
+    if right <= left or bottom <= top or not len(columns) or not len(rows):
+        return mask
+    x, y = 2 * (columns + 0.5 - left) / (right - left) - 1, 2 * (rows + 0.5 - top) / (bottom - top) - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    inside = (x.abs() <= 1) & (y.abs() <= 1)[:, None]
+    values = F.grid_sample(logits.sigmoid()[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+    mask[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1] = ((values >= 0.5) & inside).numpy()
+    return mask
+
+
+def _check_share(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise InputError(f"{name} is {value}, expected a number from 0 to 1")
