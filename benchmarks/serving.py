@@ -31,6 +31,7 @@ from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
+from segmodels.tasks.registry import create_task
 
 SIDE, CLASSES, WIDTHS, BATCH = 128, 11, [16, 32, 64, 128, 256], 8
 WINDOWS, CLIENTS = (0, 5, 20), (1, 8)  # ms; threads
@@ -93,7 +94,14 @@ def write_model(folder: Path) -> Path:
     labels = LabelMap(tuple(map(str, range(CLASSES))), tuple((20 * c, 0, 0) for c in range(CLASSES)), {})
     model, mean, std = create_model("unet", CLASSES, **options), (127.0,) * 3, (60.0,) * 3
     save_bundle(
-        folder, model, name="unet", options=options, num_classes=CLASSES, labels=labels, mean=mean, std=std, lineage={}
+        folder,
+        model,
+        name="unet",
+        options=options,
+        task=create_task("semantic", labels),
+        mean=mean,
+        std=std,
+        lineage={},
     )
     return folder
 

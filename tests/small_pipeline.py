@@ -17,6 +17,7 @@ from segmodels.data.shards import ShardWriter
 from segmodels.inference.bundle import save_bundle
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
+from segmodels.tasks.registry import create_task
 
 LABELS = LabelMap(
     ("grass", "brick", "pond", "snow"),
@@ -99,8 +100,7 @@ def write_model(folder: Path, *, steps: int = 40, seed: int = 0, labels: LabelMa
         model,
         name="unet",
         options=OPTIONS,
-        num_classes=labels.num_classes,
-        labels=labels,
+        task=create_task("semantic", labels),
         mean=mean,
         std=std,
         lineage=facts,

@@ -78,14 +78,13 @@ def predict(
     from segmodels.inference.predictor import Predictor
     from segmodels.inference.sliding_window import SlidingWindow
 
-    predictor = Predictor(
-        bundle,
-        "cuda" if torch.cuda.is_available() else "cpu",
-        flip=flip,
-        scales=scales,
-        sliding_window=SlidingWindow((window, window), overlap, weighting) if window is not None else None,
-        crf=DenseCRF() if crf else None,
-    )
+    settings = {
+        "flip": flip,
+        "scales": scales,
+        "sliding_window": SlidingWindow((window, window), overlap, weighting) if window is not None else None,
+        "crf": DenseCRF() if crf else None,
+    }
+    predictor = Predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu", settings)
     write_classes(out, bundle.labels)
 
     problems: list[str] = []
@@ -118,7 +117,7 @@ def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) ->
     from segmodels.data.large_images import open_rows
 
     with open_rows(folder / path) as image:
-        rows = (row for rows in predictor.mask_rows(image) for row in rows)
+        rows = (row for rows in predictor.rows(image) for row in rows)
         write_large(out, path, image, track(rows, f"predicting the rows of {path}", image.height), predictor.labels)
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -136,7 +136,8 @@ def make_predictor(bundle: Bundle, params: EvaluateParams) -> Predictor:
         else None
     )
     crf = DenseCRF(**params.crf.model_dump()) if params.crf else None
-    return Predictor(bundle, device, flip=params.flip, scales=params.scales, sliding_window=window, crf=crf)
+    settings = {"flip": params.flip, "scales": params.scales, "sliding_window": window, "crf": crf}
+    return Predictor(bundle, device, settings)
 
 
 def measure(predictor: Predictor, reader: ShardReader, batch_size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -147,7 +148,8 @@ def measure(predictor: Predictor, reader: ShardReader, batch_size: int) -> Itera
     labels = reader.labels
     for batch in evaluation_loader(reader, batch_size=batch_size):
         truths = [annotation.classes for annotation in batch.annotations]
-        predictions = predictor.batch_masks(batch.images, [(truth.shape[0], truth.shape[1]) for truth in truths])
+        results: list[Any] = list(predictor.batch(batch.images, [truth.shape for truth in truths]))
+        predictions = [result.classes for result in results]
         for index, prediction, truth in zip(batch.indices, predictions, truths, strict=True):
             yield (
                 index,
@@ -261,7 +263,7 @@ def _comparison(reader: ShardReader, predictor: Predictor, index: int, score: fl
     from segmodels import plots
 
     image, truth = np.array(reader.image(index)), np.array(reader.mask(index))
-    (prediction,) = predictor.batch_masks(
-        torch.from_numpy(image).permute(2, 0, 1)[None], [(truth.shape[0], truth.shape[1])]
-    )
-    return plots.class_maps(image, truth, prediction, reader.labels, f"{reader.id(index)} · mean IoU {score:.3f}")
+    prediction: Any
+    (prediction,) = predictor.batch(torch.from_numpy(image).permute(2, 0, 1)[None], [truth.shape])
+    caption = f"{reader.id(index)} · mean IoU {score:.3f}"
+    return plots.class_maps(image, truth, prediction.classes, reader.labels, caption)

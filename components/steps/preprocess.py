@@ -13,6 +13,7 @@ from components.params.schema import PreprocessParams
 from components.running.atomic import written_folder
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
+from segmodels.data.decoding import resize_image
 from segmodels.data.layouts import Layout, Sample
 from segmodels.data.manifest import SPLITS, Dataset
 from segmodels.data.shards import ShardWriter
@@ -64,13 +65,11 @@ def resize(image: np.ndarray, mask: np.ndarray | None, longer_side: int) -> tupl
     """Image ``(H, W, 3)`` and mask ``(H, W)``, if given, with the longer side at ``longer_side`` pixels and the same
     proportions.
     """
-    height, width = image.shape[:2]
-    factor = longer_side / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    if size == (width, height):
-        return image, mask
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    return image, None if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    resized = resize_image(image, longer_side)
+    if mask is None or resized is image:
+        return resized, mask
+    size = resized.shape[1], resized.shape[0]
+    return resized, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _require_passed(validation: Path) -> None:

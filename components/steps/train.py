@@ -363,6 +363,7 @@ def _write_model(
     progress: Progress,
 ) -> None:
     from segmodels.inference.bundle import save_bundle
+    from segmodels.tasks.registry import FIRST, create_task
 
     task.model.load_state_dict(best)
     with written_folder(model) as folder:
@@ -371,8 +372,7 @@ def _write_model(
             task.model,
             name=params.model,
             options=params.options,
-            num_classes=reader.labels.num_classes,
-            labels=reader.labels,
+            task=create_task(FIRST, reader.labels),
             mean=reader.statistics.mean,
             std=reader.statistics.std,
             lineage=dict(facts),

@@ -12,6 +12,7 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -91,6 +92,27 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
         f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours,"
         " or store label ids in grey"
     )
+
+
+def scaled_size(size: tuple[int, int], longer_side: int | None) -> tuple[int, int]:
+    """(height, width) with the longer side at ``longer_side`` pixels and the same proportions; None keeps the size."""
+    longest = max(size)
+    if longer_side in (None, longest):
+        return size
+    factor = longer_side / longest
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def resize_image(image: np.ndarray, longer_side: int | None) -> np.ndarray:
+    """The image ``(H, W, C)`` at ``scaled_size``, by area averaging to shrink and bilinearly to grow: how images of
+    training and of prediction come to one size.
+    """
+    height, width = scaled_size((image.shape[0], image.shape[1]), longer_side) if longer_side else image.shape[:2]
+    if (height, width) == image.shape[:2]:
+        return image
+    shrinks = max(height, width) < max(image.shape[:2])
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.reshape(height, width, image.shape[2])  # OpenCV drops an axis of one channel
 
 
 def _read(path: str | Path) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import nn
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model, model_options
+from segmodels.tasks.base import Task
+from segmodels.tasks.registry import FIRST, create_task, settings_to_dict
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -32,22 +35,36 @@ class Bundle:
     Attributes:
         model: in eval mode, on the device it was loaded to.
         name, options: of the model in the registry.
-        labels: classes of the C output channels.
-        mean, std: per channel, of raw values 0..255; images are normalised by (image - mean) / std.
+        task: what the model predicts, of which classes, and how: with the settings that it was measured with.
+        mean, std: per channel, in the units of the images; images are normalised by (image - mean) / std.
         longer_side: pixels to which images were resized (longer side) before training; None: they kept their size.
         lineage: where the model comes from: data digest, code revision, parameters digest, ...
         metrics: of the checkpoint, by name, as far as they were known when it was saved.
+        dtype: type of the images: uint8, uint16, int16 or float32.
+        spatial_dims: of the images: 2, or 3 for volumes.
     """
 
     model: nn.Module
     name: str
     options: dict[str, Any]
-    labels: LabelMap
+    task: Task
     mean: tuple[float, ...]
     std: tuple[float, ...]
     longer_side: int | None
     lineage: dict[str, Any]
     metrics: dict[str, float]
+    dtype: str = "uint8"
+    spatial_dims: int = 2
+
+    @property
+    def labels(self) -> LabelMap:
+        """Classes of the results."""
+        return self.task.labels
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return len(self.mean)
 
 
 def save_bundle(
@@ -56,44 +73,54 @@ def save_bundle(
     *,
     name: str,
     options: Mapping[str, Any],
-    num_classes: int,
-    labels: LabelMap,
+    task: Task,
     mean: Sequence[float],
     std: Sequence[float],
     lineage: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
     longer_side: int | None = None,
+    dtype: str = "uint8",
+    spatial_dims: int = 2,
 ) -> None:
-    """Write ``model`` (as ``create_model(name, num_classes, **options)`` built it) and its description; the fields are
-    those of ``Bundle``.
+    """Write ``model`` (as ``create_model`` built it of ``name``, ``options`` and the task's arguments) and its
+    description; the fields are those of ``Bundle``.
 
     Auxiliary heads stay behind: only training has a use for them. The bundle's option ``auxiliary``, of models that
-        have it, is false.
-
-    Raises:
-        InputError: ``num_classes`` is not the number of classes of ``labels``.
+    have it, is false.
     """
-    if num_classes != labels.num_classes:
-        raise InputError(
-            f"model {name!r} has {num_classes} classes but its label map {labels.num_classes}, expected the same number"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     if "auxiliary" in model_options(name):
         options = {**options, "auxiliary": False}
-        model = _without_auxiliary(model, name, num_classes, options)
+        model = _without_auxiliary(model, name, options, task, len(mean))
     save_model(model, str(folder / WEIGHTS))
     description = {
         "name": name,
         "options": dict(options),
-        "num_classes": num_classes,
-        "labels": labels.to_dict(),
+        "task": {"name": task.name, "settings": settings_to_dict(task.settings)},
+        "labels": task.labels.to_dict(),
+        "channels": len(mean),
+        "dtype": dtype,
+        "spatial_dims": spatial_dims,
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
         "longer_side": longer_side,
         "lineage": dict(lineage),
         "metrics": {key: float(value) for key, value in (metrics or {}).items() if math.isfinite(value)},
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write_description(folder, description)
+
+
+def copy_bundle(source: Path, target: Path, settings: Any) -> None:
+    """Copy the two files of a bundle into a new folder; the copy predicts as ``settings`` of its task say.
+
+    Raises:
+        InputError: as ``load_bundle``.
+    """
+    description = _read_description(source / DESCRIPTION)
+    name = description.get("task", {}).get("name", FIRST)
+    target.mkdir(parents=True)
+    shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
+    _write_description(target, description | {"task": {"name": name, "settings": settings_to_dict(settings)}})
 
 
 def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
@@ -104,24 +131,22 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     """
     folder = Path(folder)
     description = _read_description(folder / DESCRIPTION)
-    model = _untrained(description["name"], description["num_classes"], description["options"])
+    task = _task(folder / DESCRIPTION, description)
+    model = _untrained(description["name"], description["options"], task, len(description["mean"]))
     _load_weights(model, folder / WEIGHTS)
     return Bundle(
         model=model.to(device).eval(),
         name=description["name"],
         options=description["options"],
-        labels=LabelMap.from_dict(description["labels"]),
+        task=task,
         mean=tuple(description["mean"]),
         std=tuple(description["std"]),
         longer_side=description["longer_side"],
         lineage=description["lineage"],
         metrics=description["metrics"],
+        dtype=description.get("dtype", "uint8"),
+        spatial_dims=description.get("spatial_dims", 2),
     )
-
-
-def read_labels(folder: str | Path) -> LabelMap:
-    """The label map of a bundle folder, without loading its weights; raises InputError as ``load_bundle``."""
-    return LabelMap.from_dict(_read_description(Path(folder) / DESCRIPTION)["labels"])
 
 
 def bundle_digest(folder: str | Path) -> str:
@@ -139,23 +164,46 @@ def bundle_digest(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _untrained(name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+def _task(path: Path, description: Mapping[str, Any]) -> Task:
+    """What the model predicts; bundles of version 0.1 do not say it."""
+    task = description.get("task", {})
+    try:
+        labels = LabelMap.from_dict(description["labels"])
+        return create_task(task.get("name", FIRST), labels, task.get("settings", {}))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} does not describe classes and task ({type(error).__name__}: {error}): train again or copy the"
+            " model again"
+        ) from None
+
+
+def _untrained(name: str, options: Mapping[str, Any], task: Task, channels: int) -> nn.Module:
     """The model without the weights of its encoder, which would be fetched."""
-    fetched = {"encoder_weights": None} if "encoder_weights" in model_options(name) else {}
-    return create_model(name, num_classes, **{**options, **fetched})
+    known = model_options(name)
+    arguments = {**task.model_arguments(task.labels), **options}
+    if "encoder_weights" in known:
+        arguments["encoder_weights"] = None
+    if "in_channels" in known:
+        arguments["in_channels"] = channels
+    return create_model(name, **arguments)
 
 
-def _without_auxiliary(model: nn.Module, name: str, num_classes: int, options: Mapping[str, Any]) -> nn.Module:
+def _without_auxiliary(model: nn.Module, name: str, options: Mapping[str, Any], task: Task, channels: int) -> nn.Module:
     """The model that ``options`` describe, with the weights of ``model``, which has more."""
     with torch.device("meta"):
-        smaller = _untrained(name, num_classes, options)
+        smaller = _untrained(name, options, task, channels)
     weights = model.state_dict()
     smaller.load_state_dict({key: weights[key] for key in smaller.state_dict()}, assign=True)
     return smaller
 
 
+def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
+    text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
 def _read_description(path: Path) -> dict[str, Any]:
-    expected = {"name", "options", "num_classes", "labels", "mean", "std", "longer_side", "lineage", "metrics"}
+    expected = {"name", "options", "labels", "mean", "std", "longer_side", "lineage", "metrics"}
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

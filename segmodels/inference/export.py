@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from segmodels.inference.bundle import Bundle
+from segmodels.outputs import PixelOutput
 
 FREE_DIMENSIONS = {"batch size, height and width": (0, 2, 3), "batch size": (0,)}
 
 
 class NormalisedModel(nn.Module):
-    """uint8 RGB images (B, 3, H, W) -> logits (B, C, H, W): normalisation and model in one graph."""
+    """Images (B, channels, H, W) in their own units -> logits (B, C, H, W), or the model's whole output where it has
+    none: normalisation and model in one graph.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.model = bundle.model
         self.mean, self.std = (nn.Buffer(torch.tensor(values).view(-1, 1, 1)) for values in (bundle.mean, bundle.std))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model((images.to(torch.float32) - self.mean) / self.std).logits
+    def forward(self, images: Tensor) -> Any:
+        output = self.model((images.to(torch.float32) - self.mean) / self.std)
+        return output.logits if isinstance(output, PixelOutput) else output
 
 
 def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96)) -> str:
@@ -39,11 +44,11 @@ def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96))
     reason: Exception | None = None
     for free, dimensions in FREE_DIMENSIONS.items():
         try:
-            example = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+            example = _images(bundle, 2, size)
             program = torch.export.export(
                 module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),)
             )
-            _check(module, program, size if 2 not in dimensions else (size[0] + 37, size[1] - 11))
+            _check(module, program, _images(bundle, 3, size if 2 not in dimensions else (size[0] + 37, size[1] - 11)))
             torch.export.save(program, path)
         except Exception as error:  # the exporter raises all kinds
             reason = error
@@ -52,7 +57,11 @@ def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96))
     raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
 
 
-def _check(module: nn.Module, program: torch.export.ExportedProgram, size: tuple[int, int]) -> None:
-    images = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
+def _images(bundle: Bundle, count: int, size: tuple[int, int]) -> Tensor:
+    """Random ones of the type and the channels that the model takes."""
+    return torch.randint(0, 256, (count, bundle.channels, *size)).to(getattr(torch, bundle.dtype))
+
+
+def _check(module: nn.Module, program: torch.export.ExportedProgram, images: Tensor) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(program.module()(images), module(images), rtol=1e-3, atol=1e-3)

@@ -1,27 +1,26 @@
-"""Images in, masks out: normalisation, averaging over views, sliding window, dense CRF, and the way back to the image's
-own size.
+"""Images in, results out: checks, the size that the model was trained at, batches, normalisation, the device. How
+results come about is the task's matter.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segmodels.data import large_images
+from segmodels.data.decoding import resize_image, scaled_size
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
-from segmodels.inference.class_rows import class_rows
-from segmodels.inference.crf import DenseCRF, mean_field
-from segmodels.inference.sliding_window import SlidingWindow, predict_bands
-from segmodels.inference.views import average_predictions
+from segmodels.tasks.base import Result, Size
+from segmodels.tasks.registry import create_task
+
+AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
 class Predictor:
@@ -30,179 +29,117 @@ class Predictor:
     Args:
         bundle: the model; it is moved to ``device``.
         device: where to predict.
-        flip, scales: average the probabilities over the mirrored image and these scales; within each window, if there
-            are windows.
-        sliding_window: None predicts whole images.
-        crf: refine the averaged probabilities by the image, at the size that the model sees; on the CPU, an image per
-            core at a time.
+        settings: how the task predicts, as its ``Settings`` or the mapping of their fields; None: as the bundle says.
+
+    Attributes:
+        task: what is predicted, with its settings.
+        labels: of the classes in the results.
 
     Raises:
-        InputError: scales that are not above 0; a sliding window and a CRF, which connects all pixels of an image.
+        InputError: settings that the task does not have or refuses.
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        device: str | torch.device = "cpu",
-        *,
-        flip: bool = False,
-        scales: Sequence[float] = (1.0,),
-        sliding_window: SlidingWindow | None = None,
-        crf: DenseCRF | None = None,
+        self, bundle: Bundle, device: str | torch.device = "cpu", settings: Mapping[str, Any] | Any = None
     ) -> None:
-        if not scales or min(scales) <= 0:
-            raise InputError(f"scales are {list(scales)}, expected one or more numbers above 0")
-        if sliding_window is not None and crf is not None:
-            raise InputError(
-                "a sliding window and a dense CRF are both asked for, expected one: the CRF connects all pixels of an"
-                " image, leave the window out"
-            )
+        task = bundle.task
+        self.task = task if settings is None else create_task(task.name, task.labels, settings)
         self.labels = bundle.labels
-        self._dtype = torch.from_numpy(np.empty(0, bundle.labels.dtype)).dtype
         self.device = torch.device(device)
+        self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
+        self._spatial_dims = bundle.spatial_dims
         self._longer_side = bundle.longer_side
         self._model = bundle.model.to(self.device).eval()
         self._mean, self._std = (
-            torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (bundle.mean, bundle.std)
+            torch.tensor(values, device=self.device).view(-1, *[1] * bundle.spatial_dims)
+            for values in (bundle.mean, bundle.std)
         )
-        self._flip, self._scales = flip, tuple(scales)
-        self._sliding_window, self._crf = sliding_window, crf
+
+    def network(self, images: Tensor, **guide: Any) -> Any:
+        """The model's output for images (B, C, *spatial) on the device, in their own units."""
+        return self._model((images.float() - self._mean) / self._std, **guide)
 
     @torch.inference_mode()
-    def probabilities(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, H, W), RGB -> float32 probabilities (B, C, H, W), each pixel's sum 1."""
-        return torch.stack([torch.cat(list(bands), dim=1) for bands in self._bands(images.to(self.device))])
-
-    @torch.inference_mode()
-    def batch_masks(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> list[np.ndarray]:
-        """uint8 images (B, 3, H, W) -> B masks of train ids, each of its own (height, width) in ``sizes``; None: all H
-        x W.
+    def batch(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Result]:
+        """Results of images (B, C, *spatial) as the model is to see them, each of its own size in ``sizes``; None: all
+        of the images' size.
         """
-        sizes = sizes or [(images.shape[-2], images.shape[-1])] * len(images)
-        return [
-            torch.cat(list(class_rows(bands, images.shape[-2], size, self._dtype))).cpu().numpy()
-            for bands, size in zip(self._bands(images.to(self.device)), sizes, strict=True)
-        ]
+        sizes = sizes or [tuple(images.shape[2:])] * len(images)
+        return self.task.predict(self.network, images.to(self.device), sizes)
 
-    def masks(self, images: np.ndarray | Sequence[np.ndarray], batch_size: int = 8) -> list[np.ndarray]:
-        """RGB images as they come -> masks (H, W) of train ids, uint8 (int16 above 255 classes), each of its image's
-        size.
+    def results(self, images: NDArray | Sequence[NDArray], batch_size: int = 8) -> list[Result]:
+        """Results of images as they come, each of its image's size.
 
         Images are resized to the size that the model was trained at (``Bundle.longer_side``); neighbours of one size
         are predicted together.
 
         Args:
-            images: uint8, an array (N, H, W, 3) or a sequence of arrays (H, W, 3) of any sizes.
+            images: an array (N, *spatial, C) or a sequence of arrays (*spatial, C) of any sizes, of the type and the
+                channels that the model was trained on: ``dtype`` and ``channels``.
             batch_size: images predicted at once.
 
         Raises:
             InputError: an image of another shape or type.
         """
         for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-                raise InputError(
-                    f"image is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3): convert it to"
-                    " 8-bit RGB"
-                )
-        masks: list[np.ndarray] = []
-        for size, same in groupby(images, key=lambda image: (image.shape[0], image.shape[1])):
+            self._check(image)
+        results: list[Result] = []
+        for size, same in groupby(images, key=lambda image: image.shape[:-1]):
             group = list(same)
             for first in range(0, len(group), batch_size):
-                batch = np.stack([self._resize(image) for image in group[first : first + batch_size]])
-                masks += self.batch_masks(torch.from_numpy(batch).permute(0, 3, 1, 2), [size] * len(batch))
-        return masks
+                batch = np.stack([resize_image(one, self._longer_side) for one in group[first : first + batch_size]])
+                results += self.batch(torch.from_numpy(np.moveaxis(batch, -1, 1)), [size] * len(batch))
+        return results
+
+    def masks(self, images: NDArray | Sequence[NDArray], batch_size: int = 8) -> list[NDArray]:
+        """Class maps as arrays of train ids, of images as in ``results``: what models registered by version 0.1 call
+        from their own code.
+        """
+        results: list[Any] = list(self.results(images, batch_size))
+        return [result.classes for result in results]
 
     @torch.inference_mode()
-    def mask_rows(self, image: large_images.ImageRows) -> Iterator[np.ndarray]:
-        """The mask of an image that may be larger than memory, as rows (n, W) from the top down; types and sizes are
-        those of ``masks``.
+    def rows(self, image: large_images.ImageRows) -> Iterator[NDArray]:
+        """The class map of an image that may be larger than memory, as rows (n, width) from the top down.
 
-        With a sliding window a strip of the image of the window's height is held at a time, and C x window height x W
-        probabilities. A model that was trained at a fixed size (``Bundle.longer_side``) sees the image at that size,
-        read row by row as well.
+        A model that was trained at a fixed size (``Bundle.longer_side``) sees the image at that size, read row by row
+        as well.
 
         Raises:
-            InputError: more than ``large_images.LARGE`` pixels for the model to see, and no sliding window.
+            InputError: the task does not predict row by row, or the image is too large for the model without a sliding
+                window.
         """
-        own = image.height, image.width
-        height, width = self._model_size(*own)
-        limit = large_images.LARGE
-        if self._sliding_window is None and height * width > limit:
+        if not hasattr(self.task, "predict_rows"):
             raise InputError(
-                f"image has {own[0]} x {own[1]} pixels, expected at most {limit / 1e6:.1f} million without a sliding"
-                " window: give one, as --window 512"
+                f"image has {image.height} x {image.width} pixels, expected at most {large_images.LARGE / 1e6:.1f}"
+                f" million for a model of {self.task.name} segmentation: cut it into parts"
             )
-        if (height, width) == own and self._sliding_window is not None:
+        own = image.height, image.width
+        seen = scaled_size(own, self._longer_side)
+        whole: list[NDArray] = []
 
-            def read(start: int, stop: int) -> Tensor:
-                return torch.from_numpy(image.read(start, stop)).permute(2, 0, 1).to(self.device)
+        def read(start: int, stop: int) -> Tensor:
+            if seen == own:
+                rows = image.read(start, stop)
+            else:
+                if not whole:
+                    shrinks = max(seen) < max(own)
+                    whole.append(
+                        large_images.shrink(image, *seen)
+                        if shrinks
+                        else resize_image(image.read(0, own[0]), self._longer_side)
+                    )
+                rows = whole[0][start:stop]
+            return torch.from_numpy(rows).permute(2, 0, 1).to(self.device)
 
-            bands = predict_bands(self._predict, read, own, self._sliding_window)
-        else:
-            whole = (
-                large_images.shrink(image, height, width)
-                if max(height, width) < max(own)
-                else self._resize(image.read(0, own[0]))
-            )
-            (bands,) = self._bands(torch.from_numpy(whole).permute(2, 0, 1)[None].to(self.device))
-        yield from (rows.cpu().numpy() for rows in class_rows(bands, height, own, self._dtype))
+        yield from self.task.predict_rows(self.network, read, seen, own)
 
-    def _bands(self, images: Tensor) -> Iterator[Iterator[Tensor]]:
-        """Per image its probabilities as bands (C, rows, W) from the top down: one band, or many with a sliding
-        window.
-        """
-        if self._sliding_window is None:
-            probabilities = self._predict(images)
-            yield from (
-                iter([refined]) for refined in (self._refine(probabilities, images) if self._crf else probabilities)
-            )
-        else:
-            size = images.shape[-2], images.shape[-1]
-            yield from (
-                predict_bands(self._predict, partial(_rows, image), size, self._sliding_window) for image in images
-            )
-
-    def _predict(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, h, w) on the device -> probabilities (B, C, h, w)."""
-        return average_predictions(
-            self._network, (images.float() - self._mean) / self._std, flip=self._flip, scales=self._scales
+    def _check(self, image: NDArray) -> None:
+        shape, expected = image.shape, (*AXES[self._spatial_dims], self.channels)
+        if len(shape) == len(expected) and shape[-1] == self.channels and image.dtype == self.dtype and 0 not in shape:
+            return
+        rgb = self.dtype == np.uint8 and self.channels == 3
+        hint = "convert it to 8-bit RGB" if rgb else "give the model images like those it was trained on"
+        raise InputError(
+            f"image is {image.dtype} of shape {shape}, expected {self.dtype} ({', '.join(map(str, expected))}): {hint}"
         )
-
-    def _network(self, images: Tensor) -> Tensor:
-        return self._model(images).logits.float().softmax(dim=1)
-
-    def _refine(self, probabilities: Tensor, images: Tensor) -> list[Tensor]:
-        """The dense CRF of each image."""
-        assert self._crf is not None
-        with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
-            refined = pool.map(
-                partial(mean_field, crf=self._crf),
-                probabilities.cpu().numpy(),
-                images.permute(0, 2, 3, 1).cpu().numpy(),
-            )
-            return [torch.from_numpy(one).to(self.device) for one in refined]
-
-    def _resize(self, image: np.ndarray) -> np.ndarray:
-        """The image at the size of the training data, resized as they were: by area averaging to shrink, bilinearly to
-        grow.
-        """
-        height, width = self._model_size(image.shape[0], image.shape[1])
-        if (height, width) == image.shape[:2]:
-            return image
-        return cv2.resize(
-            image,
-            (width, height),
-            interpolation=cv2.INTER_AREA if max(height, width) < max(image.shape) else cv2.INTER_LINEAR,
-        )
-
-    def _model_size(self, height: int, width: int) -> tuple[int, int]:
-        """At what size the model sees an image of this size."""
-        longer_side = max(height, width)
-        if self._longer_side in (None, longer_side):
-            return height, width
-        factor = self._longer_side / longer_side
-        return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def _rows(image: Tensor, start: int, stop: int) -> Tensor:
-    return image[:, start:stop]

@@ -16,6 +16,9 @@ from segmodels.tasks.base import Task
 
 TASKS: Registry[Task, None] = Registry("task", "segmodels.tasks")
 
+FIRST = "semantic"
+"""The task of bundles that name none: those of versions before there were others."""
+
 TaskType = TypeVar("TaskType", bound=type[Task])
 Settings = TypeVar("Settings")
 

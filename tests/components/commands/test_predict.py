@@ -25,6 +25,7 @@ from segmodels.inference.crf import DenseCRF
 from segmodels.inference.predictor import Predictor
 from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
+from segmodels.tasks.semantic import SemanticSettings
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,9 @@ def test_windows_and_flip_are_those_of_the_predictor(
     model: Path, images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     predict(str(model), tmp_path / "images", tmp_path / "out", window=16, flip=True)
-    predictor = Predictor(load_bundle(model), flip=True, sliding_window=SlidingWindow((16, 16)))
+    predictor = Predictor(
+        load_bundle(model), settings=SemanticSettings(flip=True, sliding_window=SlidingWindow((16, 16)))
+    )
     for name, pixels in images.items():
         np.testing.assert_array_equal(
             np.asarray(Image.open(tmp_path / "out" / "masks" / mask_name(name))), predictor.masks([pixels])[0]
@@ -143,7 +146,7 @@ def test_options_of_the_command_line_reach_the_predictor(
     )
     bundle = load_bundle(model)
     expected, plain = (
-        Predictor(bundle, **predictor).masks([images["a.png"]])[0],
+        Predictor(bundle, settings=SemanticSettings(**predictor)).masks([images["a.png"]])[0],
         Predictor(bundle).masks([images["a.png"]])[0],
     )
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")), expected)
@@ -202,7 +205,7 @@ def test_the_mask_of_a_large_image_is_tiled_and_the_same(
     Image.fromarray(image).save(tmp_path / "images" / name)
     Image.fromarray(image[:64, :64]).save(tmp_path / "images" / "small.png")
     predict(str(model), tmp_path / "images", tmp_path / "out", window=128)
-    predictor = Predictor(load_bundle(model), sliding_window=SlidingWindow((128, 128)))
+    predictor = Predictor(load_bundle(model), settings=SemanticSettings(sliding_window=SlidingWindow((128, 128))))
     expected = predictor.masks([image])[0]
     assert len(np.unique(expected)) >= 3
     with tifffile.TiffFile(tmp_path / "out" / "masks" / "large.tif") as file:

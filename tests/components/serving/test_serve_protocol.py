@@ -19,6 +19,7 @@ from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
+from segmodels.tasks.registry import create_task
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
 
@@ -158,8 +159,7 @@ def test_more_than_255_classes_are_int16(tmp_path: Path) -> None:
         model,
         name="unet",
         options=OPTIONS,
-        num_classes=count,
-        labels=labels,
+        task=create_task("semantic", labels),
         mean=mean,
         std=std,
         lineage={},

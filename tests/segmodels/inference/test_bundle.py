@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from segmodels.errors import InputError
-from segmodels.inference.bundle import load_bundle, read_labels, save_bundle
+from segmodels.inference.bundle import bundle_digest, copy_bundle, load_bundle, save_bundle
+from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
+from segmodels.tasks.registry import create_task
+from segmodels.tasks.semantic import SemanticSettings
 
 LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), {0: 0, 7: 1, 8: 2})
 OPTIONS = {"widths": [4, 6, 8]}
@@ -20,15 +23,14 @@ def save(folder: Path, seed: int = 0, **changes) -> torch.nn.Module:
     facts = {
         "name": "unet",
         "options": OPTIONS,
-        "num_classes": 3,
-        "labels": LABELS,
+        "task": create_task("semantic", LABELS),
         "mean": (120.5, 110.0, 100.0),
         "std": (60.0, 50.0, 40.0),
         "lineage": {"data_digest": "abc.dir"},
         "metrics": {"val/miou": 0.5, "val/absent": float("nan")},
     } | changes
-    model = create_model(facts["name"], facts["num_classes"], **facts["options"])
-    model(torch.randn(2, 3, 16, 16))  # running statistics that are not the initial ones
+    model = create_model(facts["name"], 3, **facts["options"])
+    model(torch.randn(2, len(facts["mean"]), 16, 16))  # running statistics that are not the initial ones
     save_bundle(folder, model, **facts)
     return model.eval()
 
@@ -42,7 +44,8 @@ def test_a_model_comes_back_with_its_weights_and_facts(tmp_path: Path) -> None:
     assert (bundle.name, bundle.options, bundle.labels) == ("unet", OPTIONS, LABELS)
     assert (bundle.mean, bundle.std) == ((120.5, 110.0, 100.0), (60.0, 50.0, 40.0))
     assert (bundle.longer_side, bundle.lineage, bundle.metrics) == (480, {"data_digest": "abc.dir"}, {"val/miou": 0.5})
-    assert read_labels(tmp_path) == LABELS
+    assert (bundle.task.name, bundle.task.settings) == ("semantic", SemanticSettings())
+    assert (bundle.channels, bundle.dtype, bundle.spatial_dims) == (3, "uint8", 2)
 
 
 def test_weights_in_channels_last_order_come_back(tmp_path: Path) -> None:
@@ -52,8 +55,7 @@ def test_weights_in_channels_last_order_come_back(tmp_path: Path) -> None:
         model,
         name="unet",
         options=OPTIONS,
-        num_classes=3,
-        labels=LABELS,
+        task=create_task("semantic", LABELS),
         mean=(1, 2, 3),
         std=(4, 5, 6),
         lineage={},
@@ -122,6 +124,36 @@ def test_a_model_that_this_version_does_not_know_is_named(tmp_path: Path) -> Non
         load_bundle(tmp_path)
 
 
-def test_a_label_map_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model 'unet' has 4 classes but its label map 3"):
-        save(tmp_path, num_classes=4)
+def test_images_of_other_channels_and_types_are_described(tmp_path: Path) -> None:
+    options = {**OPTIONS, "in_channels": 4}
+    model = save(tmp_path, options=options, mean=(900.0,) * 4, std=(60.0,) * 4, dtype="uint16")
+    bundle = load_bundle(tmp_path)
+    assert (bundle.channels, bundle.dtype) == (4, "uint16")
+    images = torch.randn(1, 4, 16, 16)
+    assert torch.equal(bundle.model(images).logits, model(images).logits)
+
+
+def test_the_way_of_predicting_is_part_of_the_bundle_and_of_its_digest(tmp_path: Path) -> None:
+    settings = SemanticSettings(flip=True, scales=(0.5, 1.0), sliding_window=SlidingWindow((32, 16)))
+    save(tmp_path / "plain")
+    copy_bundle(tmp_path / "plain", tmp_path / "same", SemanticSettings())
+    copy_bundle(tmp_path / "plain", tmp_path / "other", settings)
+    assert bundle_digest(tmp_path / "same") == bundle_digest(tmp_path / "plain") != bundle_digest(tmp_path / "other")
+    assert load_bundle(tmp_path / "other").task.settings == settings
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": {"name": "semantik"}}, "unknown task 'semantik'"),
+        ({"task": {"name": "semantic", "settings": {"flop": 1}}}, "setting 'flop' is unknown"),
+        ({"task": 3}, "does not describe classes and task"),
+        ({"labels": {"classes": ["a", "b"]}}, "does not describe classes and task"),
+    ],
+)
+def test_a_description_of_no_task_is_refused(tmp_path: Path, change: dict, message: str) -> None:
+    save(tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(description | change))
+    with pytest.raises(InputError, match=message):
+        load_bundle(tmp_path)

@@ -10,6 +10,7 @@ from segmodels.inference.bundle import Bundle
 from segmodels.inference.export import NormalisedModel, export_program
 from segmodels.labels import LabelMap
 from segmodels.outputs import PixelOutput
+from segmodels.tasks.registry import create_task
 
 LABELS = LabelMap(("a", "b"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1})
 
@@ -40,7 +41,17 @@ class DependsOnPixels(AnySize):
 
 
 def bundle(model: nn.Module) -> Bundle:
-    return Bundle(model.eval(), "test", {}, LABELS, (120.0, 110.0, 100.0), (60.0, 50.0, 40.0), None, {}, {})
+    return Bundle(
+        model.eval(),
+        "test",
+        {},
+        create_task("semantic", LABELS),
+        (120.0, 110.0, 100.0),
+        (60.0, 50.0, 40.0),
+        None,
+        {},
+        {},
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.labels import LabelMap
 from segmodels.models.analysis import on_meta
 from segmodels.models.registry import create_model, list_models, model_options
+from segmodels.tasks.registry import create_task
 
 LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), {0: 0, 7: 1, 8: 2})
 KEPT = {
@@ -53,8 +54,7 @@ def test_a_bundle_predicts_the_same_without_them(name: str, tmp_path: Path) -> N
         model,
         name=name,
         options=SMALL[name],
-        num_classes=3,
-        labels=LABELS,
+        task=create_task("semantic", LABELS),
         mean=(1, 2, 3),
         std=(4, 5, 6),
         lineage={},

@@ -1,0 +1,32 @@
+"""Measuring a model on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from segmodels.data.loader import evaluation_loader
+from segmodels.data.shards import ShardReader
+from segmodels.inference.predictor import Predictor
+from segmodels.tasks.base import Evaluator
+
+
+def measure(
+    predictor: Predictor,
+    reader: ShardReader,
+    batch_size: int,
+    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Evaluator:
+    """Predict every image of ``reader`` and count the results at the resolution of its annotation.
+
+    Images pass one batch at a time: only the counts of each stay.
+
+    Args:
+        batch_size: images of one size predicted at once.
+        watch: wraps the batches, to show progress.
+    """
+    evaluator = predictor.task.evaluator()
+    for batch in watch(evaluation_loader(reader, batch_size=batch_size)):
+        results = predictor.batch(batch.images, [annotation.size for annotation in batch.annotations])
+        evaluator.update(results, batch.annotations, batch.ids)
+    return evaluator
