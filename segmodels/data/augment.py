@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.annotations import Annotation
-from segmodels.data.geometry import flip, place, resize_image, resize_labels
+from segmodels.annotations import Annotation, resize_map, rows_of
+from segmodels.data.geometry import flip, place, resize_image
 from segmodels.errors import InputError
 
 # NTSC: RGB -> luma and two chroma axes. Turning the chroma plane turns the hue, stretching it changes the saturation,
@@ -152,25 +152,21 @@ class _Window(NamedTuple):
         return flip(place(part, self.size, corner, value), self.turned, len(self.size))
 
     def labels(self, labels: NDArray, value: int) -> NDArray:
-        return self.placed(resize_labels(labels[self.source], self.filled), value)
+        return self.placed(resize_map(labels[self.source], self.filled), value)
 
 
 def _seen_through(window: _Window, annotation: Annotation, outside: Outside) -> Annotation:
     """The annotation of the crop."""
-    layers, segments, spacing = np.zeros((0, *window.size), np.uint16), annotation.segments, annotation.spacing
-    if len(annotation.layers):
-        layers = np.stack([window.labels(layer, 0) for layer in annotation.layers])
-        seen = np.zeros(2**16, bool)
-        seen[layers] = True
-        segments = tuple(segment._replace(box=None, area=None) for segment in segments if seen[segment.id])
+    layers = [window.labels(layer, 0) for layer in annotation.layers]
+    spacing = annotation.spacing
     if spacing is not None:
         read = [part.stop - part.start for part in window.source]
         spacing = tuple(mm * a / b for mm, a, b in zip(spacing, read, window.filled, strict=True))
     return replace(
         annotation,
         classes=window.labels(annotation.classes, outside.classes),
-        layers=layers,
-        segments=segments,
+        layers=np.stack(layers) if layers else np.zeros((0, *window.size), np.uint16),
+        segments=rows_of(layers, annotation.segments),
         further={
             name: window.labels(labels, outside.further.get(name, 255)) for name, labels in annotation.further.items()
         },

@@ -1,6 +1,6 @@
-"""Resizing, padding and flipping of images and label maps with any number of channels and two or three spatial axes.
+"""Resizing, padding and flipping of images of any number of channels and two or three spatial axes.
 
-Images are ``(*spatial, C)``, maps ``(*spatial)``; ``*spatial`` is ``H, W`` or ``D, H, W``.
+Images are ``(*spatial, C)``, label maps ``(*spatial)``; ``*spatial`` is ``H, W`` or ``D, H, W``.
 """
 
 from __future__ import annotations
@@ -28,16 +28,6 @@ def resize_image(image: NDArray, size: Sequence[int], *, average: bool) -> NDArr
     if image.shape[-1] <= _OPENCV_CHANNELS:
         return cv2.resize(image, (width, height), interpolation=method).reshape(height, width, -1)
     return np.concatenate([resize_image(part, size, average=average) for part in _few_channels(image)], axis=-1)
-
-
-def resize_labels(labels: NDArray, size: Sequence[int]) -> NDArray:
-    """The map at ``size``: each pixel has the label at its centre. Of any integer type."""
-    if len(size) == 2 and labels.dtype.itemsize <= 2:
-        return cv2.resize(labels, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT)
-    nearest = [
-        (2 * np.arange(target) + 1) * length // (2 * target) for length, target in zip(labels.shape, size, strict=True)
-    ]
-    return labels[np.ix_(*nearest)]
 
 
 def place(array: NDArray, size: Sequence[int], corner: Sequence[int], value: float | Sequence[float]) -> NDArray:

@@ -171,7 +171,8 @@ def _outside(reader: ShardReader) -> Outside:
     mean = tuple(reader.statistics.mean)
     if np.issubdtype(reader.dtype, np.integer):
         mean = tuple(float(round(value)) for value in mean)
-    return Outside(mean, reader.labels.ignore_index)
+    further = {name: labels.ignore_index for name, labels in reader.labels.further.items()}
+    return Outside(mean, reader.labels.ignore_index, further)
 
 
 def _made(batch: Batch | InputError) -> Batch:

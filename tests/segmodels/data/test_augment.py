@@ -401,7 +401,10 @@ def test_layers_and_further_maps_follow_the_classes_and_rows_follow_the_layers()
         _, made = augment(picture(60, 60), annotation, np.random.default_rng(seed), outside)
         ids = set(np.unique(made.layers).tolist()) - {0}
         assert {segment.id for segment in made.segments} == ids
-        assert all(segment.box is None and segment.area is None for segment in made.segments)
+        for segment in made.segments:
+            rows, columns = np.nonzero((made.layers == segment.id).any(axis=0))
+            assert segment.area == len(rows)
+            assert segment.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert {segment.crowd for segment in made.segments if segment.id == 301} <= {True}
         np.testing.assert_array_equal(made.classes[made.layers[1] > 0], 2)
         np.testing.assert_array_equal(made.further["part"], made.layers[0].astype(np.int16))
