@@ -1,13 +1,16 @@
-"""Images too large to predict at once: overlapping windows, whose predictions are averaged.
+"""Images and volumes too large to predict at once: overlapping windows, whose predictions are averaged.
 
-The average is formed from the top down. Rows of the image are asked for when a window needs them, rows of probabilities
-are handed over as soon as no further window touches them, so that of the image and of the probabilities only a strip of
-the window's height is ever held (C x window height x image width floats), whatever the image's height.
+The average is formed along the first axis, of an image from the top down. Rows of the image (slices of a volume) are
+asked for when a window needs them, rows of probabilities are handed over as soon as no further window touches them, so
+that of the image and of the probabilities only a strip of the window's height is ever held (C x window height x image
+width floats), whatever the image's height.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,22 +26,25 @@ class SlidingWindow:
     """How an image is cut into windows.
 
     Attributes:
-        size: (height, width) of a window in pixels; the model sees exactly this size, smaller images are extended by
-            their border pixels.
+        size: of a window in pixels, (height, width) or (depth, height, width); the model sees exactly this size,
+            smaller images are extended by their border pixels.
         overlap: least share of a window that it has in common with the next, 0 <= overlap < 1.
         weighting: of a window's pixels in the average: ``gaussian`` (sigma an eighth of the window, as nnU-Net, Isensee
             2021) trusts the centre more, where the model sees more context; ``uniform`` trusts all alike.
         batch_size: windows predicted at once.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     overlap: float = 0.5
     weighting: str = "gaussian"
     batch_size: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise InputError(f"size of the sliding window is {list(self.size)}, expected a positive height and width")
+        if len(self.size) not in (2, 3) or min(self.size) < 1:
+            raise InputError(
+                f"size of the sliding window is {list(self.size)}, expected a positive height and width, of volumes a"
+                " depth before them"
+            )
         if not 0 <= self.overlap < 1:
             raise InputError(f"overlap of the sliding window is {self.overlap:g}, expected 0 <= overlap < 1")
         if self.weighting not in ("gaussian", "uniform"):
@@ -48,38 +54,48 @@ class SlidingWindow:
 def predict_bands(
     predict: Callable[[Tensor], Tensor],
     read: Callable[[int, int], Tensor],
-    size: tuple[int, int],
+    size: Sequence[int],
     window: SlidingWindow,
 ) -> Iterator[Tensor]:
-    """Probabilities of an image as bands (C, rows, W) from the top down; all bands together have its H rows.
+    """Probabilities of an image as bands (C, rows, W) from the top down; all bands together have its H rows. Of a
+    volume, as bands (C, slices, H, W).
 
     Args:
-        predict: turns windows (B, 3, *window.size) into probabilities (B, C, *window.size).
-        read: rows from one to another (less one) of the image, (3, rows, W); each row is asked for once, from the top
-            down.
-        size: (H, W) of the image.
+        predict: turns windows (B, channels, *window.size) into probabilities (B, C, *window.size).
+        read: rows from one to another (less one) of the image, (channels, rows, W), or slices of the volume (channels,
+            slices, H, W); each is asked for once, in order.
+        size: (H, W) of the image, (D, H, W) of the volume.
+
+    Raises:
+        InputError: a window with another number of axes than the image.
     """
-    height, width = size
-    tops, lefts = (
-        window_starts(length, extent, window.overlap) for length, extent in zip(size, window.size, strict=True)
-    )
-    strip = read(0, min(window.size[0], height))
+    if len(size) != len(window.size):
+        raise InputError(
+            f"sliding window is {list(window.size)} but what is predicted has {len(size)} axes, expected"
+            f" {'[depth, height, width]' if len(size) == 3 else '[height, width]'}"
+        )
+    length, height, rest = size[0], window.size[0], tuple(size[1:])
+    tops, *others = (window_starts(*axis, window.overlap) for axis in zip(size, window.size, strict=True))
+    places = list(itertools.product(*others))
+    strip = read(0, min(height, length))
     weight = _weights(window, strip.device)
-    band, band_weight = None, torch.zeros(window.size[0], width, device=strip.device)
-    for top, following in zip(tops, [*tops[1:], height], strict=True):
-        for left, probabilities in _predict_row(predict, strip, window, lefts):
+    band, band_weight = None, torch.zeros(height, *rest, device=strip.device)
+    for top, following in zip(tops, [*tops[1:], length], strict=True):
+        for place, probabilities in _predict_row(predict, strip, window, places):
             if band is None:
-                band = probabilities.new_zeros(len(probabilities), window.size[0], width)
-            columns = min(window.size[1], width - left)
-            band[:, :, left : left + columns] += (probabilities * weight)[:, :, :columns]
-            band_weight[:, left : left + columns] += weight[:, :columns]
+                band = probabilities.new_zeros(len(probabilities), height, *rest)
+            inside = [min(extent, end - first) for extent, end, first in zip(window.size[1:], rest, place, strict=True)]
+            target = tuple(slice(first, first + extent) for first, extent in zip(place, inside, strict=True))
+            seen = tuple(slice(extent) for extent in inside)
+            band[:, :, *target] += (probabilities * weight)[:, :, *seen]
+            band_weight[:, *target] += weight[:, *seen]
         assert band is not None
         done = following - top
-        rows_at_once = max(FLOATS_AT_ONCE // (len(band) * width), 1)
+        rows_at_once = max(FLOATS_AT_ONCE // (len(band) * math.prod(rest)), 1)
         for first in range(0, done, rows_at_once):
             last = min(first + rows_at_once, done)
             yield band[:, first:last] / band_weight[first:last]
-        if following < height:
+        if following < length:
             for rows in (
                 *band,
                 band_weight,
@@ -101,34 +117,37 @@ def window_starts(length: int, size: int, overlap: float) -> list[int]:
 
 
 def _predict_row(
-    predict: Callable[[Tensor], Tensor], strip: Tensor, window: SlidingWindow, lefts: list[int]
-) -> Iterator[tuple[int, Tensor]]:
-    """(left, probabilities (C, *window.size)) of the windows that a strip of the image is cut into, from left
-    to right.
+    predict: Callable[[Tensor], Tensor], strip: Tensor, window: SlidingWindow, places: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """(first pixels on the axes after the first, probabilities (C, *window.size)) of the windows that a strip is cut
+    into, in order.
     """
-    rows = _indices(0, window.size[0], strip.shape[-2], strip.device)
-    for first in range(0, len(lefts), window.batch_size):
-        batch = lefts[first : first + window.batch_size]
-        columns = [_indices(left, window.size[1], strip.shape[-1], strip.device) for left in batch]
-        yield from zip(
-            batch, predict(torch.stack([strip[:, rows[:, None], column] for column in columns])), strict=True
-        )
+    for first in range(0, len(places), window.batch_size):
+        batch = places[first : first + window.batch_size]
+        yield from zip(batch, predict(torch.stack([_cut(strip, (0, *place), window) for place in batch])), strict=True)
 
 
-def _indices(first: int, size: int, length: int, device: torch.device) -> Tensor:
-    """Pixels ``first`` .. ``first + size - 1``; beyond the image its last pixel again."""
-    return torch.arange(first, first + size, device=device).clamp(max=length - 1)
+def _cut(strip: Tensor, corner: Sequence[int], window: SlidingWindow) -> Tensor:
+    """The window at ``corner``; beyond the image its last pixels again."""
+    part = strip[:, *[slice(first, first + extent) for first, extent in zip(corner, window.size, strict=True)]]
+    for axis, extent in enumerate(window.size, start=1):
+        if part.shape[axis] < extent:
+            inside = torch.arange(extent, device=strip.device).clamp(max=part.shape[axis] - 1)
+            part = part.index_select(axis, inside)
+    return part
 
 
 def _weights(window: SlidingWindow, device: torch.device) -> Tensor:
-    """(height, width) weights > 0, largest 1."""
+    """Weights ``(*window.size)`` > 0, largest 1."""
     if window.weighting == "uniform":
         return torch.ones(window.size, device=device)
     axes = []
     for size in window.size:
         distance = torch.arange(size, device=device) - (size - 1) / 2
         axes.append(torch.exp(-0.5 * (distance / (size / 8)) ** 2))
-    weight = axes[0][:, None] * axes[1]
+    weight = axes[0]
+    for axis in axes[1:]:
+        weight = weight[..., None] * axis
     return (weight / weight.max()).clamp(
         min=1e-3
     )  # corners that no other window covers must not be divided by almost nothing

@@ -198,7 +198,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         window, crf = self.settings.sliding_window, self.settings.crf
         predict = partial(self._averaged, network)
         if window is not None:
-            size = images.shape[-2], images.shape[-1]
+            size = tuple(images.shape[2:])
             yield from (predict_bands(predict, partial(_rows, image), size, window) for image in images)
             return
         probabilities = predict(images)

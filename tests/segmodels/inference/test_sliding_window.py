@@ -1,5 +1,6 @@
 """Sliding window: cover, averaging, memory."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -179,10 +180,86 @@ def mask(height):
         bands = predict_bands(predict, read, (height, 1000), SlidingWindow((128, 250), overlap=0))
         for rows in class_rows(bands, height, (height, 1000), torch.uint8):
             pass
-mask(256)
+mask(1000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 mask(5000)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     grown = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
     assert grown < 30, f"{grown} MB more for 5000 rows; all probabilities would be 480 MB"
+
+
+# Volumes
+
+
+def volume(depth: int, height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((2, depth, height, width), generator=generator) * 500 - 700
+
+
+def place_dependent(windows: Tensor) -> Tensor:
+    """Differs from voxel to voxel of a window, along every axis by another amount."""
+    ramps = [torch.linspace(0, axis + 1, length) for axis, length in enumerate(windows.shape[2:])]
+    return windows / 1000 + ramps[0][:, None, None] + ramps[1][:, None] + ramps[2]
+
+
+@pytest.mark.parametrize("weighting", ["gaussian", "uniform"])
+@pytest.mark.parametrize("size", [(17, 20, 23), (8, 10, 12), (30, 5, 9), (3, 4, 5)])
+def test_windows_of_a_volume_give_their_weighted_average(size: tuple[int, int, int], weighting: str) -> None:
+    """Against the average over whole volumes, window by window, in float64."""
+    picture, window = volume(*size), SlidingWindow((8, 10, 12), overlap=0.4, weighting=weighting, batch_size=3)
+    asked = []
+
+    def read(start: int, stop: int) -> Tensor:
+        asked.extend(range(start, stop))
+        return picture[:, start:stop]
+
+    bands = list(predict_bands(place_dependent, read, size, window))
+    assert asked == list(range(size[0]))
+    distances = [(torch.arange(n) - (n - 1) / 2) / (n / 8) for n in window.size]
+    z, y, x = (torch.exp(-(distance.double() ** 2) / 2) for distance in distances)
+    weight = z[:, None, None] * y[:, None] * x
+    weight = (weight / weight.max()).clamp(min=1e-3) if weighting == "gaussian" else torch.ones(window.size).double()
+    total, weights = torch.zeros(2, *size).double(), torch.zeros(size).double()
+    starts = [window_starts(length, extent, 0.4) for length, extent in zip(size, window.size, strict=True)]
+    for corner in itertools.product(*starts):
+        index = torch.meshgrid(
+            *[
+                torch.arange(first, first + extent).clamp(max=length - 1)
+                for first, extent, length in zip(corner, window.size, size, strict=True)
+            ],
+            indexing="ij",
+        )
+        predicted = place_dependent(picture[:, *index][None].double())[0]
+        inside = [slice(first, first + extent) for first, extent in zip(corner, window.size, strict=True)]
+        kept = [slice(min(length - first, n)) for first, n, length in zip(corner, window.size, size, strict=True)]
+        total[:, *inside] += (predicted * weight)[:, *kept]
+        weights[*inside] += weight[*kept]
+    torch.testing.assert_close(torch.cat(bands, dim=1), (total / weights).float(), rtol=0, atol=1e-5)
+
+
+def test_a_window_that_covers_a_volume_predicts_it_once() -> None:
+    picture, calls = volume(6, 7, 8), []
+
+    def predict(windows: Tensor) -> Tensor:
+        calls.append(windows.shape)
+        return windows
+
+    bands = list(predict_bands(predict, lambda a, b: picture[:, a:b], (6, 7, 8), SlidingWindow((6, 7, 8))))
+    torch.testing.assert_close(torch.cat(bands, dim=1), picture)
+    assert calls == [(1, 2, 6, 7, 8)]
+
+
+def test_16_bit_images_pass_through_windows() -> None:
+    picture = torch.from_numpy(np.random.default_rng(0).integers(0, 65536, (4, 20, 30)).astype(np.uint16))
+    window = SlidingWindow((8, 12), overlap=0.0, weighting="uniform")
+    bands = predict_bands(lambda windows: windows.float(), lambda a, b: picture[:, a:b], (20, 30), window)
+    torch.testing.assert_close(torch.cat(list(bands), dim=1), picture.float())
+
+
+def test_a_window_with_another_number_of_axes_is_refused() -> None:
+    with pytest.raises(InputError, match=r"is \[8, 8\] but what is predicted has 3 axes, expected \[depth, height, w"):
+        next(predict_bands(place_dependent, lambda a, b: volume(9, 9, 9)[:, a:b], (9, 9, 9), SlidingWindow((8, 8))))
+    for size in ((8,), (8, 0), (2, 2, 2, 2)):
+        with pytest.raises(InputError, match="size of the sliding window is"):
+            SlidingWindow(size)
