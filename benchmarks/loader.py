@@ -38,7 +38,7 @@ def main() -> None:
         files = write_png(folder, samples)
         with ShardWriter(folder, LABELS, "benchmark") as writer:
             for number, (image, mask) in enumerate(samples):
-                writer.add("train", str(number), image, mask)
+                writer.add("train", str(number), image, Annotation.of_classes(mask))
         augment = Augment((CROP, CROP), SCALE, flip=0.5, brightness=JITTER, contrast=JITTER, saturation=JITTER, hue=0.1)
         loader = training_loader(ShardReader(folder, "train"), augment, Classes(), batch_size=BATCH, seed=0)
         contenders = {

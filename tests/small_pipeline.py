@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from components.tracking import runs
+from segmodels.annotations import Annotation
 from segmodels.data.shards import ShardWriter
 from segmodels.inference.bundle import save_bundle
 from segmodels.labels import LabelMap
@@ -65,8 +66,7 @@ def write_shards(
                     split,
                     f"{split}/{index}",
                     image,
-                    mask.repeat(scale, axis=0).repeat(scale, axis=1),
-                    image_label=image_label,
+                    Annotation.of_classes(mask.repeat(scale, axis=0).repeat(scale, axis=1), image_label),
                 )
     return folder
 

@@ -13,6 +13,7 @@ from components.params.schema import PreprocessParams
 from components.running.atomic import written_folder
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
+from segmodels.annotations import Annotation
 from segmodels.data.decoding import resize_image
 from segmodels.data.layouts import Layout, Sample
 from segmodels.data.manifest import SPLITS, Dataset
@@ -46,7 +47,8 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
             folder, data.labels, data.digest, params.shard_megabytes * 1_000_000, params.longer_side, data.source
         ) as writer:
             for sample, (image, mask, counts) in zip(samples, track(prepared, "preprocess", len(samples)), strict=True):
-                writer.add(str(sample.split), sample.id, image, mask, counts, sample.image_label)
+                annotation = Annotation.of_classes(mask, sample.image_label)
+                writer.add(str(sample.split), sample.id, image, annotation, counts=counts)
         statistics = writer.statistics
     megabytes = sum(path.stat().st_size for path in shards.glob("*.arrow")) / 1e6
     print(f"{len(samples)} samples in {len(list(shards.glob('*.arrow')))} shards, {megabytes:.0f} MB")

@@ -1,40 +1,32 @@
 """Datasets as Arrow IPC shards of raw pixels: memory-mapped, random access, no decoding.
 
-A shard folder holds ``{split}-{00000}.arrow`` files, one record batch per sample, and ``statistics.json``. The same
-samples written in the same order give the same bytes.
+A shard folder holds ``{split}-{00000}.arrow`` files, one record batch per sample (``records.py`` has its columns), and
+``statistics.json``. The same samples written in the same order give the same bytes. Which sample lies in which file
+follows from the sizes of all samples alone, so that files can be written side by side.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+import mmap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from segmodels.annotations import Annotation
+from segmodels.data.records import SCHEMA, ImageForm, Record, encode, record_schema
 from segmodels.data.statistics import DatasetStatistics, SampleCounts, StatisticsBuilder
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
-SHARD_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("image", pa.large_binary()),  # uint8 (height, width, 3) RGB
-        ("mask_height", pa.int32()),
-        ("mask_width", pa.int32()),
-        ("mask", pa.large_binary()),  # labels.dtype (mask_height, mask_width), train ids
-        ("image_label", pa.int32()),  # class of the whole image, null where the dataset has none
-    ]
-)
+T = TypeVar("T")
 
 _INFO = "statistics.json"
 
@@ -44,15 +36,18 @@ class ShardInfo:
     """``statistics.json``: what is known of the shards without opening them.
 
     Attributes:
-        labels: the label map whose train ids the masks hold.
+        labels: the label map whose train ids the annotations hold.
+        form: type, channels and spatial axes of every image.
         statistics: counts over all splits.
         digest: of the dataset that the shards were made from.
         longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
         source: where the dataset came from, as ingest recorded it; empty when not known.
-        shards: split -> its files in order: ``{"file": name, "samples": n, "bytes": size}``.
+        shards: split -> its files in order: ``{"file": name, "samples": n, "annotated": n, "objects": n, "bytes":
+            size}``.
     """
 
     labels: LabelMap
+    form: ImageForm
     statistics: DatasetStatistics
     digest: str
     longer_side: int | None
@@ -64,17 +59,74 @@ def read_info(folder: str | Path) -> ShardInfo:
     """Read ``statistics.json`` of a shard folder.
 
     Raises:
-        InputError: missing or broken.
+        InputError: missing, broken, or of another schema.
     """
     path = Path(folder) / _INFO
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if (schema := data.get("schema", 1)) != SCHEMA:
+            raise InputError(
+                f"shards in {folder} have schema {schema}, expected {SCHEMA}: rerun the step preprocess, which writes"
+                " them anew"
+            )
         labels, statistics = LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data)
-        return ShardInfo(labels, statistics, data["digest"], data["longer_side"], data["source"], data["shards"])
+        image = data["image"]
+        form = ImageForm(np.dtype(image["dtype"]), int(image["channels"]), int(image["spatial_dims"]))
+        return ShardInfo(labels, form, statistics, data["digest"], data["longer_side"], data["source"], data["shards"])
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"shard folder {folder} has no {_INFO}: run the step preprocess first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read ({error}): rerun the step preprocess") from None
+
+
+class Borders:
+    """Where one file of a split ends and the next begins: when its raw pixels reach a size.
+
+    Args:
+        labels: of the annotations.
+        form: of the images.
+        shard_bytes: a file takes samples until its raw pixels reach this size.
+    """
+
+    def __init__(self, labels: LabelMap, form: ImageForm, shard_bytes: int) -> None:
+        self._of_image = form.channels * form.dtype.itemsize
+        self._of_map = sum(own.dtype.itemsize for own in (labels, *labels.further.values()))
+        self._shard_bytes = shard_bytes
+        self._filled = 0
+        self._number = 0
+
+    def file_of(self, size: Sequence[int], map_size: Sequence[int]) -> int:
+        """Number of the file of the next sample of the split, whose image and annotation have these sizes."""
+        if self._filled >= self._shard_bytes:
+            self._number, self._filled = self._number + 1, 0
+        self._filled += int(np.prod(size)) * self._of_image + int(np.prod(map_size)) * self._of_map
+        return self._number
+
+
+class ShardFile:
+    """One file that is being written."""
+
+    def __init__(self, path: Path, labels: LabelMap) -> None:
+        self._file = path.open("wb")
+        self._arrow = pa.ipc.new_file(self._file, record_schema(labels))
+
+    def add(self, record: pa.RecordBatch) -> None:
+        """Append what ``encode`` made of a sample."""
+        self._arrow.write_batch(record)
+
+    def close(self) -> int:
+        """Complete the file; its size in bytes."""
+        self._arrow.close()
+        size = self._file.tell()
+        self._file.close()
+        return size
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        with contextlib.suppress(OSError):  # a full disk fails again when the rest is flushed
+            self._file.close()
 
 
 class ShardWriter:
@@ -82,9 +134,9 @@ class ShardWriter:
 
     Args:
         folder: must exist; holds nothing whole until the writer has closed.
-        labels: the label map of the masks.
+        labels: the label map of the annotations.
         digest: of the dataset.
-        shard_bytes: a shard is closed when its raw pixels reach this size.
+        shard_bytes: a shard is closed when its raw pixels reach this size: see ``Borders``.
         longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
         source: where the dataset came from.
     """
@@ -106,34 +158,56 @@ class ShardWriter:
         self.source = dict(source or {})
         self._statistics = StatisticsBuilder(labels.num_classes)
         self._shards: dict[str, list[dict[str, Any]]] = {}
+        self._borders: dict[str, Borders] = {}
+        self._form: ImageForm | None = None
+        self._file: ShardFile | None = None
         self._split: str | None = None
-        self._file: Any = None
-        self._arrow: Any = None
-        self._filled = 0
 
     def add(
         self,
         split: str,
         sample_id: str,
         image: np.ndarray,
-        mask: np.ndarray,
-        counts: SampleCounts | None = None,
+        annotation: Annotation | None,
+        *,
         image_label: int | None = None,
+        counts: SampleCounts | None = None,
     ) -> None:
-        """Append a sample: image ``(H, W, 3)`` uint8 RGB and mask ``(h, w)`` in train ids; ``counts`` where they are
-        known already.
+        """Append a sample.
+
+        Args:
+            image: ``(*spatial, C)``, uint8, int8, uint16, int16 or float32; alike in all samples but for their size.
+            annotation: in train ids, at the image's size or another; None: the image is not annotated.
+            image_label: class of an image without annotation; an annotation has its own.
+            counts: where they are known already.
+
+        Raises:
+            InputError: the image is of another form than the first one, or of one that shards cannot hold; names it.
         """
-        if split != self._split or self._filled >= self.shard_bytes:
+        self._check_form(split, sample_id, image)
+        size, map_size = image.shape[:-1], image.shape[:-1] if annotation is None else annotation.size
+        if split not in self._borders:
+            self._shards[split], self._borders[split] = [], Borders(self.labels, self.form, self.shard_bytes)
+        number = self._borders[split].file_of(size, map_size)
+        if split != self._split or number == len(self._shards[split]):
             self._finish_shard()
-            self._start_shard(split)
-        self._arrow.write_batch(
-            _encode(
-                sample_id, np.ascontiguousarray(image), np.ascontiguousarray(mask, dtype=self.labels.dtype), image_label
-            )
-        )
-        self._filled += image.nbytes + mask.nbytes
-        self._shards[split][-1]["samples"] += 1
-        self._statistics.add(split, counts or SampleCounts.of(image, mask, self.labels.num_classes))
+            self._start_shard(split, number)
+        assert self._file is not None
+        label = image_label if annotation is None else annotation.image_label
+        self._file.add(encode(sample_id, image, annotation, label, self.labels))
+        facts = self._shards[split][-1]
+        facts["samples"] += 1
+        facts["annotated"] += annotation is not None
+        facts["objects"] += 0 if annotation is None else len(annotation.segments)
+        classes = None if annotation is None else annotation.classes
+        self._statistics.add(split, counts or SampleCounts.of(image, classes, self.labels.num_classes))
+
+    @property
+    def form(self) -> ImageForm:
+        """Of the samples so far."""
+        if self._form is None:
+            raise InputError(f"shard folder {self.folder} has no samples, expected at least one: add them")
+        return self._form
 
     @property
     def statistics(self) -> DatasetStatistics:
@@ -143,7 +217,10 @@ class ShardWriter:
     def close(self) -> None:
         """Complete the last shard and write ``statistics.json``."""
         self._finish_shard()
+        form = self.form
         facts = self.statistics.to_dict() | {
+            "schema": SCHEMA,
+            "image": {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims},
             "labels": self.labels.to_dict(),
             "digest": self.digest,
             "longer_side": self.longer_side,
@@ -161,32 +238,43 @@ class ShardWriter:
         if error is None:
             self.close()
         elif self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk fails again when the rest is flushed
-                self._file.close()
+            self._file.abandon()
 
-    def _start_shard(self, split: str) -> None:
-        shards = self._shards.setdefault(split, [])
-        name = f"{split}-{len(shards):05d}.arrow"
-        self._file = (self.folder / name).open("wb")
-        self._arrow = pa.ipc.new_file(self._file, SHARD_SCHEMA)
-        self._split, self._filled = split, 0
-        shards.append({"file": name, "samples": 0, "bytes": 0})
+    def _check_form(self, split: str, sample_id: str, image: np.ndarray) -> None:
+        try:
+            form = ImageForm.of(image)
+        except InputError as error:
+            raise InputError(f"sample {sample_id!r} of split {split!r}: {error}") from None
+        if self._form is None:
+            self._form = form
+        elif form != self._form:
+            raise InputError(
+                f"sample {sample_id!r} of split {split!r} has {form}, the samples before it have {self._form}, expected"
+                " one form: convert the images"
+            )
+
+    def _start_shard(self, split: str, number: int) -> None:
+        name = f"{split}-{number:05d}.arrow"
+        self._file, self._split = ShardFile(self.folder / name, self.labels), split
+        self._shards[split].append({"file": name, "samples": 0, "annotated": 0, "objects": 0, "bytes": 0})
 
     def _finish_shard(self) -> None:
-        if self._file is None:
-            return
-        self._arrow.close()
-        self._shards[str(self._split)][-1]["bytes"] = self._file.tell()
-        self._file.close()
-        self._file = None
+        if self._file is not None:
+            self._shards[str(self._split)][-1]["bytes"] = self._file.close()
+            self._file = None
 
 
 class ShardReader:
     """The samples of one split, memory-mapped.
 
     Pickles as its folder and split: a worker process opens its own map. Pages are read when touched, so a crop of a
-        large image costs
-    the crop.
+    large image costs the crop; but the first time that a sample is read, its checksum is compared.
+
+    Attributes:
+        labels, statistics, digest, longer_side, source: as in ``ShardInfo``.
+        dtype, channels, spatial_dims: of every image: ``(*spatial, channels)``.
+        annotated: whether any sample of the split is annotated.
+        has_objects: whether any sample of the dataset has objects.
 
     Raises:
         InputError: no such split, or a shard that is missing, truncated or corrupt; names it.
@@ -206,60 +294,50 @@ class ShardReader:
         self.digest: str = info.digest
         self.longer_side: int | None = info.longer_side
         self.source: Mapping[str, Any] = info.source
+        self.dtype, self.channels = info.form.dtype, info.form.channels
+        self.spatial_dims: int = info.form.spatial_dims
+        self.annotated = any(shard["annotated"] for shard in info.shards[split])
+        self.has_objects = any(shard["objects"] for shards in info.shards.values() for shard in shards)
+        self._form = info.form
         self._shards = info.shards[split]
         self._ends = np.cumsum([shard["samples"] for shard in self._shards])
         for shard in self._shards:
             self._check_size(shard)
-        self._open: dict[int, pa.ipc.RecordBatchFileReader] = {}
+        self._open: dict[int, tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]] = {}
+        self._intact: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def id(self, index: int) -> str:
         """Id of the sample, as in the manifest."""
-        return self._record(index).column(0)[0].as_py()
+        return self._read(index, lambda record: record.value("id"))
 
     def image(self, index: int) -> np.ndarray:
-        """Read-only view uint8 ``(H, W, 3)`` RGB into the memory map."""
-        record = self._record(index)
-        height, width = record.column(1)[0].as_py(), record.column(2)[0].as_py()
-        return self._view(index, record.column(3), (height, width, 3), np.dtype(np.uint8))
+        """Read-only view ``(*spatial, C)`` into the memory map."""
+        return self._checked(index, lambda record: record.image)
+
+    def annotation(self, index: int, *, objects: bool = True) -> Annotation:
+        """Of the sample, in train ids; all ignored where it is not annotated. Class maps are read-only views.
+
+        Args:
+            objects: False leaves layers and segments out, which then need not be unpacked.
+        """
+        return self._checked(index, lambda record: record.annotation(objects))
 
     def mask(self, index: int) -> np.ndarray:
-        """Read-only view ``(h, w)`` of train ids into the memory map: uint8, or int16 above 255 classes."""
-        record = self._record(index)
-        height, width = record.column(4)[0].as_py(), record.column(5)[0].as_py()
-        return self._view(index, record.column(6), (height, width), self.labels.dtype)
-
-    def annotation(self, index: int) -> Annotation:
-        """Labels of the sample: views into the memory map."""
-        return Annotation.of_classes(self.mask(index), self._record(index).column(7)[0].as_py())
-
-    @property
-    def channels(self) -> int:
-        """Of every image."""
-        return 3
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of every image."""
-        return np.dtype(np.uint8)
-
-    @property
-    def spatial_dims(self) -> int:
-        """2 for images, 3 for volumes."""
-        return 2
+        """Read-only view of the train ids: uint8, or int16 above 255 classes."""
+        return self.annotation(index, objects=False).classes
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Height and width of every image, int ``(N, 2)``."""
-        records = (self._record(index) for index in range(len(self)))
-        return np.array([(record.column(1)[0].as_py(), record.column(2)[0].as_py()) for record in records])
+        """Height and width, or depth, height and width, of every image, int ``(N, 2)`` or ``(N, 3)``."""
+        return np.array([self._read(index, lambda record: record.size) for index in range(len(self))])
 
     @cached_property
     def image_labels(self) -> np.ndarray:
         """Class of every whole image, int64 ``(N,)``; -1 where the dataset has none."""
-        labels = (self._record(index).column(7)[0].as_py() for index in range(len(self)))
+        labels = (self._read(index, lambda record: record.value("image_label")) for index in range(len(self)))
         return np.array([-1 if label is None else label for label in labels], dtype=np.int64)
 
     def release(self) -> None:
@@ -271,6 +349,25 @@ class ShardReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardReader, (self.folder, self.split)
 
+    def _read(self, index: int, part: Callable[[Record], T], check: bool = False) -> T:
+        """A part of a sample's record."""
+        shard, place = self._locate(index)
+        try:
+            reader, file = self._map(shard)
+            record = Record(reader.get_batch(place), self.labels, self._form)
+            if check and index not in self._intact:
+                record.check(file)
+                self._intact.add(index)
+            return part(record)
+        except (OSError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
+            if isinstance(error, InputError):
+                raise
+            raise self._corrupt(shard, error) from None
+
+    def _checked(self, index: int, part: Callable[[Record], T]) -> T:
+        """A part of a record whose checksum has been compared."""
+        return self._read(index, part, check=True)
+
     def _locate(self, index: int) -> tuple[int, int]:
         """Shard and place in it."""
         if not 0 <= index < len(self):
@@ -278,29 +375,19 @@ class ShardReader:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - (int(self._ends[shard - 1]) if shard else 0)
 
-    def _record(self, index: int) -> pa.RecordBatch:
-        shard, place = self._locate(index)
-        try:
-            return self._map(shard).get_batch(place)
-        except (OSError, pa.ArrowException) as error:
-            raise self._corrupt(shard, error) from None
-
-    def _map(self, shard: int) -> pa.ipc.RecordBatchFileReader:
-        reader = self._open.get(shard)  # another thread may release the maps at any time
-        if reader is None:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.folder / self._shards[shard]["file"])))
-            if reader.schema != SHARD_SCHEMA or reader.num_record_batches != self._shards[shard]["samples"]:
+    def _map(self, shard: int) -> tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]:
+        opened = self._open.get(shard)  # another thread may release the maps at any time
+        if opened is None:
+            with (self.folder / self._shards[shard]["file"]).open("rb") as file:
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages)))
+            if (
+                reader.schema != record_schema(self.labels)
+                or reader.num_record_batches != self._shards[shard]["samples"]
+            ):
                 raise self._corrupt(shard, f"{reader.num_record_batches} samples of schema {reader.schema.names}")
-            self._open[shard] = reader
-        return reader
-
-    def _view(self, index: int, column: pa.LargeBinaryArray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        view = np.frombuffer(
-            column.buffers()[2], dtype=dtype
-        )  # the buffer of values; a scalar's as_buffer() would copy
-        if view.size != np.prod(shape):
-            raise self._corrupt(self._locate(index)[0], f"{view.size} values for the shape {shape}")
-        return view.reshape(shape)
+            opened = self._open[shard] = reader, pages
+        return opened
 
     def _check_size(self, shard: Mapping[str, Any]) -> None:
         path = self.folder / shard["file"]
@@ -316,21 +403,3 @@ class ShardReader:
         return InputError(
             f"shard {self.folder / self._shards[shard]['file']} is corrupt ({reason}): rerun the step preprocess"
         )
-
-
-def _encode(sample_id: str, image: np.ndarray, mask: np.ndarray, image_label: int | None) -> pa.RecordBatch:
-    """One sample as a record batch of one row."""
-    height, width, mask_height, mask_width = (
-        pa.array([value], pa.int32()) for value in (*image.shape[:2], *mask.shape)
-    )
-    label = pa.array([image_label], pa.int32())
-    return pa.record_batch(
-        [pa.array([sample_id]), height, width, _binary(image), mask_height, mask_width, _binary(mask), label],
-        schema=SHARD_SCHEMA,
-    )
-
-
-def _binary(array: np.ndarray) -> pa.LargeBinaryArray:
-    """One binary value over the array's memory, not copied."""
-    offsets = pa.py_buffer(np.array([0, array.nbytes], dtype=np.int64))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])

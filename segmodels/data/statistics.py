@@ -1,30 +1,33 @@
-"""What a dataset looks like in numbers: colour mean and deviation, pixels per class."""
+"""What a dataset looks like in numbers: mean and deviation of every channel, pixels per class."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class DatasetStatistics:
     """Counts over the shards of a dataset.
 
-    Colour and class counts are of the train split alone. Ignored pixels count for colour, not for classes.
+    Mean, deviation and class counts are of the train split alone. Ignored pixels count for mean and deviation, not for
+    classes.
 
     Attributes:
-        mean, std: per channel R, G, B, in units of 0..255, over all train pixels.
+        mean, std: of each channel over all train pixels, in the units of the images: 0..255 of uint8.
         class_pixels: labelled train pixels of each class, int64 ``(C,)`` as a tuple.
         present_pixels: for each class, the labelled pixels of all train images in which it occurs.
         images: samples per split.
         pixels: image pixels per split.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     class_pixels: tuple[int, ...]
     present_pixels: tuple[int, ...]
     images: Mapping[str, int]
@@ -44,8 +47,8 @@ class DatasetStatistics:
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetStatistics:
         mean, std = (tuple(float(value) for value in data[key]) for key in ("mean", "std"))
         return cls(
-            mean=(mean[0], mean[1], mean[2]),
-            std=(std[0], std[1], std[2]),
+            mean=mean,
+            std=std,
             class_pixels=tuple(int(count) for count in data["class_pixels"]),
             present_pixels=tuple(int(count) for count in data["present_pixels"]),
             images=dict(data["images"]),
@@ -54,32 +57,74 @@ class DatasetStatistics:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How often each value ``low``, ``low + 1``, ... occurs in each channel, int64 ``(C, n)``: of integers, exact."""
+
+    low: int
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, image: NDArray) -> Histogram:
+        """Of an image ``(*spatial, C)`` of integers up to 16 bits."""
+        if image.dtype == np.uint8:
+            return cls(0, np.stack([np.bincount(channel.ravel(), minlength=256) for channel in _channels(image)]))
+        low, n = int(image.min()), int(image.max()) - int(image.min()) + 1
+        shifted = (channel.ravel().astype(np.int32) - low for channel in _channels(image))
+        return cls(low, np.stack([np.bincount(values, minlength=n) for values in shifted]))
+
+    @property
+    def pixels(self) -> int:
+        return int(self.counts[0].sum())
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of floating-point values: how many, and per channel their sum and their squared distance from their own mean."""
+
+    pixels: int
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, image: NDArray) -> Moments:
+        """Of an image ``(*spatial, C)`` float32."""
+        channels = [np.ascontiguousarray(channel, np.float64).ravel() for channel in _channels(image)]
+        sums = np.array([values.sum() for values in channels])
+        squares = [((values - total / values.size) ** 2).sum() for values, total in zip(channels, sums, strict=True)]
+        return cls(channels[0].size, sums, np.array(squares))
+
+
+@dataclass(frozen=True)
 class SampleCounts:
-    """Exact integer counts of one sample, to be summed in any order.
+    """What one sample adds to the statistics.
 
     Attributes:
-        colors: how often each value 0..255 occurs in each channel, int64 ``(3, 256)``.
+        values: of the image's channels.
         classes: labelled pixels per class, int64 ``(C,)``.
     """
 
-    colors: np.ndarray
-    classes: np.ndarray
+    values: Histogram | Moments
+    classes: NDArray[np.int64]
 
     @classmethod
-    def of(cls, image: np.ndarray, mask: np.ndarray, num_classes: int) -> SampleCounts:
-        """Count an image ``(H, W, 3)`` uint8 and its mask ``(h, w)`` of train ids; ids outside 0..C-1 are ignored
-        pixels.
+    def of(cls, image: NDArray, classes: NDArray | None, num_classes: int) -> SampleCounts:
+        """Count an image ``(*spatial, C)`` and its map of train ids, None without annotation; ids outside 0..C-1 are
+        ignored pixels.
         """
-        colors = np.stack([np.bincount(image[:, :, channel].ravel(), minlength=256) for channel in range(3)])
-        labelled = mask[(mask >= 0) & (mask < num_classes)]
-        return cls(colors, np.bincount(labelled, minlength=num_classes))
+        values = Moments.of(image) if image.dtype.kind == "f" else Histogram.of(image)
+        if classes is None:
+            return cls(values, np.zeros(num_classes, np.int64))
+        labelled = classes[(classes >= 0) & (classes < num_classes)]
+        return cls(values, np.bincount(labelled, minlength=num_classes))
 
 
 class StatisticsBuilder:
-    """Sums ``SampleCounts`` to ``DatasetStatistics``."""
+    """Sums ``SampleCounts`` to ``DatasetStatistics``, in the order of the manifest."""
 
     def __init__(self, num_classes: int) -> None:
-        self._colors = np.zeros((3, 256), dtype=np.int64)
+        self._histogram: NDArray[np.int64] | None = None
+        self._low = 0
+        self._moments: list[Moments] = []
         self._class_pixels = np.zeros(num_classes, dtype=np.int64)
         self._present_pixels = np.zeros(num_classes, dtype=np.int64)
         self._images: dict[str, int] = {}
@@ -88,28 +133,54 @@ class StatisticsBuilder:
     def add(self, split: str, counts: SampleCounts) -> None:
         """Count one more sample of a split."""
         self._images[split] = self._images.get(split, 0) + 1
-        self._pixels[split] = self._pixels.get(split, 0) + int(counts.colors[0].sum())
+        self._pixels[split] = self._pixels.get(split, 0) + counts.values.pixels
         if split == "train":
-            self._colors += counts.colors
+            if isinstance(counts.values, Moments):
+                self._moments.append(counts.values)
+            else:
+                self._add(counts.values)
             self._class_pixels += counts.classes
             self._present_pixels += np.where(counts.classes > 0, counts.classes.sum(), 0)
 
     def build(self) -> DatasetStatistics:
         """The statistics of all samples so far."""
-        values = np.arange(256, dtype=np.float64)
-        total = np.maximum(self._colors.sum(axis=1), 1)
-        mean = self._colors @ values / total
-        variance = (self._colors * (values[None, :] - mean[:, None]) ** 2).sum(axis=1) / total
+        mean, std = self._mean_and_std()
         return DatasetStatistics(
-            mean=_triple(mean),
-            std=_triple(np.sqrt(variance)),
+            mean=mean,
+            std=std,
             class_pixels=tuple(self._class_pixels.tolist()),
             present_pixels=tuple(self._present_pixels.tolist()),
             images=dict(self._images),
             pixels=dict(self._pixels),
         )
 
+    def _add(self, values: Histogram) -> None:
+        """Sum histograms over the range of all."""
+        high = values.low + values.counts.shape[1]
+        if self._histogram is None:
+            self._low, self._histogram = values.low, np.zeros_like(values.counts)
+        before, after = max(0, self._low - values.low), max(0, high - self._low - self._histogram.shape[1])
+        if before or after:
+            self._histogram, self._low = np.pad(self._histogram, ((0, 0), (before, after))), self._low - before
+        self._histogram[:, values.low - self._low : high - self._low] += values.counts
 
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    red, green, blue = values.tolist()
-    return red, green, blue
+    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        if self._histogram is not None:
+            values = np.arange(self._low, self._low + self._histogram.shape[1], dtype=np.float64)
+            total = np.maximum(self._histogram.sum(axis=1), 1)
+            mean = self._histogram @ values / total
+            variance = (self._histogram * (values[None, :] - mean[:, None]) ** 2).sum(axis=1) / total
+            return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+        pixels = sum(moments.pixels for moments in self._moments)
+        means, stds = [], []
+        for channel in range(len(self._moments[0].sums) if self._moments else 0):
+            mean = math.fsum(moments.sums[channel] for moments in self._moments) / pixels
+            within = math.fsum(moments.squares[channel] for moments in self._moments)
+            between = math.fsum(m.pixels * (m.sums[channel] / m.pixels - mean) ** 2 for m in self._moments)
+            means.append(mean)
+            stds.append(math.sqrt((within + between) / pixels))
+        return tuple(means), tuple(stds)
+
+
+def _channels(image: NDArray) -> list[NDArray]:
+    return [image[..., channel] for channel in range(image.shape[-1])]

@@ -13,6 +13,7 @@ from small_pipeline import use_local_store
 from components.params.schema import EvaluateParams, TrainParams
 from components.steps.evaluate import evaluate
 from components.steps.train import train
+from segmodels.annotations import Annotation
 from segmodels.data.digits import CLASSES, scene, split_sources
 from segmodels.data.shards import ShardWriter
 from segmodels.errors import InputError
@@ -34,7 +35,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with ShardWriter(folder, LABELS, "digits.dir") as writer:
         for split, sources in split_sources(0).items():
             for number in range(2 if split == "train" else 1):
-                writer.add(split, str(number), *scene(np.random.default_rng(number), sources, 64))
+                image, mask = scene(np.random.default_rng(number), sources, 64)
+                writer.add(split, str(number), image, Annotation.of_classes(mask))
     return folder
 
 

@@ -52,7 +52,8 @@ def shards(
             rng = np.random.default_rng(index)
             image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
             image[:, :, 0] = index
-            writer.add(split, str(index), image, rng.integers(0, 2, (mask_sizes or sizes)[index], dtype=np.uint8))
+            mask = rng.integers(0, 2, (mask_sizes or sizes)[index], dtype=np.uint8)
+            writer.add(split, str(index), image, Annotation.of_classes(mask))
     return ShardReader(folder, split)
 
 
@@ -93,8 +94,7 @@ def test_a_batch_holds_what_the_task_makes_of_the_annotations_and_the_samples_nu
                 "train",
                 str(index),
                 np.full((8, 8, 3), index, np.uint8),
-                np.zeros((8, 8), np.uint8),
-                image_label=10 + index,
+                Annotation.of_classes(np.zeros((8, 8), np.uint8), 10 + index),
             )
     loader = training_loader(ShardReader(tmp_path, "train"), Augment(), TASK, batch_size=3, seed=0, workers=workers)
     for images, targets, ids in loader:
