@@ -14,15 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.params import FILE
 from components.running.exit_codes import guarded
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.profile import Image, Profile
-
-PACKAGE = "pipeline.yaml"
-"""Name of the compiled pipeline."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -70,7 +66,7 @@ def submit(chosen: argparse.Namespace) -> None:
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = _compile(default, profile, image, Path(folder) / PACKAGE)
+        package = _compile(default, profile, image, Path(folder) / "pipeline.yaml")
         name = f"{values['model']} {image.code_revision[:12]} {datetime.now(UTC):%Y-%m-%d %H:%M}"
         run_id = cluster.submit(server, package, name, values, profile.service_account)
     print(f"{run_id} submitted: {cluster.run_link(server, run_id)}")
@@ -100,7 +96,7 @@ def schedule(chosen: argparse.Namespace) -> None:
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = _compile(default, profile, image, Path(folder) / PACKAGE)
+        package = _compile(default, profile, image, Path(folder) / "pipeline.yaml")
         print("\n".join(apply(server, wanted, package, image.code_revision, dry_run=chosen.dry_run)))
 
 
@@ -136,7 +132,8 @@ def pin(chosen: argparse.Namespace) -> None:
 
 def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
-    from components.params.schema import checked, load_params
+    from components.params.checking import checked
+    from components.params.reading import load_params
     from pipelines.parameters import default_values, given_values, refuse_credentials
     from pipelines.profile import Profile, load_profile, pinned_image
 
@@ -200,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("compile", compile_, "write the pipeline as YAML")
     _add_pipeline(one, profile="cpu")
-    one.add_argument("--output", type=Path, default=Path(PACKAGE), help="file to write (default: %(default)s)")
+    one.add_argument("--output", type=Path, default=Path("pipeline.yaml"), help="file to write (default: %(default)s)")
 
     one = command("run", run, "run the pipeline in containers on this machine, by Docker")
     _add_pipeline(one, profile="local")
@@ -247,7 +244,9 @@ def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
     parser.add_argument(
         "--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)"
     )
-    parser.add_argument("--params", type=Path, default=FILE, help="defaults of the parameters (default: %(default)s)")
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="defaults of the parameters (default: %(default)s)"
+    )
     parser.add_argument(
         "--set",
         action="append",

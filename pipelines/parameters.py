@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.params.overrides import assembled_params
+from components.params.reading import changed_from_defaults, plain
 from components.params.schema import PipelineParams
 from components.steps import STEPS
 from pipelines.profile import Profile
@@ -38,8 +39,8 @@ SECTIONS = tuple(step.name for step in STEPS)
 
 def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
     """Every pipeline parameter with its default: strings, numbers and a boolean, as Kubeflow takes them."""
-    everything = params.model_dump(mode="json", by_alias=True)
-    rest = params.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    everything = plain(params)
+    rest = changed_from_defaults(params)
     values = {}
     for name, key in VALUES.items():
         section, field = key.split(".")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import yaml
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
-from components.params.schema import Params, checked
+from components.params.checking import Params, checked
 from components.steps import CLUSTER_STEPS, STEPS
 from components.tracking.lineage import code_revision
 from segmodels.errors import InputError, nearest

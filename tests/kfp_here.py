@@ -16,7 +16,7 @@ import pytest
 from kfp import local
 from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 
-from components.params.schema import load_params
+from components.params.reading import load_params
 from pipelines.local import resolve_named_outputs
 from pipelines.parameters import default_values, given_values
 from pipelines.profile import Image, Profile, Retries

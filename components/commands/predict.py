@@ -78,10 +78,11 @@ def predict(
     from segmodels.inference.predictor import Predictor
     from segmodels.inference.sliding_window import SlidingWindow
 
+    sliding = SlidingWindow((window, window), overlap, weighting) if window else None  # type: ignore[arg-type]  # it checks
     settings = {
         "flip": flip,
         "scales": scales,
-        "sliding_window": SlidingWindow((window, window), overlap, weighting) if window is not None else None,
+        "sliding_window": sliding,
         "crf": DenseCRF() if crf else None,
     }
     predictor = Predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu", settings)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import md5
 from pathlib import Path
 from typing import Any
 
 from components.datasets import dvc_repository
 from components.datasets.download_cache import Store
-from components.params.schema import DigitsParams, IngestParams
+from components.params.schema import IngestParams
 from components.running.atomic import written_folder
 from components.running.digests import folder_md5s
 from components.storage import s3
+from segmodels.data.digits import DigitsSettings
 from segmodels.errors import InputError
 
 
@@ -46,7 +47,7 @@ def fetch(params: IngestParams, cache: Path) -> Data:
     """
     if params.source == "digits":
         root = _digits(params.digits, cache)
-        return Data(root, "folder", {"kind": "digits", **params.digits.model_dump()}, None, folder_md5s(root))
+        return Data(root, "folder", {"kind": "digits", **asdict(params.digits)}, None, folder_md5s(root))
     assert params.path is not None
     if params.source == "folder":
         root = Path(params.path)
@@ -67,13 +68,13 @@ def fetch(params: IngestParams, cache: Path) -> Data:
     return Data(root, params.layout, source, commit, md5s)
 
 
-def _digits(params: DigitsParams, cache: Path) -> Path:
+def _digits(settings: DigitsSettings, cache: Path) -> Path:
     """Folder of the built-in dataset, generated when the cache has none of these parameters and this generator."""
     from segmodels.data import digits
 
-    key = json.dumps(params.model_dump(), sort_keys=True) + inspect.getsource(digits)
+    key = json.dumps(asdict(settings), sort_keys=True) + inspect.getsource(digits)
     folder = cache / "digits" / md5(key.encode()).hexdigest()
     if not folder.is_dir():
         with written_folder(folder) as partial:
-            digits.write_digits(partial, **params.model_dump())
+            digits.write_digits(partial, settings)
     return folder

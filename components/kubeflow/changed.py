@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from components.environment import environment
+from components.params.reading import plain
 from components.params.schema import PipelineParams
 
 CONFIRMED_BY = "confirmed_by_pipeline_run"
@@ -35,11 +36,11 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
     from components.tracking.model_registry import Registry
     from segmodels.data.manifest import Dataset
 
-    registry = Registry(runs.mlflow_client(), params.register_.name)
+    registry = Registry(runs.mlflow_client(), params.register.name)
     champion = registry.champion()
     now = lineage(
         data_digest=Dataset.open(dataset).digest,
-        params=params.train.model_dump(mode="json"),
+        params=plain(params.train),
         longer_side=params.preprocess.longer_side,
     )
     new = [
@@ -64,7 +65,7 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
             f"nothing is new since the champion, version {champion.number} (data {now['data_digest']}, code"
             f" {now['code_revision']}): the run ends here"
         )
-        if run := environment().pipeline_run:
+        if run := os.environ.get("SEGMODELS_PIPELINE_RUN"):
             registry.set_tags(champion, {CONFIRMED_BY: run})
     decision.parent.mkdir(parents=True, exist_ok=True)
     decision.write_text(answer)

@@ -9,6 +9,7 @@ runs outside a cluster (kfp.local) not even artifacts.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import CONFUSION, DATASET, DESCRIPTION, METRICS, REGISTRATION, REPORT, RUN, STATISTICS
-from components.environment import environment
 from components.kubeflow import artifact_pages
 from components.running.digests import folder_digest
 from segmodels.errors import InputError, TransientError
@@ -68,13 +67,13 @@ def keep_what_failed(output: Path) -> None:
     """
     from components.storage.folders import exchange_url, put_folder
 
-    if not environment().checkpoints.startswith("s3://"):
+    if not os.environ.get("SEGMODELS_CHECKPOINTS", "").startswith("s3://"):
         return
     failed = output.with_name(f"{output.name}.failed")
     if not failed.is_dir():
         return
     try:
-        url = f"{exchange_url()}/failed/{environment().pipeline_run or uuid.uuid4()}/{output.name}"
+        url = f"{exchange_url()}/failed/{os.environ.get('SEGMODELS_PIPELINE_RUN') or uuid.uuid4()}/{output.name}"
         put_folder(failed, url)
         print(f"{failed} is kept as {url}", flush=True)
     except (InputError, TransientError) as error:
@@ -92,6 +91,10 @@ def local_path(uri: str) -> Path:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # --- artifact by artifact
@@ -113,11 +116,11 @@ def _carry_files(dataset: Path) -> dict[str, Any]:
     """Put the data beside its manifest, as the steps after run elsewhere. A dataset in a folder is taken to be on a
     volume that they see, too.
     """
-    facts = DATASET.read(dataset)
+    facts = _json(dataset / "dataset.json")
     if facts["source"]["kind"] != "folder":
         shutil.copytree(dataset / facts["root"], dataset / "files", copy_function=_link)
         facts["root"] = "files"
-        DATASET.write(dataset, facts)
+        _write(dataset / "dataset.json", json.dumps(facts, indent=2) + "\n")
     return facts
 
 
@@ -129,14 +132,14 @@ def _link(source: str, target: str) -> None:
 
 
 def _validation(validation: Path) -> Outputs:
-    report = REPORT.read(validation)
+    report = _json(validation / "report.json")
     return Outputs(
         {"validation": {"success": report["success"]}}, files={"data_docs": artifact_pages.data_docs(validation)}
     )
 
 
 def _shards(shards: Path) -> Outputs:
-    statistics = STATISTICS.read(shards)
+    statistics = _json(shards / "statistics.json")
     return Outputs(
         {
             "shards": {
@@ -151,7 +154,7 @@ def _shards(shards: Path) -> Outputs:
 
 
 def _model(folder: Path) -> Outputs:
-    model, run = DESCRIPTION.read(folder), RUN.read(folder)
+    model, run = _json(folder / "model.json"), _json(folder / "run.json")
     return Outputs(
         {
             "model": {
@@ -167,7 +170,7 @@ def _model(folder: Path) -> Outputs:
 
 
 def _evaluation(evaluation: Path) -> Outputs:
-    metrics, confusion = METRICS.read(evaluation), CONFUSION.read(evaluation)
+    metrics, confusion = _json(evaluation / "metrics.json"), _json(evaluation / "confusion.json")
     matrix = {
         "annotationSpecs": [{"displayName": name} for name in confusion["classes"]],
         "rows": [{"row": row} for row in confusion["counts"]],
@@ -184,8 +187,8 @@ def _evaluation(evaluation: Path) -> Outputs:
 
 
 def _registration(registration: Path) -> Outputs:
-    facts = REGISTRATION.read(registration)
-    if run := environment().pipeline_run:
+    facts = _json(registration / "registration.json")
+    if run := os.environ.get("SEGMODELS_PIPELINE_RUN"):
         _remember_run(facts, run)
     shown = {key: facts[key] for key in ("name", "version", "uri", "alias", "reason", "metric", "value")}
     return Outputs({"registration": shown}, files={"model_card": artifact_pages.model_card(registration)})

@@ -1,6 +1,1 @@
-"""The parameters of the steps: schema, reading, overrides."""
-
-from pathlib import Path
-
-FILE = Path("params.yaml")
-"""In the working directory, where no other is named."""
+"""The parameters of the steps: schema, checking, reading, overrides."""

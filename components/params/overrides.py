@@ -1,8 +1,6 @@
-"""Parameters that do not come from a file alone: JSON in place of params.yaml, single values in place of what either
-says.
+"""Parameters that do not come from a file alone: JSON in place of params.yaml, and single values on top of either.
 
-On a cluster there is no params.yaml: a step gets what it needs of it as JSON (``--params-json '{"train": {...}}'``) and
-    the
+On a cluster there is no params.yaml: a step gets its parameters as JSON (``--params-json '{"train": {...}}'``) and the
 values that a run changes one by one (``--set train.epochs=40``).
 """
 
@@ -10,13 +8,15 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from components.params.schema import PipelineParams, checked_params, read_params
+from components.params.checking import fields
+from components.params.reading import checked_params, read_params
+from components.params.schema import EvaluateParams, PipelineParams
 from segmodels.errors import InputError, nearest
 
 
@@ -60,22 +60,21 @@ def _merged(fragments: Sequence[str]) -> dict[str, Any]:
 
 
 def _assign(data: dict[str, Any], key: str, text: str) -> None:
-    """Put the value into ``data``, as what the key's field takes."""
+    """Put the value into ``data``, as the type that the key takes."""
     *sections, name = key.split(".")
     annotation: Any = PipelineParams
     for position, part in enumerate([*sections, name]):
-        model = _model(annotation)
-        if model is None:
-            if typing.get_origin(annotation) is not dict:
+        known = _keys(annotation, part)
+        if not known:
+            if not _is_mapping(annotation):
                 raise InputError(
                     f"--set {key}: {'.'.join(sections[:position])} is a single value, it has no key {part!r}"
                 )
             annotation = Any  # inside a free mapping, such as train.options
             break
-        fields = {field.alias or python_name: field for python_name, field in model.model_fields.items()}
-        if part not in fields:
-            raise nearest("parameter", key, [".".join([*sections[:position], known]) for known in fields])
-        annotation = fields[part].annotation
+        if part not in known:
+            raise nearest("parameter", key, [".".join([*sections[:position], one]) for one in known])
+        annotation = known[part]
     target = data
     for part in sections:
         target[part] = dict(target.get(part) or {})
@@ -83,9 +82,21 @@ def _assign(data: dict[str, Any], key: str, text: str) -> None:
     target[name] = _value(annotation, text)
 
 
-def _model(annotation: Any) -> type[BaseModel] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((one for one in candidates if isinstance(one, type) and issubclass(one, BaseModel)), None)
+def _keys(annotation: Any, part: str) -> dict[str, Any]:
+    """Keys of a section and what they take; for ``evaluate`` the tasks' settings beside its own."""
+    known = fields(annotation)
+    if annotation is EvaluateParams and part not in known.keys() - {"settings"}:
+        from components.params.tasks import settings_classes
+
+        del known["settings"]
+        for schema in settings_classes().values():
+            known = fields(schema) | known
+    return known
+
+
+def _is_mapping(annotation: Any) -> bool:
+    members = (annotation, *typing.get_args(annotation))
+    return any(isinstance(origin := typing.get_origin(one), type) and issubclass(origin, Mapping) for one in members)
 
 
 def _value(annotation: Any, text: str) -> Any:

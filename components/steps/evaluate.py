@@ -6,11 +6,13 @@ import csv
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from components.params.reading import plain
 from components.params.schema import EvaluateParams
 from components.running.atomic import written_folder
 from components.running.progress_bar import track
@@ -95,7 +97,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         metrics = _metrics(total, len(reader))
         _write_tables(folder, total, reader, metrics)
         facts = {
-            "params": params.model_dump(mode="json"),
+            "params": plain(params),
             "model_digest": bundle_digest(model),
             "data_digest": reader.digest,
         }
@@ -121,22 +123,17 @@ def make_predictor(bundle: Bundle, params: EvaluateParams) -> Predictor:
     """
     import torch
 
-    from segmodels.inference.crf import DenseCRF
+    from components.params.tasks import settings_classes, task_settings
     from segmodels.inference.predictor import Predictor
-    from segmodels.inference.sliding_window import SlidingWindow
 
     if params.accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError(
             "evaluate.accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto"
         )
     device = "cpu" if params.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
-    window = (
-        SlidingWindow(**params.sliding_window.model_dump(), batch_size=params.batch_size)
-        if params.sliding_window
-        else None
-    )
-    crf = DenseCRF(**params.crf.model_dump()) if params.crf else None
-    settings = {"flip": params.flip, "scales": params.scales, "sliding_window": window, "crf": crf}
+    settings = task_settings(params, settings_classes()["semantic"])
+    if settings.sliding_window:
+        settings = replace(settings, sliding_window=replace(settings.sliding_window, batch_size=params.batch_size))
     return Predictor(bundle, device, settings)
 
 
@@ -163,7 +160,7 @@ def _training_run(model: Path) -> Run | None:
         return None
     from components.tracking import runs
 
-    return runs.open_run(model)
+    return runs.open_run(model / "run.json")
 
 
 # --- numbers

@@ -84,7 +84,7 @@ def _in_our_splits(samples: Sequence[Sample], params: IngestParams) -> list[Samp
             raise InputError(
                 f"ingest.splits is {params.splits}, but the dataset ships no splits: remove it and set ingest.split"
             )
-        return split_by_group(samples, params.split.val, params.split.test, params.split.seed)
+        return split_by_group(samples, params.split)
     names: dict[str, str] = {split: split for split in SPLITS} | dict(params.splits)
     chosen = []
     for ours, theirs in names.items():

@@ -6,14 +6,16 @@ import csv
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from components.params.checking import checked
+from components.params.reading import evaluate_section
 from components.params.schema import EvaluateParams, RegisterParams
 from components.running.atomic import written_folder
-from segmodels.errors import InputError
+from segmodels.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,12 +66,16 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
 
     reader = ShardReader(shards, "test")
     metrics, settings = _evaluated(evaluation, model, reader)
+    params = replace(params, metric=params.metric or "mean_iou")
+    assert params.metric is not None
+    if params.metric not in metrics:
+        raise nearest("register.metric", params.metric, list(metrics))
 
     from components.tracking import runs
     from components.tracking.model_registry import Registry
     from segmodels.inference.bundle import load_bundle
 
-    run = runs.open_run(model)
+    run = runs.open_run(model / "run.json")
     registry = Registry(run.client, params.name)
     bundle = load_bundle(model)
     version = registry.find(run_id=run.run_id, model_digest=settings["model_digest"])
@@ -109,7 +115,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
             "name": params.name,
             "version": version.number,
             "uri": f"models:/{params.name}/{version.number}",
-            "metric": params.metric,
+            "metric": str(params.metric),
             "value": metrics[params.metric],
             "minimum": params.minimum,
             "tolerance": params.tolerance,
@@ -236,7 +242,7 @@ def _measure_champion(
             return Rival(champion.number, problem=f"cannot be rebuilt by this version of the code ({error}): {BY_HAND}")
     if bundle.labels.classes != reader.labels.classes:
         return Rival(champion.number, problem=f"knows other classes ({', '.join(bundle.labels.classes)}): {BY_HAND}")
-    params = EvaluateParams.model_validate(settings["params"])
+    params = checked(EvaluateParams, evaluate_section(settings["params"]), "evaluation.json")
     classes = reader.labels.num_classes
     keep = (
         len(reader) * classes**2 <= BOOTSTRAP_CELLS
@@ -307,7 +313,7 @@ def _tags(
         "model": bundle.name,
         "decision": decision.alias,
         "reason": decision.reason,
-        "metric": params.metric,
+        "metric": str(params.metric),
         **{key: str(value) for key, value in compared.items() if value is not None},
         **{f"test.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in metrics.items()},
     }

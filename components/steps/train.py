@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.running.atomic import written_folder
 from components.steps.training_task import (
@@ -66,9 +67,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         open_checkpoints,
     )  # torch from here on: missing shards are said without waiting for it
 
-    facts = lineage(
-        data_digest=readers[0].digest, params=params.model_dump(mode="json"), longer_side=readers[0].longer_side
-    )
+    facts = lineage(data_digest=readers[0].digest, params=plain(params), longer_side=readers[0].longer_side)
     state = checkpoints / checkpoint_key(facts)
     saved = open_checkpoints(state)  # other processes wait in _fabric for the one that fetches
     fabric = _fabric(params)
@@ -174,14 +173,12 @@ def _batches(
     params: TrainParams, fabric: Fabric, training: ShardReader, validation: ShardReader
 ) -> tuple[_TrainingTuples, _ValidationTuples]:
     """This process's share of the batches to train on and to choose by."""
-    from segmodels.data.augment import Augment
     from segmodels.data.loader import evaluation_loader, training_loader
 
     share = {"batch_size": params.batch_size, "rank": fabric.global_rank, "world_size": fabric.world_size}
-    augment = Augment(**params.augment.model_dump())
     image_labels = image_classes(params) > 0
     loader = training_loader(
-        training, augment, _Tuples(image_labels), seed=params.seed, workers=params.workers, **share
+        training, params.augment, _Tuples(image_labels), seed=params.seed, workers=params.workers, **share
     )
     return _TrainingTuples(loader), _ValidationTuples(evaluation_loader(validation, **share), _Tuples(image_labels))
 
@@ -323,7 +320,7 @@ class _TrackedRun:
 
             size = sum(p.numel() for p in self.task.model.parameters())
             logged = {
-                **self.params.model_dump(mode="json"),
+                **plain(self.params),
                 "parameters": size,
                 "classes": self.readers[0].labels.num_classes,
             }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from components.params.schema import TrainParams
 from segmodels.errors import InputError
+from segmodels.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _OWN_OUTPUTS = ("presence", "object_presence", "points")
 
 
-def create_task(params: TrainParams, training: ShardReader, validation: ShardReader) -> Task:
+def create_task(params: TrainSettings, training: ShardReader, validation: ShardReader) -> Task:
     """The model with its losses.
 
     Raises:
@@ -50,7 +50,7 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
                 f"train.accumulate is {params.accumulate}, but model {params.model!r} takes two steps on every batch:"
                 " set it to 1"
             )
-        loss = create_loss(params.loss)
+        loss = create_loss(params.loss or dict.fromkeys(UnsupervisedTask.objectives, 1.0))
         model = create_model(params.model, num_classes=labels.num_classes, **params.options)
         assert isinstance(model, WNet)
         return UnsupervisedTask(model, loss, **scale)
@@ -65,7 +65,8 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
         else None
     )
     terms = {name: weight for name, weight in card.losses.items() if name in _OWN_OUTPUTS}
-    loss = create_loss({**terms, **params.loss}, ignore_index=labels.ignore_index, class_weights=weights)
+    wanted = params.loss or {"cross_entropy": 1.0}
+    loss = create_loss({**terms, **wanted}, ignore_index=labels.ignore_index, class_weights=weights)
     for name, term in loss.losses.items():
         if term.reads != "logits" and name not in card.losses:
             raise InputError(
@@ -82,21 +83,21 @@ def create_task(params: TrainParams, training: ShardReader, validation: ShardRea
     )
 
 
-def leaves_weights_without_gradient(params: TrainParams) -> bool:
+def leaves_weights_without_gradient(params: TrainSettings) -> bool:
     """Whether a step may reach only part of the model, which distributed training must know."""
     from segmodels.models.registry import model_entry
 
     return 0 in (params.deep_supervision.weights or ()) or model_entry(params.model).card.learner == "alternating"
 
 
-def image_classes(params: TrainParams) -> int:
+def image_classes(params: TrainSettings) -> int:
     """Classes of whole images that the model tells apart; 0 for most models."""
     from segmodels.models.registry import model_options
 
     return params.options.get("image_classes", model_options(params.model).get("image_classes", 0))
 
 
-def _check_image_labels(params: TrainParams, reader: ShardReader) -> None:
+def _check_image_labels(params: TrainSettings, reader: ShardReader) -> None:
     if not (classes := image_classes(params)):
         return
     labels = reader.image_labels
@@ -113,7 +114,7 @@ def _check_image_labels(params: TrainParams, reader: ShardReader) -> None:
         )
 
 
-def in_memory_format(params: TrainParams, model: torch.nn.Module) -> torch.nn.Module:
+def in_memory_format(params: TrainSettings, model: torch.nn.Module) -> torch.nn.Module:
     """Channels last for models of images; volumes keep theirs."""
     import torch
 
@@ -122,7 +123,7 @@ def in_memory_format(params: TrainParams, model: torch.nn.Module) -> torch.nn.Mo
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub lacks it
 
 
-def create_optimizer(params: TrainParams, model: torch.nn.Module) -> torch.optim.Optimizer:
+def create_optimizer(params: TrainSettings, model: torch.nn.Module) -> torch.optim.Optimizer:
     """Weight decay is for weights only: biases and normalisation parameters go without."""
     import torch
 
@@ -136,7 +137,7 @@ def create_optimizer(params: TrainParams, model: torch.nn.Module) -> torch.optim
     return torch.optim.AdamW(groups, lr=params.lr)
 
 
-def learning_rate_factor(params: TrainParams, share: float) -> float:
+def learning_rate_factor(params: TrainSettings, share: float) -> float:
     """Factor on the peak learning rate at a share of the training."""
     from segmodels.training import schedules
     from segmodels.training.self_correction import cyclic_learning_rate_factor

@@ -23,8 +23,9 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from components.datasets.download_cache import Store
-from components.environment import PREFIX, environment, variable
-from components.params.schema import Params, TrainParams, checked
+from components.params.checking import Params, checked
+from components.params.reading import plain
+from components.params.schema import TrainParams
 from components.running.atomic import written_folder
 from components.storage.folders import exchange_url, put_shards, remove_folder
 from components.storage.s3 import download
@@ -32,14 +33,14 @@ from components.tracking.lineage import checkpoint_key, lineage
 from components.train_job.follow import POLL_SECONDS, answers, follow, is_missing
 from segmodels.errors import InputError
 
-SETTINGS = variable("train_job")
+SETTINGS = "SEGMODELS_TRAIN_JOB"
 """Environment variable with ``TrainJobSettings`` as JSON; pipelines/placement.py sets it."""
 
 RUNTIME = "torch-distributed"
 """The TrainingRuntime of infra/kustomize/runs: how the pods look."""
 
 HANDED_ON = re.compile(
-    rf"MLFLOW_|{PREFIX}|AWS_(ENDPOINT_URL|DEFAULT_REGION|REGION|REQUEST_CHECKSUM|RESPONSE_CHECKSUM|MAX_ATTEMPTS)|NCCL_|GLOO_"
+    r"MLFLOW_|SEGMODELS_|AWS_(ENDPOINT_URL|DEFAULT_REGION|REGION|REQUEST_CHECKSUM|RESPONSE_CHECKSUM|MAX_ATTEMPTS)|NCCL_|GLOO_"
 )
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|WEBHOOK")
 """Variables of the step that its pods get, too; never those that would show a credential in the TrainJob. The runtime
@@ -72,7 +73,7 @@ class Client(Protocol):
 
 def train_job_settings() -> TrainJobSettings | None:
     """Those that the environment holds; None where the step trains by itself."""
-    text = environment().train_job
+    text = os.environ.get(SETTINGS)
     if not text:
         return None
     try:
@@ -96,10 +97,8 @@ def train_by_job(
     from segmodels.data.shards import ShardReader
 
     reader = ShardReader(shards, "train")
-    key = checkpoint_key(
-        lineage(data_digest=reader.digest, params=params.model_dump(mode="json"), longer_side=reader.longer_side)
-    )
-    name = job_name(key, environment().pipeline_run)
+    key = checkpoint_key(lineage(data_digest=reader.digest, params=plain(params), longer_side=reader.longer_side))
+    name = job_name(key, os.environ.get("SEGMODELS_PIPELINE_RUN", ""))
     model_url = f"{exchange_url()}/models/{name}"
     client = client or connect()
     with (
@@ -159,7 +158,7 @@ def _start(
 def _options(name: str, settings: TrainJobSettings, params: TrainParams, shards_url: str, model_url: str) -> list[Any]:
     from kubeflow.trainer.options import common, kubernetes
 
-    section = json.dumps({"train": params.model_dump(mode="json", by_alias=True)})
+    section = json.dumps({"train": plain(params)})
     arguments = [
         "--params-json",
         section,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, resize_map, rows_of
+from segmodels.checks import check, each, number, optional, whole_number
 from segmodels.data.geometry import flip, place, resize_image
 from segmodels.errors import InputError
 
@@ -56,12 +58,26 @@ class Augment:
     """
 
     crop: tuple[int, ...] | None = None
-    scale: tuple[float, float] = (1.0, 1.0)
+    scale: tuple[float, float] = (0.75, 1.5)
     flip: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
+    brightness: float = 0.2
+    contrast: float = 0.2
+    saturation: float = 0.2
     hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        factor = number(0, below=1)
+        check(
+            self,
+            crop=optional(each(whole_number(above=0))),
+            flip=number(0, 1),
+            brightness=factor,
+            contrast=factor,
+            saturation=factor,
+            hue=number(0, 0.5),
+        )
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise InputError(f"scale is {list(self.scale)}, expected 0 < low <= high: set [1, 1] for no scaling")
 
     def check(self, channels: int, dtype: np.dtype, spatial_dims: int) -> None:
         """Whether images ``(*spatial, channels)`` of this type can be augmented so.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from segmodels.errors import InputError
+from segmodels.checks import check, whole_number
 
 CLASSES = {
     "background": (24, 24, 32),
@@ -37,26 +38,38 @@ _GLYPH = 64  # side of a digit's outline before it is placed, pixels
 _SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the source digits
 
 
-def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int, seed: int) -> None:
-    """Write the dataset into ``root``: ``images/``, ``masks/`` with ``train``, ``val``, ``test`` below, and
-    ``classes.txt``.
+@dataclass(frozen=True)
+class DigitsSettings:
+    """The built-in dataset: scenes of handwritten digits.
 
-    Args:
-        train, val, test: number of scenes; no source digit occurs in two splits.
-        size: height and width of a scene in pixels, at least 32.
+    Attributes:
+        train: scenes to train on.
+        val: scenes to choose the weights by.
+        test: scenes to measure on. No source digit occurs in two splits.
+        size: height and width of a scene, pixels.
         seed: the same seed gives the same files, byte for byte; every scene depends on seed, split and its number
             alone.
-
-    Raises:
-        InputError: scenes too small to show digits.
     """
-    if size < 32:
-        raise InputError(f"size of the digit scenes is {size}, expected at least 32 pixels")
+
+    train: int = 3000
+    val: int = 200
+    test: int = 200
+    size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        scenes = whole_number(above=0)
+        check(self, "digit scenes", train=scenes, val=scenes, test=scenes, size=whole_number(32), seed=whole_number(0))
+
+
+def write_digits(root: str | Path, settings: DigitsSettings) -> None:
+    """Write the dataset into ``root``: ``images/``, ``masks/`` with ``train``, ``val``, ``test`` below, and
+    ``classes.txt``.
+    """
     root = Path(root)
-    sources = split_sources(seed)
-    jobs = [
-        (split, number) for split, count in (("train", train), ("val", val), ("test", test)) for number in range(count)
-    ]
+    sources = split_sources(settings.seed)
+    scenes = {"train": settings.train, "val": settings.val, "test": settings.test}
+    jobs = [(split, number) for split, count in scenes.items() for number in range(count)]
     for part in ("images", "masks"):
         for split in sources:
             (root / part / split).mkdir(parents=True, exist_ok=True)
@@ -66,7 +79,8 @@ def write_digits(root: str | Path, *, train: int, val: int, test: int, size: int
 
     def write(job: tuple[str, int]) -> None:
         split, number = job
-        image, mask = scene(np.random.default_rng((seed, list(sources).index(split), number)), sources[split], size)
+        rng = np.random.default_rng((settings.seed, list(sources).index(split), number))
+        image, mask = scene(rng, sources[split], settings.size)
         name = f"{split}/{number:05d}.png"
         _save(
             root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), compression=0

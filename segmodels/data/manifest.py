@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from segmodels.checks import check, number, whole_number
 from segmodels.data.layouts import Layout, Sample, open_layout
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -143,15 +144,36 @@ def write_dataset(
     (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def split_by_group(samples: Sequence[Sample], val: float, test: float, seed: int) -> list[Sample]:
+@dataclass(frozen=True)
+class SplitSettings:
+    """How samples are split when the dataset ships no splits: whole groups, at random.
+
+    Attributes:
+        val: share of the groups to choose the weights by, rounded to whole groups.
+        test: share of the groups to measure on, rounded to whole groups.
+        seed: seed of the split.
+    """
+
+    val: float = 0.15
+    test: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, val=number(0, below=1), test=number(0, below=1), seed=whole_number(0))
+        if self.val + self.test >= 1:
+            raise InputError(f"val + test of the split is {self.val + self.test:g}, expected less than 1")
+
+
+def split_by_group(samples: Sequence[Sample], settings: SplitSettings) -> list[Sample]:
     """The samples in their order, each with a split; a group goes to one split as a whole.
 
-    ``val`` and ``test`` are shares of the groups, rounded to whole groups. Groups are ranked by a hash of seed and
-    name, so the same seed gives the same split on every machine and in whatever order the samples come.
+    Groups are ranked by a hash of seed and name, so the same seed gives the same split on every machine and in whatever
+    order the samples come.
 
     Raises:
         InputError: a split with a share above 0, or train, would stay empty.
     """
+    val, test, seed = settings.val, settings.test, settings.seed
     groups = sorted(
         {sample.group for sample in samples}, key=lambda group: hashlib.md5(f"{seed}:{group}".encode()).digest()
     )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segmodels.checks import check, number, whole_number
 from segmodels.errors import InputError
 from segmodels.inference.permutohedral import PermutohedralLattice
 
@@ -34,9 +35,12 @@ class DenseCRF:
     model: weight 5 to 10, sigma 50 to 100, colour sigma 3 to 10.
 
     Attributes:
-        iterations: of the mean field.
-        appearance_weight, appearance_sigma, color_sigma: w1; sa in pixels; sb in grey levels of 0..255.
-        smoothness_weight, smoothness_sigma: w2; sg in pixels.
+        iterations: mean-field iterations.
+        appearance_weight: w1, the weight of the kernel that connects nearby pixels of similar colour.
+        appearance_sigma: sa, standard deviation in pixels of that kernel.
+        color_sigma: sb, its standard deviation in colour, grey levels of 0..255.
+        smoothness_weight: w2, the weight of the kernel that connects nearby pixels whatever their colour.
+        smoothness_sigma: sg, standard deviation in pixels of that kernel.
     """
 
     iterations: int = 10
@@ -47,14 +51,17 @@ class DenseCRF:
     smoothness_sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise InputError(f"iterations of the dense CRF is {self.iterations}, expected 1 or more")
-        for name in ("appearance_weight", "smoothness_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} of the dense CRF is {getattr(self, name):g}, expected a number from 0")
-        for name in ("appearance_sigma", "color_sigma", "smoothness_sigma"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} of the dense CRF is {getattr(self, name):g}, expected a number above 0")
+        weight, sigma = number(0), number(above=0)
+        check(
+            self,
+            "dense CRF",
+            iterations=whole_number(above=0),
+            appearance_weight=weight,
+            appearance_sigma=sigma,
+            color_sigma=sigma,
+            smoothness_weight=weight,
+            smoothness_sigma=sigma,
+        )
 
 
 def mean_field(probabilities: NDArray[np.floating], image: NDArray[np.uint8], crf: DenseCRF) -> NDArray[np.float32]:

@@ -12,13 +12,18 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from segmodels.checks import check, each, number, one_of, whole_number
 from segmodels.errors import InputError
 
 FLOATS_AT_ONCE = 2**22  # of averaged probabilities handed over at a time, 16 MB
+
+
+Weighting = Literal["gaussian", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,23 @@ class SlidingWindow:
 
     size: tuple[int, ...]
     overlap: float = 0.5
-    weighting: str = "gaussian"
+    weighting: Weighting = "gaussian"
     batch_size: int = 4
 
     def __post_init__(self) -> None:
-        if len(self.size) not in (2, 3) or min(self.size) < 1:
+        check(
+            self,
+            "sliding window",
+            size=each(whole_number(above=0)),
+            overlap=number(0, below=1),
+            weighting=one_of(Weighting),
+            batch_size=whole_number(above=0),
+        )
+        if len(self.size) not in (2, 3):
             raise InputError(
-                f"size of the sliding window is {list(self.size)}, expected a positive height and width, of volumes a"
-                " depth before them"
+                f"size of the sliding window is {list(self.size)}, expected height and width, of volumes a depth before"
+                " them"
             )
-        if not 0 <= self.overlap < 1:
-            raise InputError(f"overlap of the sliding window is {self.overlap:g}, expected 0 <= overlap < 1")
-        if self.weighting not in ("gaussian", "uniform"):
-            raise InputError(f"weighting of the sliding window is {self.weighting!r}, expected 'gaussian' or 'uniform'")
 
 
 def predict_bands(

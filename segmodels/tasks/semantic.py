@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segmodels.annotations import Annotation
+from segmodels.checks import check, each, number
 from segmodels.data import large_images
 from segmodels.errors import InputError
 from segmodels.inference.class_rows import class_rows
@@ -41,10 +42,10 @@ class SemanticSettings:
 
     Attributes:
         flip: average the probabilities with those of the mirrored image; within each window, if there are windows.
-        scales: average over these scales of the image, or of each window.
-        sliding_window: None predicts whole images.
-        crf: refine the averaged probabilities by the image, at the size that the model sees; on the CPU, an image per
-            core at a time. None leaves them as they are.
+        scales: scales of the image, or of each window, to average over.
+        sliding_window: predict overlapping windows and average them. None: whole images.
+        crf: refine the averaged probabilities by the image with a dense CRF, at the size that the model sees; on the
+            CPU, an image per core at a time. {} takes the defaults. None: no refinement.
     """
 
     flip: bool = False
@@ -53,12 +54,11 @@ class SemanticSettings:
     crf: DenseCRF | None = None
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise InputError(f"scales are {list(self.scales)}, expected one or more numbers above 0")
+        check(self, scales=each(number(above=0)))
         if self.sliding_window is not None and self.crf is not None:
             raise InputError(
-                "a sliding window and a dense CRF are both asked for, expected one: the CRF connects all pixels of an"
-                " image, leave the window out"
+                "crf and sliding_window are both given, expected one: the dense CRF connects all pixels of an image,"
+                " leave the window out"
             )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from segmodels.errors import InputError
+from segmodels.training.settings import ClassWeights
 
-KINDS = ("none", "inverse_frequency", "complement", "median_frequency")
+KINDS = get_args(ClassWeights)
 
 
 def class_weights(

@@ -8,6 +8,7 @@ from s3server import Server, s3_server
 from small_dataset import write_small_dataset
 
 from components.__main__ import main
+from components.params.checking import checked
 from components.params.schema import IngestParams
 from components.steps.ingest import ingest
 from components.storage.s3 import s3_client
@@ -26,7 +27,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     image = next((root / "images").rglob("*.png"))
     image.write_bytes(image.read_bytes()[:100])
     params = {"source": "folder", "path": str(root), "watch": str(root)}
-    ingest(IngestParams.model_validate(params), tmp_path / "dataset", tmp_path / "cache")
+    ingest(checked(IngestParams, params), tmp_path / "dataset", tmp_path / "cache")
     monkeypatch.setenv("SEGMODELS_PIPELINE_RUN", "run-1")
     folders = ["--dataset", str(tmp_path / "dataset"), "--validation", str(tmp_path / "validation")]
     return ["validate", "--params-json", '{"validate": {"workers": 1}}', *folders, "--executor-input", "{}"]

@@ -43,13 +43,12 @@ def test_a_single_value_is_what_its_field_takes(tmp_path: Path) -> None:
     )
     assert train.options == {"widths": [16, 32], "encoder": "resnet50"}
     assert (train.compile, train.ema, params.ingest.rev, params.preprocess.longer_side) == (True, None, "1.0", 256)
-    assert params.evaluate.sliding_window is not None
-    assert params.evaluate.sliding_window.size == (64, 64)
+    assert params.evaluate.settings == {"sliding_window": {"size": [64, 64]}}
 
 
 def test_json_takes_the_place_of_the_file() -> None:
     params = assembled_params(['{"train": {"epochs": 5}}', '{"register": {"name": "x"}}'], ["train.epochs=6"])
-    assert (params.train.epochs, params.register_.name) == (6, "x")
+    assert (params.train.epochs, params.register.name) == (6, "x")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from components.params.schema import PipelineParams, load_params
+from components.params.reading import load_params
+from components.params.schema import PipelineParams
 from segmodels.errors import InputError
 
 
@@ -29,7 +30,7 @@ def test_the_shipped_parameter_files_are_valid() -> None:
         ("trian: {}", ["'trian'", "'train'"]),
         ("train: {epochs: '3'}", ["train.epochs", "'3'", "integer"]),
         ("train: {lr: -1.0}", ["train.lr", "-1.0", "greater than 0"]),
-        ("train: {augment: {crop: [-32, 32]}}", ["crop", "-32", "positive"]),
+        ("train: {augment: {crop: [-32, 32]}}", ["train.augment.crop.0", "-32", "greater than 0"]),
         ("train: {augment: {scale: [2.0, 1.0]}}", ["scale", "low <= high"]),
         ("train: {precision: float16, accelerator: cpu}", ["float16", "needs a GPU"]),
         ("train: {loss: {}}", ["loss is empty"]),

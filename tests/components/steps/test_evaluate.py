@@ -14,14 +14,14 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 from small_pipeline import LABELS, use_local_store, write_model, write_run, write_shards
 
-from components.params.schema import CRFParams, EvaluateParams, SlidingWindowParams
+from components.params.reading import checked_params
+from components.params.schema import EvaluateParams
 from components.steps.evaluate import evaluate
 from components.steps.image_scores import read_image_counts
 from components.tracking import runs
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
-from segmodels.inference.crf import DenseCRF
 from segmodels.labels import LabelMap
 from segmodels.metrics import mean_iou
 
@@ -142,14 +142,14 @@ def test_the_same_input_gives_the_same_files(shards: Path, model: Path, evaluati
 def test_views_and_windows_change_the_measurement_and_are_written_down(
     shards: Path, model: Path, evaluation: Path, tmp_path: Path
 ) -> None:
-    params = EvaluateParams(flip=True, scales=(1.0, 1.5), sliding_window=SlidingWindowParams(size=(16, 16)), overlays=0)
+    params = EvaluateParams(
+        overlays=0, settings={"flip": True, "scales": [1.0, 1.5], "sliding_window": {"size": [16, 16]}}
+    )
     metrics = evaluate(params, shards, model, tmp_path / "evaluation")
     assert metrics["pixels"] == json.loads((evaluation / "metrics.json").read_text())["pixels"]
     assert metrics["mean_iou"] != json.loads((evaluation / "metrics.json").read_text())["mean_iou"]
-    assert (
-        EvaluateParams.model_validate(json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["params"])
-        == params
-    )
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["params"]
+    assert checked_params({"evaluate": written}, "evaluation.json").evaluate == params
     assert sorted(path.name for path in (tmp_path / "evaluation" / "pictures").iterdir()) == [
         "class_iou.png",
         "confusion.png",
@@ -159,16 +159,12 @@ def test_views_and_windows_change_the_measurement_and_are_written_down(
 def test_a_crf_changes_the_measurement_and_is_written_down(
     shards: Path, model: Path, evaluation: Path, tmp_path: Path
 ) -> None:
-    params = EvaluateParams(crf=CRFParams(iterations=3, color_sigma=30.0), overlays=0)
+    params = EvaluateParams(overlays=0, settings={"crf": {"iterations": 3, "color_sigma": 30.0}})
     metrics = evaluate(params, shards, model, tmp_path / "evaluation")
     assert metrics["mean_iou"] != json.loads((evaluation / "metrics.json").read_text())["mean_iou"]
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["params"]
     assert written["crf"]["iterations"] == 3
-    assert EvaluateParams.model_validate(written) == params
-
-
-def test_the_defaults_of_the_crf_are_those_of_the_library() -> None:
-    assert DenseCRF(**CRFParams().model_dump()) == DenseCRF()
+    assert checked_params({"evaluate": written}, "evaluation.json").evaluate == params
 
 
 def test_the_training_run_gets_test_metrics_and_pictures(

@@ -7,17 +7,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from small_dataset import write, write_small_dataset
 
-from components.params.schema import DigitsParams, IngestParams, SplitParams
+from components.params.checking import checked
+from components.params.schema import IngestParams
 from components.running import progress_bar
 from components.running.digests import directory_digest, file_md5, folder_md5s
 from components.steps.ingest import ingest
-from segmodels.data.manifest import Dataset
+from segmodels.data.digits import DigitsSettings
+from segmodels.data.manifest import Dataset, SplitSettings
 from segmodels.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -25,7 +28,7 @@ SMALL = {"train": 6, "val": 2, "test": 3}
 
 
 def from_folder(path: Path | str, **facts: object) -> IngestParams:
-    return IngestParams.model_validate({"source": "folder", "path": str(path), "watch": str(path), **facts})
+    return checked(IngestParams, {"source": "folder", "path": str(path), "watch": str(path), **facts})
 
 
 def ids(dataset: Path, split: str) -> list[str]:
@@ -125,8 +128,8 @@ def test_a_dataset_without_splits_is_split_by_group_and_seed(tmp_path: Path) -> 
     )
     parts = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        split = SplitParams(val=0.34, test=0.34, seed=seed)
-        ingest(from_folder(root, split=split), tmp_path / name, tmp_path / "cache")
+        split = SplitSettings(val=0.34, test=0.34, seed=seed)
+        ingest(from_folder(root, split=asdict(split)), tmp_path / name, tmp_path / "cache")
         parts[name] = [ids(tmp_path / name, split) for split in SPLITS]
     assert parts["a"] == parts["b"] != parts["c"]
     assert [len(part) for part in parts["a"]] == [4, 4, 4]
@@ -152,7 +155,7 @@ def test_digits_are_generated_once_into_the_cache(tmp_path: Path) -> None:
     def files() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
 
-    params = IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32, seed=1))
+    params = IngestParams(digits=DigitsSettings(train=6, val=3, test=2, size=32, seed=1))
     ingest(params, tmp_path / "dataset", cache)
     dataset, generated = Dataset.open(tmp_path / "dataset"), files()
     assert [len(dataset.samples(split)) for split in SPLITS] == [6, 3, 2]
@@ -160,7 +163,7 @@ def test_digits_are_generated_once_into_the_cache(tmp_path: Path) -> None:
     assert directory_digest(folder_md5s(dataset.layout.root)) == dataset.digest
     ingest(params, tmp_path / "again", cache)
     assert files() == generated
-    ingest(IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32, seed=2)), tmp_path / "other", cache)
+    ingest(IngestParams(digits=DigitsSettings(train=6, val=3, test=2, size=32, seed=2)), tmp_path / "other", cache)
     assert len(files()) == 2 * len(generated)
     assert Dataset.open(tmp_path / "other").digest != dataset.digest == Dataset.open(tmp_path / "again").digest
 
@@ -168,7 +171,7 @@ def test_digits_are_generated_once_into_the_cache(tmp_path: Path) -> None:
 def test_digits_that_were_interrupted_are_generated_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from segmodels.data import digits
 
-    params = IngestParams(digits=DigitsParams(train=6, val=3, test=2, size=32))
+    params = IngestParams(digits=DigitsSettings(train=6, val=3, test=2, size=32))
     complete, written = digits._save, []
 
     def fail_half_way(path: Path, picture: object, **options: object) -> None:

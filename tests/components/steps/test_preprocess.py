@@ -16,7 +16,7 @@ from PIL import Image
 
 from components.params.schema import PreprocessParams
 from components.steps.preprocess import preprocess, resize
-from segmodels.data.digits import write_digits
+from segmodels.data.digits import DigitsSettings, write_digits
 from segmodels.data.layouts import open_layout
 from segmodels.data.manifest import Dataset, write_dataset
 from segmodels.data.shards import ShardReader
@@ -321,7 +321,7 @@ def test_help_and_the_command_line(made, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_dataset(tmp_path):
     """5,000 scenes under 1.5 GB, and hardly more than for 500: the sum over all processes, sampled while it runs."""
-    write_digits(tmp_path / "source", train=40, val=5, test=5, size=96, seed=0)
+    write_digits(tmp_path / "source", DigitsSettings(train=40, val=5, test=5, size=96, seed=0))
     layout = open_layout("folder", tmp_path / "source")
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "report.json").write_text('{"success": true}')

@@ -55,7 +55,10 @@ class Workplace:
 
     def evaluate(self, name: str, **params) -> None:
         evaluate(
-            EvaluateParams(overlays=0, **params), self.shards, self.folder / name, self.folder / f"{name}-evaluation"
+            EvaluateParams(overlays=0, settings=params),
+            self.shards,
+            self.folder / name,
+            self.folder / f"{name}-evaluation",
         )
 
     def register(self, name: str, **params) -> dict:
@@ -344,7 +347,7 @@ def test_a_champion_of_other_classes_stays_until_a_person_decides(workplace: Wor
     ],
 )
 def test_the_gate(value: float, rival: Rival | None, params: dict, alias: str) -> None:
-    decision = decide(RegisterParams(**params), value, rival)
+    decision = decide(RegisterParams(**{"metric": "mean_iou"} | params), value, rival)
     assert isinstance(decision, Decision)
     assert decision.alias == alias
     assert f"mean_iou {value:.4f}" in decision.reason

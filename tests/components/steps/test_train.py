@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_pipeline import DIGEST, use_local_store, write_shards
 
+from components.params.checking import checked
 from components.params.schema import EvaluateParams, TrainParams
 from components.running.training_display import TrainingDisplay
 from components.steps.evaluate import evaluate
@@ -42,7 +43,7 @@ def params(**changes: Any) -> TrainParams:
         "precision": "float32",
         "augment": {"crop": [16, 16]},
     }
-    return TrainParams.model_validate({**small, **changes})
+    return checked(TrainParams, {**small, **changes})
 
 
 def run(folder: Path, name: str = "model", **changes: Any) -> dict[str, torch.Tensor]:
@@ -70,7 +71,7 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
     assert bundle.lineage["data_digest"] == DIGEST
     assert {"code_revision", "code_digest", "params_digest"} <= set(bundle.lineage)
     note = json.loads((folder / "model" / "run.json").read_text())
-    stored = runs.open_run(folder / "model").client.get_run(note["run_id"])
+    stored = runs.open_run(folder / "model" / "run.json").client.get_run(note["run_id"])
     assert stored.info.status == "FINISHED"
     assert {
         "train/loss",
@@ -98,7 +99,7 @@ def test_joint_training_learns_the_classes_of_whole_images(folder: Path) -> None
     (folder / "shards").rename(folder / "unlabelled")
     (folder / "labelled").rename(folder / "shards")
     run(folder, model="ynet", options={"image_classes": 2}, image_label_weight=0.5)
-    stored = runs.open_run(folder / "model")
+    stored = runs.open_run(folder / "model" / "run.json")
     metrics = stored.client.get_run(stored.run_id).data.metrics
     assert metrics["train/loss"] == pytest.approx(
         metrics["train/cross_entropy"] + 0.5 * metrics["train/image_cross_entropy"], rel=1e-5
@@ -110,7 +111,7 @@ def test_what_a_paper_adds_to_the_loss_comes_with_the_model_and_can_be_weighted(
     for name, more, weight in (("model", {}, 1.0), ("half", {"object_presence": 0.5}, 0.5)):
         options = {"widths": [4, 8], "auxiliary": False, "classification_guided": True}
         run(folder, name, model="unet_3_plus", options=options, loss={"cross_entropy": 1.0, **more}, epochs=1)
-        stored = runs.open_run(folder / name)
+        stored = runs.open_run(folder / name / "run.json")
         metrics = stored.client.get_run(stored.run_id).data.metrics
         assert metrics["train/loss"] == pytest.approx(
             metrics["train/cross_entropy"] + weight * metrics["train/object_presence"], rel=1e-5
@@ -206,7 +207,10 @@ def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> No
         ({"loss": {"cross_entrpy": 1.0}}, "did you mean 'cross_entropy'"),
         ({"augment": {"crop": None}}, "set train.augment.crop"),
         ({"accelerator": "gpu"}, "sees no GPU"),
-        ({"model": "wnet", "options": {}}, "loss has the terms cross_entropy, but training without labels"),
+        (
+            {"model": "wnet", "options": {}, "loss": {"cross_entropy": 1.0}},
+            "loss has the terms cross_entropy, but training without labels",
+        ),
         (
             {"model": "wnet", "loss": {"reconstruction": 1.0}},
             "expected {soft_normalized_cut: 1.0, reconstruction: 1.0}",

@@ -12,6 +12,7 @@ import pytest
 from small_dataset import write_small_dataset
 from small_pipeline import use_local_store
 
+from components.params.checking import checked
 from components.params.schema import EvaluateParams, IngestParams, PreprocessParams, TrainParams, ValidateParams
 from components.steps.evaluate import evaluate
 from components.steps.ingest import ingest
@@ -34,9 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = write_small_dataset(tmp_path / "set")
     shutil.rmtree(root / "masks")
     (root / "classes.txt").write_text("first\nsecond\nthird\n")
-    params = IngestParams.model_validate(
-        {"source": "folder", "path": str(root), "watch": str(root), "layout": "images"}
-    )
+    params = checked(IngestParams, {"source": "folder", "path": str(root), "watch": str(root), "layout": "images"})
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
     validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
     preprocess(PreprocessParams(workers=1), tmp_path / "dataset", tmp_path / "validation", tmp_path / "shards")

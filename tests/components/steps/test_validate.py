@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 from small_dataset import write, write_small_dataset
 
+from components.params.checking import checked
 from components.params.schema import IngestParams, ValidateParams
 from components.running.digests import file_md5
 from components.steps.ingest import ingest
@@ -30,7 +31,7 @@ from components.steps.validate import validate
 from components.validation.duplicate_images import near_elsewhere, same_elsewhere
 from components.validation.sample_facts import perceptual_hash
 from segmodels.data.decoding import read_image
-from segmodels.data.digits import write_digits
+from segmodels.data.digits import DigitsSettings, write_digits
 from segmodels.errors import InputError
 
 SPLITS = {"train": 8, "val": 4, "test": 4}
@@ -45,7 +46,7 @@ def ingested(tmp_path: Path, change: Callable[[Path], None] | None = None, **fac
     root = write_small_dataset(tmp_path / "set", SPLITS, SIZE)
     if change:
         change(root)
-    params = IngestParams.model_validate({"source": "folder", "path": str(root), "watch": str(root), **facts})
+    params = checked(IngestParams, {"source": "folder", "path": str(root), "watch": str(root), **facts})
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
     return root
 
@@ -176,8 +177,9 @@ def test_images_of_all_common_forms_are_accepted_and_their_forms_told(tmp_path: 
 
 def test_camvid_is_measured_on_all_cores(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "camvid"
-    params = IngestParams.model_validate(
-        {"source": "folder", "path": str(root), "watch": str(root), "layout": "camvid", "splits": {"test": "val"}}
+    params = checked(
+        IngestParams,
+        {"source": "folder", "path": str(root), "watch": str(root), "layout": "camvid", "splits": {"test": "val"}},
     )
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
     report, facts = validated(tmp_path, ValidateParams())
@@ -529,7 +531,7 @@ def test_equal_content_is_found_in_another_split_only() -> None:
 
 
 def test_the_hash_of_a_picture_outlives_compression_and_scale_and_tells_scenes_apart(tmp_path: Path) -> None:
-    write_digits(tmp_path, train=40, val=1, test=1, size=96, seed=0)
+    write_digits(tmp_path, DigitsSettings(train=40, val=1, test=1, size=96, seed=0))
     pictures = [read_image(path) for path in sorted((tmp_path / "images" / "train").glob("*.png"))]
 
     def hashes(change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from small_pipeline import write_shards
 from train_cluster import Cluster
 
+from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.steps.train import train
 from components.storage.folders import put_folder, put_shards
@@ -183,7 +184,7 @@ def name_of(shards: Path) -> str:
     from segmodels.data.shards import ShardReader
 
     reader = ShardReader(shards, "train")
-    facts = lineage(data_digest=reader.digest, params=PARAMS.model_dump(mode="json"), longer_side=reader.longer_side)
+    facts = lineage(data_digest=reader.digest, params=plain(PARAMS), longer_side=reader.longer_side)
     return launch.job_name(checkpoint_key(facts), os.environ.get("SEGMODELS_PIPELINE_RUN", ""))
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segmodels.data.digits import scene, split_sources, write_digits
+from segmodels.data.digits import DigitsSettings, scene, split_sources, write_digits
 from segmodels.data.layouts import open_layout
 from segmodels.errors import InputError
 
@@ -30,7 +30,7 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        write_digits(tmp_path / name, train=6, val=2, test=3, size=48, seed=seed)
+        write_digits(tmp_path / name, DigitsSettings(train=6, val=2, test=3, size=48, seed=seed))
     assert len(digest(tmp_path / "a")) == 2 * 11 + 1
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     other = digest(tmp_path / "c")
@@ -38,13 +38,13 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 
 def test_a_scene_does_not_depend_on_how_many_there_are(tmp_path):
-    write_digits(tmp_path / "few", train=2, val=1, test=1, size=48, seed=0)
-    write_digits(tmp_path / "many", train=5, val=3, test=2, size=48, seed=0)
+    write_digits(tmp_path / "few", DigitsSettings(train=2, val=1, test=1, size=48, seed=0))
+    write_digits(tmp_path / "many", DigitsSettings(train=5, val=3, test=2, size=48, seed=0))
     assert digest(tmp_path / "few").items() <= digest(tmp_path / "many").items()
 
 
 def test_it_is_a_dataset_of_the_layout_folder(tmp_path):
-    write_digits(tmp_path, train=4, val=2, test=3, size=64, seed=0)
+    write_digits(tmp_path, DigitsSettings(train=4, val=2, test=3, size=64, seed=0))
     layout = open_layout("folder", tmp_path)
     assert layout.labels.classes == ("background", *"0123456789")
     samples = list(layout.samples())
@@ -175,5 +175,5 @@ def test_scenes_of_any_size_have_digits(size):
 
 
 def test_scenes_too_small_for_digits_are_refused(tmp_path):
-    with pytest.raises(InputError, match="is 20, expected at least 32"):
-        write_digits(tmp_path, train=1, val=1, test=1, size=20, seed=0)
+    with pytest.raises(InputError, match="is 20, expected a whole number of at least 32"):
+        write_digits(tmp_path, DigitsSettings(train=1, val=1, test=1, size=20, seed=0))

@@ -1,0 +1,112 @@
+"""Data of files and command lines as dataclasses or pydantic models, with one sentence for every mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from segmodels.checks import SettingsError, shown
+from segmodels.errors import InputError
+
+CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+Schema = TypeVar("Schema")
+
+
+class Params(BaseModel):
+    """Base of what is not the library's and needs patterns and aliases of pydantic: profiles."""
+
+    model_config = CONFIG
+
+
+def checked(schema: type[Schema], data: Any, origin: str = "parameters", section: str = "") -> Schema:
+    """``data``, as YAML or JSON has it, as an instance of ``schema``.
+
+    Args:
+        origin: where the data comes from, for the message: a file, an option.
+        section: key of ``data`` in the file, for the message.
+
+    Raises:
+        InputError: the data does not fit; a sentence for every key that does not.
+    """
+    try:
+        text = json.dumps({"value": data}, default=str)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{origin} cannot be written as JSON ({error}): use text as keys") from None
+    try:
+        return _validator(cast("Hashable", schema)).validate_json(text).value
+    except ValidationError as error:
+        raise InputError("; ".join(_sentences(schema, json.loads(text)["value"], origin, section, error))) from None
+
+
+def fields(schema: Any) -> dict[str, Any]:
+    """Keys of a dataclass or pydantic model -> what they take; {} for any other annotation, the member for a union."""
+    for one in (schema, *typing.get_args(schema)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return {field.alias or name: field.annotation for name, field in one.model_fields.items()}
+        if dataclasses.is_dataclass(one):
+            hints = typing.get_type_hints(one)
+            return {field.name: hints[field.name] for field in dataclasses.fields(one)}
+    return {}
+
+
+@lru_cache(maxsize=64)
+def _validator(schema: Any) -> TypeAdapter[Any]:
+    """JSON in strict mode: lists for tuples and whole numbers for floats, nothing else is converted."""
+    holder = dataclasses.make_dataclass("Holder", [("value", schema)], namespace={"__pydantic_config__": CONFIG})
+    return TypeAdapter(holder)
+
+
+def _sentences(schema: type, data: Any, origin: str, section: str, error: ValidationError) -> Iterator[str]:
+    """Pydantic's problems in words: the key, the value got, what is expected."""
+    by_key: dict[tuple[str, str], list[str]] = {}  # the members of a union fail together
+    for problem in error.errors():
+        path = _path(data, problem["loc"][1:])
+        where = ".".join(map(str, [*([section] if section else []), *path]))
+        if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            yield f"{origin}: {_unknown(schema, where, path)}"
+        elif problem["type"] in ("missing", "missing_argument"):
+            yield f"{origin}: {where} is missing"
+        elif problem["type"] == "value_error":
+            yield from _own(f"{origin}: {where}" if where else origin, problem["ctx"]["error"])
+        else:
+            by_key.setdefault((where or "the file", shown(problem["input"])), []).append(problem["msg"])
+    for (where, value), messages in by_key.items():
+        wanted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
+        yield f"{origin}: {where} is {value}, expected {wanted[0].lower()}{wanted[1:]}"
+
+
+def _own(where: str, error: ValueError) -> Iterator[str]:
+    """What ``__post_init__`` or a validator says."""
+    if isinstance(error, SettingsError):
+        for field, value, expected in error.problems:
+            yield f"{where}.{field} is {shown(value)}, expected {expected}"
+    else:
+        yield f"{where}: {error}"
+
+
+def _path(data: Any, location: Sequence[int | str]) -> list[int | str]:
+    """Pydantic's location without the names of union members and types that it puts between the keys."""
+    path: list[int | str] = []
+    for place, part in enumerate(location):
+        inside = part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int)
+        if inside:
+            data = data[part]
+        if inside or (place == len(location) - 1 and isinstance(data, Mapping)):
+            path.append(part)
+    return path
+
+
+def _unknown(schema: Any, where: str, path: Sequence[int | str]) -> str:
+    for part in path[:-1]:
+        schema = fields(schema).get(str(part))
+    known = list(fields(schema))
+    near = difflib.get_close_matches(str(path[-1]), known, n=1)
+    return f"unknown key {where!r}, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(known)}"

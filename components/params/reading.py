@@ -1,0 +1,93 @@
+"""params.yaml as ``PipelineParams``, and parameters as plain data again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.params.checking import checked
+from components.params.schema import EvaluateParams, PipelineParams
+from components.params.tasks import check_settings
+from segmodels.errors import InputError
+
+
+def load_params(path: Path) -> PipelineParams:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: not there, not YAML, or a key that is unknown, of the wrong type or out of range; names every such
+            key.
+    """
+    return checked_params(read_params(path), str(path))
+
+
+def read_params(path: Path) -> Any:
+    """What params.yaml holds, not checked."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"parameter file {path} is not there: run from the repository's root or give --params"
+        ) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def checked_params(data: Any, origin: str) -> PipelineParams:
+    """The parameters in ``data``; ``origin`` is named in errors."""
+    data = data or {}
+    settings = {}
+    if isinstance(data, Mapping) and isinstance(section := data.get("evaluate"), Mapping):
+        data = {**data, "evaluate": evaluate_section(section)}
+        settings = data["evaluate"]["settings"]
+    params = checked(PipelineParams, data, origin)
+    if settings:
+        check_settings(settings, params.train.task, origin)
+    return params
+
+
+def evaluate_section(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``evaluate`` as users write it, with the task's settings apart."""
+    own = {field.name for field in dataclasses.fields(EvaluateParams)} - {"settings"}
+    return {key: value for key, value in section.items() if key in own} | {
+        "settings": {key: value for key, value in section.items() if key not in own}
+    }
+
+
+def plain(params: Any) -> dict[str, Any]:
+    """Parameters as YAML and JSON have them; reading them again gives the same parameters."""
+    return _flat(params, json.loads(json.dumps(dataclasses.asdict(params))))
+
+
+def changed_from_defaults(params: Any) -> dict[str, Any]:
+    """``plain`` without the values that are defaults."""
+    return _flat(params, _changes(params, type(params)()))
+
+
+def _changes(params: Any, default: Any) -> dict[str, Any]:
+    changes = {}
+    for field in dataclasses.fields(params):
+        value, usual = getattr(params, field.name), getattr(default, field.name)
+        if value == usual:
+            continue
+        inside = dataclasses.is_dataclass(value) and type(value) is type(usual)
+        changes[field.name] = _changes(value, usual) if inside else _json(value)
+    return changes
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
+
+
+def _flat(params: Any, data: dict[str, Any]) -> dict[str, Any]:
+    """The task's settings beside the other keys of ``evaluate``."""
+    if isinstance(params, EvaluateParams):
+        return data | data.pop("settings", {})
+    if isinstance(params, PipelineParams) and "evaluate" in data:
+        data["evaluate"] = _flat(params.evaluate, data["evaluate"])
+    return data
