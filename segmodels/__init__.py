@@ -1,52 +1,37 @@
 """Segmentation models, losses, metrics and dataset layouts of the literature.
 
->>> from segmodels import create_model, list_models, create_loss, ConfusionMatrix, open_layout
+>>> from segmodels import create_model, create_loss, ConfusionMatrix
+>>> model = create_model("pspnet_r50_d8", num_classes=19)
+>>> output = model(images)  # output.logits: (B, 19, H, W)
 
 Names are loaded when they are first used: importing the package costs nothing.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from segmodels.data.layouts import list_layouts, open_layout
-    from segmodels.errors import InputError, TransientError
-    from segmodels.labels import LabelMap
-    from segmodels.losses import create_loss, list_losses
-    from segmodels.metrics.confusion import ConfusionMatrix
-    from segmodels.models.registry import create_model, list_models
-    from segmodels.outputs import PixelOutput
-
-_HOMES = {
-    "ConfusionMatrix": "segmodels.metrics.confusion",
-    "InputError": "segmodels.errors",
-    "LabelMap": "segmodels.labels",
-    "PixelOutput": "segmodels.outputs",
-    "TransientError": "segmodels.errors",
-    "create_loss": "segmodels.losses",
-    "create_model": "segmodels.models.registry",
-    "list_layouts": "segmodels.data.layouts",
-    "list_losses": "segmodels.losses",
-    "list_models": "segmodels.models.registry",
-    "open_layout": "segmodels.data.layouts",
+_PUBLIC = {
+    "segmodels.annotations": ("Annotation", "Segment"),
+    "segmodels.data.layouts": ("list_layouts", "open_layout"),
+    "segmodels.encoders.body": ("Body",),
+    "segmodels.encoders.registry": ("create_encoder", "list_encoders"),
+    "segmodels.errors": ("InputError", "TransientError"),
+    "segmodels.labels": ("LabelMap",),
+    "segmodels.losses": ("create_loss", "list_losses"),
+    "segmodels.metrics.confusion": ("ConfusionMatrix",),
+    "segmodels.models.registry": ("create_model", "list_models"),
+    "segmodels.outputs": ("DetectionOutput", "PixelOutput", "QueryOutput"),
+    "segmodels.tasks.registry": ("create_task",),
 }
-
-__all__ = [
-    "ConfusionMatrix",
-    "InputError",
-    "LabelMap",
-    "PixelOutput",
-    "TransientError",
-    "create_loss",
-    "create_model",
-    "list_layouts",
-    "list_losses",
-    "list_models",
-    "open_layout",
-]
+_HOMES = {name: home for home, names in _PUBLIC.items() for name in names}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'segmodels' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,4 +1,4 @@
-"""What the library holds: ``python -m segmodels models|losses|metrics|layouts`` and ``describe MODEL``."""
+"""The library's catalogue: ``python -m segmodels models|encoders|losses|tasks|metrics|layouts``, ``describe MODEL``."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ import argparse
 import inspect
 import signal
 import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from segmodels.errors import InputError
 
 
+class Listing(NamedTuple):
+    """A table of all entries of one kind."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        """The table as docs/ has it: names as code."""
+        rows = [self.columns, ("---",) * len(self.columns), *((f"`{name}`", *rest) for name, *rest in self.rows)]
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m segmodels", description="What the library holds.")
+    parser = argparse.ArgumentParser(prog="python -m segmodels", description="The library's catalogue.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in {
-        "models": "every model",
-        "losses": "every loss",
-        "metrics": "every metric",
-        "layouts": "every dataset layout",
-    }.items():
-        commands.add_parser(name, help=text)
+    for kind in LISTINGS:
+        listing = commands.add_parser(kind, help=f"every {kind.removesuffix('es' if kind == 'losses' else 's')}")
+        listing.add_argument("--markdown", action="store_true", help="as a table for a document")
     description = commands.add_parser("describe", help="structure of a model, with shapes")
     description.add_argument("model")
-    description.add_argument("--classes", type=int, help="number of classes (default: as the model's card)")
+    description.add_argument("--classes", type=int, help="number of classes (default: that of the model's card)")
     description.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the image (default: as the model's card)"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the image (default: that of the model's card)",
     )
     chosen = parser.parse_args(argv)
     try:
@@ -32,79 +46,96 @@ def main(argv: list[str] | None = None) -> int:
             from segmodels.models.analysis import describe
 
             print(describe(chosen.model, chosen.classes, chosen.size))
+        elif chosen.markdown:
+            print(LISTINGS[chosen.command]().markdown())
         else:
-            {"models": _models, "losses": _losses, "metrics": _metrics, "layouts": _layouts}[chosen.command]()
+            _print(LISTINGS[chosen.command]())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _table(rows: list[tuple[str, ...]], *columns: str) -> None:
+def _print(listing: Listing) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=SIMPLE)
-    for row in rows:
+    table = Table(*listing.columns, box=SIMPLE)
+    for row in listing.rows:
         table.add_row(*row)
     console = Console()
     console = console if console.is_terminal else Console(width=200)
     console.print(table)
 
 
-def _models() -> None:
-    from segmodels.models.registry import list_models, model_entry
+def models() -> Listing:
+    """Every model with its tasks, size and paper."""
+    from segmodels.models.registry import MODELS, model_body
 
     rows: list[tuple[str, ...]] = []
-    for name in list_models():
-        card = model_entry(name).card
+    for entry in MODELS:
+        card = entry.card
         parameters = f"{card.parameters / 1e6:.2f}" if card.parameters else ""
         gmac = f"{card.gmac:.1f} at {card.size[0]}x{card.size[1]}" if card.gmac else ""
-        rows.append((name, ", ".join(card.tasks), parameters, gmac, card.default_encoder or "", card.paper))
-    _table(rows, "model", "tasks", "million parameters", "GMAC", "encoder", "paper")
+        encoder = body.encoder if (body := model_body(entry.name)) else ""
+        rows.append((entry.name, ", ".join(card.tasks), parameters, gmac, encoder, card.paper))
+    return Listing(("model", "tasks", "million parameters", "GMAC", "encoder", "paper"), rows)
 
 
-def _losses() -> None:
+def encoders() -> Listing:
+    """Every encoder; ``timm:NAME`` works beside them."""
+    from segmodels.encoders.registry import ENCODERS
+
+    return Listing(("encoder", "description"), [(entry.name, entry.summary) for entry in ENCODERS])
+
+
+def losses() -> Listing:
+    """Every loss with its formula's source."""
     from segmodels.losses.registry import LOSSES
 
-    _table(
-        [(entry.name, entry.card.source, entry.card.use) for entry in LOSSES],
-        "loss",
-        "formula",
-        "when to use it",
-    )
+    rows = [(entry.name, entry.card.source, entry.card.use) for entry in LOSSES]
+    return Listing(("loss", "formula", "when to use it"), rows)
 
 
-def _metrics() -> None:
+def tasks() -> Listing:
+    """Every task with the scores that decide about its models, the first of them most."""
+    from segmodels.tasks.registry import TASKS, task_class
+
+    rows = [(entry.name, ", ".join(task_class(entry.name).headline.values()), entry.summary) for entry in TASKS]
+    return Listing(("task", "scores", "description"), rows)
+
+
+def metrics() -> Listing:
+    """Every score of a confusion matrix."""
     from segmodels.metrics import scores
 
-    functions = [
-        (name, function)
-        for name, function in vars(scores).items()
-        if inspect.isfunction(function) and name in scores.__all__
-    ]
-    _table(
-        [(name, " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())) for name, function in functions],
-        "metric",
-        "what it is",
-    )
+    return Listing(("metric", "description"), [(name, _summary(getattr(scores, name))) for name in scores.__all__])
 
 
-def _layouts() -> None:
-    from segmodels.data.layouts.base import _layouts as layouts
+def layouts() -> Listing:
+    """Every dataset layout."""
+    from segmodels.data.layouts.base import _layouts
 
-    _table(
-        [
-            (name, " ".join((inspect.getdoc(layout) or "").split("\n\n")[0].split()))
-            for name, layout in sorted(layouts().items())
-        ],
-        "layout",
-        "what it reads",
-    )
+    rows = [(name, _summary(layout)) for name, layout in sorted(_layouts().items())]
+    return Listing(("layout", "description"), rows)
 
+
+def _summary(documented: object) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+
+
+LISTINGS: dict[str, Callable[[], Listing]] = {
+    "models": models,
+    "encoders": encoders,
+    "losses": losses,
+    "tasks": tasks,
+    "metrics": metrics,
+    "layouts": layouts,
+}
 
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends it without a word
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
     sys.exit(main())

@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from segmodels.errors import nearest
 
@@ -26,9 +26,18 @@ class Entry(Generic[Built, CardType]):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of ``build`` with their defaults (``inspect.Parameter.empty`` where there is none)."""
+        """Arguments of ``build`` with their defaults (``inspect.Parameter.empty`` where there is none).
+
+        Those of a function that ends in ``**options`` include the keywords with defaults of the class that it says it
+        returns.
+        """
         parameters = inspect.signature(self.build).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        own = {p.name: p.default for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if inspect.isfunction(self.build) and any(p.kind is p.VAR_KEYWORD for p in parameters):
+            returned = get_type_hints(self.build).get("return", object)
+            passed_on = inspect.signature(returned).parameters.values()
+            own |= {p.name: p.default for p in passed_on if p.default is not p.empty and p.name not in own}
+        return own
 
     @property
     def summary(self) -> str:

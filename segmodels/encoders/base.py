@@ -1,4 +1,4 @@
-"""What every encoder is: feature maps with known channels and strides."""
+"""The interface of every encoder: feature maps with known channels and strides."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from segmodels.encoders.weights import adapt_channels
 from segmodels.errors import InputError
 
 
@@ -16,7 +17,7 @@ class Encoder(nn.Module):
         in_channels: channels of the images, ``(B, in_channels, H, W)``.
         channels, strides: of each map. Map i is ``(B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))`` for
             inputs that the stride divides; other sizes are rounded as the paper's padding rounds them.
-        first_layer: key of the weight of the first convolution, which ``load_weights`` adapts to ``in_channels``.
+        first_layer: key of the weight of the first convolution, which ``adapt`` fits to ``in_channels``.
         classifier: prefixes of the keys of published checkpoints that belong to the classifier and are left out.
     """
 
@@ -30,6 +31,29 @@ class Encoder(nn.Module):
         """``(B, in_channels, H, W)`` to one map per stage."""
         raise NotImplementedError
 
+    def maps(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
+        """The maps at these strides, in their order; see ``place``."""
+        places = [self.place(stride) for stride in strides]
+        maps = self(images)
+        return [maps[place] for place in places]
+
+    def channels_at(self, strides: Sequence[int]) -> list[int]:
+        """Channels of the maps at these strides; see ``place``."""
+        return [self.channels[self.place(stride)] for stride in strides]
+
+    def place(self, stride: int) -> int:
+        """Index of the map at a stride; of several at the same stride, as dilated encoders have, the last.
+
+        Raises:
+            InputError: the encoder has none there.
+        """
+        if stride not in self.strides:
+            raise InputError(
+                f"{type(self).__name__} has maps at the strides {', '.join(map(str, self.strides))}, expected one at"
+                f" stride {stride}, which the model reads: choose another encoder or output stride"
+            )
+        return len(self.strides) - 1 - self.strides[::-1].index(stride)
+
     def stages(self) -> Sequence[Sequence[nn.Module]]:
         """The modules that make each map from the one before: ``freeze`` stops whole stages."""
         raise NotImplementedError
@@ -37,6 +61,21 @@ class Encoder(nn.Module):
     def translate(self, key: str) -> str:
         """Our name of a tensor that published checkpoints know under another name."""
         return key
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published tensors, already under our names, made to fit this encoder's shapes where that has a meaning.
+
+        The first convolution is adapted to ``in_channels`` (``adapt_channels``); encoders with position embeddings
+        resample them too.
+        """
+        key = self.first_layer
+        if key is None or key not in state or state[key].dim() != self.get_parameter(key).dim():
+            return state
+        return state | {key: adapt_channels(state[key], self.get_parameter(key).shape[1])}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters of two or more dimensions that must not decay: position embeddings and the like."""
+        return set()
 
 
 def check_output_stride(encoder: str, output_stride: int, supported: Sequence[int]) -> None:

@@ -177,13 +177,25 @@ class MSCAN(Encoder):
         return [[self.get_submodule(f"{part}{i}") for part in ("patch_embed", "block", "norm")] for i in (1, 2, 3, 4)]
 
 
-def _register(name: str, widths: tuple[int, ...], depths: tuple[int, ...], drop_path: float) -> None:
-    @register_encoder(name)
-    def build(in_channels: int = 3, output_stride: int = 32, drop_path: float = drop_path) -> MSCAN:
-        return MSCAN(widths, depths, in_channels, output_stride, drop_path)
+@register_encoder("mscan_t")
+def mscan_t(in_channels: int = 3, output_stride: int = 32, drop_path: float = 0.1) -> MSCAN:
+    """MSCAN-T, the tiny one."""
+    return MSCAN((32, 64, 160, 256), (3, 3, 5, 2), in_channels, output_stride, drop_path)
 
 
-_register("mscan_t", (32, 64, 160, 256), (3, 3, 5, 2), 0.1)
-_register("mscan_s", (64, 128, 320, 512), (2, 2, 4, 2), 0.1)
-_register("mscan_b", (64, 128, 320, 512), (3, 3, 12, 3), 0.1)
-_register("mscan_l", (64, 128, 320, 512), (3, 5, 27, 3), 0.3)
+@register_encoder("mscan_s")
+def mscan_s(in_channels: int = 3, output_stride: int = 32, drop_path: float = 0.1) -> MSCAN:
+    """MSCAN-S, the small one."""
+    return MSCAN((64, 128, 320, 512), (2, 2, 4, 2), in_channels, output_stride, drop_path)
+
+
+@register_encoder("mscan_b")
+def mscan_b(in_channels: int = 3, output_stride: int = 32, drop_path: float = 0.1) -> MSCAN:
+    """MSCAN-B, the base one."""
+    return MSCAN((64, 128, 320, 512), (3, 3, 12, 3), in_channels, output_stride, drop_path)
+
+
+@register_encoder("mscan_l")
+def mscan_l(in_channels: int = 3, output_stride: int = 32, drop_path: float = 0.3) -> MSCAN:
+    """MSCAN-L, the large one."""
+    return MSCAN((64, 128, 320, 512), (3, 5, 27, 3), in_channels, output_stride, drop_path)

@@ -55,9 +55,7 @@ def create_encoder(
     """
     encoder = _build(name, in_channels, output_stride, options)
     if weights is not None:
-        load_weights(
-            encoder, weights, translate=encoder.translate, ignore=encoder.classifier, first_layer=encoder.first_layer
-        )
+        load_weights(encoder, weights, translate=encoder.translate, ignore=encoder.classifier, adapt=encoder.adapt)
     freeze(encoder, frozen_stages)
     if frozen_batch_norm:
         freeze_batch_norm(encoder)

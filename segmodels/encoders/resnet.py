@@ -8,6 +8,7 @@ current checkpoints have it; the paper's is an option).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -176,32 +177,31 @@ def _initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _register(name: str, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> None:
-    @register_encoder(name)
-    def build(
-        in_channels: int = 3,
-        output_stride: int = 32,
-        contract_dilation: bool = True,
-        deep_stem: bool = False,
-        multi_grid: Sequence[int] | None = None,
-        stride_in_1x1: bool = False,
-        ceil_mode: bool = False,
-    ) -> ResNet:
-        return ResNet(
-            block,
-            depths,
-            in_channels,
-            output_stride,
-            contract_dilation,
-            deep_stem,
-            multi_grid,
-            stride_in_1x1,
-            ceil_mode,
-        )
+@register_encoder("resnet18")
+def resnet18(in_channels: int = 3, output_stride: int = 32, **options: Any) -> ResNet:
+    """ResNet-18; ``options`` are those of ``ResNet``."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), in_channels, output_stride, **options)
 
 
-_register("resnet18", BasicBlock, (2, 2, 2, 2))
-_register("resnet34", BasicBlock, (3, 4, 6, 3))
-_register("resnet50", Bottleneck, (3, 4, 6, 3))
-_register("resnet101", Bottleneck, (3, 4, 23, 3))
-_register("resnet152", Bottleneck, (3, 8, 36, 3))
+@register_encoder("resnet34")
+def resnet34(in_channels: int = 3, output_stride: int = 32, **options: Any) -> ResNet:
+    """ResNet-34; ``options`` are those of ``ResNet``."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), in_channels, output_stride, **options)
+
+
+@register_encoder("resnet50")
+def resnet50(in_channels: int = 3, output_stride: int = 32, **options: Any) -> ResNet:
+    """ResNet-50; ``options`` are those of ``ResNet``."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), in_channels, output_stride, **options)
+
+
+@register_encoder("resnet101")
+def resnet101(in_channels: int = 3, output_stride: int = 32, **options: Any) -> ResNet:
+    """ResNet-101; ``options`` are those of ``ResNet``."""
+    return ResNet(Bottleneck, (3, 4, 23, 3), in_channels, output_stride, **options)
+
+
+@register_encoder("resnet152")
+def resnet152(in_channels: int = 3, output_stride: int = 32, **options: Any) -> ResNet:
+    """ResNet-152; ``options`` are those of ``ResNet``."""
+    return ResNet(Bottleneck, (3, 8, 36, 3), in_channels, output_stride, **options)

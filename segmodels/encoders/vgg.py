@@ -90,3 +90,12 @@ def vgg16(in_channels: int = 3, output_stride: int = 32, pool: int = 2, ceil_mod
 def vgg16_bn(in_channels: int = 3, output_stride: int = 32, pool: int = 2, ceil_mode: bool = False) -> VGG:
     """Configuration D with batch norm after every convolution."""
     return VGG(True, in_channels, output_stride, pool, ceil_mode)
+
+
+def check_vgg(encoder: Encoder, system: str) -> None:
+    """Raise InputError unless the encoder is a VGG, whose layers ``system`` reads."""
+    if not isinstance(encoder, VGG):
+        raise InputError(
+            f"the encoder of {system} is {type(encoder).__name__}, expected VGG-16, whose layers it reads: set encoder"
+            " to vgg16 or vgg16_bn"
+        )

@@ -39,7 +39,7 @@ def load_weights(
     *,
     translate: Callable[[str], str] = str,
     ignore: tuple[str, ...] = (),
-    first_layer: str | None = None,
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
     strict: bool = True,
 ) -> LoadReport:
     """Copy the tensors of a weights file into ``module`` by their names.
@@ -49,8 +49,7 @@ def load_weights(
             The file is safetensors, or a torch file that holds tensors only (it is read with ``weights_only=True``).
         translate: our name of a tensor, from the file's.
         ignore: prefixes of keys (after translation) that are left out, such as the classifier.
-        first_layer: key of a convolution's weight that is adapted where the file has another number of input channels,
-            see ``adapt_channels``.
+        adapt: makes the tensors that are left fit the module's shapes, see ``Encoder.adapt``.
         strict: raise where anything differs; False loads what fits and reports the rest.
 
     A prefix that trainers add (``module.``, ``backbone.``, ``encoder.``) is taken off; then keys without it, the rest
@@ -64,8 +63,7 @@ def load_weights(
     own = module.state_dict()
     given = _best_prefix(read_state_dict(source), own, translate)
     given = {key: value for key, value in given.items() if not key.startswith(ignore)} if ignore else given
-    if first_layer in given and first_layer in own and given[first_layer].dim() == own[first_layer].dim():
-        given[first_layer] = adapt_channels(given[first_layer], own[first_layer].shape[1])
+    given = adapt(given)
 
     fits = [key for key in own if key in given and given[key].shape == own[key].shape]
     report = LoadReport(
@@ -91,9 +89,9 @@ def load_weights(
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     """The weight of a first convolution, ``(out, channels, k, k)``, for another number of input channels.
 
-    One channel: the sum over channels, so that a grey image gives what its RGB copy gave. Otherwise the channels are
-        repeated in turn and scaled by
-    channels / in_channels, so that the response to equal channels stays the same.
+    One channel: the sum over channels, so that a grey image gives the same response as its RGB copy. Otherwise the
+    channels are repeated in turn and scaled by channels / in_channels, so that the response to equal channels stays the
+    same.
     """
     channels = weight.shape[1]
     if in_channels == channels:

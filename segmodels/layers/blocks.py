@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
+
+relu = partial(nn.ReLU, inplace=True)
 
 
 class ConvNormAct(nn.Sequential):
@@ -45,25 +49,26 @@ class ConvNormAct(nn.Sequential):
             self.act = activation()
 
 
-class SeparableConv(nn.Sequential):
-    """Depthwise 3x3 then pointwise 1x1 convolution (Chollet 2017), each followed by batch norm; ReLU after the second
-    only.
-    """
+def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Twice: 3x3 convolution, batch normalisation, ReLU. (B, in, H, W) -> (B, out, H, W)."""
+    return nn.Sequential(*(ConvNormAct(i, out_channels, activation=relu) for i in (in_channels, out_channels)))
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        dilation: int = 1,
-        *,
-        activation: Callable[[], nn.Module] | None = nn.ReLU,
-    ) -> None:
+
+class UpBlock(nn.Module):
+    """2x2 up-convolution that halves the channels, concatenation behind the encoder's map, convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.depthwise = ConvNormAct(
-            in_channels, in_channels, 3, stride, dilation=dilation, groups=in_channels, activation=None
-        )
-        self.pointwise = ConvNormAct(in_channels, out_channels, 1, activation=activation)
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.convs = double_conv(2 * out_channels, out_channels)
+
+    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
+        return self.convs(torch.cat([skip, self.up(deep)], dim=1))
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in 32 groups, for ``norm`` of ``ConvNormAct``."""
+    return nn.GroupNorm(32, channels)
 
 
 def resize(features: Tensor, size: Sequence[int], mode: str = "bilinear", align_corners: bool = False) -> Tensor:
@@ -92,3 +97,19 @@ def check_size(images: Tensor, minimum: int, what: str) -> None:
             raise InputError(
                 f"image {name} is {size}, expected at least {minimum}, the stride of {what}: enlarge or pad the images"
             )
+
+
+def check_widths(widths: Sequence[int]) -> list[int]:
+    """Channels per level, finest first, as a list; InputError unless they are at least 2 positive numbers."""
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(
+            f"widths is {list(widths)}, expected at least 2 positive numbers of channels, finest level first"
+        )
+    return list(widths)
+
+
+def check_spatial_dims(spatial_dims: int) -> int:
+    """2 for images or 3 for volumes; InputError for anything else."""
+    if spatial_dims not in (2, 3):
+        raise InputError(f"spatial_dims is {spatial_dims}, expected 2 (images) or 3 (volumes)")
+    return spatial_dims

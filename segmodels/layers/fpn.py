@@ -1,12 +1,14 @@
-"""Feature pyramid (Lin et al.: Feature Pyramid Networks for Object Detection, CVPR 2017, arXiv 1612.03144)."""
+"""Feature pyramid (Lin et al.: Feature Pyramid Networks for Object Detection, CVPR 2017, arXiv 1612.03144), and the
+semantic branch on it (Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from segmodels.layers.blocks import resize
+from segmodels.layers.blocks import ConvNormAct, resize
 
 
 class FPN(nn.Module):
@@ -37,3 +39,38 @@ def top_down(maps: Sequence[Tensor], mode: str) -> list[Tensor]:
     for x in reversed(maps[:-1]):
         sums.append(x + resize(sums[-1], x.shape[-2:], mode))
     return sums[::-1]
+
+
+class SemanticBranch(nn.Module):
+    """Maps of a pyramid, each half as large as the one before, enlarged to the size of the first by steps of 3x3
+    convolution and doubling, and added.
+
+    The first map goes through a convolution alone, map i through i steps (section 3.1).
+
+    Args:
+        levels: how many maps, all of ``in_channels``.
+        channels: of the sum.
+        norm: normalisation after each convolution.
+    """
+
+    def __init__(self, levels: int, in_channels: int, channels: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    ConvNormAct(in_channels if step == 0 else channels, channels, norm=norm)
+                    for step in range(max(level, 1))
+                )
+            )
+            for level in range(levels)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        sizes = [x.shape[-2:] for x in maps]
+        total = self.levels[0](maps[0])
+        for level in range(1, len(maps)):
+            x = maps[level]
+            for step, size in zip(self.levels[level].children(), reversed(sizes[:level]), strict=True):
+                x = resize(step(x), size)
+            total = total + x
+        return total

@@ -8,14 +8,17 @@ map, 2-D or 3-D (the paper), 16-256 channels, deep supervision. ``attention_unet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.layers.blocks import ConvNormAct, check_images
+from segmodels.layers.blocks import ConvNormAct, check_images, check_spatial_dims, check_widths, relu
+from segmodels.layers.padding import crop, pad_to_multiple
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
-from segmodels.models.unet import WIDTHS, UNet, check_spatial_dims, check_widths, crop, pad_to_multiple, relu
+from segmodels.models.unet import WIDTHS, UNet
 from segmodels.outputs import PixelOutput
 
 PAPER = "Oktay et al.: Attention U-Net: Learning Where to Look for the Pancreas. MIDL 2018, arXiv 1804.03999"
@@ -73,7 +76,7 @@ class AttentionUNet(UNet):
         return _UpBlock(in_channels, out_channels)
 
 
-class AttentionUNetOriginal(nn.Module):
+class AttentionUNetOriginal(Model):
     """The paper's form for images (B, in, H, W) or volumes (B, in, D, H, W) of any size; the finest skip is not gated
     (section 2.2).
 
@@ -113,7 +116,7 @@ class AttentionUNetOriginal(nn.Module):
         )
         self.head = conv(widths[0], num_classes, 1)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         check_images(images, self.in_channels, self.spatial_dims)
         skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
         for stage in self.encoder[1:]:
@@ -134,6 +137,9 @@ class AttentionUNetOriginal(nn.Module):
                 for head, maps in zip(self.auxiliary_heads, coarse, strict=False)
             )
         return PixelOutput(crop(self.head(features), images.shape[2:]), auxiliary)
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.head, *self.auxiliary_heads]
 
 
 class _UpBlock(nn.Module):
@@ -177,7 +183,7 @@ def _interpolate(features: Tensor, size: Sequence[int]) -> Tensor:
         2018,
         parameters=34_879_873,
         gmac=266.04,
-        source="own count; the binary form equals the specification [M-derived]",
+        source="own count; the binary form has the 34,878,573 of public implementations",
     ),
 )
 def attention_unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> AttentionUNet:
@@ -194,6 +200,7 @@ def attention_unet(num_classes: int, in_channels: int = 3, widths: Sequence[int]
         gmac=14.46,
         source="own count",
         result="CT-82 pancreas Dice 84.0 (paper), volumes",
+        losses={"dice": 1.0},
     ),
 )
 def attention_unet_original(

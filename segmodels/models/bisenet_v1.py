@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import Body
 from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -49,14 +50,15 @@ class ContextPath(nn.Module):
     def __init__(self, encoder: Encoder, channels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.refine16 = AttentionRefinement(encoder.channels[-2], channels)
-        self.refine32 = AttentionRefinement(encoder.channels[-1], channels)
-        self.mean = ConvNormAct(encoder.channels[-1], channels, 1)
+        channels16, channels32 = encoder.channels_at((16, 32))
+        self.refine16 = AttentionRefinement(channels16, channels)
+        self.refine32 = AttentionRefinement(channels32, channels)
+        self.mean = ConvNormAct(channels32, channels, 1)
         self.up16 = ConvNormAct(channels, channels)
         self.up32 = ConvNormAct(channels, channels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        *_, map8, map16, map32 = self.encoder(images)
+        map8, map16, map32 = self.encoder.maps(images, (8, 16, 32))
         mean = self.mean(functional.adaptive_avg_pool2d(map32, 1))
         context16 = self.up32(resize(self.refine32(map32) + mean, map16.shape[-2:], "nearest"))
         context8 = self.up16(resize(self.refine16(map16) + context16, map8.shape[-2:], "nearest"))
@@ -78,7 +80,7 @@ class FeatureFusion(nn.Module):
         return x + x * self.gate(functional.adaptive_avg_pool2d(x, 1)).sigmoid()
 
 
-class BiSeNetV1(nn.Module):
+class BiSeNetV1(Model):
     """Any input size. Two auxiliary outputs, from the context path at strides 8 and 16 (the paper weighs their losses
     1).
     """
@@ -98,7 +100,7 @@ class BiSeNetV1(nn.Module):
         self.head = head
         self.auxiliary_heads = auxiliary_heads
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         context8, context16 = self.context_path(images)
         spatial = self.spatial_path(images)
         logits = resize(self.head(self.fusion(spatial, context8)), images.shape[-2:])
@@ -107,21 +109,111 @@ class BiSeNetV1(nn.Module):
         auxiliary = (head(x) for head, x in zip(self.auxiliary_heads, (context8, context16), strict=True))
         return PixelOutput(logits, tuple(resize(x, images.shape[-2:]) for x in auxiliary))
 
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(self.head, *self.auxiliary_heads)
+
 
 def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
     return nn.Sequential(ConvNormAct(in_channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
 
 
-def _paper(num_classes: int, encoder: Encoder, auxiliary: bool) -> BiSeNetV1:
-    """Three strided convolutions in the spatial path; gate 1x1, ReLU, 1x1."""
-    spatial = nn.Sequential(
-        ConvNormAct(encoder.in_channels, 64, 3, 2), ConvNormAct(64, 64, 3, 2), ConvNormAct(64, 128, 3, 2)
-    )
+RECIPE: dict[str, Any] = {
+    "auxiliary_weights": (1.0,),
+    "optimizer": "sgd",
+    "lr": 0.025,
+    "weight_decay": 1e-4,
+    "schedule": "polynomial",
+    "batch_size": 16,
+}  # section 4.1
+
+
+@register_model(
+    "bisenet_v1_xception39",
+    Card(
+        PAPER,
+        2018,
+        parameters=2_158_121,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=9.82,
+        source="own count",
+        result="Cityscapes test: mIoU 68.4 (paper)",
+        **RECIPE,
+    ),
+)
+def bisenet_v1_xception39(
+    num_classes: int, in_channels: int = 3, body: Body = Body("xception39"), auxiliary: bool = True
+) -> BiSeNetV1:
+    """The paper's fast form: three strided convolutions in the spatial path; gate 1x1, ReLU, 1x1."""
+    encoder = body.build(in_channels)
+    spatial = nn.Sequential(ConvNormAct(in_channels, 64, 3, 2), ConvNormAct(64, 64, 3, 2), ConvNormAct(64, 128, 3, 2))
     gate = nn.Sequential(nn.Conv2d(256, 256, 1), nn.ReLU(), nn.Conv2d(256, 256, 1))
     auxiliary_heads = nn.ModuleList(_head(128, 64, num_classes) for _ in range(2 if auxiliary else 0))
     return BiSeNetV1(
         ContextPath(encoder, 128), spatial, FeatureFusion(256, 256, gate), _head(256, 256, num_classes), auxiliary_heads
     )
+
+
+@register_model(
+    "bisenet_v1_resnet18",
+    Card(
+        PAPER,
+        2018,
+        parameters=13_512_121,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=28.81,
+        source="own count",
+        result="Cityscapes test: mIoU 74.7 (paper)",
+        **RECIPE,
+    ),
+)
+def bisenet_v1_resnet18(
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet18"), auxiliary: bool = True
+) -> BiSeNetV1:
+    """The paper's accurate form, on ResNet-18."""
+    return bisenet_v1_xception39(num_classes, in_channels, body, auxiliary)
+
+
+@register_model(
+    "bisenet_v1_r18",
+    Card(
+        PAPER,
+        2018,
+        parameters=13_425_721,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=29.58,
+        source="mmsegmentation 1.2.2 bisenetv1_r18-d32, counted",
+        result="Cityscapes val: mIoU 75.16 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def bisenet_v1_r18(
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet18"), auxiliary: bool = True
+) -> BiSeNetV1:
+    """mmseg's form on ResNet-18."""
+    return _mmseg(num_classes, body.build(in_channels), auxiliary, scale=1)
+
+
+@register_model(
+    "bisenet_v1_r50",
+    Card(
+        PAPER,
+        2018,
+        parameters=59_243_385,
+        num_classes=19,
+        size=(512, 1024),
+        gmac=197.59,
+        source="mmsegmentation 1.2.2 bisenetv1_r50-d32, counted",
+        **RECIPE,
+    ),
+)
+def bisenet_v1_r50(
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), auxiliary: bool = True
+) -> BiSeNetV1:
+    """mmseg's form on ResNet-50, all decoder channels four times as many."""
+    return _mmseg(num_classes, body.build(in_channels), auxiliary, scale=4)
 
 
 def _mmseg(num_classes: int, encoder: Encoder, auxiliary: bool, scale: int) -> BiSeNetV1:
@@ -140,125 +232,4 @@ def _mmseg(num_classes: int, encoder: Encoder, auxiliary: bool, scale: int) -> B
     fusion = FeatureFusion(2 * wide, 2 * wide, gate)
     return BiSeNetV1(
         ContextPath(encoder, wide), spatial, fusion, _head(2 * wide, 2 * wide, num_classes), auxiliary_heads
-    )
-
-
-@register_model(
-    "bisenet_v1_xception39",
-    Card(
-        PAPER,
-        2018,
-        default_encoder="xception39",
-        parameters=2_158_121,
-        num_classes=19,
-        size=(512, 1024),
-        gmac=9.82,
-        source="own count",
-        result="Cityscapes test: mIoU 68.4 (paper)",
-        auxiliary_weights=(1.0,),
-    ),
-)
-def bisenet_v1_xception39(
-    num_classes: int,
-    in_channels: int = 3,
-    encoder: str = "xception39",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-    auxiliary: bool = True,
-) -> nn.Module:
-    """The paper's fast form."""
-    return _paper(
-        num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary
-    )
-
-
-@register_model(
-    "bisenet_v1_resnet18",
-    Card(
-        PAPER,
-        2018,
-        default_encoder="resnet18",
-        parameters=13_512_121,
-        num_classes=19,
-        size=(512, 1024),
-        gmac=28.81,
-        source="own count",
-        result="Cityscapes test: mIoU 74.7 (paper)",
-        auxiliary_weights=(1.0,),
-    ),
-)
-def bisenet_v1_resnet18(
-    num_classes: int,
-    in_channels: int = 3,
-    encoder: str = "resnet18",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-    auxiliary: bool = True,
-) -> nn.Module:
-    """The paper's accurate form."""
-    return _paper(
-        num_classes, create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), auxiliary
-    )
-
-
-@register_model(
-    "bisenet_v1_r18",
-    Card(
-        PAPER,
-        2018,
-        default_encoder="resnet18",
-        parameters=13_425_721,
-        num_classes=19,
-        size=(512, 1024),
-        gmac=29.58,
-        source="specification [M]: mmseg bisenetv1_r18-d32",
-        result="Cityscapes val: mIoU 75.16 (mmseg)",
-        auxiliary_weights=(1.0,),
-    ),
-)
-def bisenet_v1_r18(
-    num_classes: int,
-    in_channels: int = 3,
-    encoder: str = "resnet18",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-    auxiliary: bool = True,
-) -> nn.Module:
-    """mmseg's form on ResNet-18."""
-    return _mmseg(
-        num_classes,
-        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})),
-        auxiliary,
-        scale=1,
-    )
-
-
-@register_model(
-    "bisenet_v1_r50",
-    Card(
-        PAPER,
-        2018,
-        default_encoder="resnet50",
-        parameters=59_243_385,
-        num_classes=19,
-        size=(512, 1024),
-        gmac=197.59,
-        source="specification [M]: mmseg bisenetv1_r50-d32",
-        auxiliary_weights=(1.0,),
-    ),
-)
-def bisenet_v1_r50(
-    num_classes: int,
-    in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-    auxiliary: bool = True,
-) -> nn.Module:
-    """mmseg's form on ResNet-50, all decoder channels four times as many."""
-    return _mmseg(
-        num_classes,
-        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})),
-        auxiliary,
-        scale=4,
     )

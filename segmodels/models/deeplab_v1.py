@@ -6,9 +6,10 @@ Trained without the CRF, which follows as a step of inference.
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import Body
+from segmodels.encoders.vgg import check_vgg
 from segmodels.layers.aspp import AtrousClassifier
 from segmodels.models.dilated import DilatedModel
 from segmodels.models.registry import Card, register_model
@@ -19,30 +20,71 @@ PAPER = (
 )
 
 
-def _register(name: str, kernel_size: int, rate: int, hidden: int, parameters: int, gmac: float, result: str) -> None:
-    """VGG-16 at output stride 8, its fully connected layers as convolutions, the first of them of ``kernel_size`` and
-    dilation ``rate`` (table 2).
-    """
-    source = "parameters: specification [M], paper, table 2, in millions; gmac: own count"
-    card = Card(
+BODY = Body("vgg16", options={"pool": 3})
+RECIPE: dict[str, Any] = {
+    "optimizer": "sgd",
+    "lr": 1e-3,
+    "weight_decay": 5e-4,
+    "batch_size": 20,
+}  # section 4.3; the rate of the last layer is 0.01
+
+
+@register_model(
+    "deeplab_v1_large_fov",
+    Card(
         PAPER,
         2015,
-        default_encoder="vgg16",
-        parameters=parameters,
+        parameters=20_505_429,
         size=(513, 513),
-        gmac=gmac,
-        source=source,
-        result=result,
-    )
-
-    @register_model(name, card)
-    def build(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
-        body = create_encoder("vgg16", in_channels, 8, encoder_weights, pool=3)
-        return DilatedModel(body, AtrousClassifier(body.channels[-1], num_classes, kernel_size, rate, hidden), None)
-
-
-_register(
-    "deeplab_v1_large_fov", 3, 12, 1024, 20_505_429, 128.58, "PASCAL VOC 2012 val: mIoU 62.25, with CRF 67.64 (paper)"
+        gmac=128.58,
+        source="paper, table 2: 20.5M; gmac: own count",
+        result="PASCAL VOC 2012 val: mIoU 62.25, with CRF 67.64 (paper)",
+        **RECIPE,
+    ),
 )
-_register("deeplab_v1_4x4", 4, 8, 4096, 65_140_565, 317.14, "PASCAL VOC 2012 val: mIoU with CRF 67.14 (paper, table 2)")
-_register("deeplab_v1_7x7", 7, 4, 4096, 134_346_581, 609.54, "PASCAL VOC 2012 val: mIoU 64.38, with CRF 67.64 (paper)")
+def deeplab_v1_large_fov(num_classes: int, in_channels: int = 3, body: Body = BODY) -> DilatedModel:
+    """VGG-16 at output stride 8, its fully connected layers as convolutions of 1024, the first 3x3 with dilation 12."""
+    return _deeplab(num_classes, in_channels, body, kernel_size=3, rate=12, hidden=1024)
+
+
+@register_model(
+    "deeplab_v1_4x4",
+    Card(
+        PAPER,
+        2015,
+        parameters=65_140_565,
+        size=(513, 513),
+        gmac=317.14,
+        source="paper, table 2: 65.1M; gmac: own count",
+        result="PASCAL VOC 2012 val: mIoU with CRF 67.14 (paper, table 2)",
+        **RECIPE,
+    ),
+)
+def deeplab_v1_4x4(num_classes: int, in_channels: int = 3, body: Body = BODY) -> DilatedModel:
+    """The first fully connected layer as a 4x4 convolution of 4096 with dilation 8."""
+    return _deeplab(num_classes, in_channels, body, kernel_size=4, rate=8, hidden=4096)
+
+
+@register_model(
+    "deeplab_v1_7x7",
+    Card(
+        PAPER,
+        2015,
+        parameters=134_346_581,
+        size=(513, 513),
+        gmac=609.54,
+        source="paper, table 2: 134.3M; gmac: own count",
+        result="PASCAL VOC 2012 val: mIoU 64.38, with CRF 67.64 (paper)",
+        **RECIPE,
+    ),
+)
+def deeplab_v1_7x7(num_classes: int, in_channels: int = 3, body: Body = BODY) -> DilatedModel:
+    """The first fully connected layer as a 7x7 convolution of 4096 with dilation 4."""
+    return _deeplab(num_classes, in_channels, body, kernel_size=7, rate=4, hidden=4096)
+
+
+def _deeplab(num_classes: int, in_channels: int, body: Body, kernel_size: int, rate: int, hidden: int) -> DilatedModel:
+    """VGG-16 at output stride 8, its fully connected layers as convolutions: the rows of table 2."""
+    encoder = body.build(in_channels, 8)
+    check_vgg(encoder, "DeepLab v1")
+    return DilatedModel(encoder, AtrousClassifier(encoder.channels[-1], num_classes, kernel_size, rate, hidden), None)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import Body
 from segmodels.layers.aspp import SummedASPP
 from segmodels.layers.blocks import resize
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -24,24 +25,24 @@ PAPER = (
 )
 
 
-class DeepLabV2(nn.Module):
+class DeepLabV2(Model):
     """A dilated encoder and summed ASPP, run on the image at several scales; at each position and class the largest
     score counts (section 4.1.2).
 
     In training the scores of each scale are auxiliary outputs: the loss is on each of them and on their maximum, all
-        with weight 1. Any input size.
+    with weight 1. Any input size.
 
     Args:
         scales: of the further copies of the image beside the image itself.
     """
 
-    def __init__(self, encoder: Encoder, classifier: nn.Module, scales: Sequence[float]) -> None:
+    def __init__(self, encoder: Encoder, classifier: SummedASPP, scales: Sequence[float]) -> None:
         super().__init__()
         self.encoder = encoder
         self.classifier = classifier
         self.scales = tuple(scales)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         copies = [
             images,
             *(
@@ -56,43 +57,41 @@ class DeepLabV2(nn.Module):
             return PixelOutput(resize(largest, size))
         return PixelOutput(resize(largest, size), tuple(resize(score, size) for score in scores))
 
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(*self.classifier.branches)
+
+
+RECIPE: dict[str, Any] = {"optimizer": "sgd", "weight_decay": 5e-4, "schedule": "polynomial"}  # section 4.1
+
 
 @register_model(
     "deeplab_v2_resnet101",
     Card(
         PAPER,
         2016,
-        default_encoder="resnet101",
         parameters=44_048_532,
         size=(513, 513),
         gmac=344.88,
-        source=(
-            "specification [M]: kazuto1011/deeplab-pytorch, 188.9 GMAC for the image itself; gmac with the two smaller"
-            " copies: own count"
-        ),
+        source="kazuto1011/deeplab-pytorch, counted: 188.9 GMAC for the image itself; the rest: own count",
         result="PASCAL VOC 2012 val: mIoU 76.35, with CRF 77.69; test with CRF 79.7 (paper)",
         auxiliary_weights=(1.0,),
+        **RECIPE,
     ),
 )
 def deeplab_v2_resnet101(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet101",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet101", options={"contract_dilation": False, "stride_in_1x1": True, "ceil_mode": True}),
     scales: Sequence[float] = (0.5, 0.75),
-) -> nn.Module:
+) -> DeepLabV2:
     """The paper's best: three scales, dilations 6 to 24.
 
-    A ResNet is that of the authors' release: it strides in the 1x1 convolutions, rounds up in the pool, and every block
-    of a dilated stage has its dilation. With weights of torchvision or timm set ``encoder_options={"stride_in_1x1":
-    False}``; ``{"frozen_batch_norm": True}`` keeps the statistics of batch norm as the paper does.
+    The ResNet is that of the authors' release: it strides in the 1x1 convolutions, rounds up in the pool, and every
+    block of a dilated stage has its dilation. With weights of torchvision or timm set ``encoder_options={
+    "stride_in_1x1": False}``; ``{"frozen_batch_norm": True}`` keeps the statistics of batch norm as the paper does.
     """
-    release = (
-        {"contract_dilation": False, "stride_in_1x1": True, "ceil_mode": True} if encoder.startswith("resnet") else {}
-    )
-    body = create_encoder(encoder, in_channels, 8, encoder_weights, **release | (encoder_options or {}))
-    return DeepLabV2(body, SummedASPP(body.channels[-1], num_classes), scales)
+    encoder = body.build(in_channels, 8)
+    return DeepLabV2(encoder, SummedASPP(encoder.channels[-1], num_classes), scales)
 
 
 @register_model(
@@ -100,20 +99,23 @@ def deeplab_v2_resnet101(
     Card(
         PAPER,
         2016,
-        default_encoder="vgg16",
         parameters=37_877_652,
         size=(513, 513),
         gmac=201.96,
-        source="parameters: specification [M]; gmac: own count",
+        source="own count",
         result="PASCAL VOC 2012 val: mIoU 68.96, with CRF 71.57 (paper, table 3)",
         auxiliary_weights=(1.0,),
+        **RECIPE,
     ),
 )
 def deeplab_v2_vgg16(
-    num_classes: int, in_channels: int = 3, encoder_weights: str | None = None, scales: Sequence[float] = ()
-) -> nn.Module:
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("vgg16", options={"pool": 3}),
+    scales: Sequence[float] = (),
+) -> DeepLabV2:
     """The paper's ASPP-L on VGG-16: in each of four branches the fully connected layers as convolutions of 1024; one
     scale.
     """
-    body = create_encoder("vgg16", in_channels, 8, encoder_weights, pool=3)
-    return DeepLabV2(body, SummedASPP(body.channels[-1], num_classes, hidden=1024), scales)
+    encoder = body.build(in_channels, 8)
+    return DeepLabV2(encoder, SummedASPP(encoder.channels[-1], num_classes, hidden=1024), scales)

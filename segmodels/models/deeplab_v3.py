@@ -6,89 +6,105 @@ from typing import Any
 
 from torch import nn
 
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.aspp import ASPP, conv, rates_at
-from segmodels.models.dilated import DilatedModel, FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.models.dilated import DilatedModel
 from segmodels.models.registry import Card, register_model
 
 PAPER = "Chen et al.: Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv 1706.05587"
 
 
-def _register_torchvision(name: str, body_name: str, parameters: int, gmac: float, source: str, result: str) -> None:
+RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.007, "schedule": "polynomial", "batch_size": 16}  # section 4.1
+
+
+@register_model(
+    "deeplab_v3_resnet50",
+    Card(
+        PAPER,
+        2017,
+        parameters=42_004_074,
+        size=(520, 520),
+        gmac=168.73,
+        source=(
+            "torchvision 0.29 deeplabv3_resnet50, counted: 178.72 GMAC with the auxiliary head, 9.99, which it runs in"
+            " eval too"
+        ),
+        result="COCO val2017, 20 VOC classes: mIoU 66.4 (torchvision's weights)",
+        auxiliary_weights=(0.5,),
+        **RECIPE,
+    ),
+)
+def deeplab_v3_resnet50(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50"),
+    output_stride: int = 8,
+    auxiliary: bool = True,
+) -> DilatedModel:
     """torchvision's form and keys: ASPP of 256 channels, one more 3x3 convolution, 1x1 to the classes; auxiliary head
     on layer 3, weight 0.5.
+
+    The paper trains at ``output_stride`` 16 with ``encoder_options={"multi_grid": [1, 2, 4]}`` (section 4.1); the rates
+    follow the stride.
     """
-    counts: dict[str, Any] = {"parameters": parameters, "size": (520, 520), "gmac": gmac, "source": source}
-    card = Card(PAPER, 2017, default_encoder=body_name, result=result, auxiliary_weights=(0.5,), **counts)
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = body_name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        output_stride: int = 8,
-        auxiliary: bool = True,
-    ) -> nn.Module:
-        """The paper trains at ``output_stride`` 16 with ``encoder_options={"multi_grid": [1, 2, 4]}`` (section 4.1);
-        the rates follow the stride.
-        """
-        body = create_encoder(encoder, in_channels, output_stride, encoder_weights, **(encoder_options or {}))
-        head = nn.Sequential(
-            ASPP(body.channels[-1], 256, rates_at(output_stride)), *conv(256, 256, 3), nn.Conv2d(256, num_classes, 1)
-        )
-        return DilatedModel(body, head, FCNHead(body.channels[-2], num_classes) if auxiliary else None)
+    encoder = body.build(in_channels, output_stride)
+    aspp = ASPP(encoder.channels[-1], 256, rates_at(output_stride))
+    head = nn.Sequential(aspp, *conv(256, 256, 3), nn.Conv2d(256, num_classes, 1))
+    return DilatedModel(encoder, head, FCNHead(encoder.channels[-2], num_classes) if auxiliary else None)
 
 
-def _register_mmseg(
-    name: str, body_name: str, num_classes: int, parameters: int, gmac: float, source: str, result: str
-) -> None:
+@register_model(
+    "deeplab_v3_resnet101",
+    Card(
+        PAPER,
+        2017,
+        parameters=60_996_202,
+        size=(520, 520),
+        gmac=248.75,
+        source=(
+            "torchvision 0.29 deeplabv3_resnet101, counted: 258.74 GMAC with the auxiliary head, 9.99, which it runs in"
+            " eval too"
+        ),
+        result="COCO val2017, 20 VOC classes: mIoU 67.4 (torchvision's weights)",
+        auxiliary_weights=(0.5,),
+        **RECIPE,
+    ),
+)
+def deeplab_v3_resnet101(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101"),
+    output_stride: int = 8,
+    auxiliary: bool = True,
+) -> DilatedModel:
+    """``deeplab_v3_resnet50`` on the deeper ResNet-101."""
+    return deeplab_v3_resnet50(num_classes, in_channels, body, output_stride, auxiliary)
+
+
+@register_model(
+    "deeplab_v3_r50_d8",
+    Card(
+        PAPER,
+        2017,
+        parameters=68_113_030,
+        num_classes=19,
+        gmac=269.54,
+        source="mmsegmentation 1.2.2 deeplabv3_r50-d8, counted",
+        result="Cityscapes val: mIoU 79.32 (mmsegmentation, 80k iterations)",
+        **RECIPE,
+    ),
+)
+def deeplab_v3_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> DilatedModel:
     """mmseg's form: a deep stem, ASPP of 512 channels with the pooled image first and a 3x3 projection, 1x1 to the
     classes; auxiliary weight 0.4.
     """
-    card = Card(
-        PAPER,
-        2017,
-        default_encoder=body_name,
-        parameters=parameters,
-        num_classes=num_classes,
-        gmac=gmac,
-        source=source,
-        result=result,
-    )
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = body_name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        auxiliary: bool = True,
-    ) -> nn.Module:
-        body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-        aspp = ASPP(body.channels[-1], 512, rates_at(8), pooling_first=True, projection=3, dropout=0.1)
-        aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
-        return DilatedModel(body, nn.Sequential(aspp, nn.Conv2d(512, num_classes, 1)), aux_classifier)
-
-
-_SOURCE = (
-    "specification [M]: torchvision deeplabv3_{}, {} GMAC with the auxiliary head that it runs in eval mode too, 9.99"
-)
-_RESULT = "COCO val2017, 20 VOC classes: mIoU {} (torchvision's weights)"
-_register_torchvision(
-    "deeplab_v3_resnet50", "resnet50", 42_004_074, 168.73, _SOURCE.format("resnet50", 178.72), _RESULT.format(66.4)
-)
-_register_torchvision(
-    "deeplab_v3_resnet101", "resnet101", 60_996_202, 248.75, _SOURCE.format("resnet101", 258.74), _RESULT.format(67.4)
-)
-_register_mmseg(
-    "deeplab_v3_r50_d8",
-    "resnet50",
-    19,
-    68_113_030,
-    269.54,
-    "specification [M]: mmseg deeplabv3_r50-d8",
-    "Cityscapes val: mIoU 79.32 (mmseg, 80k iterations)",
-)
+    encoder = body.build(in_channels, 8)
+    aspp = ASPP(encoder.channels[-1], 512, rates_at(8), pooling_first=True, projection=3, dropout=0.1)
+    aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
+    return DilatedModel(encoder, nn.Sequential(aspp, nn.Conv2d(512, num_classes, 1)), aux_classifier)

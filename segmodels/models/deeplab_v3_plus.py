@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.aspp import ASPP, conv, rates_at, separable_conv
 from segmodels.layers.blocks import resize
-from segmodels.models.dilated import FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -23,7 +24,7 @@ PAPER = (
 )
 
 
-class DeepLabV3Plus(nn.Module):
+class DeepLabV3Plus(Model):
     """ASPP, enlarged to stride 4, beside 48 channels of the encoder's map there, two separable convolutions, classes
     (section 3.1). Any input size.
 
@@ -43,7 +44,7 @@ class DeepLabV3Plus(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.fine = encoder.strides.index(4)
+        self.fine = encoder.place(4)
         self.aspp = aspp
         self.reduce = conv(encoder.channels[self.fine], 48, 1)
         self.decoder = nn.Sequential(
@@ -53,7 +54,7 @@ class DeepLabV3Plus(nn.Module):
         self.conv_seg = nn.Conv2d(aspp.channels, num_classes, 1)
         self.aux_classifier = aux_classifier
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         maps = self.encoder(images)
         fine = self.reduce(maps[self.fine])
         x = self.decoder(torch.cat([resize(self.aspp(maps[-1]), fine.shape[-2:]), fine], dim=1))
@@ -62,63 +63,108 @@ class DeepLabV3Plus(nn.Module):
             return PixelOutput(logits)
         return PixelOutput(logits, (resize(self.aux_classifier(maps[-2]), images.shape[-2:]),))
 
-
-def _register_paper(body_name: str, parameters: int, gmac: float, result: str) -> None:
-    """The paper's form: output stride 16, 256 channels, no auxiliary head."""
-    card = Card(
-        PAPER, 2018, default_encoder=body_name, parameters=parameters, gmac=gmac, source="own count", result=result
-    )
-
-    @register_model(f"deeplab_v3_plus_{body_name}", card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = body_name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        output_stride: int = 16,
-    ) -> nn.Module:
-        body = create_encoder(encoder, in_channels, output_stride, encoder_weights, **(encoder_options or {}))
-        aspp = ASPP(body.channels[-1], 256, rates_at(output_stride), separable=True, dropout=0.1)
-        return DeepLabV3Plus(body, aspp, num_classes)
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(self.conv_seg, self.aux_classifier)
 
 
-def _register_mmseg(name: str, body_name: str, num_classes: int, parameters: int, gmac: float, result: str) -> None:
+RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.007, "schedule": "polynomial", "batch_size": 16}  # section 4
+
+
+@register_model(
+    "deeplab_v3_plus_xception65",
+    Card(
+        PAPER,
+        2018,
+        parameters=41_049_269,
+        gmac=51.18,
+        source="own count",
+        result="PASCAL VOC 2012 test: mIoU 87.8; Cityscapes test: 82.1 (paper)",
+        **RECIPE,
+    ),
+)
+def deeplab_v3_plus_xception65(
+    num_classes: int, in_channels: int = 3, body: Body = Body("xception65"), output_stride: int = 16
+) -> DeepLabV3Plus:
+    """The paper's form on aligned Xception-65: output stride 16, 256 channels, no auxiliary head."""
+    encoder = body.build(in_channels, output_stride)
+    aspp = ASPP(encoder.channels[-1], 256, rates_at(output_stride), separable=True, dropout=0.1)
+    return DeepLabV3Plus(encoder, aspp, num_classes)
+
+
+@register_model(
+    "deeplab_v3_plus_resnet50",
+    Card(PAPER, 2018, parameters=26_696_133, gmac=37.69, source="own count", **RECIPE),
+)
+def deeplab_v3_plus_resnet50(
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), output_stride: int = 16
+) -> DeepLabV3Plus:
+    """The paper's form on ResNet-50."""
+    return deeplab_v3_plus_xception65(num_classes, in_channels, body, output_stride)
+
+
+@register_model(
+    "deeplab_v3_plus_resnet101",
+    Card(
+        PAPER,
+        2018,
+        parameters=45_688_261,
+        gmac=57.08,
+        source="own count",
+        result="PASCAL VOC 2012 val: mIoU 78.85 (paper, table 3)",
+        **RECIPE,
+    ),
+)
+def deeplab_v3_plus_resnet101(
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101"), output_stride: int = 16
+) -> DeepLabV3Plus:
+    """The paper's form on ResNet-101."""
+    return deeplab_v3_plus_xception65(num_classes, in_channels, body, output_stride)
+
+
+@register_model(
+    "deeplab_v3_plus_r50_d8",
+    Card(
+        PAPER,
+        2018,
+        parameters=43_589_878,
+        num_classes=19,
+        gmac=176.16,
+        source="mmsegmentation 1.2.2 deeplabv3plus_r50-d8, counted",
+        result="Cityscapes val: mIoU 80.09 (mmsegmentation, 80k iterations)",
+        **RECIPE,
+    ),
+)
+def deeplab_v3_plus_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> DeepLabV3Plus:
     """mmseg's form: a deep stem, output stride 8, ASPP of 512 channels with the pooled image first and a 3x3
     projection; auxiliary weight 0.4.
     """
-    source = f"specification [M]: mmseg {name.replace('_v3_plus', 'v3plus').replace('_d8', '-d8')}"
-    card = Card(
+    encoder = body.build(in_channels, 8)
+    aspp = ASPP(encoder.channels[-1], 512, rates_at(8), separable=True, pooling_first=True, projection=3, dropout=0.0)
+    aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
+    return DeepLabV3Plus(encoder, aspp, num_classes, aux_classifier, dropout=0.1)
+
+
+@register_model(
+    "deeplab_v3_plus_r101_d8",
+    Card(
         PAPER,
         2018,
-        default_encoder=body_name,
-        parameters=parameters,
-        num_classes=num_classes,
-        gmac=gmac,
-        source=source,
-        result=result,
-    )
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = body_name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        auxiliary: bool = True,
-    ) -> nn.Module:
-        body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-        aspp = ASPP(body.channels[-1], 512, rates_at(8), separable=True, pooling_first=True, projection=3, dropout=0.0)
-        return DeepLabV3Plus(
-            body, aspp, num_classes, FCNHead(body.channels[-2], num_classes) if auxiliary else None, dropout=0.1
-        )
-
-
-_register_paper("xception65", 41_049_269, 51.18, "PASCAL VOC 2012 test: mIoU 87.8; Cityscapes test: 82.1 (paper)")
-_register_paper("resnet50", 26_696_133, 37.69, "")
-_register_paper("resnet101", 45_688_261, 57.08, "PASCAL VOC 2012 val: mIoU 78.85 (paper, table 3)")
-_register_mmseg(
-    "deeplab_v3_plus_r50_d8", "resnet50", 19, 43_589_878, 176.16, "Cityscapes val: mIoU 80.09 (mmseg, 80k iterations)"
+        parameters=62_583_546,
+        gmac=253.75,
+        source="mmsegmentation 1.2.2 deeplabv3plus_r101-d8, counted",
+        **RECIPE,
+    ),
 )
-_register_mmseg("deeplab_v3_plus_r101_d8", "resnet101", 21, 62_583_546, 253.75, "")
+def deeplab_v3_plus_r101_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> DeepLabV3Plus:
+    """``deeplab_v3_plus_r50_d8`` on the deeper ResNet-101."""
+    return deeplab_v3_plus_r50_d8(num_classes, in_channels, body, auxiliary)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import ConvNormAct
-from segmodels.models.dilated import DilatedModel, FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.models.dilated import DilatedModel
 from segmodels.models.registry import Card, register_model
 
 PAPER = "He, Deng, Qiao: Dynamic Multi-Scale Filters for Semantic Segmentation, ICCV 2019"
@@ -69,24 +70,20 @@ class DMHead(nn.Module):
     Card(
         PAPER,
         2019,
-        default_encoder="resnet50",
         parameters=53_175_942,
         num_classes=19,
         gmac=195.71,
-        source="specification [M]: mmseg dmnet_r50-d8",
-        result="Cityscapes val: mIoU 79.07 (mmseg)",
+        source="mmsegmentation 1.2.2 dmnet_r50-d8, counted",
+        result="Cityscapes val: mIoU 79.07 (mmsegmentation)",
     ),
 )
 def dmnet_r50_d8(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet50", options=DEEP_STEM),
     auxiliary: bool = True,
-) -> nn.Module:
-    """ResNet with a deep stem at output stride 8; auxiliary weight 0.4."""
-    body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-    return DilatedModel(
-        body, DMHead(body.channels[-1], num_classes), FCNHead(body.channels[-2], num_classes) if auxiliary else None
-    )
+) -> DilatedModel:
+    """ResNet-50 with a deep stem at output stride 8; auxiliary weight 0.4."""
+    encoder = body.build(in_channels, 8)
+    head = DMHead(encoder.channels[-1], num_classes)
+    return DilatedModel(encoder, head, FCNHead(encoder.channels[-2], num_classes) if auxiliary else None)

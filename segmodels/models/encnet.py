@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.models.dilated import FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -55,7 +57,7 @@ class ContextEncoding(nn.Module):
         return encoded, torch.relu(x + x * self.fc(encoded)[..., None, None])
 
 
-class EncNet(nn.Module):
+class EncNet(Model):
     """Dilated encoder, 3x3 convolution, context encoding, classes.
 
     In training there are two more outputs: the auxiliary head's logits (weight 0.4 in the paper) and
@@ -81,7 +83,7 @@ class EncNet(nn.Module):
         self.se_layer = nn.Linear(channels, num_classes) if auxiliary else None
         self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         size = images.shape[-2:]
         *_, middle, last = self.encoder(images)
         encoded, x = self.enc_module(self.bottleneck(last))
@@ -92,30 +94,32 @@ class EncNet(nn.Module):
             logits, (resize(self.aux_classifier(middle), size),), extras={"presence": self.se_layer(encoded)}
         )
 
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(self.conv_seg, self.se_layer, self.aux_classifier)
+
 
 @register_model(
     "encnet_r50_d8",
     Card(
         PAPER,
         2018,
-        default_encoder="resnet50",
         parameters=35_891_961,
         num_classes=19,
         gmac=140.82,
-        source="specification [M]: mmseg encnet_r50-d8, 140.69 GMAC without the products of the encoding",
-        result="Cityscapes val: mIoU 77.94 (mmseg)",
+        source="mmsegmentation 1.2.2 encnet_r50-d8, counted; 140.69 GMAC without the products of the encoding",
+        result="Cityscapes val: mIoU 77.94 (mmsegmentation)",
         losses={"cross_entropy": 1.0, "presence": 0.2},
+        optimizer="sgd",
+        weight_decay=1e-4,
+        schedule="polynomial",
+        batch_size=16,
     ),
 )
 def encnet_r50_d8(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet50", options=DEEP_STEM),
     auxiliary: bool = True,
-) -> nn.Module:
-    """ResNet with a deep stem at output stride 8 and 32 code words."""
-    return EncNet(
-        create_body(encoder, in_channels, 8, encoder_weights, encoder_options), num_classes, auxiliary=auxiliary
-    )
+) -> EncNet:
+    """ResNet-50 with a deep stem at output stride 8 and 32 code words."""
+    return EncNet(body.build(in_channels, 8), num_classes, auxiliary=auxiliary)

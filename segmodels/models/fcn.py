@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import DEEP_STEM, Body
+from segmodels.encoders.vgg import check_vgg
 from segmodels.encoders.weights import read_state_dict
-from segmodels.layers.blocks import ConvNormAct
-from segmodels.models.dilated import DilatedModel, FCNHead, create_body
+from segmodels.layers.heads import ConcatFeatures, FCNHead
+from segmodels.models.base import Model
+from segmodels.models.dilated import DilatedModel
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Long, Shelhamer, Darrell: Fully Convolutional Networks for Semantic Segmentation, CVPR 2015, arXiv 1411.4038"
 
 
-class VGGFCN(nn.Module):
+class VGGFCN(Model):
     """FCN-32s, -16s and -8s: VGG-16 with its classifier as convolutions, upsampled by transposed convolutions that
     start as bilinear interpolation.
 
@@ -50,7 +52,7 @@ class VGGFCN(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         _, _, pool3, pool4, pool5 = self.encoder(functional.pad(images, (99, 99, 99, 99)))
         features = self.dropout(functional.relu(self.fc6(pool5)))
         scores = self.score(self.dropout(functional.relu(self.fc7(features))))
@@ -60,6 +62,9 @@ class VGGFCN(nn.Module):
             scores = upscore(scores)
             scores = scores + _crop(score(finer), offset, scores)
         return PixelOutput(_crop(self.upscore(scores), self.offset, images))
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.score, *self.score_pools]
 
 
 def bilinear_upsampling(channels: int, stride: int) -> nn.ConvTranspose2d:
@@ -77,86 +82,6 @@ def _crop(x: Tensor, offset: int, like: Tensor) -> Tensor:
     return x[..., offset : offset + like.shape[-2], offset : offset + like.shape[-1]]
 
 
-def _fcn_vgg(num_classes: int, in_channels: int, encoder_weights: str | None, fused_pools: int) -> VGGFCN:
-    """``encoder_weights`` of torchvision hold the fully connected layers too: they become the convolutions of the
-    classifier.
-    """
-    model = VGGFCN(
-        create_encoder("vgg16", in_channels, weights=encoder_weights, ceil_mode=True), num_classes, fused_pools
-    )
-    if encoder_weights is not None:
-        weights = read_state_dict(encoder_weights)
-        for layer, key in ((model.fc6, "classifier.0"), (model.fc7, "classifier.3")):
-            if f"{key}.weight" in weights:
-                layer.load_state_dict(
-                    {"weight": weights[f"{key}.weight"].reshape(layer.weight.shape), "bias": weights[f"{key}.bias"]}
-                )
-    return model
-
-
-@register_model(
-    "fcn32s_vgg16",
-    Card(
-        PAPER,
-        2015,
-        default_encoder="vgg16",
-        parameters=134_346_581,
-        gmac=190.19,
-        source="specification [M]: 136,152,917 with the frozen last upsampling; gmac: own count",
-        result="PASCAL VOC 2011 val: mIoU 59.4 (paper)",
-    ),
-)
-def fcn32s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
-    """FCN-32s: the scores at stride 32, upsampled in one step."""
-    return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=0)
-
-
-@register_model(
-    "fcn16s_vgg16",
-    Card(
-        PAPER,
-        2015,
-        default_encoder="vgg16",
-        parameters=134_364_410,
-        gmac=190.28,
-        source="specification [M]: 134,815,994 with the frozen last upsampling; gmac: own count",
-        result="PASCAL VOC 2011 val: mIoU 62.4 (paper)",
-    ),
-)
-def fcn16s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
-    """FCN-16s: the scores of pool4 added at stride 16."""
-    return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=1)
-
-
-@register_model(
-    "fcn8s_vgg16",
-    Card(
-        PAPER,
-        2015,
-        default_encoder="vgg16",
-        parameters=134_376_863,
-        gmac=190.37,
-        source="specification [M]: 134,489,759 with the frozen last upsampling; gmac: own count",
-        result="PASCAL VOC 2011 val: mIoU 62.7, VOC 2012 test: 62.2 (paper)",
-    ),
-)
-def fcn8s_vgg16(num_classes: int, in_channels: int = 3, encoder_weights: str | None = None) -> nn.Module:
-    """FCN-8s: the scores of pool4 and pool3 added at strides 16 and 8."""
-    return _fcn_vgg(num_classes, in_channels, encoder_weights, fused_pools=2)
-
-
-class ConcatFeatures(nn.Module):
-    """Two 3x3 convolutions of ``channels``, their result beside the input through a third."""
-
-    def __init__(self, in_channels: int, channels: int = 512) -> None:
-        super().__init__()
-        self.convs = nn.Sequential(ConvNormAct(in_channels, channels), ConvNormAct(channels, channels))
-        self.conv_cat = ConvNormAct(in_channels + channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_cat(torch.cat([x, self.convs(x)], dim=1))
-
-
 class ConcatHead(ConcatFeatures):
     """mmseg's head: the concatenating convolutions, dropout, 1x1 to the classes."""
 
@@ -169,18 +94,75 @@ class ConcatHead(ConcatFeatures):
         return self.conv_seg(self.dropout(super().forward(x)))
 
 
-def _fcn_resnet(
-    num_classes: int,
-    encoder: str,
-    in_channels: int,
-    encoder_weights: str | None,
-    encoder_options: dict[str, Any] | None,
-    output_stride: int,
-    auxiliary: bool,
-) -> nn.Module:
-    body = create_encoder(encoder, in_channels, output_stride, encoder_weights, **(encoder_options or {}))
-    aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
-    return DilatedModel(body, FCNHead(body.channels[-1], num_classes), aux_classifier)
+CAFFE_VGG = Body("vgg16", options={"ceil_mode": True})
+
+
+@register_model(
+    "fcn32s_vgg16",
+    Card(
+        PAPER,
+        2015,
+        parameters=134_346_581,
+        gmac=190.19,
+        source="own count; with the frozen last upsampling 136,152,917, from the table of layers",
+        result="PASCAL VOC 2011 val: mIoU 59.4 (paper)",
+        optimizer="sgd",
+        lr=1e-4,
+        weight_decay=5e-4,
+        schedule="constant",
+        batch_size=20,
+    ),
+)
+def fcn32s_vgg16(num_classes: int, in_channels: int = 3, body: Body = CAFFE_VGG) -> VGGFCN:
+    """FCN-32s: the scores at stride 32, upsampled in one step."""
+    return _fcn_vgg(num_classes, in_channels, body, fused_pools=0)
+
+
+@register_model(
+    "fcn16s_vgg16",
+    Card(
+        PAPER,
+        2015,
+        parameters=134_364_410,
+        gmac=190.28,
+        source="own count; with the frozen last upsampling 134,815,994, from the table of layers",
+        result="PASCAL VOC 2011 val: mIoU 62.4 (paper)",
+    ),
+)
+def fcn16s_vgg16(num_classes: int, in_channels: int = 3, body: Body = CAFFE_VGG) -> VGGFCN:
+    """FCN-16s: the scores of pool4 added at stride 16."""
+    return _fcn_vgg(num_classes, in_channels, body, fused_pools=1)
+
+
+@register_model(
+    "fcn8s_vgg16",
+    Card(
+        PAPER,
+        2015,
+        parameters=134_376_863,
+        gmac=190.37,
+        source="own count; with the frozen last upsampling 134,489,759, from the table of layers",
+        result="PASCAL VOC 2011 val: mIoU 62.7, VOC 2012 test: 62.2 (paper)",
+    ),
+)
+def fcn8s_vgg16(num_classes: int, in_channels: int = 3, body: Body = CAFFE_VGG) -> VGGFCN:
+    """FCN-8s: the scores of pool4 and pool3 added at strides 16 and 8."""
+    return _fcn_vgg(num_classes, in_channels, body, fused_pools=2)
+
+
+def _fcn_vgg(num_classes: int, in_channels: int, body: Body, fused_pools: int) -> VGGFCN:
+    """Weights of torchvision hold the fully connected layers too: they become the convolutions of the classifier."""
+    encoder = body.build(in_channels)
+    check_vgg(encoder, "this FCN")
+    model = VGGFCN(encoder, num_classes, fused_pools)
+    if body.weights is not None:
+        weights = read_state_dict(body.weights)
+        for layer, key in ((model.fc6, "classifier.0"), (model.fc7, "classifier.3")):
+            if f"{key}.weight" in weights:
+                layer.load_state_dict(
+                    {"weight": weights[f"{key}.weight"].reshape(layer.weight.shape), "bias": weights[f"{key}.bias"]}
+                )
+    return model
 
 
 @register_model(
@@ -188,13 +170,12 @@ def _fcn_resnet(
     Card(
         PAPER,
         2015,
-        default_encoder="resnet50",
         parameters=35_322_218,
         size=(520, 520),
         gmac=142.73,
         source=(
-            "specification [M]: torchvision fcn_resnet50, 152.72 GMAC with the auxiliary head that it runs in eval mode"
-            " too, 9.99"
+            "torchvision 0.29 fcn_resnet50, counted: 152.72 GMAC with the auxiliary head, 9.99, which it runs in eval"
+            " too"
         ),
         result="COCO val2017, 20 VOC classes: mIoU 60.5 (torchvision's weights)",
         auxiliary_weights=(0.5,),
@@ -203,14 +184,16 @@ def _fcn_resnet(
 def fcn_resnet50(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet50"),
     output_stride: int = 8,
     auxiliary: bool = True,
-) -> nn.Module:
-    """torchvision's form: ResNet with output stride 8, one 3x3 convolution in the head, auxiliary head on layer 3."""
-    return _fcn_resnet(num_classes, encoder, in_channels, encoder_weights, encoder_options, output_stride, auxiliary)
+) -> DilatedModel:
+    """torchvision's form: ResNet-50 with output stride 8, one 3x3 convolution in the head, auxiliary head on layer 3,
+    weight 0.5.
+    """
+    encoder = body.build(in_channels, output_stride)
+    aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
+    return DilatedModel(encoder, FCNHead(encoder.channels[-1], num_classes), aux_classifier)
 
 
 @register_model(
@@ -218,13 +201,12 @@ def fcn_resnet50(
     Card(
         PAPER,
         2015,
-        default_encoder="resnet101",
         parameters=54_314_346,
         size=(520, 520),
         gmac=222.75,
         source=(
-            "specification [M]: torchvision fcn_resnet101, 232.74 GMAC with the auxiliary head that it runs in eval"
-            " mode too, 9.99"
+            "torchvision 0.29 fcn_resnet101, counted: 232.74 GMAC with the auxiliary head, 9.99, which it runs in eval"
+            " too"
         ),
         result="COCO val2017, 20 VOC classes: mIoU 63.7 (torchvision's weights)",
         auxiliary_weights=(0.5,),
@@ -233,27 +215,12 @@ def fcn_resnet50(
 def fcn_resnet101(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet101",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet101"),
     output_stride: int = 8,
     auxiliary: bool = True,
-) -> nn.Module:
-    """As fcn_resnet50 with the deeper body."""
-    return _fcn_resnet(num_classes, encoder, in_channels, encoder_weights, encoder_options, output_stride, auxiliary)
-
-
-def _fcn_d8(
-    num_classes: int,
-    encoder: str,
-    in_channels: int,
-    encoder_weights: str | None,
-    encoder_options: dict[str, Any] | None,
-    auxiliary: bool,
-) -> nn.Module:
-    body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-    aux_classifier = FCNHead(body.channels[-2], num_classes) if auxiliary else None
-    return DilatedModel(body, ConcatHead(body.channels[-1], num_classes), aux_classifier)
+) -> DilatedModel:
+    """``fcn_resnet50`` on the deeper ResNet-101."""
+    return fcn_resnet50(num_classes, in_channels, body, output_stride, auxiliary)
 
 
 @register_model(
@@ -261,26 +228,25 @@ def _fcn_d8(
     Card(
         PAPER,
         2015,
-        default_encoder="resnet50",
         parameters=49_497_734,
         num_classes=19,
         gmac=197.60,
-        source="specification [M]: mmseg fcn_r50-d8",
-        result="Cityscapes val: mIoU 73.61 (mmseg, 80k iterations)",
+        source="mmsegmentation 1.2.2 fcn_r50-d8, counted",
+        result="Cityscapes val: mIoU 73.61 (mmsegmentation, 80k iterations)",
     ),
 )
 def fcn_r50_d8(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet50", options=DEEP_STEM),
     auxiliary: bool = True,
-) -> nn.Module:
-    """mmseg's form: ResNet with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the input
-    of the last.
+) -> DilatedModel:
+    """mmseg's form: ResNet-50 with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the
+    input of the last.
     """
-    return _fcn_d8(num_classes, encoder, in_channels, encoder_weights, encoder_options, auxiliary)
+    encoder = body.build(in_channels, 8)
+    aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
+    return DilatedModel(encoder, ConcatHead(encoder.channels[-1], num_classes), aux_classifier)
 
 
 @register_model(
@@ -288,19 +254,16 @@ def fcn_r50_d8(
     Card(
         PAPER,
         2015,
-        default_encoder="resnet101",
         parameters=68_491_402,
         gmac=275.18,
-        source="specification [M]: mmseg fcn_r101-d8",
+        source="mmsegmentation 1.2.2 fcn_r101-d8, counted",
     ),
 )
 def fcn_r101_d8(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet101",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet101", options=DEEP_STEM),
     auxiliary: bool = True,
-) -> nn.Module:
-    """As fcn_r50_d8 with the deeper body."""
-    return _fcn_d8(num_classes, encoder, in_channels, encoder_weights, encoder_options, auxiliary)
+) -> DilatedModel:
+    """``fcn_r50_d8`` on the deeper ResNet-101."""
+    return fcn_r50_d8(num_classes, in_channels, body, auxiliary)

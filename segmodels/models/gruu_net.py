@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ from torch.nn import functional
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
+from segmodels.layers.padding import crop, pad_to_multiple
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
-from segmodels.models.unet import crop, pad_to_multiple
 from segmodels.outputs import PixelOutput
 
 PAPER = (
@@ -35,7 +37,7 @@ _GROWTH = 32
 _leaky_relu = partial(nn.LeakyReLU, 0.2, inplace=True)
 
 
-class GRUUNet(nn.Module):
+class GRUUNet(Model):
     """One FRDU per entry of ``widths``, at 1/2, 1/4, … down to the middle one and back up to 1/2, for images of any
     size.
     """
@@ -64,7 +66,7 @@ class GRUUNet(nn.Module):
         )
         self.head = nn.Conv2d(state_channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         check_images(images, self.in_channels)
         state = features = self.stem(pad_to_multiple(images, self.multiple))
         previous = 1
@@ -77,6 +79,9 @@ class GRUUNet(nn.Module):
             previous = factor
         state = functional.leaky_relu(state + self.residual(state), 0.2)
         return PixelOutput(crop(self.head(state), images.shape[2:]))
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.head]
 
 
 class FullResolutionDenseUnit(nn.Module):

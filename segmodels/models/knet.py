@@ -1,12 +1,10 @@
 """K-Net (Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855), semantic
 segmentation.
 
-Every class has a kernel, at first the weights of an ordinary decoder's classifier; rounds of updates let it see what
-its own mask covers.
-The rounds know nothing of classes: N kernels make N masks. For instances kernels are learned, ``masks_to_weights`` is
-    ``torch.sigmoid``, and kernels are
-matched with objects as in the loss ``mask_classification``; for panoptic segmentation those kernels stand beside the
-ones here.
+Every class has a kernel, at first the weights of an ordinary decoder's classifier; rounds of updates show it the
+features under its own mask. The rounds know nothing of classes: N kernels make N masks. For instances kernels are
+learned, ``masks_to_weights`` is ``torch.sigmoid``, and kernels are matched with objects as in the loss
+``mask_classification``; for panoptic segmentation those kernels stand beside the ones here.
 """
 
 from __future__ import annotations
@@ -16,16 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.aspp import ASPP, rates_at
+from segmodels.layers.attention import SelfAttention
 from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.heads import ConcatFeatures, FCNHead
 from segmodels.layers.pyramid_pooling import PyramidPooling
-from segmodels.models.dilated import FCNHead, create_body
-from segmodels.models.fcn import ConcatFeatures
+from segmodels.layers.uper import UPerDecoder
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
-from segmodels.models.upernet import UPerDecoder
 from segmodels.outputs import PixelOutput
 
 PAPER = "Zhang et al.: K-Net: Towards Unified Image Segmentation, NeurIPS 2021, arXiv 2106.14855"
@@ -74,23 +73,6 @@ class AdaptiveUpdate(nn.Module):
         return torch.relu(self.fc_norm(self.fc_layer(mixed))).flatten(2)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with a shortcut, ``(B, N, C)``; parameters in the order of
-    ``nn.MultiheadAttention``.
-    """
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.in_proj = nn.Linear(channels, 3 * channels)
-        self.out_proj = nn.Linear(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.in_proj(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(query, key, value)
-        return x + self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
 class KernelUpdate(nn.Module):
     """A round (section 3.2): group features, adaptive update, kernels look at each other, new masks.
 
@@ -132,7 +114,7 @@ class KernelUpdate(nn.Module):
         return masks.unflatten(2, features.shape[-2:]), kernels
 
 
-class KNet(nn.Module):
+class KNet(Model):
     """Encoder, decoder to features, classes by static kernels, rounds of kernel updates.
 
     In training ``auxiliary`` holds the logits of the static kernels and of all rounds but the last (weight 1 in the
@@ -160,7 +142,7 @@ class KNet(nn.Module):
         self.kernel_update_head = nn.ModuleList(KernelUpdate(channels) for _ in range(rounds))
         self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         maps = self.encoder(images)
         *earlier, masks = self.masks(self.decoder(maps))
         size = images.shape[-2:]
@@ -169,6 +151,9 @@ class KNet(nn.Module):
         return PixelOutput(
             resize(masks, size), tuple(resize(x, size) for x in (*earlier, self.aux_classifier(maps[-2])))
         )
+
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(self.conv_seg, self.aux_classifier)
 
     def masks(self, features: Tensor) -> list[Tensor]:
         """Logits ``(B, num_classes, h, w)`` of the static kernels and of every round."""
@@ -192,64 +177,117 @@ class LastMap(nn.Module):
 
 
 class FusedPyramid(nn.Module):
-    """UPerNet's decoder, of which the fused map is read."""
+    """UPerNet's decoder on the encoder's maps at strides 4 to 32, of which the fused map is read."""
 
-    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+    def __init__(self, encoder: Encoder, channels: int) -> None:
         super().__init__()
-        self.pyramid = UPerDecoder(in_channels[-4:], channels)
+        self.places = [encoder.place(stride) for stride in (4, 8, 16, 32)]
+        self.pyramid = UPerDecoder([encoder.channels[place] for place in self.places], channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.pyramid(maps[-4:]).fused
+        return self.pyramid([maps[place] for place in self.places]).fused
 
 
-def _fcn(in_channels: Sequence[int], channels: int) -> nn.Module:
-    return LastMap(ConcatFeatures(in_channels[-1], channels))
+RECIPE: dict[str, Any] = {
+    "auxiliary_weights": (1.0, 1.0, 1.0, 0.4),
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "batch_size": 16,
+}  # section 4
 
 
-def _psp(in_channels: Sequence[int], channels: int) -> nn.Module:
-    return LastMap(PyramidPooling(in_channels[-1], channels))
-
-
-def _deeplab_v3(in_channels: Sequence[int], channels: int) -> nn.Module:
-    return LastMap(ASPP(in_channels[-1], channels, rates_at(8), pooling_first=True, projection=3, dropout=0.0))
-
-
-def _register(
-    name: str,
-    decoder: Callable[[Sequence[int], int], nn.Module],
-    output_stride: int,
-    parameters: int,
-    gmac: float,
-    miou: float,
-    source: str,
-) -> None:
-    card = Card(
+@register_model(
+    "knet_fcn_r50_d8",
+    Card(
         PAPER,
         2021,
-        default_encoder="resnet50",
-        parameters=parameters,
+        parameters=62_810_508,
         num_classes=150,
-        gmac=gmac,
-        source=f"specification [M]: mmseg knet-s3 r50 {source}",
-        result=f"ADE20K val: mIoU {miou} (mmseg)",
-        auxiliary_weights=(1.0, 1.0, 1.0, 0.4),
-    )
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = "resnet50",
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        auxiliary: bool = True,
-    ) -> nn.Module:
-        """ResNet with a deep stem, the decoder of another model to 512 channels, three rounds."""
-        body = create_body(encoder, in_channels, output_stride, encoder_weights, encoder_options)
-        return KNet(body, decoder(body.channels, 512), num_classes, auxiliary=auxiliary)
+        gmac=205.11,
+        source="mmsegmentation 1.2.2 knet-s3_r50-d8_fcn, counted",
+        result="ADE20K val: mIoU 43.60 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def knet_fcn_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> KNet:
+    """ResNet-50 with a deep stem, the decoder of ``fcn_r50_d8`` to 512 channels, three rounds."""
+    encoder = body.build(in_channels, 8)
+    return KNet(encoder, LastMap(ConcatFeatures(encoder.channels[-1], 512)), num_classes, auxiliary=auxiliary)
 
 
-_register("knet_fcn_r50_d8", _fcn, 8, 62_810_508, 205.11, 43.60, "fcn")
-_register("knet_pspnet_r50_d8", _psp, 8, 62_288_268, 185.84, 44.18, "psp")
-_register("knet_deeplab_v3_r50_d8", _deeplab_v3, 8, 81_425_804, 277.06, 45.06, "dlv3")
-_register("knet_upernet_r50", FusedPyramid, 32, 79_728_012, 260.43, 43.45, "uper")
+@register_model(
+    "knet_pspnet_r50_d8",
+    Card(
+        PAPER,
+        2021,
+        parameters=62_288_268,
+        num_classes=150,
+        gmac=185.84,
+        source="mmsegmentation 1.2.2 knet-s3_r50-d8_pspnet, counted",
+        result="ADE20K val: mIoU 44.18 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def knet_pspnet_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> KNet:
+    """ResNet-50 with a deep stem, the decoder of ``pspnet_r50_d8`` to 512 channels, three rounds."""
+    encoder = body.build(in_channels, 8)
+    return KNet(encoder, LastMap(PyramidPooling(encoder.channels[-1], 512)), num_classes, auxiliary=auxiliary)
+
+
+@register_model(
+    "knet_deeplab_v3_r50_d8",
+    Card(
+        PAPER,
+        2021,
+        parameters=81_425_804,
+        num_classes=150,
+        gmac=277.06,
+        source="mmsegmentation 1.2.2 knet-s3_r50-d8_deeplabv3, counted",
+        result="ADE20K val: mIoU 45.06 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def knet_deeplab_v3_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> KNet:
+    """ResNet-50 with a deep stem, the decoder of ``deeplab_v3_r50_d8`` to 512 channels, three rounds."""
+    encoder = body.build(in_channels, 8)
+    aspp = ASPP(encoder.channels[-1], 512, rates_at(8), pooling_first=True, projection=3, dropout=0.0)
+    return KNet(encoder, LastMap(aspp), num_classes, auxiliary=auxiliary)
+
+
+@register_model(
+    "knet_upernet_r50",
+    Card(
+        PAPER,
+        2021,
+        parameters=79_728_012,
+        num_classes=150,
+        gmac=260.43,
+        source="mmsegmentation 1.2.2 knet-s3_r50-d8_upernet, counted",
+        result="ADE20K val: mIoU 43.45 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def knet_upernet_r50(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> KNet:
+    """ResNet-50 with a deep stem, the decoder of ``upernet_r50`` to 512 channels, three rounds."""
+    encoder = body.build(in_channels)
+    return KNet(encoder, FusedPyramid(encoder, 512), num_classes, auxiliary=auxiliary)

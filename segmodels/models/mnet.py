@@ -13,19 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmodels.layers.blocks import ConvNormAct, check_images, resize
+from segmodels.layers.blocks import ConvNormAct, UpBlock, check_images, check_widths, double_conv, relu, resize
+from segmodels.layers.padding import crop, pad_to_multiple
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
-from segmodels.models.unet import WIDTHS, UpBlock, check_widths, crop, double_conv, pad_to_multiple, relu
 from segmodels.outputs import PixelOutput
 
 PAPER = "Mehta, Sivaswamy: M-net: A Convolutional Neural Network for deep brain structure segmentation. ISBI 2017"
+WIDTHS = (64, 128, 256, 512, 1024)
 
 
-class MNet(nn.Module):
+class MNet(Model):
     """M-Net for images, or stacks of slices as channels, of any size."""
 
     def __init__(self, num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> None:
@@ -43,7 +46,7 @@ class MNet(nn.Module):
             nn.Conv2d(width, num_classes, 1, bias=level == 0) for level, width in reversed(list(enumerate(widths[:-1])))
         )
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         check_images(images, self.in_channels)
         left = self.converter(pad_to_multiple(images, 2 ** len(self.decoder)))
         size = left.shape[2:]
@@ -57,6 +60,9 @@ class MNet(nn.Module):
             features = block(features, skips.pop())
             parts.append(resize(head(features), size))
         return PixelOutput(crop(sum(parts[1:], parts[0]), images.shape[2:]))
+
+    def classifiers(self) -> list[nn.Module]:
+        return list(self.heads)
 
 
 @register_model("mnet", Card(PAPER, 2017, parameters=32_208_341, gmac=214.05, source="own count; the paper gives none"))

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.models.dilated import FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -51,7 +53,7 @@ class ObjectAttention(nn.Module):
         return self.bottleneck(torch.cat([self.out_project(context), features], dim=1))
 
 
-class OCRNet(nn.Module):
+class OCRNet(Model):
     """Coarse scores, object regions from them, attention of positions to regions, classes. In training the coarse
     scores are an auxiliary output.
 
@@ -81,7 +83,7 @@ class OCRNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         size = images.shape[-2:]
         *_, middle, last = maps = self.encoder(images)
         if self.concatenate:
@@ -92,38 +94,80 @@ class OCRNet(nn.Module):
         logits = resize(self.conv_seg(self.dropout(x)), size)
         return PixelOutput(logits, (resize(scores, size),) if self.training else ())
 
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(self.conv_seg, self.coarse)
 
-def _register(name: str, body_name: str, parameters: int, gmac: float, source: str, result: str) -> None:
-    card = Card(
+
+RECIPE: dict[str, Any] = {
+    "num_classes": 19,
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "weight_decay": 5e-4,
+    "schedule": "polynomial",
+    "batch_size": 8,
+}  # section 4.1, Cityscapes
+
+
+@register_model(
+    "ocrnet_hr18s",
+    Card(PAPER, 2020, parameters=6_378_496, gmac=44.43, source="mmsegmentation 1.2.2 ocrnet_hr18s, counted", **RECIPE),
+)
+def ocrnet_hr18s(num_classes: int, in_channels: int = 3, body: Body = Body("hrnet_w18_small")) -> OCRNet:
+    """The small HRNet-W18."""
+    return _ocrnet(num_classes, in_channels, body)
+
+
+@register_model(
+    "ocrnet_hr18",
+    Card(PAPER, 2020, parameters=12_080_036, gmac=53.25, source="mmsegmentation 1.2.2 ocrnet_hr18, counted", **RECIPE),
+)
+def ocrnet_hr18(num_classes: int, in_channels: int = 3, body: Body = Body("hrnet_w18")) -> OCRNet:
+    """HRNet-W18."""
+    return _ocrnet(num_classes, in_channels, body)
+
+
+@register_model(
+    "ocrnet_hr48",
+    Card(
         PAPER,
         2020,
-        default_encoder=body_name,
-        parameters=parameters,
-        num_classes=19,
-        gmac=gmac,
-        source=f"specification [M]: mmseg {source}",
-        result=f"Cityscapes val: mIoU {result} (mmseg)" if result else "",
-    )
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = body_name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-    ) -> nn.Module:
-        """HRNet, or another encoder at output stride 8, with a deep stem if it is a ResNet."""
-        if encoder.startswith("hrnet"):
-            body = create_body(encoder, in_channels, 32, encoder_weights, encoder_options)
-            width = sum(body.channels)
-            coarse = nn.Sequential(ConvNormAct(width, width, 1), nn.Conv2d(width, num_classes, 1))
-            return OCRNet(body, coarse, num_classes, concatenate=True)
-        body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-        return OCRNet(body, FCNHead(body.channels[-2], num_classes), num_classes, concatenate=False, dropout=0.1)
+        parameters=70_371_446,
+        gmac=162.24,
+        source="mmsegmentation 1.2.2 ocrnet_hr48, counted",
+        result="Cityscapes val: mIoU 81.35 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def ocrnet_hr48(num_classes: int, in_channels: int = 3, body: Body = Body("hrnet_w48")) -> OCRNet:
+    """HRNet-W48, the paper's best."""
+    return _ocrnet(num_classes, in_channels, body)
 
 
-_register("ocrnet_hr18s", "hrnet_w18_small", 6_378_496, 44.43, "ocrnet_hr18s", "")
-_register("ocrnet_hr18", "hrnet_w18", 12_080_036, 53.25, "ocrnet_hr18", "")
-_register("ocrnet_hr48", "hrnet_w48", 70_371_446, 162.24, "ocrnet_hr48", "81.35")
-_register("ocrnet_r101_d8", "resnet101", 55_516_294, 230.45, "ocrnet_r101-d8", "80.81")
+@register_model(
+    "ocrnet_r101_d8",
+    Card(
+        PAPER,
+        2020,
+        parameters=55_516_294,
+        gmac=230.45,
+        source="mmsegmentation 1.2.2 ocrnet_r101-d8, counted",
+        result="Cityscapes val: mIoU 80.81 (mmsegmentation)",
+        **RECIPE,
+    ),
+)
+def ocrnet_r101_d8(num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM)) -> OCRNet:
+    """ResNet-101 with a deep stem at output stride 8."""
+    return _ocrnet(num_classes, in_channels, body)
+
+
+def _ocrnet(num_classes: int, in_channels: int, body: Body) -> OCRNet:
+    """On all maps of an HRNet, or on the last two of another encoder at output stride 8."""
+    if body.encoder.startswith("hrnet"):
+        encoder = body.build(in_channels)
+        width = sum(encoder.channels)
+        coarse = nn.Sequential(ConvNormAct(width, width, 1), nn.Conv2d(width, num_classes, 1))
+        return OCRNet(encoder, coarse, num_classes, concatenate=True)
+    # A ResNet has a deep stem, in place of an HRNet too.
+    stem = DEEP_STEM if body.encoder.startswith("resnet") else {}
+    encoder = body.build(in_channels, 8, **stem)
+    return OCRNet(encoder, FCNHead(encoder.channels[-2], num_classes), num_classes, concatenate=False, dropout=0.1)

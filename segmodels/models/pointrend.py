@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import resize
-from segmodels.layers.fpn import FPN
-from segmodels.models.dilated import create_body
+from segmodels.layers.fpn import FPN, SemanticBranch
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
-from segmodels.models.semantic_fpn import SemanticBranch
 from segmodels.outputs import PixelOutput, PointPrediction
 
 PAPER = "Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020, arXiv 1912.08193"
+STRIDES = (4, 8, 16, 32)
 
 
 def sample_points(maps: Tensor, coordinates: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class PointHead(nn.Module):
         return self.fc_seg(torch.cat([x, coarse], dim=1))
 
 
-class PointRend(nn.Module):
+class PointRend(Model):
     """Semantic FPN gives coarse logits at stride 4, a point head on the finest level of the pyramid those of points
     where they are uncertain.
 
@@ -109,14 +110,14 @@ class PointRend(nn.Module):
         self.steps = steps
         self.pixels = pixels
         self.encoder = encoder
-        self.fpn = FPN(encoder.channels[-4:], 256)
+        self.fpn = FPN(encoder.channels_at(STRIDES), 256)
         self.branch = SemanticBranch(4, 256, 128, nn.BatchNorm2d)
         self.conv_seg = nn.Conv2d(128, num_classes, 1)
         self.point_head = PointHead(256, num_classes)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         size = images.shape[-2:]
-        pyramid = self.fpn(self.encoder(images)[-4:])
+        pyramid = self.fpn(self.encoder.maps(images, STRIDES))
         coarse = self.conv_seg(self.branch(pyramid))
         if not self.training:
             return PixelOutput(resize(self.subdivide(pyramid[0], coarse), size))
@@ -126,6 +127,9 @@ class PointRend(nn.Module):
         return PixelOutput(
             _replaced(resize(coarse, size), points.pixels(*size), points.logits), extras={"points": points}
         )
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.conv_seg, self.point_head.fc_seg]
 
     def refine(self, fine: Tensor, coarse: Tensor, coordinates: Tensor) -> Tensor:
         """Logits ``(B, C, N)`` of points, from the finest features and the coarse logits there."""
@@ -157,21 +161,18 @@ def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
     Card(
         PAPER,
         2020,
-        default_encoder="resnet50",
         parameters=28_715_119,
         num_classes=19,
         gmac=48.82,
-        source="specification [M]: mmseg pointrend_r50",
-        result="Cityscapes val: mIoU 76.47 (mmseg)",
+        source="mmsegmentation 1.2.2 pointrend_r50, counted",
+        result="Cityscapes val: mIoU 76.47 (mmsegmentation)",
         losses={"cross_entropy": 1.0, "points": 1.0},
     ),
 )
 def pointrend_r50(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-) -> nn.Module:
-    """ResNet with a deep stem, a feature pyramid with batch norm in its semantic branch."""
-    return PointRend(create_body(encoder, in_channels, 32, encoder_weights, encoder_options), num_classes)
+    body: Body = Body("resnet50", options=DEEP_STEM),
+) -> PointRend:
+    """ResNet-50 with a deep stem, a feature pyramid with batch norm in its semantic branch."""
+    return PointRend(body.build(in_channels), num_classes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.models.dilated import DilatedModel, FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.models.dilated import DilatedModel
 from segmodels.models.registry import Card, register_model
 
 PAPER = "Zhao et al.: PSANet: Point-wise Spatial Attention Network for Scene Parsing, ECCV 2018"
@@ -112,27 +112,29 @@ class PSAHead(nn.Module):
     Card(
         PAPER,
         2018,
-        default_encoder="resnet50",
         parameters=59_138_694,
         num_classes=19,
         gmac=200.48,
-        source="specification [M]: mmseg psanet_r50-d8, mask 97; 200.76 GMAC with its padded projection",
-        result="Cityscapes val: mIoU 77.24 (mmseg)",
+        source="mmsegmentation 1.2.2 psanet_r50-d8, mask 97, counted; 200.76 GMAC with its padded projection",
+        result="Cityscapes val: mIoU 77.24 (mmsegmentation)",
+        optimizer="sgd",
+        lr=0.01,
+        weight_decay=1e-4,
+        schedule="polynomial",
+        batch_size=16,
     ),
 )
 def psanet_r50_d8(
     num_classes: int,
     in_channels: int = 3,
-    encoder: str = "resnet50",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
+    body: Body = Body("resnet50", options=DEEP_STEM),
     mask_size: int = 97,
     mmseg_resampling: bool = False,
     auxiliary: bool = True,
-) -> nn.Module:
-    """ResNet with a deep stem at output stride 8; ``mask_size`` 97 for crops of 769, 59 for 473, 66 in mmseg for
+) -> DilatedModel:
+    """ResNet-50 with a deep stem at output stride 8; ``mask_size`` 97 for crops of 769, 59 for 473, 66 in mmseg for
     ADE20K; auxiliary weight 0.4.
     """
-    body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-    head = PSAHead(body.channels[-1], num_classes, mask_size=mask_size, mmseg_resampling=mmseg_resampling)
-    return DilatedModel(body, head, FCNHead(body.channels[-2], num_classes) if auxiliary else None)
+    encoder = body.build(in_channels, 8)
+    head = PSAHead(encoder.channels[-1], num_classes, mask_size=mask_size, mmseg_resampling=mmseg_resampling)
+    return DilatedModel(encoder, head, FCNHead(encoder.channels[-2], num_classes) if auxiliary else None)

@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from segmodels.encoders.body import DEEP_STEM, Body
+from segmodels.layers.heads import FCNHead
 from segmodels.layers.pyramid_pooling import PyramidPooling
-from segmodels.models.dilated import DilatedModel, FCNHead, create_body
+from segmodels.models.dilated import DilatedModel
 from segmodels.models.registry import Card, register_model
 
 PAPER = "Zhao et al.: Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105"
@@ -23,43 +25,59 @@ class PSPHead(nn.Sequential):
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
 
 
-def _register(
-    name: str, body_name: str, num_classes: int, parameters: int, gmac: float, source: str, result: str
-) -> None:
-    card = Card(
+RECIPE: dict[str, Any] = {
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "weight_decay": 1e-4,
+    "schedule": "polynomial",
+    "batch_size": 16,
+}  # section 5.1
+
+
+@register_model(
+    "pspnet_r50_d8",
+    Card(
         PAPER,
         2017,
-        default_encoder=body_name,
-        parameters=parameters,
-        num_classes=num_classes,
-        gmac=gmac,
-        source=source,
-        result=result,
-    )
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = body_name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        auxiliary: bool = True,
-    ) -> nn.Module:
-        """ResNet with a deep stem at output stride 8, as in the authors' release; the auxiliary loss weighs 0.4
-        (section 4.1).
-        """
-        body = create_body(encoder, in_channels, 8, encoder_weights, encoder_options)
-        return DilatedModel(
-            body,
-            PSPHead(body.channels[-1], num_classes),
-            FCNHead(body.channels[-2], num_classes) if auxiliary else None,
-        )
-
-
-_MMSEG = "specification [M]: mmseg pspnet_r50-d8"
-_OWN = "own count; body and auxiliary head: specification [M]"
-_register(
-    "pspnet_r50_d8", "resnet50", 19, 48_975_494, 178.32, _MMSEG, "Cityscapes val: mIoU 78.55 (mmseg, 80k iterations)"
+        parameters=48_975_494,
+        num_classes=19,
+        gmac=178.32,
+        source="mmsegmentation 1.2.2 pspnet_r50-d8, counted",
+        result="Cityscapes val: mIoU 78.55 (mmsegmentation, 80k iterations)",
+        **RECIPE,
+    ),
 )
-_register("pspnet_r101_d8", "resnet101", 21, 67_969_162, 255.90, _OWN, "PASCAL VOC 2012 test: mIoU 82.6 (paper)")
+def pspnet_r50_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> DilatedModel:
+    """ResNet-50 with a deep stem at output stride 8, as in the authors' release; the auxiliary loss weighs 0.4 (section
+    4.1).
+    """
+    encoder = body.build(in_channels, 8)
+    head = PSPHead(encoder.channels[-1], num_classes)
+    return DilatedModel(encoder, head, FCNHead(encoder.channels[-2], num_classes) if auxiliary else None)
+
+
+@register_model(
+    "pspnet_r101_d8",
+    Card(
+        PAPER,
+        2017,
+        parameters=67_969_162,
+        gmac=255.90,
+        source="own count; body and auxiliary head: mmsegmentation 1.2.2, counted",
+        result="PASCAL VOC 2012 test: mIoU 82.6 (paper)",
+        **RECIPE,
+    ),
+)
+def pspnet_r101_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101", options=DEEP_STEM),
+    auxiliary: bool = True,
+) -> DilatedModel:
+    """``pspnet_r50_d8`` on the deeper ResNet-101."""
+    return pspnet_r50_d8(num_classes, in_channels, body, auxiliary)

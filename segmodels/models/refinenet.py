@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.body import Body
 from segmodels.layers.blocks import resize
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -24,6 +25,7 @@ PAPER = (
     "Lin, Milan, Shen, Reid: RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation, CVPR"
     " 2017, arXiv 1611.06612"
 )
+STRIDES = (32, 16, 8, 4)
 
 
 def conv3x3(in_channels: int, out_channels: int, bias: bool = False) -> nn.Conv2d:
@@ -81,7 +83,7 @@ class RefineBlock(nn.Module):
         return self.refine(self.pool(x))
 
 
-class RefineNet(nn.Module):
+class RefineNet(Model):
     """Four blocks over the encoder's four coarsest maps: 512 channels in the coarsest, 256 in the others. Any input
     size.
     """
@@ -90,18 +92,21 @@ class RefineNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        channels = encoder.channels[:-5:-1]  # coarsest first
+        channels = encoder.channels_at(STRIDES)
         widths = (512, 256, 256, 256)
         self.blocks = nn.ModuleList(RefineBlock(*args) for args in zip(channels, widths, (None, *widths), strict=False))
         self.classifier = conv3x3(256, num_classes, bias=True)
 
-    def forward(self, images: Tensor) -> PixelOutput:
-        maps = self.encoder(images)[:-5:-1]
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
+        maps = self.encoder.maps(images, STRIDES)
         maps = [self.dropout(maps[0]), self.dropout(maps[1]), *maps[2:]]
         x = None
         for block, features in zip(self.blocks, maps, strict=True):
             x = block(features, x)
         return PixelOutput(resize(self.classifier(x), images.shape[-2:], align_corners=True))
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.classifier]
 
 
 @register_model(
@@ -109,24 +114,15 @@ class RefineNet(nn.Module):
     Card(
         PAPER,
         2017,
-        default_encoder="resnet101",
         parameters=118_052_437,
         gmac=262.9,
-        source="specification [M]: PyTorch port of the authors' release",
+        source="DrSleep/refinenet-pytorch, a port of the authors' release, counted",
         result="PASCAL VOC 2012 val: mIoU 80.5 at a single scale (authors' README)",
     ),
 )
-def refinenet_resnet101(
-    num_classes: int,
-    in_channels: int = 3,
-    encoder: str = "resnet101",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-) -> nn.Module:
+def refinenet_resnet101(num_classes: int, in_channels: int = 3, body: Body = Body("resnet101")) -> RefineNet:
     """Four-cascaded RefineNet on ResNet-101."""
-    return RefineNet(
-        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes
-    )
+    return RefineNet(body.build(in_channels), num_classes)
 
 
 @register_model(
@@ -134,21 +130,12 @@ def refinenet_resnet101(
     Card(
         PAPER,
         2017,
-        default_encoder="resnet152",
         parameters=133_696_085,
         gmac=282.29,
         source="own count",
         result="PASCAL VOC 2012 test: mIoU 83.4 (paper)",
     ),
 )
-def refinenet_resnet152(
-    num_classes: int,
-    in_channels: int = 3,
-    encoder: str = "resnet152",
-    encoder_weights: str | None = None,
-    encoder_options: dict[str, Any] | None = None,
-) -> nn.Module:
+def refinenet_resnet152(num_classes: int, in_channels: int = 3, body: Body = Body("resnet152")) -> RefineNet:
     """Four-cascaded RefineNet on ResNet-152, the paper's best."""
-    return RefineNet(
-        create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})), num_classes
-    )
+    return RefineNet(body.build(in_channels), num_classes)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import nn
-
+from segmodels.encoders.body import Body
 from segmodels.errors import InputError
+from segmodels.models.base import Model
 from segmodels.registry import Entry, Registry
 
-Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+Builder = TypeVar("Builder", bound=Callable[..., Model])
+BODY_OPTIONS = ("encoder", "encoder_weights", "encoder_options")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,6 @@ class Card:
         auxiliary_weights: weights of the auxiliary heads' losses in the source, in the heads' order; further heads take
             the last.
         learner: ``supervised``, or ``alternating`` (two objectives in turn, without labels).
-        default_encoder: name in the encoder registry, None for models without a separate encoder.
         parameters: trainable parameters in training mode (auxiliary heads included) at ``num_classes`` classes.
         num_classes, size: the setting that ``parameters`` and ``gmac`` are for; size is (height, width).
         gmac: 10^9 multiply-accumulates of one forward pass of one image in eval mode (auxiliary heads off).
@@ -42,7 +42,6 @@ class Card:
     losses: Mapping[str, float | Mapping[str, Any]] = field(default_factory=dict)
     auxiliary_weights: tuple[float, ...] = (0.4,)
     learner: str = "supervised"
-    default_encoder: str | None = None
     parameters: int | None = None
     num_classes: int = 21
     size: tuple[int, int] = (512, 512)
@@ -56,11 +55,11 @@ class Card:
     batch_size: int | None = None
 
 
-MODELS: Registry[nn.Module, Card] = Registry("model", "segmodels.models")
+MODELS: Registry[Model, Card] = Registry("model", "segmodels.models")
 
 
 def register_model(name: str, card: Card) -> Callable[[Builder], Builder]:
-    """Decorator for a function ``build(num_classes, in_channels=3, **options) -> nn.Module``."""
+    """Decorator for a function ``build(num_classes, in_channels=3, body=Body("resnet50"), ...) -> Model``."""
     return MODELS.register(name, card)
 
 
@@ -69,21 +68,33 @@ def list_models() -> list[str]:
     return MODELS.names()
 
 
-def model_entry(name: str) -> Entry[nn.Module, Card]:
+def model_entry(name: str) -> Entry[Model, Card]:
     """The registered variant of that name; raises InputError with the nearest names."""
     return MODELS[name]
 
 
+def model_body(name: str, **options: Any) -> Body | None:
+    """The encoder that a variant stands on with these options (``encoder``, ``encoder_weights``, ``encoder_options``,
+    or ``body`` itself); None for models without one.
+    """
+    default = options.get("body") or MODELS[name].options.get("body")
+    return default and default.replaced(**{key: options[key] for key in BODY_OPTIONS if key in options})
+
+
 def model_options(name: str) -> dict[str, Any]:
-    """Options of a variant beyond ``num_classes`` with their defaults."""
-    return {key: default for key, default in MODELS[name].options.items() if key != "num_classes"}
+    """Options of a variant beyond ``num_classes`` with their defaults; ``body`` as its three parts."""
+    options = {key: default for key, default in MODELS[name].options.items() if key not in ("num_classes", "body")}
+    if body := model_body(name):
+        options |= dict(zip(BODY_OPTIONS, (body.encoder, body.weights, dict(body.options)), strict=True))
+    return options
 
 
-def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+def create_model(name: str, num_classes: int, **options: Any) -> Model:
     """Build a model with ``num_classes`` (>= 2) output channels.
 
-    Common options: ``in_channels`` (default 3), ``encoder``, ``encoder_weights`` (path or URI) for models with an
-        encoder.
+    Args:
+        options: of the variant. All have ``in_channels`` (default 3). Those with an encoder take ``encoder`` (its
+            name), ``encoder_weights`` (path or URI) and ``encoder_options``, or ``body``, a ``Body`` of all three.
 
     Raises:
         InputError: unknown model (with the nearest names), unknown option (with the nearest names), fewer than 2
@@ -94,9 +105,11 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
         raise InputError(
             f"num_classes is {num_classes}, expected at least 2: a binary task has the classes background and object"
         )
-    MODELS.check_options(name, options, model_options(name))
+    MODELS.check_options(name, options, {*model_options(name), *entry.options} - {"num_classes"})
     if options.get("in_channels", 1) < 1:
         raise InputError(
             f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
         )
+    if body := model_body(name, **options):
+        options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
     return entry.build(num_classes=num_classes, **options)

@@ -2,9 +2,8 @@
 arXiv 2209.08575).
 
 The convolutional body MSCAN and a light Hamburger head on its last three stages: a low-rank reconstruction of all
-positions' features by non-negative
-matrix factorisation (Geng et al.: Is Attention Better Than Matrix Decomposition?, ICLR 2021) stands for global
-    attention.
+positions' features by non-negative matrix factorisation (Geng et al.: Is Attention Better Than Matrix Decomposition?,
+ICLR 2021) stands for global attention.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import create_encoder
-from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.encoders.body import Body
+from segmodels.layers.blocks import ConvNormAct, group_norm, resize
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -26,6 +26,7 @@ PAPER = (
     "Guo et al.: SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation, NeurIPS 2022, arXiv"
     " 2209.08575"
 )
+STRIDES = (8, 16, 32)
 
 
 class MatrixFactorisation(nn.Module):
@@ -79,17 +80,13 @@ class Hamburger(nn.Module):
         super().__init__()
         self.ham_in = nn.Conv2d(channels, channels, 1)
         self.ham = MatrixFactorisation(channels)
-        self.ham_out = ConvNormAct(channels, channels, 1, norm=_group_norm, activation=None)
+        self.ham_out = ConvNormAct(channels, channels, 1, norm=group_norm, activation=None)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(x + self.ham_out(self.ham(functional.relu(self.ham_in(x)))))
 
 
-def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(32, channels)
-
-
-class SegNeXt(nn.Module):
+class SegNeXt(Model):
     """The maps at strides 8, 16 and 32 side by side at stride 8, squeezed to ``channels``, Hamburger, classes. Any
     input size.
     """
@@ -97,48 +94,95 @@ class SegNeXt(nn.Module):
     def __init__(self, encoder: Encoder, num_classes: int, channels: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.encoder = encoder
-        self.squeeze = ConvNormAct(sum(encoder.channels[-3:]), channels, 1, norm=_group_norm)
+        self.squeeze = ConvNormAct(sum(encoder.channels_at(STRIDES)), channels, 1, norm=group_norm)
         self.hamburger = Hamburger(channels)
-        self.align = ConvNormAct(channels, channels, 1, norm=_group_norm)
+        self.align = ConvNormAct(channels, channels, 1, norm=group_norm)
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
 
-    def forward(self, images: Tensor) -> PixelOutput:
-        maps = self.encoder(images)[-3:]
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
+        maps = self.encoder.maps(images, STRIDES)
         x = torch.cat([resize(features, maps[0].shape[-2:]) for features in maps], dim=1)
         x = self.align(self.hamburger(self.squeeze(x)))
         return PixelOutput(resize(self.conv_seg(self.dropout(x)), images.shape[-2:]))
 
+    def classifiers(self) -> list[nn.Module]:
+        return [self.conv_seg]
 
-def _register(letter: str, channels: int, parameters: int, gmac: float, paper_miou: float) -> None:
-    name = f"mscan_{letter}"
-    card = Card(
+
+RECIPE: dict[str, Any] = {
+    "num_classes": 150,
+    "optimizer": "adamw",
+    "lr": 6e-5,
+    "weight_decay": 0.01,
+    "schedule": "polynomial",
+    "batch_size": 16,
+}  # section 4.2, ADE20K
+
+
+@register_model(
+    "segnext_t",
+    Card(
         PAPER,
         2022,
-        default_encoder=name,
-        parameters=parameters,
-        num_classes=150,
-        gmac=gmac,
-        source=f"specification [M]: mmseg segnext_mscan-{letter}",
-        result=f"ADE20K val: mIoU {paper_miou} (paper)",
-    )
-
-    @register_model(f"segnext_{letter}", card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = name,
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-    ) -> nn.Module:
-        return SegNeXt(
-            create_encoder(encoder, in_channels, weights=encoder_weights, **(encoder_options or {})),
-            num_classes,
-            channels,
-        )
+        parameters=4_263_414,
+        gmac=6.40,
+        source="mmsegmentation 1.2.2 segnext_mscan-t, counted",
+        result="ADE20K val: mIoU 41.1 (paper)",
+        **RECIPE,
+    ),
+)
+def segnext_t(num_classes: int, in_channels: int = 3, body: Body = Body("mscan_t")) -> SegNeXt:
+    """SegNeXt-T, the tiny one: a head of 256 channels."""
+    return SegNeXt(body.build(in_channels), num_classes, channels=256)
 
 
-_register("t", 256, 4_263_414, 6.40, 41.1)
-_register("s", 256, 13_932_886, 15.65, 44.3)
-_register("b", 512, 27_636_310, 32.69, 48.5)
-_register("l", 1024, 48_926_550, 65.97, 51.0)
+@register_model(
+    "segnext_s",
+    Card(
+        PAPER,
+        2022,
+        parameters=13_932_886,
+        gmac=15.65,
+        source="mmsegmentation 1.2.2 segnext_mscan-s, counted",
+        result="ADE20K val: mIoU 44.3 (paper)",
+        **RECIPE,
+    ),
+)
+def segnext_s(num_classes: int, in_channels: int = 3, body: Body = Body("mscan_s")) -> SegNeXt:
+    """SegNeXt-S, the small one: a head of 256 channels."""
+    return SegNeXt(body.build(in_channels), num_classes, channels=256)
+
+
+@register_model(
+    "segnext_b",
+    Card(
+        PAPER,
+        2022,
+        parameters=27_636_310,
+        gmac=32.69,
+        source="mmsegmentation 1.2.2 segnext_mscan-b, counted",
+        result="ADE20K val: mIoU 48.5 (paper)",
+        **RECIPE,
+    ),
+)
+def segnext_b(num_classes: int, in_channels: int = 3, body: Body = Body("mscan_b")) -> SegNeXt:
+    """SegNeXt-B, the base one: a head of 512 channels."""
+    return SegNeXt(body.build(in_channels), num_classes, channels=512)
+
+
+@register_model(
+    "segnext_l",
+    Card(
+        PAPER,
+        2022,
+        parameters=48_926_550,
+        gmac=65.97,
+        source="mmsegmentation 1.2.2 segnext_mscan-l, counted",
+        result="ADE20K val: mIoU 51.0 (paper)",
+        **RECIPE,
+    ),
+)
+def segnext_l(num_classes: int, in_channels: int = 3, body: Body = Body("mscan_l")) -> SegNeXt:
+    """SegNeXt-L, the large one: a head of 1024 channels."""
+    return SegNeXt(body.build(in_channels), num_classes, channels=1024)

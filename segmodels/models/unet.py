@@ -1,7 +1,7 @@
 """U-Net: Ronneberger, Fischer, Brox, MICCAI 2015, arXiv 1505.04597.
 
 ``unet`` is the form in common use: padded convolutions with batch normalisation, output as large as the input, any
-    input size.
+input size.
 ``unet_original`` is the paper's: valid convolutions without normalisation (572 -> 388), images mirrored beyond their
 border.
 """
@@ -9,14 +9,15 @@ border.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segmodels.errors import InputError
-from segmodels.layers.blocks import ConvNormAct, check_images
+from segmodels.layers.blocks import UpBlock, check_images, check_widths, double_conv
+from segmodels.layers.padding import crop, mirror_index, pad_to_multiple
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -25,68 +26,9 @@ PAPER = (
     " 1505.04597"
 )
 WIDTHS = (64, 128, 256, 512, 1024)
-relu = partial(nn.ReLU, inplace=True)
 
 
-def check_widths(widths: Sequence[int]) -> list[int]:
-    """Channels per level, finest first, as a list; InputError unless they are at least 2 positive numbers."""
-    if len(widths) < 2 or min(widths) < 1:
-        raise InputError(
-            f"widths is {list(widths)}, expected at least 2 positive numbers of channels, finest level first"
-        )
-    return list(widths)
-
-
-def check_spatial_dims(spatial_dims: int) -> int:
-    """2 for images or 3 for volumes; InputError for anything else."""
-    if spatial_dims not in (2, 3):
-        raise InputError(f"spatial_dims is {spatial_dims}, expected 2 (images) or 3 (volumes)")
-    return spatial_dims
-
-
-def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Twice: 3x3 convolution, batch normalisation, ReLU. (B, in, H, W) -> (B, out, H, W)."""
-    return nn.Sequential(*(ConvNormAct(i, out_channels, activation=relu) for i in (in_channels, out_channels)))
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses
-    nothing. Crop the output.
-    """
-    # functional.pad takes (before, after) pairs from the last dimension backwards
-    pads = [pad for size in reversed(images.shape[2:]) for pad in (0, -size % multiple)]
-    if not torch.compiler.is_exporting() and not any(
-        pads
-    ):  # asked while exporting, this would tie the graph to one answer
-        return images
-    return functional.pad(images, pads, mode="replicate")
-
-
-def crop(features: Tensor, size: Sequence[int]) -> Tensor:
-    """The first rows and columns (and slices) of (B, C, *larger): a view of the given size."""
-    for dimension, length in enumerate(size, start=2):
-        if (
-            torch.compiler.is_exporting()
-        ):  # a view would tie the graph to sizes that do need padding, or to those that do not
-            features = features.index_select(dimension, torch.arange(length, device=features.device))
-        else:
-            features = features.narrow(dimension, 0, length)
-    return features
-
-
-class UpBlock(nn.Module):
-    """2x2 up-convolution that halves the channels, concatenation behind the encoder's map, convolutions."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-        self.convs = double_conv(2 * out_channels, out_channels)
-
-    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
-        return self.convs(torch.cat([skip, self.up(deep)], dim=1))
-
-
-class UNet(nn.Module):
+class UNet(Model):
     """U-Net with padded convolutions and batch normalisation. Any height and width: padded to a multiple of 16 (for
     five levels), cropped again.
     """
@@ -108,7 +50,7 @@ class UNet(nn.Module):
         """What each level of the decoder does to the coarser map and the encoder's."""
         return UpBlock(in_channels, out_channels)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         check_images(images, self.in_channels)
         skips = [self.encoder[0](pad_to_multiple(images, 2 ** len(self.decoder)))]
         for stage in self.encoder[1:]:
@@ -118,8 +60,11 @@ class UNet(nn.Module):
             features = block(features, skips.pop())
         return PixelOutput(crop(self.head(features), images.shape[2:]))
 
+    def classifiers(self) -> list[nn.Module]:
+        return [self.head]
 
-class UNetOriginal(nn.Module):
+
+class UNetOriginal(Model):
     """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels (there in the
     authors' Caffe release).
 
@@ -153,7 +98,7 @@ class UNetOriginal(nn.Module):
                 )
                 nn.init.normal_(module.weight, std=(2 / incoming) ** 0.5)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         check_images(images, self.in_channels)
         rows, columns = (
             mirror_index(size, self.margin, self.margin + (4 - size) % self.multiple, images.device)
@@ -161,6 +106,9 @@ class UNetOriginal(nn.Module):
         )
         logits = self._network(images.index_select(-2, rows).index_select(-1, columns))
         return PixelOutput(crop(logits, images.shape[2:]))
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.head]
 
     def forward_valid(self, images: Tensor) -> Tensor:
         """Logits (B, C, H - 184, W - 184) of the centre of images (B, in, H, W); for other than five levels the border
@@ -189,15 +137,6 @@ class UNetOriginal(nn.Module):
         return self.head(features)
 
 
-def mirror_index(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Indices that extend a line of ``size`` pixels by mirroring at both end pixels, as often as needed; length before
-    + size + after.
-    """
-    period = max(2 * (size - 1), 1)
-    index = torch.arange(-before, size + after, device=device) % period
-    return torch.minimum(index, (period - index) % period) if size > 1 else index
-
-
 def _valid_convs(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3),
@@ -222,9 +161,7 @@ class _ValidUpBlock(nn.Module):
         return self.convs(torch.cat([centre, up], dim=1))
 
 
-@register_model(
-    "unet", Card(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="specification [M]; gmac: own count")
-)
+@register_model("unet", Card(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="own count"))
 def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> UNet:
     """U-Net, padded with batch normalisation; ``widths`` are the channels per level, finest first, their number sets
     the depth.
@@ -239,8 +176,10 @@ def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS)
         2015,
         parameters=31_033_045,
         gmac=247.52,
-        source="specification [M]; gmac: own count",
+        source="own count",
         result="ISBI cell tracking 2015: IoU 0.9203 (PhC-U373), 0.7756 (DIC-HeLa), paper table 2",
+        optimizer="sgd",
+        batch_size=1,
     ),
 )
 def unet_original(

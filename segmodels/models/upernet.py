@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
+from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.errors import nearest
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.layers.fpn import top_down
-from segmodels.layers.pyramid_pooling import PyramidPooling
-from segmodels.models.dilated import FCNHead, create_body
+from segmodels.layers.heads import FCNHead
+from segmodels.layers.uper import UPerDecoder, UPerFeatures
+from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
 PAPER = "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018, arXiv 1807.10221"
-
-
-class UPerFeatures(NamedTuple):
-    """What heads can read; h and w are the height and width of the finest map."""
-
-    fused: Tensor  # (B, channels, h, w), all levels of the pyramid in one
-    pyramid: list[Tensor]  # (B, channels, h_i, w_i), from fine to coarse; the last is the output of pyramid pooling
-
-
-class UPerDecoder(nn.Module):
-    """Pyramid pooling on the coarsest map, a feature pyramid from there down, and its levels side by side through a 3x3
-    convolution (section 3.1).
-
-    Batch norm and ReLU after every convolution. Maps ``(B, in_channels[i], h_i, w_i)``, from fine to coarse, of any
-    sizes.
-    """
-
-    def __init__(self, in_channels: Sequence[int], channels: int = 512) -> None:
-        super().__init__()
-        self.pooling = PyramidPooling(in_channels[-1], channels)
-        self.laterals = nn.ModuleList(ConvNormAct(width, channels, 1) for width in in_channels[:-1])
-        self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in in_channels[:-1])
-        self.fuse = ConvNormAct(len(in_channels) * channels, channels)
-
-    def forward(self, maps: Sequence[Tensor]) -> UPerFeatures:
-        laterals = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=False)]
-        *sums, pooled = top_down([*laterals, self.pooling(maps[-1])], mode="bilinear")
-        pyramid = [*(output(x) for output, x in zip(self.outputs, sums, strict=True)), pooled]
-        size = pyramid[0].shape[-2:]
-        return UPerFeatures(self.fuse(torch.cat([resize(x, size) for x in pyramid], dim=1)), pyramid)
+STRIDES = (4, 8, 16, 32)
+BRODEN = {"scene": 365, "part": 152, "material": 26, "texture": 47}
+"""Classes of Broden+, on which the paper trains all tasks (table 1), beside its 335 object classes."""
 
 
 class TaskHeads(nn.ModuleDict):
@@ -95,14 +68,14 @@ class TaskHeads(nn.ModuleDict):
         return {task: scores if task == "scene" else resize(scores, size) for task, scores in logits.items()}
 
 
-class UPerNet(nn.Module):
+class UPerNet(Model):
     """Encoder with maps at strides 4 to 32, decoder, dropout, object classes on the fused map; an auxiliary head and
     further tasks if wanted.
 
     Args:
         tasks: number of classes of each of ``scene``, ``part``, ``material`` and ``texture`` that is wanted, see
-            ``TaskHeads``. Their logits are ``extras["further"]``, in training and evaluation; labels of such tasks, and
-            so their losses, are the caller's.
+            ``TaskHeads``. Their logits are ``extras["further"]`` by name, in training and evaluation, for the loss
+            ``further``; leave out those that the dataset has no labels for.
     """
 
     def __init__(
@@ -116,15 +89,16 @@ class UPerNet(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.decoder = UPerDecoder(encoder.channels[-4:], channels)
+        widths = encoder.channels_at(STRIDES)
+        self.decoder = UPerDecoder(widths, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.conv_seg = nn.Conv2d(channels, num_classes, 1)
-        self.aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
-        self.task_heads = TaskHeads(encoder.channels[-4], channels, tasks) if tasks else None
+        self.aux_classifier = FCNHead(widths[2], num_classes) if auxiliary else None
+        self.task_heads = TaskHeads(widths[0], channels, tasks) if tasks else None
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         size = images.shape[-2:]
-        maps = self.encoder(images)[-4:]
+        maps = self.encoder.maps(images, STRIDES)
         features = self.decoder(maps)
         logits = resize(self.conv_seg(self.dropout(features.fused)), size)
         auxiliary = (
@@ -136,54 +110,64 @@ class UPerNet(nn.Module):
             extras={"further": self.task_heads(maps[0], features, size)} if self.task_heads is not None else {},
         )
 
-
-def _register(name: str, card: Card, default_tasks: Mapping[str, int] | None) -> None:
-    """mmseg's form: a ResNet with a deep stem; auxiliary weight 0.4."""
-
-    @register_model(name, card)
-    def build(
-        num_classes: int,
-        in_channels: int = 3,
-        encoder: str = "resnet50",
-        encoder_weights: str | None = None,
-        encoder_options: dict[str, Any] | None = None,
-        tasks: Mapping[str, int] | None = default_tasks,
-        auxiliary: bool = True,
-    ) -> nn.Module:
-        body = create_body(encoder, in_channels, 32, encoder_weights, encoder_options)
-        return UPerNet(body, num_classes, tasks=tasks, auxiliary=auxiliary)
+    def classifiers(self) -> list[nn.Module]:
+        return last_layers(self.conv_seg, self.aux_classifier)
 
 
-def _card(num_classes: int, parameters: int, gmac: float, source: str, result: str = "") -> Card:
-    return Card(
+RECIPE: dict[str, Any] = {
+    "optimizer": "sgd",
+    "lr": 0.02,
+    "weight_decay": 1e-4,
+    "schedule": "polynomial",
+}  # section 4.1
+
+
+@register_model(
+    "upernet_r50",
+    Card(
         PAPER,
         2018,
-        default_encoder="resnet50",
-        parameters=parameters,
-        num_classes=num_classes,
-        gmac=gmac,
-        source=source,
-        result=result,
-    )
-
-
-# The classes of Broden+, on which the paper trains all tasks (table 1); its 335 object classes are the model's
-# num_classes.
-BRODEN = {"scene": 365, "part": 152, "material": 26, "texture": 47}
-
-_register(
-    "upernet_r50",
-    _card(
-        150,
-        66_516_108,
-        237.86,
-        "specification [M]: mmseg upernet_r50",
-        "ADE20K val: mIoU 41.22 (paper, several scales), 42.05 (mmseg)",
+        parameters=66_516_108,
+        num_classes=150,
+        gmac=237.86,
+        source="mmsegmentation 1.2.2 upernet_r50, counted",
+        result="ADE20K val: mIoU 41.22 (paper, several scales), 42.05 (mmsegmentation)",
+        **RECIPE,
     ),
-    default_tasks=None,
 )
-_register(
+def upernet_r50(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    tasks: Mapping[str, int] | None = None,
+    auxiliary: bool = True,
+) -> UPerNet:
+    """mmseg's form: ResNet-50 with a deep stem; auxiliary weight 0.4."""
+    return UPerNet(body.build(in_channels), num_classes, tasks=tasks, auxiliary=auxiliary)
+
+
+@register_model(
     "upernet_r50_multitask",
-    _card(335, 74_762_444, 331.00, "own count; without the tasks that of upernet_r50"),
-    default_tasks=BRODEN,
+    Card(
+        PAPER,
+        2018,
+        losses={"cross_entropy": 1.0, "further": 1.0},
+        parameters=74_762_444,
+        num_classes=335,
+        gmac=331.00,
+        source="own count; without the tasks that of upernet_r50",
+        **RECIPE,
+    ),
 )
+def upernet_r50_multitask(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    tasks: Mapping[str, int] | None = BRODEN,
+    auxiliary: bool = True,
+) -> UPerNet:
+    """Unified perceptual parsing: objects, and the scene, parts, materials and textures, with Broden+'s classes.
+
+    Heads without labels get no gradient but 0; ``tasks`` with fewer entries leaves them out.
+    """
+    return UPerNet(body.build(in_channels), num_classes, tasks=tasks, auxiliary=auxiliary)

@@ -2,25 +2,28 @@
 
 A U-Net that divides an image into K soft segments, and a second one that rebuilds the image from them. Trained without
 labels: a soft normalised cut on the segments (first network only) and the error of the rebuilt image (both networks),
-    in turn.
+in turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmodels.layers.blocks import check_images
+from segmodels.layers.blocks import check_images, check_widths
+from segmodels.layers.padding import crop, pad_to_multiple
+from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
-from segmodels.models.unet import WIDTHS, check_widths, crop, pad_to_multiple
 from segmodels.outputs import PixelOutput
 
 PAPER = "Xia, Kulis: W-Net: A Deep Model for Fully Unsupervised Image Segmentation. arXiv 1711.08506, 2017"
+WIDTHS = (64, 128, 256, 512, 1024)
 
 
-class WNet(nn.Module):
+class WNet(Model):
     """Two U-shaped networks of nine modules each (figure 1), for images of any size.
 
     ``forward`` gives the logits of the K = ``num_classes`` segments and, in training mode, the ``reconstruction`` of
@@ -37,10 +40,13 @@ class WNet(nn.Module):
         self.encoder = _SeparableUNet(in_channels, num_classes, widths, dropout)
         self.decoder = _SeparableUNet(num_classes, in_channels, widths, dropout)
 
-    def forward(self, images: Tensor) -> PixelOutput:
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         logits, padded = self._segment(images)
         reconstruction = crop(self.decoder(padded.softmax(dim=1)), images.shape[2:]) if self.training else None
         return PixelOutput(logits, extras={} if reconstruction is None else {"reconstruction": reconstruction})
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.encoder.head]
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The images (B, in, H, W), rebuilt from their soft segments."""
@@ -118,6 +124,9 @@ def _module(in_channels: int, out_channels: int, separable: bool) -> nn.Sequenti
         size=(224, 224),
         gmac=12.53,
         source="own count; the paper gives none",
+        optimizer="sgd",
+        lr=0.003,
+        batch_size=10,
     ),
 )
 def wnet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, dropout: float = 0.65) -> WNet:

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from segmodels.errors import InputError
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
-from segmodels.models.registry import create_model, list_models, model_entry, model_options
+from segmodels.models.base import Model
+from segmodels.models.registry import create_model, list_models, model_body, model_entry, model_options
 from segmodels.outputs import PixelOutput
 
 VARIANTS = [name for name in list_models() if "semantic" in model_entry(name).card.tasks]
@@ -31,10 +32,15 @@ def family(name: str) -> str:
     return inspect.unwrap(model_entry(name).build).__module__.rsplit(".", 1)[-1]
 
 
+def stands_on_resnet(name: str) -> bool:
+    body = model_body(name)
+    return body is not None and body.encoder.startswith("resnet")
+
+
 def size_in_tests(name: str) -> float:
     """How large a variant is as ``build`` makes it, to compare with others of its family."""
     card = model_entry(name).card
-    return (card.parameters or 0) * (card.gmac or 0) / (20 if str(card.default_encoder).startswith("resnet") else 1)
+    return (card.parameters or 0) * (card.gmac or 0) / (20 if stands_on_resnet(name) else 1)
 
 
 def smallest_of_each_family() -> list[str]:
@@ -61,6 +67,14 @@ TOO_LARGE: dict[str, str] = {}
 STATIC_SIZE: dict[str, str] = {}
 # Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
 UNREACHED: dict[str, tuple[str, str]] = {}
+# Parameters that depend on the number of classes, though they are no last layer: variant -> (prefixes, reason).
+UPSAMPLING = (("upscore.", "upscore_pools."), "the scores themselves are upsampled")
+DEPENDENT: dict[str, tuple[tuple[str, ...], str]] = {
+    **dict.fromkeys(("fcn16s_vgg16", "fcn32s_vgg16", "fcn8s_vgg16"), UPSAMPLING),
+    "pointrend_r50": (("point_head.fcs.",), "every layer of the point head sees the coarse scores"),
+    "wnet": (("decoder.contracting.0.",), "the second network rebuilds the image from the segments"),
+    "ynet": (("decoder1.", "decoder2.", "decoder3."), "its decoder has as many channels as there are classes"),
+}
 # Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
 RATES: dict[str, tuple[float, str]] = {
     "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
@@ -83,7 +97,7 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
     """A variant with random weights. Those of ``SMALL`` are made smaller where an option does it and the model stays
     the same: another body, fewer channels.
     """
-    if name in SMALL and str(model_entry(name).card.default_encoder).startswith("resnet"):
+    if name in SMALL and stands_on_resnet(name):
         options.setdefault("encoder", "resnet18")
     if name in SMALL and "widths" in model_options(name):
         options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
@@ -117,6 +131,29 @@ def test_card_states_paper_and_the_counts_that_the_model_has(name):
     model, images = on_meta(name)
     assert count_parameters(model) == card.parameters
     assert round(count_gmac(model, images), 2) == card.gmac
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_has_the_interface_and_names_the_layers_that_other_classes_replace(name):
+    with torch.device("meta"):
+        model, other = create_model(name, 5), create_model(name, 7)
+    assert isinstance(model, Model)
+    forward = inspect.signature(type(model).forward).parameters
+    assert list(forward) == ["self", "images", "guide"]
+    assert forward["guide"].default is None
+
+    parameters = dict(model.named_parameters())
+    shapes = {key: parameter.shape for key, parameter in other.named_parameters()}
+    dependent = {key for key, parameter in parameters.items() if parameter.shape != shapes[key]}
+    names = {id(parameter): key for key, parameter in parameters.items()}
+    last = {names[id(parameter)] for layer in model.classifiers() for parameter in layer.parameters()}
+    assert last
+    assert last <= dependent
+    assert [key for key in dependent - last if not key.startswith(DEPENDENT.get(name, (("\0",), ""))[0])] == []
+
+    assert model.no_weight_decay() <= parameters.keys()
+    grouped = [names[id(parameter)] for group in model.parameter_groups() or [] for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped))
 
 
 def test_importing_models_has_no_side_effects():

@@ -15,7 +15,7 @@ from segmodels.models.registry import create_model
     [
         (19, 97, 59_138_694, 200.76),
         (150, 66, 54_065_292, 195.74),
-    ],  # the specification says 59 for the second, its count is that of mmseg's 66
+    ],  # mmseg's configuration for ADE20K has mask 66
 )
 def test_counts_of_the_reference(num_classes, mask_size, count, gmac):
     model, images = on_meta("psanet_r50_d8", num_classes, mask_size=mask_size, mmseg_resampling=True)

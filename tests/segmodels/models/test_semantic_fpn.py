@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmodels.layers.fpn import SemanticBranch
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
-from segmodels.models.semantic_fpn import SemanticBranch
 
 
 @pytest.mark.parametrize(("num_classes", "parameters", "gmac"), [(19, 28_497_907, 45.27), (150, 28_514_806, 45.54)])

@@ -4,8 +4,9 @@ from skip_wiring import unchanged_without_skip
 from torch.nn import functional
 
 from segmodels.errors import InputError
+from segmodels.layers.padding import mirror_index
 from segmodels.models.registry import create_model
-from segmodels.models.unet import UNetOriginal, mirror_index
+from segmodels.models.unet import UNetOriginal
 
 WIDTHS = [2, 3, 4, 5, 6]
 

@@ -1,0 +1,43 @@
+"""Images padded to sizes that a network halves without loss, and cropped again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses
+    nothing. Crop the output.
+    """
+    # functional.pad takes (before, after) pairs from the last dimension backwards
+    pads = [pad for size in reversed(images.shape[2:]) for pad in (0, -size % multiple)]
+    if not torch.compiler.is_exporting() and not any(
+        pads
+    ):  # asked while exporting, this would tie the graph to one answer
+        return images
+    return functional.pad(images, pads, mode="replicate")
+
+
+def crop(features: Tensor, size: Sequence[int]) -> Tensor:
+    """The first rows and columns (and slices) of (B, C, *larger): a view of the given size."""
+    for dimension, length in enumerate(size, start=2):
+        if (
+            torch.compiler.is_exporting()
+        ):  # a view would tie the graph to sizes that do need padding, or to those that do not
+            features = features.index_select(dimension, torch.arange(length, device=features.device))
+        else:
+            features = features.narrow(dimension, 0, length)
+    return features
+
+
+def mirror_index(size: int, before: int, after: int, device: torch.device) -> Tensor:
+    """Indices that extend a line of ``size`` pixels by mirroring at both end pixels, as often as needed; length before
+    + size + after.
+    """
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(-before, size + after, device=device) % period
+    return torch.minimum(index, (period - index) % period) if size > 1 else index

@@ -1,0 +1,54 @@
+"""The interface that every model has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from segmodels.encoders.base import Encoder
+
+
+class Model(nn.Module):
+    """A segmentation model: images to the output that its paper has (``segmodels.outputs``)."""
+
+    def forward(self, images: Tensor, guide: Any = None) -> Any:
+        """One output for a batch.
+
+        Args:
+            images: float32 ``(B, in_channels, *spatial)``, normalised.
+            guide: for models that need more than images: the targets, in training, of models that sample by them; the
+                prompts of promptable models. All others ignore it.
+        """
+        raise NotImplementedError
+
+    def classifiers(self) -> list[nn.Module]:
+        """The last layers, whose outputs are scores of the ``num_classes`` classes: the main head's first, then those
+        of auxiliary heads. Other classes need new ones.
+        """
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that must not decay beside biases and norms, which never do: position embeddings and the
+        like.
+        """
+        return {
+            f"{name}.{key}"
+            for name, module in self.named_modules()
+            if isinstance(module, Encoder)
+            for key in module.no_weight_decay()
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        """Parameters that learn at a rate of their own, ``{"params": [...], "lr_factor": 10.0}`` each; the rest has the
+        factor 1. None: all learn alike.
+        """
+        return None
+
+
+def last_layers(*heads: nn.Module | None) -> list[nn.Module]:
+    """The last convolution or linear layer of each head, in the order in which the head registers its layers; none for
+    a head that is None.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    return [[m for m in head.modules() if isinstance(m, kinds)][-1] for head in heads if head is not None]
