@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.params import FILE
 from components.running.exit_codes import guarded, retried
 from components.steps import CLUSTER_STEPS, COMMANDS, STEPS, Step
 from segmodels.errors import InputError
@@ -73,7 +74,7 @@ def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser
     hints, texts = typing.get_type_hints(function), described_arguments(function)
     signature = dict(inspect.signature(function).parameters)
     if signature.pop("params", None):
-        add("--params", type=Path, default=Path("params.yaml"), help="parameter file (default: %(default)s)")
+        add("--params", type=Path, default=FILE, help="parameter file (default: %(default)s)")
         text = "sections of the parameter file as JSON, in its place; may be repeated"
         add("--params-json", action="append", default=[], metavar="JSON", help=text)
         text = "one parameter's value, for example train.epochs=40; may be repeated"

@@ -14,11 +14,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.params import FILE
 from components.running.exit_codes import guarded
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.profile import Image, Profile
+
+PACKAGE = "pipeline.yaml"
+"""Name of the compiled pipeline."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -66,7 +70,7 @@ def submit(chosen: argparse.Namespace) -> None:
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = _compile(default, profile, image, Path(folder) / "pipeline.yaml")
+        package = _compile(default, profile, image, Path(folder) / PACKAGE)
         name = f"{values['model']} {image.code_revision[:12]} {datetime.now(UTC):%Y-%m-%d %H:%M}"
         run_id = cluster.submit(server, package, name, values, profile.service_account)
     print(f"{run_id} submitted: {cluster.run_link(server, run_id)}")
@@ -96,7 +100,7 @@ def schedule(chosen: argparse.Namespace) -> None:
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = _compile(default, profile, image, Path(folder) / "pipeline.yaml")
+        package = _compile(default, profile, image, Path(folder) / PACKAGE)
         print("\n".join(apply(server, wanted, package, image.code_revision, dry_run=chosen.dry_run)))
 
 
@@ -197,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("compile", compile_, "write the pipeline as YAML")
     _add_pipeline(one, profile="cpu")
-    one.add_argument("--output", type=Path, default=Path("pipeline.yaml"), help="file to write (default: %(default)s)")
+    one.add_argument("--output", type=Path, default=Path(PACKAGE), help="file to write (default: %(default)s)")
 
     one = command("run", run, "run the pipeline in containers on this machine, by Docker")
     _add_pipeline(one, profile="local")
@@ -244,9 +248,7 @@ def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
     parser.add_argument(
         "--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)"
     )
-    parser.add_argument(
-        "--params", type=Path, default=Path("params.yaml"), help="defaults of the parameters (default: %(default)s)"
-    )
+    parser.add_argument("--params", type=Path, default=FILE, help="defaults of the parameters (default: %(default)s)")
     parser.add_argument(
         "--set",
         action="append",

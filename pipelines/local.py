@@ -16,13 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from components.environment import variable
+from components.steps import STEPS
+from components.tracking.runs import ARTIFACTS, STORE
 from pipelines.images import local_image
-from pipelines.placement import RUN_ID, WORKING_FOLDER
+from pipelines.placement import WORKING_FOLDER
 from pipelines.profile import Image, Profile
 from pipelines.training import NAME
 from segmodels.errors import InputError
 
-HANDED_ON = ("AWS_", "MLFLOW_", "SEGMODELS_WEBHOOK_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+FROM_CALLER = ("AWS_", "MLFLOW_", variable("webhook_url"), "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 """Variables of the caller that the containers get, but for those that name files."""
 
 
@@ -66,10 +69,7 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
     import docker
     from kfp import local
 
-    kept = [
-        (root / "cache", f"{WORKING_FOLDER}/cache", False),
-        (root / "checkpoints", f"{WORKING_FOLDER}/checkpoints", False),
-    ]
+    kept = [(root / name, f"{WORKING_FOLDER}/{name}", False) for step in STEPS for name in step.keeps]
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         kept.append((_artifacts(), str(_artifacts()), False))
     kept += [
@@ -97,7 +97,7 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
         | {
             "MLFLOW_TRACKING_URI": tracking_uri,
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-            RUN_ID: str(uuid.uuid4()),
+            variable("pipeline_run"): str(uuid.uuid4()),
         },
     )
     local.init(runner, pipeline_root=str(root))
@@ -123,12 +123,12 @@ def resolve_named_outputs() -> None:
 
 
 def _environment() -> dict[str, str]:
-    names = [name for name in os.environ if name.upper().startswith(HANDED_ON) and not name.endswith("_CA_BUNDLE")]
+    names = [name for name in os.environ if name.upper().startswith(FROM_CALLER) and not name.endswith("_CA_BUNDLE")]
     return {name: os.environ[name] for name in names}
 
 
 def _artifacts() -> Path:
-    return Path("mlruns").absolute()
+    return Path(ARTIFACTS).absolute()
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _tracking_server(log: Path) -> Iterator[str]:
         return
     uri = f"http://127.0.0.1:{(port := _free_port())}"
     store = [
-        f"--backend-store-uri=sqlite:///{Path('mlflow.db').absolute()}",
+        f"--backend-store-uri=sqlite:///{Path(STORE).absolute()}",
         f"--default-artifact-root={_artifacts().as_uri()}",
         "--no-serve-artifacts",
     ]

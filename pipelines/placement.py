@@ -7,16 +7,15 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from components.environment import Environment, variable
 from components.steps import CLUSTER_STEPS, STEPS
-from components.train_job.launch import SETTINGS, TrainJobSettings
+from components.train_job.launch import TrainJobSettings
 from pipelines.profile import Image, Pod, Profile
 
 CACHED = {step.name for step in (*STEPS, *CLUSTER_STEPS) if step.cached}
 
 WORKING_FOLDER = "/work/data"
 """Of the image; downloads and checkpoints lie here."""
-
-RUN_ID = "SEGMODELS_PIPELINE_RUN"
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,15 @@ class Placement:
         return task
 
     def _set_environment(self, task: dsl.PipelineTask, step: str) -> None:
-        environment = {"SEGMODELS_IMAGE": self.image.reference, **self.profile.environment}
-        if self.profile.checkpoints:
-            environment["SEGMODELS_CHECKPOINTS"] = self.profile.checkpoints
-        if self.profile.ui:
-            environment["SEGMODELS_PIPELINE_UI"] = self.profile.ui
-        if self._starts_job(step):
-            environment[SETTINGS] = self._train_job().model_dump_json(exclude_defaults=True)
-        for name, value in environment.items():
+        environment = Environment(
+            image=self.image.reference,
+            checkpoints=self.profile.checkpoints or "",
+            pipeline_ui=self.profile.ui or "",
+            train_job=self._train_job().model_dump_json(exclude_defaults=True) if self._starts_job(step) else "",
+        )
+        for name, value in (self.profile.environment | environment.variables()).items():
             task.set_env_variable(name, value)
-        kubernetes.use_field_path_as_env(task, RUN_ID, "metadata.labels['pipeline/runid']")
+        kubernetes.use_field_path_as_env(task, variable("pipeline_run"), "metadata.labels['pipeline/runid']")
         for secret in self.profile.secrets:
             if secret.steps is None or step in secret.steps:
                 kubernetes.use_secret_as_env(task, secret.name, secret.environment, optional=secret.optional)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from components.artifacts import DATASET, METRICS, OVERVIEW, PER_CLASS, PICTURES, REGISTRATION, RUN
 from segmodels.errors import InputError
 
 
@@ -21,20 +21,17 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     Raises:
         InputError: the pipeline has not run to its end.
     """
-    import csv
-
     from rich.console import Console
     from rich.table import Table
 
     for folder in (dataset, validation, model, evaluation, registration):
         if not folder.is_dir():
             raise InputError(f"{folder} is not there: run `dvc repro` first")
-    metrics = json.loads((evaluation / "metrics.json").read_text())
-    decision = json.loads((registration / "registration.json").read_text())
-    facts = json.loads((dataset / "dataset.json").read_text())
-    run = json.loads((model / "run.json").read_text())
-    with (evaluation / "per_class.csv").open() as file:
-        classes = list(csv.DictReader(file))
+    metrics = METRICS.read(evaluation)
+    decision = REGISTRATION.read(registration)
+    facts = DATASET.read(dataset)
+    run = RUN.read(model)
+    classes = PER_CLASS.read(evaluation)
 
     console = Console()
     summary = Table(title=f"test split, {facts['samples'].get('test', 0)} images", title_justify="left")
@@ -54,9 +51,9 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     console.print(table)
     console.print(f"[bold]decision[/bold]  {decision['reason']}", highlight=False, soft_wrap=True)
     for name, where in {
-        "pictures": evaluation / "pictures",
-        "data docs": validation / "docs" / "index.html",
-        "metrics": f"{evaluation / 'metrics.json'}  (dvc metrics show, dvc metrics diff, dvc plots diff)",
+        "pictures": evaluation / PICTURES,
+        "data docs": OVERVIEW.path(validation),
+        "metrics": f"{METRICS.path(evaluation)}  (dvc metrics show, dvc metrics diff, dvc plots diff)",
         "MLflow run": f"{run['run_id']}  (make ui, then http://localhost:5000)",
         "predict": f"python -m components predict --model models:/{decision['name']}@champion --images DIR --out DIR",
     }.items():

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from components.artifacts import MODEL_CARD, OVERVIEW, PICTURES
+
 STYLE = (
     "body{font-family:sans-serif;margin:2em}td,th{padding:.2em"
     " .8em;text-align:right}td:first-child{text-align:left}img{max-width:100%}"
@@ -17,7 +19,7 @@ STYLE = (
 
 def data_docs(validation: Path) -> str:
     """The overview of the data docs; it leads to pages that lie beside it in the artifact ``validation``."""
-    return (validation / "docs" / "index.html").read_text(encoding="utf-8")
+    return OVERVIEW.read(validation)
 
 
 def evaluation(folder: Path, metrics: Mapping[str, Any]) -> str:
@@ -27,8 +29,7 @@ def evaluation(folder: Path, metrics: Mapping[str, Any]) -> str:
         for name, value in metrics.items()
     )
     pictures = "".join(
-        f"<h2>{escape(path.stem)}</h2><img src='{_inline(path)}'>"
-        for path in sorted((folder / "pictures").glob("*.png"))
+        f"<h2>{escape(path.stem)}</h2><img src='{_inline(path)}'>" for path in sorted((folder / PICTURES).glob("*.png"))
     )
     return (
         f"<!doctype html><meta charset='utf-8'><title>Evaluation</title><style>{STYLE}</style><h1>Test"
@@ -38,7 +39,7 @@ def evaluation(folder: Path, metrics: Mapping[str, Any]) -> str:
 
 def model_card(folder: Path) -> str:
     """The card without its pictures, which lie beside it."""
-    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    card = MODEL_CARD.read(folder)
     return re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", card)
 
 

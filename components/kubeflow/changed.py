@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from components.environment import environment
 from components.params.reading import plain
 from components.params.schema import PipelineParams
 
@@ -65,7 +65,7 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
             f"nothing is new since the champion, version {champion.number} (data {now['data_digest']}, code"
             f" {now['code_revision']}): the run ends here"
         )
-        if run := os.environ.get("SEGMODELS_PIPELINE_RUN"):
+        if run := environment().pipeline_run:
             registry.set_tags(champion, {CONFIRMED_BY: run})
     decision.parent.mkdir(parents=True, exist_ok=True)
     decision.write_text(answer)

@@ -9,7 +9,6 @@ runs outside a cluster (kfp.local) not even artifacts.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.artifacts import CONFUSION, DATASET, DESCRIPTION, METRICS, REGISTRATION, REPORT, RUN, STATISTICS
+from components.environment import environment
 from components.kubeflow import artifact_pages
 from components.running.digests import folder_digest
 from segmodels.errors import InputError, TransientError
@@ -67,13 +68,13 @@ def keep_what_failed(output: Path) -> None:
     """
     from components.storage.folders import exchange_url, put_folder
 
-    if not os.environ.get("SEGMODELS_CHECKPOINTS", "").startswith("s3://"):
+    if not environment().checkpoints.startswith("s3://"):
         return
     failed = output.with_name(f"{output.name}.failed")
     if not failed.is_dir():
         return
     try:
-        url = f"{exchange_url()}/failed/{os.environ.get('SEGMODELS_PIPELINE_RUN') or uuid.uuid4()}/{output.name}"
+        url = f"{exchange_url()}/failed/{environment().pipeline_run or uuid.uuid4()}/{output.name}"
         put_folder(failed, url)
         print(f"{failed} is kept as {url}", flush=True)
     except (InputError, TransientError) as error:
@@ -91,10 +92,6 @@ def local_path(uri: str) -> Path:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 # --- artifact by artifact
@@ -116,11 +113,11 @@ def _carry_files(dataset: Path) -> dict[str, Any]:
     """Put the data beside its manifest, as the steps after run elsewhere. A dataset in a folder is taken to be on a
     volume that they see, too.
     """
-    facts = _json(dataset / "dataset.json")
+    facts = DATASET.read(dataset)
     if facts["source"]["kind"] != "folder":
         shutil.copytree(dataset / facts["root"], dataset / "files", copy_function=_link)
         facts["root"] = "files"
-        _write(dataset / "dataset.json", json.dumps(facts, indent=2) + "\n")
+        DATASET.write(dataset, facts)
     return facts
 
 
@@ -132,14 +129,14 @@ def _link(source: str, target: str) -> None:
 
 
 def _validation(validation: Path) -> Outputs:
-    report = _json(validation / "report.json")
+    report = REPORT.read(validation)
     return Outputs(
         {"validation": {"success": report["success"]}}, files={"data_docs": artifact_pages.data_docs(validation)}
     )
 
 
 def _shards(shards: Path) -> Outputs:
-    statistics = _json(shards / "statistics.json")
+    statistics = STATISTICS.read(shards)
     return Outputs(
         {
             "shards": {
@@ -154,7 +151,7 @@ def _shards(shards: Path) -> Outputs:
 
 
 def _model(folder: Path) -> Outputs:
-    model, run = _json(folder / "model.json"), _json(folder / "run.json")
+    model, run = DESCRIPTION.read(folder), RUN.read(folder)
     return Outputs(
         {
             "model": {
@@ -170,7 +167,7 @@ def _model(folder: Path) -> Outputs:
 
 
 def _evaluation(evaluation: Path) -> Outputs:
-    metrics, confusion = _json(evaluation / "metrics.json"), _json(evaluation / "confusion.json")
+    metrics, confusion = METRICS.read(evaluation), CONFUSION.read(evaluation)
     matrix = {
         "annotationSpecs": [{"displayName": name} for name in confusion["classes"]],
         "rows": [{"row": row} for row in confusion["counts"]],
@@ -187,8 +184,8 @@ def _evaluation(evaluation: Path) -> Outputs:
 
 
 def _registration(registration: Path) -> Outputs:
-    facts = _json(registration / "registration.json")
-    if run := os.environ.get("SEGMODELS_PIPELINE_RUN"):
+    facts = REGISTRATION.read(registration)
+    if run := environment().pipeline_run:
         _remember_run(facts, run)
     shown = {key: facts[key] for key in ("name", "version", "uri", "alias", "reason", "metric", "value")}
     return Outputs({"registration": shown}, files={"model_card": artifact_pages.model_card(registration)})

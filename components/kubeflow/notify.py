@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from components.environment import environment, variable
 from components.kubeflow.changed import CONFIRMED_BY
 
 PIPELINE_RUN = "pipeline_run"
@@ -28,22 +28,23 @@ def notify(status: str, name: str) -> None:
         status: Kubeflow's final status of the run, JSON.
         name: of the registered model.
     """
-    run = os.environ.get("SEGMODELS_PIPELINE_RUN", "")
-    message = outcome(json.loads(status), run, os.environ.get("SEGMODELS_PIPELINE_UI"), name, _version_tags(name, run))
+    settings = environment()
+    run = settings.pipeline_run
+    message = outcome(json.loads(status), run, settings.pipeline_ui, name, _version_tags(name, run))
     print(message["text"], flush=True)
-    if url := os.environ.get("SEGMODELS_WEBHOOK_URL"):
+    if url := settings.webhook_url:
         print(_post(url, message), flush=True)
     else:
-        print("SEGMODELS_WEBHOOK_URL is not set: nobody else is told", flush=True)
+        print(f"{variable('webhook_url')} is not set: no notification sent", flush=True)
 
 
-def outcome(status: Mapping[str, Any], run: str, ui: str | None, name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+def outcome(status: Mapping[str, Any], run: str, ui: str, name: str, tags: Mapping[str, str]) -> dict[str, Any]:
     """The message.
 
     Args:
         status: ``state`` and, after a failure, ``error``.
         run: id of the pipeline run.
-        ui: address of the Kubeflow UI, if known.
+        ui: address of the Kubeflow UI; empty where it is not known.
         name: of the registered model.
         tags: of the model version that this run registered or confirmed; empty when there is none.
     """
@@ -93,10 +94,11 @@ def _post(url: str, message: Mapping[str, Any]) -> str:
     try:
         request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
         if request.type not in ("http", "https"):
-            return "the webhook's address is neither http nor https: nobody was told"
+            return "no notification sent: the webhook's address is neither http nor https"
         with urllib.request.urlopen(request, timeout=20):
-            return "the webhook was told"
+            return "notification sent"
     except urllib.error.HTTPError as error:
-        return f"the webhook answered {error.code} {error.reason}: nobody was told"
+        return f"no notification sent: the webhook answered {error.code} {error.reason}"
     except (OSError, ValueError) as error:
-        return f"the webhook does not answer ({type(getattr(error, 'reason', error)).__name__}): nobody was told"
+        reason = type(getattr(error, "reason", error)).__name__
+        return f"no notification sent: the webhook does not answer ({reason})"

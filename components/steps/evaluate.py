@@ -160,7 +160,7 @@ def _training_run(model: Path) -> Run | None:
         return None
     from components.tracking import runs
 
-    return runs.open_run(model / "run.json")
+    return runs.open_run(model)
 
 
 # --- numbers

@@ -75,7 +75,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     from components.tracking.model_registry import Registry
     from segmodels.inference.bundle import load_bundle
 
-    run = runs.open_run(model / "run.json")
+    run = runs.open_run(model)
     registry = Registry(run.client, params.name)
     bundle = load_bundle(model)
     version = registry.find(run_id=run.run_id, model_digest=settings["model_digest"])

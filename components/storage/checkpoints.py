@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from components.environment import environment, variable
 from components.storage.s3 import s3_client, sentences
 from segmodels.errors import InputError, TransientError
 from segmodels.training.checkpoints import Checkpoints
@@ -23,11 +24,11 @@ def open_checkpoints(state: Path) -> Checkpoints:
         InputError: the store refuses or is not there.
         TransientError: the store does not answer.
     """
-    url = os.environ.get("SEGMODELS_CHECKPOINTS")
+    url = environment().checkpoints
     if not url:
         return Checkpoints(state)
     if not url.startswith("s3://"):
-        raise InputError(f"SEGMODELS_CHECKPOINTS is {url!r}, expected s3://bucket/prefix")
+        raise InputError(f"{variable('checkpoints')} is {url!r}, expected s3://bucket/prefix")
     mirrored = MirroredCheckpoints(state, f"{url.rstrip('/')}/{state.name}")
     if os.environ.get("LOCAL_RANK", "0") == "0":
         mirrored.fetch()

@@ -8,13 +8,13 @@ TrainJob's name, and is removed when the step has it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from components.datasets.download_cache import THREADS
+from components.environment import environment, variable
 from components.running.digests import folder_digest
 from components.running.progress_bar import track
 from components.storage.s3 import s3_client, sentences
@@ -27,11 +27,11 @@ def exchange_url() -> str:
     Raises:
         InputError: there is none.
     """
-    url = os.environ.get("SEGMODELS_CHECKPOINTS", "")
+    url = environment().checkpoints
     if not url.startswith("s3://"):
         raise InputError(
-            "training on several processes passes shards and weights through an object store, SEGMODELS_CHECKPOINTS is"
-            f" {url!r}: set checkpoints in the profile to s3://bucket/prefix"
+            "training on several processes passes shards and weights through an object store,"
+            f" {variable('checkpoints')} is {url!r}: set checkpoints in the profile to s3://bucket/prefix"
         )
     return url.rstrip("/")
 

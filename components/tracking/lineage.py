@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import segmodels
+from components.environment import environment
 
 
 def code_digest() -> str:
@@ -25,7 +26,7 @@ def code_digest() -> str:
 
 def code_revision() -> str:
     """Git commit of the working directory, ``-dirty`` when files differ; in an image, what the build wrote down."""
-    if revision := os.environ.get("SEGMODELS_CODE_REVISION"):
+    if revision := environment().code_revision:
         return revision
     try:
         described = subprocess.run(
@@ -58,7 +59,7 @@ def lineage(*, data_digest: str, params: Mapping[str, Any], longer_side: int | N
         "code_digest": code_digest(),
         "params_digest": params_digest({**params, "longer_side": longer_side}),
     }
-    if image := os.environ.get("SEGMODELS_IMAGE"):
+    if image := environment().image:
         facts["image"] = image
     for tag, variable in {
         "dvc_stage": "DVC_STAGE",

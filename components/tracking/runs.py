@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from components.artifacts import JOURNAL, RUN
 from segmodels.errors import InputError, TransientError
+
+STORE, ARTIFACTS = "mlflow.db", "mlruns"
+"""Of the local store: its SQLite database and the folder of its artifacts."""
 
 PARAM_LENGTH = 6000  # MLflow refuses longer values
 
@@ -27,7 +31,7 @@ def tracking_uri() -> str:
     `dvc exp run --queue` and `--temp` work in a copy below ``.dvc/tmp/exps``, which is removed: their runs go to the
     repository's own store.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store_root() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store_root() / STORE}"
 
 
 def _store_root() -> Path:
@@ -93,7 +97,7 @@ def _experiment_id(client: Any, name: str) -> str:
         local = str(client.tracking_uri).startswith("sqlite:")
         try:
             return client.create_experiment(
-                name, artifact_location=(_store_root() / "mlruns").as_uri() if local else None
+                name, artifact_location=(_store_root() / ARTIFACTS).as_uri() if local else None
             )
         except MlflowException:  # another process made it meanwhile
             found = client.get_experiment_by_name(name)
@@ -257,10 +261,9 @@ def start_run(*, experiment: str, name: str, state: Path, params: Mapping[str, A
     from mlflow.exceptions import MlflowException
 
     client = mlflow_client()
-    note = state / "run.json"
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id is None and note.exists():
-        earlier = json.loads(note.read_text())
+    if run_id is None and RUN.path(state).exists():
+        earlier = RUN.read(state)
         if earlier["tracking_uri"] == client.tracking_uri:
             run_id = earlier["run_id"]
     if run_id is not None:
@@ -277,24 +280,21 @@ def start_run(*, experiment: str, name: str, state: Path, params: Mapping[str, A
             _experiment_id(client, experiment), tags={MLFLOW_RUN_NAME: name, MLFLOW_USER: user}
         ).info.run_id
     state.mkdir(parents=True, exist_ok=True)
-    note.write_text(
-        json.dumps({"run_id": run_id, "tracking_uri": client.tracking_uri, "experiment": experiment}, indent=1) + "\n"
-    )
-    run = Run(client, run_id, journal=state / "metrics.jsonl")
+    RUN.write(state, {"run_id": run_id, "tracking_uri": client.tracking_uri, "experiment": experiment})
+    run = Run(client, run_id, journal=JOURNAL.path(state))
     run.log_params(params)
     run.set_tags(tags)
     run.replay()
     return run
 
 
-def open_run(run_json: Path) -> Run:
-    """The run that a training wrote down, to add to it."""
-    try:
-        facts = json.loads(run_json.read_text())
-    except FileNotFoundError:
-        raise InputError(
-            f"{run_json} is not there: it names the MLflow run of the training, run the train step first"
-        ) from None
+def open_run(model: Path) -> Run:
+    """The run of the training that wrote the folder ``model``, to add to it.
+
+    Raises:
+        InputError: ``model`` names no run, or MLflow has no such run.
+    """
+    facts = RUN.read(model)
     from mlflow.exceptions import MlflowException
 
     client = mlflow_client(os.environ.get("MLFLOW_TRACKING_URI") or facts["tracking_uri"])
@@ -302,8 +302,8 @@ def open_run(run_json: Path) -> Run:
         client.get_run(facts["run_id"])
     except MlflowException:
         raise InputError(
-            f"MLflow at {client.tracking_uri} has no run {facts['run_id']}, which {run_json} names: train again or"
-            " point to the right server"
+            f"MLflow at {client.tracking_uri} has no run {facts['run_id']}, which {RUN.path(model)} names: train again"
+            " or point to the right server"
         ) from None
     return Run(client, facts["run_id"])
 

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from components.datasets.download_cache import Store
+from components.environment import PREFIX, environment, variable
 from components.params.checking import Params, checked
 from components.params.reading import plain
 from components.params.schema import TrainParams
@@ -33,14 +34,14 @@ from components.tracking.lineage import checkpoint_key, lineage
 from components.train_job.follow import POLL_SECONDS, answers, follow, is_missing
 from segmodels.errors import InputError
 
-SETTINGS = "SEGMODELS_TRAIN_JOB"
+SETTINGS = variable("train_job")
 """Environment variable with ``TrainJobSettings`` as JSON; pipelines/placement.py sets it."""
 
 RUNTIME = "torch-distributed"
 """The TrainingRuntime of infra/kustomize/runs: how the pods look."""
 
 HANDED_ON = re.compile(
-    r"MLFLOW_|SEGMODELS_|AWS_(ENDPOINT_URL|DEFAULT_REGION|REGION|REQUEST_CHECKSUM|RESPONSE_CHECKSUM|MAX_ATTEMPTS)|NCCL_|GLOO_"
+    rf"MLFLOW_|{PREFIX}|AWS_(ENDPOINT_URL|DEFAULT_REGION|REGION|REQUEST_CHECKSUM|RESPONSE_CHECKSUM|MAX_ATTEMPTS)|NCCL_|GLOO_"
 )
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|WEBHOOK")
 """Variables of the step that its pods get, too; never those that would show a credential in the TrainJob. The runtime
@@ -73,7 +74,7 @@ class Client(Protocol):
 
 def train_job_settings() -> TrainJobSettings | None:
     """Those that the environment holds; None where the step trains by itself."""
-    text = os.environ.get(SETTINGS)
+    text = environment().train_job
     if not text:
         return None
     try:
@@ -98,7 +99,7 @@ def train_by_job(
 
     reader = ShardReader(shards, "train")
     key = checkpoint_key(lineage(data_digest=reader.digest, params=plain(params), longer_side=reader.longer_side))
-    name = job_name(key, os.environ.get("SEGMODELS_PIPELINE_RUN", ""))
+    name = job_name(key, environment().pipeline_run)
     model_url = f"{exchange_url()}/models/{name}"
     client = client or connect()
     with (

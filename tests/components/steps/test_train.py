@@ -71,7 +71,7 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
     assert bundle.lineage["data_digest"] == DIGEST
     assert {"code_revision", "code_digest", "params_digest"} <= set(bundle.lineage)
     note = json.loads((folder / "model" / "run.json").read_text())
-    stored = runs.open_run(folder / "model" / "run.json").client.get_run(note["run_id"])
+    stored = runs.open_run(folder / "model").client.get_run(note["run_id"])
     assert stored.info.status == "FINISHED"
     assert {
         "train/loss",
@@ -99,7 +99,7 @@ def test_joint_training_learns_the_classes_of_whole_images(folder: Path) -> None
     (folder / "shards").rename(folder / "unlabelled")
     (folder / "labelled").rename(folder / "shards")
     run(folder, model="ynet", options={"image_classes": 2}, image_label_weight=0.5)
-    stored = runs.open_run(folder / "model" / "run.json")
+    stored = runs.open_run(folder / "model")
     metrics = stored.client.get_run(stored.run_id).data.metrics
     assert metrics["train/loss"] == pytest.approx(
         metrics["train/cross_entropy"] + 0.5 * metrics["train/image_cross_entropy"], rel=1e-5
@@ -111,7 +111,7 @@ def test_what_a_paper_adds_to_the_loss_comes_with_the_model_and_can_be_weighted(
     for name, more, weight in (("model", {}, 1.0), ("half", {"object_presence": 0.5}, 0.5)):
         options = {"widths": [4, 8], "auxiliary": False, "classification_guided": True}
         run(folder, name, model="unet_3_plus", options=options, loss={"cross_entropy": 1.0, **more}, epochs=1)
-        stored = runs.open_run(folder / name / "run.json")
+        stored = runs.open_run(folder / name)
         metrics = stored.client.get_run(stored.run_id).data.metrics
         assert metrics["train/loss"] == pytest.approx(
             metrics["train/cross_entropy"] + weight * metrics["train/object_presence"], rel=1e-5

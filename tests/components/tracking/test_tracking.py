@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from components.artifacts import RUN
 from components.tracking import runs
 from segmodels.errors import InputError
 
@@ -113,12 +114,11 @@ def test_a_folder_as_store_is_refused_with_the_way_out(tmp_path: Path, monkeypat
 
 
 def test_a_missing_run_is_named(local_store: Path) -> None:
-    with pytest.raises(InputError, match="run the train step first"):
-        runs.open_run(local_store / "run.json")
-    note = local_store / "run.json"
-    note.write_text(json.dumps({"run_id": "0" * 32, "tracking_uri": runs.tracking_uri(), "experiment": "tests"}))
-    with pytest.raises(InputError, match="has no run 0000"):
-        runs.open_run(note)
+    with pytest.raises(InputError, match=r"run\.json is not there: run the step train first"):
+        runs.open_run(local_store)
+    RUN.write(local_store, {"run_id": "0" * 32, "tracking_uri": runs.tracking_uri(), "experiment": "tests"})
+    with pytest.raises(InputError, match=r"has no run 0000.*run\.json"):
+        runs.open_run(local_store)
 
 
 def free_port() -> int:

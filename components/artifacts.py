@@ -1,0 +1,108 @@
+"""Names and readers of every file that one step hands to another.
+
+``METRICS.read(evaluation)``, ``METRICS.write(folder, scores)``, ``METRICS.path(folder)``: a file knows the step that
+writes it, and says so where it is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from segmodels import files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class File:
+    """A file in a step's output.
+
+    Attributes:
+        name: relative to the folder of the output, with ``/``.
+        step: that writes it.
+    """
+
+    name: str
+    step: str
+
+    def path(self, folder: Path) -> Path:
+        return folder / self.name
+
+
+class JsonFile(File):
+    def read(self, folder: Path) -> Any:
+        """Raises InputError: not there, or damaged."""
+        return files.read_json(self.path(folder), self.step)
+
+    def write(self, folder: Path, content: Any) -> None:
+        self.path(folder).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+class TextFile(File):
+    def read(self, folder: Path) -> str:
+        """Raises InputError: not there, or damaged."""
+        return files.read_text(self.path(folder), self.step)
+
+    def write(self, folder: Path, content: str) -> None:
+        self.path(folder).write_text(content, encoding="utf-8")
+
+
+class CsvFile(File):
+    def read(self, folder: Path) -> list[dict[str, str]]:
+        """Its rows. Raises InputError: not there, or damaged."""
+        return files.read_csv(self.path(folder), self.step)
+
+
+class ParquetFile(File):
+    def read(self, folder: Path, schema: pa.Schema | None = None) -> pa.Table:
+        """The table, with the columns of ``schema``. Raises InputError: not there, damaged, or with other columns."""
+        return files.read_parquet(self.path(folder), self.step, schema)
+
+
+DATASET = JsonFile(files.DATASET, "ingest")
+"""Layout, root, labels, source, revision, digest, samples per split."""
+MANIFEST = ParquetFile(files.MANIFEST, "ingest")
+"""A row per sample."""
+CARRIED = "files"
+"""Subfolder of the data itself, where ingest copies it."""
+
+FACTS = ParquetFile("facts.parquet", "validate")
+"""A row per sample: what opening it showed."""
+REPORT = JsonFile("report.json", "validate")
+"""Findings, and whether the dataset passed (``success``)."""
+OVERVIEW = TextFile("docs/index.html", "validate")
+"""First page of the data docs."""
+
+STATISTICS = JsonFile(files.STATISTICS, "preprocess")
+"""Of the shards: digest, labels, mean and std per channel."""
+
+DESCRIPTION = JsonFile(files.DESCRIPTION, "train")
+"""Of the model: name, options, labels, lineage, metrics."""
+RUN = JsonFile("run.json", "train")
+"""The MLflow run of the training: ``run_id``, ``tracking_uri``, ``experiment``."""
+JOURNAL = TextFile("metrics.jsonl", "train")
+"""Metrics on their way to MLflow, beside the checkpoints."""
+
+METRICS = JsonFile("metrics.json", "evaluate")
+"""Dataset-level scores."""
+EVALUATION = JsonFile("evaluation.json", "evaluate")
+"""How they were measured: parameters, digests of model and data."""
+CONFUSION = JsonFile("confusion.json", "evaluate")
+"""The confusion matrix: ``classes``, ``counts``."""
+CONFUSION_TABLE = CsvFile("confusion.csv", "evaluate")
+"""The same as rows: actual, predicted, count, share."""
+PER_CLASS = CsvFile("per_class.csv", "evaluate")
+"""Scores of each class."""
+PER_IMAGE = ParquetFile("per_image.parquet", "evaluate")
+"""Scores of each image, and what they follow from."""
+PICTURES = "pictures"
+"""Subfolder of PNG files."""
+
+REGISTRATION = JsonFile("registration.json", "register")
+"""Name, version and alias of the registered model; the decision and its reason."""
+MODEL_CARD = TextFile("model_card.md", "register")
+"""Of the registered version; its pictures lie beside it."""

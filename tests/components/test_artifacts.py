@@ -1,0 +1,68 @@
+"""Files between the steps, and environment variables: each has its name in one place."""
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from components import artifacts
+from components.environment import Environment, environment
+from components.steps import STEPS
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("components", "pipelines")
+BEING_REWRITTEN = {
+    *(f"components/steps/{step}.py" for step in ("validate", "preprocess", "train", "evaluate", "register")),
+    "components/validation/data_docs.py",
+}
+FILE_NAME = re.compile(r"[\w./-]*\w\.(json|jsonl|csv|parquet|md|png|html|safetensors|pt2|yaml|yml|txt|arrow|db|log)")
+
+
+def literals(path: Path) -> list[tuple[str, int]]:
+    """String constants with their lines, docstrings left out, parts of f-strings too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        (node.value, node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in statements
+    ]
+
+
+def places(pattern: re.Pattern[str]) -> dict[str, list[str]]:
+    """Matching literal -> where it stands."""
+    found = defaultdict(list)
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.relative_to(ROOT).as_posix() in BEING_REWRITTEN:
+                continue
+            for text, line in literals(path):
+                if pattern.fullmatch(text):
+                    found[text].append(f"{path.relative_to(ROOT)}:{line}")
+    return found
+
+
+def test_no_file_name_is_a_literal_in_two_places() -> None:
+    assert {name: where for name, where in places(FILE_NAME).items() if len(where) > 1} == {}
+
+
+def test_the_environment_variables_are_named_in_one_module() -> None:
+    assert places(re.compile(r"SEGMODELS_[A-Z_]+")) == {}
+
+
+def test_the_environment_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SEGMODELS_CHECKPOINTS", raising=False)
+    assert environment().checkpoints == ""
+    monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://bucket/states")
+    assert environment().checkpoints == "s3://bucket/states"
+    assert Environment(checkpoints="a", pipeline_ui="b").variables() == {
+        "SEGMODELS_CHECKPOINTS": "a",
+        "SEGMODELS_PIPELINE_UI": "b",
+    }
+
+
+def test_a_file_knows_a_step_that_there_is() -> None:
+    steps = {step.name for step in STEPS}
+    assert {one.step for one in vars(artifacts).values() if isinstance(one, artifacts.File)} <= steps
