@@ -105,9 +105,9 @@ def schedule(chosen: argparse.Namespace) -> None:
 
 
 def schedules(chosen: argparse.Namespace) -> None:
-    from pipelines.schedule import in_words, recurring_runs
+    from pipelines.schedule import describe, recurring_runs
 
-    print("\n".join(in_words(one) for one in recurring_runs(_connect(chosen))) or "no schedules")
+    print("\n".join(describe(one) for one in recurring_runs(_connect(chosen))) or "no schedules")
 
 
 def unschedule(chosen: argparse.Namespace) -> None:

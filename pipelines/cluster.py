@@ -80,7 +80,7 @@ def connect(host: str | None = None, namespace: str | None = None, token_file: P
             ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
         )
     server = Server(client, host, namespace)
-    with answers(server):
+    with translate_errors(server):
         client.list_experiments(page_size=1, namespace=namespace)
     return server
 
@@ -147,8 +147,8 @@ def _health(host: str, token: str | None, cookie: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def answers(server: Server) -> Iterator[None]:
-    """What goes wrong at the server, as one sentence. What the kfp client prints is left out."""
+def translate_errors(server: Server) -> Iterator[None]:
+    """Translate the server's errors. What the kfp client prints is left out."""
     import kfp_server_api
     import urllib3
 
@@ -156,12 +156,12 @@ def answers(server: Server) -> Iterator[None]:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except kfp_server_api.ApiException as error:
-        raise _of_answer(server, error) from None
+        raise _translated(server, error) from None
     except urllib3.exceptions.HTTPError as error:
         raise TransientError(f"Kubeflow at {server.host} stops answering ({_short(error)})") from None
 
 
-def _of_answer(server: Server, error: Any) -> Exception:
+def _translated(server: Server, error: Any) -> Exception:
     try:
         message = json.loads(error.body)["message"]
     except (ValueError, KeyError, TypeError):
@@ -188,14 +188,14 @@ def _short(text: Any) -> str:
 
 def experiment_id(server: Server) -> str:
     """The experiment that holds our runs, made when it is not there."""
-    with answers(server):
+    with translate_errors(server):
         return server.client.create_experiment(EXPERIMENT, namespace=server.namespace).experiment_id
 
 
 def find_experiment(server: Server) -> str | None:
     """The experiment that holds our runs, if it is there."""
     named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": EXPERIMENT}]})
-    with answers(server):
+    with translate_errors(server):
         found = server.client.list_experiments(filter=named, namespace=server.namespace).experiments
     return found[0].experiment_id if found else None
 
@@ -203,7 +203,7 @@ def find_experiment(server: Server) -> str | None:
 def submit(server: Server, package: Path, name: str, values: Mapping[str, Any], service_account: str | None) -> str:
     """Start a run of the compiled pipeline; its id."""
     experiment = experiment_id(server)
-    with answers(server):
+    with translate_errors(server):
         run = server.client.run_pipeline(
             experiment, name, pipeline_package_path=str(package), params=dict(values), service_account=service_account
         )
@@ -216,7 +216,7 @@ def run_link(server: Server, run_id: str) -> str:
 
 def describe_run(server: Server, run_id: str) -> str:
     """State of a run and of each of its steps, in lines."""
-    with answers(server):
+    with translate_errors(server):
         run = server.client.get_run(run_id)
     lines = [f"{run.display_name}: {run.state}  {run_link(server, run_id)}"]
     if run.error and run.error.message:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.cluster import Server, answers, experiment_id, find_experiment
+from pipelines.cluster import Server, experiment_id, find_experiment, translate_errors
 from pipelines.training import NAME
 from segmodels.errors import InputError, TransientError
 
@@ -61,7 +61,7 @@ def apply(server: Server, schedule: Schedule, package: Path, code_revision: str,
     pipeline = _pipeline_id(server)
     version_id = _version_id(server, pipeline, version) if pipeline else None
     old = [run for run in recurring_runs(server) if run.display_name == schedule.name]
-    difference = _difference(_described(server, old[0]) if old else {}, _facts(schedule, version))
+    difference = _difference(_existing(server, old[0]) if old else {}, _facts(schedule, version))
     superseded = old if difference else old[1:]
     if dry_run:
         doing = [f"would upload pipeline {NAME!r} version {version}"] if difference and not version_id else []
@@ -110,7 +110,7 @@ def recurring_runs(server: Server) -> list[Any]:
     token = ""
     experiment = find_experiment(server)
     while experiment:
-        with answers(server):
+        with translate_errors(server):
             page = server.client.list_recurring_runs(
                 page_token=token, page_size=PAGE, sort_by="created_at desc", experiment_id=experiment
             )
@@ -121,7 +121,7 @@ def recurring_runs(server: Server) -> list[Any]:
     return runs
 
 
-def in_words(run: Any) -> str:
+def describe(run: Any) -> str:
     """A recurring run in one line."""
     state = {"ENABLED": "", "DISABLED": "  (disabled)"}.get(str(run.status), f"  ({run.status})")
     return f"{run.display_name:<24} {_trigger(run):<24} {run.recurring_run_id}{state}"
@@ -149,10 +149,10 @@ def _facts(schedule: Schedule, version: str) -> dict[str, Any]:
     }
 
 
-def _described(server: Server, run: Any) -> dict[str, Any]:
+def _existing(server: Server, run: Any) -> dict[str, Any]:
     reference = run.pipeline_version_reference
     try:
-        with answers(server):
+        with translate_errors(server):
             version = server.client.get_pipeline_version(
                 reference.pipeline_id, reference.pipeline_version_id
             ).display_name
@@ -190,7 +190,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _pipeline_id(server: Server) -> str | None:
     named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": NAME}]})
-    with answers(server):
+    with translate_errors(server):
         found = (
             server.client.list_pipelines(page_size=PAGE, filter=named, namespace=server.namespace or None).pipelines
             or []
@@ -200,13 +200,13 @@ def _pipeline_id(server: Server) -> str | None:
 
 def _version_id(server: Server, pipeline: str, name: str) -> str | None:
     named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-    with answers(server):
+    with translate_errors(server):
         found = server.client.list_pipeline_versions(pipeline, page_size=PAGE, filter=named).pipeline_versions or []
     return found[0].pipeline_version_id if found else None
 
 
 def _upload(server: Server, pipeline: str | None, package: Path, version: str) -> tuple[str, str]:
-    with answers(server):
+    with translate_errors(server):
         if pipeline is None:
             pipeline = server.client.upload_pipeline(str(package), NAME, namespace=server.namespace or None).pipeline_id
         uploaded = server.client.upload_pipeline_version(str(package), version, pipeline_id=pipeline)
@@ -215,7 +215,7 @@ def _upload(server: Server, pipeline: str | None, package: Path, version: str) -
 
 def _create(server: Server, schedule: Schedule, pipeline: str, version: str) -> str:
     experiment = experiment_id(server)
-    with answers(server):
+    with translate_errors(server):
         return server.client.create_recurring_run(
             experiment,
             schedule.name,
@@ -231,5 +231,5 @@ def _create(server: Server, schedule: Schedule, pipeline: str, version: str) -> 
 
 
 def _delete(server: Server, run: Any) -> None:
-    with answers(server):
+    with translate_errors(server):
         server.client.delete_recurring_run(run.recurring_run_id)

@@ -1,6 +1,6 @@
-"""Downloads, kept once by content: a version of a dataset is a folder of hard links into the store.
+"""Downloads, kept once by content: a version of a dataset is a folder of hard links into the cache.
 
-An interrupted download is continued where it stopped, a new version of a dataset transfers only the files that changed,
+An interrupted download resumes where it stopped, a new version of a dataset transfers only the files that changed,
 and the folder of an older version stays as it was.
 """
 
@@ -17,9 +17,9 @@ from tempfile import NamedTemporaryFile
 
 from components.running.digests import directory_digest, file_md5, md5s
 from components.running.progress_bar import track
+from components.storage.s3 import THREADS
 from segmodels.errors import InputError, TransientError
 
-THREADS = 16
 ATTEMPTS = 4
 SECONDS_BEFORE_RETRY = 0.5
 SECONDS_A_DAY = 86400
@@ -42,7 +42,7 @@ Fetch = Callable[[RemoteFile, Path], None]
 """Writes the file's bytes to a path. Raises TransientError when they did not arrive whole."""
 
 
-class Store:
+class DownloadCache:
     """Files in ``folder``; each is named ``<version>.<md5>``."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class Store:
     def dataset(self, files: Sequence[RemoteFile], fetch: Fetch) -> tuple[Path, dict[str, str]]:
         """The folder that holds exactly ``files``, and the md5 of each by its path.
 
-        Transfers what the store does not have, several files at once, each retried.
+        Transfers what the cache does not have, several files at once, each retried.
 
         Raises:
             InputError: a path leads out of the folder.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from components.datasets.download_cache import RemoteFile, Store
+from components.datasets.download_cache import DownloadCache, RemoteFile
 from components.running.wording import as_clause
 from segmodels.errors import InputError, TransientError
 
@@ -23,10 +23,10 @@ LEGACY = "md5-dos2unix"
 """Hash of data that DVC before version 3 tracked: text files are hashed with their line ends as on Unix."""
 
 
-def download(repo: str, rev: str | None, path: str, store: Store) -> tuple[Path, dict[str, str], str]:
+def download(repo: str, rev: str | None, path: str, cache: DownloadCache) -> tuple[Path, dict[str, str], str]:
     """The folder that holds the files of ``path`` at revision ``rev``, the md5 of each, and the commit that ``rev`` is.
 
-    Each file is checked against the md5 that DVC tracks. What the store holds already is not transferred again.
+    Each file is checked against the md5 that DVC tracks. What the cache holds already is not transferred again.
 
     Raises:
         InputError: repository, revision, path or the data in its remote is not there, or access is denied.
@@ -45,7 +45,7 @@ def download(repo: str, rev: str | None, path: str, store: Store) -> tuple[Path,
     if rev is None and Path(repo).is_dir():
         rev = "HEAD"  # else DVC reads the working directory of a local repository
     try:
-        with _sentences(place):
+        with _translate_errors(place):
             filesystem = DVCFileSystem(repo, rev=rev)
             if filesystem.info(path)["type"] != "directory":
                 raise InputError(f"{place} is a file, expected the dataset's folder: set ingest.path")
@@ -56,14 +56,14 @@ def download(repo: str, rev: str | None, path: str, store: Store) -> tuple[Path,
             raise InputError(f"{place} holds no files: check ingest.path")
 
         def fetch(file: RemoteFile, target: Path) -> None:
-            with _sentences(f"{file.path} of {place}"):
+            with _translate_errors(f"{file.path} of {place}"):
                 filesystem.get_file(posixpath.join(path, file.path), str(target))
             algorithm, expected = hashes[file.path]
             if file_md5(str(target), name=algorithm) != expected:
                 raise TransientError(f"{file.path} of {place} arrived with other bytes than its md5 {expected} says")
 
         files = [RemoteFile(name, "-".join(algorithm_and_hash)) for name, algorithm_and_hash in hashes.items()]
-        return *store.dataset(files, fetch), commit
+        return *cache.dataset(files, fetch), commit
     finally:
         clean_repos()  # the clones in the temporary folder
 
@@ -88,8 +88,8 @@ def _tracked_hash(filesystem: Any, info: dict[str, Any]) -> tuple[str, str]:
 
 
 @contextmanager
-def _sentences(place: str) -> Iterator[None]:
-    """Turn the errors of DVC and of the storage below it into those a user can act on."""
+def _translate_errors(place: str) -> Iterator[None]:
+    """Translate the errors of DVC and of the storage below it."""
     from botocore import exceptions as aws
     from dvc.exceptions import DvcException
     from dvc.scm import RevError

@@ -9,19 +9,18 @@ from hashlib import md5
 from pathlib import Path
 from typing import Any
 
-from components.datasets import dvc_repository
-from components.datasets.download_cache import Store
+from components.datasets import dvc_repository, s3_dataset
+from components.datasets.download_cache import DownloadCache
 from components.params.schema import IngestParams
 from components.running.atomic import written_folder
 from components.running.digests import folder_md5s
-from components.storage import s3
 from segmodels.data.digits import DigitsSettings
 from segmodels.errors import InputError
 
 
 @dataclass(frozen=True)
-class Data:
-    """A dataset's files, on this machine.
+class LocalDataset:
+    """A dataset whose files are on this machine.
 
     Attributes:
         root: their folder.
@@ -38,7 +37,7 @@ class Data:
     md5s: dict[str, str]
 
 
-def fetch(params: IngestParams, cache: Path) -> Data:
+def fetch(params: IngestParams, cache: Path) -> LocalDataset:
     """Bring the dataset here; downloads and generated data go to ``cache`` and are used again.
 
     Raises:
@@ -47,25 +46,26 @@ def fetch(params: IngestParams, cache: Path) -> Data:
     """
     if params.source == "digits":
         root = _digits(params.digits, cache)
-        return Data(root, "folder", {"kind": "digits", **asdict(params.digits)}, None, folder_md5s(root))
+        source = {"kind": "digits", **asdict(params.digits)}
+        return LocalDataset(root, "folder", source, None, folder_md5s(root))
     assert params.path is not None
     if params.source == "folder":
         root = Path(params.path)
         if not root.is_dir():
             raise InputError(f"dataset folder {root} is not there: check ingest.path")
-        return Data(root, params.layout, {"kind": "folder", "path": params.path}, None, folder_md5s(root))
+        return LocalDataset(root, params.layout, {"kind": "folder", "path": params.path}, None, folder_md5s(root))
     if params.source == "s3":
-        root, md5s = s3.download(params.path, Store(cache))
-        return Data(root, params.layout, {"kind": "s3", "path": params.path}, None, md5s)
+        root, md5s = s3_dataset.download(params.path, DownloadCache(cache))
+        return LocalDataset(root, params.layout, {"kind": "s3", "path": params.path}, None, md5s)
     assert params.repo is not None
-    root, md5s, commit = dvc_repository.download(params.repo, params.rev, params.path, Store(cache))
+    root, md5s, commit = dvc_repository.download(params.repo, params.rev, params.path, DownloadCache(cache))
     source = {
         "kind": "dvc",
         "repo": dvc_repository.without_credentials(params.repo),
         "rev": params.rev,
         "path": params.path,
     }
-    return Data(root, params.layout, source, commit, md5s)
+    return LocalDataset(root, params.layout, source, commit, md5s)
 
 
 def _digits(settings: DigitsSettings, cache: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Whether a training could come to anything else than the champion."""
+"""Decides whether anything relevant changed since the champion was trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
         params: all of params.yaml; the sections preprocess, train and register are read.
         dataset: folder that ingest wrote.
         decision: file for the answer.
-        skip_unchanged: False answers ``train`` in any case.
+        skip_unchanged: end the run where nothing has changed; false trains in any case.
 
     Returns:
         What ``decision`` holds: ``train`` or ``skip``.
@@ -58,7 +58,7 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
     elif not committed:
         print(f"the code's revision is {now['code_revision']}, which does not tell whether it is new: training")
     elif not skip_unchanged:
-        print(f"nothing is new since the champion, version {champion.number}; training all the same, as asked")
+        print(f"nothing is new since the champion, version {champion.number}; training because skip_unchanged is false")
     else:
         answer = "skip"
         print(

@@ -1,18 +1,19 @@
 """The steps as Kubeflow components: the command lines of dvc.yaml, each in a container.
 
 What a component passes beyond dvc.yaml's options:
+    --copy-files: the next step runs on another machine.
     --params-json, --set: params.yaml does not travel; a step gets its section, and the values that a run may change, as
       parameters.
     --retry: a failure outside (exit code 75) is tried again here, because Kubeflow cannot tell it from wrong
       parameters.
-    --executor-input: where Kubeflow wants the outputs described, see outputs.py.
+    --executor-input: where Kubeflow wants the outputs described, see executor_output.py.
 
 Kubeflow's cache looks at a task's image, command and parameters, and only at the *names* of its input artifacts. So
 every step after ingest takes the revision of the code and the digests of the data and of the artifacts that it reads,
 for the cache alone, and gives the digest of what it writes.
 """
 
-# ruff: noqa: ARG001  (parameters that are for the cache, outputs that outputs.py writes)
+# ruff: noqa: ARG001  (parameters that are for the cache, outputs that executor_output.py writes)
 
 from typing import Any
 
@@ -77,7 +78,7 @@ def ingest(
         "ingest.layout": layout,
     }
     values["ingest.watch"] = path  # what DVC watches; for a folder the schema wants it to say the same as path
-    return _step("ingest", params, values, "--cache", CACHE, "--dataset", dataset.path)
+    return _step("ingest", params, values, "--cache", CACHE, "--dataset", dataset.path, "--copy-files", "true")
 
 
 @dsl.container_component
@@ -217,6 +218,6 @@ def register(
 
 @dsl.container_component
 def notify(status: dsl.PipelineTaskFinalStatus, registered_model: str):
-    """Not a lightweight component: those need kfp in the image."""
+    """A container component, because lightweight components would require kfp in the image."""
     arguments = ["--status", status, "--name", registered_model]
     return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", "components", "notify"], args=arguments)

@@ -1,15 +1,13 @@
-"""What Kubeflow is told about a step's outputs: executor_output.json, output parameters, and pages for its UI.
+"""Describes a step's outputs to Kubeflow: executor_output.json, output parameters, and pages for its UI.
 
-Kubeflow hands a task its executor input: JSON that names every output, where it lies and where the description of the
-    outputs
-(executor_output.json) is to be written. Without that file artifacts have no metadata, the UI no confusion matrix, and
-runs outside a cluster (kfp.local) not even artifacts.
+Kubeflow hands a task its executor input: JSON with the name and place of every output and of the file for their
+description (executor_output.json). Without that file artifacts have no metadata, the UI no confusion matrix, and runs
+outside a cluster (kfp.local) not even artifacts.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ from segmodels.errors import InputError, TransientError
 
 @dataclass
 class Outputs:
-    """What a step has to tell.
+    """Description of a step's outputs.
 
     Attributes:
         metadata: artifact -> facts, shown beside it in the UI.
@@ -98,7 +96,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _dataset(dataset: Path) -> Outputs:
-    facts = _carry_files(dataset)
+    facts = DATASET.read(dataset)
     shown = {
         "digest": facts["digest"],
         "revision": facts["revision"] or "",
@@ -107,25 +105,6 @@ def _dataset(dataset: Path) -> Outputs:
         "source": facts["source"],
     }
     return Outputs({"dataset": shown}, parameters={"data_digest": facts["digest"]})
-
-
-def _carry_files(dataset: Path) -> dict[str, Any]:
-    """Put the data beside its manifest, as the steps after run elsewhere. A dataset in a folder is taken to be on a
-    volume that they see, too.
-    """
-    facts = DATASET.read(dataset)
-    if facts["source"]["kind"] != "folder":
-        shutil.copytree(dataset / facts["root"], dataset / "files", copy_function=_link)
-        facts["root"] = "files"
-        DATASET.write(dataset, facts)
-    return facts
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:  # another file system
-        shutil.copyfile(source, target)
 
 
 def _validation(validation: Path) -> Outputs:

@@ -1,4 +1,4 @@
-"""Parts of the sentences that errors are told in."""
+"""Helpers for composing error messages."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from components.artifacts import CARRIED
 from components.datasets.sources import fetch
 from components.params.schema import IngestParams
 from components.running.atomic import written_folder
@@ -18,7 +20,7 @@ from segmodels.data.manifest import SPLITS, split_by_group, write_dataset
 from segmodels.errors import InputError
 
 
-def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
+def ingest(params: IngestParams, dataset: Path, cache: Path, copy_files: bool = False) -> None:
     """Write ``manifest.parquet`` and ``dataset.json`` of the dataset that ``params`` names into the folder ``dataset``.
 
     A dataset in a folder is read where it is; nothing is copied. Its path (for the other sources that of ``cache``) is
@@ -27,7 +29,9 @@ def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
 
     Args:
         dataset: output folder.
-        cache: for downloads and generated data, kept between runs.
+        cache: folder for downloads and generated data, kept between runs.
+        copy_files: put the data beside its manifest, for steps on other machines. A dataset in a folder stays where it
+            is: it lies on a volume that those steps see too.
 
     Raises:
         InputError: the dataset, its revision or one of its files is not there, or a split has no samples.
@@ -58,10 +62,16 @@ def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
     ]
     digest = directory_digest(data.md5s)
     with written_folder(dataset) as folder:
+        root: Path | str = data.root
+        if copy_files and params.source != "folder":
+            shutil.copytree(data.root, folder / CARRIED, copy_function=_link)
+            root = CARRIED
+        elif not data.root.is_absolute():
+            root = os.path.relpath(data.root.absolute(), dataset.resolve())
         write_dataset(
             folder,
             layout=data.layout,
-            root=data.root if data.root.is_absolute() else os.path.relpath(data.root.absolute(), dataset.resolve()),
+            root=root,
             labels=layout.labels,
             source=data.source,
             revision=data.revision,
@@ -70,6 +80,13 @@ def ingest(params: IngestParams, dataset: Path, cache: Path) -> None:
         )
     counts = Counter(sample.split for sample in samples)
     print(f"{len(rows)} samples ({', '.join(f'{split} {counts[split]}' for split in SPLITS)}) of dataset {digest}")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
 
 
 def _in_our_splits(samples: Sequence[Sample], params: IngestParams) -> list[Sample]:

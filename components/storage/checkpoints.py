@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.environment import environment, variable
-from components.storage.s3 import s3_client, sentences
+from components.storage.s3 import SCHEME, list_folder, s3_client, split_url, translate_errors
 from segmodels.errors import InputError, TransientError
 from segmodels.training.checkpoints import Checkpoints
 
@@ -27,7 +27,7 @@ def open_checkpoints(state: Path) -> Checkpoints:
     url = environment().checkpoints
     if not url:
         return Checkpoints(state)
-    if not url.startswith("s3://"):
+    if not url.startswith(SCHEME):
         raise InputError(f"{variable('checkpoints')} is {url!r}, expected s3://bucket/prefix")
     mirrored = MirroredCheckpoints(state, f"{url.rstrip('/')}/{state.name}")
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -43,7 +43,7 @@ class MirroredCheckpoints(Checkpoints):
     def __init__(self, folder: Path, url: str, *, keep: int = 2) -> None:
         super().__init__(folder, keep=keep)
         self.url = url
-        self.bucket, _, self.prefix = url.removeprefix("s3://").partition("/")
+        self.bucket, self.prefix = split_url(url)
         self._away = False
 
     @cached_property
@@ -52,16 +52,16 @@ class MirroredCheckpoints(Checkpoints):
 
     def fetch(self) -> None:
         """Bring here what the store has, unless this folder goes on from a later state."""
-        with sentences(self.url, connected=False):
+        with translate_errors(self.url, connected=False):
             stored = self._stored()
         mine = max((path.name for path in self.folder.glob("*.ckpt")), default="")
         if not stored or mine > max((name for name in stored if name.endswith(".ckpt")), default=""):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with sentences(self.url, connected=True):
+        with translate_errors(self.url, connected=True):
             for name in stored:
                 partial = self.folder / f"{name}.partial"
-                self.client.download_file(self.bucket, f"{self.prefix}/{name}", str(partial))
+                self.client.download_file(self.bucket, self.prefix + name, str(partial))
                 partial.replace(self.folder / name)
         print(f"this training's states came from {self.url}", flush=True)
 
@@ -73,7 +73,7 @@ class MirroredCheckpoints(Checkpoints):
 
         path = super().save(state)
         try:
-            with sentences(self.url, connected=True):
+            with translate_errors(self.url, connected=True):
                 self._send()
             self._away = False
         except (TransientError, InputError, Boto3Error) as error:
@@ -91,10 +91,9 @@ class MirroredCheckpoints(Checkpoints):
         here = sorted(path for path in self.folder.iterdir() if path.suffix in (".ckpt", ".json", ".jsonl"))
         for path in sorted(here, key=lambda path: (path.suffix == ".ckpt", path.name)):
             if path.suffix != ".ckpt" or path.name not in stored:  # a state's name holds its digest
-                self.client.upload_file(str(path), self.bucket, f"{self.prefix}/{path.name}")
+                self.client.upload_file(str(path), self.bucket, self.prefix + path.name)
         for name in stored - {path.name for path in here}:
-            self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
 
     def _stored(self) -> set[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
-        return {entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", [])}
+        return {name for name, _ in list_folder(self.client, self.url)}

@@ -1,23 +1,18 @@
-"""Folders on their way between the step and the pods of its TrainJob, through the object store that holds the
-checkpoints.
+"""Folders that the train step and the pods of its TrainJob exchange through the object store of the checkpoints.
 
-Shards lie under the digest of their bytes: those of a training that is started again are there already. A model lies
-    under its
-TrainJob's name, and is removed when the step has it.
+Shards lie under the digest of their bytes, so a training that starts again finds them. A model lies under the name of
+its TrainJob and is removed when the step has fetched it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from components.datasets.download_cache import THREADS
 from components.environment import environment, variable
 from components.running.digests import folder_digest
 from components.running.progress_bar import track
-from components.storage.s3 import s3_client, sentences
+from components.storage.s3 import SCHEME, THREADS, list_folder, s3_client, split_url, translate_errors
 from segmodels.errors import InputError, TransientError
 
 
@@ -28,7 +23,7 @@ def exchange_url() -> str:
         InputError: there is none.
     """
     url = environment().checkpoints
-    if not url.startswith("s3://"):
+    if not url.startswith(SCHEME):
         raise InputError(
             "training on several processes passes shards and weights through an object store,"
             f" {variable('checkpoints')} is {url!r}: set checkpoints in the profile to s3://bucket/prefix"
@@ -52,17 +47,17 @@ def put_folder(folder: Path, url: str) -> None:
     """
     from boto3.exceptions import Boto3Error
 
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    bucket, prefix = split_url(url)
     client = s3_client()
-    with sentences(url, connected=False):
-        stored = dict(_stored(client, bucket, prefix))
+    with translate_errors(url, connected=False):
+        stored = {name: entry["Size"] for name, entry in list_folder(client, url)}
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     missing = [name for name, path in files.items() if stored.get(name) != path.stat().st_size]
 
     def put(name: str) -> None:
         try:
-            with sentences(f"{url}/{name}", connected=True):
-                client.upload_file(str(files[name]), bucket, f"{prefix}/{name}")
+            with translate_errors(f"{url}/{name}", connected=True):
+                client.upload_file(str(files[name]), bucket, prefix + name)
         except Boto3Error as error:  # of the transfer manager, around what the server said
             raise TransientError(f"{url}/{name} cannot be stored ({' '.join(str(error).split())})") from None
 
@@ -71,13 +66,8 @@ def put_folder(folder: Path, url: str) -> None:
 
 
 def remove_folder(url: str) -> None:
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    bucket, _ = split_url(url)
     client = s3_client()
-    with sentences(url, connected=True):
-        for name, _ in list(_stored(client, bucket, prefix)):
-            client.delete_object(Bucket=bucket, Key=f"{prefix}/{name}")
-
-
-def _stored(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
-        yield from ((entry["Key"].removeprefix(f"{prefix}/"), entry["Size"]) for entry in page.get("Contents", []))
+    with translate_errors(url, connected=True):
+        for _, entry in list(list_folder(client, url)):
+            client.delete_object(Bucket=bucket, Key=entry["Key"])

@@ -1,4 +1,4 @@
-"""Datasets in S3 and in stores that speak its protocol, through boto3.
+"""S3 and stores that speak its protocol, through boto3: client, addresses, listings, errors.
 
 Credentials, region and endpoint come from the environment or the user's AWS configuration, as for every AWS tool
 (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, ``AWS_DEFAULT_REGION``, ``AWS_ENDPOINT_URL``,
@@ -7,21 +7,18 @@ Credentials, region and endpoint come from the environment or the user's AWS con
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from components.datasets.download_cache import THREADS, RemoteFile, Store
-from components.running.digests import file_md5
 from components.running.wording import as_clause
 from segmodels.errors import InputError, TransientError
 
-CHUNK = 2**20
-WHOLE_FILE_CHECKSUMS = ("ChecksumCRC32", "ChecksumSHA1", "ChecksumSHA256")
-"""Those that botocore compares with the bytes by itself while they are read."""
+SCHEME = "s3://"
+
+THREADS = 16
+"""Files transferred at once."""
 
 PASSING = (
     "SlowDown",
@@ -35,33 +32,6 @@ PASSING = (
 """Error codes that may be gone at the next attempt; the last two are of objects that changed after they were listed."""
 
 
-def download(url: str, store: Store) -> tuple[Path, dict[str, str]]:
-    """The folder that holds the files under ``s3://bucket/prefix``, and the md5 of each.
-
-    Each file is checked against its size and its checksum or ETag. What the store holds already is not transferred
-    again.
-
-    Raises:
-        InputError: no or wrong credentials, no such bucket or endpoint, nothing under the prefix.
-        TransientError: the network or the server failed, after retries.
-    """
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
-    with sentences(url, connected=False):
-        client = s3_client()
-        objects = {entry["Key"].removeprefix(prefix): entry for entry in _list(client, bucket, prefix)}
-    if not objects:
-        raise InputError(
-            f"{url} holds no files: check bucket and prefix, expected the dataset's folders right under it"
-        )
-
-    def fetch(file: RemoteFile, target: Path) -> None:
-        with sentences(f"s3://{bucket}/{prefix}{file.path}", connected=True):
-            _fetch(client, bucket, objects[file.path], target)
-
-    return store.dataset([RemoteFile(path, entry["ETag"].strip('"')) for path, entry in objects.items()], fetch)
-
-
 def s3_client() -> Any:
     import boto3
     from botocore.config import Config
@@ -69,68 +39,28 @@ def s3_client() -> Any:
     return boto3.session.Session().client("s3", config=Config(max_pool_connections=THREADS, connect_timeout=15))
 
 
-def _list(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+def split_url(url: str) -> tuple[str, str]:
+    """``s3://bucket/some/folder`` -> ``bucket``, ``some/folder/``: what keys of files in the folder start with. The
+    prefix of a whole bucket is empty.
+    """
+    bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+    return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+
+
+def list_folder(client: Any, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name relative to ``url``, and the listing's entry (``Key``, ``Size``, ``ETag``), of each file below it."""
+    bucket, prefix = split_url(url)
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        yield from (
-            entry for entry in page.get("Contents", []) if not entry["Key"].endswith("/")
-        )  # a/ marks a folder in consoles
-
-
-def _fetch(client: Any, bucket: str, entry: dict[str, Any], target: Path) -> None:
-    """Write one object to ``target``, the very bytes that were listed."""
-    place = f"s3://{bucket}/{entry['Key']}"
-    response = client.get_object(Bucket=bucket, Key=entry["Key"], IfMatch=entry["ETag"])
-    with target.open("wb") as file:
-        for chunk in response["Body"].iter_chunks(CHUNK):
-            file.write(chunk)
-    if (size := target.stat().st_size) != entry["Size"]:
-        raise TransientError(f"{place} arrived with {size} bytes, expected {entry['Size']}")
-    checked = any(
-        "-" not in response.get(name, "-") for name in WHOLE_FILE_CHECKSUMS
-    )  # with a dash it is one of the parts' checksums
-    if not checked and _etag_is_md5(response) and not _matches_etag(client, bucket, entry, target):
-        raise TransientError(f"{place} arrived with other bytes than its ETag {entry['ETag']} says")
-
-
-def _etag_is_md5(response: dict[str, Any]) -> bool:
-    """Whether the ETag is made of md5s: not where S3 encrypts with a key of its customer."""
-    return not response.get("ServerSideEncryption", "").startswith("aws:kms") and "SSECustomerAlgorithm" not in response
-
-
-def _matches_etag(client: Any, bucket: str, entry: dict[str, Any], path: Path) -> bool:
-    """Compare with the md5, or for an object uploaded in parts with the md5 of the parts' md5s."""
-    etag = entry["ETag"].strip('"')
-    if "-" not in etag:
-        return file_md5(path) == etag
-    count = int(etag.rpartition("-")[2])
-
-    def part_size(number: int) -> int:
-        return client.head_object(Bucket=bucket, Key=entry["Key"], IfMatch=entry["ETag"], PartNumber=number)[
-            "ContentLength"
-        ]
-
-    first = part_size(1)  # all parts but the last are of one size, unless an unusual client uploaded them
-    return (
-        _parts_etag(path, [first] * count) == etag
-        or _parts_etag(path, [first, *map(part_size, range(2, count + 1))]) == etag
-    )
-
-
-def _parts_etag(path: Path, sizes: list[int]) -> str:
-    md5s = []
-    with path.open("rb") as file:
-        for size in sizes:
-            md5 = hashlib.md5()
-            while size and (chunk := file.read(min(size, CHUNK))):
-                md5.update(chunk)
-                size -= len(chunk)
-            md5s.append(md5.digest())
-    return f"{hashlib.md5(b''.join(md5s)).hexdigest()}-{len(sizes)}"
+        for entry in page.get("Contents", []):
+            if not entry["Key"].endswith("/"):  # a/ marks a folder in consoles
+                yield entry["Key"].removeprefix(prefix), entry
 
 
 @contextmanager
-def sentences(place: str, *, connected: bool) -> Iterator[None]:
-    """Turn boto's errors into those a user can act on. Not ``connected``: the server has not answered yet."""
+def translate_errors(place: str, *, connected: bool) -> Iterator[None]:
+    """Translate boto's errors. Before the first answer (``connected=False``) a failed connection means a wrong
+    endpoint; later it is transient.
+    """
     from botocore import exceptions
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -147,7 +77,7 @@ def sentences(place: str, *, connected: bool) -> Iterator[None]:
             " AWS_PROFILE"
         ) from None
     except exceptions.ClientError as error:
-        raise _of_answer(place, error, endpoint) from None
+        raise _translated(place, error, endpoint) from None
     except exceptions.EndpointConnectionError as error:
         if endpoint and not connected:
             raise InputError(
@@ -163,8 +93,8 @@ def sentences(place: str, *, connected: bool) -> Iterator[None]:
         raise InputError(f"{place} cannot be read, {as_clause(error)}: check {where} and the AWS settings") from None
 
 
-def _of_answer(place: str, error: Any, endpoint: str | None) -> Exception:
-    """The error that the server answered, in our words."""
+def _translated(place: str, error: Any, endpoint: str | None) -> Exception:
+    """The InputError or TransientError for an error that the server answered."""
     code, status = error.response["Error"].get("Code", ""), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     message = f"{code}: {error.response['Error'].get('Message', '')}".rstrip(" .:")
     if status >= 500 or status == 429 or code in PASSING:

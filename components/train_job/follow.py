@@ -139,8 +139,8 @@ def is_missing(error: BaseException) -> bool:
 
 
 @contextmanager
-def answers(name: str) -> Iterator[None]:
-    """The SDK's errors around what Kubernetes said, as a sentence."""
+def translate_errors(name: str) -> Iterator[None]:
+    """Translate the SDK's errors around what Kubernetes answered."""
     try:
         yield
     except TimeoutError as error:

@@ -1,9 +1,8 @@
 """Training on several machines or GPUs: the train step starts a Kubeflow TrainJob, follows it and removes it.
 
-Its pods run ``components.train_job.node``, that is the same train step under torchrun. The way of the data: the step
-stores the shards in the object store under their digest, each pod fetches them; states are saved there as in every
-training on a cluster (checkpoint_store.py); the first pod stores the model, the step fetches it and hands it on as if
-it had trained itself.
+Its pods run ``components.train_job.node``, which is the same train step under torchrun. The step stores the shards in
+the object store under their digest and each pod fetches them; checkpoints are saved there as in every training on a
+cluster (storage/checkpoints.py); the first pod stores the model, and the step fetches it into its own output.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from typing import Any, Protocol
 
 from pydantic import Field
 
-from components.datasets.download_cache import Store
+from components.datasets.download_cache import DownloadCache
+from components.datasets.s3_dataset import download
 from components.environment import PREFIX, environment, variable
 from components.params.checking import Params, checked
 from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.running.atomic import written_folder
 from components.storage.folders import exchange_url, put_shards, remove_folder
-from components.storage.s3 import download
 from components.tracking.lineage import checkpoint_key, lineage
-from components.train_job.follow import POLL_SECONDS, answers, follow, is_missing
+from components.train_job.follow import POLL_SECONDS, follow, is_missing, translate_errors
 from segmodels.errors import InputError
 
 SETTINGS = variable("train_job")
@@ -109,7 +108,7 @@ def train_by_job(
         shards_url = put_shards(shards)
         _start(client, name, settings, params, shards_url, model_url)
         follow(client, name, settings.nodes)
-        _fetch(model_url, model)
+        _take_model(model_url, model)
     remove_folder(model_url)
 
 
@@ -143,14 +142,14 @@ def _start(
     from kubeflow.trainer import CustomTrainerContainer
 
     if (status := _status(client, name)) and status != "Failed":
-        print(f"TrainJob {name} of an earlier attempt is {status.lower()}: taken up", flush=True)
+        print(f"TrainJob {name} of an earlier attempt is {status.lower()}: following it", flush=True)
         return
     if status:
         _remove(client, name)
         while _status(client, name):
             time.sleep(POLL_SECONDS)
     trainer = CustomTrainerContainer(settings.image, settings.nodes, settings.resources, _environment(os.environ))
-    with answers(name):
+    with translate_errors(name):
         client.train(runtime=RUNTIME, trainer=trainer, options=_options(name, settings, params, shards_url, model_url))
     processes = settings.nodes * max(settings.gpus, 1)
     print(f"TrainJob {name}: {settings.nodes} pods, {processes} processes", flush=True)
@@ -202,7 +201,7 @@ def _environment(own: Mapping[str, str]) -> dict[str, str]:
 
 def _status(client: Client, name: str) -> str | None:
     """None: there is no such TrainJob."""
-    with answers(name):
+    with translate_errors(name):
         try:
             return client.get_job(name).status
         except RuntimeError as error:
@@ -211,11 +210,11 @@ def _status(client: Client, name: str) -> str | None:
             raise
 
 
-def _fetch(model_url: str, model: Path) -> None:
-    found, _ = download(model_url, Store(model.parent / f".{model.name}.store"))
+def _take_model(model_url: str, model: Path) -> None:
+    found, _ = download(model_url, DownloadCache(model.parent / f".{model.name}.download"))
     with written_folder(model) as folder:
         shutil.copytree(found, folder, dirs_exist_ok=True)
-    shutil.rmtree(model.parent / f".{model.name}.store")
+    shutil.rmtree(model.parent / f".{model.name}.download")
 
 
 @contextmanager
@@ -241,7 +240,7 @@ def _remove(client: Client, name: str) -> None:
 def _ended_by_sigterm(name: str) -> Iterator[None]:
     def received(number: int, _frame: object) -> None:
         print(
-            f"stopped: TrainJob {name} is removed, its pods save their states, the next run goes on from there",
+            f"stopped: TrainJob {name} is removed, its pods save their states, the next run resumes from them",
             flush=True,
         )
         raise SystemExit(128 + number)

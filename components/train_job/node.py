@@ -12,10 +12,10 @@ import os
 import sys
 from pathlib import Path
 
-from components.datasets.download_cache import Store
+from components.datasets.download_cache import DownloadCache
+from components.datasets.s3_dataset import download
 from components.running.exit_codes import STOPPED, TRANSIENT, WRONG, guarded
 from components.storage.folders import put_folder
-from components.storage.s3 import download
 
 WORK = Path("data")
 """In the working directory of the image."""
@@ -33,7 +33,7 @@ def train_node(params_json: str, shards_url: str, model_url: str, processes: int
     Raises:
         SystemExit: a process failed; with its exit code, as the pod's.
     """
-    shards, _ = download(shards_url, Store(WORK / "cache"))
+    shards, _ = download(shards_url, DownloadCache(WORK / "cache"))
     command = [
         "train",
         "--params-json",

@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = ("local", "cpu", "gpu")
 IMAGE = "registry.example/segmodels@sha256:" + "0" * 64
-OURS = {"--params-json", "--set", "--retry", "--executor-input"}
-"""Options that only the cluster needs: parameters, and where Kubeflow wants the outputs described."""
+OURS = {"--params-json", "--set", "--retry", "--executor-input", "--copy-files"}
+"""Options that only the cluster needs: parameters, a description of the outputs, data beside its manifest."""
 
 
 @pytest.fixture(scope="module")

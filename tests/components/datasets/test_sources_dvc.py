@@ -16,7 +16,7 @@ from s3server import s3_server
 from small_dataset import write, write_small_dataset
 
 from components.datasets import download_cache, dvc_repository
-from components.datasets.download_cache import Store
+from components.datasets.download_cache import DownloadCache
 from components.datasets.dvc_repository import without_credentials
 from components.params.schema import IngestParams
 from components.running.digests import directory_digest, folder_md5s
@@ -118,7 +118,7 @@ def test_a_tag_is_ingested_with_dvcs_own_digest_and_the_commit(
 
 
 def test_branch_commit_and_default_branch_lead_to_the_same_data(repository: Repository, tmp_path: Path) -> None:
-    kept = Store(tmp_path)
+    kept = DownloadCache(tmp_path)
     results = {
         rev: dvc_repository.download(str(repository.root), rev, "data/", kept)
         for rev in ("main", repository.commits["v2"], "v2", None)
@@ -141,10 +141,10 @@ def test_a_new_revision_transfers_only_the_new_files(
         original(self, source, target)
 
     monkeypatch.setattr(DVCFileSystem, "get_file", counting)
-    old, _, _ = dvc_repository.download(str(repository.root), "v1", "data", Store(tmp_path))
+    old, _, _ = dvc_repository.download(str(repository.root), "v1", "data", DownloadCache(tmp_path))
     assert len(transferred) == len(set(folder_md5s(old).values()))
     transferred.clear()
-    new, _, _ = dvc_repository.download(str(repository.root), "v2", "data", Store(tmp_path))
+    new, _, _ = dvc_repository.download(str(repository.root), "v2", "data", DownloadCache(tmp_path))
     assert sorted(transferred) == ["data/images/train/new.png", "data/masks/train/new.png"]
     assert folder_md5s(new).keys() - folder_md5s(old).keys() == {"images/train/new.png", "masks/train/new.png"}
 
@@ -168,22 +168,22 @@ def test_a_transfer_that_brings_other_bytes_is_tried_again_and_never_kept(
         TransientError,
         match=r"^classes\.txt of data in DVC repository .* arrived with other bytes than its md5 [0-9a-f]{32} says$",
     ):
-        dvc_repository.download(str(repository.root), "v1", "data", Store(tmp_path))
+        dvc_repository.download(str(repository.root), "v1", "data", DownloadCache(tmp_path))
     assert len(attempts) == download_cache.ATTEMPTS
     monkeypatch.undo()
-    root, md5s, _ = dvc_repository.download(str(repository.root), "v1", "data", Store(tmp_path))
+    root, md5s, _ = dvc_repository.download(str(repository.root), "v1", "data", DownloadCache(tmp_path))
     assert folder_md5s(root) == md5s
 
 
 def test_part_of_what_is_tracked_and_what_git_tracks_can_be_a_dataset(repository: Repository, tmp_path: Path) -> None:
-    root, md5s, _ = dvc_repository.download(str(repository.root), "v2", "data/masks", Store(tmp_path))
+    root, md5s, _ = dvc_repository.download(str(repository.root), "v2", "data/masks", DownloadCache(tmp_path))
     assert set(md5s) == {
         f"{split}/{number:03d}.png"
         for split, count in (("train", 6), ("val", 2), ("test", 2))
         for number in range(count)
     } | {"train/new.png"}
     assert root.name == directory_digest(folder_md5s(root))
-    root, _, _ = dvc_repository.download(str(repository.root), "v2", "small", Store(tmp_path))
+    root, _, _ = dvc_repository.download(str(repository.root), "v2", "small", DownloadCache(tmp_path))
     assert (root / "notes.txt").read_text() == "tracked by git"
 
 
@@ -210,7 +210,7 @@ def test_data_that_dvc_2_tracked_is_checked_with_its_hash(repository: Repository
     git(root, "init", "-q")
     git(root, "add", ".")
     git(root, "commit", "-q", "-m", "old")
-    folder, md5s, _ = dvc_repository.download(str(root), None, "data", Store(tmp_path / "cache"))
+    folder, md5s, _ = dvc_repository.download(str(root), None, "data", DownloadCache(tmp_path / "cache"))
     assert (folder / "classes.txt").read_bytes() == text.read_bytes()
     assert md5s == {"classes.txt": file_md5(str(text))}
 
@@ -220,7 +220,7 @@ def test_no_clone_is_left_in_the_temporary_folder(
 ) -> None:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    dvc_repository.download(f"file://{repository.root}", "v1", "data", Store(tmp_path / "cache"))
+    dvc_repository.download(f"file://{repository.root}", "v1", "data", DownloadCache(tmp_path / "cache"))
     assert not list((tmp_path / "tmp").iterdir())
 
 
@@ -292,7 +292,7 @@ def test_a_file_that_is_missing_in_the_remote_is_named(repository: Repository, t
     shutil.copytree(repository.root.parent / "remote", remote)
     config = root / ".dvc" / "config"
     config.write_text(config.read_text().replace(str(repository.root.parent / "remote"), str(remote)))
-    md5 = dvc_repository.download(str(repository.root), "v1", "data", Store(tmp_path / "other"))[1][
+    md5 = dvc_repository.download(str(repository.root), "v1", "data", DownloadCache(tmp_path / "other"))[1][
         "images/val/001.png"
     ]
     (remote / "files" / "md5" / md5[:2] / md5[2:]).unlink()
@@ -303,7 +303,7 @@ def test_a_file_that_is_missing_in_the_remote_is_named(repository: Repository, t
             r" remote"
         ),
     ):
-        dvc_repository.download(str(root), "v1", "data", Store(tmp_path / "cache"))
+        dvc_repository.download(str(root), "v1", "data", DownloadCache(tmp_path / "cache"))
 
 
 def test_a_git_server_that_refuses_connections_may_be_tried_again(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_git_server_that_refuses_connections_may_be_tried_again(tmp_path: Path
             r" .*[cC]onnection refused"
         ),
     ):
-        dvc_repository.download("https://name:token@127.0.0.1:9/x.git", None, "data", Store(tmp_path))
+        dvc_repository.download("https://name:token@127.0.0.1:9/x.git", None, "data", DownloadCache(tmp_path))
 
 
 def test_credentials_in_the_url_are_not_recorded() -> None:
@@ -351,16 +351,16 @@ def test_a_remote_in_s3_takes_endpoint_and_credentials_from_the_environment(
         with pytest.raises(
             InputError, match=r"check the credentials of the repository's DVC remote in the environment \(AWS_\*\)$"
         ):
-            dvc_repository.download(str(root), "v1", "data", Store(tmp_path / "other"))
+            dvc_repository.download(str(root), "v1", "data", DownloadCache(tmp_path / "other"))
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         with pytest.raises(
             InputError, match=r"check the credentials of the repository's DVC remote in the environment \(AWS_\*\)$"
         ):
-            dvc_repository.download(str(root), "v1", "data", Store(tmp_path / "other"))
+            dvc_repository.download(str(root), "v1", "data", DownloadCache(tmp_path / "other"))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(TransientError, match=r"of data in DVC repository \S+ at revision 'v1' cannot be read"):
-        dvc_repository.download(str(root), "v1", "data", Store(tmp_path / "other"))
+        dvc_repository.download(str(root), "v1", "data", DownloadCache(tmp_path / "other"))

@@ -27,12 +27,11 @@ import pytest
 from s3server import Server, s3_server
 from small_dataset import write_small_dataset
 
-from components.datasets import download_cache
-from components.datasets.download_cache import Store
+from components.datasets import download_cache, s3_dataset
+from components.datasets.download_cache import DownloadCache
 from components.params.schema import IngestParams
 from components.running.digests import directory_digest, folder_md5s
 from components.steps.ingest import ingest
-from components.storage import s3
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError, TransientError
 
@@ -200,7 +199,7 @@ def under_set(objects: dict[str, bytes]) -> dict[str, bytes]:
 def test_everything_under_the_prefix_arrives_and_equal_files_are_transferred_once(
     double: Double, tmp_path: Path
 ) -> None:
-    root, md5s = s3.download("s3://data/set", Store(tmp_path))
+    root, md5s = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert contents(root) == under_set(double.objects)
     assert md5s == folder_md5s(root)
     assert root.name == directory_digest(md5s)
@@ -210,7 +209,7 @@ def test_everything_under_the_prefix_arrives_and_equal_files_are_transferred_onc
 def test_after_an_interruption_only_the_missing_files_are_transferred(double: Double, tmp_path: Path) -> None:
     double.faults["set/images/3.png"] = _cut_off
     with pytest.raises(TransientError, match=r"s3://data/set/images/3\.png cannot be read"):
-        s3.download("s3://data/set", Store(tmp_path))
+        s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert double.gets["set/images/3.png"] == download_cache.ATTEMPTS
     stored = {path.read_bytes() for path in (tmp_path / "objects").glob("*/*")}
     assert stored == set(under_set(double.objects).values()) - {double.objects["set/images/3.png"]}
@@ -218,7 +217,7 @@ def test_after_an_interruption_only_the_missing_files_are_transferred(double: Do
 
     double.faults.clear()
     double.gets.clear()
-    root, _ = s3.download("s3://data/set", Store(tmp_path))
+    root, _ = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert double.gets == {"set/images/3.png": 1}
     assert contents(root) == under_set(double.objects)
 
@@ -227,23 +226,23 @@ def test_a_new_state_of_the_bucket_transfers_what_changed_and_keeps_the_old_fold
     double: Double, tmp_path: Path
 ) -> None:
     before = dict(double.objects)
-    old, _ = s3.download("s3://data/set", Store(tmp_path))
+    old, _ = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     double.gets.clear()
     double.objects["set/images/0.png"] = b"another image"
     del double.objects["set/images/4.png"]
-    new, _ = s3.download("s3://data/set/", Store(tmp_path))
+    new, _ = s3_dataset.download("s3://data/set/", DownloadCache(tmp_path))
     assert double.gets == {"set/images/0.png": 1}
     assert contents(new) == under_set(double.objects)
     assert contents(old) == under_set(before)
 
 
 def test_a_file_that_was_damaged_in_the_cache_is_transferred_again(double: Double, tmp_path: Path) -> None:
-    root, _ = s3.download("s3://data/set", Store(tmp_path))
+    root, _ = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     double.gets.clear()
     damaged = root / "images" / "2.png"
     damaged.chmod(0o644)
     damaged.write_bytes(b"scribble")
-    root, _ = s3.download("s3://data/set", Store(tmp_path))
+    root, _ = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert double.gets == {"set/images/2.png": 1}
     assert contents(root) == under_set(double.objects)
 
@@ -251,7 +250,7 @@ def test_a_file_that_was_damaged_in_the_cache_is_transferred_again(double: Doubl
 @pytest.mark.parametrize("fault", [_cut_off, _flip_a_bit])
 def test_a_file_that_arrives_broken_once_is_fetched_again(double: Double, tmp_path: Path, fault: Callable) -> None:
     double.faults["set/images/1.png"] = _times(1, fault)
-    root, _ = s3.download("s3://data/set", Store(tmp_path))
+    root, _ = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert double.gets["set/images/1.png"] == 2
     assert contents(root) == under_set(double.objects)
 
@@ -262,7 +261,7 @@ def test_bytes_that_never_match_the_etag_are_not_kept(double: Double, tmp_path: 
         TransientError,
         match=r"^s3://data/set/images/1\.png arrived with other bytes than its ETag \"[0-9a-f]{32}\" says$",
     ):
-        s3.download("s3://data/set", Store(tmp_path))
+        s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert not any(b"image 1" in path.read_bytes()[1:] for path in tmp_path.rglob("*") if path.is_file())
 
 
@@ -272,7 +271,7 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(double: Double, tmp_path:
         InputError,
         match=r"^the dataset holds a file named '\.\./\.\./evil\.txt', which would not lie in its folder: rename it$",
     ):
-        s3.download("s3://data/set", Store(tmp_path))
+        s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +321,7 @@ def test_a_key_that_leads_out_of_the_folder_is_refused(double: Double, tmp_path:
 @pytest.mark.usefixtures("double")
 def test_a_place_that_cannot_be_read_is_one_sentence(tmp_path: Path, url: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        s3.download(url, Store(tmp_path))
+        s3_dataset.download(url, DownloadCache(tmp_path))
 
 
 @pytest.mark.usefixtures("double")
@@ -334,7 +333,7 @@ def test_missing_credentials_are_one_sentence(settings: pytest.MonkeyPatch, tmp_
         r" or AWS_PROFILE$"
     )
     with pytest.raises(InputError, match=expected):
-        s3.download("s3://data/set", Store(tmp_path))
+        s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
@@ -347,7 +346,7 @@ def test_an_endpoint_where_nobody_answers_is_one_sentence(
         InputError,
         match=rf"^s3://data/set cannot be read, no server answers at AWS_ENDPOINT_URL {endpoint}: check the address$",
     ):
-        s3.download("s3://data/set", Store(tmp_path))
+        s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
 
 
 @pytest.mark.usefixtures("double")
@@ -357,13 +356,13 @@ def test_an_endpoint_that_is_no_url_is_one_sentence(settings: pytest.MonkeyPatch
         InputError,
         match=r"^s3://data/set cannot be read, invalid endpoint: not a url: check AWS_ENDPOINT_URL not a url",
     ):
-        s3.download("s3://data/set", Store(tmp_path))
+        s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
 
 
 @pytest.mark.usefixtures("double")
 def test_a_server_that_is_too_busy_may_be_tried_again(tmp_path: Path) -> None:
     with pytest.raises(TransientError, match=r"^s3://busy/set cannot be read, the server says SlowDown: no$"):
-        s3.download("s3://busy/set", Store(tmp_path))
+        s3_dataset.download("s3://busy/set", DownloadCache(tmp_path))
 
 
 # The rest needs a real S3 server.
@@ -425,14 +424,14 @@ def test_objects_uploaded_in_parts_are_checked_against_the_parts(client: Any, tm
             etag = client.upload_part(Bucket="parts", Key=key, UploadId=upload_id, PartNumber=number, Body=body)["ETag"]
             parts.append({"PartNumber": number, "ETag": etag})
         client.complete_multipart_upload(Bucket="parts", Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts})
-    root, md5s = s3.download("s3://parts/set", Store(tmp_path))
+    root, md5s = s3_dataset.download("s3://parts/set", DownloadCache(tmp_path))
     assert contents(root) == {"equal": data, "unequal": data}
     assert set(md5s.values()) == {hashlib.md5(data).hexdigest()}
 
     path = tmp_path / "damaged"
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     for key in ("set/equal", "set/unequal"):
-        assert not s3._matches_etag(
+        assert not s3_dataset._matches_etag(
             client, "parts", {"Key": key, "ETag": client.head_object(Bucket="parts", Key=key)["ETag"]}, path
         )
 
@@ -494,4 +493,4 @@ def test_a_wrong_secret_is_one_sentence(client: Any, settings: pytest.MonkeyPatc
             r" AWS_\*"
         ),
     ):
-        s3.download("s3://secret/set", Store(tmp_path))
+        s3_dataset.download("s3://secret/set", DownloadCache(tmp_path))

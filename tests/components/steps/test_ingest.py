@@ -55,6 +55,20 @@ def test_a_folder_is_read_where_it_is_and_written_down_sample_by_sample(tmp_path
     assert folder_md5s(root) == before
 
 
+def test_files_are_copied_beside_the_manifest_unless_they_lie_in_a_folder(tmp_path: Path) -> None:
+    digits = IngestParams(digits=DigitsSettings(train=3, val=1, test=1, size=32))
+    ingest(digits, tmp_path / "dataset", tmp_path / "cache", copy_files=True)
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    (tmp_path / "dataset").rename(tmp_path / "moved")
+    opened = Dataset.open(tmp_path / "moved")
+    assert directory_digest(folder_md5s(tmp_path / "moved" / "files")) == opened.digest
+    assert all((tmp_path / "moved" / "files" / sample.image).is_file() for sample in opened.samples())
+
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache", copy_files=True)
+    assert Dataset.open(tmp_path / "dataset").layout.root == root
+
+
 def test_a_relative_path_can_be_read_from_other_working_directories_and_after_a_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
