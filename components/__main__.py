@@ -51,7 +51,8 @@ def run_step(step: Step, argv: list[str]) -> None:
         from components.params.overrides import assembled_params
 
         file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
-        params = assembled_params(fragments or file, assignments)
+        # steps that read shards import torch in any case, for the others it would cost seconds
+        params = assembled_params(fragments or file, assignments, names="shards" in step.reads)
         whole = typing.get_type_hints(function)["params"] is type(params)
         options["params"] = params if whole else params.section(step.name)
     try:

@@ -20,13 +20,16 @@ from components.params.schema import EvaluateParams, PipelineParams
 from segmodels.errors import InputError, nearest
 
 
-def assembled_params(source: Path | Sequence[str], assignments: Sequence[str] = ()) -> PipelineParams:
+def assembled_params(
+    source: Path | Sequence[str], assignments: Sequence[str] = (), *, names: bool = True
+) -> PipelineParams:
     """All parameters, checked.
 
     Args:
         source: params.yaml, or JSON objects with sections of it in its place.
         assignments: ``section.key=value``, the last one of a key wins. The value is text, or JSON where the key takes
             no text; nothing after ``=`` means null where null is allowed.
+        names: as of ``checked_params``.
 
     Raises:
         InputError: not JSON, no such key, a value that does not fit.
@@ -34,13 +37,13 @@ def assembled_params(source: Path | Sequence[str], assignments: Sequence[str] = 
     data = read_params(source) or {} if isinstance(source, Path) else _merged(source)
     origin = str(source) if isinstance(source, Path) else "--params-json"
     if not isinstance(data, dict):
-        return checked_params(data, origin)
+        return checked_params(data, origin, names=names)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment}: expected section.key=value, for example train.epochs=40")
         _assign(data, key, text)
-    return checked_params(data, f"{origin} with --set" if assignments else origin)
+    return checked_params(data, f"{origin} with --set" if assignments else origin, names=names)
 
 
 def _merged(fragments: Sequence[str]) -> dict[str, Any]:

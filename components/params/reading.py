@@ -12,7 +12,7 @@ import yaml
 
 from components.params.checking import checked
 from components.params.schema import EvaluateParams, PipelineParams
-from components.params.tasks import check_settings
+from components.params.tasks import check_names, check_settings
 from segmodels.errors import InputError
 
 
@@ -38,8 +38,13 @@ def read_params(path: Path) -> Any:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def checked_params(data: Any, origin: str) -> PipelineParams:
-    """The parameters in ``data``; ``origin`` is named in errors."""
+def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelineParams:
+    """The parameters in ``data``.
+
+    Args:
+        origin: where they come from, for the message.
+        names: check the names of tasks and scores, too, which imports torch where they are set.
+    """
     data = data or {}
     settings = {}
     if isinstance(data, Mapping) and isinstance(section := data.get("evaluate"), Mapping):
@@ -48,6 +53,8 @@ def checked_params(data: Any, origin: str) -> PipelineParams:
     params = checked(PipelineParams, data, origin)
     if settings:
         check_settings(settings, params.train.task, origin)
+    if names and (params.train.task, params.register.metric) != (None, None):
+        check_names(params.train.task, params.register.metric, origin)
     return params
 
 

@@ -22,7 +22,7 @@ class IngestParams:
     """Where the dataset comes from.
 
     Attributes:
-        source: digits (built in), folder, dvc or s3.
+        source: where the dataset lies; digits is built in.
         watch: file, folder or s3:// prefix whose change makes `dvc repro` ingest again; for source folder the dataset's
             folder.
         path: folder: the dataset's folder; dvc: path inside the repository; s3: s3://bucket/prefix.
@@ -63,7 +63,8 @@ class ValidateParams:
 
     Attributes:
         workers: processes. 0: one per core.
-        max_void_share: largest share of ignored pixels in a sample; a sample above it gets a warning.
+        max_void_share: largest share of ignored pixels in a sample, above 0 and at most 1; a sample above it gets a
+            warning.
         near_duplicate_distance: largest number of differing bits, of 64, between the perceptual hashes of two images
             that are near-duplicates.
         min_side: smallest height and width of an image, pixels.
@@ -132,7 +133,7 @@ class EvaluateParams:
     Attributes:
         batch_size: images of equal size predicted at once.
         overlays: pictures of each of the best, median and worst images.
-        accelerator: auto, cpu or gpu.
+        accelerator: device of the measurement. auto: the GPU if there is one.
         settings: settings of the task that differ from its defaults; ``task_settings`` makes them a dataclass.
     """
 
@@ -152,8 +153,8 @@ class RegisterParams:
     Attributes:
         name: name of the registered model in MLflow, without / and :.
         metric: score that decides who is champion. None: the task's first, mean_iou for semantic segmentation.
-        minimum: smallest score of a champion; a model below it is registered as challenger.
-        tolerance: how much worse than the champion a new model may be and still replace it.
+        minimum: smallest score of a champion, 0 to 1; a model below it is registered as challenger.
+        tolerance: how much worse than the champion a new model may be and still replace it, 0 to 1.
     """
 
     name: str = "segmodel"

@@ -1,4 +1,4 @@
-"""The settings of the tasks, which stand in section ``evaluate`` of params.yaml. Looking at them imports torch."""
+"""What the tasks know about parameters: settings in section ``evaluate``, names of scores. It imports torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from components.params.checking import checked, fields
 from components.params.schema import EvaluateParams
-from segmodels.errors import InputError
+from segmodels.errors import InputError, nearest
 
 
 def settings_classes() -> dict[str, type]:
@@ -41,6 +41,26 @@ def check_settings(settings: Mapping[str, Any], task: str | None, origin: str) -
     if errors:
         raise errors[0]
     raise InputError(f"{origin}: no task has all of evaluate.{', evaluate.'.join(settings)}: leave out some")
+
+
+def check_names(task: str | None, metric: str | None, origin: str) -> None:
+    """Check ``train.task`` and ``register.metric`` against the registry of tasks.
+
+    Raises:
+        InputError: no such task, or no such score of the task, of any task while the dataset has yet to decide it.
+    """
+    from segmodels.labels import LabelMap
+    from segmodels.tasks.registry import TASKS, create_task
+
+    try:
+        tasks = [TASKS[task].name] if task is not None else TASKS.names()
+    except InputError as error:
+        raise InputError(f"{origin}: train.task: {error}") from None
+    if metric is not None:
+        labels = LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1}, things=frozenset({1}))
+        known = {name: None for one in tasks for name in create_task(one, labels).evaluator().scores()}
+        if metric not in known:
+            raise InputError(f"{origin}: register.metric: {nearest('score', metric, list(known))}")
 
 
 def task_settings(params: EvaluateParams, schema: type) -> Any:

@@ -46,15 +46,16 @@ class Augment:
     """Augmentation of one sample; every draw comes from the generator that the call is given.
 
     Attributes:
-        crop: size of the result in pixels, ``(height, width)`` or ``(depth, height, width)``; None is the image's own
+        crop: size of the result in pixels, ``(height, width)`` or ``(depth, height, width)``. None: the image's own
             size.
         scale: the image is enlarged by a factor drawn uniformly from this range, then cropped at a place drawn
             uniformly. Where the enlarged image is smaller than the crop it lies at a random place in it.
         flip: probability of a left-right flip; of a volume, the probability for each of the three axes.
-        brightness: 0.2 draws a factor from 0.8..1.2. 0 switches it off.
-        contrast: as brightness, about the crop's mean: the mean grey of 8-bit RGB, else the mean of each channel.
-        saturation: as brightness; of 8-bit RGB images only.
-        hue: largest turn of the hue, 0.5 is half a turn; of 8-bit RGB images only. 0 switches it off.
+        brightness: largest change of the brightness: 0.2 draws a factor from 0.8..1.2. 0: off.
+        contrast: largest change of the contrast, as brightness, about the crop's mean: the mean grey of 8-bit RGB, else
+            the mean of each channel.
+        saturation: largest change of the saturation, as brightness; of 8-bit RGB images only.
+        hue: largest turn of the hue, 0.5 is half a turn; of 8-bit RGB images only. 0: off.
     """
 
     crop: tuple[int, ...] | None = None

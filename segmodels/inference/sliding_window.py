@@ -31,11 +31,11 @@ class SlidingWindow:
     """How an image is cut into windows.
 
     Attributes:
-        size: of a window in pixels, (height, width) or (depth, height, width); the model sees exactly this size,
+        size: window in pixels, (height, width) or (depth, height, width); the model sees exactly this size,
             smaller images are extended by their border pixels.
         overlap: least share of a window that it has in common with the next, 0 <= overlap < 1.
-        weighting: of a window's pixels in the average: ``gaussian`` (sigma an eighth of the window, as nnU-Net, Isensee
-            2021) trusts the centre more, where the model sees more context; ``uniform`` trusts all alike.
+        weighting: weights of a window's pixels in the average: ``gaussian`` (sigma an eighth of the window, as nnU-Net,
+            Isensee 2021) trusts the centre more, where the model sees more context; ``uniform`` trusts all alike.
         batch_size: windows predicted at once.
     """
 

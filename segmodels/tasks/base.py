@@ -176,7 +176,7 @@ class Task(ABC, Generic[Targets, ResultType]):
         """The pictures of one image, its truth and its result, side by side.
 
         Args:
-            image: ``(*spatial, C)`` as stored, of any size.
+            image: (H, W, 3) uint8 RGB, of any size.
         """
 
     @abstractmethod

@@ -81,28 +81,29 @@ class TrainSettings:
         deep_supervision: weights of the auxiliary heads' losses.
         self_correction: correction of noisy labels during training. None: off.
         image_label_weight: weight of the image classification loss, for models that also classify the image (ynet).
-        class_weights: weights of the classes in losses that take them, from the pixel counts of the train split: none,
-            inverse_frequency, complement or median_frequency.
+        class_weights: weights of the classes in losses that take them, from the pixel counts of the train split.
         epochs: passes over the train split.
         minutes: training stops after this many minutes, and the schedule follows the time. None: epochs decide.
         batch_size: images per batch and process.
         accumulate: batches per optimiser step.
         gradient_clip: largest norm of the gradient. 0: off.
-        optimizer: sgd or adamw.
-        lr: peak learning rate.
-        momentum: momentum of sgd.
+        optimizer: optimiser.
+        lr: peak learning rate, above 0.
+        momentum: momentum of sgd, from 0 to below 1.
         weight_decay: weight decay; biases and normalisation layers are exempt.
-        schedule: shape of the learning rate over training: polynomial, cosine, one_cycle or constant.
-        warmup: share of all steps over which the learning rate rises linearly; one_cycle has its own.
-        power: exponent of the polynomial schedule.
+        schedule: shape of the learning rate over training.
+        warmup: share of all steps over which the learning rate rises linearly, from 0 to below 1; one_cycle
+            has its own.
+        power: exponent of the polynomial schedule, above 0.
         augment: random changes of the training images.
         precision: precision of the forward pass (automatic mixed precision). auto: bfloat16 where the hardware supports
             it, else float32.
-        accelerator: auto, cpu or gpu.
+        accelerator: device of the training. auto: the GPU if there is one.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
         compile: compile the model with torch.compile.
         deterministic: use deterministic algorithms; the same parameters then give the same weights.
-        ema: decay of the exponential moving average of the weights, which is then validated and kept. None: off.
+        ema: decay of the exponential moving average of the weights, between 0 and 1; the average is validated and kept
+            in place of the weights. None: off.
         early_stopping: stop when the score no longer improves. None: off.
         validate_every: epochs between validations.
         workers: loader processes. 0: one thread beside training.

@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from components.params.reading import load_params
+from components.params.reading import changed_from_defaults, checked_params, load_params, plain
+from components.params.reference import parameters_page
 from components.params.schema import PipelineParams
+from components.params.tasks import task_settings
+from segmodels.data.augment import Augment
 from segmodels.errors import InputError
+from segmodels.tasks.registry import task_class
 
 
 def write(folder: Path, text: str) -> Path:
@@ -53,6 +58,17 @@ def test_the_shipped_parameter_files_are_valid() -> None:
         ("evaluate: {sliding_window: {size: [64, 64], overlap: 1.0}}", ["overlap", "1.0"]),
         ("evaluate: {sliding_window: {size: [64, 64]}, crf: {}}", ["crf and sliding_window", "expected one"]),
         ("evaluate: {crf: {color_sigma: 0}}", ["evaluate.crf.color_sigma", "greater than 0"]),
+        ("evaluate: {flips: true}", ["evaluate.flips", "did you mean 'flip'"]),
+        ("evaluate: {scales: [1.0, 0]}", ["evaluate.scales.1 is 0.0", "greater than 0"]),
+        ("evaluate: {batchsize: 3}", ["evaluate.batchsize", "did you mean 'batch_size'"]),
+        ("train: {lr: .nan}", ["train.lr is nan", "finite"]),
+        ("train: {minutes: .inf}", ["train.minutes is inf", "finite"]),
+        ("evaluate: {crf: {color_sigma: .inf}}", ["evaluate.crf.color_sigma is inf", "finite"]),
+        ("train: {loss: {dice: [1]}}", ["train.loss.dice is [1]", "number", "object"]),
+        ("train: {batch_size: true}", ["train.batch_size is true", "integer"]),
+        ("train: {early_stopping: {}}", ["train.early_stopping.patience is missing"]),
+        ("train: {task: semantics}", ["train.task", "did you mean 'semantic'"]),
+        ("register: {metric: mean_iuo}", ["register.metric", "did you mean 'mean_iou'"]),
         ("register: {name: a/b}", ["register.name", "'a/b'"]),
     ],
 )
@@ -67,6 +83,27 @@ def test_a_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path, tex
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.lr.*evaluate\.batch_size|evaluate\.batch_size.*train\.lr"):
         load_params(write(tmp_path, "train: {lr: 0.0}\nevaluate: {batch_size: 0}"))
+
+
+def test_parameters_survive_being_written_and_read_again() -> None:
+    text = "{train: {augment: {crop: [64, 64]}, early_stopping: {patience: 3}}, evaluate: {flip: true, scales: [1, 2]}}"
+    params = checked_params(yaml.safe_load(text), "test")
+    assert params.train.augment == Augment(crop=(64, 64))
+    assert checked_params(plain(params), "test") == params
+    changed = changed_from_defaults(params)
+    assert changed["train"] == {
+        "augment": {"crop": [64, 64]},
+        "early_stopping": {"patience": 3, "min_delta": 0.0},
+    }
+    assert checked_params(changed, "test") == params
+    settings = task_settings(params.evaluate, task_class("semantic").Settings)
+    assert (settings.flip, settings.scales) == (True, (1.0, 2.0))
+
+
+def test_every_parameter_is_described() -> None:
+    lines = parameters_page().splitlines()
+    assert [line for line in lines if line.startswith("| `") and len(line.split(" | ")[-1]) < 8] == []
+    assert any(line.startswith("| `augment.crop` | list of whole numbers or null |") for line in lines)
 
 
 def test_a_missing_file_and_a_file_that_is_not_yaml_are_named(tmp_path: Path) -> None:
