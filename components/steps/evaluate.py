@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from components.artifacts import CONFUSION, CONFUSION_TABLE, EVALUATION, METRICS, PER_CLASS, PICTURES, RUN
 from components.params.reading import plain
 from components.params.schema import EvaluateParams
 from components.running.atomic import written_folder
@@ -19,42 +16,34 @@ from components.running.progress_bar import track
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from components.tracking.runs import Run
     from segmodels.data.shards import ShardReader
-    from segmodels.inference.bundle import Bundle
     from segmodels.inference.predictor import Predictor
-    from segmodels.plots import Comparison
+    from segmodels.tasks.base import Evaluator, Task
 
 
-SHORT = {
-    "mean_iou": "miou",
-    "frequency_weighted_iou": "fwiou",
-}  # in MLflow, beside val/miou and val/fwiou of the training
+def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path) -> dict[str, float | None]:
+    """Predict the test split, count what is right and wrong, and write the scores that follow.
 
-
-def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path) -> dict[str, float]:
-    """Predict the test split, count pixels in one confusion matrix, and write what follows from it.
-
-    Predictions are resized to the labels, never the labels. Images pass one batch at a time: memory does not depend on
-    how many there are.
+    Results are compared at the labels' own size, never resized labels. Images pass one batch at a time; of each only
+    its counts stay.
 
     Writes to ``evaluation``:
-        metrics.json: dataset-level scores, for ``dvc metrics show``.
+        metrics.json: dataset-level scores, for ``dvc metrics show``; null where nothing in the split defines one.
         confusion.json, confusion.csv: the confusion matrix; the second as rows (actual, predicted, count, share of the
             actual class).
-        per_class.csv: pixels and scores of each class; empty where a class does not occur.
-        per_image.parquet: scores and confusion matrix of each image.
-        pictures/: confusion.png, class_iou.png; best.png, median.png and worst.png show images by their own mean IoU.
-        evaluation.json: the parameters and the model's digest, so that others can be measured in the same way.
+        per_class.csv: counts and scores of each class; empty where a class does not occur.
+        per_image.parquet: scores and counts of each image.
+        pictures/: figures of the scores; best.png, median.png and worst.png show images by their own score.
+        evaluation.json: the parameters, the task and how it predicted, and the model's digest. The model is registered
+            with these settings and predicts by them from then on.
 
     The MLflow run that trained the model (run.json beside it) gets ``test/...`` metrics and the pictures; a model
     without run.json has no run.
 
     Args:
         shards: folder that preprocess wrote.
-        model: folder that train wrote.
+        model: folder of a trained model, or its address in the registry, ``models:/NAME@champion``.
         evaluation: output folder.
 
     Returns:
@@ -68,199 +57,128 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
 
     reader = ShardReader(shards, "test")
 
+    from components.params.tasks import task_settings
+    from components.tracking.model_registry import bundle_folder
     from segmodels.inference.bundle import bundle_digest, load_bundle
+    from segmodels.inference.measure import measure
+    from segmodels.inference.predictor import Predictor, choose_device
+    from segmodels.tasks.registry import settings_to_dict
 
-    bundle = load_bundle(model)
-    labels = reader.labels
-    if bundle.labels.classes != labels.classes:
+    with bundle_folder(model) as folder:
+        bundle, digest = load_bundle(folder), bundle_digest(folder)
+    if bundle.labels.classes != reader.labels.classes:
         raise InputError(
-            f"model {model} knows the classes {list(bundle.labels.classes)} but the shards hold {list(labels.classes)}:"
-            " train on these shards first"
+            f"model {model} knows the classes {list(bundle.labels.classes)} but the shards hold"
+            f" {list(reader.labels.classes)}: train on these shards first"
         )
     run = _training_run(model)
-    predictor = make_predictor(bundle, params)
+    settings = task_settings(params, bundle.task.Settings)
+    predictor = Predictor(bundle, choose_device(params.accelerator), settings)
+    task = predictor.task
 
     with written_folder(evaluation) as folder:
-        from components.steps.image_scores import ImageScores
-
-        total = np.zeros((labels.num_classes, labels.num_classes), dtype=np.int64)
-        names = ShardReader(shards, "test")  # of its own: the loader's thread drops the maps of the other
-        with ImageScores(folder / "per_image.parquet") as images:
-            for index, counts in track(measure(predictor, reader, params.batch_size), "evaluating", len(reader)):
-                total += counts
-                images.add(names.id(index), counts)
-        if not total.any():
+        evaluator = measure(
+            predictor, reader, params.batch_size, lambda batches: track(batches, "evaluating", len(batches))
+        )
+        scores = evaluator.scores()
+        if math.isnan(scores[next(iter(task.headline))]):
             raise InputError(
-                f"no pixel of the {len(reader)} test images in {shards} is labelled, so nothing can be measured: add"
+                f"nothing in the {len(reader)} test images in {shards} is labelled, so nothing can be measured: add"
                 " masks of the test split, or look at what `python -m components predict` finds"
             )
-        metrics = _metrics(total, len(reader))
-        _write_tables(folder, total, reader, metrics)
+        metrics = {name: None if math.isnan(value) else value for name, value in scores.items()}
+        METRICS.write(folder, metrics)
+        evaluator.write(folder)
+        _write_tables(folder, evaluator, reader.labels.ignore_index)
         facts = {
             "params": plain(params),
-            "model_digest": bundle_digest(model),
+            "task": task.name,
+            "settings": settings_to_dict(task.settings),
+            "model_digest": digest,
             "data_digest": reader.digest,
         }
-        _write_json(folder / "evaluation.json", facts)
-        _draw(folder / "pictures", total, reader, predictor, images.mean_ious, params.overlays)
+        EVALUATION.write(folder, facts)
+        _draw(folder / PICTURES, evaluator, reader, predictor, params.overlays)
 
     if run:
-        class_iou = {f"test/iou/{_metric_name(row['class'])}": row["iou"] for row in _per_class(total, reader)}
-        run.log_metrics({f"test/{SHORT.get(name, name)}": value for name, value in metrics.items()} | class_iou)
-        for name in ("pictures", "per_class.csv", "confusion.json"):
-            run.log_artifact(evaluation / name, "evaluation/pictures" if name == "pictures" else "evaluation")
+        run.log_metrics(_run_metrics(task, scores, evaluator))
+        for name in (PICTURES, PER_CLASS.name, CONFUSION.name):
+            run.log_artifact(evaluation / name, f"evaluation/{PICTURES}" if name == PICTURES else "evaluation")
         run.finish()
-    scores = f"mean IoU {metrics['mean_iou']:.4f}, pixel accuracy {metrics['pixel_accuracy']:.4f}"
-    print(f"test split, {len(reader)} images: {scores}; pictures in {evaluation / 'pictures'}")
+    written = ", ".join(f"{words} {scores[name]:.4f}" for name, words in task.headline.items())
+    print(f"test split, {len(reader)} images: {written}; pictures in {evaluation / PICTURES}")
     return metrics
-
-
-def make_predictor(bundle: Bundle, params: EvaluateParams) -> Predictor:
-    """A predictor as the parameters say.
-
-    Raises:
-        InputError: a GPU is asked for but there is none.
-    """
-    import torch
-
-    from components.params.tasks import settings_classes, task_settings
-    from segmodels.inference.predictor import Predictor
-
-    if params.accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError(
-            "evaluate.accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto"
-        )
-    device = "cpu" if params.accelerator == "cpu" or not torch.cuda.is_available() else "cuda"
-    settings = task_settings(params, settings_classes()["semantic"])
-    if settings.sliding_window:
-        settings = replace(settings, sliding_window=replace(settings.sliding_window, batch_size=params.batch_size))
-    return Predictor(bundle, device, settings)
-
-
-def measure(predictor: Predictor, reader: ShardReader, batch_size: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Index and confusion matrix (C, C) of every image of ``reader``, at the resolution of its labels."""
-    from segmodels.data.loader import evaluation_loader
-    from segmodels.metrics import ConfusionMatrix
-
-    labels = reader.labels
-    for batch in evaluation_loader(reader, batch_size=batch_size):
-        truths = [annotation.classes for annotation in batch.annotations]
-        results: list[Any] = list(predictor.batch(batch.images, [truth.shape for truth in truths]))
-        predictions = [result.classes for result in results]
-        for index, prediction, truth in zip(batch.indices, predictions, truths, strict=True):
-            yield (
-                index,
-                ConfusionMatrix.from_maps(prediction, truth, labels.num_classes, labels.ignore_index).counts,
-            )
 
 
 def _training_run(model: Path) -> Run | None:
     """The MLflow run that trained the model, or None for a model that comes without."""
-    if not (model / "run.json").exists():
+    if not RUN.path(model).exists():
         return None
     from components.tracking import runs
 
     return runs.open_run(model)
 
 
-# --- numbers
+def _run_metrics(task: Task, scores: dict[str, float], evaluator: Evaluator) -> dict[str, float]:
+    """The scores under their names in the run, those of the classes included."""
+    metrics = {task.metric(name, "test"): value for name, value in scores.items()}
+    for row in evaluator.per_class():
+        name = re.sub(r"[^\w\-. ]", "_", row["class"])  # the characters that MLflow takes
+        metrics[task.metric(task.class_score, "test") + f"/{name}"] = row[task.class_score]
+    return metrics
 
 
-def _metrics(counts: NDArray[np.int64], images: int) -> dict[str, float]:
-    from segmodels.metrics import mean_f1, mean_recall, summary
-
-    return summary(counts) | {
-        "mean_recall": mean_recall(counts),
-        "mean_f1": mean_f1(counts),
-        "images": images,
-        "pixels": int(counts.sum()),
-    }
-
-
-def _per_class(counts: NDArray[np.int64], reader: ShardReader) -> list[dict]:
-    from segmodels.metrics import f1, per_class
-
-    return [
-        row | {"f1": float(score)}
-        for row, score in zip(per_class(counts, reader.labels.classes), f1(counts), strict=True)
-    ]
-
-
-def _write_tables(folder: Path, counts: NDArray[np.int64], reader: ShardReader, metrics: dict[str, float]) -> None:
-    classes = reader.labels.classes
-    _write_json(folder / "metrics.json", metrics)
-    _write_json(
-        folder / "confusion.json",
-        {
-            "num_classes": len(classes),
-            "ignore_index": reader.labels.ignore_index,
-            "classes": classes,
-            "counts": counts.tolist(),
-        },
-    )
-    rows = _per_class(counts, reader)
-    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
+def _write_tables(folder: Path, evaluator: Evaluator, ignore_index: int) -> None:
+    names, counts = evaluator.confusion()
+    matrix = {"num_classes": len(names), "ignore_index": ignore_index, "classes": names, "counts": counts.tolist()}
+    CONFUSION.write(folder, matrix)
+    rows = evaluator.per_class()
+    with PER_CLASS.path(folder).open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+    with CONFUSION_TABLE.path(folder).open("w", newline="", encoding="utf-8") as file:
         cells = csv.writer(file, lineterminator="\n")
         cells.writerow(["actual", "predicted", "count", "share"])
-        for actual, row in zip(classes, counts, strict=True):
+        for actual, row in zip(names, counts, strict=True):
             cells.writerows(
                 [actual, predicted, count, f"{count / row.sum():.6f}" if row.any() else ""]
-                for predicted, count in zip(classes, row, strict=True)
+                for predicted, count in zip(names, row, strict=True)
             )
 
 
-def _write_json(path: Path, data: dict) -> None:
-    path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _metric_name(name: str) -> str:
-    """A class name with the characters that MLflow takes in the name of a metric."""
-    return re.sub(r"[^\w\-. ]", "_", name)
-
-
-# --- pictures
-
-
-def _draw(
-    folder: Path,
-    counts: NDArray[np.int64],
-    reader: ShardReader,
-    predictor: Predictor,
-    mean_ious: list[float],
-    overlays: int,
-) -> None:
+def _draw(folder: Path, evaluator: Evaluator, reader: ShardReader, predictor: Predictor, overlays: int) -> None:
     from segmodels import plots
-    from segmodels.metrics import iou, mean_iou
 
     folder.mkdir()
-    labels = reader.labels
-    plots.save(plots.confusion_matrix(counts, labels.classes), folder / "confusion.png")
-    plots.save(plots.class_bars(iou(counts), labels, "IoU", mean_iou(counts)), folder / "class_iou.png")
-    for name, indices in _examples(mean_ious, overlays).items():
-        rows = [_comparison(reader, predictor, index, mean_ious[index]) for index in indices]
-        plots.save(plots.comparisons(rows, labels), folder / f"{name}.png")
+    for name, figure in evaluator.figures().items():
+        plots.save(figure, folder / f"{name}.png")
+    images = evaluator.images().select(["id", "score"])
+    scores = dict(zip(*(images[name].to_pylist() for name in ("id", "score")), strict=True))
+    for name, chosen in examples(scores, overlays).items():
+        indices = {sample: index for index in range(len(reader)) if (sample := reader.id(index)) in chosen}
+        rows = [_compared(reader, predictor, indices[sample], score) for sample, score in chosen.items()]
+        plots.save(plots.comparisons(rows, reader.labels), folder / f"{name}.png")
 
 
-def _examples(mean_ious: list[float], count: int) -> dict[str, list[int]]:
-    """Indices of up to ``count`` best, median and worst images; none of an image without a labelled pixel."""
-    scores = np.array(mean_ious)
-    ranked = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
+def examples(scores: dict[str, float | None], count: int) -> dict[str, dict[str, float]]:
+    """Up to ``count`` best, median and worst images with their scores; none of an image without a score."""
+    defined = [(sample, score) for sample, score in scores.items() if score is not None]
+    ranked = sorted(defined, key=lambda item: -item[1])
     middle = max((len(ranked) - count) // 2, 0)
     chosen = {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[::-1][:count]}
-    return {name: indices for name, indices in chosen.items() if indices}
+    return {name: dict(some) for name, some in chosen.items() if some}
 
 
-def _comparison(reader: ShardReader, predictor: Predictor, index: int, score: float) -> Comparison:
+def _compared(reader: ShardReader, predictor: Predictor, index: int, score: float) -> Any:
+    """The pictures of one image, side by side."""
+    import numpy as np
     import torch
 
-    from segmodels import plots
+    from segmodels.plots import rgb
 
-    image, truth = np.array(reader.image(index)), np.array(reader.mask(index))
-    prediction: Any
-    (prediction,) = predictor.batch(torch.from_numpy(image).permute(2, 0, 1)[None], [truth.shape])
-    caption = f"{reader.id(index)} · mean IoU {score:.3f}"
-    return plots.class_maps(image, truth, prediction.classes, reader.labels, caption)
+    task = predictor.task
+    image, annotation = np.array(reader.image(index)), reader.annotation(index)
+    (result,) = predictor.batch(torch.from_numpy(np.moveaxis(image, -1, 0)[None]), [annotation.size])
+    caption = f"{reader.id(index)} · {next(iter(task.headline.values()))} {score:.3f}"
+    return task.compare(rgb(image), annotation, result, caption)

@@ -10,50 +10,57 @@ from mlflow.pyfunc import PythonModel
 
 
 class SegmentationModel(PythonModel):
-    """RGB images of any size -> masks of class ids."""
+    """Images of any size -> what the model's task predicts, with the settings that the model was measured with."""
 
     def load_context(self, context: Any) -> None:
-        import torch
-
         from segmodels.inference.bundle import load_bundle
-        from segmodels.inference.predictor import Predictor
+        from segmodels.inference.predictor import Predictor, choose_device
 
-        self.predictor = Predictor(
-            load_bundle(context.artifacts["bundle"]), "cuda" if torch.cuda.is_available() else "cpu"
-        )
+        self.predictor = Predictor(load_bundle(context.artifacts["bundle"]), choose_device())
 
-    def predict(self, model_input: np.ndarray) -> np.ndarray:  # type: ignore[override]  # MLflow looks at the names
-        """uint8 (N, H, W, 3) -> (N, H, W); one image (H, W, 3) -> (H, W); a list or object array of images -> object
-        array of masks (h, w).
+    def predict(self, model_input: np.ndarray) -> Any:  # type: ignore[override]  # MLflow looks at the names
+        """Images of the model's type and channels: many (N, *spatial, C), one (*spatial, C), or a list or object array
+        of images of several sizes. Nested lists of numbers, as they come from JSON, are images too.
 
-        Masks are uint8, int16 above 255 classes. Nested lists of integers 0..255, as they come from JSON, are images
-        too.
+        A task whose answer is one tensor gives it as an array: of many images (N, *spatial), of one (*spatial), of a
+        list an object array of arrays. The answer of other tasks is a dictionary of tensors.
         """
-        if _is_array(model_input, 4):
-            return np.stack(self.predictor.masks(_pixels(model_input)))
-        if _is_array(model_input, 3):
-            return self.predictor.masks([_pixels(model_input)])[0]
-        masks = self.predictor.masks([_pixels(image) for image in model_input])
-        together = np.empty(len(masks), dtype=object)
-        together[:] = masks
+        task, dimensions = self.predictor.task, self.predictor.spatial_dims + 1
+        one = _is_array(model_input, dimensions)
+        many = _is_array(model_input, dimensions + 1)
+        results = self.predictor.results(
+            self._pixels(model_input)
+            if many
+            else [self._pixels(image) for image in ([model_input] if one else model_input)]
+        )
+        first, *others = task.tensor_specs()
+        if others:
+            return task.tensors(results)
+        if many:
+            return task.tensors(results)[first.name]
+        arrays = [task.tensors([result])[first.name][0] for result in results]
+        if one:
+            return arrays[0]
+        together = np.empty(len(arrays), dtype=object)
+        together[:] = arrays
         return together
+
+    def _pixels(self, image: Any) -> np.ndarray:
+        """Of the model's type, where the numbers are in its range. The predictor refuses what is no image."""
+        array, dtype = np.asarray(image), self.predictor.dtype
+        if array.dtype.kind not in "iu" or not array.size:
+            return array.astype(dtype) if dtype.kind == "f" and array.dtype.kind == "f" else array
+        fits = dtype.kind == "f" or (array.min() >= np.iinfo(dtype).min and array.max() <= np.iinfo(dtype).max)
+        return array.astype(dtype, copy=False) if fits else array
 
 
 def _is_array(images: Any, dimensions: int) -> bool:
-    """Whether these are numbers in an array, or in lists as regular as one, of so many dimensions."""
+    """Whether these are numbers in an array, or in lists as regular as one, of that many dimensions."""
     try:
         array = np.asarray(images)
     except ValueError:  # images of several sizes
         return False
     return array.ndim == dimensions and array.dtype != object
-
-
-def _pixels(image: Any) -> np.ndarray:
-    """uint8; other integers if they are 0..255. The predictor refuses what is no image."""
-    array = np.asarray(image)
-    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
-        return array.astype(np.uint8, copy=False)
-    return array
 
 
 set_model(SegmentationModel())

@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-SUMMARY = {
-    "mean_iou": "mean IoU",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_pixel_accuracy": "mean pixel accuracy",
-    "mean_dice": "mean Dice",
-    "mean_precision": "mean precision",
-}
+from components.artifacts import METRICS, MODEL_CARD, PER_CLASS, PICTURES
+
+if TYPE_CHECKING:
+    from components.tracking.runs import Run
+    from segmodels.inference.bundle import Bundle
+
+
+def write_card(folder: Path, name: str, bundle: Bundle, evaluation: Path, run: Run, export: str) -> str:
+    """Write model_card.md and its pictures into a new folder; returns the same text without the pictures, for a page
+    that cannot show them.
+
+    Args:
+        name: of the registered model.
+        bundle: what is registered, with the settings that it was measured with.
+        evaluation: folder that evaluate wrote.
+        run: of the training.
+        export: what became of the torch.export program, in words.
+    """
+    shutil.copytree(evaluation / PICTURES, folder)
+    metrics, per_class = METRICS.read(evaluation), PER_CLASS.read(evaluation)
+    facts = {**bundle.lineage, "mlflow_run": run.run_id}
+    trained = run.client.get_run(run.run_id).data.params
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    card, text = (
+        model_card(
+            name,
+            bundle,
+            facts=facts,
+            metrics=metrics,
+            per_class=per_class,
+            params=trained,
+            export=export,
+            pictures=shown,
+        )
+        for shown in (pictures, [])
+    )
+    MODEL_CARD.write(folder, card)
+    return text
 
 
 def model_card(
-    *,
     name: str,
-    model: str,
-    classes: Sequence[str],
+    bundle: Bundle,
+    *,
     facts: Mapping[str, str],
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, Any],
     per_class: Sequence[Mapping[str, str]],
     params: Mapping[str, Any],
     export: str,
@@ -31,43 +62,50 @@ def model_card(
 
     Args:
         name: of the registered model.
-        model: its name among the models of segmodels.
-        classes: in the order of the ids in the masks.
+        bundle: the model.
         facts: where it comes from: data digest, code revision, run, ...
-        metrics: dataset-level scores on the test split, with ``images`` and ``pixels``.
+        metrics: dataset-level scores on the test split, and counts of what was measured.
         per_class: rows of per_class.csv.
         params: of the training.
         export: what became of the torch.export program, in words.
         pictures: file names beside the card.
     """
+    from segmodels.tasks.registry import settings_to_dict
+
+    task = bundle.task
+    settings = settings_to_dict(task.settings)
+    counts = ", ".join(f"{value:,} {words(key)}" for key, value in metrics.items() if isinstance(value, int))
+    columns = [key for key in per_class[0] if key != "class"]
     parts = [
-        f"# {name}: {model}, {len(classes)} classes",
-        "Semantic segmentation: RGB images of any size in, one class id per pixel out.",
+        f"# {name}: {bundle.name}, {len(task.labels.classes)} classes",
+        f"{task.name.capitalize()} segmentation: {_input(bundle)} of any size in, {task.answer} out.",
         _code(
             "import mlflow",
             f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
-            "masks = model.predict(images)  # uint8 (N, H, W, 3) or (H, W, 3)",
+            f"answer = model.predict(images)  # {bundle.dtype} {_shape(bundle, 'N, ')} or {_shape(bundle)}",
         ),
         "## Where it comes from",
         _table(["", ""], [[key.replace("_", " "), f"`{value}`"] for key, value in facts.items()]),
-        f"## Scores on the test split ({metrics['images']:,} images, {metrics['pixels']:,} labelled pixels)",
-        _table(["score", "value"], [[words, f"{metrics[key]:.4f}"] for key, words in SUMMARY.items()]),
+        "## How it predicts",
+        "The settings that it was measured with, and that it is loaded and served with.",
+        _table(["setting", "value"], [[key, f"`{value}`"] for key, value in flattened(settings).items()]),
+        f"## Scores on the test split ({counts})",
         _table(
-            ["id", "class", "share of pixels", "IoU", "recall", "precision", "F1"],
+            ["score", "value"],
             [
-                [
-                    str(i),
-                    _escape(row["class"]),
-                    f"{int(row['pixels']) / metrics['pixels']:.2%}",
-                    *(_score(row[key]) for key in ("iou", "recall", "precision", "f1")),
-                ]
+                [task.headline.get(key, words(key)), f"{value:.4f}"]
+                for key, value in sorted(metrics.items(), key=lambda item: item[0] not in task.headline)
+                if isinstance(value, float)
+            ],
+        ),
+        _table(
+            ["id", "class", *map(words, columns)],
+            [
+                [str(i), _escape(row["class"]), *(_score(row[key]) for key in columns)]
                 for i, row in enumerate(per_class)
             ],
         ),
-        (
-            "A class that does not occur has no score and is left out of means. Scores are of the pixels of all images"
-            " together."
-        ),
+        ("A class that does not occur has no score and is left out of means. Scores are of all images together."),
         *(f"![{picture}]({picture})" for picture in pictures),
         "## Parameters of the training",
         _table(["parameter", "value"], [[key, f"`{_escape(str(value))}`"] for key, value in sorted(params.items())]),
@@ -80,6 +118,35 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def describe_settings(settings: Mapping[str, Any]) -> str:
+    """Settings of a task as one line: ``flip=True, scales=[0.5, 1.0], crf=None``."""
+    return ", ".join(f"{key}={value}" for key, value in flattened(settings).items())
+
+
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings under names with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def words(name: str) -> str:
+    """``mean_precision`` as people write it."""
+    return name.replace("_", " ").replace("iou", "IoU")
+
+
+def _input(bundle: Bundle) -> str:
+    if bundle.dtype == "uint8" and bundle.channels == 3 and bundle.spatial_dims == 2:
+        return "RGB images"
+    kind = "volumes" if bundle.spatial_dims == 3 else "images"
+    return f"{bundle.dtype} {kind} of {bundle.channels} channel{'s' if bundle.channels > 1 else ''}"
+
+
+def _shape(bundle: Bundle, first: str = "") -> str:
+    return f"({first}{'D, ' if bundle.spatial_dims == 3 else ''}H, W, {bundle.channels})"
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -90,7 +157,10 @@ def _code(*lines: str) -> str:
 
 
 def _score(text: str) -> str:
-    return f"{float(text):.4f}" if text else "–"
+    """A cell of per_class.csv: counts with thousands separated, scores with four digits."""
+    if not text:
+        return "–"
+    return f"{int(text):,}" if text.isdecimal() else f"{float(text):.4f}"
 
 
 def _escape(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from components.tracking import runs
@@ -20,6 +21,9 @@ from segmodels.errors import InputError, TransientError
 
 if TYPE_CHECKING:
     import numpy as np
+    from mlflow.models import ModelSignature
+
+    from segmodels.tasks.base import Task
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
@@ -27,6 +31,8 @@ REQUIREMENTS = ("mlflow", "torch", "numpy", "scipy", "opencv-python-headless", "
 """What a process needs to load and run a registered model; the versions at hand are written into it, and segmodels
 itself is inside.
 """
+
+REGISTERED = "models:/"
 
 MISSING = ("not found", "No such artifact")
 
@@ -67,7 +73,7 @@ class Registry:
         *,
         run_id: str,
         contents: Path,
-        classes_type: np.dtype,
+        task: Task,
         example: np.ndarray,
         tags: Mapping[str, str],
         description: str,
@@ -77,24 +83,16 @@ class Registry:
         Args:
             run_id: the training's run, which gets the model as its output.
             contents: folder with what to put into the model; its subfolder ``bundle`` is the model.
-            classes_type: type of the masks that come out.
-            example: uint8 images (1, H, W, 3).
+            task: what the model predicts.
+            example: images (1, *spatial, channels) of the type that the model takes.
             tags, description: of the version; the description is Markdown.
         """
         import mlflow
-        import numpy as np
         from mlflow.exceptions import MlflowException
-        from mlflow.models import Model, ModelSignature
-        from mlflow.types import Schema, TensorSpec
+        from mlflow.models import Model
 
         import segmodels
 
-        signature = ModelSignature(
-            Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))]), Schema([TensorSpec(classes_type, (-1, -1, -1))])
-        )
-        # MLflow then hands over the input as it comes instead of refusing single images and lists of images of several
-        # sizes, which no one shape of a signature can describe. The model itself refuses what is no image.
-        signature._is_signature_from_type_hint = True
         with _quiet(), _answers(f"registered model {self.name!r}"):
             experiment = self.client.get_run(run_id).info.experiment_id
             place = self.client.create_logged_model(experiment, self.name, source_run_id=run_id)
@@ -106,7 +104,7 @@ class Registry:
                 python_model=str(Path(__file__).with_name("mlflow_model.py")),
                 artifacts={path.stem: str(path) for path in contents.iterdir()},
                 code_paths=[str(Path(segmodels.__file__).parent)],
-                signature=signature,
+                signature=_signature(example, task),
                 input_example=example,
                 pip_requirements=pip_requirements(),
             )
@@ -156,6 +154,29 @@ class Registry:
         return download_bundle(f"models:/{self.name}/{version.number}", folder, self.client)
 
 
+@contextmanager
+def bundle_folder(address: str | Path) -> Iterator[Path]:
+    """The bundle folder that an address stands for, while the block lasts.
+
+    Args:
+        address: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the registry, or the folder of a trained model.
+
+    Raises:
+        InputError: no such model, version or alias, or its files are gone.
+        TransientError: the server or the object store does not answer.
+    """
+    if not is_registered(address):
+        yield Path(address)
+        return
+    with TemporaryDirectory() as folder:
+        yield download_bundle(str(address), Path(folder))
+
+
+def is_registered(address: str | Path) -> bool:
+    """Whether an address is one of the registry; any other is a folder."""
+    return str(address).startswith(REGISTERED)
+
+
 def download_bundle(uri: str, folder: Path, client: Any = None) -> Path:
     """The bundle folder of a registered model, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, copied into
     ``folder``.
@@ -184,11 +205,11 @@ def version_now(uri: str) -> tuple[str, str]:
         InputError: no such form of address, model, version or alias.
         TransientError: the server does not answer.
     """
-    name, at, alias = uri.removeprefix("models:/").partition("@")
+    name, at, alias = uri.removeprefix(REGISTERED).partition("@")
     number = ""
     if not at:
         name, _, number = name.partition("/")
-    if not uri.startswith("models:/") or not name or not (alias or number):
+    if not is_registered(uri) or not name or not (alias or number):
         raise InputError(
             f"model {uri!r} is no address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
         )
@@ -203,6 +224,25 @@ def pip_requirements() -> list[str]:
     from importlib.metadata import version
 
     return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
+
+
+def _signature(example: np.ndarray, task: Task) -> ModelSignature:
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    types = {"FP32": "float32", "BYTES": "S"}
+    specs = task.tensor_specs()
+    outputs: list[Any] = [
+        TensorSpec(np.dtype(types.get(one.datatype, one.datatype.lower())), one.shape, one.name if specs[1:] else None)
+        for one in specs
+    ]
+    inputs: list[Any] = [TensorSpec(example.dtype, (-1,) * (example.ndim - 1) + example.shape[-1:])]
+    signature = ModelSignature(Schema(inputs), Schema(outputs))
+    # MLflow then hands over the input as it comes instead of refusing single images and lists of images of several
+    # sizes, which no one shape of a signature can describe. The model itself refuses what is no image.
+    signature._is_signature_from_type_hint = True
+    return signature
 
 
 def _is_missing(error: Exception) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
-from segmodels.data.loader import evaluation_loader
+from segmodels.data.batches import EvaluationBatch
+from segmodels.data.loader import EvaluationLoader, evaluation_loader
 from segmodels.data.shards import ShardReader
 from segmodels.inference.predictor import Predictor
 from segmodels.tasks.base import Evaluator
@@ -15,7 +15,7 @@ def measure(
     predictor: Predictor,
     reader: ShardReader,
     batch_size: int,
-    watch: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    watch: Callable[[EvaluationLoader], Iterable[EvaluationBatch]] = iter,
 ) -> Evaluator:
     """Predict every image of ``reader`` and count the results at the resolution of its annotation.
 

@@ -20,6 +20,21 @@ from segmodels.inference.bundle import Bundle
 from segmodels.tasks.base import Result, Size
 from segmodels.tasks.registry import create_task
 
+
+def choose_device(accelerator: str = "auto") -> str:
+    """``cpu``, or ``cuda`` where a GPU is there and ``accelerator`` is not cpu.
+
+    Raises:
+        InputError: ``accelerator`` is gpu but there is none.
+    """
+    found = torch.cuda.is_available()
+    if accelerator == "gpu" and not found:
+        raise InputError(
+            "accelerator is 'gpu' but torch sees no GPU: install a CUDA build of torch, or choose cpu or auto"
+        )
+    return "cuda" if found and accelerator != "cpu" else "cpu"
+
+
 AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 
 
@@ -34,6 +49,7 @@ class Predictor:
     Attributes:
         task: what is predicted, with its settings.
         labels: of the classes in the results.
+        channels, dtype, spatial_dims: of the images that the model takes.
 
     Raises:
         InputError: settings that the task does not have or refuses.
@@ -47,7 +63,7 @@ class Predictor:
         self.labels = bundle.labels
         self.device = torch.device(device)
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
-        self._spatial_dims = bundle.spatial_dims
+        self.spatial_dims = bundle.spatial_dims
         self._longer_side = bundle.longer_side
         self._model = bundle.model.to(self.device).eval()
         self._mean, self._std = (
@@ -135,7 +151,7 @@ class Predictor:
         yield from self.task.predict_rows(self.network, read, seen, own)
 
     def _check(self, image: NDArray) -> None:
-        shape, expected = image.shape, (*AXES[self._spatial_dims], self.channels)
+        shape, expected = image.shape, (*AXES[self.spatial_dims], self.channels)
         if len(shape) == len(expected) and shape[-1] == self.channels and image.dtype == self.dtype and 0 not in shape:
             return
         rgb = self.dtype == np.uint8 and self.channels == 3

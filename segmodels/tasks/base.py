@@ -118,6 +118,7 @@ class Task(ABC, Generic[Targets, ResultType]):
         headline: score -> how people write it (MIoU). The first chooses weights and champions; all are reported after
             each validation.
         short: score -> its name among the metrics of a run (val/miou), where that is not its own.
+        answer: what a model says of an image, in words: "one class id per pixel".
         class_score: column of ``Evaluator.per_class`` that a run gets for each class.
         Settings: frozen dataclass, how the task predicts; every field has a default.
     """
@@ -125,6 +126,7 @@ class Task(ABC, Generic[Targets, ResultType]):
     name: ClassVar[str]
     headline: ClassVar[Mapping[str, str]]
     short: ClassVar[Mapping[str, str]] = {}
+    answer: ClassVar[str] = "results"
     class_score: ClassVar[str]
     Settings: ClassVar[type]
 
@@ -176,7 +178,7 @@ class Task(ABC, Generic[Targets, ResultType]):
         """The pictures of one image, its truth and its result, side by side.
 
         Args:
-            image: (H, W, 3) uint8 RGB, of any size.
+            image: (*spatial, 3) uint8 RGB, of any size; of a volume its middle slice is shown.
         """
 
     @abstractmethod

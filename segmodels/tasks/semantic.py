@@ -82,6 +82,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         "mean_pixel_accuracy": "mean pixel accuracy",
     }
     short: ClassVar[Mapping[str, str]] = {"mean_iou": "miou", "frequency_weighted_iou": "fwiou"}
+    answer: ClassVar[str] = "one class id per pixel"
     class_score: ClassVar[str] = "iou"
     Settings: ClassVar[type] = SemanticSettings
     settings: SemanticSettings
@@ -167,7 +168,10 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
     def compare(self, image: NDArray, annotation: Annotation, result: ClassMap, caption: str) -> Comparison:
         from segmodels import plots
 
-        return plots.class_maps(image, annotation.classes, result.classes, self.labels, caption)
+        truth, prediction = annotation.classes, result.classes
+        if truth.ndim == 3:
+            image, truth, prediction = (volume[len(volume) // 2] for volume in (image, truth, prediction))
+        return plots.class_maps(image, truth, prediction, self.labels, caption)
 
     def tensor_specs(self) -> tuple[TensorSpec, ...]:
         return (TensorSpec("masks", self.labels.dtype.name.upper(), (-1, -1, -1)),)

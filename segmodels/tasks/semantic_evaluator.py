@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.errors import InputError
+from segmodels.files import read_parquet
 from segmodels.labels import LabelMap
 from segmodels.metrics import ConfusionMatrix, f1, iou, mean_f1, mean_iou, mean_recall, per_class, scores, summary
 from segmodels.metrics.confusion import on_device
@@ -22,23 +21,11 @@ from segmodels.results import ClassMap
 from segmodels.tasks.base import Evaluator
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
 TABLE = "per_image.parquet"
 CELLS_WAITING = 2**22  # of matrices that are left on a device until they are fetched, 32 MB
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("score", pa.float64()),  # the mean IoU
-        ("pixels", pa.int64()),  # labelled pixels; the scores are null where there are none
-        ("mean_iou", pa.float64()),  # over the classes that occur in this image, true or predicted
-        ("pixel_accuracy", pa.float64()),
-        ("frequency_weighted_iou", pa.float64()),
-        ("cells", pa.list_(pa.int32())),  # true class * C + predicted class ...
-        ("counts", pa.list_(pa.int64())),  # ... and how many pixels, of the image's confusion matrix where not zero
-    ]
-)
 
 Cells = tuple[NDArray[np.int32], NDArray[np.int64]]  # of one image, as in the table
 
@@ -102,6 +89,8 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         return [row | {"f1": float(score)} for row, score in rows]
 
     def images(self) -> pa.Table:
+        import pyarrow as pa
+
         rows = []
         for name, (cells, counts) in self._sorted():
             matrix = self._matrix(cells, counts)
@@ -122,8 +111,7 @@ class SemanticEvaluator(Evaluator[ClassMap]):
                     "counts": counts,
                 }
             )
-        labels = json.dumps(self.labels.to_dict())
-        return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"labels": labels}))
+        return pa.Table.from_pylist(rows, schema=_schema(self.labels))
 
     def confusion(self) -> tuple[Sequence[str], NDArray[np.int64]]:
         return self.labels.classes, self.counts
@@ -165,23 +153,22 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         }
 
     def write(self, folder: Path) -> None:
+        import pyarrow.parquet as pq
+
         pq.write_table(self.images(), folder / TABLE, compression="zstd")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        path = folder / TABLE
+        table = read_parquet(folder / TABLE, "evaluate")
         try:
-            table = pq.read_table(path)
             evaluator = cls(LabelMap.from_dict(json.loads(table.schema.metadata[b"labels"])))
-            columns = (table[name].to_pylist() for name in ("id", "cells", "counts"))
-            evaluator._images = {
-                name: (np.array(cells, dtype=np.int32), np.array(counts, dtype=np.int64))
-                for name, cells, counts in zip(*columns, strict=True)
-            }
-        except FileNotFoundError:
-            raise InputError(f"{path} is not there: run the evaluate step first") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors
-            raise InputError(f"{path} cannot be read ({error}): run the evaluate step again") from None
+            columns = [table[name].to_pylist() for name in ("id", "cells", "counts")]
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{folder / TABLE} has other columns ({error}): run the step evaluate again") from None
+        evaluator._images = {
+            name: (np.array(cells, dtype=np.int32), np.array(counts, dtype=np.int64))
+            for name, cells, counts in zip(*columns, strict=True)
+        }
         return evaluator
 
     def __getstate__(self) -> dict[str, Any]:
@@ -201,6 +188,22 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         matrix = np.zeros(self.labels.num_classes**2, dtype=np.int64)
         matrix[cells] = counts
         return matrix.reshape(self.labels.num_classes, -1)
+
+
+def _schema(labels: LabelMap) -> pa.Schema:
+    import pyarrow as pa  # a registered model predicts where it is not installed
+
+    columns = [
+        ("id", pa.string()),
+        ("score", pa.float64()),  # the mean IoU
+        ("pixels", pa.int64()),  # labelled pixels; the scores are null where there are none
+        ("mean_iou", pa.float64()),  # over the classes that occur in this image, true or predicted
+        ("pixel_accuracy", pa.float64()),
+        ("frequency_weighted_iou", pa.float64()),
+        ("cells", pa.list_(pa.int32())),  # true class * C + predicted class ...
+        ("counts", pa.list_(pa.int64())),  # ... and how many pixels, of the image's confusion matrix where not zero
+    ]
+    return pa.schema(columns, metadata={"labels": json.dumps(labels.to_dict())})
 
 
 def _cells(counts: NDArray[np.int64]) -> Cells:

@@ -16,8 +16,7 @@ from small_pipeline import LABELS, use_local_store, write_model, write_run, writ
 
 from components.params.reading import checked_params
 from components.params.schema import EvaluateParams
-from components.steps.evaluate import evaluate
-from components.steps.image_scores import read_image_counts
+from components.steps.evaluate import evaluate, examples
 from components.tracking import runs
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
@@ -110,7 +109,10 @@ def test_every_image_has_its_row_and_its_matrix(shards: Path, model: Path, evalu
     counts = reference_counts(shards, model)
     assert [row["id"] for row in table] == [f"test/{i}" for i in range(6)]
     assert [row["mean_iou"] for row in table] == pytest.approx([mean_iou(matrix) for matrix in counts])
-    np.testing.assert_array_equal(read_image_counts(evaluation / "per_image.parquet", 4), counts)
+    assert [row["score"] for row in table] == [row["mean_iou"] for row in table]
+    for row, matrix in zip(table, counts, strict=True):
+        assert row["cells"] == np.flatnonzero(matrix).tolist()
+        assert row["counts"] == matrix[matrix > 0].tolist()
 
 
 def test_pictures_are_there_and_the_worst_image_is_worst(shards: Path, model: Path, evaluation: Path) -> None:
@@ -123,14 +125,12 @@ def test_pictures_are_there_and_the_worst_image_is_worst(shards: Path, model: Pa
     ]
     for path in (evaluation / "pictures").iterdir():
         assert min(Image.open(path).size) > 150
-    from components.steps.evaluate import _examples
-
-    scores = [mean_iou(matrix) for matrix in reference_counts(shards, model)]
-    examples = _examples(scores, 2)
-    assert examples["best"][0] == int(np.argmax(scores))
-    assert examples["worst"][0] == int(np.argmin(scores))
-    assert sorted(scores)[1] <= scores[examples["median"][0]] <= sorted(scores)[-2]
-    assert _examples([float("nan"), 0.5], 3) == {"best": [1], "median": [1], "worst": [1]}
+    scores = {f"test/{i}": mean_iou(matrix) for i, matrix in enumerate(reference_counts(shards, model))}
+    chosen = examples(scores, 2)
+    assert next(iter(chosen["best"])) == max(scores, key=scores.__getitem__)
+    assert next(iter(chosen["worst"])) == min(scores, key=scores.__getitem__)
+    assert sorted(scores.values())[1] <= next(iter(chosen["median"].values())) <= sorted(scores.values())[-2]
+    assert examples({"void": None, "a": 0.5}, 3) == {"best": {"a": 0.5}, "median": {"a": 0.5}, "worst": {"a": 0.5}}
 
 
 def test_the_same_input_gives_the_same_files(shards: Path, model: Path, evaluation: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_memory_does_not_grow_with_the_number_of_images(model: Path, tmp_path: P
     program = """
 import resource, sys
 from pathlib import Path
-from components.steps.evaluate import evaluate
+from components.steps.evaluate import evaluate, examples
 from components.params.schema import EvaluateParams
 small, large, model, out = map(Path, sys.argv[1:])
 params = EvaluateParams(overlays=1, batch_size=32)

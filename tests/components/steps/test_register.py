@@ -18,9 +18,10 @@ from small_pipeline import DIGEST, LABELS, use_local_store, write_model, write_r
 
 from components.params.schema import EvaluateParams, RegisterParams
 from components.steps.evaluate import evaluate
-from components.steps.register import Decision, Rival, decide, register
+from components.steps.register import register
 from components.tracking import runs
 from components.tracking.model_registry import REQUIREMENTS
+from components.tracking.promotion import Decision, Rival, decide
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
@@ -132,7 +133,8 @@ def test_the_model_card_tells_data_parameters_and_scores(registered: Workplace) 
     metrics = json.loads((registered.folder / "model-evaluation" / "metrics.json").read_text())
     for text in (
         DIGEST,
-        f"| mean IoU | {metrics['mean_iou']:.4f} |",
+        f"| MIoU | {metrics['mean_iou']:.4f} |",
+        "| flip | `False` |",
         "| lr | `0.01` |",
         "![confusion.png](confusion.png)",
         "| 3 | snow |",
@@ -140,7 +142,7 @@ def test_the_model_card_tells_data_parameters_and_scores(registered: Workplace) 
     ):
         assert text in card
     assert (registered.folder / "model-registration" / "confusion.png").stat().st_size > 1000
-    assert "| mean IoU |" in registered.client.get_model_version_by_alias(NAME, "champion").description
+    assert "| MIoU |" in registered.client.get_model_version_by_alias(NAME, "champion").description
 
 
 def test_the_registered_model_turns_images_of_any_size_into_masks(registered: Workplace) -> None:
@@ -251,20 +253,61 @@ def test_the_better_model_takes_over_and_the_worse_one_challenges(workplace: Wor
     assert workplace.aliases() == {"champion": "2", "previous": "1", "challenger": "3"}
 
 
-def test_the_champion_is_measured_on_the_same_shards_in_the_same_way(workplace: Workplace) -> None:
+def test_the_champion_is_measured_on_the_same_shards_by_its_own_settings(workplace: Workplace) -> None:
     workplace.train("first")
+    workplace.evaluate("first", flip=True, scales=[1.0, 1.5])
     workplace.register("first")
     before = json.loads((workplace.folder / "first-evaluation" / "metrics.json").read_text())["mean_iou"]
     shutil.rmtree(workplace.shards)
     write_shards(workplace.shards, test=9, digest="f" * 32 + ".dir")
     workplace.train("second", seed=2)
-    workplace.evaluate("second", flip=True)
+    workplace.evaluate("second")
     facts = workplace.register("second", tolerance=1.0)
-    workplace.evaluate("first", flip=True)
+    workplace.evaluate("first")
+    plain = json.loads((workplace.folder / "first-evaluation" / "metrics.json").read_text())["mean_iou"]
+    workplace.evaluate("first", flip=True, scales=[1.0, 1.5])
     again = json.loads((workplace.folder / "first-evaluation" / "metrics.json").read_text())["mean_iou"]
-    assert facts["champion_value"] == pytest.approx(again)
-    assert facts["champion_value"] != pytest.approx(before)
+    assert facts["champion_value"] == again
+    assert again not in (plain, pytest.approx(before))
     assert facts["significance"]["images"] == 9
+    assert facts["significance"]["baseline"] == pytest.approx(again)
+
+
+def test_what_was_measured_is_registered_and_other_settings_are_another_version(workplace: Workplace) -> None:
+    workplace.train("model")
+    workplace.register("model")
+    workplace.evaluate("model", flip=True, scales=[1.0, 0.5])
+    facts = workplace.register("model", tolerance=1.0)
+    assert (facts["version"], facts["settings"]["flip"], facts["settings"]["scales"]) == ("2", True, [1.0, 0.5])
+    version = workplace.client.get_model_version_by_alias(NAME, "champion")
+    assert (version.tags["task"], version.tags["predicts"]) == (
+        "semantic",
+        "flip=True, scales=[1.0, 0.5], sliding_window=None, crf=None",
+    )
+    card = (workplace.folder / "model-registration" / "model_card.md").read_text()
+    assert "| flip | `True` |" in card
+    assert "| scales | `[1.0, 0.5]` |" in card
+    image = np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8)
+    bundle = load_bundle(workplace.folder / "model")
+    plain, measured = (Predictor(bundle, settings=one).masks([image])[0] for one in (None, facts["settings"]))
+    assert (plain != measured).any()
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(f"models:/{NAME}@champion").predict(image), measured)
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(f"models:/{NAME}@previous").predict(image), plain)
+
+
+def test_any_score_decides_and_unknown_ones_are_refused(workplace: Workplace) -> None:
+    workplace.train("first")
+    workplace.train("second", seed=2)
+    with pytest.raises(InputError, match=r"unknown score \(register.metric\) 'mean_dise': did you mean 'mean_dice'"):
+        workplace.register("first", metric="mean_dise")
+    with pytest.raises(InputError, match=r"unknown score \(register.metric\) 'pixels'"):
+        workplace.register("first", metric="pixels")
+    workplace.register("first", metric="mean_dice")
+    facts = workplace.register("second", metric="mean_dice", tolerance=1.0)
+    scores = json.loads((workplace.folder / "second-evaluation" / "metrics.json").read_text())
+    assert (facts["metric"], facts["value"]) == ("mean_dice", scores["mean_dice"])
+    assert facts["significance"]["metric"] == "mean_dice"
+    assert facts["significance"]["candidate"] == pytest.approx(scores["mean_dice"])
 
 
 def test_registering_the_same_run_again_makes_no_second_version(workplace: Workplace) -> None:
@@ -347,7 +390,7 @@ def test_a_champion_of_other_classes_stays_until_a_person_decides(workplace: Wor
     ],
 )
 def test_the_gate(value: float, rival: Rival | None, params: dict, alias: str) -> None:
-    decision = decide(RegisterParams(**{"metric": "mean_iou"} | params), value, rival)
+    decision = decide("mean_iou", value, rival, **{"minimum": 0.0, "tolerance": 0.0} | params)
     assert isinstance(decision, Decision)
     assert decision.alias == alias
     assert f"mean_iou {value:.4f}" in decision.reason
@@ -427,5 +470,5 @@ def test_missing_results_of_earlier_steps_are_named(workplace: Workplace) -> Non
     with pytest.raises(InputError, match=r"run.json is not there"):
         workplace.register("model")
     shutil.rmtree(workplace.folder / "model-evaluation")
-    with pytest.raises(InputError, match=r"metrics.json is not there: run the evaluate step"):
+    with pytest.raises(InputError, match=r"metrics.json is not there: run the step evaluate first"):
         workplace.register("model")

@@ -108,8 +108,8 @@ def test_settings_pass_through_json(settings: SemanticSettings) -> None:
     ("wrong", "message"),
     [
         ({"flop": True}, "setting 'flop' is unknown to SemanticSettings, did you mean 'flip'"),
-        ({"scales": [0.0]}, r"scales are \[0.0\], expected"),
-        ({"crf": {}, "sliding_window": {"size": [8, 8]}}, "sliding window and a dense CRF"),
+        ({"scales": [0.0]}, r"scales.0 is 0.0, expected a number greater than 0"),
+        ({"crf": {}, "sliding_window": {"size": [8, 8]}}, "crf and sliding_window are both given"),
         ({"sliding_window": {"size": [8, 8], "overlap": 1}}, "overlap of the sliding window is 1"),
     ],
 )
@@ -161,7 +161,7 @@ def test_counts_are_written_and_read_without_loss(tmp_path: Path) -> None:
     assert again.scores() == whole.scores()
     assert again.images().equals(whole.images())
     (tmp_path / "per_image.parquet").write_bytes(b"no table")
-    with pytest.raises(InputError, match=r"per_image.parquet cannot be read \(.*run the evaluate step again"):
+    with pytest.raises(InputError, match=r"per_image.parquet is damaged \(.*run the step evaluate again"):
         SemanticEvaluator.read(tmp_path)
     (tmp_path / "per_image.parquet").unlink()
     with pytest.raises(InputError, match=r"per_image.parquet is not there"):
