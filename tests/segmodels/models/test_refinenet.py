@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmodels.encoders.base import Encoder
 from segmodels.models.refinenet import ChainedResidualPooling, RefineBlock, RefineNet, ResidualConvUnit
 from segmodels.models.registry import create_model
 
@@ -54,17 +55,17 @@ def test_the_coarse_result_is_interpolated_to_the_finer_map_with_aligned_corners
     torch.testing.assert_close(got, expected)
 
 
-class Maps(nn.Module):
+class Maps(Encoder):
     """An encoder that gives the maps it was given."""
 
-    in_channels, channels = 3, (4, 8, 8, 8, 8)
+    in_channels, channels, strides = 3, (4, 8, 8, 8, 8), (2, 4, 8, 16, 32)
 
     def __init__(self, maps: list[torch.Tensor]) -> None:
         super().__init__()
-        self.maps = maps
+        self.given = maps
 
     def forward(self, _images: torch.Tensor) -> list[torch.Tensor]:
-        return self.maps
+        return self.given
 
 
 @pytest.mark.parametrize("changed", [1, 2, 3, 4])
@@ -82,7 +83,7 @@ def test_a_map_reaches_its_own_block_and_the_finer_ones_only(changed):
     images = torch.zeros(1, 3, 64, 64)
     with torch.no_grad():
         model(images)
-        encoder.maps = [torch.zeros_like(features) if i == changed else features for i, features in enumerate(maps)]
+        encoder.given = [torch.zeros_like(features) if i == changed else features for i, features in enumerate(maps)]
         model(images)
     same = [torch.equal(before, after) for before, after in zip(outputs[:4], outputs[4:], strict=True)]
     assert same == [4 - step > changed for step in range(4)]  # blocks run from the coarsest map, 4, to the finest, 1

@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from segmodels.encoders.base import Encoder
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.registry import create_model
 from segmodels.models.segnext import MatrixFactorisation, SegNeXt
@@ -104,22 +104,24 @@ def test_the_head_reads_the_last_three_stages_and_not_the_first():
     torch.manual_seed(0)
     maps = [torch.randn(1, 8, 32 // 2**i, 32 // 2**i) for i in range(4)]
 
-    class Maps(nn.Module):
-        channels = (8, 8, 8, 8)
+    class Maps(Encoder):
+        channels, strides = (8, 8, 8, 8), (4, 8, 16, 32)
 
         def __init__(self) -> None:
             super().__init__()
-            self.maps = maps
+            self.given = maps
 
         def forward(self, _images: torch.Tensor) -> list[torch.Tensor]:
-            return self.maps
+            return self.given
 
     model = SegNeXt(Maps(), 2, 32).eval()
     images = torch.zeros(1, 3, 128, 128)
     with torch.no_grad():
         full = model(images).logits
         for i in range(4):
-            model.encoder.maps = [torch.zeros_like(features) if j == i else features for j, features in enumerate(maps)]
+            model.encoder.given = [
+                torch.zeros_like(features) if j == i else features for j, features in enumerate(maps)
+            ]
             assert torch.equal(model(images).logits, full) == (i == 0)
 
 
