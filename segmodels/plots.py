@@ -31,12 +31,13 @@ def save(figure: Figure, path: Path, dpi: int = 110) -> None:
     figure.savefig(path, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
 
 
-def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Two panels: pixel counts (logarithmic colours) and the share of each true class in percent.
+def confusion_matrix(counts: np.ndarray, classes: Sequence[str], counted: str = "pixels") -> Figure:
+    """Two panels: counts (logarithmic colours) and the share of each true class in percent.
 
     Args:
         counts: (C, C) int64, rows = truth, columns = prediction.
         classes: C names. Classes that never occur have a grey row in the second panel.
+        counted: what the counts are of.
     """
     many = len(classes) > ANNOTATED_CLASSES
     side, names = len(classes) * (0.135 if many else 0.44), 1.6  # inches of a panel and of the class names beside it
@@ -47,7 +48,7 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     total = counts.sum(axis=1, keepdims=True)
     share = np.divide(100 * counts, total, where=total > 0, out=np.full(counts.shape, np.nan))
     logarithm = np.log10(np.maximum(counts, 1)) / max(np.log10(max(counts.max(), 1)), 1)
-    _matrix(left, logarithm, classes, "pixels", None if many else [[_short(n) for n in row] for row in counts])
+    _matrix(left, logarithm, classes, counted, None if many else [[_short(n) for n in row] for row in counts])
     _matrix(
         right,
         share / 100,
@@ -59,17 +60,25 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
-def class_bars(values: Sequence[float] | np.ndarray, labels: LabelMap, name: str, mean: float) -> Figure:
+def class_bars(
+    values: Sequence[float] | np.ndarray,
+    labels: LabelMap,
+    name: str,
+    mean: float,
+    classes: Sequence[int] | None = None,
+) -> Figure:
     """One bar per class in the class's colour, best first, with the mean as a line.
 
     Args:
         values: C numbers 0..1; NaN for a class that does not occur, which is named without a bar.
         name: what the values are ("IoU").
         mean: drawn as it is given.
+        classes: train ids to show; None: all.
     """
     scores = np.asarray(values, dtype=float)
     order = np.argsort(np.where(np.isnan(scores), -1, scores), kind="stable")[::-1]
-    figure = _figure(7.5, 1.1 + 0.27 * len(scores))
+    order = order if classes is None else order[np.isin(order, classes)]
+    figure = _figure(7.5, 1.1 + 0.27 * len(order))
     axes = figure.subplots()
     positions = np.arange(len(order))
     colors = [_color(labels.palette[c]) for c in order]

@@ -15,6 +15,7 @@ from segmodels import run_lengths
 from segmodels.annotations import MOST_SEGMENTS, Segment
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+from segmodels.metrics.average_precision import SURE
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,12 @@ class Instances:
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The masks in their classes' colours over the image ``(H, W, 3)`` uint8 RGB, best last, each with an outline,
-        and its class and score beside it.
+        and its class and score beside it; objects with a score below ``SURE`` are left out.
         """
         from segmodels.object_pictures import draw_masks
 
         order = np.argsort(self.scores, kind="stable")
+        order = order[self.scores[order] >= SURE]
         masks = [self.mask(i) for i in order]
         colors = [labels.palette[self.labels[i]] for i in order]
         captions = [f"{labels.classes[self.labels[i]]} {self.scores[i]:.2f}" for i in order]

@@ -37,6 +37,12 @@ SCORES = {
 }
 """Score -> suffix of its range of areas, and its IoU thresholds."""
 
+SURE = 0.3
+"""Score from which a detection is drawn and enters confusion matrices, as in mmdetection's tools."""
+
+UNPAIRED, EXCUSED = -1, -2
+"""Of a detection without an object, and of one that lies in a crowd."""
+
 MEMORY = 1 << 26  # bytes that one chunk of resamples may take
 
 
@@ -100,6 +106,27 @@ def match(
     classes = np.unique(true_labels).astype(np.int64)
     objects = ((true_labels == classes[:, None])[:, None] & ~uncounted).sum(axis=2, dtype=np.int64)
     return Matches(labels, scores, _pack(matched), _pack(ignored), classes, objects)
+
+
+def pair(iou: NDArray, scores: NDArray, crowd: NDArray, threshold: float = 0.5) -> NDArray[np.int64]:
+    """The object of each detection ``(D,)``, or ``UNPAIRED`` or ``EXCUSED``: best score first, each takes the free
+    object with the largest IoU of at least the threshold.
+
+    Args:
+        iou: ``(D, G)``; for crowds the intersection as a share of the detection's area.
+        scores: ``(D,)``.
+        crowd: ``(G,)`` bool.
+    """
+    objects = np.full(len(scores), UNPAIRED)
+    free = ~crowd
+    for d in np.argsort(-np.asarray(scores), kind="stable") if len(crowd) else ():
+        fits = np.where(free, iou[d], -1.0)
+        if fits.max() >= threshold:
+            objects[d] = fits.argmax()
+            free[objects[d]] = False
+        elif np.where(crowd, iou[d], -1.0).max() >= threshold:
+            objects[d] = EXCUSED
+    return objects
 
 
 class AveragePrecision:

@@ -1,0 +1,123 @@
+"""Objects of countable classes, each with a score and a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segmodels import run_lengths
+from segmodels.annotations import Annotation
+from segmodels.labels import LabelMap
+from segmodels.metrics.average_precision import SURE, UNPAIRED, mask_iou, pair
+from segmodels.object_reading import InstanceSettings
+from segmodels.results import Instances
+from segmodels.tasks.base import Size, Task, TensorSpec
+from segmodels.tasks.instance_evaluator import InstanceEvaluator, TrueObjects
+from segmodels.tasks.object_truth import segments_of, things_of
+from segmodels.tasks.registry import register_task
+from segmodels.tasks.targets import SegmentTargets
+
+if TYPE_CHECKING:
+    from segmodels.plots import Comparison
+
+
+@register_task
+class InstanceTask(Task[SegmentTargets, Instances]):
+    """Instance segmentation. Models have the things alone as classes: labels of their targets and outputs are places
+    among the things in the order of the train ids.
+    """
+
+    name: ClassVar[str] = "instance"
+    headline: ClassVar[Mapping[str, str]] = {"mask_ap": "AP", "mask_ap50": "AP50", "mask_ap75": "AP75"}
+    class_score: ClassVar[str] = "ap"
+    Settings: ClassVar[type] = InstanceSettings
+    settings: InstanceSettings
+
+    def __init__(self, labels: LabelMap, settings: Any = None) -> None:
+        super().__init__(labels, settings)
+        self.things = np.array(sorted(labels.things), dtype=np.int64)
+
+    @classmethod
+    def supports(cls, labels: LabelMap, objects: bool) -> bool:
+        return objects and bool(labels.things)
+
+    @classmethod
+    def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
+        return {"num_classes": len(labels.things)}
+
+    def targets(self, annotations: Sequence[Annotation]) -> SegmentTargets:
+        segments = []
+        for annotation in annotations:
+            rows = things_of(annotation, self.labels)
+            places = np.searchsorted(self.things, [row.label for row in rows]).tolist()
+            masks = annotation.masks(rows)
+            # a pixel of an ignored class map may still belong to an object
+            valid = (annotation.classes != self.labels.ignore_index) | masks.any(axis=0)
+            segments.append(segments_of(masks, places, [row.crowd for row in rows], valid))
+        return SegmentTargets(segments, torch.from_numpy(np.stack([annotation.classes for annotation in annotations])))
+
+    def read(self, output: Any, sizes: Sequence[Size]) -> list[Instances]:
+        found: list[Instances] = output.instances(sizes, self.settings)
+        return [replace(objects, labels=self.things[objects.labels]) for objects in found]
+
+    def predict(
+        self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Any = None
+    ) -> list[Instances]:
+        return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
+
+    def evaluator(self) -> InstanceEvaluator:
+        return InstanceEvaluator(self.labels)
+
+    def truth(self, annotation: Annotation) -> Instances:
+        objects = [row for row in things_of(annotation, self.labels) if not row.crowd]
+        return Instances.of_masks(annotation.masks(objects), np.ones(len(objects)), [row.label for row in objects])
+
+    def compare(self, image: NDArray, annotation: Annotation, result: Instances, caption: str) -> Comparison:
+        from segmodels.object_pictures import compare_objects
+        from segmodels.plots import resize_image
+
+        truth, true = self.truth(annotation), TrueObjects(annotation, self.labels)
+        iou = mask_iou(result.objects(), run_lengths.objects(true.masks, truth.size), true.crowd)
+        iou = np.where(result.labels[:, None] == true.labels, iou, 0.0)[result.scores >= SURE]
+        sure = np.flatnonzero(result.scores >= SURE)
+        pairs = pair(iou, result.scores[sure], true.crowd)
+        masks = run_lengths.decode(true.masks, truth.size)
+        outcomes = [
+            (mask, "found" if place in pairs else "missed") for place, mask in enumerate(masks) if not true.crowd[place]
+        ]
+        outcomes += [(result.mask(int(d)), "wrong") for d, place in zip(sure, pairs, strict=True) if place == UNPAIRED]
+        image = resize_image(image, truth.size)
+        drawn = truth.draw(image, self.labels), result.draw(image, self.labels)
+        classes = [*truth.labels.tolist(), *result.labels[sure].tolist()]
+        return compare_objects(image, *drawn, outcomes, classes, self.labels, caption)
+
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("boxes", "FP32", (-1, 4)),
+            TensorSpec("scores", "FP32", (-1,)),
+            TensorSpec("labels", "INT32", (-1,)),
+            TensorSpec("image", "INT32", (-1,)),
+            TensorSpec("masks", "BYTES", (-1,)),
+        )
+
+    def tensors(self, results: Sequence[Instances]) -> dict[str, NDArray]:
+        """The objects of all images one after another; ``image`` is the place of each one's image, ``masks`` are JSON
+        of COCO's run-length encoding.
+        """
+        counts = [len(result) for result in results]
+        masks = [mask.encode() for result in results for mask in result.written_masks()]
+        column = np.empty(len(masks), dtype=object)
+        column[:] = masks
+        return {
+            "boxes": np.concatenate([result.boxes for result in results]).astype(np.float32),
+            "scores": np.concatenate([result.scores for result in results]).astype(np.float32),
+            "labels": np.concatenate([result.labels for result in results]).astype(np.int32),
+            "image": np.repeat(np.arange(len(results), dtype=np.int32), counts),
+            "masks": column,
+        }

@@ -1,0 +1,106 @@
+"""A segment for every pixel: objects of things, and one region for each class of stuff (Kirillov 2019, 1801.00868)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segmodels.annotations import Annotation
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+from segmodels.metrics.panoptic import match_segments
+from segmodels.object_reading import PanopticSettings
+from segmodels.results import PanopticMap
+from segmodels.tasks.base import Size, Task, TensorSpec
+from segmodels.tasks.object_truth import panoptic_map, segments_of
+from segmodels.tasks.panoptic_evaluator import PanopticEvaluator
+from segmodels.tasks.registry import register_task
+from segmodels.tasks.targets import SegmentTargets
+
+if TYPE_CHECKING:
+    from segmodels.plots import Comparison
+
+
+@register_task
+class PanopticTask(Task[SegmentTargets, PanopticMap]):
+    """Panoptic segmentation. Segments of the targets have the train ids of their classes."""
+
+    name: ClassVar[str] = "panoptic"
+    headline: ClassVar[Mapping[str, str]] = {"pq": "PQ", "rq": "RQ", "sq": "SQ"}
+    class_score: ClassVar[str] = "pq"
+    Settings: ClassVar[type] = PanopticSettings
+    settings: PanopticSettings
+
+    @classmethod
+    def supports(cls, labels: LabelMap, objects: bool) -> bool:
+        return objects and bool(labels.things)
+
+    @classmethod
+    def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
+        return {"num_classes": labels.num_classes, "things": tuple(sorted(labels.things))}
+
+    def targets(self, annotations: Sequence[Annotation]) -> SegmentTargets:
+        segments = []
+        for annotation in annotations:
+            truth = panoptic_map(annotation, self.labels)
+            rows = truth.segments
+            masks = truth.ids == np.array([row.id for row in rows], dtype=np.int32)[:, None, None]
+            segments.append(segments_of(masks, [row.label for row in rows], [row.crowd for row in rows], truth.ids > 0))
+        return SegmentTargets(segments, torch.from_numpy(np.stack([annotation.classes for annotation in annotations])))
+
+    def read(self, output: Any, sizes: Sequence[Size]) -> list[PanopticMap]:
+        maps: list[PanopticMap] = output.panoptic(sizes, self.labels, self.settings)
+        return maps
+
+    def predict(
+        self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Any = None
+    ) -> list[PanopticMap]:
+        return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
+
+    def evaluator(self) -> PanopticEvaluator:
+        return PanopticEvaluator(self.labels)
+
+    def truth(self, annotation: Annotation) -> PanopticMap:
+        return panoptic_map(annotation, self.labels)
+
+    def compare(self, image: NDArray, annotation: Annotation, result: PanopticMap, caption: str) -> Comparison:
+        from segmodels.object_pictures import compare_objects
+        from segmodels.plots import resize_image
+
+        truth = self.truth(annotation)
+        pairs = match_segments(result.ids, result.segments, truth.ids, truth.segments)
+        true_ids, ids = [s.id for s in truth.segments], [s.id for s in result.segments]
+        outcomes = [(truth.ids == true_ids[row], "found") for row in pairs.true]
+        outcomes += [(truth.ids == true_ids[row], "missed") for row in pairs.unmatched_true]
+        outcomes += [(result.ids == ids[row], "wrong") for row in pairs.unmatched_predicted]
+        image = resize_image(image, truth.ids.shape)
+        drawn = truth.draw(image, self.labels), result.draw(image, self.labels)
+        classes = [segment.label for segment in (*truth.segments, *result.segments)]
+        return compare_objects(image, *drawn, outcomes, classes, self.labels, caption)
+
+    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("ids", "INT32", (-1, -1, -1)),
+            TensorSpec("segments", "INT32", (-1,)),
+            TensorSpec("labels", "INT32", (-1,)),
+            TensorSpec("image", "INT32", (-1,)),
+        )
+
+    def tensors(self, results: Sequence[PanopticMap]) -> dict[str, NDArray]:
+        """``ids`` of the segment of every pixel, 0 without one; each segment's id, class, and place of its image."""
+        sizes = {result.ids.shape for result in results}
+        if len(sizes) > 1:
+            raise InputError(f"images have the sizes {sorted(sizes)}, expected one size for one tensor of ids")
+        rows = [(s.id, s.label, place) for place, result in enumerate(results) for s in result.segments]
+        columns = np.array(rows, dtype=np.int32).reshape(-1, 3).T
+        return {
+            "ids": np.stack([result.ids for result in results]).astype(np.int32),
+            "segments": columns[0],
+            "labels": columns[1],
+            "image": columns[2],
+        }
