@@ -161,6 +161,14 @@ def detected_instances(
     )
 
 
+def prompted_instances(mask_logits: Tensor, quality: Tensor, size: Size) -> Instances:
+    """The pixels with positive logits ``(N, h, w)`` of each mask, with the estimated quality ``(N,)`` as score."""
+    counts: list[bytes] = []
+    for chunk in mask_logits.split(CHUNK):
+        counts += run_lengths.encode((resize_logits(chunk, size) > 0).cpu().numpy()) if len(chunk) else []
+    return _instances(counts, quality.float(), torch.zeros(len(counts), dtype=torch.int64), size)
+
+
 def fuse(
     instances: Instances, things: Sequence[int], stuff: Sequence[int], classes: NDArray, settings: PanopticSettings
 ) -> PanopticMap:

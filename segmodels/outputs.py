@@ -16,6 +16,7 @@ from segmodels.object_reading import (
     Size,
     detected_instances,
     fuse,
+    prompted_instances,
     query_instances,
     query_panoptic,
     resize_logits,
@@ -165,12 +166,39 @@ class PanopticOutput(NamedTuple):
         return [*self.pixels.layers(weights), *self.detections.layers(weights)]
 
 
+class PromptedOutput(NamedTuple):
+    """A mask for each of the N prompted objects of an image (SAM, Kirillov 2023); one tensor per image."""
+
+    mask_logits: tuple[Tensor, ...]  # (N, h, w)
+    quality: tuple[Tensor, ...]  # (N,) estimated IoU of each mask, 0..1
+
+    def objects(self, sizes: Sequence[Size]) -> list[Instances]:
+        """The masks of each image at its size, in the order of the prompts, whatever their quality; labels are 0."""
+        return [
+            prompted_instances(logits, quality, size)
+            for logits, quality, size in zip(self.mask_logits, self.quality, sizes, strict=True)
+        ]
+
+    def layers(self, weights: Sequence[float]) -> list[tuple[float, PromptedOutput]]:  # noqa: ARG002  # has no others
+        """The output itself with weight 1."""
+        return [(1.0, self)]
+
+
 def weight_of(weights: Sequence[float], index: int) -> float:
     """``weights[index]``, or the last of them beyond their end."""
     return weights[min(index, len(weights) - 1)]
 
 
 # so that torch.export.save can write a program that returns one
-_TYPES = (PointPrediction, PixelOutput, QueryOutput, Sampled, DetectionTraining, DetectionOutput, PanopticOutput)
+_TYPES = (
+    PointPrediction,
+    PixelOutput,
+    QueryOutput,
+    Sampled,
+    DetectionTraining,
+    DetectionOutput,
+    PanopticOutput,
+    PromptedOutput,
+)
 for _type in _TYPES:
     _register_namedtuple(_type, serialized_type_name=f"segmodels.{_type.__name__}")

@@ -27,6 +27,7 @@ def measure(
     """
     evaluator = predictor.task.evaluator()
     for batch in watch(evaluation_loader(reader, batch_size=batch_size)):
-        results = predictor.batch(batch.images, [annotation.size for annotation in batch.annotations])
+        on_device = batch._replace(images=batch.images.to(predictor.device))
+        results = predictor.task.results(predictor.network, on_device)
         evaluator.update(results, batch.annotations, batch.ids)
     return evaluator

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segmodels.annotations import Annotation
+from segmodels.data.batches import EvaluationBatch
 from segmodels.labels import LabelMap
 
 if TYPE_CHECKING:
@@ -164,6 +165,10 @@ class Task(ABC, Generic[Targets, ResultType]):
             sizes: of the results, one per image.
             guides: what the model takes beside images; None for most.
         """
+
+    def results(self, network: Callable[..., Any], batch: EvaluationBatch) -> list[ResultType]:
+        """Results of a batch to measure, each of the size of its annotation; images are on the device."""
+        return self.predict(network, batch.images, [annotation.size for annotation in batch.annotations])
 
     @abstractmethod
     def evaluator(self) -> Evaluator[ResultType]:

@@ -17,7 +17,7 @@ from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import SURE, UNPAIRED, mask_iou, pair
 from segmodels.object_reading import InstanceSettings
 from segmodels.results import Instances
-from segmodels.tasks.base import Size, Task, TensorSpec
+from segmodels.tasks.base import Evaluator, Size, Task, TensorSpec
 from segmodels.tasks.instance_evaluator import InstanceEvaluator, TrueObjects
 from segmodels.tasks.object_truth import segments_of, things_of
 from segmodels.tasks.registry import register_task
@@ -37,7 +37,6 @@ class InstanceTask(Task[SegmentTargets, Instances]):
     headline: ClassVar[Mapping[str, str]] = {"mask_ap": "AP", "mask_ap50": "AP50", "mask_ap75": "AP75"}
     class_score: ClassVar[str] = "ap"
     Settings: ClassVar[type] = InstanceSettings
-    settings: InstanceSettings
 
     def __init__(self, labels: LabelMap, settings: Any = None) -> None:
         super().__init__(labels, settings)
@@ -71,7 +70,7 @@ class InstanceTask(Task[SegmentTargets, Instances]):
     ) -> list[Instances]:
         return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
 
-    def evaluator(self) -> InstanceEvaluator:
+    def evaluator(self) -> Evaluator[Instances]:
         return InstanceEvaluator(self.labels)
 
     def truth(self, annotation: Annotation) -> Instances:
