@@ -51,10 +51,14 @@ class ClassMap:
         return {".png": data.getvalue()}
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
-        """The classes' colours over the image ``(H, W, 3)`` uint8 RGB; ``alpha`` is their opacity."""
+        """The classes' colours over the image ``(*spatial, C)`` of any type, of a volume over the slice with most of
+        them; RGB uint8 ``(H, W, 3)``. ``alpha`` is the colours' opacity.
+        """
         from segmodels import plots
+        from segmodels.data.preview import flat
 
-        return plots.blend(image, self.classes, labels, alpha)
+        shown, classes = flat(image, self.classes, ignore_index=labels.ignore_index)
+        return plots.blend(shown, classes, labels, alpha)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ def average_predictions(
     """Mean probabilities (B, C, *spatial) over ``scales`` of ``images`` (B, channels, *spatial), each also left-right
     mirrored if ``flip``.
     """
+    images = images.float()  # interpolating whole numbers would round, and torch turns no uint16 about
     views = [
         _view(predict, images, tuple(max(round(length * scale), 1) for length in images.shape[2:]), flip)
         for scale in scales

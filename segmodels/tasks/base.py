@@ -183,7 +183,7 @@ class Task(ABC, Generic[Targets, ResultType]):
         """The pictures of one image, its truth and its result, side by side.
 
         Args:
-            image: (*spatial, 3) uint8 RGB, of any size; of a volume its middle slice is shown.
+            image: (*spatial, 3) uint8 RGB, of any size; of a volume one slice is shown.
         """
 
     @abstractmethod

@@ -18,6 +18,7 @@ from torch.nn import functional
 from segmodels.annotations import Annotation
 from segmodels.checks import check, each, number
 from segmodels.data import large_images
+from segmodels.data.preview import flat
 from segmodels.errors import InputError
 from segmodels.inference.class_rows import class_rows
 from segmodels.inference.crf import DenseCRF, mean_field
@@ -168,9 +169,8 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
     def compare(self, image: NDArray, annotation: Annotation, result: ClassMap, caption: str) -> Comparison:
         from segmodels import plots
 
-        truth, prediction = annotation.classes, result.classes
-        if truth.ndim == 3:
-            image, truth, prediction = (volume[len(volume) // 2] for volume in (image, truth, prediction))
+        maps = annotation.classes, result.classes
+        image, truth, prediction = flat(image, *maps, ignore_index=self.labels.ignore_index)
         return plots.class_maps(image, truth, prediction, self.labels, caption)
 
     def tensor_specs(self) -> tuple[TensorSpec, ...]:

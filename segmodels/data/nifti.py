@@ -1,0 +1,121 @@
+"""NIfTI files: volumes, label maps and the geometry of both, by nibabel (extra ``medical``).
+
+A NIfTI array is ``(X, Y, Z)``, here a volume is ``(D, H, W)``: Z, Y, X. Voxels keep the order of the file; where they
+lie in the patient is the affine's matter, which ``write_nifti`` hands on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.errors import InputError
+
+SUFFIXES = (".nii", ".nii.gz")
+
+_MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+
+
+def is_nifti(path: str | Path) -> bool:
+    """By its name."""
+    return str(path).lower().endswith(SUFFIXES)
+
+
+def stem(path: str | Path) -> str:
+    """The file's name without ``.nii`` or ``.nii.gz``."""
+    name = Path(path).name
+    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else Path(name).stem
+
+
+def read_volume(path: str | Path) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    """Intensities ``(D, H, W, C)`` as the file scales them, and millimetres between voxels along D, H and W.
+
+    A fourth axis of the file holds channels (modalities).
+
+    Raises:
+        InputError: missing, truncated or broken, another number of axes, or values that are not finite; names the file.
+    """
+    image = _load(path)
+    values = _values(image, path).astype(np.float32)
+    volume = np.ascontiguousarray(values.transpose(2, 1, 0, 3) if values.ndim == 4 else values.transpose()[..., None])
+    if not np.isfinite(volume).all():
+        raise InputError(f"volume {path} holds values that are not finite (NaN or infinity): replace them")
+    return volume, _spacing(image)
+
+
+def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float, ...]]:
+    """Label ids ``(D, H, W)``, and millimetres between voxels along these axes.
+
+    Raises:
+        InputError: as ``read_volume``, or values that are no whole numbers.
+    """
+    image = _load(path)
+    values = _values(image, path)
+    if values.ndim == 4 and values.shape[3] == 1:
+        values = values[..., 0]
+    if values.ndim != 3:
+        raise InputError(f"label map {path} has {values.ndim} axes, expected 3")
+    labels = np.rint(values)
+    if not np.array_equal(labels, values):
+        raise InputError(f"label map {path} holds values that are no whole numbers, expected label ids: correct it")
+    return np.ascontiguousarray(labels.transpose()).astype(np.int32), _spacing(image)
+
+
+def write_nifti(path: str | Path, classes: NDArray, like: str | Path) -> None:
+    """Write a class map ``(D, H, W)`` with the affine, orientation and units of the volume ``like``.
+
+    Raises:
+        InputError: the map has another size than ``like``.
+    """
+    import nibabel
+
+    image = _load(like)
+    volume = classes.transpose()
+    if volume.shape != image.shape[:3]:
+        raise InputError(
+            f"class map has the size {list(volume.shape)}, the volume {like} {list(image.shape[:3])}, expected the same"
+            " size"
+        )
+    dtype = np.uint8 if volume.min() >= 0 and volume.max() <= 255 else np.int16
+    header = image.header.copy()
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    nibabel.save(type(image)(volume.astype(dtype), image.affine, header), str(path))
+
+
+def _load(path: str | Path) -> Any:
+    """The file's header; its values are read when they are asked for."""
+    try:
+        import nibabel
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path} is a NIfTI file, expected nibabel to read it: pip install 'segmodels[medical]'"
+        ) from None
+    try:
+        image: Any = nibabel.load(str(path))
+    except FileNotFoundError:
+        raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
+    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+        raise InputError(f"file {path} is truncated or broken ({error}): replace it") from None
+    if not isinstance(image, nibabel.Nifti1Pair) or image.ndim not in (3, 4):
+        kind = f"{type(image).__name__} of {len(image.shape)} axes"
+        raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels")
+    return image
+
+
+def _values(image: Any, path: str | Path) -> NDArray:
+    import zlib
+
+    try:
+        return np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"file {path} is truncated or broken ({error}): replace it") from None
+
+
+def _spacing(image: Any) -> tuple[float, ...]:
+    factor = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    return tuple(float(length) * factor for length in reversed(image.header.get_zooms()[:3]))
