@@ -103,7 +103,7 @@ class Augment:
     def __call__(
         self, image: NDArray, annotation: Annotation, rng: np.random.Generator, outside: Outside = ZEROS
     ) -> tuple[NDArray, Annotation]:
-        """Crop of an image ``(*spatial, C)`` uint8, uint16, int16 or float32, and of its annotation of the same size.
+        """Crop of an image ``(*spatial, C)``, integers of up to 16 bits or float32, and of its annotation.
 
         Only the part of both that the crop shows is read. The image is interpolated linearly (by area when it shrinks
         to less than half), maps take the nearest label; all sample at the same pixel centres. Segments without a pixel

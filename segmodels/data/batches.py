@@ -12,7 +12,7 @@ from segmodels.annotations import Annotation
 class Batch(NamedTuple):
     """To train on. Tensors only, a pytree."""
 
-    images: Tensor  # (B, C, *spatial) raw, in the units of the shards: uint8, uint16, int16 or float32
+    images: Tensor  # (B, C, *spatial) raw, in the units and the type of the shards
     targets: Any  # what ``Task.targets`` makes of the annotations
     ids: Tensor  # (B,) int64, numbers of the samples in their split
 

@@ -15,7 +15,7 @@ _OPENCV_CHANNELS = 4  # some of OpenCV's functions take no more at once
 
 
 def resize_image(image: NDArray, size: Sequence[int], *, average: bool) -> NDArray:
-    """The image at ``size``: uint8, uint16, int16 or float32 as before.
+    """The image at ``size``, of its own type: integers of up to 16 bits or float32.
 
     Args:
         average: take the mean over the area that becomes a pixel, for images that shrink; else interpolate linearly
@@ -23,6 +23,8 @@ def resize_image(image: NDArray, size: Sequence[int], *, average: bool) -> NDArr
     """
     if len(size) == 3:
         return _resize_volume(image, size, average=average)
+    if image.dtype == np.int8:  # OpenCV interpolates none
+        return resize_image(image.astype(np.int16), size, average=average).astype(np.int8)
     height, width = size
     method = cv2.INTER_AREA if average else cv2.INTER_LINEAR
     if image.shape[-1] <= _OPENCV_CHANNELS:

@@ -311,7 +311,7 @@ def many_channels(channels: int, dtype: type, *spatial: int) -> np.ndarray:
     return (low + base * (high - low)).astype(dtype)
 
 
-TYPES = [np.uint8, np.uint16, np.int16, np.float32]
+TYPES = [np.uint8, np.int8, np.uint16, np.int16, np.float32]
 
 
 @pytest.mark.parametrize("dtype", TYPES)

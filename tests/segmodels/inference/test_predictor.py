@@ -263,7 +263,7 @@ def test_a_crf_refines_by_the_image_that_the_model_sees() -> None:
 
 
 def test_a_crf_with_windows_is_refused() -> None:
-    with pytest.raises(InputError, match="sliding window and a dense CRF are both asked for, expected one"):
+    with pytest.raises(InputError, match="crf and sliding_window are both given, expected one"):
         Predictor(bundle(Pointwise(2), 2), settings={"sliding_window": {"size": [8, 8]}, "crf": {}})
 
 
