@@ -201,18 +201,6 @@ def error_picture(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray, 
     return picture
 
 
-def rgb(image: np.ndarray) -> np.ndarray:
-    """Any image ``(*spatial, C)`` as RGB ``(*spatial, 3)`` uint8, to be looked at: of one or two channels the first in
-    grey, of more the first three; other types than uint8 with the range of the channels' values spread over 0..255.
-    """
-    shown = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
-    if shown.dtype != np.uint8:
-        values = shown.astype(np.float64)
-        low, high = np.nanmin(values), np.nanmax(values)
-        shown = np.nan_to_num(255 * (values - low) / max(high - low, np.finfo(np.float64).tiny)).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(shown, (*image.shape[:-1], 3)))
-
-
 def resize_image(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """RGB ``image`` at (height, width) = ``size``."""
     smaller = size[0] < image.shape[0]

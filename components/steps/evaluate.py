@@ -175,10 +175,10 @@ def _compared(reader: ShardReader, predictor: Predictor, index: int, score: floa
     import numpy as np
     import torch
 
-    from segmodels.plots import rgb
+    from segmodels.data.preview import as_rgb
 
     task = predictor.task
     image, annotation = np.array(reader.image(index)), reader.annotation(index)
     (result,) = predictor.batch(torch.from_numpy(np.moveaxis(image, -1, 0)[None]), [annotation.size])
     caption = f"{reader.id(index)} · {next(iter(task.headline.values()))} {score:.3f}"
-    return task.compare(rgb(image), annotation, result, caption)
+    return task.compare(as_rgb(image), annotation, result, caption)

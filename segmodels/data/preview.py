@@ -10,25 +10,29 @@ DARKEST, BRIGHTEST = 1, 99
 
 
 def as_rgb(image: NDArray) -> NDArray[np.uint8]:
-    """An image ``(H, W, C)`` of any type as RGB uint8 ``(H, W, 3)``.
+    """An image ``(*spatial, C)`` of any type as RGB uint8 ``(*spatial, 3)``.
 
     8-bit RGB stays as it is. Of other images the first three channels, or of one or two the first alone in grey, are
     stretched from their 1st to their 99th percentile; 8-bit channels are not.
     """
     channels = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
     if image.dtype != np.uint8:
-        low, high = np.percentile(channels, (DARKEST, BRIGHTEST), axis=(0, 1))
+        low, high = np.percentile(channels, (DARKEST, BRIGHTEST), axis=tuple(range(image.ndim - 1)))
         span = np.where(high > low, high - low, 1)
         channels = ((channels - low) / span * 255).round().clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(channels, (*image.shape[:2], 3)))
+    return np.ascontiguousarray(np.broadcast_to(channels, (*image.shape[:-1], 3)))
 
 
 def shown_slice(classes: NDArray, ignore_index: int = 255) -> int:
-    """The slice of a class map ``(D, H, W)`` with the most voxels that are neither background (train id 0) nor ignored;
-    the middle one where there are none.
+    """The slice of a class map ``(D, H, W)`` with the most classes beside background (train id 0), of equals the one
+    with the most of their voxels; the middle one where there are none.
     """
-    voxels = ((classes != 0) & (classes != ignore_index)).sum(axis=(1, 2))
-    return int(voxels.argmax()) if voxels.any() else len(classes) // 2
+    shown = (classes != 0) & (classes != ignore_index)
+    if not shown.any():
+        return len(classes) // 2
+    return max(
+        range(len(classes)), key=lambda index: (len(np.unique(classes[index][shown[index]])), shown[index].sum())
+    )
 
 
 def flat(image: NDArray, truth: NDArray, *others: NDArray, ignore_index: int = 255) -> tuple[NDArray, ...]:

@@ -18,6 +18,7 @@ from segmodels.metrics import ConfusionMatrix, f1, iou, mean_f1, mean_iou, mean_
 from segmodels.metrics.confusion import on_device
 from segmodels.metrics.significance import SCORES, resampled, statistics
 from segmodels.results import ClassMap
+from segmodels.tasks import volume_cases
 from segmodels.tasks.base import Evaluator
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class SemanticEvaluator(Evaluator[ClassMap]):
     """Confusion matrices, exact. Of each image only the cells that are not zero are held.
 
     Maps on a device are counted there without waiting for it; their matrices are fetched, many at once, when they take
-    32 MB or a score is asked for. Labels outside the range raise InputError then, those in main memory at once.
+    32 MB or a score is asked for. Labels outside the range raise InputError then, those in main memory at once. Of
+    volumes, Dice and surface distances of each are kept too.
 
     Args:
         labels: classes and ignored label of the annotations.
@@ -44,6 +46,7 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         self.labels = labels
         self._images: dict[str, Cells] = {}
         self._waiting: dict[str, ConfusionMatrix] = {}  # on a device
+        self._cases: volume_cases.Cases = {}
 
     def update(self, results: Sequence[ClassMap], annotations: Sequence[Annotation], ids: Sequence[str]) -> None:
         for result, annotation, name in zip(results, annotations, ids, strict=True):
@@ -56,6 +59,8 @@ class SemanticEvaluator(Evaluator[ClassMap]):
                 self._waiting[name] = matrix
             else:
                 self._images[name] = _cells(matrix.counts)
+            if len(annotation.size) == 3:
+                self._cases[name] = volume_cases.rows_of(result.classes, annotation, self.labels)
         if len(self._waiting) * self.labels.num_classes**2 > CELLS_WAITING:
             self._fetch()
 
@@ -72,6 +77,7 @@ class SemanticEvaluator(Evaluator[ClassMap]):
             )
         total = type(self)(self.labels)
         total._images = mine | theirs
+        total._cases = self._cases | other._cases
         return total
 
     def scores(self) -> dict[str, float]:
@@ -81,6 +87,7 @@ class SemanticEvaluator(Evaluator[ClassMap]):
             "mean_f1": mean_f1(counts),
             "images": len(self._images),
             "pixels": int(counts.sum()),
+            **volume_cases.mean_scores(self._cases),
         }
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -156,6 +163,8 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         import pyarrow.parquet as pq
 
         pq.write_table(self.images(), folder / TABLE, compression="zstd")
+        if self._cases:
+            volume_cases.write(self._cases, self.labels, folder)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -169,11 +178,12 @@ class SemanticEvaluator(Evaluator[ClassMap]):
             name: (np.array(cells, dtype=np.int32), np.array(counts, dtype=np.int64))
             for name, cells, counts in zip(*columns, strict=True)
         }
+        evaluator._cases = volume_cases.read(folder)
         return evaluator
 
     def __getstate__(self) -> dict[str, Any]:
         """Sent to other processes without what a device holds."""
-        return {"labels": self.labels, "_images": self._fetch(), "_waiting": {}}
+        return {"labels": self.labels, "_images": self._fetch(), "_waiting": {}, "_cases": self._cases}
 
     def _fetch(self) -> dict[str, Cells]:
         """The cells of all images, those of devices included."""

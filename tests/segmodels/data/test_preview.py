@@ -31,6 +31,9 @@ def test_a_volume_is_shown_where_most_is_annotated() -> None:
     truth = np.zeros((6, 4, 4), np.uint8)
     truth[1, :2], truth[4, :3], truth[5] = 1, 2, 255
     assert shown_slice(truth) == 4
+    truth[2, 0], truth[2, 1, 0] = 1, 2
+    assert shown_slice(truth) == 2
+    truth[2] = 0
     assert shown_slice(np.zeros((7, 2, 2), np.uint8)) == 3
     volume = np.arange(12, dtype=np.float32)[:, None, None, None] + RNG.random((12, 8, 8, 2)).astype(np.float32)
     image, own, predicted = flat(volume, truth, np.ones_like(truth))

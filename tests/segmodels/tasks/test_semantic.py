@@ -108,8 +108,8 @@ def test_settings_pass_through_json(settings: SemanticSettings) -> None:
     ("wrong", "message"),
     [
         ({"flop": True}, "setting 'flop' is unknown to SemanticSettings, did you mean 'flip'"),
-        ({"scales": [0.0]}, r"scales.0 is 0.0, expected a number greater than 0"),
-        ({"crf": {}, "sliding_window": {"size": [8, 8]}}, "crf and sliding_window are both given"),
+        ({"scales": [0.0]}, r"scales\.0 is 0\.0, expected a number greater than 0"),
+        ({"crf": {}, "sliding_window": {"size": [8, 8]}}, "crf and sliding_window are both given, expected one"),
         ({"sliding_window": {"size": [8, 8], "overlap": 1}}, "overlap of the sliding window is 1"),
     ],
 )
