@@ -145,7 +145,7 @@ def _conv(in_channels: int, out_channels: int) -> ConvNormAct:
         source="own count; the binary forms have the 26,971,777 and more of the authors' code",
         result="LiTS liver Dice 0.9675 (ResNet-101 body and classification-guided module, paper)",
         auxiliary_weights=(1.0,),
-        losses={"cross_entropy": 1.0, "object_presence": 1.0},
+        losses={"focal": 1.0, "iou": 1.0, "object_presence": 1.0},
     ),
 )
 def unet_3_plus(
@@ -155,5 +155,9 @@ def unet_3_plus(
     auxiliary: bool = True,
     classification_guided: bool = False,
 ) -> UNet3Plus:
-    """UNet 3+; ``classification_guided`` adds the module that empties images it holds for object-free."""
+    """UNet 3+; ``classification_guided`` adds the module that empties images it holds for object-free.
+
+    The paper's loss has a third term, ``ms_ssim``, which needs images of 176 pixels: add it to the card's by naming all
+    three.
+    """
     return UNet3Plus(num_classes, in_channels, widths, auxiliary, classification_guided)

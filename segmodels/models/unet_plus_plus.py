@@ -158,6 +158,7 @@ def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Se
         gmac=119.32,
         source="own count; the binary form has the paper's 9.04M",
         result="IoU: cell nuclei 92.6, colon polyp 33.5, liver 82.9, lung nodule 77.2 (paper)",
+        losses={"cross_entropy": 0.5, "dice": 1.0},  # the paper's binary form for several classes
         auxiliary_weights=(1.0,),
     ),
 )

@@ -4,10 +4,8 @@ segmentation needs.
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from segmodels.layers.attention import SelfAttention
 from segmodels.models.knet import AdaptiveUpdate, KernelUpdate, group_features, one_mask_per_pixel
 from segmodels.models.registry import create_model, model_entry
 
@@ -48,14 +46,6 @@ def test_adaptive_update_mixes_features_and_kernels_by_gates():
             of_kernel = torch.sigmoid(module.input_norm_in(module.input_gate(mixture)))
             expected = of_feature * module.norm_out(psi_feature) + of_kernel * module.input_norm_out(psi_kernel)
             torch.testing.assert_close(got[..., half], torch.relu(module.fc_norm(module.fc_layer(expected))))
-
-
-def test_self_attention_is_torchs_with_a_shortcut():
-    torch.manual_seed(0)
-    ours, torchs = SelfAttention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
-    torchs.load_state_dict(dict(zip(torchs.state_dict(), ours.state_dict().values(), strict=True)))
-    x = torch.randn(2, 5, 16)
-    torch.testing.assert_close(ours(x), x + torchs(x, x, x)[0])
 
 
 def test_the_first_kernels_are_the_weights_of_the_static_classifier():

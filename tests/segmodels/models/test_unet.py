@@ -4,7 +4,6 @@ from skip_wiring import unchanged_without_skip
 from torch.nn import functional
 
 from segmodels.errors import InputError
-from segmodels.layers.padding import mirror_index
 from segmodels.models.registry import create_model
 from segmodels.models.unet import UNetOriginal
 
@@ -88,17 +87,6 @@ def test_mirrored_border_is_the_overlap_tile_strategy() -> None:
     images = torch.randn(1, 1, 100, 116)
     mirrored = functional.pad(images, (92, 92, 92, 92), mode="reflect")
     torch.testing.assert_close(model(images).logits, model.forward_valid(mirrored))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 40])
-def test_images_smaller_than_the_border_are_mirrored_repeatedly(size: int) -> None:
-    expected = torch.arange(size)
-    while size > 1 and len(expected) < 92 + size + 92:
-        both = min(size - 1, 92)
-        expected = torch.cat([expected[1 : both + 1].flip(0), expected, expected[-both - 1 : -1].flip(0)])
-    surplus = (len(expected) - size) // 2 - 92
-    expected = expected[surplus : len(expected) - surplus] if size > 1 else torch.zeros(185, dtype=torch.int64)
-    assert torch.equal(mirror_index(size, 92, 92, torch.device("cpu")), expected)
 
 
 def test_dropout_sits_at_the_two_deepest_encoder_levels() -> None:

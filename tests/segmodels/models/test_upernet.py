@@ -8,9 +8,11 @@ from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNet
 
 from segmodels.encoders.registry import create_encoder
 from segmodels.errors import InputError
+from segmodels.losses import create_loss
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
-from segmodels.models.registry import create_model
+from segmodels.models.registry import create_model, model_entry
 from segmodels.models.upernet import UPerNet
+from segmodels.tasks.targets import SemanticTargets
 
 TASKS = {"scene": 7, "part": 5, "material": 4, "texture": 6}
 
@@ -104,6 +106,32 @@ def test_each_task_trains_the_levels_it_reads(multitask, task, expected):
     levels = {".".join(key.split(".")[: 2 if key.startswith(("laterals", "outputs")) else 1]) for key in parts}
     assert levels == expected
     assert {key.split(".")[1] for key in reached if key.startswith("task_heads.")} == {task}
+
+
+def test_heads_with_labels_train_and_the_others_have_a_gradient_of_zero(multitask):
+    loss = create_loss(model_entry("upernet_r50_multitask").card.losses)
+    targets = SemanticTargets(
+        torch.randint(3, (2, 64, 64), dtype=torch.uint8),
+        image_label=torch.tensor([6, 0]),
+        further={"part": torch.randint(5, (2, 64, 64), dtype=torch.uint8)},
+    )
+    output = multitask.train()(torch.randn(2, 3, 64, 64))
+    terms = loss.terms(output, targets)
+    assert terms.keys() == {"cross_entropy", "further"}
+    loss.total(terms).backward()
+    heads = {key: parameter.grad for key, parameter in multitask.named_parameters() if key.startswith("task_heads.")}
+    assert all(gradient is not None for gradient in heads.values()), "data-parallel training waits for every gradient"
+    trained = {key.split(".")[1] for key, gradient in heads.items() if gradient.any()}
+    assert trained == {"scene", "part"}
+
+
+def test_heads_without_labels_can_be_left_out():
+    with torch.device("meta"):
+        whole = create_model("upernet_r50_multitask", 3)
+        part = create_model("upernet_r50_multitask", 3, tasks={"part": 152})
+    assert set(whole.task_heads) == {"scene", "part", "material", "texture"}
+    assert set(part.task_heads) == {"part"}
+    assert part.state_dict().keys() < whole.state_dict().keys()
 
 
 def test_texture_is_read_from_the_encoders_map_at_stride_4(multitask):

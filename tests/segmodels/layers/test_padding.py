@@ -1,0 +1,31 @@
+"""Padding to sizes that a network halves without loss, mirroring, cropping."""
+
+import pytest
+import torch
+
+from segmodels.layers.padding import crop, mirror_index, pad_to_multiple
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+def test_images_smaller_than_the_border_are_mirrored_repeatedly(size: int) -> None:
+    expected = torch.arange(size)
+    while size > 1 and len(expected) < 92 + size + 92:
+        both = min(size - 1, 92)
+        expected = torch.cat([expected[1 : both + 1].flip(0), expected, expected[-both - 1 : -1].flip(0)])
+    surplus = (len(expected) - size) // 2 - 92
+    expected = expected[surplus : len(expected) - surplus] if size > 1 else torch.zeros(185, dtype=torch.int64)
+    assert torch.equal(mirror_index(size, 92, 92, torch.device("cpu")), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 16), (3, 5, 6)])
+def test_padding_repeats_the_last_pixels_and_cropping_takes_them_off(size: tuple[int, ...]) -> None:
+    images = torch.randn(2, 3, *size)
+    padded = pad_to_multiple(images, 8)
+    assert padded.shape[2:] == tuple(-(-extent // 8) * 8 for extent in size)
+    assert torch.equal(crop(padded, size), images)
+    for axis, extent in enumerate(size, start=2):
+        last = crop(padded, size).select(axis, extent - 1)
+        beyond = padded
+        for other, length in enumerate(size, start=2):
+            beyond = beyond if other == axis else beyond.narrow(other, 0, length)
+        assert all(torch.equal(beyond.select(axis, i), last) for i in range(extent, padded.shape[axis]))
