@@ -90,7 +90,7 @@ def real_frames() -> tuple[Samples, str] | None:
         return None
     layout = open_layout("camvid", folder)
     chosen = list(layout.samples())[:IMAGES]
-    return [(layout.read_image(sample), layout.read_source_mask(sample)) for sample in chosen], "CamVid frames"
+    return [(layout.read_image(sample), layout.annotation(sample).classes) for sample in chosen], "CamVid frames"
 
 
 def scenes() -> Samples:

@@ -115,10 +115,9 @@ def metrics() -> Listing:
 
 def layouts() -> Listing:
     """Every dataset layout."""
-    from segmodels.data.layouts.base import _layouts
+    from segmodels.data.layouts import LAYOUTS
 
-    rows = [(name, _summary(layout)) for name, layout in sorted(_layouts().items())]
-    return Listing(("layout", "description"), rows)
+    return Listing(("layout", "description"), [(entry.name, entry.summary) for entry in LAYOUTS])
 
 
 def _summary(documented: object) -> str:

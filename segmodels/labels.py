@@ -19,6 +19,9 @@ class UnknownLabelsError(InputError):
         super().__init__(message)
         self.unknown = unknown
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnknownLabelsError, (str(self), self.unknown)  # worker processes hand it over
+
 
 @dataclass(frozen=True)
 class LabelMap:

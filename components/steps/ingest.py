@@ -16,7 +16,7 @@ from components.running.atomic import written_folder
 from components.running.digests import directory_digest
 from components.running.wording import first_few
 from segmodels.data.layouts import Sample, open_layout
-from segmodels.data.manifest import SPLITS, split_by_group, write_dataset
+from segmodels.data.manifest import SPLITS, manifest_row, split_by_group, write_dataset
 from segmodels.errors import InputError
 
 
@@ -40,26 +40,11 @@ def ingest(params: IngestParams, dataset: Path, cache: Path, copy_files: bool = 
     data = fetch(params, cache)
     layout = open_layout(data.layout, data.root)
     samples = _in_our_splits(list(layout.samples()), params)
-    if missing := [
-        path for sample in samples for path in (sample.image, sample.mask) if path is not None and path not in data.md5s
-    ]:
+    if missing := [path for sample in samples for path in (sample.image, *sample.files) if path not in data.md5s]:
         raise InputError(
             f"dataset {data.root} lists {len(missing)} files that are not there ({first_few(missing)}): add them or"
             " correct the list"
         )
-    rows = [
-        {
-            "id": sample.id,
-            "split": sample.split,
-            "image": sample.image,
-            "mask": sample.mask,
-            "image_md5": data.md5s[sample.image],
-            "mask_md5": data.md5s[sample.mask] if sample.mask else None,
-            "group": sample.group,
-            "image_label": sample.image_label,
-        }
-        for sample in samples
-    ]
     digest = directory_digest(data.md5s)
     with written_folder(dataset) as folder:
         root: Path | str = data.root
@@ -76,10 +61,12 @@ def ingest(params: IngestParams, dataset: Path, cache: Path, copy_files: bool = 
             source=data.source,
             revision=data.revision,
             digest=digest,
-            rows=rows,
+            rows=(manifest_row(sample, data.md5s) for sample in samples),
         )
     counts = Counter(sample.split for sample in samples)
-    print(f"{len(rows)} samples ({', '.join(f'{split} {counts[split]}' for split in SPLITS)}) of dataset {digest}")
+    splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    alone = "" if any(sample.files for sample in samples) else ", not annotated"
+    print(f"{len(samples)} samples ({splits}) of dataset {digest}{alone}")
 
 
 def _link(source: str, target: str) -> None:

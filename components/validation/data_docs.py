@@ -43,15 +43,18 @@ def write_overview(report: dict[str, Any], docs: Path, suites: Path) -> None:
         ),
         "<h2>Samples</h2>",
         _table(
-            ["split", "samples", "void pixels"],
-            [[split, f"{count:,}", f"{report['void_share'][split]:.2%}"] for split, count in report["samples"].items()],
+            ["split", "samples", "objects", "void pixels"],
+            [
+                [split, f"{count:,}", f"{report['objects'][split]:,}", f"{report['void_share'][split]:.2%}"]
+                for split, count in report["samples"].items()
+            ],
         ),
         _table(["size", "images"], [[escape(size), f"{count:,}"] for size, count in report["sizes"].items()]),
         _table(
             ["", "format", "files"],
             [
                 [part, escape(name), f"{n:,}"]
-                for part in ("image", "mask")
+                for part in ("image", "annotation")
                 for name, n in report[f"{part}_formats"].items()
             ],
         ),
@@ -76,7 +79,7 @@ def make_offline(pages: Path) -> None:
     """Take out of Great Expectations' pages what a browser would fetch from other hosts, and give them a style of their
     own.
 
-    They are read behind firewalls, and who reads them is nobody's business.
+    The pages must work offline and must not contact third-party hosts.
     """
     shutil.rmtree(pages / "static", ignore_errors=True)
     (pages / "index.html").unlink()  # a table that only a script from elsewhere fills: the overview takes its place

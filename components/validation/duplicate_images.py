@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 BITS = 64
+
+
+def with_duplicates(facts: pa.Table, distance: int) -> pa.Table:
+    """The facts with ``also_in`` and ``near_duplicate_of``: an equal or similar image in another split, if any.
+
+    Args:
+        distance: bits in which the hashes of similar images differ at most.
+    """
+    split, image = (facts.column(name).to_numpy(zero_copy_only=False) for name in ("split", "image"))
+    md5 = facts.column("image_md5").to_numpy(zero_copy_only=False)
+    equal = same_elsewhere(md5, split)
+    hashes = facts.column("image_hash")
+    hashed = np.flatnonzero(hashes.is_valid().to_numpy())
+    _, first = np.unique(md5[hashed].astype(str), return_index=True)
+    distinct = hashed[np.sort(first)]  # exact duplicates are reported elsewhere
+    partner = near_elsewhere(hashes.take(distinct).to_numpy(), split[distinct], distance)
+    similar = np.full(len(split), -1)
+    similar[distinct] = np.where(partner < 0, -1, distinct[partner])
+    for name, other in (("also_in", equal), ("near_duplicate_of", similar)):
+        places = [None if place < 0 else f"{split[place]}: {image[place]}" for place in other]
+        facts = facts.append_column(name, pa.array(places, pa.string()))
+    return facts
 
 
 def same_elsewhere(content: np.ndarray, split: np.ndarray) -> np.ndarray:

@@ -10,18 +10,20 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 
 from components.running.digests import file_md5
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
+from segmodels.annotations import Annotation
+from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, UnknownLabelsError
 
 SAMPLES_PER_TASK = 32
-LARGEST_LABEL = 65535
 
 MIN_CONTRAST = 4.0
 """Grey levels; the standard deviation of a thumbnail below which an image has too little to tell it from others by."""
@@ -31,23 +33,23 @@ FACTS = pa.schema(
         ("id", pa.string()),
         ("split", pa.string()),
         ("image", pa.string()),
-        ("mask", pa.string()),
-        ("image_error", pa.string()),  # why the file could not be read; then its other facts are null
-        ("mask_error", pa.string()),
+        ("annotation", pa.string()),  # the first of its files; null: not annotated
+        ("image_error", pa.string()),  # why it could not be read; then its other facts are null
+        ("annotation_error", pa.string()),
         ("image_md5", pa.string()),
-        ("mask_md5", pa.string()),
+        ("md5s", pa.list_(pa.string())),  # of all files but the image
         ("image_mode", pa.string()),  # of the file: L, RGB, P, 1, I;16, ... as Pillow names them
-        ("mask_mode", pa.string()),
+        ("annotation_mode", pa.string()),
         ("image_bits", pa.int32()),  # per channel, in the file
-        ("mask_bits", pa.int32()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("mask_height", pa.int32()),
-        ("mask_width", pa.int32()),
-        ("values", pa.list_(pa.int32())),  # label ids in the mask, as the dataset numbers them
+        ("annotation_bits", pa.int32()),
+        ("dtype", pa.string()),  # of the image
+        ("channels", pa.int32()),
+        ("size", pa.list_(pa.int32())),  # (height, width) or (depth, height, width) of the image
+        ("annotation_size", pa.list_(pa.int32())),
         ("unknown_labels", pa.list_(pa.int32())),
-        ("void_share", pa.float64()),  # of the mask's pixels
+        ("void_share", pa.float64()),  # of the pixels of the class map
         ("class_pixels", pa.list_(pa.int64())),  # by train id
+        ("objects", pa.int32()),
         ("image_hash", pa.uint64()),  # perceptual; null for an image without contrast
     ]
 )
@@ -69,15 +71,14 @@ def gather_facts(dataset: Path, workers: int) -> pa.Table:
 
 
 def perceptual_hash(image: np.ndarray) -> int | None:
-    """64 bits that stay the same when an image ``(H, W, 3)`` is rescaled, recompressed or slightly changed in colour.
+    """64 bits that stay the same when an image ``(*spatial, C)`` is rescaled, recompressed or slightly changed in
+    colour.
 
     The signs of the 64 lowest frequencies of a 32x32 thumbnail's cosine transform against their median (Zauner 2010,
     "Implementation and benchmarking of perceptual image hash functions", section 3.2). None for an image without
-    contrast, whose signs are noise.
+    contrast, whose signs are noise. Of a volume the slice in the middle counts.
     """
-    thumbnail = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA).astype(
-        np.float32
-    )
+    thumbnail = cv2.resize(_grey(image), (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32)
     if thumbnail.std() < MIN_CONTRAST:
         return None
     lowest = cv2.dct(thumbnail)[1:9, 1:9].ravel()
@@ -100,21 +101,60 @@ def _measure(start: int) -> pa.RecordBatch:
 
 def _facts(dataset: Dataset, sample: Sample) -> dict[str, Any]:
     layout = dataset.layout
-    facts: dict[str, Any] = {"id": sample.id, "split": sample.split, "image": sample.image, "mask": sample.mask}
+    name = sample.annotation_file or sample.image
+    facts: dict[str, Any] = {"id": sample.id, "split": sample.split, "image": sample.image, "annotation": name}
     try:
         facts |= _of_file("image", layout.root / sample.image)
-        image = layout.read_image(sample)
-        facts |= {"height": image.shape[0], "width": image.shape[1], "image_hash": perceptual_hash(image)}
+        facts |= _of_image(layout.read_image(sample), sample)
     except InputError as error:
         facts["image_error"] = str(error)
-    if sample.mask is None:
-        return facts
     try:
-        facts |= _of_file("mask", layout.root / sample.mask)
-        facts |= _of_mask(layout.read_source_mask(sample), dataset.labels)
+        if sample.files:
+            facts |= _of_file("annotation", layout.root / sample.files[0])
+            others = [_of_file("", layout.root / file)["_md5"] for file in sample.files[1:]]
+            facts["md5s"] = [facts.pop("annotation_md5"), *others]
+        annotation = layout.annotation(sample)
+        facts |= {"annotation": None} if annotation is None else _of_annotation(annotation, dataset.labels)
+    except UnknownLabelsError as error:
+        facts["unknown_labels"] = error.unknown
     except InputError as error:
-        facts["mask_error"] = str(error)
+        facts["annotation_error"] = str(error)
     return facts
+
+
+def _of_image(image: NDArray, sample: Sample) -> dict[str, Any]:
+    if image.dtype.kind == "f" and (wrong := image.size - np.count_nonzero(np.isfinite(image))):
+        raise InputError(f"image {sample.image} holds {wrong} values that are not finite, expected none: replace them")
+    form = ImageForm.of(image)
+    return {
+        "dtype": form.dtype.name,
+        "channels": form.channels,
+        "size": list(image.shape[:-1]),
+        "image_hash": perceptual_hash(image),
+    }
+
+
+def _of_annotation(annotation: Annotation, labels: LabelMap) -> dict[str, Any]:
+    classes = annotation.classes
+    by_class = np.bincount(classes[classes != labels.ignore_index], minlength=labels.num_classes)
+    return {
+        "annotation_size": list(annotation.size),
+        "void_share": float((classes.size - by_class.sum()) / classes.size),
+        "class_pixels": by_class.tolist(),
+        "objects": len(annotation.segments),
+    }
+
+
+def _grey(image: NDArray) -> NDArray:
+    """``(H, W)``: of RGB its luma, else the mean of the channels; other types are stretched to 0..255."""
+    if image.ndim == 4:
+        image = image[len(image) // 2]
+    if image.dtype != np.uint8:
+        low, high = float(image.min()), float(image.max())
+        image = ((image.astype(np.float32) - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+    if image.shape[-1] == 3:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return image.mean(axis=-1).astype(np.uint8)
 
 
 @lru_cache(maxsize=64)
@@ -135,26 +175,3 @@ def _of_file(part: str, path: Path) -> dict[str, Any]:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         pass  # reading the sample tells what is wrong, if anything is
     return facts
-
-
-def _of_mask(mask: np.ndarray, labels: LabelMap) -> dict[str, Any]:
-    """Facts of a mask ``(H, W)`` in the dataset's label ids."""
-    if mask.size and mask.min() >= 0 and mask.max() <= LARGEST_LABEL:
-        pixels = np.bincount(mask.ravel())
-        values = np.flatnonzero(pixels)
-        pixels = pixels[values]
-    else:
-        values, pixels = np.unique(mask, return_counts=True)
-    unknown = labels.unknown(values)
-    known = ~np.isin(values, unknown)
-    train = labels.encode(values[known]).astype(np.int64)
-    void = train == labels.ignore_index
-    by_class = np.bincount(train[~void], weights=pixels[known][~void], minlength=labels.num_classes)
-    return {
-        "mask_height": mask.shape[0],
-        "mask_width": mask.shape[1],
-        "values": values.tolist(),
-        "unknown_labels": unknown,
-        "void_share": float(pixels[known][void].sum() / mask.size),
-        "class_pixels": by_class.astype(np.int64).tolist(),
-    }

@@ -1,5 +1,5 @@
-"""The classes file of the ``folder`` layout: ``classes.txt`` or ``classes.json``. Its forms are told in
-``layouts/folder.py``.
+"""The classes file of the ``folder`` layout: ``classes.txt`` or ``classes.json``; ``layouts/folder.py`` has its
+forms.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segmodels.data.decoding import Color
-from segmodels.errors import InputError
+from segmodels.errors import InputError, nearest
 from segmodels.labels import LabelMap
 
-IGNORED = "!ignore"
+IGNORED, THINGS = "!ignore", "!things"
 IGNORED_COLOR_ID = 65535
 """Label id of pixels whose colour is ignored without having an id of its own."""
 
@@ -29,10 +29,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """The label map, and the label ids of the colours that the file gives."""
+    """What the file says.
+
+    Attributes:
+        labels: without things.
+        colors: label ids of the colours that the file gives.
+        things: train ids of the classes that the file names as things; None where it says nothing of them.
+    """
 
     labels: LabelMap
     colors: Mapping[Color, int]
+    things: frozenset[int] | None
 
 
 def read_classes(root: Path) -> Classes:
@@ -44,13 +51,13 @@ def read_classes(root: Path) -> Classes:
     text, table = root / "classes.txt", root / "classes.json"
     if text.is_file() == table.is_file():
         raise InputError(
-            f"dataset folder {root} has {'both' if text.is_file() else 'neither'} classes.txt and classes.json,"
-            " expected one of them"
+            f"dataset folder {root} has {'both classes.txt and' if text.is_file() else 'neither classes.txt nor'}"
+            " classes.json, expected one of them"
         )
     path = text if text.is_file() else table
-    entries = _from_text(path) if path is text else _from_json(path)
+    entries, things = _from_text(path) if path is text else _from_json(path)
     try:
-        return _classes(entries)
+        return _classes(entries, things)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -66,7 +73,7 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
     return tuple((channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(count))
 
 
-def _classes(entries: Sequence[Entry]) -> Classes:
+def _classes(entries: Sequence[Entry], things: Sequence[str] | None) -> Classes:
     named = [entry for entry in entries if entry.name != IGNORED]
     ignored = [entry for entry in entries if entry.name == IGNORED]
     ids = [place if entry.id is None else entry.id for place, entry in enumerate(named)]
@@ -94,15 +101,22 @@ def _classes(entries: Sequence[Entry]) -> Classes:
     }
     if given and len(set(given)) < len(given):
         raise InputError("two classes have the same colour, expected distinct colours")
-    return Classes(labels, colors)
+    if unknown := [name for name in things or () if name not in names]:
+        raise nearest("class among the things", unknown[0], names)
+    return Classes(labels, colors, None if things is None else frozenset(map(names.index, things)))
 
 
-def _from_text(path: Path) -> list[Entry]:
-    entries = []
+def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
+    """The entries, and the names of things."""
+    entries: list[Entry] = []
+    things: list[str] | None = None
     for number, line in enumerate(_read(path).splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, *rest = (field.strip() for field in line.split(","))
+        if name == THINGS:
+            things = [*(things or ()), *rest]
+            continue
         try:
             values = [int(field) for field in rest]
             if not name or len(values) not in (0, 1, 3, 4):
@@ -119,17 +133,17 @@ def _from_text(path: Path) -> list[Entry]:
             raise InputError(
                 f"{path} line {number} is {line.strip()!r}, expected {forms} with colours 0..255"
             ) from None
-    return entries
+    return entries, things
 
 
-def _from_json(path: Path) -> list[Entry]:
+def _from_json(path: Path) -> tuple[list[Entry], list[str] | None]:
     try:
         data: Any = json.loads(_read(path))
         items: list[dict[str, Any]] = [{"name": item} if isinstance(item, str) else item for item in data["classes"]]
         items += [
             {"name": IGNORED} | ({"id": item} if isinstance(item, int) else item) for item in data.get("ignore", [])
         ]
-        return [
+        entries = [
             Entry(
                 str(item["name"]),
                 _color(item["color"]) if "color" in item else None,
@@ -137,11 +151,14 @@ def _from_json(path: Path) -> list[Entry]:
             )
             for item in items
         ]
+        return entries, [str(name) for name in data["things"]] if "things" in data else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        form = '{"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, ...], "ignore": [255]}'
+        form = (
+            '{"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, ...], "ignore": [255], "things": ["car"]}'
+        )
         raise InputError(
-            f"{path} cannot be understood ({type(error).__name__}: {error}), expected {form}; color, id and ignore may"
-            " be left out"
+            f"{path} cannot be understood ({type(error).__name__}: {error}), expected {form}; all but"
+            " classes may be left out"
         ) from None
 
 

@@ -1,8 +1,8 @@
 """Reading image and mask files: one strict decoder for all formats.
 
 Pillow decodes, not OpenCV: it gives the palette index where OpenCV expands palettes to colours, refuses truncated
-    files,
-and keeps libpng's messages off stderr. EXIF orientation is ignored for images and masks alike, as annotation tools
+files, and keeps libpng's messages off stderr. ``deep_images.py`` reads what Pillow cannot hold: more than three
+channels, or 16 bits in several of them. EXIF orientation is ignored for images and masks alike, as annotation tools
 draw masks over the stored pixels.
 """
 
@@ -12,10 +12,10 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from segmodels.data import deep_images, geometry
 from segmodels.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
@@ -34,28 +34,93 @@ _PNG_END = b"IEND\xaeB`\x82"
 def read_image(path: str | Path) -> np.ndarray:
     """Decode an image to RGB uint8 ``(H, W, 3)``.
 
-    Grey and palette images are expanded, alpha is dropped, CMYK is converted, of 16 bits per channel the high byte is
-    kept.
+    As ``read_pixels``; then grey is repeated, and of 16 bits per channel the high byte is kept.
 
     Raises:
-        InputError: missing, truncated, broken, or floating-point pixels; names the file.
+        InputError: missing, truncated, broken, floating-point pixels, or other channels; names the file.
     """
     return decode_image(_read(path), path)
 
 
 def decode_image(data: bytes, name: str | Path) -> np.ndarray:
     """``read_image`` of a file's contents; ``name`` is what errors call it."""
+    return converted(decode_pixels(data, name), 3, np.dtype(np.uint8), name)
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """Decode an image as stored: ``(H, W, C)`` uint8, uint16, int16 or float32.
+
+    Palettes are expanded to RGB, CMYK is converted, 1-bit pixels become 0 and 255, the alpha of pictures is dropped.
+    TIFF files have any number of channels; those above 8 bits keep all of them, since a fourth one is most often near
+    infrared, whatever the file declares it to be. Of a file with several pages the first is read.
+
+    Raises:
+        InputError: missing, truncated, broken, 32-bit integers, or a compression that is not known; names the file.
+    """
+    return decode_pixels(_read(path), path)
+
+
+def decode_pixels(data: bytes, name: str | Path) -> np.ndarray:
+    """``read_pixels`` of a file's contents; ``name`` is what errors call it."""
+    if data[:4] in deep_images.TIFF_MAGIC and (bands := deep_images.tiff_bands(data, name)) is not None:
+        return bands
     picture = _decode(data, name)
+    if picture.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
+        return deep_images.deep_png(data)
     if picture.mode.startswith("I;16"):
-        grey = (np.asarray(picture) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.array(picture).astype(np.uint16)[:, :, None]
     if picture.mode in ("I", "F"):
         raise InputError(
             f"image {name} has 32-bit pixels (mode {picture.mode}), expected 8 or 16 bits per channel: convert it"
         )
+    if picture.mode in ("1", "L", "LA", "La"):
+        return np.array(picture.convert("L"))[:, :, None]
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA")  # by way of RGBA, as palettes may hold transparency
     return np.array(picture.convert("RGB"))
+
+
+def converted(image: np.ndarray, channels: int, dtype: np.dtype, name: str | Path) -> np.ndarray:
+    """An image ``(*spatial, C)`` with other channels and of another type, where that loses no more than low bits: grey
+    is repeated, of 16 bits the high byte is kept.
+
+    Args:
+        name: what errors call the image.
+
+    Raises:
+        InputError: there is no such way.
+    """
+    if image.dtype != dtype:
+        if image.dtype != np.uint16 or dtype != np.uint8:
+            deep = "32-bit" if image.dtype.itemsize == 4 else f"{image.dtype}"
+            wanted = "8 or 16 bits per channel" if dtype == np.uint8 else f"{dtype}"
+            raise InputError(f"image {name} has {deep} pixels ({image.dtype}), expected {wanted}: convert it")
+        image = (image >> 8).astype(np.uint8)
+    if image.shape[-1] != channels:
+        if image.shape[-1] != 1:
+            raise InputError(f"image {name} has {image.shape[-1]} channels, expected {channels}: convert it")
+        image = np.repeat(image, channels, axis=-1)
+    return image
+
+
+def read_pages(path: str | Path) -> np.ndarray:
+    """Grey maps of all pages of a file, integer ``(P, H, W)``: one page in PNG, any number in TIFF.
+
+    Raises:
+        InputError: missing, truncated, broken, colours, or pages of several sizes; names the file.
+    """
+    picture = _decode(_read(path), path)
+    pages = []
+    for number in range(getattr(picture, "n_frames", 1)):
+        try:
+            picture.seek(number)
+            pages.append(np.array(picture))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
+    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
+        shapes = sorted({page.shape for page in pages})
+        raise InputError(f"file {path} has pages of the shapes {shapes}, expected grey ones of one size: convert it")
+    return np.stack(pages).astype(np.int64) // picture.info.get("grey step", 1)
 
 
 def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
@@ -107,12 +172,10 @@ def resize_image(image: np.ndarray, longer_side: int | None) -> np.ndarray:
     """The image ``(H, W, C)`` at ``scaled_size``, by area averaging to shrink and bilinearly to grow: how images of
     training and of prediction come to one size.
     """
-    height, width = scaled_size((image.shape[0], image.shape[1]), longer_side) if longer_side else image.shape[:2]
-    if (height, width) == image.shape[:2]:
+    size = scaled_size((image.shape[0], image.shape[1]), longer_side) if longer_side else image.shape[:2]
+    if size == image.shape[:2]:
         return image
-    shrinks = max(height, width) < max(image.shape[:2])
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return resized.reshape(height, width, image.shape[2])  # OpenCV drops an axis of one channel
+    return geometry.resize_image(image, size, average=max(size) < max(image.shape[:2]))
 
 
 def _read(path: str | Path) -> bytes:

@@ -30,9 +30,9 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("image", pa.string(), nullable=False),  # relative to the root
-        pa.field("mask", pa.string()),  # relative to the root
+        pa.field("files", pa.list_(pa.string()), nullable=False),  # all others that it is read from, annotation first
         pa.field("image_md5", pa.string(), nullable=False),
-        pa.field("mask_md5", pa.string()),
+        pa.field("md5s", pa.list_(pa.string()), nullable=False),  # of the files
         pa.field("group", pa.string(), nullable=False),
         pa.field("image_label", pa.int32()),  # class of the whole image
     ]
@@ -69,7 +69,7 @@ class Dataset:
         folder = Path(folder)
         try:
             facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-            table = pq.read_table(folder / "manifest.parquet").cast(MANIFEST_SCHEMA)
+            table = pq.read_table(folder / "manifest.parquet").select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA)
             root, name, labels = folder / facts["root"], facts["layout"], LabelMap.from_dict(facts["labels"])
             source, revision, digest = facts["source"], facts["revision"], facts["digest"]
         except FileNotFoundError as error:
@@ -90,12 +90,30 @@ class Dataset:
 
     @cached_property
     def _samples(self) -> list[Sample]:
-        columns = self.table.select(["id", "split", "image", "mask", "group", "image_label"]).to_pylist()
-        return [Sample(**row) for row in columns]
+        rows = self.table.select(["id", "split", "image", "files", "group", "image_label"]).to_pylist()
+        return [Sample(**row | {"files": tuple(row["files"])}) for row in rows]
 
     def samples(self, split: str | None = None) -> list[Sample]:
         """The samples of one split, or all, in the manifest's order."""
         return [sample for sample in self._samples if split in (None, sample.split)]
+
+
+def manifest_row(sample: Sample, md5s: Mapping[str, str]) -> dict[str, Any]:
+    """The row of a sample.
+
+    Args:
+        md5s: path relative to the root -> md5, of all files of the sample.
+    """
+    return {
+        "id": sample.id,
+        "split": sample.split,
+        "image": sample.image,
+        "files": list(sample.files),
+        "image_md5": md5s[sample.image],
+        "md5s": [md5s[file] for file in sample.files],
+        "group": sample.group,
+        "image_label": sample.image_label,
+    }
 
 
 def write_dataset(
@@ -107,14 +125,14 @@ def write_dataset(
     source: Mapping[str, Any],
     revision: str | None,
     digest: str,
-    rows: Iterable[Mapping[str, str | int | None]],
+    rows: Iterable[Mapping[str, Any]],
 ) -> None:
     """Write ``manifest.parquet`` and ``dataset.json`` into ``folder``, which must exist.
 
     Args:
         layout: name of the layout.
         root: folder of the data, absolute or relative to ``folder``.
-        rows: one mapping per sample with the columns of ``MANIFEST_SCHEMA``; their order is kept.
+        rows: as ``manifest_row`` makes them; their order is kept.
 
     Raises:
         InputError: a split without samples, or an id twice in one split.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,15 +13,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
+from segmodels.data.image_form import ImageForm
 from segmodels.data.runs import layer_of, runs_of
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 SCHEMA = 2
 """Of shards; a reader refuses those of any other."""
-
-DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
-"""Of images."""
 
 SEGMENT = pa.struct(
     [
@@ -41,33 +38,6 @@ FURTHER = "further "
 
 CHUNK = 2**22
 """Bytes of a large image that are in memory at once while its checksum is computed."""
-
-
-@dataclass(frozen=True)
-class ImageForm:
-    """What all images of a dataset have in common."""
-
-    dtype: np.dtype
-    channels: int
-    spatial_dims: int
-
-    @classmethod
-    def of(cls, image: NDArray) -> ImageForm:
-        """Of an image ``(*spatial, C)``.
-
-        Raises:
-            InputError: a type or number of axes that shards cannot hold.
-        """
-        if image.dtype.name not in DTYPES or image.ndim not in (3, 4):
-            raise InputError(
-                f"image has the type {image.dtype} and the shape {image.shape}, expected (H, W, C) or (D, H, W, C) of"
-                f" {', '.join(DTYPES)}: convert it"
-            )
-        return cls(image.dtype, image.shape[-1], image.ndim - 1)
-
-    def __str__(self) -> str:
-        kind = "volumes" if self.spatial_dims == 3 else "images"
-        return f"{kind} of {self.channels} channel{'s' if self.channels > 1 else ''} {self.dtype}"
 
 
 def record_schema(labels: LabelMap) -> pa.Schema:

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from segmodels.annotations import Annotation
-from segmodels.data.records import SCHEMA, ImageForm, Record, encode, record_schema
+from segmodels.data.image_form import ImageForm
+from segmodels.data.records import SCHEMA, Record, encode, record_schema
 from segmodels.data.statistics import DatasetStatistics, SampleCounts, StatisticsBuilder
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

@@ -47,6 +47,7 @@ ELSEWHERE = {
     # types, and the presence of an option
     *(
         "segmodels/data/layouts/base.py",
+        "segmodels/registry.py",
         "segmodels/losses/registry.py",
         "segmodels/plots.py",
         "segmodels/data/digits.py",

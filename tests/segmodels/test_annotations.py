@@ -1,6 +1,7 @@
 """Annotations: every map changes alike, rows follow the maps, and label maps keep what they say of things."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -175,3 +176,5 @@ def test_unknown_labels_are_part_of_the_error():
     with pytest.raises(UnknownLabelsError, match=r"unknown labels \[5\]") as error:
         LABELS.encode(np.array([[0, 5]]))
     assert error.value.unknown == [5]
+    again = pickle.loads(pickle.dumps(error.value))
+    assert (str(again), again.unknown) == (str(error.value), [5])

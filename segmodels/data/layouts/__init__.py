@@ -1,5 +1,23 @@
 """Dataset layouts on disk, one file each."""
 
-from segmodels.data.layouts.base import Layout, Sample, list_layouts, open_layout
+from segmodels.data.layouts.base import (
+    LAYOUTS,
+    Layout,
+    LayoutCard,
+    Sample,
+    check_sizes,
+    list_layouts,
+    open_layout,
+    register_layout,
+)
 
-__all__ = ["Layout", "Sample", "list_layouts", "open_layout"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "LayoutCard",
+    "Sample",
+    "check_sizes",
+    "list_layouts",
+    "open_layout",
+    "register_layout",
+]

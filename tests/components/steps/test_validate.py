@@ -104,10 +104,12 @@ def test_a_sound_dataset_passes_without_a_word_to_other_hosts(
     assert report["image_formats"] == {"RGB, 8 bits": 16}
     assert len(facts) == 16
     row = facts["val", "images/val/002.png"]
-    assert (row["height"], row["width"], row["mask_height"], row["mask_width"]) == (48, 64, 48, 64)
-    assert (row["image_md5"], row["mask_md5"]) == (file_md5(image(root, 2, "val")), file_md5(mask(root, 2, "val")))
-    assert row["values"] == [0, 1]
-    assert "16 samples passed 16 of 16 checks" in capsys.readouterr().out
+    assert (row["size"], row["annotation_size"]) == ([48, 64], [48, 64])
+    assert (row["image_md5"], row["md5s"]) == (file_md5(image(root, 2, "val")), [file_md5(mask(root, 2, "val"))])
+    assert (row["dtype"], row["channels"], row["objects"]) == ("uint8", 3, 0)
+    assert report["form"] == {"dtype": "uint8", "channels": 3, "spatial_dims": 2}
+    assert sum(row["class_pixels"]) == 48 * 64
+    assert "16 samples passed 18 of 18 checks" in capsys.readouterr().out
     assert contacted == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
 
@@ -142,7 +144,12 @@ def test_masks_of_all_meaningful_forms_are_accepted_and_their_forms_told(tmp_pat
     report, facts = validated(tmp_path)
     assert report["success"]
     rows = [facts["train", f"images/train/{number:03d}.png"] for number in forms]
-    assert [(row["mask_mode"], row["mask_bits"]) for row in rows] == [("I;16", 16), ("RGBA", 8), ("P", 8), ("1", 1)]
+    assert [(row["annotation_mode"], row["annotation_bits"]) for row in rows] == [
+        ("I;16", 16),
+        ("RGBA", 8),
+        ("P", 8),
+        ("1", 1),
+    ]
     stripe = SIZE[1] * SIZE[0] // 4
     assert [row["class_pixels"] for row in rows] == [[stripe, 2 * stripe]] * 3 + [[2 * stripe, 2 * stripe]]
     assert [row["void_share"] for row in rows] == [0.25] * 3 + [0]
@@ -164,7 +171,17 @@ def test_images_of_all_common_forms_are_accepted_and_their_forms_told(tmp_path: 
     ingested(tmp_path, change)
     report, facts = validated(tmp_path)
     assert report["success"]
+    assert "one_form" in warnings(report)
+    assert report["form"] == {"dtype": "uint8", "channels": 3, "spatial_dims": 2}
     rows = [facts["train", f"images/train/{number:03d}.png"] for number in range(6)]
+    assert [(row["channels"], row["dtype"]) for row in rows] == [
+        (3, "uint16"),
+        (1, "uint16"),
+        (3, "uint8"),
+        (1, "uint8"),
+        (3, "uint8"),
+        (1, "uint8"),
+    ]
     assert [(row["image_mode"], row["image_bits"]) for row in rows] == [
         ("RGB", 16),
         ("I;16", 16),
@@ -188,10 +205,10 @@ def test_camvid_is_measured_on_all_cores(shared_data: Path, tmp_path: Path) -> N
     total = {"train": np.zeros(12, int), "val": np.zeros(12, int)}
     for (split, _), row in facts.items():
         if split in total:
-            with Image.open(root / row["mask"]) as picture:
+            with Image.open(root / row["annotation"]) as picture:
                 counts = np.bincount(np.asarray(picture).ravel(), minlength=12)
             total[split] += counts
-            assert row["values"] == np.flatnonzero(counts).tolist()
+            assert row["class_pixels"] == counts[:11].tolist()
             assert row["void_share"] == pytest.approx(counts[11] / counts.sum())
     for split, counts in total.items():
         assert [entry["pixels"] for entry in report["classes"][split].values()] == counts[:11].tolist()
@@ -322,7 +339,7 @@ def test_files_that_changed_or_vanished_after_ingest_are_told(tmp_path: Path) ->
 def test_an_image_without_a_mask_is_told(tmp_path: Path) -> None:
     ingested(tmp_path)
     table = pq.read_table(tmp_path / "dataset" / "manifest.parquet").to_pylist()
-    table[5].update(mask=None, mask_md5=None)
+    table[5].update(files=[], md5s=[])
     schema = pq.read_schema(tmp_path / "dataset" / "manifest.parquet")
     pq.write_table(pa.Table.from_pylist(table, schema), tmp_path / "dataset" / "manifest.parquet")
     with pytest.raises(

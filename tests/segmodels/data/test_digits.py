@@ -50,9 +50,10 @@ def test_it_is_a_dataset_of_the_layout_folder(tmp_path):
     samples = list(layout.samples())
     assert [sample.split for sample in samples] == ["train"] * 4 + ["val"] * 2 + ["test"] * 3
     for sample in samples:
-        image, mask = layout.read(sample)
-        assert image.shape == (64, 64, 3)
-        assert mask.max() <= 10
+        assert layout.read_image(sample).shape == (64, 64, 3)
+        annotation = layout.annotation(sample)
+        assert annotation is not None
+        assert annotation.classes.max() <= 10
 
 
 def test_splits_share_no_source_digit():

@@ -10,12 +10,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from segmodels.data.decoding import read_image, read_mask
-from segmodels.data.layouts import Sample, list_layouts, open_layout
-from segmodels.data.manifest import Dataset, SplitSettings, split_by_group, write_dataset
+from segmodels.annotations import Annotation, Segment
+from segmodels.data.decoding import converted, read_image, read_mask, read_pages, read_pixels
+from segmodels.data.layouts import Layout, LayoutCard, Sample, check_sizes, list_layouts, open_layout, register_layout
+from segmodels.data.layouts.base import LAYOUTS
+from segmodels.data.manifest import Dataset, SplitSettings, manifest_row, split_by_group, write_dataset
 from segmodels.errors import InputError
+from segmodels.labels import LabelMap, UnknownLabelsError
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (12, 17, 3), dtype=np.uint8)
@@ -27,6 +31,15 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> 
     picture = Image.fromarray(pixels)
     (picture.convert(mode) if mode else picture).save(path, **options)
     return path
+
+
+def read_both(layout: Layout) -> tuple[np.ndarray, Annotation]:
+    """Image and annotation of the first sample, of one size."""
+    sample = next(iter(layout.samples()))
+    image, annotation = layout.read_image(sample), layout.annotation(sample)
+    assert annotation is not None
+    check_sizes(sample, image, annotation)
+    return image, annotation
 
 
 def folder(root: Path, names=("a", "b", "c"), classes: str = "ground\nroad\ncar\n") -> Path:
@@ -132,6 +145,89 @@ def test_what_is_no_image_is_refused(tmp_path):
         read_image(tmp_path)
 
 
+# Pixels as stored
+
+DEEP = RNG.integers(0, 65536, (12, 17, 4), dtype=np.uint16)
+
+
+def stored(path: Path, expected: np.ndarray) -> None:
+    pixels = read_pixels(path)
+    np.testing.assert_array_equal(pixels, expected)
+    assert pixels.dtype == expected.dtype
+
+
+def test_png_keeps_its_channels_and_bits(tmp_path):
+    stored(save(tmp_path / "grey.png", IMAGE[:, :, 0]), IMAGE[:, :, :1])
+    stored(save(tmp_path / "deep.png", DEEP[:, :, 0]), DEEP[:, :, :1])
+    stored(save(tmp_path / "rgb.png", IMAGE), IMAGE)
+    for name, deep in (("rgb", DEEP[:, :, :3]), ("rgba", DEEP)):
+        cv2.imwrite(str(tmp_path / f"{name}16.png"), deep[:, :, [2, 1, 0, 3][: deep.shape[2]]])
+        stored(tmp_path / f"{name}16.png", DEEP[:, :, :3])
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_tiff_keeps_any_number_of_channels_and_type(tmp_path, channels, dtype, byteorder, compression, planar):
+    if channels == 1 and planar == "separate":
+        pytest.skip("one channel has no order")
+    rng = np.random.default_rng(channels)
+    pixels = (rng.integers(0, 256, (12, 17, channels)) * (257 if dtype == np.uint16 else 1)).astype(dtype)
+    pixels -= np.array(100 if dtype in (np.int16, np.float32) else 0, dtype)
+    values = pixels[:, :, 0] if channels == 1 else np.moveaxis(pixels, -1, 0) if planar == "separate" else pixels
+    options = {} if channels == 1 else {"planarconfig": planar}
+    tifffile.imwrite(
+        tmp_path / "a.tif", values, photometric="minisblack", compression=compression, byteorder=byteorder, **options
+    )
+    stored(tmp_path / "a.tif", pixels)
+
+
+def test_a_fourth_channel_of_16_bits_stays_and_alpha_of_8_bits_goes(tmp_path):
+    tifffile.imwrite(tmp_path / "deep.tif", DEEP, photometric="rgb")
+    stored(tmp_path / "deep.tif", DEEP)
+    rgba = np.dstack([IMAGE, IMAGE[:, :, 0]])
+    tifffile.imwrite(tmp_path / "alpha.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+    stored(tmp_path / "alpha.tif", IMAGE)
+    tifffile.imwrite(tmp_path / "bands.tif", rgba, photometric="minisblack", planarconfig="contig")
+    stored(tmp_path / "bands.tif", rgba)
+
+
+def test_a_compression_without_a_decoder_is_read_by_opencv_or_named(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tif"), DEEP[:, :, [2, 1, 0]], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    stored(tmp_path / "a.tif", DEEP[:, :, :3])
+
+
+def test_truncated_and_ill_typed_tiff_files_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="minisblack", planarconfig="contig")
+    (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"b\.tif is truncated"):
+        read_pixels(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", DEEP.astype(np.int32), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(InputError, match=r"c\.tif has int32 pixels, expected 8 or 16 bits or float32"):
+        read_pixels(tmp_path / "c.tif")
+
+
+def test_conversions_lose_low_bits_at_most():
+    np.testing.assert_array_equal(converted(IMAGE, 3, np.dtype(np.uint8), "a"), IMAGE)
+    np.testing.assert_array_equal(converted(IMAGE[:, :, :1], 3, np.dtype(np.uint8), "a"), IMAGE[:, :, [0, 0, 0]])
+    np.testing.assert_array_equal(converted(DEEP[:, :, :3], 3, np.dtype(np.uint8), "a"), DEEP[:, :, :3] >> 8)
+    with pytest.raises(InputError, match="image a has 4 channels, expected 3"):
+        converted(DEEP, 3, np.dtype(np.uint8), "a")
+    with pytest.raises(InputError, match=r"image a has uint8 pixels \(uint8\), expected uint16"):
+        converted(IMAGE, 3, np.dtype(np.uint16), "a")
+
+
+def test_pages_are_grey_maps_of_one_size(tmp_path):
+    np.testing.assert_array_equal(read_pages(save(tmp_path / "a.png", DEEP[:, :, 0])), DEEP[None, :, :, 0])
+    (tmp_path / "b.png").write_bytes(grey_png(MASK, 4))
+    np.testing.assert_array_equal(read_pages(tmp_path / "b.png"), MASK[None])
+    Image.fromarray(MASK).save(tmp_path / "c.tif", save_all=True, append_images=[Image.fromarray(MASK[:5])])
+    with pytest.raises(InputError, match=r"c\.tif has pages of the shapes \[\(5, 17\), \(12, 17\)\]"):
+        read_pages(tmp_path / "c.tif")
+
+
 # Mask files
 
 
@@ -198,10 +294,12 @@ def test_folder_reads_images_masks_and_classes(tmp_path):
     assert layout.labels.classes == ("ground", "road", "car")
     assert layout.labels.ids == {0: 0, 1: 1, 2: 2, 255: 255}
     samples = list(layout.samples())
-    assert samples == [Sample(name, None, f"images/{name}.png", f"masks/{name}.png", name) for name in "abc"]
-    image, mask = layout.read(samples[1])
-    np.testing.assert_array_equal(image, IMAGE)
-    np.testing.assert_array_equal(mask, MASK)
+    assert samples == [Sample(name, None, f"images/{name}.png", (f"masks/{name}.png",), name) for name in "abc"]
+    annotation = layout.annotation(samples[1])
+    np.testing.assert_array_equal(layout.read_image(samples[1]), IMAGE)
+    np.testing.assert_array_equal(annotation.classes, MASK)
+    assert annotation.layers.shape == (0, 12, 17)
+    assert layout.labels.things == frozenset()
 
 
 def test_folder_takes_splits_from_lists(tmp_path):
@@ -285,7 +383,7 @@ def test_folder_without_its_parts_is_refused(tmp_path):
         open_layout("folder", tmp_path)
     folder(tmp_path)
     (tmp_path / "classes.txt").unlink()
-    with pytest.raises(InputError, match=r"neither classes\.txt and classes\.json"):
+    with pytest.raises(InputError, match=r"neither classes\.txt nor classes\.json"):
         open_layout("folder", tmp_path)
 
 
@@ -301,14 +399,15 @@ def test_a_mask_of_another_size_is_refused(tmp_path):
     layout = open_layout("folder", folder(tmp_path))
     save(tmp_path / "masks" / "a.png", MASK[:5])
     with pytest.raises(InputError, match=r"masks/a\.png is 17x5 but its image images/a\.png is 17x12"):
-        layout.read(next(iter(layout.samples())))
+        read_both(layout)
 
 
 def test_a_mask_with_an_unknown_label_is_refused(tmp_path):
     layout = open_layout("folder", folder(tmp_path))
     save(tmp_path / "masks" / "a.png", MASK + np.uint8(1))
-    with pytest.raises(InputError, match=r"masks/a\.png: mask holds unknown labels \[3\]"):
-        layout.read(next(iter(layout.samples())))
+    with pytest.raises(UnknownLabelsError, match=r"^masks/a\.png: mask holds unknown labels \[3\]") as error:
+        read_both(layout)
+    assert error.value.unknown == [3]
 
 
 # The classes file
@@ -336,8 +435,8 @@ def test_classes_may_have_colours_that_read_rgb_masks(tmp_path):
     assert layout.labels.palette == ((0, 0, 0), (255, 255, 255))
     assert layout.labels.ids == {0: 0, 255: 1, 65535: 255}
     save(tmp_path / "masks" / "a.png", np.array([(0, 0, 0), (255, 255, 255), (9, 9, 9)], np.uint8)[MASK])
-    _, mask = layout.read(next(iter(layout.samples())))
-    np.testing.assert_array_equal(mask, np.array([0, 1, 255])[MASK])
+    _, annotation = read_both(layout)
+    np.testing.assert_array_equal(annotation.classes, np.array([0, 1, 255])[MASK])
 
 
 def test_plain_names_are_enough_in_json(tmp_path):
@@ -386,9 +485,9 @@ def test_camvid_reads_the_real_frames(shared_data):
     samples = list(layout.samples())
     assert {split: sum(s.split == split for s in samples) for split in ("train", "val")} == {"train": 367, "val": 101}
     assert samples[0] == Sample(
-        "0001TP_006690", "train", "train/0001TP_006690.jpg", "trainannot/0001TP_006690.png", "0001TP_006690"
+        "0001TP_006690", "train", "train/0001TP_006690.jpg", ("trainannot/0001TP_006690.png",), "0001TP_006690"
     )
-    image, mask = layout.read(samples[0])
+    image, mask = layout.read_image(samples[0]), layout.annotation(samples[0]).classes
     assert image.shape == (360, 480, 3)
     assert set(np.unique(mask)) <= {*range(11), 255}
     raw = cv2.imread(str(shared_data / "camvid" / "trainannot" / "0001TP_006690.png"), cv2.IMREAD_UNCHANGED)
@@ -411,24 +510,183 @@ def test_layouts_are_found_by_name():
     assert {"folder", "camvid"} <= set(list_layouts())
     with pytest.raises(InputError, match=r"unknown layout 'fodler'.*folder"):
         open_layout("fodler", ".")
+    for entry in LAYOUTS:
+        assert entry.card.reads
+        assert entry.card.source
+        assert len(entry.build.tree.splitlines()) > 2
+
+
+def test_a_layout_is_one_registered_class(tmp_path):
+    @register_layout("test stripes", LayoutCard("stripes", "this test"))
+    class Stripes(Layout):
+        tree = "*.npy   stripes"
+        labels = LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1})
+
+        def samples(self):
+            yield Sample("only", None, "only.npy", (), "only")
+
+        def read_image(self, sample):
+            return np.load(self.root / sample.image)
+
+        def annotation(self, sample):
+            assert sample.files == ()
+
+    np.save(tmp_path / "only.npy", IMAGE)
+    try:
+        layout = open_layout("test stripes", tmp_path)
+        assert layout.name == "test stripes"
+        assert layout.annotation(next(iter(layout.samples()))) is None
+    finally:
+        LAYOUTS._entries.pop("test stripes")
+
+
+def test_without_masks_nothing_is_annotated_under_either_name(tmp_path):
+    folder(tmp_path)
+    for path in (tmp_path / "masks").iterdir():
+        path.unlink()
+    (tmp_path / "masks").rmdir()
+    for name in ("folder", "images"):
+        layout = open_layout(name, tmp_path)
+        assert layout.name == "folder"
+        assert [sample.files for sample in layout.samples()] == [()] * 3
+        assert layout.annotation(next(iter(layout.samples()))) is None
+
+
+# Objects of the layout folder
+
+IDS = np.zeros((12, 17), np.uint16)
+IDS[1:5, 1:6], IDS[6:11, 3:9], IDS[2:9, 11:16] = 3, 500, 7
+CLASSES = np.zeros((12, 17), np.uint8)
+CLASSES[IDS == 3], CLASSES[IDS == 500], CLASSES[IDS == 7] = 1, 2, 1
+CLASSES[6, 3:9] = 1  # the edge of object 500 has another class
+SHAPES = [
+    Segment(3, 1, False, (1.0, 1.0, 6.0, 5.0), 20.0),
+    Segment(7, 1, False, (11.0, 2.0, 16.0, 9.0), 35.0),
+    Segment(500, 2, False, (3.0, 6.0, 9.0, 11.0), 30.0),
+]
+
+
+def with_objects(root: Path, ids: np.ndarray = IDS, classes: str = "ground\nroad\ncar\n") -> Layout:
+    folder(root, names=("a",), classes=classes)
+    save(root / "masks" / "a.png", CLASSES)
+    save(root / "objects" / "a.png", ids)
+    return open_layout("folder", root)
+
+
+def test_objects_have_the_class_that_most_of_their_pixels_have(tmp_path):
+    layout = with_objects(tmp_path)
+    assert layout.labels.things == {1, 2}
+    assert next(iter(layout.samples())).files == ("masks/a.png", "objects/a.png")
+    _, annotation = read_both(layout)
+    np.testing.assert_array_equal(annotation.layers, IDS[None])
+    assert list(annotation.segments) == SHAPES
+
+
+def test_a_table_gives_objects_their_classes_and_says_which_are_crowds(tmp_path):
+    with_objects(tmp_path)
+    table = [{"id": 500, "class": "ground", "crowd": True}, {"id": 3, "class": "car"}, {"id": 7, "class": "road"}]
+    (tmp_path / "objects" / "a.json").write_text(json.dumps([*table, {"id": 9, "class": "car"}]))
+    layout = open_layout("folder", tmp_path)
+    assert next(iter(layout.samples())).files == ("masks/a.png", "objects/a.png", "objects/a.json")
+    _, annotation = read_both(layout)
+    assert [(segment.id, segment.label, segment.crowd) for segment in annotation.segments] == [
+        (3, 2, False),
+        (7, 1, False),
+        (500, 0, True),
+    ]
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_objects_that_overlap_lie_on_pages_of_their_own(tmp_path, compression):
+    layout = with_objects(tmp_path)
+    (tmp_path / "objects" / "a.png").unlink()
+    over = np.zeros_like(IDS)
+    over[3:8, 4:10] = 65535
+    first, empty, last = (Image.fromarray(page) for page in (IDS, np.zeros_like(IDS), over))
+    first.save(tmp_path / "objects" / "a.tif", save_all=True, append_images=[empty, last], compression=compression)
+    _, annotation = read_both(layout)
+    np.testing.assert_array_equal(annotation.layers, np.stack([IDS, over]))
+    assert [segment.id for segment in annotation.segments] == [3, 7, 500, 65535]
+    np.testing.assert_array_equal(annotation.masks()[-1], over > 0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "things"),
+    [
+        ("a\nb\nc\n!things, c\n", {2}),
+        ("a\nb\nc\n!things, c\n!things, a\n", {0, 2}),
+        ("a\nb\nc\n!things\n", set()),
+        ("a\nb\nc\n", {1, 2}),
+    ],
+)
+def test_the_classes_file_says_which_classes_are_things(tmp_path, classes, things):
+    assert with_objects(tmp_path, classes=classes).labels.things == things
+    (tmp_path / "classes.txt").unlink()
+    named = {"things": [("a", "b", "c")[thing] for thing in things]} if "!things" in classes else {}
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": ["a", "b", "c"]} | named))
+    assert open_layout("folder", tmp_path).labels.things == things
+
+
+def test_things_without_objects_are_kept_and_unknown_ones_refused(tmp_path):
+    folder(tmp_path, classes="a\nb\nc\n!things, b\n")
+    assert open_layout("folder", tmp_path).labels.things == {1}
+    (tmp_path / "classes.txt").write_text("sky\ncar\n!things, cat\n")
+    with pytest.raises(InputError, match=r"classes\.txt: unknown class among the things 'cat': did you mean 'car'"):
+        open_layout("folder", tmp_path)
+
+
+def void(root: Path) -> None:
+    save(root / "masks" / "a.png", np.where(IDS == 7, 255, CLASSES).astype(np.uint8))
+
+
+def two_pages(root: Path) -> None:
+    (root / "objects" / "a.png").unlink()
+    page = Image.fromarray(IDS)
+    page.save(root / "objects" / "a.tif", save_all=True, append_images=[page])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: (root / "objects" / "a.png").unlink(), r"1 files in .* have no map of objects: images/a\.png"),
+        (lambda root: save(root / "objects" / "b.png", IDS), r"1 files in .* have no image: objects/b\.png"),
+        (lambda root: save(root / "objects" / "a.png", IDS[:5]), r"objects/a\.png is 17x5 but its mask is 17x12"),
+        (lambda root: save(root / "objects" / "a.png", IMAGE), r"objects/a\.png has pages of the shapes .*grey"),
+        (void, r"objects/a\.png has the object 7 where its mask is ignored everywhere.*a\.json"),
+        (two_pages, r"objects/a\.tif has the object 3 on more than one page"),
+        (
+            lambda root: (root / "objects" / "a.json").write_text('[{"id": 3, "class": "car"}]'),
+            r"objects/a\.json has no row for the objects \[7, 500\]",
+        ),
+        (
+            lambda root: (root / "objects" / "a.json").write_text(
+                json.dumps([{"id": id, "class": "cat"} for id in (3, 7, 500)])
+            ),
+            r"objects/a\.json: unknown class 'cat': did you mean 'car'",
+        ),
+        (lambda root: (root / "objects" / "a.json").write_text("[{}]"), r"objects/a\.json cannot be understood"),
+    ],
+)
+def test_wrong_objects_are_named(tmp_path, damage, message):
+    layout = with_objects(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(InputError, match=message):
+        read_both(layout)
+
+
+def test_objects_need_masks(tmp_path):
+    with_objects(tmp_path)
+    (tmp_path / "masks" / "a.png").unlink()
+    (tmp_path / "masks").rmdir()
+    with pytest.raises(InputError, match="has objects/ but no masks/, expected both"):
+        open_layout("folder", tmp_path)
 
 
 # The manifest
 
 
 def rows(samples):
-    return [
-        {
-            "id": s.id,
-            "split": s.split,
-            "image": s.image,
-            "mask": s.mask,
-            "image_md5": "0" * 32,
-            "mask_md5": None,
-            "group": s.group,
-        }
-        for s in samples
-    ]
+    return [manifest_row(s, dict.fromkeys((s.image, *s.files), "0" * 32)) for s in samples]
 
 
 def record(tmp_path: Path, samples, root="../source") -> Path:
@@ -461,7 +719,7 @@ def test_a_dataset_is_opened_as_it_was_written(tmp_path):
         "val": 1,
         "test": 1,
     }
-    np.testing.assert_array_equal(dataset.layout.read(samples[0])[0], IMAGE)
+    np.testing.assert_array_equal(dataset.layout.read_image(samples[0]), IMAGE)
     absolute = Dataset.open(record(tmp_path, samples, root=tmp_path / "source"))
     assert absolute.layout.root == tmp_path / "source"
 
@@ -495,7 +753,7 @@ def test_a_missing_or_broken_dataset_says_what_to_do(tmp_path):
 
 
 def unsplit(count: int, per_group: int = 3) -> list[Sample]:
-    return [Sample(f"s{i}", None, f"{i}.png", None, f"patient {i // per_group}") for i in range(count)]
+    return [Sample(f"s{i}", None, f"{i}.png", (), f"patient {i // per_group}") for i in range(count)]
 
 
 def test_a_split_by_group_keeps_groups_whole_and_meets_the_shares():

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
-from segmodels.data.records import ImageForm, encode
+from segmodels.data.image_form import ImageForm
+from segmodels.data.records import encode
 from segmodels.data.runs import layer_of, runs_of
 from segmodels.data.shards import Borders, ShardFile, ShardReader, ShardWriter, read_info
 from segmodels.data.statistics import DatasetStatistics
@@ -220,7 +221,8 @@ def test_reading_a_few_rows_touches_only_their_pages(tmp_path):
     code = f"""
 from pathlib import Path
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
-from segmodels.data.records import ImageForm, encode
+from segmodels.data.image_form import ImageForm, common_form
+from segmodels.data.records import encode
 from segmodels.data.runs import layer_of, runs_of
 from segmodels.data.shards import ShardReader
 def resident():

@@ -1,0 +1,203 @@
+"""What is expected of a dataset: a table of checks, and the columns that they look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from components.params.schema import ValidateParams
+from components.validation.report import ClassCounts, forms_of, sizes_of
+from segmodels.data.image_form import common_form
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Table = Literal["samples", "classes"]
+
+SUITES: Mapping[Table, str] = {"samples": "Images and masks", "classes": "Classes in each split"}
+
+NAMES: Mapping[Table, list[str]] = {"samples": ["split", "image", "annotation"], "classes": ["split", "class"]}
+"""Columns that name a row."""
+
+
+class Rule(NamedTuple):
+    """A class in ``great_expectations.expectations``, and its arguments."""
+
+    expectation: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One expectation, and how to speak about it.
+
+    Attributes:
+        name: key in the report.
+        severity: a critical failure stops the pipeline.
+        rule: what holds of every row.
+        expected: what should be, a sentence.
+        problem: what the rows that fail are.
+        advice: what to do about them.
+        about: column that names a row that fails.
+        detail: column that tells more about it.
+        table: whose rows are checked.
+    """
+
+    name: str
+    severity: Literal["critical", "warning"]
+    rule: Rule
+    expected: str
+    problem: str
+    advice: str
+    about: str = "image"
+    detail: str | None = None
+    table: Table = "samples"
+
+
+OF_ANNOTATIONS = {"annotation", "annotation_error", "annotation_size", "unknown_labels", "void_share", "md5s", "pixels"}
+"""Columns about annotations."""
+
+
+def checks(params: ValidateParams, annotated: bool) -> list[Check]:
+    """All that is expected, the gravest first; of images alone where no sample is ``annotated``."""
+    return [
+        check
+        for check in _all_checks(params)
+        if annotated or OF_ANNOTATIONS.isdisjoint(map(str, check.rule.arguments.values()))
+    ]
+
+
+# fmt: off
+def _all_checks(params: ValidateParams) -> list[Check]:
+    side, void, bits = params.min_side, f"{params.max_void_share:.0%}", params.near_duplicate_distance
+    return [
+        Check("image_readable", "critical", _null("image_error"), "Every image can be read.",
+              "images that cannot be read", "replace or remove them"),
+        Check("annotation_present", "critical", _not_null("annotation"), "Every image is annotated.",
+              "images without a mask", "add the masks or remove the images"),
+        Check("annotation_readable", "critical", _null("annotation_error"),
+              "Every mask can be read, and its values are meant as labels.",
+              "masks that cannot be read", "replace or remove them", "annotation"),
+        Check("same_size", "critical", _equal("size", "annotation_size"), "Every mask has the size of its image.",
+              "masks of another size than their image", "export them again at the size of the image",
+              "annotation", "annotation_size"),
+        Check("labels_known", "critical", _null("unknown_labels"),
+              "Masks hold only labels that the dataset's classes name.",
+              "masks with unknown labels", "correct them or add the labels to the dataset's classes",
+              "annotation", "unknown_labels"),
+        Check("something_labelled", "critical", _at_most("void_share", 1, strict=True), "No mask is void everywhere.",
+              "masks that are void everywhere", "label them or remove the samples", "annotation"),
+        Check("form_common", "critical", _null("unlike"),
+              "All images have channels and a type that one model can take.",
+              "images of another form than the most", "convert or remove them", detail="unlike"),
+        Check("large_enough", "critical", _at_least("shorter_side", side),
+              f"No side of an image is shorter than {side} pixels (validate.min_side).",
+              f"images with a side shorter than {side} pixels", "remove them or lower validate.min_side",
+              detail="shorter_side"),
+        Check("ids_distinct", "critical", _distinct("split", "id", missing=False),
+              "No two samples of a split have the same id.", "samples with the id of another one", "rename them"),
+        Check("images_as_ingested", "critical", _equal("image_md5", "ingested_image_md5"),
+              "No image has changed since the step ingest.",
+              "images that have changed since the step ingest", "run it again"),
+        Check("annotations_as_ingested", "critical", _equal("md5s", "ingested_md5s"),
+              "No mask has changed since the step ingest.",
+              "masks that have changed since the step ingest", "run it again", "annotation"),
+        Check("in_one_split", "warning", _null("also_in"), "No image is in two splits.",
+              "images that are in two splits",
+              "remove them from one, the measured quality is too good otherwise", detail="also_in"),
+        Check("unlike_other_splits", "warning", _null("near_duplicate_of"),
+              f"No image looks like one of another split (perceptual hashes differ in more than {bits} of 64 bits).",
+              "images that look like one of another split",
+              "look at the pairs; if they show the same scene, put them into one group", detail="near_duplicate_of"),
+        Check("images_distinct", "warning", _distinct("split", "image_md5"), "No image is twice in a split.",
+              "images that are more than once in their split", "remove the copies"),
+        Check("mostly_labelled", "warning", _at_most("void_share", params.max_void_share),
+              f"No mask is void in more than {void} of its pixels (validate.max_void_share).",
+              f"masks that are void in more than {void} of their pixels",
+              "see whether they should be labelled or removed", "annotation", "void_share"),
+        Check("one_form", "warning", _one_value("form"), "All images have the same channels and type.",
+              "different channels or types of images",
+              "they become alike: grey is repeated, 16 bits lose their low byte; convert them to keep it"),
+        Check("one_size", "warning", _one_value("size"), "All images have one size.", "different sizes of images",
+              "set train.augment.crop, so that images can be batched"),
+        Check("classes_occur", "warning", _at_least("pixels", 1), "Every class occurs in every split.",
+              "classes that never occur in a split",
+              "they cannot be learnt or measured there; split again or drop the class", "class", "split", "classes"),
+    ]
+# fmt: on
+
+
+def tables(facts: pa.Table, classes: ClassCounts, manifest: pa.Table) -> dict[Table, pd.DataFrame]:
+    """What the checks are run on: a row per sample, and a row per split and class.
+
+    Args:
+        facts: of the samples, with ``also_in`` and ``near_duplicate_of``.
+        classes: split -> class -> counts.
+        manifest: what ingest saw, in the same order.
+    """
+    import pandas as pd
+
+    text = ["id", "split", "image", "annotation", "image_error", "annotation_error", "image_md5", "also_in",
+            "near_duplicate_of"]  # fmt: skip
+    columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in text}
+    columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
+    columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
+    columns["ingested_md5s"] = [" ".join(md5s) or None for md5s in manifest.column("md5s").to_pylist()]
+    columns["size"], columns["annotation_size"] = sizes_of(facts, "size"), sizes_of(facts, "annotation_size")
+    columns["unknown_labels"] = [
+        ", ".join(map(str, labels)) if labels else None for labels in facts.column("unknown_labels").to_pylist()
+    ]
+    forms = forms_of(facts)
+    known = [form for form in forms if form is not None]
+    usual = max(known, key=known.count, default=None)
+    columns["form"] = [None if form is None else str(form) for form in forms]
+    columns["unlike"] = [
+        str(form) if form is not None and usual is not None and common_form((form, usual)) is None else None
+        for form in forms
+    ]
+    samples = pd.DataFrame(columns, dtype=object)
+    samples["void_share"] = facts.column("void_share").to_numpy()
+    sides = (size and min(size[-2:]) for size in facts.column("size").to_pylist())
+    samples["shorter_side"] = np.array([np.nan if side is None else side for side in sides], dtype=np.float64)
+    rows = [
+        {"split": split, "class": name, **counts}
+        for split, by_class in classes.items()
+        for name, counts in by_class.items()
+    ]
+    return {"samples": samples, "classes": pd.DataFrame(rows)}
+
+
+def _null(column: str) -> Rule:
+    return Rule("ExpectColumnValuesToBeNull", {"column": column})
+
+
+def _not_null(column: str) -> Rule:
+    return Rule("ExpectColumnValuesToNotBeNull", {"column": column})
+
+
+def _equal(column: str, other: str) -> Rule:
+    known = {"ignore_row_if": "either_value_is_missing"}
+    return Rule("ExpectColumnPairValuesToBeEqual", {"column_A": column, "column_B": other, **known})
+
+
+def _at_least(column: str, low: float) -> Rule:
+    return Rule("ExpectColumnValuesToBeBetween", {"column": column, "min_value": low})
+
+
+def _at_most(column: str, high: float, strict: bool = False) -> Rule:
+    limit = {"max_value": high, "strict_max": True} if strict else {"max_value": high}
+    return Rule("ExpectColumnValuesToBeBetween", {"column": column, **limit})
+
+
+def _distinct(*columns: str, missing: bool = True) -> Rule:
+    """No two rows have the same values; with ``missing``, rows without one of them do not count."""
+    complete = {"ignore_row_if": "any_value_is_missing"} if missing else {}
+    return Rule("ExpectCompoundColumnsToBeUnique", {"column_list": list(columns), **complete})
+
+
+def _one_value(column: str) -> Rule:
+    return Rule("ExpectColumnUniqueValueCountToBeBetween", {"column": column, "max_value": 1})

@@ -1,0 +1,111 @@
+"""Runs the checks as Great Expectations suites. The only file that knows Great Expectations."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.validation.checks import NAMES, SUITES, Check, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How a check went: ``count`` rows failed, each is named in ``examples``."""
+
+    check: Check
+    count: int
+    examples: list[str]
+
+
+def run_checks(
+    tables: Mapping[Table, pd.DataFrame], checks: Sequence[Check], run_name: str, pages: Path
+) -> list[Finding]:
+    """Run the checks and write Great Expectations' own pages about them into the folder ``pages``.
+
+    Args:
+        tables: columns as in ``checks.tables``.
+        run_name: title of the run on the pages.
+    """
+    import great_expectations as gx
+    from great_expectations.core.run_identifier import RunIdentifier
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_or_update_pandas("dataset")
+    context.add_data_docs_site("docs", _site(pages))  # type: ignore[arg-type]
+    when = RunIdentifier(run_name=run_name, run_time=datetime.datetime.now(datetime.UTC))
+    findings = {}
+    for table, frame in tables.items():
+        own = {check.name: check for check in checks if check.table == table}
+        if not own:
+            continue
+        batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+        suite = context.suites.add_or_update(
+            gx.ExpectationSuite(name=SUITES[table], expectations=[_expectation(check) for check in own.values()])
+        )
+        definition = context.validation_definitions.add_or_update(
+            gx.ValidationDefinition(name=SUITES[table], data=batch, suite=suite)
+        )
+        rows = {
+            "result_format": "COMPLETE",
+            "unexpected_index_column_names": NAMES[table],
+            "return_unexpected_index_query": False,
+        }
+        checkpoint = context.checkpoints.add_or_update(
+            gx.Checkpoint(name=table, validation_definitions=[definition], result_format=rows)
+        )
+        outcome = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=when)
+        for result in next(iter(outcome.run_results.values())).results:
+            name = result.expectation_config.meta["check"]  # type: ignore[union-attr]
+            findings[name] = _finding(own[name], result)
+    context.build_data_docs(site_names=["docs"])
+    return [findings[check.name] for check in checks]
+
+
+def _expectation(check: Check) -> Any:
+    import great_expectations.expectations as catalogue
+
+    words = {
+        "description": check.expected,
+        "notes": [f"A {check.severity} check. What to do about {check.problem}: {check.advice}."],
+    }
+    return getattr(catalogue, check.rule.expectation)(
+        **check.rule.arguments, **words, severity=check.severity, meta={"check": check.name}
+    )
+
+
+def _finding(check: Check, result: Any) -> Finding:
+    if result.exception_info.get("raised_exception"):
+        raise RuntimeError(f"check {check.name}: {result.exception_info['exception_message']}")
+    if result.success:
+        return Finding(check, 0, [])
+    if "unexpected_index_list" not in result.result:  # a check of a column as a whole
+        return Finding(check, result.result["observed_value"], [])
+    return Finding(
+        check, result.result["unexpected_count"], [_name(check, row) for row in result.result["unexpected_index_list"]]
+    )
+
+
+def _name(check: Check, row: Mapping[str, Any]) -> str:
+    if check.detail is None:
+        return str(row[check.about])
+    value = row[check.detail]
+    return f"{row[check.about]} ({value:.3g})" if isinstance(value, float) else f"{row[check.about]} ({value})"
+
+
+def _site(pages: Path) -> dict[str, Any]:
+    return {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(pages.resolve())},
+    }

@@ -1,0 +1,102 @@
+"""Images that Pillow cannot hold: 16 bits per colour, floating point, more than three channels."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.errors import InputError
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF files begin."""
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # TIFF 6.0: PhotometricInterpretation,
+ALPHA = (1, 2)  # ExtraSamples
+
+
+def deep_png(data: bytes) -> NDArray[np.uint16]:
+    """A whole PNG of 16 bits per channel, ``(H, W, 1)`` or ``(H, W, 3)``; alpha is dropped."""
+    pixels = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.uint16)
+    grey = data[25] in (0, 4)  # the colour type in the header chunk
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return np.ascontiguousarray(pixels[:, :, :1] if grey else pixels[:, :, 2::-1])
+
+
+def tiff_bands(data: bytes, name: str | Path) -> NDArray | None:
+    """The channels ``(H, W, C)`` of the first page of a TIFF file: uint8, uint16, int16 or float32.
+
+    None for pictures that Pillow reads: 8 bits in up to three channels and alpha, 16-bit grey, palettes, CMYK.
+
+    Args:
+        name: what errors call the file.
+
+    Raises:
+        InputError: truncated, broken, of another type, or compressed in a way that is not known.
+    """
+    from tifffile import TiffFile, TiffFileError
+
+    try:
+        with TiffFile(io.BytesIO(data)) as file:
+            page = file.pages.first
+            if page.dtype is None or _is_picture(page):
+                return None
+            if page.dtype.name not in DTYPES:
+                raise InputError(f"image {name} has {page.dtype} pixels, expected 8 or 16 bits or float32: convert it")
+            if any(start + size > len(data) for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
+                raise InputError(f"file {name} is truncated ({len(data)} bytes): replace it")
+            bands = _decoded(page, data, name)
+            kept = bands.shape[-1] - (_alpha(page) if page.dtype == np.uint8 else 0)
+            return np.ascontiguousarray(bands[..., :kept])
+    except InputError:
+        raise
+    except (TiffFileError, OSError, ValueError, KeyError, IndexError, RuntimeError, zlib.error) as error:
+        raise InputError(f"file {name} is truncated or broken ({error}, {len(data)} bytes): replace it") from None
+
+
+def _is_picture(page: TiffPage) -> bool:
+    if page.dtype == np.uint16:
+        return page.samplesperpixel == 1
+    if page.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
+        return False
+    expected = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3}.get(page.photometric)
+    return expected is None or page.samplesperpixel - _alpha(page) == expected
+
+
+def _alpha(page: TiffPage) -> int:
+    """Channels that the file declares to be alpha."""
+    return sum(kind in ALPHA for kind in page.extrasamples)
+
+
+def _decoded(page: TiffPage, data: bytes, name: str | Path) -> NDArray:
+    """``(H, W, C)`` in the machine's byte order."""
+    try:
+        pixels = np.asarray(page.asarray())
+        pixels = np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        pixels = _by_opencv(page, data, name)
+    pixels = pixels.reshape(page.imagelength, page.imagewidth, -1)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _by_opencv(page: TiffPage, data: bytes, name: str | Path) -> NDArray:
+    """For compressions that tifffile has no code for, such as LZW; up to four channels."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if page.samplesperpixel <= 4 else None
+    if pixels is None or pixels.dtype != page.dtype:
+        raise InputError(
+            f"file {name} has the compression {getattr(page.compression, 'name', page.compression)} with"
+            f" {page.samplesperpixel} channels, expected none or deflate: store it so"
+        )
+    return pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]] if pixels.ndim == 3 else pixels

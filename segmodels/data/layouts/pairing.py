@@ -1,0 +1,118 @@
+"""What layouts have in common: files that belong together by name, lists of splits, tables of samples."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from segmodels.data.decoding import SUFFIXES
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap, UnknownLabelsError
+
+SPLITS = ("train", "val", "test")
+
+
+def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
+    """Sample id -> path relative to ``root``, of all files below the folder ``part``, sorted.
+
+    The id is the path below ``part`` without the ending: ``road/0001``. Hidden files are left out.
+
+    Raises:
+        InputError: two files of one id.
+    """
+    found: dict[str, str] = {}
+    for path in sorted((root / part).rglob("*")):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        sample_id = path.relative_to(root / part).with_suffix("").as_posix()
+        if sample_id in found:
+            raise InputError(
+                f"{root / found[sample_id]} and {path.name} have the same name up to the ending, expected one file per"
+                " sample"
+            )
+        found[sample_id] = path.relative_to(root).as_posix()
+    return found
+
+
+def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, str], kind: str) -> None:
+    """Every image has its other file, and the reverse.
+
+    Args:
+        images, others: sample id -> path.
+        kind: what the other file is: "mask".
+
+    Raises:
+        InputError: some stand alone; names up to five.
+    """
+    for files, partners, missing in ((images, others, kind), (others, images, "image")):
+        if alone := sorted(files.keys() - partners.keys()):
+            names = ", ".join(files[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
+            raise InputError(
+                f"{len(alone)} files in {root} have no {missing}: {names}: add each {missing} under the same name or"
+                " remove the file"
+            )
+
+
+def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, str]]:
+    """(split, id) of each sample: by the lists ``splits/*.txt``; else by the first folder of the ids, where those are
+    train, val and test (two are enough); else without a split.
+
+    Raises:
+        InputError: a list names a sample that is not there.
+    """
+    lists = [split for split in SPLITS if (root / "splits" / f"{split}.txt").is_file()]
+    if lists:
+        for split in lists:
+            yield from ((split, sample_id) for sample_id in _read_list(root, split, ids))
+        return
+    first = {sample_id.split("/")[0] for sample_id in ids if "/" in sample_id}
+    if len(first) > 1 and first <= set(SPLITS) and all("/" in sample_id for sample_id in ids):
+        for sample_id in sorted(ids, key=lambda sample_id: SPLITS.index(sample_id.split("/")[0])):
+            yield sample_id.split("/")[0], sample_id
+    else:
+        yield from ((None, sample_id) for sample_id in ids)
+
+
+def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> value of ``column`` in a CSV file with the columns ``id`` and ``column``; empty without the file.
+
+    Raises:
+        InputError: other columns, or a sample without a row.
+    """
+    path = root / name
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"id", column} <= set(rows.fieldnames or ()):
+            raise InputError(f"{path} has the columns {rows.fieldnames}, expected id and {column}")
+        values = {row["id"]: row[column] for row in rows}
+    if missing := sorted(set(ids) - values.keys()):
+        raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
+    return values
+
+
+def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
+    """``labels.encode(mask)``; an error names the file."""
+    try:
+        return labels.encode(mask)
+    except UnknownLabelsError as error:
+        raise UnknownLabelsError(f"{file}: {error}", error.unknown) from None
+
+
+def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
+    path = root / "splits" / f"{split}.txt"
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        name = line.strip()
+        if not name:
+            continue
+        sample_id = name if name in ids else Path(name).with_suffix("").as_posix()
+        if sample_id not in ids:
+            raise InputError(
+                f"{path} names the sample {name!r}, which is not in {root / 'images'}: correct the list or add the"
+                " image"
+            )
+        yield sample_id

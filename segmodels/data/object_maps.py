@@ -1,0 +1,89 @@
+"""Maps of object ids of the ``folder`` layout: one page per layer, rows that give objects their classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import MOST_SEGMENTS, Segment, majority_class, rows_of
+from segmodels.data.decoding import read_pages
+from segmodels.errors import InputError, nearest
+from segmodels.labels import LabelMap
+
+
+def read_objects(
+    root: Path, files: Sequence[str], classes: NDArray, labels: LabelMap
+) -> tuple[NDArray[np.uint16], tuple[Segment, ...]]:
+    """Layers ``(L, H, W)`` and a row for each id in them.
+
+    Args:
+        root: folder of the dataset.
+        files: the map and, where the dataset has it, its table of rows; relative to ``root``.
+        classes: train ids ``(H, W)`` of the mask.
+
+    Raises:
+        InputError: a file is missing, broken, of another size or form, or an object has no class; names the file.
+    """
+    name, *tables = files
+    layers = _layers(root, name, classes.shape)
+    ids_by_layer = [set(np.unique(layer).tolist()) - {0} for layer in layers]
+    ids = sorted(set().union(*ids_by_layer))
+    if twice := [id for id in ids if sum(id in own for own in ids_by_layer) > 1]:
+        raise InputError(f"{name} has the object {twice[0]} on more than one page, expected one: give it another id")
+    if tables:
+        segments = _rows(root, tables[0], ids, labels)
+    else:
+        segments = [Segment(id, _class_under(name, id, layers, classes, labels)) for id in ids]
+    layers = layers[[bool(own) for own in ids_by_layer]]
+    return layers, rows_of(layers, segments)
+
+
+def _layers(root: Path, name: str, size: tuple[int, ...]) -> NDArray[np.uint16]:
+    pages = read_pages(root / name)
+    if pages.shape[1:] != size:
+        raise InputError(
+            f"{name} is {pages.shape[2]}x{pages.shape[1]} but its mask is {size[1]}x{size[0]}, expected the same size"
+        )
+    if pages.min() < 0 or pages.max() > MOST_SEGMENTS:
+        raise InputError(
+            f"{name} holds object ids {pages.min()}..{pages.max()}, expected 0..{MOST_SEGMENTS}: number them anew"
+        )
+    return pages.astype(np.uint16)
+
+
+def _class_under(name: str, id: int, layers: NDArray, classes: NDArray, labels: LabelMap) -> int:
+    found = majority_class(classes, (layers == id).any(axis=0), range(labels.num_classes))
+    if found is None:
+        raise InputError(
+            f"{name} has the object {id} where its mask is ignored everywhere, expected a class: label its pixels or"
+            f" give its class in {Path(name).with_suffix('.json')}"
+        )
+    return found
+
+
+def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> list[Segment]:
+    """A row for each of ``ids``; rows without a pixel are left out."""
+    try:
+        entries: list[dict[str, Any]] = json.loads((root / table).read_text(encoding="utf-8-sig"))
+        rows = {int(entry["id"]): (str(entry["class"]), bool(entry.get("crowd", False))) for entry in entries}
+    except OSError as error:
+        raise InputError(f"file {root / table} cannot be read ({error.strerror}): restore it") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{table} cannot be understood ({type(error).__name__}: {error}), expected"
+            ' [{"id": 1, "class": "car", "crowd": false}, ...]; crowd may be left out'
+        ) from None
+    if missing := [id for id in ids if id not in rows]:
+        raise InputError(f"{table} has no row for the objects {missing[:5]} of its map, expected one each: add them")
+    segments = []
+    for id in ids:
+        name, crowd = rows[id]
+        if name not in labels.classes:
+            raise InputError(f"{table}: {nearest('class', name, labels.classes)}")
+        segments.append(Segment(id, labels.classes.index(name), crowd))
+    return segments
