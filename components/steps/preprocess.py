@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from components.artifacts import REPORT
 from components.params.schema import PreprocessParams
 from components.running.atomic import written_folder
 from components.running.parallel import parallel_map
@@ -71,7 +72,7 @@ class Prepared(NamedTuple):
 
 def _passed(validation: Path) -> dict[str, Any]:
     """The report of a dataset that passed."""
-    path = validation / "report.json"
+    path = REPORT.path(validation)
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         passed = report["success"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.artifacts import FACTS, REPORT
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
 from components.running.wording import first_few
@@ -48,8 +48,8 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
         report = make_report(findings, facts, classes, opened)
         make_offline(pages)
         write_overview(report, folder / "docs", pages)
-        pq.write_table(facts, folder / "facts.parquet")
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        pq.write_table(facts, FACTS.path(folder))
+        REPORT.write(folder, report)
     shutil.rmtree(validation, ignore_errors=True)
     critical = [finding for finding in findings if finding.count and finding.check.severity == "critical"]
     if critical:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -63,14 +64,14 @@ class DigitsSettings:
 
 
 def write_digits(root: str | Path, settings: DigitsSettings) -> None:
-    """Write the dataset into ``root``: ``images/``, ``masks/`` with ``train``, ``val``, ``test`` below, and
-    ``classes.txt``.
+    """Write the dataset into ``root``: ``images/``, ``masks/``, ``objects/`` with ``train``, ``val``, ``test`` below,
+    and ``classes.txt``. Digits are things, each an object; the background is stuff.
     """
     root = Path(root)
     sources = split_sources(settings.seed)
     scenes = {"train": settings.train, "val": settings.val, "test": settings.test}
     jobs = [(split, number) for split, count in scenes.items() for number in range(count)]
-    for part in ("images", "masks"):
+    for part in ("images", "masks", "objects"):
         for split in sources:
             (root / part / split).mkdir(parents=True, exist_ok=True)
     (root / "classes.txt").write_text(
@@ -80,12 +81,13 @@ def write_digits(root: str | Path, settings: DigitsSettings) -> None:
     def write(job: tuple[str, int]) -> None:
         split, number = job
         rng = np.random.default_rng((settings.seed, list(sources).index(split), number))
-        image, mask = scene(rng, sources[split], settings.size)
+        drawn = draw_scene(rng, sources[split], settings.size)
         name = f"{split}/{number:05d}.png"
         _save(
-            root / "images" / name, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), compression=0
+            root / "images" / name, cv2.cvtColor(drawn.image, cv2.COLOR_RGB2BGR), compression=0
         )  # noise hardly gets smaller
-        _save(root / "masks" / name, mask, compression=1)
+        _save(root / "masks" / name, drawn.mask, compression=1)
+        _save(root / "objects" / name, drawn.objects, compression=1)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(write, jobs):
@@ -106,18 +108,33 @@ def split_sources(seed: int) -> dict[str, list[np.ndarray]]:
 
 
 def scene(rng: np.random.Generator, sources: list[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: RGB uint8 ``(size, size, 3)`` and mask uint8 ``(size, size)``, 0 background, 1 + digit elsewhere."""
+    """Image and mask of ``draw_scene``."""
+    return draw_scene(rng, sources, size)[:2]
+
+
+class Scene(NamedTuple):
+    """One picture of several digits."""
+
+    image: np.ndarray  # RGB uint8 (size, size, 3)
+    mask: np.ndarray  # uint8 (size, size): 0 background, 1 + digit elsewhere
+    objects: np.ndarray  # uint8 (size, size): 0 background, else numbers from 1 in drawing order
+
+
+def draw_scene(rng: np.random.Generator, sources: list[np.ndarray], size: int) -> Scene:
+    """One scene, ``size`` pixels high and wide. A digit that is drawn later hides those below it."""
     canvas = _background(rng, size)
     _clutter(rng, canvas)
-    mask = np.zeros((size, size), np.uint8)
-    for _ in range(rng.integers(2, 6)):
+    mask, objects = np.zeros((2, size, size), np.uint8)
+    for number in range(1, rng.integers(2, 6) + 1):
         digit = int(rng.integers(10))
         placed = _place(rng, _outline(int(rng.choice(sources[digit]))), mask)
         if placed:
             window, alpha = placed
             _paint(rng, canvas[window], alpha)
-            mask[window][alpha > 0.5] = digit + 1
-    return _photograph(rng, canvas), mask
+            inside = alpha > 0.5
+            mask[window][inside] = digit + 1
+            objects[window][inside] = number
+    return Scene(_photograph(rng, canvas), mask, objects)
 
 
 @lru_cache(maxsize=1)

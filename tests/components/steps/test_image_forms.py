@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from components.steps.ingest import ingest
 from components.steps.preprocess import preprocess
 from components.steps.validate import validate
 from segmodels.annotations import Annotation, Segment, rows_of
-from segmodels.data.layouts import Layout, LayoutCard, Sample, open_layout, register_layout
+from segmodels.data.layouts import LAYOUTS, Layout, LayoutCard, Sample, open_layout, register_layout
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -148,7 +149,6 @@ def test_a_file_of_objects_that_changed_after_ingest_is_named(tmp_path: Path) ->
         validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
 
 
-@register_layout("test volumes", LayoutCard("volumes in numpy files", "this test"))
 class Volumes(Layout):
     """Two modalities of a patient in a file each, spacing known; a third file is the segmentation."""
 
@@ -170,7 +170,15 @@ class Volumes(Layout):
         return Annotation(classes, layers, rows_of(layers, [Segment(1, 1)]), spacing=(3.0, 0.9, 0.9))
 
 
-def test_volumes_of_negative_floats_in_several_files_reach_the_shards(tmp_path: Path) -> None:
+@pytest.fixture
+def volumes() -> Iterator[str]:
+    """Name of the layout above, which is known during a test."""
+    register_layout("test volumes", LayoutCard("volumes in numpy files", "this test"))(Volumes)
+    yield "test volumes"
+    LAYOUTS._entries.pop("test volumes")
+
+
+def test_volumes_of_negative_floats_in_several_files_reach_the_shards(tmp_path: Path, volumes: str) -> None:
     rng = np.random.default_rng(0)
     for split, count in SPLITS.items():
         (tmp_path / "set" / split).mkdir(parents=True)
@@ -193,9 +201,9 @@ def test_volumes_of_negative_floats_in_several_files_reach_the_shards(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         for module in (step, sample_facts):
             patch.setattr(module, "parallel_map", in_this_process)
-        report = prepared(tmp_path, "test volumes")
+        report = prepared(tmp_path, volumes)
         with pytest.raises(InputError, match=r"longer_side is 8 but train/0\.first\.npy is a volume, expected images"):
-            prepared(tmp_path, "test volumes", longer_side=8)
+            prepared(tmp_path, volumes, longer_side=8)
     assert report["form"] == {"dtype": "float32", "channels": 2, "spatial_dims": 3}
     assert report["sizes"]["20x24x6"] == 3
     reader = ShardReader(tmp_path / "shards", "train")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segmodels.data.digits import DigitsSettings, scene, split_sources, write_digits
+from segmodels.data.digits import DigitsSettings, draw_scene, scene, split_sources, write_digits
 from segmodels.data.layouts import open_layout
 from segmodels.errors import InputError
 
@@ -31,7 +31,7 @@ def scenes() -> list[tuple[np.ndarray, np.ndarray]]:
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         write_digits(tmp_path / name, DigitsSettings(train=6, val=2, test=3, size=48, seed=seed))
-    assert len(digest(tmp_path / "a")) == 2 * 11 + 1
+    assert len(digest(tmp_path / "a")) == 3 * 11 + 1
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     other = digest(tmp_path / "c")
     assert not any(other[name] == value for name, value in digest(tmp_path / "a").items() if name.startswith("images"))
@@ -54,6 +54,28 @@ def test_it_is_a_dataset_of_the_layout_folder(tmp_path):
         annotation = layout.annotation(sample)
         assert annotation is not None
         assert annotation.classes.max() <= 10
+        shown = [segment.label for segment in annotation.segments]
+        assert 1 <= len(shown) <= 5
+        assert set(shown) == set(np.unique(annotation.classes).tolist()) - {0}
+        np.testing.assert_array_equal(annotation.masks().sum(axis=0), annotation.classes > 0)
+    assert layout.labels.things == set(range(1, 11))
+
+
+def test_each_digit_is_an_object_and_later_ones_hide_those_below():
+    sources = split_sources(0)["train"]
+    touching = several = 0
+    for number in range(60):
+        drawn = draw_scene(np.random.default_rng((0, 0, number)), sources, 64)
+        np.testing.assert_array_equal(drawn.objects > 0, drawn.mask > 0)
+        ids = np.unique(drawn.objects[drawn.objects > 0])
+        assert ids.max() <= 5
+        for id in ids:
+            assert len(np.unique(drawn.mask[drawn.objects == id])) == 1
+        several += len(ids) > len(np.unique(drawn.mask[drawn.mask > 0]))
+        pairs = np.stack([drawn.objects[:, 1:].ravel(), drawn.objects[:, :-1].ravel()])
+        touching += bool(((pairs[0] != pairs[1]) & (pairs > 0).all(axis=0)).any())
+    assert touching > 10
+    assert several > 5  # two digits of one class, which only the objects tell apart
 
 
 def test_splits_share_no_source_digit():
