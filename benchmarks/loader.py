@@ -20,7 +20,8 @@ from segmodels.data.augment import Augment
 from segmodels.data.digits import scene, split_sources
 from segmodels.data.layouts import open_layout
 from segmodels.data.loader import training_loader
-from segmodels.data.shards import ShardReader, ShardWriter
+from segmodels.data.shard_writer import ShardWriter
+from segmodels.data.shards import ShardReader
 from segmodels.labels import LabelMap
 
 HEIGHT, WIDTH, CROP, IMAGES, BATCH = 360, 480, 320, 64, 16

@@ -14,7 +14,7 @@ import torch
 
 from components.tracking import runs
 from segmodels.annotations import Annotation
-from segmodels.data.shards import ShardWriter
+from segmodels.data.shard_writer import ShardWriter
 from segmodels.inference.bundle import save_bundle
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model

@@ -20,7 +20,7 @@ from segmodels.annotations import Annotation
 from segmodels.data.decoding import converted, resize_image
 from segmodels.data.layouts import Layout, Sample, check_sizes
 from segmodels.data.manifest import SPLITS, Dataset
-from segmodels.data.shards import ShardWriter
+from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.statistics import DatasetStatistics, SampleCounts
 from segmodels.errors import InputError
 

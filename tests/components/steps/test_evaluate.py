@@ -49,7 +49,7 @@ def reference_counts(shards: Path, model: Path) -> np.ndarray:
     reader, bundle, matrices = ShardReader(shards, "test"), load_bundle(model), []
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (bundle.mean, bundle.std))
     for index in range(len(reader)):
-        truth = np.array(reader.mask(index))
+        truth = np.array(reader.annotation(index).classes)
         image = torch.from_numpy(np.array(reader.image(index))).permute(2, 0, 1)[None]
         with torch.inference_mode():
             probabilities = bundle.model((image - mean) / std).logits.softmax(1)

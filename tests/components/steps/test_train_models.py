@@ -15,7 +15,7 @@ from components.steps.evaluate import evaluate
 from components.steps.train import train
 from segmodels.annotations import Annotation
 from segmodels.data.digits import CLASSES, scene, split_sources
-from segmodels.data.shards import ShardWriter
+from segmodels.data.shard_writer import ShardWriter
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
 from segmodels.labels import LabelMap

@@ -18,7 +18,8 @@ from segmodels.annotations import Annotation
 from segmodels.data import augment as augmentation
 from segmodels.data.batches import Batch
 from segmodels.data.loader import evaluation_loader, prefetch, training_loader
-from segmodels.data.shards import ShardReader, ShardWriter
+from segmodels.data.shard_writer import ShardWriter
+from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 

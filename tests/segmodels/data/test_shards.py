@@ -14,7 +14,8 @@ from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.image_form import ImageForm
 from segmodels.data.records import encode
 from segmodels.data.runs import layer_of, runs_of
-from segmodels.data.shards import Borders, ShardFile, ShardReader, ShardWriter, read_info
+from segmodels.data.shard_writer import Borders, ShardFile, ShardWriter
+from segmodels.data.shards import ShardReader, read_info
 from segmodels.data.statistics import DatasetStatistics
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

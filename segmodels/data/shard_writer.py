@@ -1,0 +1,207 @@
+"""Writes shards. The same samples written in the same order give the same bytes.
+
+Which sample lies in which file follows from the sizes of all samples alone, so that files can be written side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from segmodels.annotations import Annotation
+from segmodels.data.image_form import ImageForm
+from segmodels.data.records import SCHEMA, encode, record_schema
+from segmodels.data.statistics import DatasetStatistics, SampleCounts, StatisticsBuilder
+from segmodels.errors import InputError
+from segmodels.files import STATISTICS
+from segmodels.labels import LabelMap
+
+
+class Borders:
+    """Where one file of a split ends and the next begins: when its raw pixels reach a size.
+
+    Args:
+        labels: of the annotations.
+        form: of the images.
+        shard_bytes: a file takes samples until its raw pixels reach this size.
+    """
+
+    def __init__(self, labels: LabelMap, form: ImageForm, shard_bytes: int) -> None:
+        self._of_image = form.channels * form.dtype.itemsize
+        self._of_map = sum(own.dtype.itemsize for own in (labels, *labels.further.values()))
+        self._shard_bytes = shard_bytes
+        self._filled = 0
+        self._number = 0
+
+    def file_of(self, size: Sequence[int], map_size: Sequence[int]) -> int:
+        """Number of the file of the next sample of the split, whose image and annotation have these sizes."""
+        if self._filled >= self._shard_bytes:
+            self._number, self._filled = self._number + 1, 0
+        self._filled += int(np.prod(size)) * self._of_image + int(np.prod(map_size)) * self._of_map
+        return self._number
+
+
+class ShardFile:
+    """One file that is being written."""
+
+    def __init__(self, path: Path, labels: LabelMap) -> None:
+        self._file = path.open("wb")
+        self._arrow = pa.ipc.new_file(self._file, record_schema(labels))
+
+    def add(self, record: pa.RecordBatch) -> None:
+        """Append what ``encode`` made of a sample."""
+        self._arrow.write_batch(record)
+
+    def close(self) -> int:
+        """Complete the file; its size in bytes."""
+        self._arrow.close()
+        size = self._file.tell()
+        self._file.close()
+        return size
+
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        with contextlib.suppress(OSError):  # a full disk fails again when the rest is flushed
+            self._file.close()
+
+
+class ShardWriter:
+    """Writes samples to shards, split after split; a context manager that completes the folder on a clean exit.
+
+    Args:
+        folder: must exist; holds nothing whole until the writer has closed.
+        labels: the label map of the annotations.
+        digest: of the dataset.
+        shard_bytes: a shard is closed when its raw pixels reach this size: see ``Borders``.
+        longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
+        source: where the dataset came from.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        labels: LabelMap,
+        digest: str,
+        shard_bytes: int = 256_000_000,
+        longer_side: int | None = None,
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.labels = labels
+        self.digest = digest
+        self.shard_bytes = shard_bytes
+        self.longer_side = longer_side
+        self.source = dict(source or {})
+        self._statistics = StatisticsBuilder(labels.num_classes)
+        self._shards: dict[str, list[dict[str, Any]]] = {}
+        self._borders: dict[str, Borders] = {}
+        self._form: ImageForm | None = None
+        self._file: ShardFile | None = None
+        self._split: str | None = None
+
+    def add(
+        self,
+        split: str,
+        sample_id: str,
+        image: np.ndarray,
+        annotation: Annotation | None,
+        *,
+        image_label: int | None = None,
+        counts: SampleCounts | None = None,
+    ) -> None:
+        """Append a sample.
+
+        Args:
+            image: ``(*spatial, C)``, uint8, int8, uint16, int16 or float32; alike in all samples but for their size.
+            annotation: in train ids, at the image's size or another; None: the image is not annotated.
+            image_label: class of an image without annotation; an annotation has its own.
+            counts: where they are known already.
+
+        Raises:
+            InputError: the image is of another form than the first one, or of one that shards cannot hold; names it.
+        """
+        self._check_form(split, sample_id, image)
+        size, map_size = image.shape[:-1], image.shape[:-1] if annotation is None else annotation.size
+        if split not in self._borders:
+            self._shards[split], self._borders[split] = [], Borders(self.labels, self.form, self.shard_bytes)
+        number = self._borders[split].file_of(size, map_size)
+        if split != self._split or number == len(self._shards[split]):
+            self._finish_shard()
+            self._start_shard(split, number)
+        assert self._file is not None
+        label = image_label if annotation is None else annotation.image_label
+        self._file.add(encode(sample_id, image, annotation, label, self.labels))
+        facts = self._shards[split][-1]
+        facts["samples"] += 1
+        facts["annotated"] += annotation is not None
+        facts["objects"] += 0 if annotation is None else len(annotation.segments)
+        classes = None if annotation is None else annotation.classes
+        self._statistics.add(split, counts or SampleCounts.of(image, classes, self.labels.num_classes))
+
+    @property
+    def form(self) -> ImageForm:
+        """Of the samples so far."""
+        if self._form is None:
+            raise InputError(f"shard folder {self.folder} has no samples, expected at least one: add them")
+        return self._form
+
+    @property
+    def statistics(self) -> DatasetStatistics:
+        """Of the samples so far."""
+        return self._statistics.build()
+
+    def close(self) -> None:
+        """Complete the last shard and write ``statistics.json``."""
+        self._finish_shard()
+        form = self.form
+        facts = self.statistics.to_dict() | {
+            "schema": SCHEMA,
+            "image": {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims},
+            "labels": self.labels.to_dict(),
+            "digest": self.digest,
+            "longer_side": self.longer_side,
+            "source": self.source,
+            "shards": self._shards,
+        }
+        (self.folder / STATISTICS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        elif self._file is not None:
+            self._file.abandon()
+
+    def _check_form(self, split: str, sample_id: str, image: np.ndarray) -> None:
+        try:
+            form = ImageForm.of(image)
+        except InputError as error:
+            raise InputError(f"sample {sample_id!r} of split {split!r}: {error}") from None
+        if self._form is None:
+            self._form = form
+        elif form != self._form:
+            raise InputError(
+                f"sample {sample_id!r} of split {split!r} has {form}, the samples before it have {self._form}, expected"
+                " one form: convert the images"
+            )
+
+    def _start_shard(self, split: str, number: int) -> None:
+        name = f"{split}-{number:05d}.arrow"
+        self._file, self._split = ShardFile(self.folder / name, self.labels), split
+        self._shards[split].append({"file": name, "samples": 0, "annotated": 0, "objects": 0, "bytes": 0})
+
+    def _finish_shard(self) -> None:
+        if self._file is not None:
+            self._shards[str(self._split)][-1]["bytes"] = self._file.close()
+            self._file = None
