@@ -105,7 +105,7 @@ class HRNet(Encoder):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def _new_branch(self, branches: int) -> nn.ModuleList:
-        """The coarsest map, halved, opens another branch; the others go on as they are (no layer, but an index in the
+        """The coarsest map, halved, opens another branch; the others stay as they are (no layer, but an index in the
         keys).
         """
         return nn.ModuleList(

@@ -25,7 +25,7 @@ COUNTER = "num_batches_tracked"  # of a batch norm: old files have none, and no 
 
 
 class LoadReport(NamedTuple):
-    """What ``load_weights`` did; keys are those of the module."""
+    """Keys of the module by what became of them in ``load_weights``."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # of the module, not in the file
@@ -137,12 +137,10 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     """A local copy of the file behind a URI.
 
     ``#sha256=<hex>`` at the end of the URI pins the content. Without it, eight or more hex digits before the suffix of
-    the name (as torchvision and
-    timm name their files: ``resnet50-0676ba61.pth``) are the beginning of the SHA-256, unless all are decimal, which
-        may be a date. A copy whose content
-    is pinned is used without asking the store; otherwise the store is asked for the file's version where it has one
-    (S3's ETag). A damaged copy is fetched again. Access rights are fsspec's own affair: environment, profile or
-    configuration file.
+    the name (as torchvision and timm name their files: ``resnet50-0676ba61.pth``) are the beginning of the SHA-256,
+    unless all are decimal, which may be a date. A copy of pinned content is used without asking the store; otherwise
+    the store is asked for the file's version where it has one (S3's ETag). A damaged copy is fetched again. fsspec
+    finds the credentials: environment, profile or configuration file.
 
     Args:
         cache: folder of the copies, by default ``$SEGMODELS_CACHE`` or ``~/.cache/segmodels``; nothing is ever removed

@@ -157,9 +157,8 @@ def light_stage(in_channels: int, width: int, blocks: int) -> nn.Sequential:
 
 class Xception39(Encoder):
     """The light body of BiSeNet V1 (Yu et al., 1808.00897), in the layout of its authors' release: a 3x3 convolution of
-    8, a max-pool, and stages of
-    4, 8 and 4 blocks of width 16, 32 and 64. Maps: of the convolution (stride 2), the pool (4) and the three stages (8,
-        16, 32).
+    8, a max-pool, and stages of 4, 8 and 4 blocks of width 16, 32 and 64. Maps: of the convolution (stride 2), the pool
+    (4) and the three stages (8, 16, 32).
     """
 
     first_layer = "stem.conv.weight"

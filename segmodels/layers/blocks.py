@@ -91,7 +91,7 @@ def check_images(images: Tensor, in_channels: int, spatial_dims: int = 2) -> Non
 
 
 def check_size(images: Tensor, minimum: int, what: str) -> None:
-    """Raise InputError where the height or width is below what the halvings of ``what`` need."""
+    """Raise InputError where the height or width is below ``minimum``, the stride of ``what``."""
     for name, size in zip(("height", "width"), images.shape[-2:], strict=True):
         if size < minimum:
             raise InputError(

@@ -14,7 +14,7 @@ from segmodels.layers.pyramid_pooling import PyramidPooling
 
 
 class UPerFeatures(NamedTuple):
-    """What heads can read; h and w are the height and width of the finest map."""
+    """Maps for the heads; h and w are the height and width of the finest."""
 
     fused: Tensor  # (B, channels, h, w), all levels of the pyramid in one
     pyramid: list[Tensor]  # (B, channels, h_i, w_i), from fine to coarse; the last is the output of pyramid pooling

@@ -72,7 +72,7 @@ def describe(
     card = model_entry(name).card
     used = {
         key.rsplit(".", cut)[0] for key in shapes for cut in range(key.count(".") + 1)
-    }  # what is taken apart is never called, its parts are
+    }  # a container whose parts are called one by one is never called itself
     lines = [
         f"{name} ({card.paper})",
         f"input {_shape(images)}, {count_parameters(model):,} trainable parameters, {gmac:.2f} GMAC in eval mode",

@@ -61,8 +61,8 @@ class EncNet(Model):
     """Dilated encoder, 3x3 convolution, context encoding, classes.
 
     In training there are two more outputs: the auxiliary head's logits (weight 0.4 in the paper) and
-        ``extras["presence"]``, from the encoding, of the
-    classes that the image shows (SE-loss, section 3.1, weight 0.2: loss ``presence``).
+    ``extras["presence"]``, from the encoding, of the classes that the image shows (SE-loss, section 3.1, weight 0.2:
+    loss ``presence``).
     """
 
     def __init__(

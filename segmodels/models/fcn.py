@@ -28,9 +28,8 @@ class VGGFCN(Model):
     start as bilinear interpolation.
 
     As in the authors' release the image is padded by 99 on each side before the first (padded) convolution, pools round
-    up, and every map is cropped
-    to the part that lies on the map it is added to: offsets 5 and 9 for pool4 and pool3, and 19, 27 or 31 for the
-        output. Any input size.
+    up, and every map is cropped to the part that lies on the map it is added to: offsets 5 and 9 for pool4 and pool3,
+    and 19, 27 or 31 for the output. Any input size.
 
     Args:
         fused_pools: how many finer maps are added to the scores: 0 (32s), 1 (pool4: 16s) or 2 (pool4 and pool3: 8s).

@@ -60,7 +60,7 @@ class OCRNet(Model):
     Args:
         encoder: of HRNet all maps are read, brought to the size of the finest; of others the last, and by the coarse
             head the one before it.
-        coarse: from what the coarse head reads to the classes; the loss of its scores weighs 0.4 in the paper.
+        coarse: from the map that the coarse head reads to the classes; the loss of its scores weighs 0.4 in the paper.
         concatenate: read all maps.
     """
 

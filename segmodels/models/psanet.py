@@ -19,9 +19,9 @@ def psa_mask(maps: Tensor, mask_size: int) -> Tensor:
     """Attention between positions from over-complete maps, in which a position's attention lies centred on itself
     (section 3).
 
-    ``(B, mask_size², h, w)`` to ``(B, h * w, h * w)``: entry (i, j) is what the map of position j says about position
-        i, and 0 where i is out of the
-    map's reach, more than (mask_size - 1) / 2 rows or columns away: so any map size works, as in the authors' code.
+    ``(B, mask_size², h, w)`` to ``(B, h * w, h * w)``: entry (i, j) is the attention that the map of position j has
+    for position i, and 0 where i is out of the map's reach, more than (mask_size - 1) / 2 rows or columns away: so any
+    map size works, as in the authors' code.
     """
     height, width = maps.shape[-2:]
     maps = maps.unflatten(1, (mask_size, mask_size))

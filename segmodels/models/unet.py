@@ -43,11 +43,11 @@ class UNet(Model):
         self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def stage(self, in_channels: int, out_channels: int) -> nn.Module:
-        """What each level of the encoder does to the map, ``(B, in, H, W)`` to ``(B, out, H, W)``."""
+        """A level of the encoder, ``(B, in, H, W)`` to ``(B, out, H, W)``."""
         return double_conv(in_channels, out_channels)
 
     def up_stage(self, in_channels: int, out_channels: int) -> nn.Module:
-        """What each level of the decoder does to the coarser map and the encoder's."""
+        """A level of the decoder: (coarser map, the encoder's map) to a map of ``out_channels``."""
         return UpBlock(in_channels, out_channels)
 
     def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
@@ -115,7 +115,7 @@ class UNetOriginal(Model):
         is ``2 * margin``.
 
         Raises:
-            InputError: H or W is no multiple of 16 less 4, or below 188: pooling would drop a row.
+            InputError: H or W is not a multiple of 16 less 4, or below 188: pooling would drop a row.
         """
         for name, size in (("height", images.shape[-2]), ("width", images.shape[-1])):
             if (size + 4) % self.multiple or size <= 2 * self.margin:

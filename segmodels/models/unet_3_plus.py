@@ -32,9 +32,9 @@ class UNet3Plus(Model):
     supervision, section 2.2).
 
     With the classification-guided module (section 2.4) ``extras["object_presence"]`` (B, 2) say whether an image holds
-    no object (no class but 0), or one; trained by the loss ``object_presence``. In evaluation an image said to hold
-    none is background everywhere. The paper gates in training too; here not: the gate has no gradient, it would only
-    keep the pixels of an image from their loss.
+    no object (no class but 0), or one; trained by the loss ``object_presence``. In evaluation an image that holds none
+    by that score is background everywhere. The paper gates in training too; here not: the gate has no gradient, it
+    would only keep the pixels of an image from their loss.
     """
 
     def __init__(
