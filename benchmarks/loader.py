@@ -69,6 +69,8 @@ def main() -> None:
 class Classes:
     """A task that learns from the class maps."""
 
+    reads_objects = False
+
     def targets(self, annotations: Sequence[Annotation]) -> torch.Tensor:
         return torch.from_numpy(np.stack([annotation.classes for annotation in annotations]))
 

@@ -229,6 +229,8 @@ def _fit(
 class _Tuples:
     """Targets as ``Fit`` takes them: the class maps as one tensor, and the images' labels where the model has some."""
 
+    reads_objects = False
+
     def __init__(self, image_labels: bool) -> None:
         self.image_labels = image_labels
 

@@ -31,7 +31,14 @@ PREFETCH = 3
 
 
 class MakesTargets(Protocol):
-    """A task, as far as the loader knows it."""
+    """A task, as far as the loader knows it.
+
+    Attributes:
+        reads_objects: whether ``targets`` looks at layers and segments; without, they are not unpacked.
+    """
+
+    @property
+    def reads_objects(self) -> bool: ...
 
     def targets(self, annotations: Sequence[Annotation]) -> Any:
         """What a batch is trained on: a pytree of tensors."""
@@ -163,7 +170,8 @@ class _AugmentedBatches(Dataset[Batch | InputError]):
 
     def _sample(self, index: int) -> tuple[np.ndarray, Annotation]:
         rng = np.random.default_rng((self._seed, self._epoch, 1 + index))
-        return self._augment(self._reader.image(index), self._reader.annotation(index), rng, self._outside)
+        annotation = self._reader.annotation(index, objects=self._task.reads_objects)
+        return self._augment(self._reader.image(index), annotation, rng, self._outside)
 
 
 def _outside(reader: ShardReader) -> Outside:

@@ -186,8 +186,8 @@ class Record:
             raise ValueError(f"sample {small['id']!r} is not as it was written, its checksum differs")
 
     def _objects(self, size: Sequence[int]) -> tuple[NDArray[np.uint16], tuple[Segment, ...]]:
-        rows = self.value("segments")
         layers = np.zeros((self.value("layers"), *size), np.uint16)
+        rows = self.value("segments") if len(layers) else []
         for number, layer in enumerate(layers):
             if runs := {row["id"]: row["runs"] for row in rows if row["layer"] == number}:
                 layer[...] = layer_of(runs, size)

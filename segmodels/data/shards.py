@@ -119,6 +119,7 @@ class ShardReader:
             self._check_size(shard)
         self._open: dict[int, tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]] = {}
         self._intact: set[int] = set()
+        self._last: tuple[int, Record] | None = None
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -155,6 +156,7 @@ class ShardReader:
         out stay valid.
         """
         self._open.clear()
+        self._last = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardReader, (self.folder, self.split)
@@ -162,9 +164,13 @@ class ShardReader:
     def _read(self, index: int, part: Callable[[Record], T], check: bool = False) -> T:
         """A part of a sample's record."""
         shard, place = self._locate(index)
+        last = self._last  # another thread may read or release at any time
         try:
+            if last is not None and last[0] == index and (not check or index in self._intact):
+                return part(last[1])
             reader, file = self._map(shard)
             record = Record(reader.get_batch(place), self.labels, self._form)
+            self._last = index, record
             if check and index not in self._intact:
                 record.check(file)
                 self._intact.add(index)

@@ -120,6 +120,8 @@ class Task(ABC, Generic[Targets, ResultType]):
             each validation.
         short: score -> its name among the metrics of a run (val/miou), where that is not its own.
         answer: what a model says of an image, in words: "one class id per pixel".
+        reads_objects: whether ``targets`` looks at the layers and segments of annotations; without, loaders leave them
+            packed.
         class_score: column of ``Evaluator.per_class`` that a run gets for each class.
         Settings: frozen dataclass, how the task predicts; every field has a default.
     """
@@ -128,6 +130,7 @@ class Task(ABC, Generic[Targets, ResultType]):
     headline: ClassVar[Mapping[str, str]]
     short: ClassVar[Mapping[str, str]] = {}
     answer: ClassVar[str] = "results"
+    reads_objects: ClassVar[bool] = True
     class_score: ClassVar[str]
     Settings: ClassVar[type]
 

@@ -84,6 +84,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
     }
     short: ClassVar[Mapping[str, str]] = {"mean_iou": "miou", "frequency_weighted_iou": "fwiou"}
     answer: ClassVar[str] = "one class id per pixel"
+    reads_objects: ClassVar[bool] = False
     class_score: ClassVar[str] = "iou"
     Settings: ClassVar[type] = SemanticSettings
     settings: SemanticSettings

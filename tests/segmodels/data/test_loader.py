@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from segmodels.annotations import Annotation
+from segmodels.annotations import Annotation, Segment, rows_of
 from segmodels.data import augment as augmentation
 from segmodels.data.batches import Batch
 from segmodels.data.loader import evaluation_loader, prefetch, training_loader
@@ -32,6 +32,8 @@ FULL = Augment(crop=(16, 24), scale=(0.7, 1.4), flip=0.5, brightness=0.2, contra
 
 class Classes:
     """A task that learns from the class maps and the images' labels (-1: none); knows which thread called it."""
+
+    reads_objects = False
 
     def __init__(self) -> None:
         self.threads: set[str] = set()
@@ -318,3 +320,21 @@ def test_a_corrupt_shard_is_named_by_the_loader(tmp_path):
         loader = training_loader(reader, FULL, TASK, batch_size=4, seed=0, workers=workers)
         with pytest.raises(InputError, match=r"^shard .*train-00000\.arrow is corrupt .* rerun the step preprocess$"):
             list(loader)
+
+
+def test_objects_are_unpacked_for_the_tasks_that_read_them_alone(tmp_path):
+    layers = np.zeros((1, 8, 8), np.uint16)
+    layers[0, 2:5, 3:7] = 4
+    with ShardWriter(tmp_path, LABELS, "d") as writer:
+        annotation = Annotation(np.zeros((8, 8), np.uint8), layers, rows_of(layers, [Segment(4, 1)]))
+        writer.add("train", "a", np.zeros((8, 8, 3), np.uint8), annotation)
+
+    class Counting(Classes):
+        def targets(self, annotations):
+            return [len(annotation.segments) for annotation in annotations]
+
+    for reads, expected in ((False, [0]), (True, [1])):
+        task = Counting()
+        task.reads_objects = reads
+        loader = training_loader(ShardReader(tmp_path, "train"), Augment(), task, batch_size=1, seed=0)
+        assert next(iter(loader)).targets == expected

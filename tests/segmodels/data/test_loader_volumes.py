@@ -11,7 +11,8 @@ import torch
 from segmodels.annotations import Annotation
 from segmodels.data import augment as augmentation
 from segmodels.data.loader import evaluation_loader, training_loader
-from segmodels.data.shards import ShardReader, ShardWriter
+from segmodels.data.shard_writer import ShardWriter
+from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
