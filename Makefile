@@ -11,7 +11,7 @@ PROFILE ?= $(VARIANT)
 OVERLAY ?= dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint ui bench sweep camvid image push deploy golden clean
+.PHONY: help demo test test-slow acceptance lint docs ui bench sweep camvid image push deploy golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ lint: $(VENV)/.installed  ## ruff, mypy, and imports that go down only
 	ruff format --check .
 	mypy
 	lint-imports
+
+docs: $(VENV)/.installed  ## write the generated pages of docs/: models, encoders, losses, metrics, datasets, parameters
+	python -m components.commands.docs docs
 
 ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db

@@ -141,7 +141,7 @@ class FocalLoss(PixelLoss):
         alpha: the paper's balance of object (α) and rest (1 - α), 0..1; for ``sigmoid`` only, ``softmax`` has
             ``class_weights``.
         activation: ``softmax`` over the classes, or ``sigmoid``: each class against the rest, mean over classes too.
-        class_weights: ``(C,)``, the notes' weighted focal loss.
+        class_weights: ``(C,)``, factor of the pixels of each class.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ Every one is a ratio of the same soft counts per class: with s the softmax proba
     TP_c = Σ_{y=c} s_c      FP_c = Σ_{y≠c} s_c      FN_c = Σ_{y=c} (1 - s_c)
 
 ``reduction="macro"`` (default) takes the ratio per class, then the mean over the classes present. ``"micro"`` adds the
-counts of all classes first, the form of many papers and notes; with softmax ΣFP = ΣFN there, so that Dice, Tversky and
+counts of all classes first, the form of many papers; with softmax ΣFP = ΣFN there, so that Dice, Tversky and
 asymmetric similarity all become 1 - mean s_y whatever their weights. The counts are of the whole batch, or of each
 image (``per_image=True``). Losses are written as errors / (overlap + errors), which is 1 - score without its
 cancellation.

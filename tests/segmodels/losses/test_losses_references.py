@@ -208,7 +208,7 @@ def test_region_losses_agree_with_loops_where_classes_are_absent_and_pixels_igno
         )
 
 
-def test_sensitivity_specificity_micro_is_the_notes_form() -> None:
+def test_sensitivity_specificity_micro_divides_sums_over_classes() -> None:
     logits, target = inputs(3)
     n = Counts(logits, target, per_image=True, power=2)
     expected = (0.1 * n.fn.sum(1) / n.inside.sum(1) + 0.9 * n.fp.sum(1) / n.outside.sum(1)).mean()

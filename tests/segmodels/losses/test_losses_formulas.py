@@ -1,6 +1,4 @@
-"""The slips of the literature notes' formulas and code, one test each: what the right form does where theirs goes
-wrong.
-"""
+"""Mistakes that published formulas and code of losses make, one test each: the right form where they go wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ def uneven(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return scores(seed, target, 3), target
 
 
-def test_row_1_only_micro_sums_make_dice_tversky_and_asymmetric_similarity_one_function() -> None:
+def test_only_micro_sums_make_dice_tversky_and_asymmetric_similarity_one_function() -> None:
     logits, target = uneven()
     logits[:, 0] += 2.0  # so that the large class is over-predicted
     mean_error = 1 - logits.softmax(1).gather(1, target[:, None]).mean()
@@ -51,13 +49,13 @@ def test_row_1_only_micro_sums_make_dice_tversky_and_asymmetric_similarity_one_f
     assert min(abs(float(value - mean_error)) for value in macro) > 1e-3
 
 
-def test_row_2_perfect_dice_is_0_whatever_the_smoothing_not_below() -> None:
+def test_perfect_dice_is_0_whatever_the_smoothing_not_below() -> None:
     _, target = uneven()
     for smooth in (0.0, 1e-5, 1.0, 100.0):
         assert create_loss({"dice": {"smooth": smooth}})(perfect_scores(target, 3), target) == 0
 
 
-def test_row_3_generalized_dice_of_two_halves_is_0_when_right_and_1_when_wrong() -> None:
+def test_generalized_dice_of_two_halves_is_0_when_right_and_1_when_wrong() -> None:
     target = torch.zeros(1, 512, 512, dtype=torch.int64)
     target[:, 256:] = 1
     loss = create_loss({"generalized_dice": {}})
@@ -66,7 +64,7 @@ def test_row_3_generalized_dice_of_two_halves_is_0_when_right_and_1_when_wrong()
 
 
 @pytest.mark.parametrize("name", ["generalized_dice", "penalty"])
-def test_row_4_an_absent_class_does_not_swallow_generalized_dice(name: str) -> None:
+def test_an_absent_class_does_not_swallow_generalized_dice(name: str) -> None:
     target = regions(0, 3)
     loss = create_loss({name: 1.0})
     assert loss(perfect_scores(target, 4), target) == 0
@@ -78,11 +76,11 @@ def test_row_4_an_absent_class_does_not_swallow_generalized_dice(name: str) -> N
     assert loss(halves, torch.cat([target, target])).isfinite()
 
 
-def test_row_5_smoothing_keeps_the_gradient_of_false_alarms_around_a_small_object() -> None:
+def test_smoothing_keeps_the_gradient_of_false_alarms_around_a_small_object() -> None:
     target = torch.zeros(1, 8, 8, dtype=torch.int64)
     target[0, 4, 4] = 1
     logits = torch.zeros(1, 2, 8, 8)
-    logits[:, 0] = 6.0  # TP + 0.3 FP + 0.7 FN is 0.75: the notes' clamp(min=1) would make the denominator a constant
+    logits[:, 0] = 6.0  # TP + 0.3 FP + 0.7 FN is 0.75: a clamp(min=1) would make the denominator a constant
     _, gradient = value_and_gradient(
         create_loss({"tversky": {"include_background": False, "smooth": 0.0}}), logits, target
     )
@@ -95,7 +93,7 @@ def test_row_5_smoothing_keeps_the_gradient_of_false_alarms_around_a_small_objec
     )
 
 
-def test_row_6_beta_above_1_punishes_misses_and_the_loss_is_1_minus_f_beta() -> None:
+def test_beta_above_1_punishes_misses_and_the_loss_is_1_minus_f_beta() -> None:
     target = torch.zeros(1, 4, 8, dtype=torch.int64)
     target[:, :, 4:] = 1
     missed, alarmed = target.clone(), target.clone()
@@ -111,7 +109,7 @@ def test_row_6_beta_above_1_punishes_misses_and_the_loss_is_1_minus_f_beta() -> 
     )(perfect_scores(missed, 2), target)
 
 
-def test_row_7_focal_tversky_takes_the_power_of_each_class_and_its_slope_stays_finite() -> None:
+def test_focal_tversky_takes_the_power_of_each_class_and_its_slope_stays_finite() -> None:
     logits, target = uneven(1)
     logits[:, 0] += 2.0  # so that the large class is over-predicted
     of_classes = naive_tversky(logits, target, fp=0.3, fn=0.7, smooth=0.0)
@@ -138,7 +136,7 @@ def naive_tversky(logits: torch.Tensor, target: torch.Tensor, fp: float, fn: flo
     return np.array(losses)
 
 
-def test_row_8_the_small_share_r_goes_to_the_error_inside_the_class() -> None:
+def test_the_small_share_r_goes_to_the_error_inside_the_class() -> None:
     target = torch.zeros(1, 4, 8, dtype=torch.int64)
     target[:, :, 6:] = 1
     nothing_found = perfect_scores(torch.zeros_like(target), 2)
@@ -148,7 +146,7 @@ def test_row_8_the_small_share_r_goes_to_the_error_inside_the_class() -> None:
     assert float(create_loss({"sensitivity_specificity": options})(everything_found, target)) == pytest.approx(0.95)
 
 
-def test_row_9_lovasz_of_certain_predictions_is_the_jaccard_loss_of_the_classes_present() -> None:
+def test_lovasz_of_certain_predictions_is_the_jaccard_loss_of_the_classes_present() -> None:
     target, predicted = regions(2, 3), regions(5, 4)
     iou = [((target == c) & (predicted == c)).sum() / ((target == c) | (predicted == c)).sum() for c in range(3)]
     assert float(create_loss({"lovasz_softmax": 1.0})(perfect_scores(predicted, 4), target)) == pytest.approx(
@@ -164,7 +162,7 @@ def test_row_9_lovasz_of_certain_predictions_is_the_jaccard_loss_of_the_classes_
     assert float(value) == pytest.approx(1 - float(torch.stack(per_image).mean()), abs=1e-6)
 
 
-def test_row_10_distance_penalty_weighs_cross_entropy_by_1_to_2_with_one_softmax() -> None:
+def test_distance_penalty_weighs_cross_entropy_by_1_to_2_with_one_softmax() -> None:
     target = regions(3, 4)
     loss = create_loss({"distance_penalized_cross_entropy": 1.0})
     assert float(loss(perfect_scores(target, 4), target)) == pytest.approx(0, abs=1e-6)
@@ -179,7 +177,7 @@ def test_row_10_distance_penalty_weighs_cross_entropy_by_1_to_2_with_one_softmax
     assert float(loss(logits, target)) == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_row_11_hausdorff_thresholds_the_prediction_before_measuring() -> None:
+def test_hausdorff_thresholds_the_prediction_before_measuring() -> None:
     target = torch.zeros(1, 8, 8, dtype=torch.int64)
     target[0, 2:4, 2:4] = 1
     soft = torch.where(target == 1, 0.9, 0.1)  # nowhere 0: a transform of the soft map itself would find no edge
@@ -191,14 +189,14 @@ def test_row_11_hausdorff_thresholds_the_prediction_before_measuring() -> None:
 
 
 @pytest.mark.parametrize("name", ["boundary", "hausdorff", "distance_penalized_cross_entropy"])
-def test_row_12_distances_are_not_measured_across_the_batch(name: str) -> None:
+def test_distances_are_not_measured_across_the_batch(name: str) -> None:
     target = regions(4, 4, (3, 12, 16))
     logits, loss = scores(4, target, 4), create_loss({name: 1.0})
     singles = torch.stack([loss(logits[i : i + 1], target[i : i + 1]) for i in range(3)]).mean()
     torch.testing.assert_close(loss(logits, target), singles, rtol=1e-5, atol=1e-7)
 
 
-def test_row_13_a_class_that_fills_its_image_has_no_boundary_to_measure() -> None:
+def test_a_class_that_fills_its_image_has_no_boundary_to_measure() -> None:
     target = torch.zeros(1, 16, 16, dtype=torch.int64)
     logits = torch.zeros(1, 2, 16, 16)
     assert create_loss({"boundary": {"include_background": True}})(logits, target) == 0
@@ -207,7 +205,7 @@ def test_row_13_a_class_that_fills_its_image_has_no_boundary_to_measure() -> Non
     assert create_loss({"distance_penalized_cross_entropy": 1.0})(logits, target) == cross_entropy
 
 
-def test_row_14_focal_is_finite_at_probability_0_and_equals_cross_entropy_at_gamma_0() -> None:
+def test_focal_is_finite_at_probability_0_and_equals_cross_entropy_at_gamma_0() -> None:
     target = regions(5, 4)
     wrong = 200 * one_hot((target + 1) % 4, 4)
     value, gradient = value_and_gradient(create_loss({"focal": 1.0}), wrong, target)
@@ -217,7 +215,7 @@ def test_row_14_focal_is_finite_at_probability_0_and_equals_cross_entropy_at_gam
     torch.testing.assert_close(create_loss({"focal": {"gamma": 0.0}})(logits, target), F.cross_entropy(logits, target))
 
 
-def test_row_15_top_k_filters_ignored_pixels_keeps_one_pixel_and_uses_its_weights() -> None:
+def test_top_k_filters_ignored_pixels_keeps_one_pixel_and_uses_its_weights() -> None:
     target = regions(6, 4)
     logits = scores(6, target, 4)
     target[:, 2:5] = 255
@@ -232,7 +230,7 @@ def test_row_15_top_k_filters_ignored_pixels_keeps_one_pixel_and_uses_its_weight
     torch.testing.assert_close(TopKLoss(k=1e-3, class_weights=weights)(logits, target), values[0])
 
 
-def test_row_16_weighted_cross_entropy_divides_by_weights_or_by_pixels_as_named() -> None:
+def test_weighted_cross_entropy_divides_by_weights_or_by_pixels_as_named() -> None:
     logits, target = uneven(7)
     weights = torch.tensor([1.0, 2.0, 4.0])
     by_weights = create_loss({"weighted_cross_entropy": {"normalize": "weights"}}, class_weights=weights)(
@@ -246,7 +244,7 @@ def test_row_16_weighted_cross_entropy_divides_by_weights_or_by_pixels_as_named(
     torch.testing.assert_close(by_pixels / by_weights, weights[target].mean())
 
 
-def test_row_17_penalty_is_the_closed_form_of_generalized_dice() -> None:
+def test_penalty_is_the_closed_form_of_generalized_dice() -> None:
     logits, target = uneven(8)
     dice = create_loss({"generalized_dice": 1.0})(logits, target)
     for k in (0.0, 1.0, 2.5):
@@ -256,7 +254,7 @@ def test_row_17_penalty_is_the_closed_form_of_generalized_dice() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in list_losses() if issubclass(loss_class(name), LogitsLoss)])
-def test_row_18_every_loss_takes_ignored_pixels_and_volumes(name: str) -> None:
+def test_every_loss_takes_ignored_pixels_and_volumes(name: str) -> None:
     options = {"scales": 1, "window": 3} if name == "ms_ssim" else {}
     target = regions(9, 2, (1, 8, 8, 8))
     logits = scores(9, target, 2)
@@ -269,7 +267,7 @@ def test_row_18_every_loss_takes_ignored_pixels_and_volumes(name: str) -> None:
     assert not gradient[:, :, 0].any()
 
 
-def test_row_19_queries_without_a_segment_pay_for_their_class_and_not_for_their_mask() -> None:
+def test_queries_without_a_segment_pay_for_their_class_and_not_for_their_mask() -> None:
     class_logits, mask_logits = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)
     class_logits[0, 0, 1], mask_logits[0, 0] = 5.0, 9.0  # the first query matches the only segment
     loss, target = MaskClassificationLoss(), torch.ones(1, 4, 4, dtype=torch.int64)
@@ -282,14 +280,14 @@ def test_row_19_queries_without_a_segment_pay_for_their_class_and_not_for_their_
     assert other["dice"] == terms["dice"]
 
 
-def test_row_20_cross_entropy_is_the_sum_over_pixels_1_to_n_divided_by_n() -> None:
+def test_cross_entropy_is_the_sum_over_pixels_1_to_n_divided_by_n() -> None:
     logits, target = uneven(10)
     s = logits.double().softmax(1).numpy()
     total = sum(-np.log(s[b, target[b, i, j], i, j]) for b in range(2) for i in range(16) for j in range(16))
     assert float(create_loss({"cross_entropy": 1.0})(logits, target)) == pytest.approx(total / target.numel(), rel=1e-6)
 
 
-def test_row_21_complement_weights_sum_to_one_less_than_the_classes_unless_normalized() -> None:
+def test_complement_weights_sum_to_one_less_than_the_classes_unless_normalized() -> None:
     weights = class_weights("complement", [60, 30, 10, 0], [100, 100, 50, 0])
     torch.testing.assert_close(weights, torch.tensor([0.4, 0.7, 0.9, 1.0]))
     assert float(weights.sum()) == pytest.approx(3)
