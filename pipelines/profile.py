@@ -65,7 +65,10 @@ class Gpu(Params):
     count: int = Field(
         1,
         ge=0,
-        description="of the pod; with several, or several nodes, the training is a TrainJob with so many in each pod",
+        description=(
+            "GPUs per pod. With more than one, or more than one node, training runs as a TrainJob with this many GPUs in"
+            " each pod."
+        ),
     )
 
 
@@ -130,7 +133,7 @@ class Profile(Params):
         1, ge=1, description="pods that share a training; with several, the train step starts a Kubeflow TrainJob"
     )
     checkpoints: str | None = Field(
-        None, pattern="^s3://[^/]+", description="where training states are kept, so that a new pod goes on from them"
+        None, pattern="^s3://[^/]+", description="where checkpoints are kept, so that a new pod resumes from them"
     )
     ui: str | None = Field(
         None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification"
@@ -174,7 +177,7 @@ class Image:
     """A container image.
 
     Attributes:
-        reference: what Kubernetes or Docker is told.
+        reference: name by which Kubernetes or Docker pulls it.
         code_revision: Git commit that it was built from.
     """
 

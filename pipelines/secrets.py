@@ -1,4 +1,6 @@
-"""Kubernetes secrets that a profile names. A pod whose secret is missing waits for it without an end or a word."""
+"""Kubernetes secrets that a profile names. A pod whose secret is missing hangs without an error, so secrets are checked
+before submission.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from threading import Event, Thread
 from segmodels.errors import InputError
 
 SECONDS_TO_FINISH = 25
-"""For requests that are being answered when the server is told to stop; Kubernetes kills after 30."""
+"""Grace period in seconds for requests in flight after SIGTERM; Kubernetes sends SIGKILL after 30."""
 
 
 def serve(
@@ -29,7 +29,7 @@ def serve(
     Paths: ``/v2/...`` of the Open Inference Protocol, ``/predict`` for image files, ``/classes``, ``/metrics``. The
         server is live at once, and
     ready when the model is loaded. Another version under the alias is loaded beside the one that serves and takes its
-    place; if it cannot be loaded, that is said and the old one goes on.
+    place; if loading fails, the error is logged and the old version keeps serving.
 
     Args:
         model: ``models:/NAME@champion`` (followed), ``models:/NAME/VERSION`` or the folder of a trained model.

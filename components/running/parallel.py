@@ -31,7 +31,7 @@ def parallel_map(
     """``map(function, items)`` in processes, results in the items' order.
 
     Args:
-        function: of a module's top level, as are its arguments and results picklable.
+        function: a module-level function; its arguments and results must be picklable.
         workers: processes; 0 means one per core that this process may use.
         start: called with ``arguments`` once in each process, for what all calls of ``function`` have in common.
 

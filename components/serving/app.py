@@ -1,7 +1,7 @@
 """The server's paths: Open Inference Protocol v2, image files in and out, classes, health and counts.
 
-What goes wrong is answered as ``{"error": sentence}``: 400 for what the client can correct, 404 for what is not here,
-413 beyond the limits, 503 for what may pass.
+Errors are answered as ``{"error": sentence}``: 400 for a wrong request, 404 for an unknown model or version, 413 beyond
+the limits, 503 for transient errors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model that is served now, and how another version takes its place without a request noticing."""
+"""The served model, and its replacement by another version without interrupting requests."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
 
 FIRST_IMAGE = (256, 256)
-"""Height and width of the blank image that a version must predict before it is served: what is slow or fails the first
-time does so here.
+"""Height and width of the blank image that a version must predict before it is served: slow or failing first calls
+happen here.
 """
 
 
@@ -78,7 +78,7 @@ class LiveModel:
 
     Attributes:
         name: what requests call the model; known before any version is loaded.
-        current: None until the first version is loaded. It is replaced by one assignment, so who has read it keeps a
+        current: None until the first version is loaded. It is replaced by one assignment, so a reader always has a
             whole model.
     """
 
@@ -113,8 +113,8 @@ class LiveModel:
         )
 
     def follow(self, seconds: float, stop: Event) -> None:
-        """Update every so many seconds until ``stop`` is set. Whatever goes wrong is said once, and the current version
-        goes on serving.
+        """Update every ``seconds`` until ``stop`` is set. An error is logged once, and the current version keeps
+        serving.
         """
         said = ""
         while self._source.moves and not stop.wait(seconds):
@@ -123,8 +123,8 @@ class LiveModel:
                 said = ""
             except Exception as error:  # a new version may be broken in any way
                 sentence = (
-                    f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} goes"
-                    " on serving"
+                    f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} keeps"
+                    " serving"
                 )
                 if sentence != said:
                     print(sentence, flush=True)

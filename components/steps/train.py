@@ -102,7 +102,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             if isinstance(error, Stopped):
                 display.warn(
                     f"stopped: epoch {fit.progress.epoch}, batch {fit.progress.batch} is saved in {state}, the next run"
-                    " goes on from there"
+                    " resumes from there"
                 )
                 raise SystemExit(stop.exit_code) from None
             if "Expected more than 1 value per channel" in str(

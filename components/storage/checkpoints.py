@@ -1,4 +1,4 @@
-"""Training states in an object store, so that a training goes on in another pod than the one it was stopped in."""
+"""Training states in an object store, so that a training stopped in one pod resumes in another."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MirroredCheckpoints(Checkpoints):
         return s3_client()
 
     def fetch(self) -> None:
-        """Bring here what the store has, unless this folder goes on from a later state."""
+        """Bring here what the store has, unless this folder has a later state."""
         with translate_errors(self.url, connected=False):
             stored = self._stored()
         mine = max((path.name for path in self.folder.glob("*.ckpt")), default="")
@@ -79,7 +79,7 @@ class MirroredCheckpoints(Checkpoints):
         except (TransientError, InputError, Boto3Error) as error:
             if not self._away:
                 print(
-                    f"{error}: training goes on, its states are in {self.folder} only until the store is back",
+                    f"{error}: training continues, its states are in {self.folder} only until the store is back",
                     flush=True,
                 )
             self._away = True

@@ -256,7 +256,7 @@ def _is_missing(error: Exception) -> bool:
 
 @contextmanager
 def _answers(what: str) -> Iterator[None]:
-    """What goes wrong at the server or its object store, told apart: not there, or not answering."""
+    """Translate MLflow errors: InputError if the object does not exist, TransientError if the server does not answer."""
     from mlflow.exceptions import MlflowException
 
     try:

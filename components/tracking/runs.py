@@ -200,7 +200,7 @@ class Run:
     # --- the journal
 
     def replay(self) -> None:
-        """Send what the journal of an earlier process holds and the server does not; forget it twice in neither."""
+        """Send journal entries of an earlier process that the server lacks, each exactly once."""
         entries = self._journal_entries()
         for key in sorted({key for entry in entries for key in entry["metrics"]}):
             there = {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
@@ -242,7 +242,7 @@ class Run:
             if not self._away:
                 print(
                     f"MLflow is away ({str(error).splitlines()[0][:160]}): metrics wait in the journal, training"
-                    " goes on",
+                    " continues",
                     flush=True,
                 )
             self._away = True

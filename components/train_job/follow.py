@@ -35,7 +35,7 @@ def follow(client: Any, name: str, nodes: int) -> None:
         except (RuntimeError, TimeoutError) as error:
             if is_missing(error):
                 raise InputError(
-                    f"TrainJob {name} is gone: somebody removed it; run the step again, it goes on from the last"
+                    f"TrainJob {name} is gone: somebody removed it; run the step again, it resumes from the last"
                     " checkpoint"
                 ) from None
             if time.monotonic() - answered > AWAY_MINUTES * 60:

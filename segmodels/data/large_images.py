@@ -39,7 +39,7 @@ class ImageRows(Protocol):
     width: int
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Rows ``start`` to ``stop`` (less one), RGB (stop - start, width, 3)."""
+        """Rows ``start`` .. ``stop - 1``, RGB (stop - start, width, 3)."""
 
 
 class ArrayRows:
@@ -68,7 +68,7 @@ class TiffRows:
         )
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Rows ``start`` to ``stop`` (less one), RGB.
+        """Rows ``start`` .. ``stop - 1``, RGB.
 
         Raises:
             InputError: the file ends too early or holds broken data.

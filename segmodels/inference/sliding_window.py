@@ -71,7 +71,7 @@ def predict_bands(
 
     Args:
         predict: turns windows (B, channels, *window.size) into probabilities (B, C, *window.size).
-        read: rows from one to another (less one) of the image, (channels, rows, W), or slices of the volume (channels,
+        read: rows ``start`` .. ``stop - 1`` of the image, (channels, rows, W), or slices of the volume (channels,
             slices, H, W); each is asked for once, in order.
         size: (H, W) of the image, (D, H, W) of the volume.
 

@@ -140,7 +140,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         width probabilities.
 
         Args:
-            read: rows from one to another (less one) of the image on the device, (C, rows, width); each row is asked
+            read: rows ``start`` .. ``stop - 1`` of the image on the device, (C, rows, width); each row is asked
                 for once, from the top down.
             seen: (height, width) at which the model sees the image.
             size: (height, width) of the class map.

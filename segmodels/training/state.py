@@ -1,4 +1,4 @@
-"""How long a training goes on, and where it is."""
+"""Settings and state of a training run."""
 
 from __future__ import annotations
 

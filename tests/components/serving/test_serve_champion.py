@@ -133,10 +133,10 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_and_is_told_once(
     store.crown("2")
     until(lambda: live.current is not None and live.current.version == "2")
     assert loads == ["3", "2"]  # trying again would not help
-    said = [line for line in capsys.readouterr().out.splitlines() if "goes on serving" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "keeps serving" in line]
     assert len(said) == 1
     assert WEIGHTS in said[0]
-    assert said[0].endswith(f"{NAME} version 1 goes on serving")
+    assert said[0].endswith(f"{NAME} version 1 keeps serving")
 
 
 def test_a_registry_that_goes_away_is_told_once_and_asked_again(
@@ -157,7 +157,7 @@ def test_a_registry_that_goes_away_is_told_once_and_asked_again(
     until(lambda: live.current is not None and live.current.version == "2")
     said = [line for line in capsys.readouterr().out.splitlines() if "does not answer" in line]
     assert len(said) == 1
-    assert said[0].endswith(f"{NAME} version 1 goes on serving")
+    assert said[0].endswith(f"{NAME} version 1 keeps serving")
 
 
 @pytest.mark.parametrize("address", [f"models:/{NAME}/1", "folder"])

@@ -1,4 +1,4 @@
-"""Training states in a real object store: a training goes on in another pod."""
+"""Training states in a real object store: a training resumes in another pod."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_a_store_that_is_away_does_not_stop_a_training(
     states.client.delete_bucket(Bucket=bucket)
     states.save({"epoch": torch.tensor(1)})
     states.save({"epoch": torch.tensor(2)})
-    assert capsys.readouterr().out.count("training goes on") == 1
+    assert capsys.readouterr().out.count("training continues") == 1
     states.client.create_bucket(Bucket=bucket)
     states.save({"epoch": torch.tensor(3)})
     newest = open_checkpoints(tmp_path / "pod-2" / "key").load_newest(pytest.fail)
