@@ -66,8 +66,8 @@ class Gpu(Params):
         1,
         ge=0,
         description=(
-            "GPUs per pod. With more than one, or more than one node, training runs as a TrainJob with this many GPUs in"
-            " each pod."
+            "GPUs per pod. With more than one, or more than one node, training runs as a TrainJob with this many GPUs"
+            " in each pod."
         ),
     )
 

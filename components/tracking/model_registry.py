@@ -256,7 +256,7 @@ def _is_missing(error: Exception) -> bool:
 
 @contextmanager
 def _answers(what: str) -> Iterator[None]:
-    """Translate MLflow errors: InputError if the object does not exist, TransientError if the server does not answer."""
+    """Translate MLflow errors: InputError if an object does not exist, TransientError if the server does not answer."""
     from mlflow.exceptions import MlflowException
 
     try:
