@@ -1,1 +1,1 @@
-"""What only a cluster has: components, executor output, changed, notify."""
+"""For clusters only: components, executor output, changed, notify."""

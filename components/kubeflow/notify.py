@@ -1,4 +1,4 @@
-"""Tell a chat how a pipeline run ended."""
+"""Sends the outcome of a pipeline run to a chat."""
 
 from __future__ import annotations
 

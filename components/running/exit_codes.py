@@ -1,4 +1,4 @@
-"""Exit codes: what a shell, a scheduler and Kubernetes learn from a process that ends.
+"""Exit codes of all command lines, for shells, schedulers and Kubernetes.
 
 0 done · 2 wrong parameters or data: do not retry · 75 transient: retry · 130 interrupted by Ctrl-C · 143 stopped by
 SIGTERM after saving a checkpoint. A process that ends with 2 or 75 prints one sentence (``error: ...``) on stderr.

@@ -12,7 +12,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield ``items`` and show on stderr how many of ``total`` are through.
+    """Yield ``items`` and show on stderr how many of ``total`` are done.
 
     Where stderr is not a terminal, a plain line is printed every ten seconds, so loops that end sooner print nothing.
     """

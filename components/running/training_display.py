@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a bar on a terminal, one line per epoch everywhere."""
+"""Progress of a training on the screen: a bar on a terminal, one line per epoch everywhere."""
 
 from __future__ import annotations
 

@@ -219,5 +219,5 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:
         return answer(
-            500, f"prediction failed ({type(error).__name__}): the server's log says more"
+            500, f"prediction failed ({type(error).__name__}): see the server's log"
         )  # it prints the traceback

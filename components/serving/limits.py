@@ -1,4 +1,4 @@
-"""What a request may ask for at most, checked before anything large is made of it."""
+"""Limits of a request, checked before anything large is allocated."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Limits:
             )
 
     def check_header(self, data: bytes, name: str) -> None:
-        """How large an image file says it is, before its pixels are unpacked: a file of kilobytes may unpack to
+        """Check the size in an image file's header before its pixels are unpacked: a file of kilobytes may unpack to
         gigabytes.
 
         Raises:
@@ -51,7 +51,7 @@ class Limits:
                 " image"
             ) from None
         except (OSError, ValueError, SyntaxError, EOFError):
-            return  # no image at all: the decoder says so better
+            return  # not an image: the decoder has the better message
         self.check_pixels(width * height, f"image {name} is {width} x {height} pixels")
 
     async def within(self, chunks: AsyncIterator[bytes], announced: str | None) -> AsyncIterator[bytes]:

@@ -30,14 +30,14 @@ class InferenceRequest:
 
 
 def read_request(body: bytes, limits: Limits) -> InferenceRequest:
-    """Raises InputError, one sentence, where the body is no inference request for one tensor ``images``; TooLarge
+    """Raises InputError, one sentence, if the body is not an inference request for one tensor ``images``; TooLarge
     beyond the limits.
     """
     try:
         request = json.loads(body)
     except ValueError as error:  # UnicodeDecodeError too
         raise InputError(
-            f"request is no JSON ({error}): send an inference request of the Open Inference Protocol"
+            f"request is not JSON ({error}): send an inference request of the Open Inference Protocol"
         ) from None
     except RecursionError:
         raise InputError(

@@ -177,7 +177,7 @@ def _integral(rows: NDArray, edges: NDArray) -> NDArray[np.float64]:
 
 
 def _open_tiff(path: Path) -> TiffFile | None:
-    """None if it is no TIFF file."""
+    """None if it is not a TIFF file."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
     from tifffile import TiffFile, TiffFileError

@@ -1,4 +1,4 @@
-"""What people are shown of an image that no screen shows: other channels, other types, volumes."""
+"""Previews of images that a screen cannot show: other channels, other types, volumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dataset looks like in numbers: mean and deviation of every channel, pixels per class."""
+"""Statistics of a dataset: mean and deviation of every channel, pixels per class."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """What one sample adds to the statistics.
+    """The contribution of one sample to the statistics.
 
     Attributes:
         values: of the image's channels.

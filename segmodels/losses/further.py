@@ -1,4 +1,4 @@
-"""Losses of what a model tells beside its classes: the class of the whole image, and further maps."""
+"""Losses of a model's outputs beside its classes: the class of the whole image, and further maps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from segmodels.losses.registry import LossCard, register_loss
     "image_label",
     LossCard(
         "Mehta 2018 (1806.01313), joint training, section 2.3",
-        "Y-Net, which has it at weight 1 by itself; the dataset needs image labels",
+        "Y-Net, which includes it automatically at weight 1; the dataset needs image labels",
     ),
 )
 class ImageLabelLoss(Loss):
@@ -61,7 +61,7 @@ class ImageLabelLoss(Loss):
     "further",
     LossCard(
         "Xiao 2018 (1807.10221), section 3.2: the sum of the tasks' losses",
-        "UPerNet with several tasks, which has it at weight 1 by itself",
+        "UPerNet with several tasks, which includes it automatically at weight 1",
     ),
 )
 class FurtherLoss(Loss):

@@ -17,13 +17,13 @@ from segmodels.losses.registry import LossCard, register_loss
     "presence",
     LossCard(
         "Zhang 2018 (1803.08904), SE-loss, section 3.1",
-        "EncNet, which has it at weight 0.2 by itself",
+        "EncNet, which includes it automatically at weight 0.2",
     ),
 )
 class PresenceLoss(Loss):
     """Binary cross-entropy of every class: does the image show it at all? Small and large objects count alike.
 
-    An image of ignored pixels alone says nothing about its classes and counts nowhere.
+    An image of which every pixel is ignored does not count.
     """
 
     reads: ClassVar[str] = "presence"
@@ -57,7 +57,7 @@ class PresenceLoss(Loss):
     "object_presence",
     LossCard(
         "Huang 2020 (2004.08790), section 2.4",
-        "UNet 3+ with its classification-guided module, which has it at weight 1 by itself",
+        "UNet 3+ with its classification-guided module, which includes it automatically at weight 1",
     ),
 )
 class ObjectPresenceLoss(Loss):

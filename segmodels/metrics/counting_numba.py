@@ -76,7 +76,7 @@ def tally_integers(prediction, target, num_classes, ignore_index, table):
 
 
 def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    """The same table as ``counting.tally``, which see. Each core counts a stretch of the maps into a table of its own:
+    """The same table as ``counting.tally``. Each core counts a stretch of the maps into a table of its own:
     one core alone waits for memory.
     """
     parts = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_THREADS)

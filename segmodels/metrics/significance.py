@@ -1,7 +1,7 @@
 """Whether one model is better than another, or only luckier with the images: the paired bootstrap over images.
 
 Both models' per-image confusion matrices of the same test images are resampled together, images with replacement, and
-the dataset-level score of each resample is taken anew. Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+the dataset-level score of each resample is computed again. Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
 chapter 13 (percentile interval); paired over test items as in Koehn 2004, "Statistical Significance Tests for Machine
 Translation Evaluation".
 """
@@ -127,7 +127,7 @@ def compare(
             " 1, such as 0.95"
         )
     if images < 2:
-        raise InputError(f"got {images} image, expected at least 2: resampling one image says nothing")
+        raise InputError(f"got {images} image, expected at least 2: the bootstrap resamples images")
     once = np.ones((1, images), dtype=np.int64)
     whole = float(candidate(once)[0]), float(baseline(once)[0])
     differences = np.empty(resamples)
@@ -169,7 +169,7 @@ def require_same_images(candidate: NDArray, baseline: NDArray) -> None:
             " models on one data set"
         )
     if len(candidate) < 2:
-        raise InputError(f"got {len(candidate)} image, expected at least 2: resampling one image says nothing")
+        raise InputError(f"got {len(candidate)} image, expected at least 2: the bootstrap resamples images")
     different = np.flatnonzero((candidate[:, 1] != baseline[:, 1]).any(-1))
     if different.size:
         raise InputError(

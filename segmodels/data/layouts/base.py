@@ -1,4 +1,4 @@
-"""What a dataset layout on disk is. Adding one is a single file in this folder."""
+"""The interface of a dataset layout on disk. Adding one is a single file in this folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layouts have in common: files that belong together by name, lists of splits, tables of samples."""
+"""Shared by layouts: files that belong together by name, lists of splits, tables of samples."""
 
 from __future__ import annotations
 

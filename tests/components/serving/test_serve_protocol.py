@@ -183,8 +183,8 @@ def changed(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("{", "request is no JSON"),
-        (b"\xff\xfe\x00", "request is no JSON"),
+        ("{", "request is not JSON"),
+        (b"\xff\xfe\x00", "request is not JSON"),
         ("[" * 100_000, "nested too deeply"),
         ([1], "request is a JSON list, expected an object"),
         ({}, r"inputs are \[\], expected exactly one tensor: 'images'"),
@@ -257,7 +257,7 @@ def test_a_model_that_fails_is_500_and_the_server_goes_on(model: Path, monkeypat
             response = infer(client, request(images()))
             assert (response.status_code, response.json()) == (
                 500,
-                {"error": "prediction failed (MemoryError): the server's log says more"},
+                {"error": "prediction failed (MemoryError): see the server's log"},
             )
         assert infer(client, request(images())).status_code == 200
 
