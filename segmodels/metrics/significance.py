@@ -2,8 +2,8 @@
 
 Both models' per-image confusion matrices of the same test images are resampled together, images with replacement, and
 the dataset-level score of each resample is computed again. Efron and Tibshirani 1993, "An Introduction to the
-Bootstrap", chapter 13 (percentile interval); paired over test items as in Koehn 2004, "Statistical Significance Tests for Machine
-Translation Evaluation".
+Bootstrap", chapter 13 (percentile interval); paired over test items as in Koehn 2004, "Statistical Significance
+Tests for Machine Translation Evaluation".
 """
 
 from __future__ import annotations
