@@ -117,7 +117,8 @@ def layouts() -> Listing:
     """Every dataset layout."""
     from segmodels.data.layouts import LAYOUTS
 
-    return Listing(("layout", "description"), [(entry.name, entry.summary) for entry in LAYOUTS])
+    rows = [(entry.name, entry.card.reads, entry.card.source) for entry in LAYOUTS]
+    return Listing(("layout", "dataset", "defined in"), rows)
 
 
 def _summary(documented: object) -> str:

@@ -82,10 +82,7 @@ class APCHead(nn.Module):
     ),
 )
 def apcnet_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> DilatedModel:
     """ResNet-50 with a deep stem at output stride 8; auxiliary weight 0.4."""
     encoder = body.build(in_channels, 8)

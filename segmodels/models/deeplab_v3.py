@@ -96,10 +96,7 @@ def deeplab_v3_resnet101(
     ),
 )
 def deeplab_v3_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> DilatedModel:
     """mmseg's form: a deep stem, ASPP of 512 channels with the pooled image first and a 3x3 projection, 1x1 to the
     classes; auxiliary weight 0.4.

@@ -92,8 +92,7 @@ def deeplab_v3_plus_xception65(
 
 
 @register_model(
-    "deeplab_v3_plus_resnet50",
-    Card(PAPER, 2018, parameters=26_696_133, gmac=37.69, source="own count", **RECIPE),
+    "deeplab_v3_plus_resnet50", Card(PAPER, 2018, parameters=26_696_133, gmac=37.69, source="own count", **RECIPE)
 )
 def deeplab_v3_plus_resnet50(
     num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), output_stride: int = 16
@@ -135,10 +134,7 @@ def deeplab_v3_plus_resnet101(
     ),
 )
 def deeplab_v3_plus_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> DeepLabV3Plus:
     """mmseg's form: a deep stem, output stride 8, ASPP of 512 channels with the pooled image first and a 3x3
     projection; auxiliary weight 0.4.
@@ -161,10 +157,7 @@ def deeplab_v3_plus_r50_d8(
     ),
 )
 def deeplab_v3_plus_r101_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet101", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM), auxiliary: bool = True
 ) -> DeepLabV3Plus:
     """``deeplab_v3_plus_r50_d8`` on the deeper ResNet-101."""
     return deeplab_v3_plus_r50_d8(num_classes, in_channels, body, auxiliary)

@@ -116,10 +116,7 @@ class EncNet(Model):
     ),
 )
 def encnet_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> EncNet:
     """ResNet-50 with a deep stem at output stride 8 and 32 code words."""
     return EncNet(body.build(in_channels, 8), num_classes, auxiliary=auxiliary)

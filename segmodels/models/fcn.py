@@ -235,10 +235,7 @@ def fcn_resnet101(
     ),
 )
 def fcn_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> DilatedModel:
     """mmseg's form: ResNet-50 with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the
     input of the last.
@@ -250,19 +247,10 @@ def fcn_r50_d8(
 
 @register_model(
     "fcn_r101_d8",
-    Card(
-        PAPER,
-        2015,
-        parameters=68_491_402,
-        gmac=275.18,
-        source="mmsegmentation 1.2.2 fcn_r101-d8, counted",
-    ),
+    Card(PAPER, 2015, parameters=68_491_402, gmac=275.18, source="mmsegmentation 1.2.2 fcn_r101-d8, counted"),
 )
 def fcn_r101_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet101", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM), auxiliary: bool = True
 ) -> DilatedModel:
     """``fcn_r50_d8`` on the deeper ResNet-101."""
     return fcn_r50_d8(num_classes, in_channels, body, auxiliary)

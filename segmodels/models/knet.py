@@ -210,10 +210,7 @@ RECIPE: dict[str, Any] = {
     ),
 )
 def knet_fcn_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> KNet:
     """ResNet-50 with a deep stem, the decoder of ``fcn_r50_d8`` to 512 channels, three rounds."""
     encoder = body.build(in_channels, 8)
@@ -234,10 +231,7 @@ def knet_fcn_r50_d8(
     ),
 )
 def knet_pspnet_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> KNet:
     """ResNet-50 with a deep stem, the decoder of ``pspnet_r50_d8`` to 512 channels, three rounds."""
     encoder = body.build(in_channels, 8)
@@ -258,10 +252,7 @@ def knet_pspnet_r50_d8(
     ),
 )
 def knet_deeplab_v3_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> KNet:
     """ResNet-50 with a deep stem, the decoder of ``deeplab_v3_r50_d8`` to 512 channels, three rounds."""
     encoder = body.build(in_channels, 8)
@@ -283,10 +274,7 @@ def knet_deeplab_v3_r50_d8(
     ),
 )
 def knet_upernet_r50(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> KNet:
     """ResNet-50 with a deep stem, the decoder of ``upernet_r50`` to 512 channels, three rounds."""
     encoder = body.build(in_channels)

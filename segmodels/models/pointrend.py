@@ -170,9 +170,7 @@ def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
     ),
 )
 def pointrend_r50(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM)
 ) -> PointRend:
     """ResNet-50 with a deep stem, a feature pyramid with batch norm in its semantic branch."""
     return PointRend(body.build(in_channels), num_classes)

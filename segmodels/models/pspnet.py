@@ -48,10 +48,7 @@ RECIPE: dict[str, Any] = {
     ),
 )
 def pspnet_r50_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
 ) -> DilatedModel:
     """ResNet-50 with a deep stem at output stride 8, as in the authors' release; the auxiliary loss weighs 0.4 (section
     4.1).
@@ -74,10 +71,7 @@ def pspnet_r50_d8(
     ),
 )
 def pspnet_r101_d8(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet101", options=DEEP_STEM),
-    auxiliary: bool = True,
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM), auxiliary: bool = True
 ) -> DilatedModel:
     """``pspnet_r50_d8`` on the deeper ResNet-101."""
     return pspnet_r50_d8(num_classes, in_channels, body, auxiliary)

@@ -114,12 +114,7 @@ class UPerNet(Model):
         return last_layers(self.conv_seg, self.aux_classifier)
 
 
-RECIPE: dict[str, Any] = {
-    "optimizer": "sgd",
-    "lr": 0.02,
-    "weight_decay": 1e-4,
-    "schedule": "polynomial",
-}  # section 4.1
+RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.02, "weight_decay": 1e-4, "schedule": "polynomial"}  # section 4.1
 
 
 @register_model(
