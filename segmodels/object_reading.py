@@ -66,6 +66,7 @@ class PanopticSettings:
             raise InputError(f"stuff_area is {self.stuff_area}, expected at least 0 pixels")
 
 
+@torch.no_grad()
 def query_instances(class_logits: Tensor, mask_logits: Tensor, size: Size, settings: InstanceSettings) -> Instances:
     """The best pairs of a query and a class, each with the query's mask; a score is the class's probability times the
     mean probability of the mask's pixels (Mask2Former, Cheng 2022, 2112.01527, ``instance_inference``).
@@ -93,6 +94,7 @@ def query_instances(class_logits: Tensor, mask_logits: Tensor, size: Size, setti
     return _instances(chosen_masks, scores[order], labels, size)
 
 
+@torch.no_grad()
 def query_panoptic(
     class_logits: Tensor, mask_logits: Tensor, size: Size, things: Collection[int], settings: PanopticSettings
 ) -> PanopticMap:
@@ -131,6 +133,7 @@ def query_panoptic(
     return _large_stuff(ids.cpu().numpy(), segments, things, settings.stuff_area)
 
 
+@torch.no_grad()
 def detected_instances(
     boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor, seen: Size, size: Size, settings: InstanceSettings
 ) -> Instances:
@@ -161,6 +164,7 @@ def detected_instances(
     )
 
 
+@torch.no_grad()
 def prompted_instances(mask_logits: Tensor, quality: Tensor, size: Size) -> Instances:
     """The pixels with positive logits ``(N, h, w)`` of each mask, with the estimated quality ``(N,)`` as score."""
     counts: list[bytes] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import torch
+
 from segmodels.data.batches import EvaluationBatch
 from segmodels.data.loader import EvaluationLoader, evaluation_loader
 from segmodels.data.shards import ShardReader
@@ -28,6 +30,7 @@ def measure(
     evaluator = predictor.task.evaluator()
     for batch in watch(evaluation_loader(reader, batch_size=batch_size)):
         on_device = batch._replace(images=batch.images.to(predictor.device))
-        results = predictor.task.results(predictor.network, on_device)
+        with torch.inference_mode():
+            results = predictor.task.results(predictor.network, on_device)
         evaluator.update(results, batch.annotations, batch.ids)
     return evaluator

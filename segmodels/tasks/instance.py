@@ -36,6 +36,7 @@ class InstanceTask(Task[SegmentTargets, Instances]):
     name: ClassVar[str] = "instance"
     headline: ClassVar[Mapping[str, str]] = {"mask_ap": "AP", "mask_ap50": "AP50", "mask_ap75": "AP75"}
     class_score: ClassVar[str] = "ap"
+    answer: ClassVar[str] = "objects with a box, a score, a class and a mask each"
     Settings: ClassVar[type] = InstanceSettings
 
     def __init__(self, labels: LabelMap, settings: Any = None) -> None:

@@ -33,6 +33,7 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
     name: ClassVar[str] = "panoptic"
     headline: ClassVar[Mapping[str, str]] = {"pq": "PQ", "rq": "RQ", "sq": "SQ"}
     class_score: ClassVar[str] = "pq"
+    answer: ClassVar[str] = "one segment id per pixel, and the class of each segment"
     Settings: ClassVar[type] = PanopticSettings
     settings: PanopticSettings
 

@@ -45,8 +45,7 @@ class PanopticEvaluator(ObjectEvaluator[PanopticMap]):
         columns = {name: values.tolist() for name, values in qualities(counts).items()}
         columns |= {name: getattr(counts, name).astype(np.int64).tolist() for name in ("tp", "fp", "fn")}
         return [
-            {"class": name, "thing": label in self.labels.things}
-            | {key: column[label] for key, column in columns.items()}
+            {"class": name} | {key: column[label] for key, column in columns.items()}
             for label, name in enumerate(self.labels.classes)
         ]
 

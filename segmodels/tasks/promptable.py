@@ -54,6 +54,7 @@ class PromptableTask(InstanceTask):
     name: ClassVar[str] = "promptable"
     headline: ClassVar[Mapping[str, str]] = {"object_iou": "object IoU"}
     class_score: ClassVar[str] = "iou"
+    answer: ClassVar[str] = "a mask for each prompted object"
     Settings: ClassVar[type] = PromptableSettings
 
     @classmethod

@@ -11,15 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from object_scenes import DIGITS, digit_scenes
 from pycocotools import mask as coco_mask
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
-from segmodels.data.digits import CLASSES, scene, split_sources
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.losses.mask_classification import MaskClassificationLoss
@@ -29,7 +28,6 @@ from segmodels.plots import comparisons
 from segmodels.results import Instances, PanopticMap
 from segmodels.tasks.registry import create_task, settings_from_dict, settings_to_dict
 
-DIGITS = LabelMap(tuple(CLASSES), tuple(CLASSES.values()), {i: i for i in range(11)}, things=frozenset(range(1, 11)))
 LABELS = LabelMap(
     ("ground", "sky", "cat", "dog"),
     ((90, 60, 30), (120, 180, 240), (230, 60, 60), (60, 60, 230)),
@@ -37,24 +35,6 @@ LABELS = LabelMap(
     things=frozenset({2, 3}),
 )
 BOTH = pytest.mark.parametrize("name", ["instance", "panoptic"])
-
-
-def digits(count: int = 6, size: int = 64) -> tuple[list[np.ndarray], list[Annotation]]:
-    """Scenes of the built-in dataset; every connected part of a digit is an object."""
-    sources = split_sources(0)["train"]
-    images, annotations = [], []
-    for number in range(count):
-        image, classes = scene(np.random.default_rng((0, 0, number)), sources, size)
-        masks, labels = [], []
-        for digit in np.unique(classes[classes > 0]):
-            parts, names = cv2.connectedComponents((classes == digit).astype(np.uint8))
-            masks += [names == part for part in range(1, parts)]
-            labels += [int(digit)] * (parts - 1)
-        layers = pack_layers(masks, classes.shape)
-        segments = rows_of(layers, [Segment(i + 1, label) for i, label in enumerate(labels)])
-        images.append(image)
-        annotations.append(Annotation(classes, layers, segments))
-    return images, annotations
 
 
 def ids(count: int) -> list[str]:
@@ -100,7 +80,7 @@ def damage(name: str, results: list[Any], rng: np.random.Generator) -> list[Any]
 
 
 def test_truth_in_perfect_scores_out() -> None:
-    _, annotations = digits()
+    _, annotations = digit_scenes()
     for name, scores in (("instance", ("mask_ap", "mask_ap50", "mask_ap75")), ("panoptic", ("pq", "sq", "rq"))):
         task = create_task(name, DIGITS)
         evaluator = evaluated(task, [task.truth(each) for each in annotations], annotations, ids(6))
@@ -180,7 +160,7 @@ def test_known_damage_has_the_average_precision_computed_by_hand() -> None:
 
 @BOTH
 def test_parts_add_up_in_any_order_to_the_same_numbers(name: str) -> None:
-    _, annotations = digits()
+    _, annotations = digit_scenes()
     task = create_task(name, DIGITS)
     results = damage(name, [task.truth(each) for each in annotations], np.random.default_rng(1))
     names = ids(6)
@@ -207,7 +187,7 @@ def test_parts_add_up_in_any_order_to_the_same_numbers(name: str) -> None:
 
 @BOTH
 def test_counts_are_written_and_read_without_loss(name: str, tmp_path: Path) -> None:
-    _, annotations = digits()
+    _, annotations = digit_scenes()
     task = create_task(name, DIGITS)
     results = damage(name, [task.truth(each) for each in annotations], np.random.default_rng(2))
     empty = Annotation.of_classes(np.zeros((8, 8), np.uint8))
@@ -226,7 +206,7 @@ def test_counts_are_written_and_read_without_loss(name: str, tmp_path: Path) -> 
 
 @BOTH
 def test_weights_score_as_images_that_are_repeated(name: str) -> None:
-    _, annotations = digits()
+    _, annotations = digit_scenes()
     task = create_task(name, DIGITS)
     results = damage(name, [task.truth(each) for each in annotations], np.random.default_rng(3))
     if name == "instance":  # scores of one image are distinct: the order of equal ones within it is not that of copies
@@ -349,7 +329,7 @@ def test_tensors_of_panoptic_maps() -> None:
 
 @BOTH
 def test_pictures_and_figures(name: str) -> None:
-    images, annotations = digits(3)
+    images, annotations = digit_scenes(3)
     task = create_task(name, DIGITS)
     results = damage(name, [task.truth(each) for each in annotations], np.random.default_rng(5))
     rows = [task.compare(*row, "a scene") for row in zip(images, annotations, results, strict=True)]
