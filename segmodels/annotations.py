@@ -167,13 +167,6 @@ def pack_layers(masks: Sequence[NDArray[np.bool_]], size: Sequence[int]) -> NDAr
     return np.stack(layers) if layers else np.zeros((0, *size), np.uint16)
 
 
-def majority_class(classes: NDArray, mask: NDArray[np.bool_], among: Iterable[int]) -> int | None:
-    """The most frequent of the train ids ``among`` under a mask (the lowest of equals); None without a pixel of any."""
-    values, counts = np.unique(classes[mask], return_counts=True)
-    wanted = np.isin(values, list(among))
-    return int(values[wanted][counts[wanted].argmax()]) if wanted.any() else None
-
-
 def _box(window: tuple[slice, ...]) -> Box | None:
     if len(window) != 2:
         return None

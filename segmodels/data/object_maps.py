@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.annotations import MOST_SEGMENTS, Segment, majority_class, rows_of
+from segmodels.annotations import MOST_SEGMENTS, Segment, rows_of
 from segmodels.data.decoding import read_pages
 from segmodels.errors import InputError, nearest
 from segmodels.labels import LabelMap
@@ -31,15 +31,17 @@ def read_objects(
     """
     name, *tables = files
     layers = _layers(root, name, classes.shape)
-    ids_by_layer = [set(np.unique(layer).tolist()) - {0} for layer in layers]
-    ids = sorted(set().union(*ids_by_layer))
-    if twice := [id for id in ids if sum(id in own for own in ids_by_layer) > 1]:
-        raise InputError(f"{name} has the object {twice[0]} on more than one page, expected one: give it another id")
+    found = [_classes_under(layer, classes, labels) for layer in layers]
+    majority = {id: label for own in found for id, label in own.items()}
+    ids = sorted(majority)
+    if len(ids) < sum(map(len, found)):
+        twice = next(id for id in ids if sum(id in own for own in found) > 1)
+        raise InputError(f"{name} has the object {twice} on more than one page, expected one: give it another id")
     if tables:
         segments = _rows(root, tables[0], ids, labels)
     else:
-        segments = [Segment(id, _class_under(name, id, layers, classes, labels)) for id in ids]
-    layers = layers[[bool(own) for own in ids_by_layer]]
+        segments = [Segment(id, _known(name, id, majority[id])) for id in ids]
+    layers = layers[[bool(own) for own in found]]
     return layers, rows_of(layers, segments)
 
 
@@ -56,14 +58,29 @@ def _layers(root: Path, name: str, size: tuple[int, ...]) -> NDArray[np.uint16]:
     return pages.astype(np.uint16)
 
 
-def _class_under(name: str, id: int, layers: NDArray, classes: NDArray, labels: LabelMap) -> int:
-    found = majority_class(classes, (layers == id).any(axis=0), range(labels.num_classes))
-    if found is None:
+def _classes_under(layer: NDArray[np.uint16], classes: NDArray, labels: LabelMap) -> dict[int, int | None]:
+    """Id -> the class that most of its pixels have, the lowest of equals; None where all are ignored."""
+    inside = layer > 0
+    under = classes[inside].astype(np.int64)
+    known = (under >= 0) & (under < labels.num_classes)
+    codes, counts = np.unique(layer[inside] * np.int64(2**16) + np.where(known, under, 2**16 - 1), return_counts=True)
+    best: dict[int, tuple[int, int | None]] = {}
+    for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
+        id, label = divmod(code, 2**16)
+        if label == 2**16 - 1:
+            best.setdefault(id, (0, None))
+        elif count > best.get(id, (0, None))[0]:
+            best[id] = count, label
+    return {id: label for id, (_, label) in best.items()}
+
+
+def _known(name: str, id: int, label: int | None) -> int:
+    if label is None:
         raise InputError(
             f"{name} has the object {id} where its mask is ignored everywhere, expected a class: label its pixels or"
             f" give its class in {Path(name).with_suffix('.json')}"
         )
-    return found
+    return label
 
 
 def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> list[Segment]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,12 @@ CHUNK = 2**22
 
 def record_schema(labels: LabelMap) -> pa.Schema:
     """Columns of a shard; further maps have one each."""
-    maps = [pa.field(FURTHER + name, pa.large_binary()) for name in labels.further]
+    return _schema(tuple(labels.further))
+
+
+@lru_cache(maxsize=8)
+def _schema(further: tuple[str, ...]) -> pa.Schema:
+    maps = [pa.field(FURTHER + name, pa.large_binary()) for name in further]
     return pa.schema(
         [
             ("id", pa.string()),

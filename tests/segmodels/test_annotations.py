@@ -9,7 +9,6 @@ import pytest
 from segmodels.annotations import (
     Annotation,
     Segment,
-    majority_class,
     pack_layers,
     resize_map,
     rows_of,
@@ -128,14 +127,6 @@ def test_an_annotation_without_objects_keeps_its_byte_order_and_has_no_rows():
     assert plain.layers.shape == (0, 5, 6)
     assert plain.segments == ()
     assert plain.image_label == 1
-
-
-def test_the_majority_class_under_a_mask_is_among_the_wanted():
-    classes = np.array([[0, 0, 0, 2], [2, 1, 255, 255]], np.uint8)
-    everywhere = np.ones(classes.shape, bool)
-    assert majority_class(classes, everywhere, (0, 1, 2)) == 0
-    assert majority_class(classes, everywhere, (1, 2)) == 2
-    assert majority_class(classes, classes == 255, (1, 2)) is None
 
 
 def test_too_many_or_ill_fitting_masks_are_refused():
