@@ -58,9 +58,10 @@ def check_names(task: str | None, metric: str | None, origin: str) -> None:
         raise InputError(f"{origin}: train.task: {error}") from None
     if metric is not None:
         labels = LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1}, things=frozenset({1}))
-        known = {name: None for one in tasks for name in create_task(one, labels).evaluator().scores()}
+        scores = [score for one in tasks for score in create_task(one, labels).evaluator().scores().items()]
+        known = [name for name, value in scores if isinstance(value, float)]  # not the counts of images and pixels
         if metric not in known:
-            raise InputError(f"{origin}: register.metric: {nearest('score', metric, list(known))}")
+            raise InputError(f"{origin}: register.metric: {nearest('score', metric, known)}")
 
 
 def task_settings(params: EvaluateParams, schema: type) -> Any:
