@@ -19,13 +19,17 @@ from segmodels.data.shard_writer import ShardWriter
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
 from segmodels.labels import LabelMap
-from segmodels.models.registry import list_models, model_entry
+from segmodels.models.registry import MODELS
 from segmodels.training.checkpoints import Checkpoints
 
 LABELS = LabelMap(tuple(CLASSES), tuple(CLASSES.values()), {number: number for number in range(len(CLASSES))})
 SMALL = ("attention_unet_original", "bisenet_v1_xception39", "segnext_t")
 OTHER_DATA = ("image_label", "reconstruction")  # losses of models that learn from more, or other, than masks
-NAMES = [name for name in list_models() if not model_entry(name).card.losses.keys() & set(OTHER_DATA)]
+NAMES = [
+    entry.name
+    for entry in MODELS
+    if entry.build.__module__.startswith("segmodels.") and not entry.card.losses.keys() & set(OTHER_DATA)
+]
 
 
 @pytest.fixture(scope="module")
