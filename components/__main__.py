@@ -98,12 +98,16 @@ def _add_option(parser: argparse.ArgumentParser, key: str, hint: Any, default: A
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
     text += "" if required or default is None else f" (default: {shown})"
     settings: dict[str, Any] = {"help": text, "required": required, "default": None if required else default}
+    if type(None) in typing.get_args(hint):
+        hint = next(one for one in typing.get_args(hint) if one is not type(None))
     if hint is bool:
         parser.add_argument(option, type=_boolean, nargs="?", const=True, metavar="true|false", **settings)
         return
-    # str | None is given as str, tuple[float, ...] as floats
-    kind = next((one for one in typing.get_args(hint) if one is not type(None)), hint)
-    parser.add_argument(option, type=kind, nargs="+" if typing.get_origin(hint) is tuple else None, **settings)
+    # tuple[float, ...] is given as floats
+    many = typing.get_origin(hint) is tuple
+    parser.add_argument(
+        option, type=typing.get_args(hint)[0] if many else hint, nargs="+" if many else None, **settings
+    )
 
 
 def described_arguments(function: Callable[..., Any]) -> dict[str, str]:

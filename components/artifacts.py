@@ -90,7 +90,9 @@ JOURNAL = TextFile("metrics.jsonl", "train")
 METRICS = JsonFile("metrics.json", "evaluate")
 """Dataset-level scores."""
 EVALUATION = JsonFile("evaluation.json", "evaluate")
-"""How they were measured: parameters, digests of model and data."""
+"""How they were measured: parameters, task, settings, how people write its first scores (``headline``), digests of
+model and data.
+"""
 CONFUSION = JsonFile("confusion.json", "evaluate")
 """The confusion matrix: ``classes``, ``counts``."""
 CONFUSION_TABLE = CsvFile("confusion.csv", "evaluate")

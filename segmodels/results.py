@@ -33,12 +33,8 @@ class ClassMap:
         """Train ids in main memory."""
         return self.map if isinstance(self.map, np.ndarray) else self.map.cpu().numpy()
 
-    def files(self, labels: LabelMap, compress_level: int = 6) -> dict[str, bytes]:
-        """A PNG of train ids with the classes' colours as palette; 16-bit grey above 255 classes.
-
-        Args:
-            compress_level: of the PNG, 0 (none, fast) to 9.
-        """
+    def files(self, labels: LabelMap) -> dict[str, bytes]:
+        """A PNG of train ids with the classes' colours as palette; 16-bit grey above 255 classes."""
         from PIL import Image
 
         if labels.dtype == np.uint8:
@@ -47,7 +43,7 @@ class ClassMap:
         else:
             picture = Image.fromarray(self.classes.astype(np.uint16))
         data = io.BytesIO()
-        picture.save(data, "PNG", compress_level=compress_level)
+        picture.save(data, "PNG")
         return {".png": data.getvalue()}
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:

@@ -14,10 +14,11 @@ from PIL import Image
 if TYPE_CHECKING:
     from segmodels.data.large_images import ImageRows
     from segmodels.labels import LabelMap
+    from segmodels.tasks.base import Result
 
 TILE = 512  # pixels
 OVERLAY_SIDE = 4096  # pixels: the longer side of the overlay of a large image
-JPEG_QUALITY = 90
+JPEG_QUALITY, ALPHA = 90, 0.5  # of overlays
 
 
 def write_classes(out: Path, labels: LabelMap) -> None:
@@ -31,27 +32,15 @@ def write_classes(out: Path, labels: LabelMap) -> None:
         )
 
 
-def write(out: Path, path: Path, image: np.ndarray, mask: np.ndarray, labels: LabelMap) -> None:
-    """masks/NAME.png and overlays/NAME.jpg of an image (H, W, 3) and its mask (H, W); ``path`` is the image's, relative
-    to its folder.
+def write(out: Path, path: Path, image: np.ndarray, result: Result, labels: LabelMap) -> None:
+    """masks/NAME.png (or what else keeps the result) and overlays/NAME.jpg of an image (H, W, C) and its result;
+    ``path`` is the image's, relative to its folder.
     """
-    from segmodels.plots import blend
+    from segmodels.data.preview import as_rgb
 
-    _save(mask_picture(mask, labels), out / "masks" / path.with_suffix(".png"))
-    _save(
-        Image.fromarray(blend(image, mask, labels, alpha=0.5)),
-        out / "overlays" / path.with_suffix(".jpg"),
-        quality=JPEG_QUALITY,
-    )
-
-
-def mask_picture(mask: np.ndarray, labels: LabelMap) -> Image.Image:
-    """The mask (H, W) of class ids with the classes' colours as palette; 16-bit grey above 255 classes."""
-    if mask.dtype != np.uint8:
-        return Image.fromarray(mask.astype(np.uint16))
-    picture = Image.fromarray(mask)
-    picture.putpalette(np.array(labels.palette, dtype=np.uint8).tobytes())
-    return picture
+    for suffix, content in result.files(labels).items():
+        _write(content, out / "masks" / path.with_suffix(suffix))
+    _save_jpeg(result.draw(as_rgb(image), labels, ALPHA), out / "overlays" / path.with_suffix(".jpg"))
 
 
 def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarray], labels: LabelMap) -> None:
@@ -76,16 +65,20 @@ def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarr
             yield row
 
     _save_tiles(watched(), (image.height, image.width), out / "masks" / path.with_suffix(".tif"), labels)
-    overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, alpha=0.5)
-    _save(Image.fromarray(overlay), out / "overlays" / path.with_suffix(".jpg"), quality=JPEG_QUALITY)
+    overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, ALPHA)
+    _save_jpeg(overlay, out / "overlays" / path.with_suffix(".jpg"))
 
 
-def _save(picture: Image.Image, path: Path, **options: int) -> None:
+def _save_jpeg(picture: np.ndarray, path: Path) -> None:
     data = io.BytesIO()
-    picture.save(data, {".png": "PNG", ".jpg": "JPEG"}[path.suffix], **options)
+    Image.fromarray(picture).save(data, "JPEG", quality=JPEG_QUALITY)
+    _write(data.getvalue(), path)
+
+
+def _write(content: bytes, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data.getvalue())
+    partial.write_bytes(content)
     partial.replace(path)
 
 

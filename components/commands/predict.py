@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.running.progress_bar import track
 from components.running.wording import first_few
@@ -17,7 +17,6 @@ from segmodels.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from segmodels.inference.bundle import Bundle
     from segmodels.inference.predictor import Predictor
 
     Content = (
@@ -33,20 +32,21 @@ def predict(
     images: Path,
     out: Path,
     window: int | None = None,
-    overlap: float = 0.5,
-    weighting: str = "gaussian",
-    flip: bool = False,
-    scales: tuple[float, ...] = (1.0,),
-    crf: bool = False,
+    overlap: float | None = None,
+    weighting: str | None = None,
+    flip: bool | None = None,
+    scales: tuple[float, ...] | None = None,
+    crf: bool | None = None,
 ) -> None:
-    """Predict every image below a folder.
+    """Predict every image below a folder with the settings that the model was measured with.
 
     Writes to ``out``, with the images' own names and subfolders:
-        masks/NAME.png: class ids, with the classes' colours as palette (16-bit grey above 255 classes).
-        overlays/NAME.jpg: the image with the classes' colours over it.
+        masks/NAME.png: class ids, with the classes' colours as palette (16-bit grey above 255 classes); of other tasks
+            than semantic segmentation the files that keep their results.
+        overlays/NAME.jpg: the image with the result drawn over it.
         classes.csv: id, class and colour.
 
-    An image of more than 33.5 million pixels (``image_rows.LARGE``) is predicted row by row and needs ``window``,
+    An image of more than 33.5 million pixels (``large_images.LARGE``) is predicted row by row and needs ``window``,
     unless the model sees images at a fixed size. Its mask is masks/NAME.tif, tiled and deflated, its overlay has 4096
     pixels at most. With a TIFF file in grey or RGB, uncompressed or deflated, neither the image nor its mask is ever
     whole in memory; files of other kinds are read whole.
@@ -55,8 +55,8 @@ def predict(
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
         images: folder of images, or one image; other files in the folder are left alone.
         out: folder for the results; files that are there are replaced.
-        window: side of a sliding window in pixels, for images too large to be predicted whole. None predicts whole
-            images.
+        window: side of a sliding window in pixels, for images too large to be predicted whole; 0 predicts whole images.
+            Without this and the following options, as the model was measured.
         overlap: least share of a window that it has in common with the next.
         weighting: of a window's pixels where windows overlap: gaussian or uniform.
         flip: average with the mirrored image.
@@ -64,37 +64,37 @@ def predict(
         crf: refine by the image's edges with a dense CRF (``DenseCRF``'s defaults); whole images only.
 
     Raises:
-        InputError: no such model, no images, two images of one name; at the end, if images could not be read: which,
-            the others are done.
+        InputError: no such model, no images, two images of one name, an option that the model's task does not have; at
+            the end, if images could not be read: which, the others are done.
         TransientError: the model registry does not answer.
     """
     folder, paths = _find(images, out)
-    bundle = _load(model)
-
-    import torch
 
     from components.commands.mask_files import write, write_classes
-    from segmodels.inference.crf import DenseCRF
-    from segmodels.inference.predictor import Predictor
-    from segmodels.inference.sliding_window import SlidingWindow
+    from components.tracking.model_card import describe_settings
+    from components.tracking.model_registry import bundle_folder
+    from segmodels.inference.bundle import load_bundle
+    from segmodels.inference.predictor import Predictor, choose_device
+    from segmodels.tasks.registry import settings_to_dict
 
-    sliding = SlidingWindow((window, window), overlap, weighting) if window else None  # type: ignore[arg-type]  # it checks
-    settings = {
-        "flip": flip,
-        "scales": scales,
-        "sliding_window": sliding,
-        "crf": DenseCRF() if crf else None,
-    }
-    predictor = Predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu", settings)
+    with bundle_folder(model) as bundle_path:
+        bundle = load_bundle(bundle_path)
+    measured = settings_to_dict(bundle.task.settings)
+    settings = _overridden(measured, window, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
+    predictor = Predictor(bundle, choose_device(), settings)
+    if settings != measured:
+        print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
     write_classes(out, bundle.labels)
 
     problems: list[str] = []
     large: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
         written: deque[Future[None]] = deque()
-        for batch in _batches(track(_read_ahead(pool, folder, paths), "predicting", len(paths)), problems, large):
-            for (path, image), mask in zip(batch, predictor.masks([image for _, image in batch]), strict=True):
-                written.append(pool.submit(write, out, path, image, mask, bundle.labels))
+        read = partial(_read, predictor)
+        ahead = _read_ahead(pool, read, folder, paths)
+        for batch in _batches(track(ahead, "predicting", len(paths)), problems, large):
+            for (path, image), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
+                written.append(pool.submit(write, out, path, image, result, bundle.labels))
             while len(written) > 2 * IMAGES_AT_ONCE:
                 written.popleft().result()
         for future in written:
@@ -111,6 +111,30 @@ def predict(
             f" {first_few(problems)}"
         )
     print(f"{done} images: masks and overlays are in {out}")
+
+
+def _overridden(
+    measured: Mapping[str, Any],
+    window: int | None,
+    of_windows: Mapping[str, Any],
+    flip: bool | None,
+    scales: tuple[float, ...] | None,
+    crf: bool | None,
+) -> dict[str, Any]:
+    """The settings that the model was measured with, where the command line does not say otherwise."""
+    asked = {
+        "flip": flip,
+        "scales": None if scales is None else list(scales),
+        "crf": {} if crf else None,
+        "sliding_window": {**(measured.get("sliding_window") or {}), "size": [window, window]} if window else None,
+    }
+    settings = {**measured, **{name: value for name, value in asked.items() if value is not None}}
+    settings |= {"crf": None} if crf is False else {}
+    settings |= {"sliding_window": None} if window == 0 else {}
+    given = {name: value for name, value in of_windows.items() if value is not None}
+    if given and not settings.get("sliding_window"):
+        raise InputError(f"--{next(iter(given))} is given, expected a sliding window too: give --window")
+    return settings | ({"sliding_window": settings["sliding_window"] | given} if given else {})
 
 
 def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) -> None:
@@ -143,22 +167,13 @@ def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
     return images, paths
 
 
-def _load(model: str) -> Bundle:
-    from segmodels.inference.bundle import load_bundle
-
-    if not model.startswith("models:/"):
-        return load_bundle(model)
-    from components.tracking.model_registry import download_bundle
-
-    with TemporaryDirectory() as folder:
-        return load_bundle(download_bundle(model, Path(folder)))
-
-
-def _read_ahead(pool: ThreadPoolExecutor, images: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, Content]]:
+def _read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[Path], Content], images: Path, paths: Sequence[Path]
+) -> Iterator[tuple[Path, Content]]:
     """Every path with its image, or what is wrong with it; a few images are read ahead of their use."""
     waiting: deque[tuple[Path, Future[Content]]] = deque()
     for path in paths:
-        waiting.append((path, pool.submit(_read, images / path)))
+        waiting.append((path, pool.submit(read, images / path)))
         if len(waiting) > IMAGES_AT_ONCE:
             path, future = waiting.popleft()
             yield path, future.result()
@@ -166,12 +181,16 @@ def _read_ahead(pool: ThreadPoolExecutor, images: Path, paths: Sequence[Path]) -
         yield path, future.result()
 
 
-def _read(path: Path) -> Content:
-    from segmodels.data.decoding import read_image
+def _read(predictor: Predictor, path: Path) -> Content:
+    """The image as the model takes it. Images of other channels and types than RGB of 8 bits are always read whole."""
+    from segmodels.data.decoding import converted, read_pixels
     from segmodels.data.large_images import is_large
 
+    channels, dtype = predictor.channels, predictor.dtype
     try:
-        return None if is_large(path) else read_image(path)
+        if (channels, dtype.name) == (3, "uint8") and is_large(path):
+            return None
+        return converted(read_pixels(path), channels, dtype, path)
     except InputError as error:
         return error
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.artifacts import DATASET, METRICS, OVERVIEW, PER_CLASS, PICTURES, REGISTRATION, RUN
+from components.artifacts import DATASET, EVALUATION, METRICS, OVERVIEW, PER_CLASS, PICTURES, REGISTRATION, RUN
+from components.tracking.model_card import cell, words
 from segmodels.errors import InputError
 
 
@@ -35,19 +36,20 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
 
     console = Console()
     summary = Table(title=f"test split, {facts['samples'].get('test', 0)} images", title_justify="left")
-    for column in ("MIoU", "FWIoU", "pixel accuracy", "mean pixel accuracy", "registered as"):
+    headline = EVALUATION.read(evaluation)["headline"]
+    for column in (*headline.values(), "registered as"):
         summary.add_column(column, justify="right")
     registered = f"{decision['name']} version {decision['version']} ({decision['alias']})"
-    keys = ("mean_iou", "frequency_weighted_iou", "pixel_accuracy", "mean_pixel_accuracy")
-    summary.add_row(*(f"{metrics[key]:.4f}" for key in keys), registered)
+    summary.add_row(*(_number(metrics[key]) for key in headline), registered)
     console.print(summary)
 
     table = Table(title="per class", title_justify="left")
     table.add_column("class")
-    for column in ("IoU", "recall", "precision", "F1"):
-        table.add_column(column, justify="right")
+    columns = [key for key in classes[0] if key != "class"]
+    for column in columns:
+        table.add_column(words(column), justify="right")
     for row in classes:
-        table.add_row(row["class"], *(_number(row.get(key, "")) for key in ("iou", "recall", "precision", "f1")))
+        table.add_row(row["class"], *(cell(row[key], "absent") for key in columns))
     console.print(table)
     console.print(f"[bold]decision[/bold]  {decision['reason']}", highlight=False, soft_wrap=True)
     for name, where in {
@@ -60,8 +62,5 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
         console.print(f"[bold]{name:<10}[/bold] {where}", highlight=False, soft_wrap=True)
 
 
-def _number(text: str) -> str:
-    try:
-        return f"{float(text):.4f}"
-    except ValueError:
-        return "absent"
+def _number(score: float | None) -> str:
+    return "–" if score is None else f"{score:.4f}"

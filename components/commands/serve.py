@@ -29,7 +29,8 @@ def serve(
     Paths: ``/v2/...`` of the Open Inference Protocol, ``/predict`` for image files, ``/classes``, ``/metrics``. The
         server is live at once, and
     ready when the model is loaded. Another version under the alias is loaded beside the one that serves and takes its
-    place; if loading fails, the error is logged and the old version keeps serving.
+    place; if loading fails, the error is logged and the old version keeps serving. Images are predicted with the
+    settings that the version was measured with.
 
     Args:
         model: ``models:/NAME@champion`` (followed), ``models:/NAME/VERSION`` or the folder of a trained model.
@@ -48,7 +49,9 @@ def serve(
         TransientError: the model registry does not answer at the start.
     """
     _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads)
-    if not model.startswith("models:/") and not Path(model).is_dir():
+    from components.tracking.model_registry import is_registered
+
+    if not is_registered(model) and not Path(model).is_dir():
         raise InputError(
             f"model {model!r} is neither a folder nor an address in the registry, expected models:/NAME@ALIAS,"
             " models:/NAME/VERSION or a folder"

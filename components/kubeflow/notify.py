@@ -62,10 +62,8 @@ def outcome(status: Mapping[str, Any], run: str, ui: str, name: str, tags: Mappi
         kind, text = "skipped", f"{name}: nothing was registered, every step's result was known already"
     fields = {"status": state, "decision": kind}
     if kind in ("champion", "challenger"):
-        fields |= {
-            "MIoU": f"{float(tags['test.mean_iou']):.4f}",
-            "FWIoU": f"{float(tags['test.frequency_weighted_iou']):.4f}",
-        }
+        scores = [score.rpartition(" ") for score in tags.get("scores", "").split(", ") if score]
+        fields |= {words: value for words, _, value in scores[:2]}
     fields["run"] = f"{ui.rstrip('/')}/#/runs/details/{run}" if ui else run
     shown = [{"title": title, "value": value, "short": title != "run"} for title, value in fields.items()]
     return {"text": text, "attachments": [{"fallback": text, "color": COLOURS.get(kind, "warning"), "fields": shown}]}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import zipfile
 from typing import Literal
 
 import numpy as np
@@ -19,17 +20,24 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from components.commands.mask_files import mask_picture
 from components.serving.batching import Answer, Batcher
 from components.serving.limits import Limits, TooLarge
 from components.serving.live_model import LiveModel, ServedModel
-from components.serving.protocol import inference_response, model_metadata, read_request
+from components.serving.protocol import (
+    IMAGES,
+    InferenceRequest,
+    inference_response,
+    model_metadata,
+    read_request,
+)
 from components.tracking.lineage import code_revision
-from segmodels.data.decoding import decode_image
+from segmodels.data.decoding import converted, decode_pixels
+from segmodels.data.preview import as_rgb
 from segmodels.errors import InputError, TransientError
-from segmodels.plots import blend
+from segmodels.inference.predictor import Predictor
 
 IMAGE_NAME = "in the request"
+MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".zip": "application/zip"}
 
 
 def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
@@ -77,7 +85,7 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     @app.get("/v2/models/{name}/versions/{number}")
     async def metadata(name: str, number: str | None = None) -> dict[str, object]:
         model = loaded(name, number)
-        return model_metadata(model.name, model.version, model.labels)
+        return model_metadata(model.name, model.version, model.predictor)
 
     @app.get("/v2/models/{name}/ready")
     @app.get("/v2/models/{name}/versions/{number}/ready")
@@ -87,32 +95,31 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     @app.post("/v2/models/{name}/infer")
     @app.post("/v2/models/{name}/versions/{number}/infer")
     async def infer(name: str, request: Request, number: str | None = None) -> Response:
-        loaded(name, number)
-        asked = await run_in_threadpool(read_request, await body(request), limits)
+        predictor = loaded(name, number).predictor
+        asked = await run_in_threadpool(read_request, await body(request), limits, predictor)
         answer = await predicted(list(asked.images))
         if number not in (None, answer.model.version):
             loaded(name, number)  # another version took its place meanwhile
-        content = await run_in_threadpool(
-            inference_response, asked.identifier, np.stack(answer.masks), answer.model.name, answer.model.version
-        )
-        return Response(content, media_type="application/json")
+        return Response(await run_in_threadpool(_response, asked, answer), media_type="application/json")
 
     @app.post("/predict")
     async def predict(request: Request, output: Literal["mask", "overlay"] = "mask") -> Response:
-        """An image file, as the body or as the one file of a form -> PNG: class ids with the classes' colours as
-        palette, or the colours over the image.
+        """An image file, as the body or as the one file of a form -> the file that keeps the result (of semantic
+        segmentation a PNG: class ids with the classes' colours as palette), or a PNG with the result drawn over the
+        image.
         """
+        predictor = loaded(live.name).predictor
         data = (
             await _form_file(request, limits)
             if request.headers.get("content-type", "").startswith("multipart/form-data")
             else await body(request)
         )
-        image = await run_in_threadpool(_decode, data, limits)
+        image = await run_in_threadpool(_decode, data, limits, predictor)
         answer = await predicted([image])
-        content = await run_in_threadpool(_png, image, answer, output)
+        suffix, content = await run_in_threadpool(_file, image, answer, output)
         return Response(
             content,
-            media_type="image/png",
+            media_type=MEDIA_TYPES[suffix],
             headers={"X-Model-Name": answer.model.name, "X-Model-Version": answer.model.version},
         )
 
@@ -169,19 +176,37 @@ async def _form_file(request: Request, limits: Limits) -> bytes:
         await form.close()
 
 
-def _decode(data: bytes, limits: Limits) -> np.ndarray:
+def _decode(data: bytes, limits: Limits, predictor: Predictor) -> np.ndarray:
     if not data:
         raise InputError("request is empty, expected an image file as its body or as the one file of a form")
+    if predictor.spatial_dims != 2:
+        raise InputError(f"model takes volumes, which are no image files: send a tensor {IMAGES!r} to /v2")
     limits.check_header(data, IMAGE_NAME)
-    return decode_image(data, IMAGE_NAME)
+    pixels = decode_pixels(data, IMAGE_NAME)
+    return converted(pixels, predictor.channels, predictor.dtype, IMAGE_NAME)
 
 
-def _png(image: np.ndarray, answer: Answer, output: str) -> bytes:
-    (mask,), labels = answer.masks, answer.model.labels
-    picture = mask_picture(mask, labels) if output == "mask" else Image.fromarray(blend(image, mask, labels, alpha=0.5))
-    data = io.BytesIO()
-    picture.save(data, "PNG", compress_level=1)  # the network is faster than a better compression
-    return data.getvalue()
+def _response(asked: InferenceRequest, answer: Answer) -> bytes:
+    model = answer.model
+    tensors = model.predictor.task.tensors(answer.results)
+    return inference_response(asked, tensors, model.predictor, model.name, model.version)
+
+
+def _file(image: np.ndarray, answer: Answer, output: str) -> tuple[str, bytes]:
+    """Suffix and content of the one file of an answer; several are packed together."""
+    (result,), labels = answer.results, answer.model.labels
+    if output == "overlay":
+        picture, data = Image.fromarray(result.draw(as_rgb(image), labels, 0.5)), io.BytesIO()
+        picture.save(data, "PNG", compress_level=1)  # the network is faster than a better compression
+        return ".png", data.getvalue()
+    files = result.files(labels)
+    if len(files) == 1:
+        return next(iter(files.items()))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for suffix, content in files.items():
+            archive.writestr(f"result{suffix}", content)
+    return ".zip", packed.getvalue()
 
 
 def _answer_errors(app: FastAPI) -> None:

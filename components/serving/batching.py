@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from components.serving.live_model import LiveModel, ServedModel
 from segmodels.errors import TransientError
+from segmodels.tasks.base import Result
 
 BATCHES_WAITING = 16
 """Full batches that may wait; further requests are refused, as their answers would come too late and their images fill
@@ -22,9 +24,9 @@ the memory.
 
 @dataclass(frozen=True)
 class Answer:
-    """Masks (H, W) in the order of the images, all of one version of the model."""
+    """Results in the order of the images, all of one version of the model."""
 
-    masks: list[np.ndarray]
+    results: list[Result]
     model: ServedModel
 
 
@@ -72,7 +74,7 @@ class Batcher:
         self._thread.start()
 
     def submit(self, images: Sequence[np.ndarray]) -> Future[Answer]:
-        """Masks of uint8 images (H, W, 3), to come; raises InputError where the model cannot take an image.
+        """Results of images (*spatial, C), to come; raises InputError where the model cannot take an image.
 
         Raises:
             TransientError: too much waits already, or no model is loaded yet.
@@ -146,9 +148,7 @@ class Batcher:
             range(len(images)), key=lambda index: images[index].shape
         )  # neighbours of one size are predicted together
         try:
-            masks = dict(
-                zip(by_size, model.predictor.masks([images[index] for index in by_size], self._max_images), strict=True)
-            )
+            predicted = model.predictor.results([images[index] for index in by_size], self._max_images)
         except Exception as error:  # a model may fail in any way, the thread must go on
             if len(batch) > 1:
                 for request in batch:
@@ -156,12 +156,13 @@ class Batcher:
             else:
                 batch[0].answer.set_exception(error)
             return
-        first = 0
+        results, first = dict(zip(by_size, predicted, strict=True)), 0
         for request in batch:
-            request.answer.set_result(Answer([masks[first + offset] for offset in range(len(request.images))], model))
+            own = [results[first + offset] for offset in range(len(request.images))]
+            request.answer.set_result(Answer(own, model))
             first += len(request.images)
 
 
 def total_pixels(images: Sequence[np.ndarray]) -> int:
-    """Of images (H, W, 3)."""
-    return sum(image.shape[0] * image.shape[1] for image in images)
+    """Of images (*spatial, C)."""
+    return sum(math.prod(image.shape[:-1]) for image in images)

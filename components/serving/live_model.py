@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Event
 
 import numpy as np
-import torch
 
 from components.running.wording import as_clause
-from components.tracking.model_registry import download_bundle, version_now
+from components.tracking.model_registry import REGISTERED, bundle_folder, is_registered, version_now
 from segmodels.errors import TransientError
 from segmodels.inference.bundle import Bundle, bundle_digest, load_bundle
-from segmodels.inference.predictor import Predictor
+from segmodels.inference.predictor import Predictor, choose_device
 from segmodels.labels import LabelMap
 
-FIRST_IMAGE = (256, 256)
-"""Height and width of the blank image that a version must predict before it is served: slow or failing first calls
+FIRST_IMAGE = {2: (256, 256), 3: (32, 128, 128)}
+"""Size of the blank image, or volume, that a version must predict before it is served: slow or failing first calls
 happen here.
 """
 
@@ -29,8 +27,8 @@ class ServedModel:
 
     Attributes:
         name, version: of the registered model; of a folder its name and the first digits of its digest.
-        labels: of the classes in the masks.
-        predictor: predicts with it.
+        labels: of the classes in the results.
+        predictor: predicts with it, by the settings that the version was measured with.
     """
 
     name: str
@@ -46,10 +44,10 @@ class ModelSource:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.registered = address.startswith("models:/")
+        self.registered = is_registered(address)
         self.moves = self.registered and "@" in address
         self.name = (
-            address.removeprefix("models:/").split("@")[0].split("/")[0]
+            address.removeprefix(REGISTERED).split("@")[0].split("/")[0]
             if self.registered
             else Path(address).resolve().name
         )
@@ -62,14 +60,14 @@ class ModelSource:
 
     def load(self, version: str) -> ServedModel:
         """Raises InputError where the version cannot be loaded, TransientError where the registry does not answer."""
-        if not self.registered:
-            return self._ready(version, load_bundle(self.address))
-        with TemporaryDirectory() as folder:
-            return self._ready(version, load_bundle(download_bundle(f"models:/{self.name}/{version}", Path(folder))))
+        address = f"{REGISTERED}{self.name}/{version}" if self.registered else self.address
+        with bundle_folder(address) as folder:
+            return self._ready(version, load_bundle(folder))
 
     def _ready(self, version: str, bundle: Bundle) -> ServedModel:
-        predictor = Predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu")
-        predictor.masks([np.zeros((*FIRST_IMAGE, 3), dtype=np.uint8)])
+        predictor = Predictor(bundle, choose_device())
+        size = (*FIRST_IMAGE[bundle.spatial_dims], bundle.channels)
+        predictor.results([np.zeros(size, dtype=bundle.dtype)])
         return ServedModel(self.name, version, bundle.labels, predictor)
 
 

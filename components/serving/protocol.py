@@ -1,37 +1,51 @@
 """The Open Inference Protocol, version 2, as JSON over HTTP (kserve/open-inference-protocol, inference_rest.md).
 
-A model has one input ``images``, UINT8 (N, H, W, 3), RGB, and one output ``masks``, (N, H, W): the class of each pixel,
-UINT8, or INT16 above 255 classes.
+A model has one input ``images``, (N, H, W, channels) of the type that it was trained on: UINT8 and 3 channels for RGB;
+volumes (N, D, H, W, channels). Its outputs are the tensors of its task: of semantic segmentation ``masks``, (N, H, W),
+the class of each pixel, UINT8, or INT16 above 255 classes. BYTES are written as text.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.serving.limits import Limits
 from segmodels.errors import InputError
-from segmodels.labels import LabelMap
+from segmodels.inference.predictor import AXES, Predictor
+from segmodels.tasks.base import TensorSpec
 
-IMAGES, MASKS = "images", "masks"
-DATATYPE, SHAPE = "UINT8", [-1, -1, -1, 3]
+IMAGES = "images"
+DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "int16": "INT16", "float32": "FP32"}
 PLATFORM = "pytorch_safetensors"
 
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """``identifier``: what the client calls the request, None if nothing; ``images``: uint8 (N, H, W, 3)."""
+    """``identifier``: what the client calls the request, None if nothing; ``images``: (N, *spatial, channels);
+    ``outputs``: names of the tensors that are asked for, empty for all.
+    """
 
     identifier: str | None
     images: np.ndarray
+    outputs: frozenset[str]
 
 
-def read_request(body: bytes, limits: Limits) -> InferenceRequest:
-    """Raises InputError, one sentence, if the body is not an inference request for one tensor ``images``; TooLarge
-    beyond the limits.
+def input_spec(predictor: Predictor) -> TensorSpec:
+    """The tensor that a model takes."""
+    shape = (*[-1] * (1 + predictor.spatial_dims), predictor.channels)
+    return TensorSpec(IMAGES, DATATYPES[predictor.dtype.name], shape)
+
+
+def read_request(body: bytes, limits: Limits, predictor: Predictor) -> InferenceRequest:
+    """Raises InputError, one sentence, if the body is not an inference request for one tensor ``images`` as the model
+    takes it; TooLarge beyond the limits.
     """
     try:
         request = json.loads(body)
@@ -48,14 +62,17 @@ def read_request(body: bytes, limits: Limits) -> InferenceRequest:
     identifier = request.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise InputError(f"id of the request is {identifier!r}, expected a string")
-    for output in _objects(request, "outputs"):
-        if output.get("name") != MASKS:
-            raise InputError(f"output {output.get('name')!r} is asked for, the model has one output: {MASKS!r}")
+    known = [spec.name for spec in predictor.task.tensor_specs()]
+    wanted: list[Any] = [output.get("name") for output in _objects(request, "outputs")]
+    for name in wanted:
+        if name not in known:
+            has = f"one output: {known[0]!r}" if len(known) == 1 else f"the outputs {known}"
+            raise InputError(f"output {name!r} is asked for, the model has {has}")
     inputs = _objects(request, "inputs")
     names = [tensor.get("name") for tensor in inputs]
     if names != [IMAGES]:
         raise InputError(f"inputs are {names}, expected exactly one tensor: {IMAGES!r}")
-    return InferenceRequest(identifier, _tensor(inputs[0], limits))
+    return InferenceRequest(identifier, _tensor(inputs[0], limits, predictor), frozenset(wanted))
 
 
 def _objects(request: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -65,67 +82,95 @@ def _objects(request: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return items
 
 
-def _tensor(tensor: dict[str, Any], limits: Limits) -> np.ndarray:
+def _tensor(tensor: dict[str, Any], limits: Limits, predictor: Predictor) -> np.ndarray:
     missing = [key for key in ("shape", "datatype", "data") if key not in tensor]
     if missing:
         raise InputError(f"input {IMAGES!r} lacks {', '.join(missing)}, expected name, shape, datatype and data")
-    if tensor["datatype"] != DATATYPE:
-        raise InputError(
-            f"input {IMAGES!r} has datatype {tensor['datatype']!r}, expected {DATATYPE!r}: RGB values 0 to 255"
-        )
+    datatype = input_spec(predictor).datatype
+    if tensor["datatype"] != datatype:
+        rgb = datatype == "UINT8" and predictor.channels == 3
+        meaning = "RGB values 0 to 255" if rgb else "the type of the images that the model was trained on"
+        raise InputError(f"input {IMAGES!r} has datatype {tensor['datatype']!r}, expected {datatype!r}: {meaning}")
     shape = tensor["shape"]
-    if not _is_shape(shape):
-        raise InputError(f"input {IMAGES!r} has shape {str(shape)[:100]}, expected [N, height, width, 3], all positive")
-    limits.check_pixels(shape[0] * shape[1] * shape[2], f"input {IMAGES!r} has shape {shape}")
+    if not _is_shape(shape, predictor):
+        axes = ", ".join((*AXES[predictor.spatial_dims], str(predictor.channels)))
+        raise InputError(f"input {IMAGES!r} has shape {str(shape)[:100]}, expected [N, {axes}], all positive")
+    limits.check_pixels(math.prod(shape[:-1]), f"input {IMAGES!r} has shape {shape}")
     try:
         values = np.asarray(tensor["data"])
     except ValueError:  # lists of several lengths
         raise InputError(
-            f"data of input {IMAGES!r} is not regular, expected a list of integers in row-major order, flat or nested"
+            f"data of input {IMAGES!r} is not regular, expected a list of numbers in row-major order, flat or nested"
             " as the shape"
         ) from None
-    if values.size != np.prod(shape) or values.ndim not in (1, 4) or (values.ndim == 4 and list(values.shape) != shape):
+    whole = values.ndim == len(shape)
+    if values.size != math.prod(shape) or not (whole or values.ndim == 1) or (whole and list(values.shape) != shape):
         raise InputError(
             f"data of input {IMAGES!r} has {values.size} values of shape {list(values.shape)}, its shape {shape} holds"
-            f" {np.prod(shape)}"
+            f" {math.prod(shape)}"
         )
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise InputError(f"data of input {IMAGES!r} holds other values than integers 0 to 255, which {DATATYPE} is")
-    return values.astype(np.uint8).reshape(shape)
+    return _typed(values, predictor.dtype, datatype).reshape(shape)
 
 
-def _is_shape(shape: Any) -> bool:
+def _typed(values: NDArray, dtype: np.dtype, datatype: str) -> NDArray:
+    if dtype.kind == "f":
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise InputError(f"data of input {IMAGES!r} holds other values than finite numbers, which {datatype} is")
+    else:
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if values.dtype.kind not in "iu" or values.min() < low or values.max() > high:
+            raise InputError(
+                f"data of input {IMAGES!r} holds other values than integers {low} to {high}, which {datatype} is"
+            )
+    return values.astype(dtype)
+
+
+def _is_shape(shape: Any, predictor: Predictor) -> bool:
     return (
         isinstance(shape, list)
-        and len(shape) == 4
+        and len(shape) == predictor.spatial_dims + 2
         and all(type(size) is int and size > 0 for size in shape)
-        and shape[3] == 3
+        and shape[-1] == predictor.channels
     )
 
 
-def inference_response(identifier: str | None, masks: np.ndarray, name: str, version: str) -> bytes:
-    """JSON; ``masks``: (N, H, W)."""
-    tensor = {
-        "name": MASKS,
-        "datatype": masks.dtype.name.upper(),
-        "shape": list(masks.shape),
-        "data": masks.ravel().tolist(),
-    }
+def inference_response(
+    request: InferenceRequest, tensors: Mapping[str, NDArray], predictor: Predictor, name: str, version: str
+) -> bytes:
+    """JSON with the tensors that the request asks for; ``tensors``: those of the task, by name."""
     response = {
         "model_name": name,
         "model_version": version,
-        **({} if identifier is None else {"id": identifier}),
-        "outputs": [tensor],
+        **({} if request.identifier is None else {"id": request.identifier}),
+        "outputs": [
+            {
+                "name": spec.name,
+                "datatype": spec.datatype,
+                "shape": list(tensors[spec.name].shape),
+                "data": _data(tensors[spec.name], spec.datatype),
+            }
+            for spec in predictor.task.tensor_specs()
+            if not request.outputs or spec.name in request.outputs
+        ],
     }
     return json.dumps(response, separators=(",", ":")).encode()
 
 
-def model_metadata(name: str, version: str, labels: LabelMap) -> dict[str, Any]:
+def _data(tensor: NDArray, datatype: str) -> list[Any]:
+    values: list[Any] = tensor.ravel().tolist()
+    return [value.decode() for value in values] if datatype == "BYTES" else values
+
+
+def model_metadata(name: str, version: str, predictor: Predictor) -> dict[str, Any]:
     """Name, versions, platform and tensors of the model."""
+
+    def described(spec: TensorSpec) -> dict[str, Any]:
+        return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
     return {
         "name": name,
         "versions": [version],
         "platform": PLATFORM,
-        "inputs": [{"name": IMAGES, "datatype": DATATYPE, "shape": SHAPE}],
-        "outputs": [{"name": MASKS, "datatype": labels.dtype.name.upper(), "shape": SHAPE[:3]}],
+        "inputs": [described(input_spec(predictor))],
+        "outputs": [described(spec) for spec in predictor.task.tensor_specs()],
     }

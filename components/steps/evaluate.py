@@ -93,6 +93,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         facts = {
             "params": plain(params),
             "task": task.name,
+            "headline": dict(task.headline),
             "settings": settings_to_dict(task.settings),
             "model_digest": digest,
             "data_digest": reader.digest,

@@ -34,6 +34,12 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
 
     Writes to ``registration``: registration.json (decision and reason), model_card.md and its pictures.
 
+    Args:
+        shards: folder that preprocess wrote.
+        model: folder that train wrote.
+        evaluation: folder that evaluate wrote.
+        registration: output folder.
+
     Returns:
         What registration.json holds.
 
@@ -142,7 +148,7 @@ def _evaluated(evaluation: Path, model: Path, reader: ShardReader) -> tuple[dict
                 f"{evaluation} was measured with another {what} than {where} holds ({measured.get(f'{what}_digest')},"
                 f" not {mine}): run the evaluate step again"
             )
-    if not {"params", "task", "settings"} <= measured.keys():
+    if not {"params", "task", "settings", "headline"} <= measured.keys():
         raise InputError(
             f"{EVALUATION.path(evaluation)} does not say how the model was measured, expected params, task and"
             " settings: run the evaluate step again"
@@ -156,6 +162,7 @@ def _tags(
     from components.tracking.model_card import describe_settings
 
     compared = {"compared_with": decision.champion, "compared_value": decision.champion_value}
+    headline = {words: metrics[name] for name, words in measured["headline"].items() if metrics[name] is not None}
     return {
         **{key: str(value) for key, value in bundle.lineage.items()},
         "data_digest": measured["data_digest"],
@@ -165,6 +172,7 @@ def _tags(
         "decision": decision.alias,
         "reason": decision.reason,
         "metric": metric,
+        "scores": ", ".join(f"{words} {value:.4f}" for words, value in headline.items()),
         **{key: str(value) for key, value in compared.items() if value is not None},
         **{f"test.{key}": f"{value:.6g}" if isinstance(value, float) else str(value) for key, value in metrics.items()},
     }

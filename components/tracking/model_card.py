@@ -100,10 +100,7 @@ def model_card(
         ),
         _table(
             ["id", "class", *map(words, columns)],
-            [
-                [str(i), _escape(row["class"]), *(_score(row[key]) for key in columns)]
-                for i, row in enumerate(per_class)
-            ],
+            [[str(i), _escape(row["class"]), *(cell(row[key]) for key in columns)] for i, row in enumerate(per_class)],
         ),
         ("A class that does not occur has no score and is left out of means. Scores are of all images together."),
         *(f"![{picture}]({picture})" for picture in pictures),
@@ -132,8 +129,9 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def words(name: str) -> str:
-    """``mean_precision`` as people write it."""
-    return name.replace("_", " ").replace("iou", "IoU")
+    """The name of a score or a count as people write it: ``mean precision`` of ``mean_precision``."""
+    spelled = {"iou": "IoU", "f1": "F1", "dice": "Dice", "ap": "AP", "pq": "PQ", "sq": "SQ", "rq": "RQ"}
+    return " ".join(spelled.get(word, word) for word in name.split("_"))
 
 
 def _input(bundle: Bundle) -> str:
@@ -156,10 +154,10 @@ def _code(*lines: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _score(text: str) -> str:
-    """A cell of per_class.csv: counts with thousands separated, scores with four digits."""
+def cell(text: str, absent: str = "–") -> str:
+    """A cell of per_class.csv to be read: counts with thousands separated, scores with four digits."""
     if not text:
-        return "–"
+        return absent
     return f"{int(text):,}" if text.isdecimal() else f"{float(text):.4f}"
 
 

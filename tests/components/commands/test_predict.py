@@ -20,7 +20,7 @@ from components.steps.register import register
 from segmodels.data import large_images
 from segmodels.data.large_images import ArrayRows
 from segmodels.errors import InputError
-from segmodels.inference.bundle import load_bundle
+from segmodels.inference.bundle import copy_bundle, load_bundle
 from segmodels.inference.crf import DenseCRF
 from segmodels.inference.predictor import Predictor
 from segmodels.inference.sliding_window import SlidingWindow
@@ -154,11 +154,48 @@ def test_options_of_the_command_line_reach_the_predictor(
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 1  # --images names one file, not its folder
 
 
+@pytest.fixture
+def measured(model: Path, tmp_path: Path) -> Path:
+    """The model with settings that it was measured with."""
+    copy_bundle(model, tmp_path / "measured", SemanticSettings(flip=True, scales=(0.5, 1.0)))
+    return tmp_path / "measured"
+
+
+def test_a_model_predicts_with_the_settings_that_it_was_measured_with(
+    measured: Path, model: Path, images: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(str(measured), tmp_path / "images" / "a.png", tmp_path / "out")
+    mask = np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png"))
+    bundle = load_bundle(model)
+    as_measured, plain = (
+        Predictor(bundle, settings=one).masks([images["a.png"]])[0]
+        for one in ({"flip": True, "scales": [0.5, 1.0]}, SemanticSettings())
+    )
+    np.testing.assert_array_equal(mask, as_measured)
+    assert (mask != plain).any()
+    assert "predicting with" not in capsys.readouterr().out
+
+
+def test_options_override_what_was_measured_and_say_so(
+    measured: Path, model: Path, images: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(str(measured), tmp_path / "images" / "a.png", tmp_path / "out", flip=False, scales=(1.0,))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out" / "masks" / "a.png")),
+        Predictor(load_bundle(model)).masks([images["a.png"]])[0],
+    )
+    assert (
+        "measured with flip=True, scales=[0.5, 1.0], sliding_window=None, crf=None;"
+        " predicting with flip=False, scales=[1.0]," in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (["--crf", "--window", "16"], "expected one"),
-        (["--scales", "1", "0"], "expected one or more numbers above 0"),
+        (["--scales", "1", "0"], "scales.1 is 0.0, expected a number greater than 0"),
+        (["--overlap", "0.5"], "--overlap is given, expected a sliding window too: give --window"),
         (["--window", "16", "--weighting", "cosine"], "expected one of gaussian, uniform"),
     ],
 )

@@ -15,8 +15,7 @@ REGISTERED = {
     "version": "3",
     "decision": "challenger",
     "reason": "mean_iou 0.5 is below the minimum 0.65",
-    "test.mean_iou": "0.5",
-    "test.frequency_weighted_iou": "0.75",
+    "scores": "MIoU 0.5000, FWIoU 0.7500, pixel accuracy 0.8000",
 }
 SUCCEEDED = '{"state": "SUCCEEDED"}'
 

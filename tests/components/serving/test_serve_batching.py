@@ -11,6 +11,7 @@ import pytest
 
 from components.serving.batching import BATCHES_WAITING, Batcher
 from segmodels.errors import InputError, TransientError
+from segmodels.results import ClassMap
 
 
 class Recorder:
@@ -25,14 +26,14 @@ class Recorder:
         self.free.set()
         self.entered = threading.Event()
 
-    def masks(self, images: list[np.ndarray], batch_size: int) -> list[np.ndarray]:
+    def results(self, images: list[np.ndarray], batch_size: int) -> list[ClassMap]:
         self.entered.set()
         assert self.free.wait(10)
         self.batches.append([image.shape[:2] for image in images])
         self.largest.add(batch_size)
         if any(image[0, 0, 0] == 13 for image in images):
             raise InputError("the model takes no 13")
-        return [image[:, :, 0] for image in images]
+        return [ClassMap(image[:, :, 0]) for image in images]
 
 
 @contextmanager
@@ -54,7 +55,7 @@ def image(value: int, size: tuple[int, int] = (2, 3)) -> np.ndarray:
 
 
 def values(answers: list) -> list[int]:
-    return [int(mask[0, 0]) for answer in answers for mask in answer.result(10).masks]
+    return [int(result.classes[0, 0]) for answer in answers for result in answer.result(10).results]
 
 
 def test_requests_within_the_window_are_one_batch() -> None:
@@ -124,7 +125,7 @@ def test_a_request_is_answered_by_one_version_whatever_happens_meanwhile() -> No
         later = batcher.submit([image(9)])
         live.current = SimpleNamespace(version="2", predictor=recorder)
         recorder.free.set()
-        assert (len(first.result(10).masks), first.result(10).model.version) == (9, "1")
+        assert (len(first.result(10).results), first.result(10).model.version) == (9, "1")
         assert later.result(10).model.version == "2"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_pipeline import use_local_store, write_model, write_run
+from small_pipeline import LABELS, use_local_store, write_model, write_run
 from small_server import served
 
 from components.__main__ import main
@@ -20,6 +20,7 @@ from components.tracking.model_registry import Registry, Version
 from segmodels.errors import InputError
 from segmodels.inference.bundle import WEIGHTS, load_bundle
 from segmodels.inference.predictor import Predictor
+from segmodels.tasks.registry import create_task
 
 NAME = "scenes"
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -40,7 +41,7 @@ class Store:
             self.registry.add(
                 run_id=run,
                 contents=contents,
-                classes_type=np.dtype(np.uint8),
+                task=create_task("semantic", LABELS),
                 example=IMAGE[None],
                 tags={},
                 description="",

@@ -2,6 +2,7 @@
 open_inference_rest.yaml).
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,15 +12,19 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import tifffile
+import torch
 from fastapi.testclient import TestClient
+from PIL import Image
 from small_pipeline import OPTIONS, write_model
 from small_server import served
 
-from segmodels.inference.bundle import load_bundle, save_bundle
+from segmodels.inference.bundle import copy_bundle, load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
 from segmodels.tasks.registry import create_task
+from segmodels.tasks.semantic import SemanticSettings
 
 TEXT, WHOLE = {"type": "string"}, {"type": "integer"}
 
@@ -253,7 +258,7 @@ def test_a_model_that_fails_is_500_and_the_server_goes_on(model: Path, monkeypat
     with served(str(model)) as (client, live):
         assert live.current is not None
         with monkeypatch.context() as broken:
-            broken.setattr(live.current.predictor, "masks", fail)
+            broken.setattr(live.current.predictor, "results", fail)
             response = infer(client, request(images()))
             assert (response.status_code, response.json()) == (
                 500,
@@ -282,3 +287,60 @@ def test_until_a_model_is_loaded_the_server_is_live_and_not_ready(model: Path) -
         live.update()
         assert client.get("/v2/health/ready").status_code == 200
         assert infer(client, request(images())).status_code == 200
+
+
+def test_the_server_predicts_with_the_settings_that_the_model_was_measured_with(model: Path, tmp_path: Path) -> None:
+    settings = SemanticSettings(flip=True, scales=(0.5, 1.0))
+    copy_bundle(model, tmp_path / "measured", settings)
+    pixels = images(1)
+    with served(str(tmp_path / "measured")) as (client, _):
+        (masks,) = infer(client, request(pixels), "/v2/models/measured/infer").json()["outputs"]
+    mask = np.reshape(masks["data"], masks["shape"])[0]
+    bundle = load_bundle(model)
+    np.testing.assert_array_equal(mask, Predictor(bundle, settings=settings).masks(pixels)[0])
+    assert (mask != Predictor(bundle).masks(pixels)[0]).any()
+
+
+def test_images_of_other_channels_and_types_are_served_unharmed(tmp_path: Path) -> None:
+    """16 bits and four channels: as a tensor, and as a TIFF file."""
+    torch.manual_seed(0)
+    labels = LabelMap(("a", "b"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1})
+    network = create_model("unet", 2, in_channels=4, **OPTIONS)
+    pixels = np.random.default_rng(0).integers(0, 2**16, (1, 24, 37, 4), dtype=np.uint16)
+    with torch.no_grad():  # as many pixels of one class as of the other
+        logits = network.eval()(
+            (torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2) - 30_000) / 9_000
+        ).logits
+        *_, head = (layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d))
+        head.bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+    save_bundle(
+        tmp_path / "deep",
+        network,
+        name="unet",
+        options=OPTIONS,
+        task=create_task("semantic", labels),
+        mean=(30_000.0,) * 4,
+        std=(9_000.0,) * 4,
+        lineage={},
+        dtype="uint16",
+    )
+    (expected,) = Predictor(load_bundle(tmp_path / "deep")).masks(pixels)
+    assert 0 < expected.mean() < 1
+    tensor = {"name": "images", "shape": [1, 24, 37, 4], "datatype": "UINT16", "data": pixels.ravel().tolist()}
+    with served(str(tmp_path / "deep")) as (client, _):
+        (described,) = client.get("/v2/models/deep").json()["inputs"]
+        assert (described["datatype"], described["shape"]) == ("UINT16", [-1, -1, -1, 4])
+        (masks,) = infer(client, {"inputs": [tensor]}, "/v2/models/deep/infer").json()["outputs"]
+        np.testing.assert_array_equal(np.reshape(masks["data"], (24, 37)), expected)
+        response = infer(client, request(images(1)), "/v2/models/deep/infer")
+        assert response.status_code == 400
+        assert "datatype 'UINT8', expected 'UINT16'" in response.json()["error"]
+        response = infer(client, {"inputs": [tensor | {"data": [-1] * pixels.size}]}, "/v2/models/deep/infer")
+        assert "other values than integers 0 to 65535, which UINT16 is" in response.json()["error"]
+        file = io.BytesIO()
+        tifffile.imwrite(file, pixels[0], photometric="minisblack", planarconfig="contig")
+        answer = client.post("/predict", content=file.getvalue())
+        assert answer.status_code == 200, answer.text
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), expected)
+        overlay = client.post("/predict?output=overlay", content=file.getvalue())
+        assert np.asarray(Image.open(io.BytesIO(overlay.content))).shape == (24, 37, 3)
