@@ -1,0 +1,252 @@
+"""Image and mask files: every accepted form is read as meant, every broken one is refused in one sentence that
+names the file.
+"""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from small_folder import IMAGE, MASK, RNG, save
+
+from segmodels.data.decoding import converted, read_image, read_mask, read_pages, read_pixels
+from segmodels.errors import InputError
+
+# Image files
+
+
+def test_an_image_is_rgb_as_stored(tmp_path):
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", IMAGE)), IMAGE)
+    cv2.imwrite(str(tmp_path / "b.png"), IMAGE[:, :, ::-1])
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), IMAGE)
+
+
+def test_alpha_is_dropped(tmp_path):
+    rgba = np.dstack([IMAGE, RNG.integers(0, 256, IMAGE.shape[:2], dtype=np.uint8)])
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", rgba)), IMAGE)
+
+
+def test_grey_and_16_bit_and_1_bit_images_are_expanded(tmp_path):
+    grey = IMAGE[:, :, 0]
+    for path, expected in (
+        (save(tmp_path / "grey.png", grey), grey),
+        (save(tmp_path / "deep.png", grey.astype(np.uint16) * 256 + 77), grey),
+        (save(tmp_path / "bit.png", grey > 127), (grey > 127) * np.uint8(255)),
+    ):
+        np.testing.assert_array_equal(read_image(path), np.dstack([expected] * 3))
+
+
+def test_a_palette_image_has_its_colours(tmp_path):
+    picture = Image.fromarray(MASK, mode="P")
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.eye(3, dtype=np.uint8)[MASK] * 255)
+
+
+def test_a_16_bit_colour_image_keeps_the_high_byte(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), IMAGE[:, :, ::-1].astype(np.uint16) * 256 + 50)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), IMAGE)
+
+
+def test_a_cmyk_image_is_converted(tmp_path):
+    flat = np.full((16, 16, 3), (200, 40, 90), np.uint8)
+    image = read_image(save(tmp_path / "a.jpg", flat, "CMYK", quality=95))
+    assert np.abs(image.astype(int) - flat).max() < 12
+
+
+def test_exif_orientation_is_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    assert read_image(save(tmp_path / "a.jpg", IMAGE, exif=exif)).shape == IMAGE.shape
+
+
+def test_a_floating_point_image_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"a\.tif has 32-bit pixels"):
+        read_image(save(tmp_path / "a.tif", IMAGE[:, :, 0].astype(np.float32)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
+@pytest.mark.parametrize("keep", [0.2, 0.6, 0.95])
+def test_a_truncated_file_is_refused(tmp_path, suffix, keep):
+    path = save(tmp_path / f"a{suffix}", RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    for read in (read_image, read_mask):
+        with pytest.raises(InputError, match=rf"a\{suffix} is truncated"):
+            read(path)
+
+
+@pytest.mark.parametrize(("suffix", "cut"), [(".png", 1), (".png", 14), (".jpg", 2)])
+def test_a_file_cut_by_a_few_bytes_is_refused(tmp_path, suffix, cut, capfd):
+    path = save(tmp_path / f"a{suffix}", IMAGE)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(InputError, match="is truncated"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_flipped_byte_in_a_png_is_refused(tmp_path, capfd):
+    path = save(tmp_path / "a.png", IMAGE)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.png is truncated or broken"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_no_image_is_refused(tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("text.png", "empty.png"):
+        with pytest.raises(InputError, match=rf"{name} .*no known image format"):
+            read_image(tmp_path / name)
+    with pytest.raises(InputError, match=r"missing\.png is not there"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+# Pixels as stored
+
+DEEP = RNG.integers(0, 65536, (12, 17, 4), dtype=np.uint16)
+
+
+def stored(path: Path, expected: np.ndarray) -> None:
+    pixels = read_pixels(path)
+    np.testing.assert_array_equal(pixels, expected)
+    assert pixels.dtype == expected.dtype
+
+
+def test_png_keeps_its_channels_and_bits(tmp_path):
+    stored(save(tmp_path / "grey.png", IMAGE[:, :, 0]), IMAGE[:, :, :1])
+    stored(save(tmp_path / "deep.png", DEEP[:, :, 0]), DEEP[:, :, :1])
+    stored(save(tmp_path / "rgb.png", IMAGE), IMAGE)
+    for name, deep in (("rgb", DEEP[:, :, :3]), ("rgba", DEEP)):
+        cv2.imwrite(str(tmp_path / f"{name}16.png"), deep[:, :, [2, 1, 0, 3][: deep.shape[2]]])
+        stored(tmp_path / f"{name}16.png", DEEP[:, :, :3])
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_tiff_keeps_any_number_of_channels_and_type(tmp_path, channels, dtype, byteorder, compression, planar):
+    if channels == 1 and planar == "separate":
+        pytest.skip("one channel has no order")
+    rng = np.random.default_rng(channels)
+    pixels = (rng.integers(0, 256, (12, 17, channels)) * (257 if dtype == np.uint16 else 1)).astype(dtype)
+    pixels -= np.array(100 if dtype in (np.int16, np.float32) else 0, dtype)
+    values = pixels[:, :, 0] if channels == 1 else np.moveaxis(pixels, -1, 0) if planar == "separate" else pixels
+    options = {} if channels == 1 else {"planarconfig": planar}
+    tifffile.imwrite(
+        tmp_path / "a.tif", values, photometric="minisblack", compression=compression, byteorder=byteorder, **options
+    )
+    stored(tmp_path / "a.tif", pixels)
+
+
+def test_a_fourth_channel_of_16_bits_stays_and_alpha_of_8_bits_goes(tmp_path):
+    tifffile.imwrite(tmp_path / "deep.tif", DEEP, photometric="rgb")
+    stored(tmp_path / "deep.tif", DEEP)
+    rgba = np.dstack([IMAGE, IMAGE[:, :, 0]])
+    tifffile.imwrite(tmp_path / "alpha.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+    stored(tmp_path / "alpha.tif", IMAGE)
+    tifffile.imwrite(tmp_path / "bands.tif", rgba, photometric="minisblack", planarconfig="contig")
+    stored(tmp_path / "bands.tif", rgba)
+
+
+def test_a_compression_without_a_decoder_is_read_by_opencv_or_named(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.tif"), DEEP[:, :, [2, 1, 0]], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    stored(tmp_path / "a.tif", DEEP[:, :, :3])
+
+
+def test_truncated_and_ill_typed_tiff_files_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", DEEP, photometric="minisblack", planarconfig="contig")
+    (tmp_path / "b.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-200])
+    with pytest.raises(InputError, match=r"b\.tif is truncated"):
+        read_pixels(tmp_path / "b.tif")
+    tifffile.imwrite(tmp_path / "c.tif", DEEP.astype(np.int32), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(InputError, match=r"c\.tif has int32 pixels, expected 8 or 16 bits or float32"):
+        read_pixels(tmp_path / "c.tif")
+
+
+def test_conversions_lose_low_bits_at_most():
+    np.testing.assert_array_equal(converted(IMAGE, 3, np.dtype(np.uint8), "a"), IMAGE)
+    np.testing.assert_array_equal(converted(IMAGE[:, :, :1], 3, np.dtype(np.uint8), "a"), IMAGE[:, :, [0, 0, 0]])
+    np.testing.assert_array_equal(converted(DEEP[:, :, :3], 3, np.dtype(np.uint8), "a"), DEEP[:, :, :3] >> 8)
+    with pytest.raises(InputError, match="image a has 4 channels, expected 3"):
+        converted(DEEP, 3, np.dtype(np.uint8), "a")
+    with pytest.raises(InputError, match=r"image a has uint8 pixels \(uint8\), expected uint16"):
+        converted(IMAGE, 3, np.dtype(np.uint16), "a")
+
+
+def test_pages_are_grey_maps_of_one_size(tmp_path):
+    np.testing.assert_array_equal(read_pages(save(tmp_path / "a.png", DEEP[:, :, 0])), DEEP[None, :, :, 0])
+    (tmp_path / "b.png").write_bytes(grey_png(MASK, 4))
+    np.testing.assert_array_equal(read_pages(tmp_path / "b.png"), MASK[None])
+    Image.fromarray(MASK).save(tmp_path / "c.tif", save_all=True, append_images=[Image.fromarray(MASK[:5])])
+    with pytest.raises(InputError, match=r"c\.tif has pages of the shapes \[\(5, 17\), \(12, 17\)\]"):
+        read_pages(tmp_path / "c.tif")
+
+
+# Mask files
+
+
+def test_masks_are_label_ids_in_every_grey_depth(tmp_path):
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "8.png", MASK)), MASK)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "1.png", MASK > 0)), (MASK > 0).astype(np.uint8))
+    deep = MASK.astype(np.uint16) * 1000
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "16.png", deep)), deep)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bit_grey_masks_are_not_spread_over_0_to_255(tmp_path, bits):
+    ids = RNG.integers(0, 2**bits, (12, 17), dtype=np.uint8)
+    (tmp_path / "a.png").write_bytes(grey_png(ids, bits))
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), ids)
+
+
+def grey_png(ids: np.ndarray, bits: int) -> bytes:
+    """A grey PNG of 1, 2 or 4 bits per pixel, written from the PNG specification."""
+    height, width = ids.shape
+    spread = ((ids[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1).reshape(height, width * bits)
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in spread.astype(np.uint8))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_palette_mask_is_its_index_and_not_its_colour(tmp_path):
+    picture = Image.fromarray(MASK, mode="P")
+    picture.putpalette([0, 0, 0, 128, 0, 0, 128, 0, 0])  # two indices of one colour
+    picture.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), MASK)
+
+
+def test_an_rgb_mask_of_equal_channels_is_grey(tmp_path):
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", np.dstack([MASK] * 3))), MASK)
+    np.testing.assert_array_equal(
+        read_mask(save(tmp_path / "b.png", np.dstack([*[MASK] * 3, np.full_like(MASK, 255)]))), MASK
+    )
+
+
+def test_an_rgb_mask_is_read_by_its_colours(tmp_path):
+    palette = {(0, 0, 0): 5, (255, 255, 255): 700, (128, 64, 1): 2}
+    colors = np.array(list(palette), dtype=np.uint8)[MASK]
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", colors), palette), np.array([5, 700, 2])[MASK])
+
+
+def test_an_rgb_mask_with_an_unknown_colour_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", IMAGE)
+    with pytest.raises(InputError, match=r"a\.png holds the colour \(\d+, \d+, \d+\), which no class has"):
+        read_mask(path, {(0, 0, 0): 0})
+    with pytest.raises(InputError, match=r"a\.png holds the colour"):
+        read_mask(path)
