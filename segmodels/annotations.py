@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
 from segmodels.errors import InputError
@@ -130,6 +129,8 @@ def rows_of(layers: Iterable[NDArray], segments: Sequence[Segment]) -> tuple[Seg
     """
     if not segments:
         return ()
+    import scipy.ndimage
+
     boxes: dict[int, Box | None] = {}
     areas: dict[int, float] = {}
     for layer in layers:
