@@ -1,0 +1,111 @@
+"""Volumes as the Medical Segmentation Decathlon publishes them (Antonelli, Nature Communications 13, 4128, 2022).
+Also read are the datasets of nnU-Net (Isensee 2021), one file for each modality.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation
+from segmodels.data.classes_file import distinct_colors
+from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+_MODALITY = re.compile(r"(.+)_(\d{4})$")
+
+
+@register_layout("nifti", LayoutCard("volumes in NIfTI files", "https://medicaldecathlon.com"))
+class Nifti(Layout):
+    """A folder of volumes.
+
+    The sample id is the file's name without ending. Modalities, on a fourth axis of the file or in files of their own
+    that end in ``_0000``, ``_0001``, ..., are channels. Values are read as float32, scaled as the file says. Volumes
+    without a label map, as in ``imagesTs/``, are for ``predict``.
+    """
+
+    tree: ClassVar[str] = """\
+imagesTr/la_003.nii.gz      volumes, .nii or .nii.gz; or la_003_0000.nii.gz, la_003_0001.nii.gz: a modality each
+labelsTr/la_003.nii.gz      label ids; without labelsTr/: not annotated
+dataset.json                {"labels": {"0": "background", "1": "left atrium"}}, or {"labels": {"background": 0, ...}}
+"""
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
+        for part in ("imagesTr", "dataset.json"):
+            if not (self.root / part).exists():
+                raise InputError(
+                    f"dataset folder {self.root} has no {part}, expected imagesTr/, labelsTr/ and dataset.json (layout"
+                    f" {self.name!r})"
+                )
+
+    @cached_property
+    def labels(self) -> LabelMap:
+        path = self.root / "dataset.json"
+        try:
+            named = json.loads(path.read_text(encoding="utf-8"))["labels"]
+            pairs = [_label(*pair) for pair in named.items()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f'{path} cannot be read ({type(error).__name__}: {error}), expected {{"labels": {{"0": "background",'
+                " ...}}: correct it"
+            ) from None
+        ids = {source: name for source, name in sorted(pairs) if name != "ignore"}
+        trains = {source: train for train, source in enumerate(ids)}
+        labels = LabelMap(tuple(ids.values()), distinct_colors(len(ids)), trains)
+        ignored = {source: labels.ignore_index for source, name in pairs if name == "ignore"}
+        return replace(labels, ids={**labels.ids, **ignored})
+
+    def samples(self) -> Iterable[Sample]:
+        masks = {stem(path): path for path in self._files("labelsTr")}
+        cases: dict[str, list[Path]] = {}
+        for path in self._files("imagesTr"):
+            name = stem(path)
+            modality = _MODALITY.match(name)
+            cases.setdefault(modality[1] if modality and name not in masks else name, []).append(path)
+        if not cases:
+            raise InputError(f"{self.root / 'imagesTr'} holds no volumes, expected files ending in .nii or .nii.gz")
+        if masks and (alone := sorted(cases.keys() ^ masks.keys())):
+            raise InputError(
+                f"{len(alone)} cases in {self.root} have only one of volume and label map: {', '.join(alone[:5])}: add"
+                " the other under the same name or remove the file"
+            )
+        for name, (image, *others) in cases.items():
+            files = [path.relative_to(self.root).as_posix() for path in ([masks[name]] if masks else []) + others]
+            yield Sample(name, None, image.relative_to(self.root).as_posix(), tuple(files), name)
+
+    def read_image(self, sample: Sample) -> NDArray:
+        others = [file for file in sample.files if file.startswith("imagesTr/")]
+        volumes = [read_volume(self.root / file)[0] for file in (sample.image, *others)]
+        if len({volume.shape[:3] for volume in volumes}) > 1:
+            sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
+            raise InputError(f"modalities of {self.root / sample.image} have the sizes {sizes}, expected one size")
+        return volumes[0] if len(volumes) == 1 else np.concatenate(volumes, axis=-1)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        mask = sample.annotation_file
+        if mask is None or not mask.startswith("labelsTr/"):
+            return None
+        ids, spacing = read_label_volume(self.root / mask)
+        return replace(Annotation.of_classes(encode_labels(self.labels, ids, mask)), spacing=spacing)
+
+    def _files(self, part: str) -> list[Path]:
+        folder = self.root / part
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [path for path in found if is_nifti(path) and not path.name.startswith(".")]
+
+
+def _label(key: str, value: Any) -> tuple[int, str]:
+    """Label id and name, whichever of both is the key."""
+    return (int(key), value) if isinstance(value, str) else (int(value), key)
