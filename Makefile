@@ -9,9 +9,10 @@ export DO_NOT_TRACK := 1
 VARIANT ?= cpu
 PROFILE ?= $(VARIANT)
 OVERLAY ?= dev
+CONFIGURATION = configurations/$(patsubst params.%,%,$(basename $(notdir $(PARAMS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint docs ui bench sweep camvid image push deploy golden clean
+.PHONY: help demo test test-slow acceptance lint docs ui bench sweep run camvid image push deploy golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -54,10 +55,16 @@ bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS
 sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
-camvid: $(VENV)/.installed  ## train on CamVid: params.camvid.yaml becomes params.yaml
-	cp params.camvid.yaml params.yaml
-	dvc repro
-	@python -m components report
+run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params.NAME.yaml
+	@test -f "$(PARAMS)" || { echo "name a file of parameters: make run PARAMS=params.camvid.yaml"; exit 2; }
+	@mkdir -p $(CONFIGURATION)
+	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name $(CONFIGURATION)/$$name; done
+	@ln -sfn $(abspath $(PARAMS)) $(CONFIGURATION)/params.yaml
+	cd $(CONFIGURATION) && dvc repro $(STAGE)
+	@cd $(CONFIGURATION) && { test -n "$(STAGE)" || python -m components report; }
+
+camvid:  ## train on CamVid, in configurations/camvid
+	$(MAKE) run PARAMS=params.camvid.yaml
 
 image: $(VENV)/.installed  ## build the image of the steps: VARIANT=cpu|gpu TORCH_INDEX=index of CPU wheels; wheelhouse/ is looked into first
 	@mkdir -p build
@@ -87,4 +94,4 @@ golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare wit
 	done
 
 clean:  ## remove what runs made: data, MLflow store, caches (the environment stays)
-	rm -rf data mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf data configurations/*/data mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

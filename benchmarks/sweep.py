@@ -12,6 +12,7 @@ import argparse
 import math
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,32 +81,47 @@ def main() -> None:
 
 
 def train_all(models: list[str], minutes: float, experiment: str) -> None:
-    """Queue an experiment for each model and run the queue to its end; a model that fails is told by DVC and left out
-    of the table.
-
-    An experiment takes params.yaml as it stands when it is queued: --set-param could add options of a model to those of
-    params.yaml, not replace them.
+    """Queue an experiment for each model and run the queue to its end; DVC reports a model that fails, and the table
+    leaves it out.
     """
-    path = ROOT / "params.yaml"
-    own = path.read_text()
     stamp = time.strftime("%m%d%H%M")
-    try:
-        for name in models:
-            params = yaml.safe_load(own)
-            params["train"] |= {
-                "model": name,
-                "options": MODELS[name],
-                "minutes": minutes,
-                "epochs": 10_000,
-                "experiment": experiment,
-            }
-            path.write_text(yaml.safe_dump(params, sort_keys=False))
-            subprocess.run(
-                ["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}"], cwd=ROOT, check=True
-            )
-    finally:
-        path.write_text(own)
+    own = yaml.safe_load((ROOT / "params.yaml").read_text())["train"]
+    for name in models:
+        values = {
+            "minutes": minutes,
+            "epochs": 10_000,
+            "experiment": experiment,
+            "model": name,
+            "options": MODELS[name],
+        }
+        sets = [part for assignment in assignments(own, values) for part in ("--set-param", assignment)]
+        command = ["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}", *sets]
+        subprocess.run(command, cwd=ROOT, check=True)
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], cwd=ROOT, check=False)
+
+
+def assignments(own: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """``--set-param`` of DVC that give section ``train`` these values; ``own`` is the section in params.yaml.
+
+    DVC merges a mapping into the one in the file, so a mapping is removed first and then set anew.
+    """
+    return [
+        text
+        for key, value in values.items()
+        for text in (
+            *([f"~train.{key}"] if isinstance(value, Mapping) and key in own else []),
+            f"{'' if key in own and not isinstance(value, Mapping) else '+'}train.{key}={_hydra(value)}",
+        )
+    ]
+
+
+def _hydra(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides, which DVC reads."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_hydra(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_hydra, value)) + "]"
+    return str(value)
 
 
 def newest_runs(experiment: str) -> dict[str, Any]:

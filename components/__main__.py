@@ -18,10 +18,10 @@ from typing import Any
 
 from components.params import FILE
 from components.running.exit_codes import guarded, retried
-from components.steps import CLUSTER_STEPS, COMMANDS, STEPS, Step
+from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, STEPS, Step
 from segmodels.errors import InputError
 
-ALL = {step.name: step for step in (*STEPS, *CLUSTER_STEPS, *COMMANDS)}
+ALL = {step.name: step for step in (*STEPS, *DVC_STEPS, *CLUSTER_STEPS, *COMMANDS)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,12 @@ def main(argv: list[str] | None = None) -> int:
         description="The steps of the segmentation pipeline, and commands around it.",
         epilog="\n\n".join(
             f"{title}:\n" + "\n".join(f"  {step.name:<11} {step.help}" for step in steps)
-            for title, steps in {"steps": STEPS, "on a cluster": CLUSTER_STEPS, "commands": COMMANDS}.items()
+            for title, steps in {
+                "steps": STEPS,
+                "with DVC": DVC_STEPS,
+                "on a cluster": CLUSTER_STEPS,
+                "commands": COMMANDS,
+            }.items()
         )
         + "\n\n`python -m components STEP --help` shows a step's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

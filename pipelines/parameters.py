@@ -46,7 +46,6 @@ def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
         section, field = key.split(".")
         values[name] = _plain(everything[section][field])
         rest.get(section, {}).pop(field, None)
-    rest.get("ingest", {}).pop("watch", None)  # what DVC watches
     values |= {f"{section}_params": json.dumps({section: rest.get(section, {})}) for section in SECTIONS}
     values |= {
         "gpu_type": profile.gpu.type if profile.gpu else "",
@@ -84,7 +83,6 @@ def all_params(values: Mapping[str, Any]) -> PipelineParams:
         InputError: they do not fit.
     """
     sets = [f"{key}={values[name]}" for name, key in VALUES.items()]
-    sets.append(f"ingest.watch={values['dataset_path']}")
     return assembled_params([values[f"{section}_params"] for section in SECTIONS], sets)
 
 

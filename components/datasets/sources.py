@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from dataclasses import asdict, dataclass
 from hashlib import md5
 from pathlib import Path
@@ -14,6 +15,7 @@ from components.datasets.download_cache import DownloadCache
 from components.params.schema import IngestParams
 from components.running.atomic import written_folder
 from components.running.digests import folder_md5s
+from components.running.project import project_root
 from segmodels.data.digits import DigitsSettings
 from segmodels.errors import InputError
 
@@ -50,7 +52,7 @@ def fetch(params: IngestParams, cache: Path) -> LocalDataset:
         return LocalDataset(root, "folder", source, None, folder_md5s(root))
     assert params.path is not None
     if params.source == "folder":
-        root = Path(params.path)
+        root = place_of(params)
         if not root.is_dir():
             raise InputError(f"dataset folder {root} is not there: check ingest.path")
         return LocalDataset(root, params.layout, {"kind": "folder", "path": params.path}, None, folder_md5s(root))
@@ -66,6 +68,13 @@ def fetch(params: IngestParams, cache: Path) -> LocalDataset:
         "path": params.path,
     }
     return LocalDataset(root, params.layout, source, commit, md5s)
+
+
+def place_of(params: IngestParams) -> Path:
+    """The folder that ``params.path`` names, relative to the project's root; absolute if it is given so, else relative
+    to the working directory.
+    """
+    return Path(os.path.relpath(project_root() / path)) if not (path := Path(str(params.path))).is_absolute() else path
 
 
 def _digits(settings: DigitsSettings, cache: Path) -> Path:

@@ -77,7 +77,6 @@ def ingest(
         "ingest.rev": rev,
         "ingest.layout": layout,
     }
-    values["ingest.watch"] = path  # what DVC watches; for a folder the schema wants it to say the same as path
     return _step("ingest", params, values, "--cache", CACHE, "--dataset", dataset.path, "--copy-files", "true")
 
 

@@ -50,6 +50,11 @@ def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelinePar
     if isinstance(data, Mapping) and isinstance(section := data.get("evaluate"), Mapping):
         data = {**data, "evaluate": evaluate_section(section)}
         settings = data["evaluate"]["settings"]
+    if isinstance(data, Mapping) and isinstance(ingest := data.get("ingest"), Mapping) and "watch" in ingest:
+        raise InputError(
+            f"{origin}: ingest.watch is no longer a key, got {ingest['watch']!r}: remove it, `dvc repro` looks at the"
+            " dataset that ingest names by itself"
+        )
     params = checked(PipelineParams, data, origin)
     if settings:
         check_settings(settings, params.train.task, origin)

@@ -23,9 +23,8 @@ class IngestParams:
 
     Attributes:
         source: where the dataset lies; digits is built in.
-        watch: file, folder or s3:// prefix whose change makes `dvc repro` ingest again; for source folder the dataset's
-            folder.
-        path: folder: the dataset's folder; dvc: path inside the repository; s3: s3://bucket/prefix.
+        path: folder: the dataset's folder, relative to the project's root; dvc: path inside the repository; s3:
+            s3://bucket/prefix.
         repo: dvc: URL or path of the Git repository that versions the dataset.
         rev: dvc: branch, tag or commit. None: the default branch.
         layout: how the files are organised; docs/datasets.md lists the layouts.
@@ -36,7 +35,6 @@ class IngestParams:
     """
 
     source: Source = "digits"
-    watch: str = "segmodels/data/digits.py"
     path: str | None = None
     repo: str | None = None
     rev: str | None = None
@@ -53,8 +51,6 @@ class IngestParams:
             raise InputError("source 'dvc' needs repo, the URL or path of the Git repository")
         if self.source == "s3" and not str(self.path).startswith("s3://"):
             raise InputError(f"path is {self.path!r}, source 's3' needs s3://bucket/prefix")
-        if self.source == "folder" and self.watch != self.path:
-            raise InputError(f"watch is {self.watch!r}, source 'folder' needs the same value as path, {self.path!r}")
 
 
 @dataclass(frozen=True)

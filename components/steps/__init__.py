@@ -91,6 +91,18 @@ CLUSTER_STEPS = (
 )
 """Further tasks of the pipeline on a cluster."""
 
+DVC_STEPS = (
+    Step(
+        "source",
+        "components.datasets.source",
+        "write down the state of the dataset's source, so that DVC ingests again when it changed",
+        writes="source",
+        keeps=("cache",),
+        cached=False,
+    ),
+)
+"""Further stages of dvc.yaml. On a cluster ingest itself looks at the source in every run."""
+
 COMMANDS = (
     Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),
     Step("serve", "components.commands.serve", "answer requests with the champion over HTTP; follows it"),

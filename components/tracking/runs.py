@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from components.artifacts import JOURNAL, RUN
+from components.running.project import project_root
 from segmodels.errors import InputError, TransientError
 
 STORE, ARTIFACTS = "mlflow.db", "mlruns"
@@ -26,20 +27,10 @@ PARAM_LENGTH = 6000  # MLflow refuses longer values
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, else a SQLite file in the working directory.
-
-    `dvc exp run --queue` and `--temp` work in a copy below ``.dvc/tmp/exps``, which is removed: their runs go to the
-    repository's own store.
+    """``MLFLOW_TRACKING_URI``, else a SQLite file in the project's root: runs of `dvc exp run --queue` and of
+    configurations in folders of their own go to one store.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store_root() / STORE}"
-
-
-def _store_root() -> Path:
-    here = Path.cwd()
-    for parent in here.parents:
-        if parent.name == "exps" and parent.parts[-3:-1] == (".dvc", "tmp"):
-            return parent.parents[2]
-    return here
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / STORE}"
 
 
 def mlflow_client(uri: str | None = None) -> Any:
@@ -97,7 +88,7 @@ def _experiment_id(client: Any, name: str) -> str:
         local = str(client.tracking_uri).startswith("sqlite:")
         try:
             return client.create_experiment(
-                name, artifact_location=(_store_root() / ARTIFACTS).as_uri() if local else None
+                name, artifact_location=(project_root() / ARTIFACTS).as_uri() if local else None
             )
         except MlflowException:  # another process made it meanwhile
             found = client.get_experiment_by_name(name)

@@ -28,7 +28,7 @@ USER = 12345
 """Whom the pipeline is run as, where the tests are root."""
 
 PARAMS = """
-ingest: {source: digits, watch: segmodels/data/digits.py, digits: {train: 120, val: 30, test: 30, size: 48, seed: 3}}
+ingest: {source: digits, digits: {train: 120, val: 30, test: 30, size: 48, seed: 3}}
 validate: {max_void_share: 0.9}
 preprocess: {longer_side: null}
 train:

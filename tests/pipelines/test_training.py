@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.steps import CLUSTER_STEPS, DVC_STEPS, STEPS
 from pipelines.__main__ import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -53,6 +54,13 @@ def parts(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
+def dvc_stages() -> dict[str, Any]:
+    """The six steps in dvc.yaml. Its further stage makes DVC ingest again; on a cluster ingest runs every time."""
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert list(stages) == [*(step.name for step in DVC_STEPS), *(step.name for step in STEPS)]
+    return {step.name: stages[step.name] for step in STEPS}
+
+
 def options(command: list[str]) -> dict[str, str]:
     """Option -> value, of what stands behind the step's name."""
     return {name: value for name, value in zip(command[::2], command[1::2], strict=True) if name not in OURS}
@@ -76,7 +84,7 @@ def test_the_pipeline_is_as_the_golden_file(compiled: dict[str, str], profile: s
 
 
 def test_both_conductors_run_the_same_commands(compiled: dict[str, str]) -> None:
-    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    stages = dvc_stages()
     executors = parts(compiled["cpu"])[0]["deploymentSpec"]["executors"]
     for name, stage in stages.items():
         container = executors[f"exec-{name}"]["container"]
@@ -89,7 +97,7 @@ def test_both_conductors_hand_on_the_same_outputs(compiled: dict[str, str]) -> N
     """What a stage of dvc.yaml reads and writes under data/ is what the task gets from tasks before it and gives to
     those after.
     """
-    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    stages = dvc_stages()
     pipeline, _ = parts(compiled["cpu"])
     writer = {out: name for name, stage in stages.items() for out in stage["outs"]}
     for name, stage in stages.items():
@@ -123,6 +131,17 @@ def producer(pipeline: dict[str, Any], task: str, artifact: str) -> str:
     group = next(name for name, group in dags(pipeline).items() if task in group)
     outer = next(name for name, one in tasks(pipeline).items() if one["componentRef"]["name"] == group)
     return producer(pipeline, outer, source["componentInputArtifact"])
+
+
+def test_both_conductors_wire_the_steps_as_the_table_says(compiled: dict[str, str]) -> None:
+    pipeline, _ = parts(compiled["cpu"])
+    stages, wired = dvc_stages(), tasks(pipeline)
+    for step in STEPS:
+        named = {option[2:] for option in options(shlex.split(stages[step.name]["cmd"])[4:])}
+        assert named == {*step.reads, step.writes, *step.keeps}, step.name
+        assert set(wired[step.name]["inputs"].get("artifacts", {})) == set(step.reads), step.name
+    for step in (*STEPS, *CLUSTER_STEPS):
+        assert wired[step.name].get("cachingOptions", {}).get("enableCache", False) == step.cached, step.name
 
 
 def test_every_parameter_reaches_the_group_that_uses_it(compiled: dict[str, str]) -> None:

@@ -401,9 +401,7 @@ def test_ingest_of_a_bucket_equals_ingest_of_the_folder(client: Any, tmp_path: P
     upload(client, folder, "ingest", "some/where/")
     client.put_object(Bucket="ingest", Key="some/where-else.txt", Body=b"x")
     ingest(IngestParams(source="s3", path="s3://ingest/some/where"), tmp_path / "from_s3", tmp_path / "cache")
-    ingest(
-        IngestParams(source="folder", path=str(folder), watch=str(folder)), tmp_path / "from_folder", tmp_path / "cache"
-    )
+    ingest(IngestParams(source="folder", path=str(folder)), tmp_path / "from_folder", tmp_path / "cache")
     from_s3, from_folder = Dataset.open(tmp_path / "from_s3"), Dataset.open(tmp_path / "from_folder")
     assert from_s3.digest == from_folder.digest
     assert from_s3.table.equals(from_folder.table)

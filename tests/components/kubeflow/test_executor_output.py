@@ -26,7 +26,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     root = write_small_dataset(tmp_path / "set", {"train": 4, "val": 2, "test": 2}, (64, 48))
     image = next((root / "images").rglob("*.png"))
     image.write_bytes(image.read_bytes()[:100])
-    params = {"source": "folder", "path": str(root), "watch": str(root)}
+    params = {"source": "folder", "path": str(root)}
     ingest(checked(IngestParams, params), tmp_path / "dataset", tmp_path / "cache")
     monkeypatch.setenv("SEGMODELS_PIPELINE_RUN", "run-1")
     folders = ["--dataset", str(tmp_path / "dataset"), "--validation", str(tmp_path / "validation")]

@@ -52,7 +52,10 @@ def test_the_shipped_parameter_files_are_valid() -> None:
         ("train: {deep_supervision: {weights: [-1.0]}}", ["train.deep_supervision.weights.0", "-1.0"]),
         ("ingest: {source: s3, path: bucket/prefix}", ["'bucket/prefix'", "s3://bucket/prefix"]),
         ("ingest: {source: dvc, path: data}", ["needs repo"]),
-        ("ingest: {source: folder, path: images}", ["watch", "'images'"]),
+        (
+            "ingest: {source: folder, path: images, watch: images}",
+            ["ingest.watch is no longer a key", "'images'", "remove it"],
+        ),
         ("ingest: {split: {val: 0.6, test: 0.6}}", ["1.2", "less than 1"]),
         ("preprocess: {longer_side: 0}", ["preprocess.longer_side", "0", "greater than 0"]),
         ("evaluate: {sliding_window: {size: [64, 64], overlap: 1.0}}", ["overlap", "1.0"]),

@@ -28,7 +28,7 @@ SMALL = {"train": 6, "val": 2, "test": 3}
 
 
 def from_folder(path: Path | str, **facts: object) -> IngestParams:
-    return checked(IngestParams, {"source": "folder", "path": str(path), "watch": str(path), **facts})
+    return checked(IngestParams, {"source": "folder", "path": str(path), **facts})
 
 
 def ids(dataset: Path, split: str) -> list[str]:
@@ -322,7 +322,7 @@ def test_files_that_a_list_names_and_that_are_not_there_are_named(tmp_path: Path
 
 
 def test_the_command_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("ingest: {source: folder, path: missing, watch: missing}\n")
+    (tmp_path / "params.yaml").write_text("ingest: {source: folder, path: missing}\n")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     result = subprocess.run(
         [sys.executable, "-m", "components", "ingest"],

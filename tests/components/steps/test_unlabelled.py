@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = write_small_dataset(tmp_path / "set")
     shutil.rmtree(root / "masks")
     (root / "classes.txt").write_text("first\nsecond\nthird\n")
-    params = checked(IngestParams, {"source": "folder", "path": str(root), "watch": str(root), "layout": "images"})
+    params = checked(IngestParams, {"source": "folder", "path": str(root), "layout": "images"})
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
     validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
     preprocess(PreprocessParams(workers=1), tmp_path / "dataset", tmp_path / "validation", tmp_path / "shards")

@@ -41,7 +41,7 @@ def ingested(tmp_path: Path, change: Callable[[Path], None] | None = None, **fac
     root = write_small_dataset(tmp_path / "set", SPLITS, SIZE)
     if change:
         change(root)
-    params = checked(IngestParams, {"source": "folder", "path": str(root), "watch": str(root), **facts})
+    params = checked(IngestParams, {"source": "folder", "path": str(root), **facts})
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
     return root
 
@@ -191,7 +191,7 @@ def test_camvid_is_measured_on_all_cores(shared_data: Path, tmp_path: Path) -> N
     root = shared_data / "camvid"
     params = checked(
         IngestParams,
-        {"source": "folder", "path": str(root), "watch": str(root), "layout": "camvid", "splits": {"test": "val"}},
+        {"source": "folder", "path": str(root), "layout": "camvid", "splits": {"test": "val"}},
     )
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
     report, facts = validated(tmp_path, ValidateParams())

@@ -1,0 +1,96 @@
+"""The state of the place that a dataset comes from, in a small file: `dvc repro` ingests again when the file changes.
+
+DVC has no dependencies that exist for some values of a parameter only, so dvc.yaml cannot name the dataset itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from components.datasets.sources import place_of
+from components.params.schema import IngestParams, PipelineParams
+from components.running.digests import NOT_DATA, directory_digest, folder_md5s
+from segmodels.errors import InputError
+
+
+def source(params: PipelineParams, source: Path, cache: Path) -> None:
+    """Write the dataset's place and a digest of what lies there now.
+
+    The digest is that of the contents of a folder, of the listing of an S3 prefix, of the code that draws the built-in
+    digits. A dataset in a DVC repository is named by ``repo``, ``rev`` and ``path`` alone: `dvc repro --force ingest`
+    looks for a newer commit of a branch. A folder's files are read again only when their sizes or times changed.
+
+    Args:
+        source: file to write.
+        cache: folder for what is known of the files of a folder, kept between runs.
+
+    Raises:
+        InputError: the folder or the bucket is not there.
+        TransientError: the object store does not answer.
+    """
+    ingest = params.ingest
+    state = {"source": ingest.source, "place": ingest.path, "digest": _digest(ingest, cache)}
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(params: IngestParams, cache: Path) -> str:
+    if params.source == "folder":
+        return _folder_digest(place_of(params), cache)
+    if params.source == "s3":
+        return _listing_digest(str(params.path))
+    if params.source == "digits":
+        spec = importlib.util.find_spec("segmodels.data.digits")
+        assert spec is not None
+        assert spec.origin is not None
+        return _hash([Path(spec.origin).read_text(encoding="utf-8")])
+    return ""
+
+
+def _folder_digest(root: Path, cache: Path) -> str:
+    """Of the contents; kept in ``cache`` with the sizes and times that the files had."""
+    if not root.is_dir():
+        raise InputError(f"dataset folder {root} is not there: check ingest.path")
+    seen = _hash(_sizes_and_times(root))
+    note = cache / "sources" / f"{_hash([str(root.absolute())])}.json"
+    try:
+        known = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("seen") != seen:
+        known = {"seen": seen, "digest": directory_digest(folder_md5s(root))}
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(known), encoding="utf-8")
+    return known["digest"]
+
+
+def _sizes_and_times(root: Path) -> Iterable[Any]:
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if name not in NOT_DATA)
+        for name in sorted(names):
+            path = Path(folder) / name
+            try:
+                facts = path.stat()
+            except OSError:  # a dangling link: its file's own error comes when it is read
+                continue
+            yield str(path.relative_to(root)), facts.st_size, facts.st_mtime_ns
+
+
+def _listing_digest(url: str) -> str:
+    from components.storage.s3 import list_folder, s3_client, translate_errors
+
+    with translate_errors(url, connected=False):
+        return _hash(sorted((name, entry["ETag"], entry["Size"]) for name, entry in list_folder(s3_client(), url)))
+
+
+def _hash(parts: Iterable[Any]) -> str:
+    digest = hashlib.md5()
+    for part in parts:
+        digest.update(f"{part!r}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""`dvc repro` with the real dvc.yaml ingests again when the dataset changed and not otherwise; configurations side by
+side.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from small_dataset import write_small_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+SKIPPED = "Stage 'ingest' didn't change, skipping"
+RAN = "Running stage 'ingest'"
+
+
+def run(*command: str, cwd: Path) -> str:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write_params(file: Path, **ingest: object) -> None:
+    file.write_text(yaml.safe_dump({"ingest": ingest}))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A DVC project with the code and dvc.yaml of this one, and a dataset in a folder."""
+    write_small_dataset(tmp_path / "set", {"train": 4, "val": 2, "test": 2}, (24, 16))
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("segmodels", "components", "dvc.yaml", "Makefile"):
+        (project / name).symlink_to(ROOT / name)
+    (project / ".dvcignore").write_text((ROOT / ".dvcignore").read_text())
+    write_params(project / "params.yaml", source="folder", path="../set")
+    run("dvc", "init", "--no-scm", "-q", cwd=project)
+    return project
+
+
+def test_a_changed_dataset_is_ingested_again_and_an_equal_one_is_not(project: Path) -> None:
+    assert RAN in run("dvc", "repro", "ingest", cwd=project)
+    for image in (project.parent / "set").rglob("*.png"):
+        image.touch()
+    assert SKIPPED in run("dvc", "repro", "ingest", cwd=project)
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert RAN in run("dvc", "repro", "ingest", cwd=project)
+
+
+def test_the_built_in_digits_are_ingested_once(project: Path) -> None:
+    digits = {"train": 3, "val": 1, "test": 1, "size": 32, "seed": 0}
+    write_params(project / "params.yaml", source="digits", digits=digits)
+    assert RAN in run("dvc", "repro", "ingest", cwd=project)
+    assert SKIPPED in run("dvc", "repro", "ingest", cwd=project)
+
+
+def test_another_file_of_parameters_runs_in_a_folder_of_its_own(project: Path, tmp_path: Path) -> None:
+    """And leaves params.yaml and its outputs alone; a step that both share is computed once."""
+    environment = tmp_path / "venv"
+    environment.mkdir()
+    (environment / ".installed").touch()  # newer than what it is made from: nothing is installed
+    for name in ("pyproject.toml", "requirements.lock"):
+        (project / name).symlink_to(ROOT / name)
+    write_params(project / "params.same.yaml", source="folder", path="../set")
+    write_params(project / "params.other.yaml", source="folder", path="../set", split={"seed": 1})
+    run("dvc", "repro", "ingest", cwd=project)
+    before = {path: path.read_bytes() for path in (project / "params.yaml", *(project / "data" / "dataset").iterdir())}
+
+    def make(name: str) -> str:
+        arguments = (f"VENV={environment}", f"PARAMS=params.{name}.yaml", "STAGE=ingest")
+        return run("make", "run", *arguments, cwd=project)
+
+    assert "Stage 'ingest' is cached" in make("same")
+    assert RAN in make("other")
+    assert SKIPPED in make("other")
+    assert (project / "configurations" / "other" / "data" / "dataset" / "manifest.parquet").is_file()
+    assert SKIPPED in run("dvc", "repro", "ingest", cwd=project)
+    assert {path: path.read_bytes() for path in before} == before
