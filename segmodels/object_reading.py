@@ -13,7 +13,7 @@ from torch import Tensor
 
 from segmodels import run_lengths
 from segmodels.annotations import Segment
-from segmodels.errors import InputError
+from segmodels.checks import check, number, optional, whole_number
 from segmodels.layers.nms import nms
 from segmodels.results import Instances, PanopticMap
 
@@ -27,10 +27,11 @@ class InstanceSettings:
     """How objects are predicted.
 
     Attributes:
-        score: least score of an object. None: 0.05 for detections (Girshick's Detectron), no limit for queries.
-        overlap: of two detections of one class whose boxes have a larger IoU the worse is dropped; queries do not
-            compete.
-        most: objects of an image, those with the best scores.
+        score: smallest score of an object, 0 to 1. None: 0.05 for detections (Girshick's Detectron), no limit for
+            queries.
+        overlap: largest IoU of the boxes of two detections of one class, 0 to 1; above it the worse one is dropped.
+            Queries do not compete.
+        most: largest number of objects in an image; those with the best scores are kept.
     """
 
     score: float | None = None
@@ -38,10 +39,7 @@ class InstanceSettings:
     most: int = 100
 
     def __post_init__(self) -> None:
-        _check_share("score", self.score)
-        _check_share("overlap", self.overlap)
-        if self.most < 1:
-            raise InputError(f"most objects of an image are {self.most}, expected at least 1")
+        check(self, score=optional(number(0, 1)), overlap=number(0, 1), most=whole_number(above=0))
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ class PanopticSettings:
     3.4) and 0.5 for detections (panoptic FPN, Kirillov 2019, 1901.02446, section 3).
 
     Attributes:
-        score: least score of a segment (of an object, for detections); None takes the default.
-        visible: least share of a segment's mask that no better segment hides; None takes the default.
-        stuff_area: least pixels of a region of stuff; panoptic FPN has 4096 on COCO.
+        score: smallest score of a segment (of an object, for detections), 0 to 1. None: the default above.
+        visible: smallest share of a segment's mask that no better segment hides, 0 to 1. None: the default above.
+        stuff_area: smallest area of a region of stuff, pixels; 4096 for panoptic FPN on COCO.
     """
 
     score: float | None = None
@@ -60,10 +58,8 @@ class PanopticSettings:
     stuff_area: int = 0
 
     def __post_init__(self) -> None:
-        _check_share("score", self.score)
-        _check_share("visible", self.visible)
-        if self.stuff_area < 0:
-            raise InputError(f"stuff_area is {self.stuff_area}, expected at least 0 pixels")
+        share = optional(number(0, 1))
+        check(self, score=share, visible=share, stuff_area=whole_number(0))
 
 
 @torch.no_grad()
@@ -188,14 +184,14 @@ def fuse(
     segments: list[Segment] = []
     least = 0.5 if settings.score is None else settings.score
     visible = 0.5 if settings.visible is None else settings.visible
-    for number in np.argsort(-instances.scores, kind="stable"):
-        if instances.scores[number] < least:
+    for index in np.argsort(-instances.scores, kind="stable"):
+        if instances.scores[index] < least:
             break
-        whole = instances.mask(number)
+        whole = instances.mask(index)
         mask = whole & (ids == 0)
         if not mask.any() or mask.sum() / whole.sum() < visible:
             continue
-        segments.append(Segment(len(segments) + 1, things[instances.labels[number]]))
+        segments.append(Segment(len(segments) + 1, things[instances.labels[index]]))
         ids[mask] = len(segments)
     free = ids == 0
     for place, label in enumerate(stuff):
@@ -248,8 +244,3 @@ def _paste(logits: Tensor, box: list[float], size: Size) -> NDArray[np.bool_]:
     values = F.grid_sample(logits.sigmoid()[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
     mask[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1] = ((values >= 0.5) & inside).numpy()
     return mask
-
-
-def _check_share(name: str, value: float | None) -> None:
-    if value is not None and not 0 <= value <= 1:
-        raise InputError(f"{name} is {value}, expected a number from 0 to 1")

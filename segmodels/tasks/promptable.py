@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segmodels.annotations import Annotation
+from segmodels.checks import check, whole_number
 from segmodels.data.batches import EvaluationBatch
 from segmodels.errors import InputError, nearest
 from segmodels.labels import LabelMap
@@ -34,14 +35,13 @@ class PromptableSettings:
     """How masks are asked for.
 
     Attributes:
-        clicks: on each object when the model is measured; each further one corrects the mask so far.
+        clicks: clicks on each object when the model is measured; each click after the first corrects the mask so far.
     """
 
     clicks: int = 1
 
     def __post_init__(self) -> None:
-        if self.clicks < 1:
-            raise InputError(f"clicks are {self.clicks}, expected at least 1")
+        check(self, clicks=whole_number(above=0))
 
 
 @register_task
