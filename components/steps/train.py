@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.artifacts import RUN
 from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.running.atomic import written_folder
@@ -378,4 +379,4 @@ def _write_model(
             metrics={**progress.best_metrics, "epoch": progress.best_epoch},
             longer_side=reader.longer_side,
         )
-        (folder / "run.json").write_text((state / "run.json").read_text())
+        RUN.write(folder, RUN.read(state))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.artifacts import FACTS, REPORT
+from components.artifacts import FACTS, OVERVIEW, REPORT
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
 from components.running.wording import first_few
@@ -53,7 +53,7 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
     shutil.rmtree(validation, ignore_errors=True)
     critical = [finding for finding in findings if finding.count and finding.check.severity == "critical"]
     if critical:
-        raise InputError(f"the dataset has {_sentence(critical, facts)}; {failed / 'docs' / 'index.html'} shows all")
+        raise InputError(f"the dataset has {_sentence(critical, facts)}; {OVERVIEW.path(failed)} shows all")
     failed.replace(validation)
     _print_warnings([finding for finding in findings if finding.count], len(findings), facts.num_rows)
 

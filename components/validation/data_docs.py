@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from components.artifacts import OVERVIEW
 from components.running.wording import first_few
 
 EXAMPLES = 8
@@ -72,7 +73,9 @@ def write_overview(report: dict[str, Any], docs: Path, suites: Path) -> None:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Validation:'
         f" {verdict}</title><style>{STYLE}</style></head>"
     )
-    (docs / "index.html").write_text(f"{page}<body><main>{''.join(body)}</main></body></html>\n", encoding="utf-8")
+    (docs / Path(OVERVIEW.name).name).write_text(
+        f"{page}<body><main>{''.join(body)}</main></body></html>\n", encoding="utf-8"
+    )
 
 
 def make_offline(pages: Path) -> None:
