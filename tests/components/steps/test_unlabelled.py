@@ -58,7 +58,7 @@ def test_images_alone_train_a_model_without_labels_and_nothing_is_measured_on_th
     assert "val/loss" in bundle.metrics
     assert "val/miou" not in bundle.metrics
     with pytest.raises(
-        InputError, match=r"no pixel of the 2 test images .* is labelled, so nothing can be measured: add masks"
+        InputError, match=r"nothing in the 2 test images .* is labelled, so nothing can be measured: add masks"
     ):
         evaluate(EvaluateParams(accelerator="cpu"), folder / "shards", folder / "model", folder / "evaluation")
     assert not (folder / "evaluation").exists()
