@@ -28,7 +28,7 @@ SIZE = (24, 32)
 
 def prepared(tmp_path: Path, layout: str = "folder", **params: Any) -> dict[str, Any]:
     """The dataset in ``tmp_path/set`` as shards; the report of its validation."""
-    facts = {"source": "folder", "path": str(tmp_path / "set"), "watch": str(tmp_path / "set"), "layout": layout}
+    facts = {"source": "folder", "path": str(tmp_path / "set"), "layout": layout}
     ingest(IngestParams(**facts), tmp_path / "dataset", tmp_path / "cache")
     validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
     preprocess(

@@ -25,7 +25,7 @@ def test_electron_micrographs_stay_grey(shared_data: Path, tmp_path: Path) -> No
                 shutil.copy(source / part / f"{number}.png", target)
     (tmp_path / "set" / "classes.txt").write_text("membrane, 0\ncell, 255\n")
     folder = str(tmp_path / "set")
-    ingest(IngestParams(source="folder", path=folder, watch=folder), tmp_path / "dataset", tmp_path / "cache")
+    ingest(IngestParams(source="folder", path=folder), tmp_path / "dataset", tmp_path / "cache")
     validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
     preprocess(PreprocessParams(workers=1), tmp_path / "dataset", tmp_path / "validation", tmp_path / "shards")
     reader = ShardReader(tmp_path / "shards", "train")
