@@ -10,7 +10,6 @@ from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
@@ -108,6 +107,8 @@ class ObjectEvaluator(Evaluator[ResultType]):
         return sorted(self._images)
 
     def write(self, folder: Path) -> None:
+        import pyarrow.parquet as pq  # registered models predict without it
+
         pq.write_table(self.images(), folder / TABLE, compression="zstd")
 
     @classmethod
