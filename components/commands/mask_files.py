@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,6 @@ from PIL import Image
 if TYPE_CHECKING:
     from segmodels.data.large_images import ImageRows
     from segmodels.labels import LabelMap
-    from segmodels.tasks.base import Result
 
 TILE = 512  # pixels
 OVERLAY_SIDE = 4096  # pixels: the longer side of the overlay of a large image
@@ -32,15 +31,20 @@ def write_classes(out: Path, labels: LabelMap) -> None:
         )
 
 
-def write(out: Path, path: Path, image: np.ndarray, result: Result, labels: LabelMap) -> None:
-    """masks/NAME.png (or what else keeps the result) and overlays/NAME.jpg of an image (H, W, C) and its result;
-    ``path`` is the image's, relative to its folder.
+def write(out: Path, folder: Path, path: Path, image: np.ndarray, result: Any, labels: LabelMap) -> None:
+    """masks/NAME.png (or what else keeps the result) and overlays/NAME.jpg of an image (*spatial, C) and its result;
+    ``path`` is the image's, relative to ``folder``.
     """
+    from segmodels.data.nifti import is_nifti, stem
     from segmodels.data.preview import as_rgb
 
-    for suffix, content in result.files(labels).items():
-        _write(content, out / "masks" / path.with_suffix(suffix))
-    _save_jpeg(result.draw(as_rgb(image), labels, ALPHA), out / "overlays" / path.with_suffix(".jpg"))
+    name = path.with_name(stem(path))
+    if is_nifti(path):
+        _save_nifti(result.classes, folder / path, out / "masks" / name.with_name(f"{name.name}.nii.gz"))
+    else:
+        for suffix, content in result.files(labels).items():
+            _write(content, out / "masks" / path.with_suffix(suffix))
+    _save_jpeg(result.draw(as_rgb(image), labels, ALPHA), out / "overlays" / name.with_name(f"{name.name}.jpg"))
 
 
 def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarray], labels: LabelMap) -> None:
@@ -67,6 +71,15 @@ def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarr
     _save_tiles(watched(), (image.height, image.width), out / "masks" / path.with_suffix(".tif"), labels)
     overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, ALPHA)
     _save_jpeg(overlay, out / "overlays" / path.with_suffix(".jpg"))
+
+
+def _save_nifti(classes: np.ndarray, like: Path, path: Path) -> None:
+    from segmodels.data.nifti import write_nifti
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial.{path.name}")
+    write_nifti(partial, classes, like)
+    partial.replace(path)
 
 
 def _save_jpeg(picture: np.ndarray, path: Path) -> None:

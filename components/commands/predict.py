@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,12 +52,15 @@ def predict(
     pixels at most. With a TIFF file in grey or RGB, uncompressed or deflated, neither the image nor its mask is ever
     whole in memory; files of other kinds are read whole.
 
+    A volume is a NIfTI file, with modalities on its fourth axis. Its mask is masks/NAME.nii.gz with the affine of the
+    volume, its overlay shows one slice.
+
     Args:
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
-        images: folder of images, or one image; other files in the folder are left alone.
+        images: folder of images or volumes, or one of them; other files in the folder are left alone.
         out: folder for the results; files that are there are replaced.
-        window: side of a sliding window in pixels, for images too large to be predicted whole; 0 predicts whole images.
-            Without this and the following options, as the model was measured.
+        window: side of a sliding window in pixels (of volumes: of each axis), for images too large to be predicted
+            whole; 0 predicts whole images. Without this and the following options, as the model was measured.
         overlap: least share of a window that it has in common with the next.
         weighting: of a window's pixels where windows overlap: gaussian or uniform.
         flip: average with the mirrored image.
@@ -80,7 +84,8 @@ def predict(
     with bundle_folder(model) as bundle_path:
         bundle = load_bundle(bundle_path)
     measured = settings_to_dict(bundle.task.settings)
-    settings = _overridden(measured, window, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
+    side = [window] * bundle.spatial_dims if window else window
+    settings = _overridden(measured, side, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
     predictor = Predictor(bundle, choose_device(), settings)
     if settings != measured:
         print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
@@ -94,7 +99,7 @@ def predict(
         ahead = _read_ahead(pool, read, folder, paths)
         for batch in _batches(track(ahead, "predicting", len(paths)), problems, large):
             for (path, image), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
-                written.append(pool.submit(write, out, path, image, result, bundle.labels))
+                written.append(pool.submit(write, out, folder, path, image, result, bundle.labels))
             while len(written) > 2 * IMAGES_AT_ONCE:
                 written.popleft().result()
         for future in written:
@@ -115,7 +120,7 @@ def predict(
 
 def _overridden(
     measured: Mapping[str, Any],
-    window: int | None,
+    window: list[int] | int | None,
     of_windows: Mapping[str, Any],
     flip: bool | None,
     scales: tuple[float, ...] | None,
@@ -126,7 +131,7 @@ def _overridden(
         "flip": flip,
         "scales": None if scales is None else list(scales),
         "crf": {} if crf else None,
-        "sliding_window": {**(measured.get("sliding_window") or {}), "size": [window, window]} if window else None,
+        "sliding_window": {**(measured.get("sliding_window") or {}), "size": window} if window else None,
     }
     settings = {**measured, **{name: value for name, value in asked.items() if value is not None}}
     settings |= {"crf": None} if crf is False else {}
@@ -148,22 +153,31 @@ def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) ->
 
 def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
     """The folder of the images, and their paths relative to it; none of an earlier result."""
+    from segmodels.data import nifti
     from segmodels.data.decoding import SUFFIXES
 
     if images.is_file():
         return images.parent, [Path(images.name)]
     if not images.is_dir():
         raise InputError(f"folder of images {images} is not there: check --images")
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(
+        path
+        for path in images.rglob("*")
+        if (path.suffix.lower() in SUFFIXES or nifti.is_nifti(path))
+        and not path.name.startswith(".")
+        and path.is_file()
+    )
     paths = [path.relative_to(images) for path in found if not path.resolve().is_relative_to(out.resolve())]
     if not paths:
-        raise InputError(f"folder {images} holds no image, expected files that end in {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"folder {images} holds no image, expected files that end in {', '.join((*SUFFIXES, *nifti.SUFFIXES))}"
+        )
     first: dict[Path, Path] = {}
     for path in paths:
-        if (other := first.setdefault(path.with_suffix(""), path)) != path:
-            raise InputError(
-                f"images {other} and {path} in {images} would both become {path.with_suffix('.png')}: rename one"
-            )
+        name = path.with_name(nifti.stem(path))
+        if (other := first.setdefault(name, path)) != path:
+            result = f"{name}.nii.gz" if nifti.is_nifti(path) else f"{name}.png"
+            raise InputError(f"images {other} and {path} in {images} would both become {result}: rename one")
     return images, paths
 
 
@@ -185,9 +199,12 @@ def _read(predictor: Predictor, path: Path) -> Content:
     """The image as the model takes it. Images of other channels and types than RGB of 8 bits are always read whole."""
     from segmodels.data.decoding import converted, read_pixels
     from segmodels.data.large_images import is_large
+    from segmodels.data.nifti import is_nifti, read_volume
 
     channels, dtype = predictor.channels, predictor.dtype
     try:
+        if is_nifti(path):
+            return converted(read_volume(path)[0], channels, dtype, path)
         if (channels, dtype.name) == (3, "uint8") and is_large(path):
             return None
         return converted(read_pixels(path), channels, dtype, path)
@@ -210,7 +227,7 @@ def _batches(
             large.append(path)
             continue
         batch.append((path, image))
-        if len(batch) == IMAGES_AT_ONCE or sum(image.shape[0] * image.shape[1] for _, image in batch) >= PIXELS_AT_ONCE:
+        if len(batch) == IMAGES_AT_ONCE or sum(math.prod(image.shape[:-1]) for _, image in batch) >= PIXELS_AT_ONCE:
             yield batch
             batch = []
     if batch:

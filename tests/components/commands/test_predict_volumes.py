@@ -1,0 +1,58 @@
+"""The command predict on NIfTI files."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from components.commands.predict import predict
+from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle, save_bundle
+from segmodels.inference.predictor import Predictor
+from segmodels.labels import LabelMap
+from segmodels.models.registry import create_model
+from segmodels.tasks.registry import create_task
+
+LABELS = LabelMap(("background", "lesion"), ((0, 0, 0), (255, 0, 0)), {0: 0, 1: 1})
+AFFINE = np.array([[-0.9, 0, 0, 40.0], [0, 0.9, 0, -30.0], [0, 0, 2.0, 12.0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int | None) -> None:
+    torch.manual_seed(0)
+    options = {"in_channels": 2, "widths": [4, 8], "spatial_dims": 3}
+    save_bundle(
+        tmp_path / "model",
+        create_model("vnet", num_classes=2, **options),
+        name="vnet",
+        options=options,
+        task=create_task("semantic", LABELS),
+        mean=(-300.0, 0.5),
+        std=(200.0, 0.1),
+        lineage={},
+        dtype="float32",
+        spatial_dims=3,
+    )
+    rng = np.random.default_rng(0)
+    volumes = {f"sub/case_{n}": rng.normal(-300, 200, (12, 10 + n, 9, 2)).astype(np.float32) for n in range(2)}
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    for name, values in volumes.items():
+        nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / "images" / f"{name}.nii.gz")
+    predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", window=window)
+    predictor = Predictor(load_bundle(tmp_path / "model"))
+    for name, values in volumes.items():
+        made, given = (nibabel.load(tmp_path / part / f"{name}.nii.gz") for part in ("out/masks", "images"))
+        np.testing.assert_array_equal(made.affine, given.affine)
+        assert made.shape == values.shape[:3]
+        assert (tmp_path / "out" / "overlays" / f"{name}.jpg").is_file()
+        if window is None:
+            (result,) = predictor.results([values.transpose(2, 1, 0, 3)])
+            np.testing.assert_array_equal(np.asarray(made.dataobj), result.classes.transpose())
+    assert sorted(path.name for path in (tmp_path / "out/masks/sub").iterdir()) == ["case_0.nii.gz", "case_1.nii.gz"]
+    nibabel.save(nibabel.Nifti1Image(values[..., :1].repeat(3, axis=3), AFFINE), tmp_path / "images" / "three.nii")
+    with pytest.raises(
+        InputError, match=r"1 of 3 images could not be predicted.*three\.nii has 3 channels, expected 2"
+    ):
+        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
