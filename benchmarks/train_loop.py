@@ -12,18 +12,24 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 
 from benchmarks.report import markdown_table, write_section
+from segmodels.data.batches import Batch
+from segmodels.labels import LabelMap
 from segmodels.losses import create_loss
 from segmodels.models.registry import create_model
+from segmodels.tasks.registry import create_task
+from segmodels.tasks.targets import SemanticTargets
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fit import Fit
-from segmodels.training.learner import SegmentationTask
+from segmodels.training.learner import SupervisedLearner
 from segmodels.training.state import FitSettings
 
 BATCH, SIZE, CLASSES, BATCHES, ROUNDS = 16, 96, 11, 12, 5
 MEAN, STD = (127.0,) * 3, (60.0,) * 3
+LABELS = LabelMap(
+    tuple(map(str, range(CLASSES))), tuple((i, i, i) for i in range(CLASSES)), {i: i for i in range(CLASSES)}
+)
 
 
 class Batches:
@@ -36,9 +42,10 @@ class Batches:
             for _ in range(BATCHES)
         ]
         self.batches = [
-            (
+            Batch(
                 image.contiguous(memory_format=torch.channels_last),
-                torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), generator=generator),
+                SemanticTargets(torch.randint(0, CLASSES, (BATCH, SIZE, SIZE), generator=generator)),
+                torch.arange(BATCH),
             )
             for image in images
         ]
@@ -52,20 +59,20 @@ class Batches:
         return iter(self.batches)
 
 
-def new_task() -> tuple[SegmentationTask, torch.optim.Optimizer]:
+def new_learner() -> tuple[SupervisedLearner, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = create_model("unet", CLASSES, widths=[16, 32, 64, 128, 256]).to(memory_format=torch.channels_last)
-    task = SegmentationTask(model, create_loss({"cross_entropy": 1.0}), mean=MEAN, std=STD)
-    return task, torch.optim.AdamW(model.parameters(), lr=1e-3)
+    task, loss = create_task("semantic", LABELS), create_loss({"cross_entropy": 1.0})
+    return SupervisedLearner(model, task, loss, mean=MEAN, std=STD), torch.optim.AdamW(model.parameters(), lr=1e-3)
 
 
-def bare_epoch(batches: list[tuple[Tensor, Tensor]], precision: str) -> float:
-    task, optimizer = new_task()
+def bare_epoch(batches: list[Batch], precision: str) -> float:
+    learner, optimizer = new_learner()
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     start = time.perf_counter()
-    for images, masks in batches:
+    for images, (masks, *_), _ in batches:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            logits = task.model((images.float() - mean) / std).logits
+            logits = learner.model((images.float() - mean) / std).logits
             loss = torch.nn.functional.cross_entropy(logits.float(), masks, ignore_index=255)
         loss.backward()
         optimizer.step()
@@ -74,20 +81,18 @@ def bare_epoch(batches: list[tuple[Tensor, Tensor]], precision: str) -> float:
 
 
 def our_epoch(batches: Batches, precision: str) -> float:
-    task, optimizer = new_task()
+    learner, optimizer = new_learner()
     with tempfile.TemporaryDirectory() as folder:
         fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
         settings = FitSettings(epochs=1, validate_every=10)
         fit = Fit(
             fabric,
-            task,
+            learner,
             optimizer,
             lambda _: 1.0,
             batches,
             [],
             settings=settings,
-            num_classes=CLASSES,
-            ignore_index=255,
             checkpoints=Checkpoints(Path(folder)),
         )
         start = time.perf_counter()

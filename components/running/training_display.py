@@ -9,15 +9,22 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from components.params.schema import TrainParams
+from segmodels.tasks.base import Task
 from segmodels.training.state import Progress as TrainingProgress
 
 
 class TrainingDisplay:
-    """Context manager around a training; off on all but the first process."""
+    """Context manager around a training; off on all but the first process.
 
-    def __init__(self, params: TrainParams, *, enabled: bool) -> None:
-        self.epochs = params.epochs
+    Args:
+        epochs: of the training.
+        task: whose first two headline scores are printed.
+    """
+
+    def __init__(self, epochs: int, task: Task, *, enabled: bool) -> None:
+        self.epochs = epochs
+        self.columns = {"train/loss": "train loss", "val/loss": "val loss"}
+        self.columns |= {task.metric(score, "val"): name for score, name in list(task.headline.items())[:2]}
         self.enabled = enabled
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
@@ -51,10 +58,10 @@ class TrainingDisplay:
             return
         if self.bar:
             self.bar.update(self.task, rate=metrics["images_per_second"])
+        values = [f"{name} {metrics[key]:.4f}" for key, name in self.columns.items() if key in metrics]
         self._print(
-            f"{time.strftime('%H:%M:%S')} epoch {epoch + 1:3d}/{self.epochs}  train loss {metrics['train/loss']:.4f} "
-            f" val loss {metrics['val/loss']:.4f}  MIoU {metrics['val/miou']:.4f}  FWIoU {metrics['val/fwiou']:.4f} "
-            f" {metrics['images_per_second']:.0f} images/s{' *' if best else ''}"
+            f"{time.strftime('%H:%M:%S')} epoch {epoch + 1:3d}/{self.epochs}  {'  '.join(values)}"
+            f"  {metrics['images_per_second']:.0f} images/s{' *' if best else ''}"
         )
 
     def warn(self, message: str) -> None:

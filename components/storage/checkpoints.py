@@ -40,8 +40,8 @@ class MirroredCheckpoints(Checkpoints):
     every save.
     """
 
-    def __init__(self, folder: Path, url: str, *, keep: int = 2) -> None:
-        super().__init__(folder, keep=keep)
+    def __init__(self, folder: Path, url: str) -> None:
+        super().__init__(folder)
         self.url = url
         self.bucket, self.prefix = split_url(url)
         self._away = False

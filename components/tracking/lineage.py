@@ -7,21 +7,9 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import segmodels
 from components.environment import environment
-
-
-def code_digest() -> str:
-    """Digest of the library's source: what could change a training's result."""
-    root = Path(segmodels.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def code_revision() -> str:
@@ -45,20 +33,24 @@ def params_digest(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def lineage(*, data_digest: str, params: Mapping[str, Any], longer_side: int | None) -> dict[str, str]:
+def lineage(
+    *, data_digest: str, params: Mapping[str, Any], longer_side: int | None, code_digest: str | None = None
+) -> dict[str, str]:
     """Tags of the run and of the registered model version.
 
     Args:
         data_digest: of the dataset.
         params: of the training.
         longer_side: of the images after preprocess, pixels; None where it kept their size.
+        code_digest: of the code that decides the weights; None where it does not matter.
     """
     facts = {
         "data_digest": data_digest,
         "code_revision": code_revision(),
-        "code_digest": code_digest(),
         "params_digest": params_digest({**params, "longer_side": longer_side}),
     }
+    if code_digest is not None:
+        facts["code_digest"] = code_digest
     if image := environment().image:
         facts["image"] = image
     for tag, variable in {
@@ -72,5 +64,7 @@ def lineage(*, data_digest: str, params: Mapping[str, Any], longer_side: int | N
 
 
 def checkpoint_key(facts: Mapping[str, str]) -> str:
-    """The same data, library code and parameters give the same key: a training with that key is resumed."""
-    return params_digest({name: facts[name] for name in ("data_digest", "code_digest", "params_digest")})
+    """The same data, code that decides the weights, and parameters give the same key: a training with that key is
+    resumed.
+    """
+    return params_digest({name: facts.get(name) for name in ("data_digest", "code_digest", "params_digest")})

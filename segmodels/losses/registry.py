@@ -103,17 +103,21 @@ class WeightedSum(nn.Module):
         """
         terms = self.terms(layer, targets, images)
         if not terms:
-            reads = ", ".join(f"{name!r} reads {loss.reads}" for name, loss in self.losses.items())
-            raise InputError(
-                f"the model's output ({type(layer).__name__}) has nothing to compute a loss from: {reads}; choose"
-                " losses for this kind of model, or leave train.loss out"
-            )
+            raise self.nothing_read(layer)
         return self.total(terms)
+
+    def nothing_read(self, layer: Any) -> InputError:
+        """The error of a layer that has nothing of what the losses read."""
+        reads = ", ".join(f"{name!r} reads {loss.reads}" for name, loss in self.losses.items())
+        return InputError(
+            f"the model's output ({type(layer).__name__}) has nothing to compute a loss from: {reads}; choose losses"
+            " for this kind of model, or leave train.loss out"
+        )
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Σ weight · term, scalar, of what ``terms`` returned."""
-        first = next(iter(terms.values()))
-        return sum((self.weights[name] * value for name, value in terms.items()), start=first.new_zeros(()))
+        zero = next(iter(terms.values())).new_zeros(())
+        return sum((self.weights[name] * value for name, value in terms.items()), start=zero)
 
     def curves(self, layer: Any, targets: Any, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The terms, and what the losses report beside them, by the names of their curves."""

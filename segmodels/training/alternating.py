@@ -3,80 +3,82 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
+from segmodels.data.batches import Batch
 from segmodels.errors import InputError
-from segmodels.losses import WeightedSum
-from segmodels.models.wnet import WNet
-from segmodels.training.learner import Task, TaskOutput
+from segmodels.losses.base import Images
+from segmodels.outputs import PixelOutput
+from segmodels.tasks.base import Evaluator
+from segmodels.training.learner import Learner, Losses, Turn, register_learner
+
+if TYPE_CHECKING:
+    from segmodels.models.wnet import WNet
+    from segmodels.tasks.semantic_evaluator import SemanticEvaluator
 
 
-class UnsupervisedTask(Task):
+@register_learner("alternating")
+class AlternatingLearner(Learner):
     """On every batch, a step on the soft normalised cut of the segments (first network only), then one on the error of
     the rebuilt image (both).
 
-    Masks are for the scores alone: the segments found have no names, so those of the validation are matched with the
-        classes one to one, such that as
-    many pixels as possible agree. The weights to keep are chosen by the loss, without labels; kept, their segments have
-    the numbers of their classes.
-
-    Args:
-        loss: ``soft_normalized_cut``, of the segments and the images in their own units, and ``reconstruction``, of
-            normalised images.
-        mean, std: per channel, in the units of the images (0..255).
+    Class maps are for the scores alone: the segments found have no names, so those of the validation are matched with
+    the classes one to one, such that as many pixels as possible agree. The weights to keep are chosen by the loss,
+    without labels; kept, their segments have the numbers of their classes.
 
     Raises:
-        InputError: other losses than those two.
+        InputError: other losses than ``soft_normalized_cut`` and ``reconstruction``.
     """
 
     model: WNet
-    objectives = ("soft_normalized_cut", "reconstruction")
+    objectives: ClassVar[tuple[str, ...]] = ("soft_normalized_cut", "reconstruction")
+    needs_labels: ClassVar[bool] = False
 
-    def __init__(self, model: WNet, loss: WeightedSum, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__(model, mean=mean, std=std)
-        if loss.weights.keys() != set(self.objectives):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.criterion.weights.keys() != set(self.objectives):
             expected = ", ".join(f"{name}: 1.0" for name in self.objectives)
             raise InputError(
-                f"loss has the terms {', '.join(loss.weights)}, but training without labels takes two in turn: expected"
-                f" {{{expected}}}"
+                f"loss has the terms {', '.join(self.criterion.weights)}, but training without labels takes two in"
+                f" turn: expected {{{expected}}}"
             )
-        self.loss = loss
 
-    def forward(self, images: Tensor, masks: Tensor) -> TaskOutput:  # noqa: ARG002  # as every task
-        """In training the loss of the objective whose turn it is, in evaluation the sum of both; ``images`` uint8 ``(B,
-        3, H, W)``.
-        """
-        inputs = self.normalised(images)
-        prediction = self.model(inputs)
+    @property
+    def reaches_all_parameters(self) -> bool:
+        return False  # the cut is of the first network
+
+    def forward(self, batch: Batch, turn: Turn) -> Losses:
+        """In training the loss of the objective whose turn it is, in evaluation the sum of both."""
+        images = Images(batch.images, self.normalised(batch.images))
+        output = self.model(images.normalised)
+        if not self.training:
+            rebuilt = self.model.reconstruct(images.normalised)
+            output = PixelOutput(output.logits, extras={"reconstruction": rebuilt})
         terms = {}
-        if not self.training or self.objective == "soft_normalized_cut":
-            terms["soft_normalized_cut"] = self.loss.losses["soft_normalized_cut"](prediction.logits, images.float())
-        if not self.training or self.objective == "reconstruction":
-            rebuilt = prediction.extras["reconstruction"] if self.training else self.model.reconstruct(inputs)
-            terms["reconstruction"] = self.loss.losses["reconstruction"](rebuilt, inputs)
-        return TaskOutput(
-            sum((self.loss.weights[name] * value for name, value in terms.items()), start=self.mean.new_zeros(())),
-            terms,
-            prediction.logits,
-        )
+        for name in (turn.objective,) if self.training else self.objectives:
+            value = self.criterion.losses[name].term(output, batch.targets, images)
+            assert value is not None
+            terms[name] = value
+        return Losses(self.criterion.total(terms), terms, None if self.training else output)
 
     def score(self, metrics: Mapping[str, float]) -> float:
         return -metrics["val/loss"]
 
-    def matched(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        return counts[:, match_segments(counts)]
+    def judged(self, evaluator: Evaluator) -> Evaluator:
+        found: SemanticEvaluator = evaluator  # type: ignore[assignment]  # W-Net's only task
+        return found.reordered(match_segments(found.counts).tolist())
 
-    def kept(self, model: torch.nn.Module, counts: NDArray[np.int64]) -> dict[str, Tensor]:
-        named = copy.deepcopy(model)
-        assert isinstance(named, WNet)
+    def kept(self, model: nn.Module, evaluator: Evaluator) -> dict[str, Tensor]:
+        named: WNet = copy.deepcopy(model)  # type: ignore[assignment]
+        _, counts = evaluator.confusion()
         named.reorder_segments(match_segments(counts).tolist())
-        return super().kept(named, counts)
+        return super().kept(named, evaluator)
 
 
 def match_segments(counts: NDArray[np.int64]) -> NDArray[np.int64]:

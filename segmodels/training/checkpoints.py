@@ -11,21 +11,23 @@ from typing import Any
 
 import torch
 
+KEPT = 2
+"""States: the newest, and the one before in case the newest is damaged."""
+
 
 class Checkpoints:
-    """The last ``keep`` states of one training in one folder.
+    """The last states of one training in one folder.
 
     A file's name carries a running number and a digest of its content: ``00000120-1f0c….ckpt``. It is written under
     another name and renamed, so a file of that name is whole; the digest finds damage that came later.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.keep = keep
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write ``state`` (tensors, numbers, strings, lists and dicts of them) and forget all but the newest
-        ``keep``.
+        ``KEPT``.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
@@ -40,7 +42,7 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        for old in self._newest_first()[self.keep :]:
+        for old in self._newest_first()[KEPT:]:
             old.unlink(missing_ok=True)
         return path
 

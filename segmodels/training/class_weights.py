@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import numpy as np
 import torch
@@ -12,32 +11,27 @@ from torch import Tensor
 from segmodels.errors import InputError
 from segmodels.training.settings import ClassWeights
 
-KINDS = get_args(ClassWeights)
 
-
-def class_weights(
-    kind: str, class_pixels: Sequence[int], present_pixels: Sequence[int], normalize: bool = False
-) -> Tensor:
+def class_weights(kind: ClassWeights, class_pixels: Sequence[int], present_pixels: Sequence[int]) -> Tensor | None:
     """Weights float32 ``(C,)`` for the training set's counts, N pixels in all, N_c of class c.
 
-    * ``none``: 1.
+    * ``none``: no weights, None.
     * ``inverse_frequency``: N / N_c.
     * ``complement``: (N - N_c) / N.
     * ``median_frequency``: median of the frequencies / frequency of c, where the frequency is N_c / pixels of the
       images that have c (Eigen and Fergus 2015, 1411.4734), the median over the classes that occur.
 
-    A class that never occurs weighs 0, but 1 under ``none`` and, as its formula says, under ``complement``.
+    A class that never occurs weighs 0, but 1, as its formula says, under ``complement``.
 
     Args:
         class_pixels: N_c, ignored pixels not counted.
         present_pixels: valid pixels of the images in which c occurs.
-        normalize: scale the weights so that those of the classes that occur have the mean 1.
 
     Raises:
-        InputError: unknown kind, or counts that cannot be.
+        InputError: impossible counts.
     """
-    if kind not in KINDS:
-        raise InputError(f"class_weights is {kind!r}, expected one of {', '.join(KINDS)}")
+    if kind == "none":
+        return None
     pixels, images = np.asarray(class_pixels, dtype=np.float64), np.asarray(present_pixels, dtype=np.float64)
     if (
         pixels.ndim != 1
@@ -51,14 +45,12 @@ def class_weights(
             " not more pixels of a class than of its images, and not all 0: preprocess again"
         )
     occurs = pixels > 0
-    weights = np.ones(len(pixels)) if kind == "none" else np.zeros(len(pixels))
+    weights = np.zeros(len(pixels))
     if kind == "inverse_frequency":
         weights[occurs] = pixels.sum() / pixels[occurs]
     elif kind == "complement":
         weights = 1 - pixels / pixels.sum()
-    elif kind == "median_frequency":
+    else:
         frequency = pixels[occurs] / images[occurs]
         weights[occurs] = np.median(frequency) / frequency
-    if normalize:
-        weights /= weights[occurs].mean()
     return torch.from_numpy(weights).float()

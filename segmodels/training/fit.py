@@ -6,34 +6,32 @@ left at any batch, during validation too, and taken up again with the same weigh
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import reduce
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from lightning.fabric import Fabric
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segmodels.metrics.confusion import ConfusionMatrix
+from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.tasks.base import Evaluator
+from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
-from segmodels.training.learner import Task
-from segmodels.training.moving_average import MovingAverage
-from segmodels.training.self_correction import SelfCorrection
+from segmodels.training.learner import Learner, Losses, Turn
+from segmodels.training.means import add_losses, mean_losses
 from segmodels.training.state import FitSettings, Progress
-from segmodels.training.validation import add_losses, mean_losses, sum_over_processes, validation_scores
-
-Batch = tuple[Tensor, ...]  # images, masks, and what else the task takes
 
 
 class TrainingLoader(Protocol):
-    """Batches ``(images, masks, ...)`` of an epoch, from ``start_batch`` on; which ones depends on the epoch alone."""
+    """Batches of an epoch, from ``start_batch`` on; which ones depends on the epoch alone."""
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None: ...
     def __len__(self) -> int: ...
-    def __iter__(self) -> Any: ...
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 class Stopped(BaseException):
@@ -41,53 +39,50 @@ class Stopped(BaseException):
 
 
 class Fit:
-    """Trains ``task`` and keeps the weights that validate best.
+    """Trains a learner's model and keeps the weights that validate best.
 
     Args:
         fabric: launched; gives device, precision and processes.
-        task: model and what it is trained for, on the CPU or the device.
-        optimizer: over ``task.model``'s parameters, at its peak learning rate.
-        learning_rate_factor: share of training done (0..1) -> factor on the learning rate.
+        learner: model, task and losses, on the CPU or the device.
+        optimizer: over the model's parameters, each group at its peak learning rate.
+        learning_rate_factor: share of training done (0..1) -> factor on the learning rates.
         training: the batches to train on.
-        validation: the batches ``(images, masks, ...)`` to choose by.
-        num_classes, ignore_index: of the masks.
-        checkpoints: where states go; the newest is taken up.
+        validation: the batches to choose by; annotations have the size of the images.
+        average: of the weights, on the CPU or the device; None validates and keeps the trained weights.
+        checkpoints: where states go; the newest is resumed from.
         on_batch: called after each batch with the progress and the batches per epoch.
         on_epoch: called after each validation with epoch (0-based) and metrics.
         stop: polled after each optimiser step and each batch of validation; true saves and raises ``Stopped``.
+        warn: called with a sentence when a damaged state is passed over.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        task: Task,
+        learner: Learner,
         optimizer: torch.optim.Optimizer,
         learning_rate_factor: Callable[[float], float],
         training: TrainingLoader,
-        validation: Iterable[Batch],
+        validation: Iterable[EvaluationBatch],
         *,
         settings: FitSettings,
-        num_classes: int,
-        ignore_index: int,
         checkpoints: Checkpoints,
+        average: WeightAverage | None = None,
         on_batch: Callable[[Progress, int], None] = lambda *_: None,
         on_epoch: Callable[[int, dict[str, float]], None] = lambda *_: None,
         stop: Callable[[], bool] = lambda: False,
         warn: Callable[[str], None] = print,
     ) -> None:
         self.fabric = fabric
-        self.task = task
-        self.model: nn.Module = task.model
-        self.average = MovingAverage(task.model, settings.ema) if settings.ema else None
-        self.correction = SelfCorrection(task.model, *settings.self_correction) if settings.self_correction else None
-        self.parallel, self.optimizer = fabric.setup(task, optimizer)
+        self.learner = learner
+        self.model: nn.Module = learner.model
+        self.average = average
+        self.parallel, self.optimizer = fabric.setup(learner, optimizer)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.factor = learning_rate_factor
         self.training = training
         self.validation = validation
         self.settings = settings
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
         self.checkpoints = checkpoints
         self.on_batch = on_batch
         self.on_epoch = on_epoch
@@ -95,9 +90,8 @@ class Fit:
         self.warn = warn
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
-        for averaged in (self.average, self.correction):
-            if averaged:
-                averaged.model.to(fabric.device)
+        if average:
+            average.model.to(fabric.device)
 
     def run(self) -> dict[str, Tensor]:
         """Train to the end; returns the best weights, on the CPU."""
@@ -105,7 +99,7 @@ class Fit:
         progress = self.progress
         while progress.epoch < self.settings.epochs and not self._finished():
             self._train_epoch()
-            self._end_cycle()
+            self._average_epoch()
             if self._validation_due():
                 self._validate()
             progress.epoch, progress.batch, progress.epoch_seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
@@ -125,7 +119,7 @@ class Fit:
             epochs % self.settings.validate_every == 0
             or epochs == self.settings.epochs
             or self._out_of_time()
-            or self._cycle_ended()
+            or (self.average is not None and self.average.asks_for_validation(self.progress.epoch))
         )
 
     # --- one epoch
@@ -160,23 +154,22 @@ class Fit:
         batch = self.fabric.to_device(batch)
         soft_labels = self._soft_labels(batch)
         steps_now = last or (progress.batch + 1) % settings.accumulate == 0
-        self.task.share_done = self._share_done()
-        factor = self.factor(self.task.share_done)
+        share_done = self._share_done()
+        factor = self.factor(share_done)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
-        for objective in self.task.objectives:
-            self.task.objective = objective
+        for objective in self.learner.objectives:
             with self.fabric.no_backward_sync(self.parallel, enabled=not steps_now):
-                output = self.parallel(*batch, **soft_labels)
+                output = self.parallel(batch, Turn(objective, share_done, soft_labels))
                 self.fabric.backward(output.loss / settings.accumulate)
             if steps_now:
                 self._step()
             losses.append(output.loss.detach())
             terms |= output.terms
         progress.step += steps_now
-        add_losses(sums, torch.stack(losses).sum(), terms, len(batch[0]))
+        add_losses(sums, Losses(torch.stack(losses).sum(), terms), len(batch.images))
         return steps_now
 
     def _step(self) -> None:
@@ -187,7 +180,7 @@ class Fit:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(self.model)
+            self.average.after_step(self.model)
 
     def _share_done(self) -> float:
         per_epoch = -(-len(self.training) // self.settings.accumulate)
@@ -201,93 +194,104 @@ class Fit:
         for name, value in sums.items():
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + float(value)
 
-    # --- self-correction
+    # --- averages of the weights
 
-    def _soft_labels(self, batch: Batch) -> dict[str, Tensor | None]:
-        if self.correction is None:
-            return {}
+    def _soft_labels(self, batch: Batch) -> Tensor | None:
+        if self.average is None:
+            return None
         with self.fabric.autocast():
-            return {
-                "soft_labels": self.correction.soft_labels(self.task.normalised(batch[0]), batch[1], self.ignore_index)
-            }
+            return self.average.before_step(batch)
 
-    def _end_cycle(self) -> None:
-        if self.correction and self.correction.is_due(self.progress.epoch + 1):
-            self._save()  # a pass over the training set follows: stopped in it, the next run ends the cycle anew
+    def _average_epoch(self) -> None:
+        if self.average:
             with self.fabric.autocast():
-                self.correction.end_cycle(self.model, self._training_images())
+                self.average.after_epoch(self.progress.epoch, self.model, self._training_images(), self._save)
 
     def _training_images(self) -> Iterator[Tensor]:
         self.training.set_epoch(self.progress.epoch)
-        for images, *_ in self.training:
+        for batch in self.training:
             if self._asked_to_stop():
                 raise Stopped
-            yield self.task.normalised(self.fabric.to_device(images))
-
-    def _cycle_ended(self) -> bool:
-        """Whether the epoch that is done ended a cycle."""
-        return self.correction is not None and self.correction.cycle_ends(self.progress.epoch + 1)
+            yield self.learner.normalised(self.fabric.to_device(batch.images))
 
     # --- validation
 
+    @property
     def _candidate(self) -> nn.Module:
         """The weights that are validated, and kept if they are the best."""
-        if self.correction and self._cycle_ended():
-            return self.correction.model
-        return self.average.model if self.average else self.model
+        if self.average and self.average.stands_in(self.progress.epoch):
+            return self.average.model
+        return self.model
 
-    @torch.no_grad()
     def _validate(self) -> None:
         progress, start = self.progress, time.monotonic()
-        matrix = ConfusionMatrix(self.num_classes, self.ignore_index)
-        sums: dict[str, Tensor] = {}
-        trained = self.task.model
-        self.task.model = self._candidate()
-        self.task.eval()
-        try:
-            for batch in self.validation:
-                batch = self.fabric.to_device(batch)
-                with self.fabric.autocast():
-                    output = self.task(*batch)
-                matrix.update(output.logits.argmax(1), batch[1])
-                add_losses(sums, output.loss, output.terms, len(batch[0]))
-                if (
-                    self.fabric.world_size == 1 and self.stop()
-                ):  # processes may differ in their number of batches: they stop at the next step
-                    progress.seconds += time.monotonic() - start
-                    self.task.model = trained
-                    self._save()  # all batches of the epoch are done: taking it up starts with this validation
-                    raise Stopped
-        finally:
-            self.task.model = trained
-        counts = (matrix.all_reduce() if self.fabric.world_size > 1 else matrix).counts
+        with self.learner.using(self._candidate):
+            self.learner.eval()
+            evaluator, sums = self._measure(start)
+        evaluator = reduce(operator.add, self._of_all_processes(evaluator))
         progress.seconds += time.monotonic() - start
+        scores = self.learner.judged(evaluator).scores()
+        own_sums = {name: float(value) for name, value in sums.items()}
         metrics = {
-            **mean_losses(self.fabric, "train", progress.sums),
-            **mean_losses(self.fabric, "val", {name: float(value) for name, value in sums.items()}),
-            **validation_scores(self.task.matched(counts)),
+            **mean_losses("train", self._of_all_processes(progress.sums)),
+            **mean_losses("val", self._of_all_processes(own_sums)),
+            **self.learner.task.headline_metrics(scores, "val"),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_second": (
                 progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9)
             ),
         }
-        self._keep_best(metrics, counts)
+        self._keep_best(metrics, evaluator)
         self.on_epoch(progress.epoch, metrics)
 
-    def _keep_best(self, metrics: dict[str, float], counts: NDArray[np.int64]) -> None:
-        progress, score = self.progress, self.task.score(metrics)
+    @torch.no_grad()
+    def _measure(self, start: float) -> tuple[Evaluator, dict[str, Tensor]]:
+        """This process's counts and sums of losses over its share of the validation."""
+        task, evaluator = self.learner.task, self.learner.task.evaluator()
+        sums: dict[str, Tensor] = {}
+        turn = Turn(self.learner.objectives[0], self._share_done())
+        for batch in self.validation:
+            targets = task.targets(batch.annotations)
+            inputs = self.fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
+            with self.fabric.autocast():
+                losses = self.learner(inputs, turn)
+            results = task.read(losses.output, [annotation.size for annotation in batch.annotations])
+            evaluator.update(results, batch.annotations, batch.ids)
+            add_losses(sums, losses, len(batch.ids))
+            if (
+                self.fabric.world_size == 1 and self.stop()
+            ):  # processes may differ in their number of batches: they stop at the next step
+                self.progress.seconds += time.monotonic() - start
+                self._save()  # all batches of the epoch are done: resuming starts with this validation
+                raise Stopped
+        return evaluator, sums
+
+    def _keep_best(self, metrics: dict[str, float], evaluator: Evaluator) -> None:
+        progress, score = self.progress, self.learner.score(metrics)
         if score > progress.best_score + self.settings.min_delta or not self.best:
             progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
             progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
-            self.best = self.task.kept(self._candidate(), counts)
+            self.best = self.learner.kept(self._candidate, evaluator)
         else:
             progress.stale += 1
+
+    # --- processes
 
     def _asked_to_stop(self) -> bool:
         """Whether any process was asked: all must leave at the same batch."""
         if self.fabric.world_size == 1:
             return self.stop()
-        return bool(sum_over_processes(self.fabric, torch.tensor(float(self.stop()))) > 0)
+        asked = torch.tensor(float(self.stop()), device=self.fabric.device)
+        torch.distributed.all_reduce(asked)
+        return bool(asked > 0)
+
+    def _of_all_processes(self, value: Any) -> list[Any]:
+        """The value that each process has, in their order."""
+        if self.fabric.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     # --- state
 
@@ -302,7 +306,6 @@ class Fit:
             "progress": asdict(self.progress),
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else {},
-            "correction": self.correction.state_dict() if self.correction else {},
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": random_state(),
@@ -317,8 +320,6 @@ class Fit:
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
-        if self.correction:
-            self.correction.load_state_dict(state["correction"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         set_random_state(state["random"])

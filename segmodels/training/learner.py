@@ -1,132 +1,148 @@
-"""One step of supervised training: raw images in, losses and logits out."""
+"""How a model learns: raw images and targets in, losses out. A learner is registered by name; models' cards name it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from segmodels.losses import WeightedSum
-from segmodels.losses.soft_labels import soft_label_loss
-from segmodels.outputs import PixelOutput
-
-
-class TaskOutput(NamedTuple):
-    loss: Tensor  # scalar that is minimised
-    terms: dict[str, Tensor]  # what it is made of, unweighted, and other means over the images worth a curve; scalars
-    logits: Tensor  # (B, C, H, W)
+from segmodels.data.batches import Batch
+from segmodels.losses.base import Images
+from segmodels.losses.registry import WeightedSum
+from segmodels.registry import Registry
+from segmodels.tasks.base import Evaluator, Task
 
 
-class Task(nn.Module):
-    """A model with its normalisation and what it is trained for.
+class Turn(NamedTuple):
+    """What the training loop knows about the moment of a step."""
+
+    objective: str = "loss"  # of ``Learner.objectives``
+    share_done: float = 0.0  # of the training, 0..1
+    soft_labels: Tensor | None = None  # (B, C, *spatial), corrected labels
+
+
+class Losses(NamedTuple):
+    """Of a batch."""
+
+    loss: Tensor | None  # scalar that is minimised; None in evaluation where no loss has what it reads
+    terms: dict[str, Tensor]  # its unweighted terms, and other means over the images worth a curve; scalars
+    output: Any = None  # what the model returned, in evaluation; None in training
+
+
+class Learner(nn.Module):
+    """A model with its normalisation and the losses that it is trained by.
 
     Args:
-        model: returns a ``PixelOutput``.
-        mean, std: per channel, in the units of the images (0..255).
+        model: maps normalised images to an output (``segmodels.outputs``).
+        task: what the output is read as.
+        criterion: the losses of one layer of an output.
+        mean, std: per channel, in the units of the images.
+        auxiliary_weights: weight of each auxiliary layer of the output (deep supervision, Lee 2014, 1409.5185), in the
+            model's order; layers beyond the list take its last entry.
+        auxiliary_decay: the weights fall linearly to 0 until the end of training (as in Lee 2014).
 
     Attributes:
-        objectives: what is minimised in turn, an optimiser step each, on every batch.
-        objective: the one whose turn it is.
-        share_done: share of the training that is done, 0..1.
+        objectives: minimised in turn, an optimiser step each, on every batch.
+        needs_labels: whether it learns from annotations.
     """
 
-    objectives: tuple[str, ...] = ("loss",)
-
-    def __init__(self, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = self.objectives[0]
-        self.share_done = 0.0
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-
-    def normalised(self, images: Tensor) -> Tensor:
-        """What the model takes, for ``images`` uint8 ``(B, 3, H, W)``."""
-        return (images.float() - self.mean) / self.std
-
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """What the weights to keep are chosen by, the more the better; ``metrics`` are those of a validation."""
-        return metrics["val/miou"]
-
-    def matched(self, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The confusion matrix to score, of the one that was counted."""
-        return counts
-
-    def kept(self, model: nn.Module, counts: NDArray[np.int64]) -> dict[str, Tensor]:  # noqa: ARG002  # what a subclass may need
-        """Copy on the CPU of the weights of ``model``, which validated with the confusion matrix ``counts``."""
-        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-class SegmentationTask(Task):
-    """Training on labels.
-
-    Args:
-        loss: of raw logits and int64 targets.
-        auxiliary_weights: weight of each auxiliary output (deep supervision, Lee 2014, 1409.5185), in the model's
-            order; outputs beyond the list take its last entry.
-        auxiliary_decay: the weights fall linearly to 0 at the end of training (as in Lee 2014).
-        image_label_weight: weight of the cross-entropy of ``extras["image_label"]``, where the images have labels
-            (joint training, Mehta 2018, 1806.01313).
-    """
+    objectives: ClassVar[tuple[str, ...]] = ("loss",)
+    needs_labels: ClassVar[bool] = True
 
     def __init__(
         self,
         model: nn.Module,
-        loss: WeightedSum,
+        task: Task,
+        criterion: WeightedSum,
         *,
         mean: Sequence[float],
         std: Sequence[float],
         auxiliary_weights: Sequence[float] = (0.4,),
         auxiliary_decay: bool = False,
-        image_label_weight: float = 1.0,
     ) -> None:
-        super().__init__(model, mean=mean, std=std)
-        self.loss = loss
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.criterion = criterion
         self.auxiliary_weights = tuple(auxiliary_weights)
         self.auxiliary_decay = auxiliary_decay
-        self.image_label_weight = image_label_weight
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
-    def forward(
-        self, images: Tensor, masks: Tensor, image_labels: Tensor | None = None, soft_labels: Tensor | None = None
-    ) -> TaskOutput:
-        """Losses and logits of a batch.
+    def forward(self, batch: Batch, turn: Turn) -> Losses:
+        """The losses of a batch; in evaluation the model's output, too."""
+        raise NotImplementedError
 
-        Args:
-            images: uint8 ``(B, 3, H, W)``.
-            masks: train ids ``(B, H, W)``, any integer type.
-            image_labels: classes of the whole images, int64 ``(B,)``, for a model with ``extras["image_label"]``.
-            soft_labels: ``(B, C, H, W)``, take the place of the masks in the cross-entropy (self-correction).
+    @property
+    def reaches_all_parameters(self) -> bool:
+        """Whether every step gives every trained parameter a gradient; DDP must know."""
+        return 0 not in self.auxiliary_weights
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the model takes, float32, for raw ``images`` ``(B, C, *spatial)`` of any type."""
+        shape = (1, -1, *(1,) * (images.ndim - 2))
+        return (images.float() - self.mean.view(shape)) / self.std.view(shape)
+
+    def judged(self, evaluator: Evaluator) -> Evaluator:
+        """The evaluator whose scores count, for that of a validation."""
+        return evaluator
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """What the weights to keep are chosen by, the more the better; ``metrics`` are those of a validation."""
+        return metrics[self.task.metric(next(iter(self.task.headline)), "val")]
+
+    def kept(self, model: nn.Module, evaluator: Evaluator) -> dict[str, Tensor]:  # noqa: ARG002  # for subclasses
+        """Copy on the CPU of the weights of ``model``, which validated with what ``evaluator`` counted."""
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+    @contextmanager
+    def using(self, model: nn.Module) -> Iterator[None]:
+        """Other weights, averages say, in the model's place."""
+        own, self.model = self.model, model
+        try:
+            yield
+        finally:
+            self.model = own
+
+
+LEARNERS: Registry[Learner, None] = Registry("learner", "segmodels.training")
+
+_LearnerClass = TypeVar("_LearnerClass", bound=type[Learner])
+
+
+def register_learner(name: str) -> Callable[[_LearnerClass], _LearnerClass]:
+    """Class decorator."""
+    return LEARNERS.register(name, None)
+
+
+@register_learner("supervised")
+class SupervisedLearner(Learner):
+    """Minimises the losses of the output and, weighted, of its auxiliary layers."""
+
+    def forward(self, batch: Batch, turn: Turn) -> Losses:
+        """See ``Learner``.
+
+        Raises:
+            InputError: in training, the output has nothing that the losses read.
         """
-        prediction = self.model(self.normalised(images))
-        target = masks.long()
-        terms = self._terms(prediction, target, soft_labels)
-        loss = self._total(terms)
-        decay = 1 - self.share_done if self.auxiliary_decay else 1.0
-        for index, logits in enumerate(prediction.auxiliary):
-            weight = decay * self.auxiliary_weights[min(index, len(self.auxiliary_weights) - 1)]
-            if weight:
-                loss = loss + weight * self._total(self._terms(logits, target, soft_labels))
-        if image_labels is not None and "image_label" in prediction.extras:
-            terms["image_cross_entropy"] = functional.cross_entropy(prediction.extras["image_label"], image_labels)
-            terms["image_accuracy"] = (prediction.extras["image_label"].argmax(dim=1) == image_labels).float().mean()
-            loss = loss + self.image_label_weight * terms["image_cross_entropy"]
-        return TaskOutput(loss, terms, prediction.logits)
-
-    def _terms(self, prediction: Tensor | PixelOutput, target: Tensor, soft_labels: Tensor | None) -> dict[str, Tensor]:
-        terms = self.loss.terms(prediction, target)
-        if soft_labels is not None:
-            logits = prediction.logits if isinstance(prediction, PixelOutput) else prediction
-            terms["cross_entropy"] = soft_label_loss(logits, soft_labels)
-        return terms
-
-    def _total(self, terms: dict[str, Tensor]) -> Tensor:
-        return sum(
-            (self.loss.weights[name] * value.float() for name, value in terms.items()), start=self.mean.new_zeros(())
-        )
+        images = Images(batch.images, self.normalised(batch.images))
+        output = self.model(images.normalised)
+        (_, whole), *auxiliary = output.layers(self.auxiliary_weights)
+        terms = self.criterion.terms(whole, batch.targets, images, turn.soft_labels)
+        if not terms:
+            if self.training:
+                raise self.criterion.nothing_read(whole)
+            return Losses(None, {}, output)
+        loss = self.criterion.total(terms)
+        decay = 1 - turn.share_done if self.auxiliary_decay else 1.0
+        for own_weight, layer in auxiliary:
+            weight = decay * own_weight
+            if weight and (further := self.criterion.terms(layer, batch.targets, images, turn.soft_labels)):
+                loss = loss + weight * self.criterion.total(further)
+        curves = self.criterion.curves(whole, batch.targets, terms)
+        return Losses(loss, curves, None if self.training else output)

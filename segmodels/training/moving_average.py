@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segmodels.training.averages import WeightAverage
 
-class MovingAverage:
+
+class MovingAverage(WeightAverage):
     """Keeps ``average = decay * average + (1 - decay) * weights`` (Polyak averaging); buffers are copied as they are.
 
     The decay grows from 0 with the number of updates, min(decay, (1 + n) / (10 + n)), so that the random start is
@@ -29,9 +32,15 @@ class MovingAverage:
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 
-    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+    def after_step(self, model: nn.Module) -> None:
+        self.update(model)
+
+    def stands_in(self, epoch: int) -> bool:  # noqa: ARG002
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "model": self.model.state_dict()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
         self.model.load_state_dict(state["model"])

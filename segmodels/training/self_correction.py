@@ -10,32 +10,61 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from segmodels.data.batches import Batch
 from segmodels.errors import InputError
+from segmodels.training.averages import WeightAverage
 
 
-class SelfCorrection:
+class SelfCorrection(WeightAverage):
     """The average over the cycles of ``model``, and what is learnt from it.
 
     Args:
         start: epochs after which the first cycle ends; the average is a copy of the weights then.
         cycle: epochs of each further cycle.
+        normalised: what the model takes, for raw images.
+        ignore_index: of the class maps.
 
     Raises:
         InputError: ``start`` or ``cycle`` below 1.
     """
 
-    def __init__(self, model: nn.Module, start: int = 100, cycle: int = 10) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        start: int = 100,
+        cycle: int = 10,
+        normalised: Callable[[Tensor], Tensor] = Tensor.float,
+        ignore_index: int = 255,
+    ) -> None:
         _check_cycles(start, cycle)
+        self.normalised = normalised
+        self.ignore_index = ignore_index
         self.start = start
         self.cycle = cycle
         self.cycles = 0  # that are over
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def before_step(self, batch: Batch) -> Tensor | None:
+        if self.cycles == 0:
+            return None
+        return self.soft_labels(self.normalised(batch.images), batch.targets.classes)
+
+    def after_epoch(self, epoch: int, model: nn.Module, batches: Iterable[Tensor], save: Callable[[], None]) -> None:
+        if self.is_due(epoch + 1):
+            save()  # a pass over the training set follows: stopped in it, the next run ends the cycle anew
+            self.end_cycle(model, batches)
+
+    def stands_in(self, epoch: int) -> bool:
+        return self.cycle_ends(epoch + 1)
+
+    def asks_for_validation(self, epoch: int) -> bool:
+        return self.cycle_ends(epoch + 1)
 
     def cycle_ends(self, epochs: int) -> bool:
         """Whether a cycle ends when ``epochs`` epochs are done."""
@@ -56,13 +85,13 @@ class SelfCorrection:
         self.cycles += 1
 
     @torch.no_grad()
-    def soft_labels(self, images: Tensor, target: Tensor, ignore_index: int = 255) -> Tensor | None:
+    def soft_labels(self, images: Tensor, target: Tensor) -> Tensor | None:
         """Corrected labels of a batch, see ``refine_labels``; None while no cycle is over, when the given labels are
         all there is.
         """
         if self.cycles == 0:
             return None
-        return refine_labels(self.model(images).logits.float().softmax(dim=1), target, self.cycles, ignore_index)
+        return refine_labels(self.model(images).probabilities(), target, self.cycles, self.ignore_index)
 
     def state_dict(self) -> dict[str, Any]:
         return {"cycles": self.cycles, "model": self.model.state_dict()}

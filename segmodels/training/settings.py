@@ -80,7 +80,6 @@ class TrainSettings:
             paper adds (presence for encnet) are included automatically. None: the losses of the model's paper.
         deep_supervision: weights of the auxiliary heads' losses.
         self_correction: correction of noisy labels during training. None: off.
-        image_label_weight: weight of the image classification loss, for models that also classify the image (ynet).
         class_weights: weights of the classes in losses that take them, from the pixel counts of the train split.
         epochs: passes over the train split.
         minutes: training stops after this many minutes, and the schedule follows the time. None: epochs decide.
@@ -116,7 +115,6 @@ class TrainSettings:
     loss: Mapping[str, float | dict[str, Any]] | None = None
     deep_supervision: DeepSupervision = field(default_factory=DeepSupervision)
     self_correction: SelfCorrectionSettings | None = None
-    image_label_weight: float = 1.0
     class_weights: ClassWeights = "none"
     epochs: int = 20
     minutes: float | None = None
@@ -147,7 +145,6 @@ class TrainSettings:
         check(
             self,
             **{name: whole_number(above=0) for name in counts},
-            image_label_weight=number(0),
             class_weights=one_of(ClassWeights),
             minutes=optional(number(above=0)),
             gradient_clip=number(0),

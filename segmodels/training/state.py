@@ -23,14 +23,22 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long and how; see ``TrainParams`` for the meaning and units of each."""
+    """How long and how.
+
+    Attributes:
+        epochs: passes over the training set.
+        accumulate: batches per optimiser step.
+        gradient_clip: largest norm of the gradient; 0 switches clipping off.
+        minutes: training stops after this many minutes, and the schedule follows the time; None: epochs decide.
+        validate_every: epochs between validations.
+        patience: validations without a better score after which training stops; None: never.
+        min_delta: a score counts as better when it is more than this much higher.
+    """
 
     epochs: int
     accumulate: int = 1
     gradient_clip: float = 0.0
     minutes: float | None = None
-    ema: float | None = None
-    self_correction: tuple[int, int] | None = None  # epochs up to the first average, and of a cycle; without ema
     validate_every: int = 1
     patience: int | None = None
     min_delta: float = 0.0

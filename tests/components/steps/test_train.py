@@ -98,7 +98,7 @@ def test_joint_training_learns_the_classes_of_whole_images(folder: Path) -> None
     write_shards(folder / "labelled", train=8, val=4, scale=1, image_classes=2)
     (folder / "shards").rename(folder / "unlabelled")
     (folder / "labelled").rename(folder / "shards")
-    run(folder, model="ynet", options={"image_classes": 2}, image_label_weight=0.5)
+    run(folder, model="ynet", options={"image_classes": 2}, loss={"cross_entropy": 1.0, "image_label": 0.5})
     stored = runs.open_run(folder / "model")
     metrics = stored.client.get_run(stored.run_id).data.metrics
     assert metrics["train/loss"] == pytest.approx(
@@ -209,7 +209,7 @@ def test_other_parameters_start_anew_with_a_run_of_their_own(folder: Path) -> No
         ({"accelerator": "gpu"}, "sees no GPU"),
         (
             {"model": "wnet", "options": {}, "loss": {"cross_entropy": 1.0}},
-            "loss has the terms cross_entropy, but training without labels",
+            "loss has the terms reconstruction, cross_entropy, but training without labels",
         ),
         (
             {"model": "wnet", "loss": {"reconstruction": 1.0}},

@@ -10,16 +10,24 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from segmodels.annotations import Annotation
+from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.labels import LabelMap
 from segmodels.losses import create_loss
 from segmodels.outputs import PixelOutput
+from segmodels.tasks.registry import create_task
+from segmodels.tasks.targets import SemanticTargets
+from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fit import Fit, Stopped
-from segmodels.training.learner import SegmentationTask
+from segmodels.training.learner import SupervisedLearner, Turn
+from segmodels.training.moving_average import MovingAverage
 from segmodels.training.schedules import learning_rate_factor
-from segmodels.training.self_correction import estimate_batch_norm
+from segmodels.training.self_correction import SelfCorrection, estimate_batch_norm
 from segmodels.training.state import FitSettings
 
 CLASSES = 3
+LABELS = LabelMap(("red", "green", "blue"), ((200, 30, 30), (30, 200, 30), (30, 30, 200)), {0: 0, 1: 1, 2: 2})
 
 
 class Small(nn.Module):
@@ -51,7 +59,7 @@ class Batches:
     def __iter__(self) -> Any:
         return (self.batch(index) for index in range(self.start, self.batches))
 
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+    def batch(self, index: int) -> Batch:
         generator = torch.Generator().manual_seed(1000 * self.epoch + index)
         masks = (
             torch.randint(0, CLASSES, (self.size, 2, 2), generator=generator)
@@ -60,7 +68,13 @@ class Batches:
         )
         colors = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200]])
         noise = torch.randint(-30, 31, (self.size, 12, 12, 3), generator=generator)
-        return (colors[masks] + noise).clamp(0, 255).byte().permute(0, 3, 1, 2), masks
+        images = (colors[masks] + noise).clamp(0, 255).byte().permute(0, 3, 1, 2)
+        return Batch(images, SemanticTargets(masks.byte()), torch.arange(self.size))
+
+
+def evaluated(batch: Batch, number: int) -> EvaluationBatch:
+    annotations = [Annotation.of_classes(classes.numpy()) for classes in batch.targets.classes]
+    return EvaluationBatch(batch.images, annotations, [f"{number}/{i}" for i in batch.ids.tolist()], batch.ids.tolist())
 
 
 class StopAfter:
@@ -74,30 +88,39 @@ class StopAfter:
         return self.left < 0
 
 
+def new_learner(losses: dict[str, float], **options: Any) -> SupervisedLearner:
+    task = create_task("semantic", LABELS)
+    return SupervisedLearner(Small(), task, create_loss(losses), mean=(128.0,) * 3, std=(64.0,) * 3, **options)
+
+
 def new_fit(
     folder: Path,
     *,
     stop: Any = lambda: False,
     batches: Batches | None = None,
+    losses: dict[str, float] | None = None,
     auxiliary_decay: bool = False,
+    ema: float | None = None,
+    self_correction: tuple[int, int] | None = None,
     **settings: Any,
 ) -> Fit:
     torch.manual_seed(0)
-    loss = create_loss({"cross_entropy": 1.0, "dice": 0.5})
-    task = SegmentationTask(Small(), loss, mean=(128.0,) * 3, std=(64.0,) * 3, auxiliary_decay=auxiliary_decay)
+    learner = new_learner(losses or {"cross_entropy": 1.0, "dice": 0.5}, auxiliary_decay=auxiliary_decay)
     batches = batches or Batches()
-    validation = [Batches().batch(100 + index) for index in range(3)]
+    validation = [evaluated(Batches().batch(100 + index), index) for index in range(3)]
+    average: WeightAverage | None = MovingAverage(learner.model, ema) if ema else None
+    if self_correction:
+        average = SelfCorrection(learner.model, *self_correction, normalised=learner.normalised)
     return Fit(
         Fabric(accelerator="cpu", devices=1, precision=settings.pop("precision", "32-true")),
-        task,
-        torch.optim.AdamW(task.model.parameters(), lr=0.02),
+        learner,
+        torch.optim.AdamW(learner.model.parameters(), lr=0.02),
         lambda share: learning_rate_factor("polynomial", share, warmup=0.1),
         batches,
         validation,
         settings=FitSettings(**{"epochs": 3, **settings}),
-        num_classes=CLASSES,
-        ignore_index=255,
         checkpoints=Checkpoints(folder),
+        average=average,
         stop=stop,
     )
 
@@ -189,9 +212,9 @@ def test_at_the_end_of_a_cycle_the_average_of_the_cycles_is_validated_and_kept(t
     fit = new_fit(tmp_path, epochs=4, self_correction=(2, 1), validate_every=5)
     epochs = recorded(fit)
     ends: list[dict[str, Tensor]] = []
-    assert fit.correction is not None
-    end_cycle = fit.correction.end_cycle
-    fit.correction.end_cycle = lambda model, images: (
+    assert isinstance(fit.average, SelfCorrection)
+    end_cycle = fit.average.end_cycle
+    fit.average.end_cycle = lambda model, images: (
         ends.append({k: v.clone() for k, v in model.state_dict().items()}),
         end_cycle(model, images),
     )  # type: ignore
@@ -202,7 +225,7 @@ def test_at_the_end_of_a_cycle_the_average_of_the_cycles_is_validated_and_kept(t
         torch.testing.assert_close(best[name], torch.stack([weights[name] for weights in ends[:cycles]]).mean(0))
     fit.training.set_epoch(fit.progress.best_epoch)
     fit.model.load_state_dict(best)
-    estimate_batch_norm(fit.model, [fit.task.normalised(images) for images, _ in fit.training])
+    estimate_batch_norm(fit.model, [fit.learner.normalised(batch.images) for batch in fit.training])
     torch.testing.assert_close(best["features.1.running_mean"], fit.model.state_dict()["features.1.running_mean"])
 
 
@@ -220,19 +243,11 @@ def test_after_the_first_cycle_the_cross_entropy_is_that_of_corrected_labels(tmp
 
 def test_auxiliary_outputs_count_less_and_less_with_decay() -> None:
     torch.manual_seed(0)
-    task = SegmentationTask(
-        Small(),
-        create_loss({"cross_entropy": 1.0}),
-        mean=(128.0,) * 3,
-        std=(64.0,) * 3,
-        auxiliary_weights=(0.5,),
-        auxiliary_decay=True,
-    )
-    task.model.features[3] = nn.Identity()
+    learner = new_learner({"cross_entropy": 1.0}, auxiliary_weights=(0.5,), auxiliary_decay=True)
+    learner.model.features[3] = nn.Identity()
     shares = {}
     for share in (0.0, 0.5, 1.0):
-        task.share_done = share
-        output = task(*Batches().batch(0))
+        output = learner(Batches().batch(0), Turn(share_done=share))
         shares[share] = (output.loss - output.terms["cross_entropy"]).item()
     assert shares[0.0] > 0.1
     assert shares[0.5] == pytest.approx(shares[0.0] / 2, rel=1e-5)
@@ -258,19 +273,18 @@ def test_accumulated_batches_give_the_step_of_the_batch_they_make_up(tmp_path: P
     class Halves(Batches):
         def __iter__(self) -> Any:
             for index in range(self.start, self.batches):
-                images, masks = Batches(size=8).batch(index // 2)
-                yield images[4 * (index % 2) :][:4], masks[4 * (index % 2) :][:4]
+                whole, half = Batches(size=8).batch(index // 2), slice(4 * (index % 2), 4 * (index % 2) + 4)
+                yield Batch(whole.images[half], SemanticTargets(whole.targets.classes[half]), whole.ids[half])
 
     class Wholes(Batches):
-        def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        def batch(self, index: int) -> Batch:
             return Batches(size=8).batch(index)
 
     results = []
     for name, batches, accumulate in (("halves", Halves(4), 2), ("wholes", Wholes(2), 1)):
-        fit = new_fit(tmp_path / name, batches=batches, epochs=1, accumulate=accumulate)
+        fit = new_fit(tmp_path / name, batches=batches, losses={"cross_entropy": 1.0}, epochs=1, accumulate=accumulate)
         fit.model.features[1] = nn.Identity()  # batch norm and dropout see the difference
         fit.model.features[3] = nn.Identity()
-        fit.task.loss = create_loss({"cross_entropy": 1.0})
         fit.run()
         results.append(fit.model.state_dict())
     for key, value in results[0].items():

@@ -1,0 +1,304 @@
+"""What is trained and by what rule: model, task, learner, losses, optimiser, schedule and devices, from the settings
+and the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from segmodels.data.loader import EvaluationLoader, TrainingLoader, evaluation_loader, training_loader
+from segmodels.data.shards import ShardReader
+from segmodels.errors import InputError
+from segmodels.losses.registry import WeightedSum, create_loss, loss_class
+from segmodels.models.registry import Card, create_model, model_entry, model_options
+from segmodels.tasks.base import Task
+from segmodels.tasks.registry import TASKS, create_task, task_class
+from segmodels.training.averages import WeightAverage
+from segmodels.training.class_weights import class_weights
+from segmodels.training.devices import Devices, choose_devices
+from segmodels.training.distributed import synchronize_batch_norm
+from segmodels.training.learner import LEARNERS, Learner
+from segmodels.training.moving_average import MovingAverage
+from segmodels.training.schedules import learning_rate_factor
+from segmodels.training.self_correction import SelfCorrection, cyclic_learning_rate_factor
+from segmodels.training.settings import TrainSettings
+from segmodels.training.state import FitSettings
+
+DEFAULT_LOSS: Mapping[str, float] = {"cross_entropy": 1.0}
+"""Of models whose paper states none."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training before its first step.
+
+    Attributes:
+        model_options: all that ``create_model`` was given beyond ``num_classes``.
+        learner: with the model (in the order of memory and with the batch norms of the devices), task and losses.
+        optimizer: over the model's parameters, each group at its peak learning rate.
+        learning_rate_factor: share of training done (0..1) -> factor on the learning rates.
+        average: of the weights; None for none.
+        fit: how long, and what is kept.
+    """
+
+    model_options: dict[str, Any]
+    task: Task
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    learning_rate_factor: Callable[[float], float]
+    average: WeightAverage | None
+    fit: FitSettings
+    devices: Devices
+
+
+def create_recipe(settings: TrainSettings, training: ShardReader, validation: ShardReader) -> Recipe:
+    """The training that ``settings`` describe, for the shards of both splits.
+
+    Raises:
+        InputError: a model, loss, option or task that does not exist or does not fit the others or the data.
+    """
+    devices = choose_devices(settings.accelerator, settings.precision, settings.deterministic)
+    card = model_entry(settings.model).card
+    labels, statistics = training.labels, training.statistics
+    task = create_task(chosen_task(settings, training), labels)
+    criterion = create_criterion(settings, card, training)
+    _check_requirements(settings, criterion, training, validation)
+    torch.manual_seed(settings.seed)
+    options = _model_options(settings, training)
+    model = create_model(settings.model, **task.model_arguments(labels), **options)
+    learner = LEARNERS[card.learner].build(
+        model,
+        task,
+        criterion,
+        mean=statistics.mean,
+        std=statistics.std,
+        auxiliary_weights=settings.deep_supervision.weights or card.auxiliary_weights,
+        auxiliary_decay=settings.deep_supervision.decay,
+    )
+    _check_learner(settings, learner, training)
+    learner.model = _on_devices(settings, model, devices)
+    return Recipe(
+        model_options=options,
+        task=task,
+        learner=learner,
+        optimizer=create_optimizer(settings, learner.model),
+        learning_rate_factor=_schedule(settings),
+        average=_average(settings, learner),
+        fit=_fit_settings(settings),
+        devices=devices,
+    )
+
+
+def create_loaders(
+    settings: TrainSettings, task: Task, training: ShardReader, validation: ShardReader, *, rank: int, processes: int
+) -> tuple[TrainingLoader, EvaluationLoader]:
+    """One process's share of the batches to train on and to choose by.
+
+    Raises:
+        InputError: the augmentation does not fit the images, or there are fewer samples than processes.
+    """
+    share = {"batch_size": settings.batch_size, "rank": rank, "world_size": processes}
+    loader = training_loader(training, settings.augment, task, seed=settings.seed, workers=settings.workers, **share)
+    return loader, evaluation_loader(validation, **share)
+
+
+def chosen_task(settings: TrainSettings, reader: ShardReader) -> str:
+    """The task that is trained: ``settings.task``, or the first of the model's that the dataset supports.
+
+    Raises:
+        InputError: the model does not learn that task, or the dataset has no annotations for any.
+    """
+    tasks, objects = model_entry(settings.model).card.tasks, reader.has_objects
+    name = settings.task
+    if name is not None and name not in tasks:
+        raise InputError(
+            f"train.task is {name!r}, but model {settings.model!r} learns {', '.join(tasks)}: choose one of them, or"
+            " another model"
+        )
+    known = [task for task in (tasks if name is None else (name,)) if task in TASKS]
+    supported = [task for task in known if task_class(task).supports(reader.labels, objects)]
+    if not supported:
+        raise InputError(
+            f"the dataset has no annotations for {' or '.join([name] if name else tasks)}, which model"
+            f" {settings.model!r} learns: add them, or choose another train.task or train.model"
+        )
+    return supported[0]
+
+
+def loss_config(settings: TrainSettings, card: Card) -> dict[str, Any]:
+    """The losses by name, as ``create_loss`` takes them: the user's, or else the paper's.
+
+    The user's take the place of the paper's loss of logits; the paper's terms on further outputs of the model stay,
+    unless the user weighs them, or the model was built without the output.
+    """
+    paper = dict(card.losses or DEFAULT_LOSS)
+    if settings.loss is not None:
+        own = {name: value for name, value in paper.items() if loss_class(name).reads != "logits"}
+        paper = {**own, **settings.loss}
+    if not _image_classes(settings):
+        paper = {name: value for name, value in paper.items() if "image_label" not in loss_class(name).requires}
+    return paper
+
+
+def create_criterion(settings: TrainSettings, card: Card, reader: ShardReader) -> WeightedSum:
+    """The losses, with the class weights of the training set.
+
+    Raises:
+        InputError: unknown loss or option, a loss of an output that the model does not have, or no loss for corrected
+            labels.
+    """
+    config, statistics = loss_config(settings, card), reader.statistics
+    weights = class_weights(settings.class_weights, statistics.class_pixels, statistics.present_pixels)
+    criterion = create_loss(config, ignore_index=reader.labels.ignore_index, class_weights=weights)
+    for name, loss in criterion.losses.items():
+        if loss.reads != "logits" and name not in card.losses:
+            raise InputError(
+                f"loss {name!r} reads the output {loss.reads!r}, which model {settings.model!r} does not have: choose"
+                " another loss, or leave it out"
+            )
+    if settings.self_correction and not any(loss.accepts_soft_labels for loss in criterion.losses.values()):
+        raise InputError(
+            f"self_correction makes soft labels, and none of the losses {', '.join(config)} accepts them: add"
+            " cross_entropy to train.loss"
+        )
+    return criterion
+
+
+def create_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """Weight decay is for weights only: biases, normalisation parameters and what the model exempts go without.
+
+    A model may have groups of parameters whose learning rate is a multiple of the others' (``parameter_groups``).
+    """
+    asked: Any = model  # plain modules have neither method
+    exempt = asked.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    undecayed = {id(p) for name, p in model.named_parameters() if p.dim() <= 1 or name in exempt}
+    own = (asked.parameter_groups() if hasattr(model, "parameter_groups") else None) or []
+    grouped = {id(p) for group in own for p in group["params"]}
+    rest = [p for p in model.parameters() if id(p) not in grouped]
+    groups = []
+    for parameters, factor in [(rest, 1.0), *((list(group["params"]), group["lr_factor"]) for group in own)]:
+        trained = [p for p in parameters if p.requires_grad]
+        rate = {"lr": factor * settings.lr}
+        groups += [
+            {"params": [p for p in trained if id(p) not in undecayed], "weight_decay": settings.weight_decay, **rate},
+            {"params": [p for p in trained if id(p) in undecayed], "weight_decay": 0.0, **rate},
+        ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+    return torch.optim.AdamW(groups, lr=settings.lr)
+
+
+def _check_requirements(settings: TrainSettings, criterion: WeightedSum, *readers: ShardReader) -> None:
+    """What the losses require, against what the shards have."""
+    needs = {need: name for name, loss in criterion.losses.items() for need in loss.requires}
+    for reader in readers:
+        has = {"image_label": bool((reader.image_labels >= 0).all()), "objects": reader.has_objects}
+        if lacking := [need for need in needs if not has[need]]:
+            missing = _missing_labels(reader) if lacking[0] == "image_label" else f"split {reader.split!r} has none"
+            raise InputError(
+                f"loss {needs[lacking[0]]!r} of model {settings.model!r} requires {_REQUIRED[lacking[0]]}, but"
+                f" {missing}: add them to the dataset, run ingest and preprocess again, or choose another model or loss"
+            )
+        if "image_label" in needs and reader.image_labels.max() >= (classes := _image_classes(settings)):
+            raise InputError(
+                f"split {reader.split!r} has the image label {reader.image_labels.max()}, expected 0 to {classes - 1}:"
+                " set train.options.image_classes to the number of classes"
+            )
+
+
+_REQUIRED = {"image_label": "image labels (layout folder: image_labels.csv)", "objects": "annotated objects"}
+
+
+def _missing_labels(reader: ShardReader) -> str:
+    missing = int((reader.image_labels < 0).sum())
+    return f"{missing} of the {len(reader)} images of split {reader.split!r} have no image label"
+
+
+def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReader) -> None:
+    if learner.needs_labels and not any(reader.statistics.class_pixels):
+        raise InputError(
+            f"no pixel of the train split is labelled, but model {settings.model!r} learns from labels: add masks, or"
+            " set train.model to wnet"
+        )
+    if len(learner.objectives) > 1 and settings.accumulate > 1:
+        raise InputError(
+            f"train.accumulate is {settings.accumulate}, but model {settings.model!r} takes"
+            f" {len(learner.objectives)} steps on every batch: set it to 1"
+        )
+
+
+def _image_classes(settings: TrainSettings) -> int:
+    """Classes of whole images that the model tells apart; 0 for most models."""
+    return {**model_options(settings.model), **settings.options}.get("image_classes", 0)
+
+
+def _model_options(settings: TrainSettings, reader: ShardReader) -> dict[str, Any]:
+    """The user's options, and those that follow from the images where they are not the model's defaults."""
+    known = model_options(settings.model)
+    options = dict(settings.options)
+    for name, value, usual in (("in_channels", reader.channels, 3), ("spatial_dims", reader.spatial_dims, 2)):
+        if name in options or value == known.get(name, usual):
+            continue
+        if name not in known:
+            raise InputError(
+                f"images have {name} {value}, but model {settings.model!r} has no such option: choose a model that has"
+                " it, such as vnet or attention_unet for volumes"
+            )
+        options[name] = value
+    return options
+
+
+def _on_devices(settings: TrainSettings, model: nn.Module, devices: Devices) -> nn.Module:
+    """Channels last for models of images, batch norm over all processes, compiled if wanted."""
+    if settings.channels_last and not any(isinstance(module, nn.Conv3d) for module in model.modules()):
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub lacks it
+    if devices.processes > 1:
+        model = synchronize_batch_norm(model, devices.device)
+    if settings.compile:
+        model.compile()
+    return model
+
+
+def _schedule(settings: TrainSettings) -> Callable[[float], float]:
+    cycles = settings.self_correction
+    if cycles is None:
+        return lambda share: learning_rate_factor(
+            settings.schedule, share, warmup=settings.warmup, power=settings.power
+        )
+    warmup = settings.warmup * settings.epochs
+    return lambda share: cyclic_learning_rate_factor(
+        round(share * settings.epochs, 9),  # a cycle begins on the epoch, not a rounding error later
+        start=cycles.start_epoch,
+        cycle=cycles.cycle_epochs,
+        warmup=warmup,
+    )
+
+
+def _average(settings: TrainSettings, learner: Learner) -> WeightAverage | None:
+    if cycles := settings.self_correction:
+        return SelfCorrection(
+            learner.model,
+            cycles.start_epoch,
+            cycles.cycle_epochs,
+            normalised=learner.normalised,
+            ignore_index=learner.task.labels.ignore_index,
+        )
+    return MovingAverage(learner.model, settings.ema) if settings.ema else None
+
+
+def _fit_settings(settings: TrainSettings) -> FitSettings:
+    stopping = settings.early_stopping
+    return FitSettings(
+        epochs=settings.epochs,
+        accumulate=settings.accumulate,
+        gradient_clip=settings.gradient_clip,
+        minutes=settings.minutes,
+        validate_every=settings.validate_every,
+        patience=stopping.patience if stopping else None,
+        min_delta=stopping.min_delta if stopping else 0.0,
+    )
