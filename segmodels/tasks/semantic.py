@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from segmodels.results import ClassMap
 from segmodels.tasks.base import Size, Task, TensorSpec
 from segmodels.tasks.registry import register_task
 from segmodels.tasks.semantic_evaluator import SemanticEvaluator
+from segmodels.tasks.targets import SemanticTargets
 
 if TYPE_CHECKING:
     from segmodels.plots import Comparison
@@ -61,14 +62,6 @@ class SemanticSettings:
                 "crf and sliding_window are both given, expected one: the dense CRF connects all pixels of an image,"
                 " leave the window out"
             )
-
-
-class SemanticTargets(NamedTuple):
-    """What a batch of class maps is trained on."""
-
-    classes: Tensor  # (B, *spatial) train ids in the labels' dtype
-    image_label: Tensor | None  # (B,) int64; None where an image has none
-    further: dict[str, Tensor]  # name -> class maps (B, *spatial) with a label map of their own
 
 
 @register_task

@@ -15,7 +15,7 @@ from segmodels.training.settings import TrainSettings
 
 ROOT = Path(segmodels.__file__).parent.parent
 ALWAYS = ("segmodels.training.recipe", "segmodels.training.fit")
-WITHOUT_EFFECT = ("segmodels.plots", "segmodels.inference")
+WITHOUT_EFFECT = ("segmodels.plots", "segmodels.object_pictures", "segmodels.inference")
 """Modules that training reaches and that cannot change weights: pictures, and how results are predicted afterwards."""
 
 

@@ -36,7 +36,8 @@ class Learner(nn.Module):
     """A model with its normalisation and the losses that it is trained by.
 
     Args:
-        model: maps normalised images to an output (``segmodels.outputs``).
+        model: ``model(images, guide=None)`` maps normalised images to an output (``segmodels.outputs``); in training
+            the guide is the targets.
         task: what the output is read as.
         criterion: the losses of one layer of an output.
         mean, std: per channel, in the units of the images.
@@ -131,7 +132,7 @@ class SupervisedLearner(Learner):
             InputError: in training, the output has nothing that the losses read.
         """
         images = Images(batch.images, self.normalised(batch.images))
-        output = self.model(images.normalised)
+        output = self.model(images.normalised, guide=batch.targets if self.training else None)
         (_, whole), *auxiliary = output.layers(self.auxiliary_weights)
         terms = self.criterion.terms(whole, batch.targets, images, turn.soft_labels)
         if not terms:

@@ -1,0 +1,160 @@
+"""Recipes: which losses, task, options, optimiser groups and averages follow from settings, model and data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_pipeline import write_shards
+from torch import Tensor, nn
+
+from segmodels.data.shards import ShardReader
+from segmodels.errors import InputError
+from segmodels.models.registry import MODELS, Card, register_model
+from segmodels.outputs import PixelOutput
+from segmodels.training.moving_average import MovingAverage
+from segmodels.training.recipe import Recipe, create_optimizer, create_recipe
+from segmodels.training.self_correction import SelfCorrection
+from segmodels.training.settings import DeepSupervision, SelfCorrectionSettings, TrainSettings
+
+SMALL: dict[str, Any] = {"options": {"widths": [4, 8]}, "accelerator": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardReader, ShardReader]:
+    folder = write_shards(tmp_path_factory.mktemp("recipe") / "shards", train=3, val=2, scale=1)
+    return ShardReader(folder, "train"), ShardReader(folder, "val")
+
+
+def recipe(readers: tuple[ShardReader, ShardReader], **settings: Any) -> Recipe:
+    return create_recipe(TrainSettings(**{**SMALL, **settings}), *readers)
+
+
+class Positions(nn.Module):
+    """A model with a position embedding, and a head that learns ten times as fast."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.body, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, num_classes, 1)
+        self.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:  # noqa: ARG002
+        return PixelOutput(self.head(self.norm(self.body(images + self.position))))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"position"}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.head.parameters()), "lr_factor": 10.0}]
+
+
+def test_the_model_says_what_does_not_decay_and_what_learns_faster() -> None:
+    model = Positions(4)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = create_optimizer(TrainSettings(lr=0.01, weight_decay=0.1, optimizer="sgd"), model)
+    groups = [
+        ([names[id(p)] for p in group["params"]], group["weight_decay"], pytest.approx(group["lr"]))
+        for group in optimizer.param_groups
+    ]
+    assert groups == [
+        (["body.weight"], 0.1, 0.01),
+        (["position", "body.bias", "norm.weight", "norm.bias"], 0.0, 0.01),
+        (["head.weight"], 0.1, 0.1),
+        (["head.bias"], 0.0, 0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"cross_entropy": 1.0}),
+        ({"loss": {"dice": 2.0}}, {"dice": 2.0}),
+        ({"model": "wnet"}, {"soft_normalized_cut": 1.0, "reconstruction": 1.0}),
+        ({"model": "ynet", "options": {"image_classes": 0}}, {"cross_entropy": 1.0}),
+        (
+            {"model": "encnet_r50_d8", "options": {"encoder": "resnet18"}},
+            {"cross_entropy": 1.0, "presence": 0.2},
+        ),
+        (
+            {"model": "encnet_r50_d8", "options": {"encoder": "resnet18"}, "loss": {"dice": 1.0}},
+            {"presence": 0.2, "dice": 1.0},
+        ),
+        (
+            {"model": "encnet_r50_d8", "options": {"encoder": "resnet18"}, "loss": {"dice": 1.0, "presence": 0.5}},
+            {"presence": 0.5, "dice": 1.0},
+        ),
+    ],
+)
+def test_the_losses_are_those_of_the_paper_or_the_user_s_beside_those_of_the_model_s_own_outputs(
+    settings: dict[str, Any], expected: dict[str, float], readers: tuple[ShardReader, ShardReader]
+) -> None:
+    assert recipe(readers, **settings).learner.criterion.weights == expected
+
+
+def test_class_weights_come_from_the_training_set_and_the_average_from_the_settings(
+    readers: tuple[ShardReader, ShardReader],
+) -> None:
+    weighted = recipe(readers, class_weights="inverse_frequency", ema=0.9)
+    pixels = torch.tensor(readers[0].statistics.class_pixels).double()
+    expected = torch.where(pixels > 0, pixels.sum() / pixels, 0).float()
+    torch.testing.assert_close(weighted.learner.criterion.losses["cross_entropy"].class_weights, expected)
+    assert isinstance(weighted.average, MovingAverage)
+    corrected = recipe(readers, epochs=3, self_correction=SelfCorrectionSettings(2, 1))
+    assert isinstance(corrected.average, SelfCorrection)
+    assert corrected.learning_rate_factor(2 / 3) == pytest.approx(0.5)
+    assert recipe(readers).average is None
+
+
+def test_a_step_that_may_miss_parameters_is_known_before_processes_join(
+    readers: tuple[ShardReader, ShardReader],
+) -> None:
+    assert recipe(readers).learner.reaches_all_parameters
+    assert not recipe(readers, deep_supervision=DeepSupervision(weights=(0.4, 0.0))).learner.reaches_all_parameters
+    assert not recipe(readers, model="wnet").learner.reaches_all_parameters
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"task": "panoptic"}, "train.task is 'panoptic', but model 'unet' learns semantic"),
+        (
+            {"loss": {"image_label": 1.0}, "model": "ynet", "options": {}},
+            "but 3 of the 3 images of split 'train' have no",
+        ),
+        ({"loss": {"presence": 1.0}}, "loss 'presence' reads the output 'presence', which model 'unet' does not have"),
+        (
+            {"loss": {"dice": 1.0}, "model": "encnet_r50_d8", "options": {"encoder": "resnet18", "encodr": 1}},
+            "unknown option of model",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(
+    settings: dict[str, Any], said: str, readers: tuple[ShardReader, ShardReader]
+) -> None:
+    with pytest.raises(InputError, match=said):
+        recipe(readers, **settings)
+
+
+def test_a_new_model_needs_no_other_line(
+    readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODELS, "_entries", dict(MODELS._entries))
+
+    @register_model("positions", Card("this test", 2026, losses={"focal": 1.0}))
+    def positions(num_classes: int, in_channels: int = 3) -> Positions:
+        assert in_channels == 3
+        return Positions(num_classes)
+
+    one = recipe(readers, model="positions", options={})
+    assert one.learner.criterion.weights == {"focal": 1.0}
+    assert isinstance(one.learner.model, Positions)
+    assert len(one.optimizer.param_groups) == 4
+
+
+def test_the_first_weights_follow_from_the_seed(readers: tuple[ShardReader, ShardReader]) -> None:
+    first, second, other = (recipe(readers, seed=seed).learner.model.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
