@@ -130,8 +130,8 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def words(name: str) -> str:
     """The name of a score or a count as people write it: ``mean precision`` of ``mean_precision``."""
-    spelled = {"iou": "IoU", "f1": "F1", "dice": "Dice", "ap": "AP", "pq": "PQ", "sq": "SQ", "rq": "RQ"}
-    return " ".join(spelled.get(word, word) for word in name.split("_"))
+    spelled = {"iou": "IoU", "dice": "Dice"}
+    return " ".join(word.upper() if len(word) == 2 else spelled.get(word, word) for word in name.split("_"))
 
 
 def _input(bundle: Bundle) -> str:
