@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
-REQUIREMENTS = ("mlflow", "torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors")
+REQUIREMENTS = (
+    *("mlflow", "torch", "numpy", "scipy"),
+    *("opencv-python-headless", "pillow", "safetensors", "pycocotools"),
+)
 """What a process needs to load and run a registered model; the versions at hand are written into it, and segmodels
 itself is inside.
 """
