@@ -27,10 +27,9 @@ def serve(
     """Serve a model until SIGTERM or SIGINT; requests under way are answered first.
 
     Paths: ``/v2/...`` of the Open Inference Protocol, ``/predict`` for image files, ``/classes``, ``/metrics``. The
-        server is live at once, and
-    ready when the model is loaded. Another version under the alias is loaded beside the one that serves and takes its
-    place; if loading fails, the error is logged and the old version keeps serving. Images are predicted with the
-    settings that the version was measured with.
+    server is live at once, and ready when the model is loaded. Another version under the alias is loaded beside the one
+    that serves and takes its place; if loading fails, the error is logged and the old version keeps serving. Images are
+    predicted with the settings that the version was measured with.
 
     Args:
         model: ``models:/NAME@champion`` (followed), ``models:/NAME/VERSION`` or the folder of a trained model.

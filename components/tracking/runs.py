@@ -1,8 +1,8 @@
 """MLflow runs. The only file that knows MLflow tracking.
 
 A training never depends on the tracking server: metrics are written to a journal beside the checkpoints first and sent
-    from
-there; while the server is away they wait, and what the server lacks is sent when it is back or the training is resumed.
+from there; while the server is away they wait, and what the server lacks is sent when it is back or the training is
+resumed.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 summed over.
 
 Sum the counts over a data set and take the score once: that is the *dataset-level* score that papers and benchmarks
-    report.
-Scores averaged over images have names that begin with ``mean_per_image`` and take a stack ``(N, C, C)``.
+report. Scores averaged over images have names that begin with ``mean_per_image`` and take a stack ``(N, C, C)``.
 
 Absent classes: where a score's denominator is zero it is undefined. ``absent`` says what then:
 ``"skip"`` (default) NaN per class, and left out of means; ``"zero"`` and ``"one"`` that value, in means too.
