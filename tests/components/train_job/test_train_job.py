@@ -268,7 +268,7 @@ def test_a_job_that_an_earlier_attempt_left_is_taken_up_or_replaced(
     assert cluster.deleted == [name_of(shards)], "a failed one is replaced"
     capsys.readouterr()
     launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m")
-    assert "is running: taken up" in capsys.readouterr().out
+    assert "is running: following it" in capsys.readouterr().out
     assert len(cluster.deleted) == 1
 
 
