@@ -1,4 +1,4 @@
-"""Two small models of objects, registered from here as a user would: importing this module makes them known.
+"""Two small models of objects, registered from here as a user would, while a test asks for it.
 
 ``kernels_tiny`` predicts queries (K-Net in the small: learned kernels, sharpened once by what they cover),
 ``centers_tiny`` is a one-stage detector with mask prototypes (FCOS, Tian 2019, with the masks of YOLACT, Bolya 2019).
@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segmodels.losses.base import Images, Loss
-from segmodels.losses.registry import LossCard, register_loss
-from segmodels.models.registry import Card, register_model
+from segmodels.losses.registry import LOSSES, LossCard, register_loss
+from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import DetectionOutput, DetectionTraining, QueryOutput, Sampled
 from segmodels.tasks.targets import SegmentTargets
 
@@ -57,16 +59,6 @@ class KernelsTiny(nn.Module):
         return QueryOutput(self.classifier(kernels), masks, size=size)
 
 
-@register_model(
-    "kernels_tiny",
-    Card(
-        "a test",
-        2024,
-        tasks=("panoptic", "instance", "semantic"),
-        losses={"mask_classification": 1.0},
-        auxiliary_weights=(1.0,),
-    ),
-)
 def kernels_tiny(
     num_classes: int, in_channels: int = 3, things: tuple[int, ...] = (), queries: int = 10
 ) -> KernelsTiny:
@@ -154,7 +146,6 @@ def _cells(boxes: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-@register_loss("tiny_detection", LossCard("focal loss of classes, L1 of boxes, cross-entropy of masks", "centers_tiny"))
 class TinyDetectionLoss(Loss):
     """Of a detector's samples, each sum divided by the number of positive ones."""
 
@@ -175,6 +166,33 @@ class TinyDetectionLoss(Loss):
         return (focal.sum() + apart / 4 + mask) / count
 
 
-@register_model("centers_tiny", Card("a test", 2024, tasks=("instance",), losses={"tiny_detection": 1.0}))
 def centers_tiny(num_classes: int, in_channels: int = 3, prototypes: int = 8, detections: int = 50) -> CentersTiny:
     return CentersTiny(num_classes, in_channels, prototypes, detections)
+
+
+CARDS = {
+    kernels_tiny: Card(
+        "a test",
+        2024,
+        tasks=("panoptic", "instance", "semantic"),
+        losses={"mask_classification": 1.0},
+        auxiliary_weights=(1.0,),
+        least_classes=1,
+    ),
+    centers_tiny: Card("a test", 2024, tasks=("instance",), losses={"tiny_detection": 1.0}, least_classes=1),
+}
+LOSS_CARD = LossCard("focal loss of classes, L1 of boxes, cross-entropy of masks", "centers_tiny")
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """The models and the loss are known by their names; afterwards they are not, for tests that go through all."""
+    register_loss("tiny_detection", LOSS_CARD)(TinyDetectionLoss)
+    for build, card in CARDS.items():
+        register_model(build.__name__, card)(build)
+    try:
+        yield
+    finally:
+        del LOSSES._entries["tiny_detection"]
+        for build in CARDS:
+            del MODELS._entries[build.__name__]

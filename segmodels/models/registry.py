@@ -27,6 +27,7 @@ class Card:
             paper states none other than cross-entropy.
         auxiliary_weights: weights of the auxiliary heads' losses in the source, in the heads' order; further heads take
             the last.
+        least_classes: 2, or 1 for models that find objects and need no background class.
         learner: ``supervised``, or ``alternating`` (two objectives in turn, without labels).
         parameters: trainable parameters in training mode (auxiliary heads included) at ``num_classes`` classes.
         num_classes, size: the setting that ``parameters`` and ``gmac`` are for; size is (height, width).
@@ -41,6 +42,7 @@ class Card:
     tasks: tuple[str, ...] = ("semantic",)
     losses: Mapping[str, float | Mapping[str, Any]] = field(default_factory=dict)
     auxiliary_weights: tuple[float, ...] = (0.4,)
+    least_classes: int = 2
     learner: str = "supervised"
     parameters: int | None = None
     num_classes: int = 21
@@ -90,21 +92,20 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Model:
-    """Build a model with ``num_classes`` (>= 2) output channels.
+    """Build a model of ``num_classes`` classes: at least 2, or what its card says.
 
     Args:
         options: of the variant. All have ``in_channels`` (default 3). Those with an encoder take ``encoder`` (its
             name), ``encoder_weights`` (path or URI) and ``encoder_options``, or ``body``, a ``Body`` of all three.
 
     Raises:
-        InputError: unknown model (with the nearest names), unknown option (with the nearest names), fewer than 2
-            classes or 1 channel.
+        InputError: unknown model (with the nearest names), unknown option (with the nearest names), too few
+            classes, or fewer than 1 channel.
     """
     entry = MODELS[name]
-    if num_classes < 2:
-        raise InputError(
-            f"num_classes is {num_classes}, expected at least 2: a binary task has the classes background and object"
-        )
+    if num_classes < (least := entry.card.least_classes):
+        hint = ": a binary task has the classes background and object" if least > 1 else ""
+        raise InputError(f"num_classes is {num_classes}, expected at least {least}{hint}")
     MODELS.check_options(name, options, {*model_options(name), *entry.options} - {"num_classes"})
     if options.get("in_channels", 1) < 1:
         raise InputError(

@@ -7,15 +7,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-import object_models  # noqa: F401  # registers the models
 import pyarrow.parquet as pq
 import pytest
 import torch
+from object_models import registered
 from object_scenes import digit_scenes, write_scene_shards
 from small_pipeline import DIGEST, use_local_store
 from small_server import served
@@ -42,6 +43,12 @@ CASES = pytest.mark.parametrize(
         ("centers_tiny", "instance"),
     ],
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def models() -> Iterator[None]:
+    with registered():
+        yield
 
 
 @pytest.fixture
@@ -179,7 +186,8 @@ def process(rank: int, folder: str, port: int, model: str, task: str) -> None:
     os.environ.update({name: str(value) for name, value in (places | own).items()})
     torch.set_num_threads(1)
     small = params(model, task, epochs=2, batch_size=1)
-    train(small, Path("shards"), Path("model"), Path("checkpoints"))
+    with registered():
+        train(small, Path("shards"), Path("model"), Path("checkpoints"))
 
 
 @pytest.mark.slow

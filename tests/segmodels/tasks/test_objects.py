@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from object_models import registered
 from object_scenes import DIGITS, digit_scenes
 from pycocotools import mask as coco_mask
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+from segmodels.losses import create_loss
 from segmodels.losses.mask_classification import MaskClassificationLoss
+from segmodels.models.registry import create_model, model_entry
 from segmodels.object_reading import InstanceSettings
 from segmodels.outputs import QueryOutput
 from segmodels.plots import comparisons
@@ -35,6 +38,12 @@ LABELS = LabelMap(
     things=frozenset({2, 3}),
 )
 BOTH = pytest.mark.parametrize("name", ["instance", "panoptic"])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def models() -> Iterator[None]:
+    with registered():
+        yield
 
 
 def ids(count: int) -> list[str]:
@@ -255,6 +264,21 @@ def test_tasks_say_what_they_need_and_what_models_are_built_with() -> None:
     settings = create_task("instance", LABELS, {"score": 0.2, "most": 7}).settings
     assert settings == InstanceSettings(score=0.2, most=7)
     assert settings_from_dict(InstanceSettings, json.loads(json.dumps(settings_to_dict(settings)))) == settings
+
+
+@pytest.mark.parametrize("name", ["kernels_tiny", "centers_tiny"])
+def test_models_of_objects_may_have_one_class(name: str) -> None:
+    task = create_task("instance", replace(LABELS, things=frozenset({3})))
+    targets = task.targets([annotation()])
+    model = create_model(name, **task.model_arguments(task.labels))
+    model.train()
+    layers = model(torch.zeros(1, 3, 40, 60), guide=targets).layers((1.0,))
+    criterion = create_loss(model_entry(name).card.losses)
+    assert all(criterion(layer, targets).isfinite() for _, layer in layers)
+    found = task.predict(model.eval(), torch.zeros(1, 3, 40, 60), [(40, 60)])
+    assert set(found[0].labels.tolist()) <= {3}
+    with pytest.raises(InputError, match=r"num_classes is 0, expected at least 1$"):
+        create_model(name, 0)
 
 
 def test_targets_of_instances_are_things_alone() -> None:
