@@ -34,7 +34,6 @@ from components.tracking.lineage import code_revision
 from segmodels.data.decoding import converted, decode_pixels
 from segmodels.data.preview import as_rgb
 from segmodels.errors import InputError, TransientError
-from segmodels.inference.predictor import Predictor
 
 IMAGE_NAME = "in the request"
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".zip": "application/zip"}
@@ -108,13 +107,13 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         segmentation a PNG: class ids with the classes' colours as palette), or a PNG with the result drawn over the
         image.
         """
-        predictor = loaded(live.name).predictor
+        model = loaded(live.name)
         data = (
             await _form_file(request, limits)
             if request.headers.get("content-type", "").startswith("multipart/form-data")
             else await body(request)
         )
-        image = await run_in_threadpool(_decode, data, limits, predictor)
+        image = await run_in_threadpool(_decode, data, limits, model)
         answer = await predicted([image])
         suffix, content = await run_in_threadpool(_file, image, answer, output)
         return Response(
@@ -176,11 +175,15 @@ async def _form_file(request: Request, limits: Limits) -> bytes:
         await form.close()
 
 
-def _decode(data: bytes, limits: Limits, predictor: Predictor) -> np.ndarray:
+def _decode(data: bytes, limits: Limits, model: ServedModel) -> np.ndarray:
+    predictor = model.predictor
+    if predictor.spatial_dims != 2:
+        raise InputError(
+            f"model {model.name!r} takes volumes, and image files are refused: send the tensor {IMAGES!r} to"
+            f" /v2/models/{model.name}/infer"
+        )
     if not data:
         raise InputError("request is empty, expected an image file as its body or as the one file of a form")
-    if predictor.spatial_dims != 2:
-        raise InputError(f"model takes volumes, which are no image files: send a tensor {IMAGES!r} to /v2")
     limits.check_header(data, IMAGE_NAME)
     pixels = decode_pixels(data, IMAGE_NAME)
     return converted(pixels, predictor.channels, predictor.dtype, IMAGE_NAME)

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2, as JSON over HTTP (kserve/open-inference-protocol, inference_rest.md).
 
 A model has one input ``images``, (N, H, W, channels) of the type that it was trained on: UINT8 and 3 channels for RGB;
-volumes (N, D, H, W, channels). Its outputs are the tensors of its task: of semantic segmentation ``masks``, (N, H, W),
-the class of each pixel, UINT8, or INT16 above 255 classes. BYTES are written as text.
+volumes (N, D, H, W, channels). Its outputs are the tensors of its task: of semantic segmentation ``masks``,
+(N, H, W) or (N, D, H, W), the class of each pixel, UINT8, or INT16 above 255 classes. BYTES are written as text.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_request(body: bytes, limits: Limits, predictor: Predictor) -> Inference
     identifier = request.get("id")
     if identifier is not None and not isinstance(identifier, str):
         raise InputError(f"id of the request is {identifier!r}, expected a string")
-    known = [spec.name for spec in predictor.task.tensor_specs()]
+    known = [spec.name for spec in predictor.task.tensor_specs(predictor.spatial_dims)]
     wanted: list[Any] = [output.get("name") for output in _objects(request, "outputs")]
     for name in wanted:
         if name not in known:
@@ -149,7 +149,7 @@ def inference_response(
                 "shape": list(tensors[spec.name].shape),
                 "data": _data(tensors[spec.name], spec.datatype),
             }
-            for spec in predictor.task.tensor_specs()
+            for spec in predictor.task.tensor_specs(predictor.spatial_dims)
             if not request.outputs or spec.name in request.outputs
         ],
     }
@@ -172,5 +172,5 @@ def model_metadata(name: str, version: str, predictor: Predictor) -> dict[str, A
         "versions": [version],
         "platform": PLATFORM,
         "inputs": [described(input_spec(predictor))],
-        "outputs": [described(spec) for spec in predictor.task.tensor_specs()],
+        "outputs": [described(spec) for spec in predictor.task.tensor_specs(predictor.spatial_dims)],
     }

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from segmodels.data.shards import ShardReader
     from segmodels.inference.bundle import Bundle
 
+EXAMPLE = {2: (slice(64),) * 2, 3: (slice(16),) * 3}
+"""Part of the first test image that a version keeps as the example of its input, by spatial dimensions."""
+
 
 def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path, registration: Path) -> dict[str, Any]:
     """Make the model a version of the registered model ``params.name`` and decide who is champion.
@@ -103,7 +106,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
                 run_id=run.run_id,
                 contents=contents,
                 task=task,
-                example=reader.image(0)[None, :64, :64],
+                example=reader.image(0)[(None, *EXAMPLE[reader.spatial_dims])],
                 tags=tags,
                 description=description,
             )
@@ -182,8 +185,9 @@ def _export(bundle: Bundle, path: Path) -> str:
     """Write the torch.export program if the model allows; what became of it, in words."""
     from segmodels.inference.export import export_program
 
-    channels = bundle.channels
+    images = "volumes" if bundle.spatial_dims == 3 else "images"
+    shape = f"(B, {bundle.channels}, {'D, ' if bundle.spatial_dims == 3 else ''}H, W)"
     try:
-        return f"{bundle.dtype} images (B, {channels}, H, W) to logits, free {export_program(bundle, path)}"
+        return f"{bundle.dtype} {images} {shape} to logits, free {export_program(bundle, path)}"
     except RuntimeError as error:
         return f"not possible for this model ({error})"

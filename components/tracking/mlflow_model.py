@@ -33,7 +33,7 @@ class SegmentationModel(PythonModel):
             if many
             else [self._pixels(image) for image in ([model_input] if one else model_input)]
         )
-        first, *others = task.tensor_specs()
+        first, *others = task.tensor_specs(self.predictor.spatial_dims)
         if others:
             return task.tensors(results)
         if many:

@@ -235,7 +235,7 @@ def _signature(example: np.ndarray, task: Task) -> ModelSignature:
     from mlflow.types import Schema, TensorSpec
 
     types = {"FP32": "float32", "BYTES": "S"}
-    specs = task.tensor_specs()
+    specs = task.tensor_specs(spatial_dims=example.ndim - 2)
     outputs: list[Any] = [
         TensorSpec(np.dtype(types.get(one.datatype, one.datatype.lower())), one.shape, one.name if specs[1:] else None)
         for one in specs

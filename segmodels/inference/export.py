@@ -11,28 +11,33 @@ from torch import Tensor, nn
 from segmodels.inference.bundle import Bundle
 from segmodels.outputs import PixelOutput
 
-FREE_DIMENSIONS = {"batch size, height and width": (0, 2, 3), "batch size": (0,)}
+FREE_DIMENSIONS = {
+    2: {"batch size, height and width": (0, 2, 3), "batch size": (0,)},
+    3: {"batch size, depth, height and width": (0, 2, 3, 4), "batch size": (0,)},
+}
+TRACED_SIZE = {2: (64, 96), 3: (16, 32, 48)}
 
 
 class NormalisedModel(nn.Module):
-    """Images (B, channels, H, W) in their own units -> logits (B, C, H, W), or the model's whole output where it has
-    none: normalisation and model in one graph.
+    """Images (B, channels, *spatial) in their own units -> logits (B, C, *spatial), or the model's whole output where
+    it has none: normalisation and model in one graph.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.model = bundle.model
-        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(-1, 1, 1)) for values in (bundle.mean, bundle.std))
+        ones = [1] * bundle.spatial_dims
+        self.mean, self.std = (nn.Buffer(torch.tensor(values).view(-1, *ones)) for values in (bundle.mean, bundle.std))
 
     def forward(self, images: Tensor) -> Any:
         output = self.model((images.to(torch.float32) - self.mean) / self.std)
         return output.logits if isinstance(output, PixelOutput) else output
 
 
-def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96)) -> str:
+def export_program(bundle: Bundle, path: Path) -> str:
     """Write the program of ``NormalisedModel`` to ``path`` (.pt2), with as many free dimensions as the model allows.
 
-    ``size`` (height, width) is what it is traced with, and what it is fixed to where height and width cannot be free.
+    It is traced with ``TRACED_SIZE``, and fixed to it where the images' size cannot be free.
 
     Returns:
         Which dimensions are free, in words.
@@ -41,14 +46,16 @@ def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96))
         RuntimeError: the model cannot be exported, or what was exported computes something else.
     """
     module = NormalisedModel(bundle).eval().cpu()
+    size = TRACED_SIZE[bundle.spatial_dims]
+    other = tuple(length + change for length, change in zip(size, (37, -11, -5), strict=False))
     reason: Exception | None = None
-    for free, dimensions in FREE_DIMENSIONS.items():
+    for free, dimensions in FREE_DIMENSIONS[bundle.spatial_dims].items():
         try:
             example = _images(bundle, 2, size)
             program = torch.export.export(
                 module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),)
             )
-            _check(module, program, _images(bundle, 3, size if 2 not in dimensions else (size[0] + 37, size[1] - 11)))
+            _check(module, program, _images(bundle, 3, other if 2 in dimensions else size))
             torch.export.save(program, path)
         except Exception as error:  # the exporter raises all kinds
             reason = error
@@ -57,7 +64,7 @@ def export_program(bundle: Bundle, path: Path, size: tuple[int, int] = (64, 96))
     raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
 
 
-def _images(bundle: Bundle, count: int, size: tuple[int, int]) -> Tensor:
+def _images(bundle: Bundle, count: int, size: tuple[int, ...]) -> Tensor:
     """Random ones of the type and the channels that the model takes."""
     return torch.randint(0, 256, (count, bundle.channels, *size)).to(getattr(torch, bundle.dtype))
 

@@ -190,8 +190,8 @@ class Task(ABC, Generic[Targets, ResultType]):
         """
 
     @abstractmethod
-    def tensor_specs(self) -> tuple[TensorSpec, ...]:
-        """The tensors of an answer."""
+    def tensor_specs(self, spatial_dims: int) -> tuple[TensorSpec, ...]:
+        """The tensors of an answer to images of 2, or volumes of 3 ``spatial_dims``."""
 
     @abstractmethod
     def tensors(self, results: Sequence[ResultType]) -> dict[str, NDArray]:

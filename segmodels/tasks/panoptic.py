@@ -84,9 +84,9 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         classes = [segment.label for segment in (*truth.segments, *result.segments)]
         return compare_objects(image, *drawn, outcomes, classes, self.labels, caption)
 
-    def tensor_specs(self) -> tuple[TensorSpec, ...]:
+    def tensor_specs(self, spatial_dims: int) -> tuple[TensorSpec, ...]:
         return (
-            TensorSpec("ids", "INT32", (-1, -1, -1)),
+            TensorSpec("ids", "INT32", (-1,) * (1 + spatial_dims)),
             TensorSpec("segments", "INT32", (-1,)),
             TensorSpec("labels", "INT32", (-1,)),
             TensorSpec("image", "INT32", (-1,)),

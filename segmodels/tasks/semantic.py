@@ -167,8 +167,8 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         image, truth, prediction = flat(image, *maps, ignore_index=self.labels.ignore_index)
         return plots.class_maps(image, truth, prediction, self.labels, caption)
 
-    def tensor_specs(self) -> tuple[TensorSpec, ...]:
-        return (TensorSpec("masks", self.labels.dtype.name.upper(), (-1, -1, -1)),)
+    def tensor_specs(self, spatial_dims: int) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("masks", self.labels.dtype.name.upper(), (-1,) * (1 + spatial_dims)),)
 
     def tensors(self, results: Sequence[ClassMap]) -> dict[str, NDArray]:
         sizes = {result.classes.shape for result in results}

@@ -247,7 +247,7 @@ def _model_options(settings: TrainSettings, reader: ShardReader) -> dict[str, An
         if name not in known:
             raise InputError(
                 f"images have {name} {value}, but model {settings.model!r} has no such option: choose a model that has"
-                " it, such as vnet or attention_unet for volumes"
+                " it, such as vnet or attention_unet_original for volumes"
             )
         options[name] = value
     return options

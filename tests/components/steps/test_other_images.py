@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import mlflow
 import nibabel
 import numpy as np
 import pytest
@@ -18,14 +19,24 @@ from small_pipeline import use_local_store
 
 from components.commands.predict import predict
 from components.params.checking import checked
-from components.params.schema import EvaluateParams, IngestParams, PreprocessParams, TrainParams, ValidateParams
+from components.params.schema import (
+    EvaluateParams,
+    IngestParams,
+    PreprocessParams,
+    RegisterParams,
+    TrainParams,
+    ValidateParams,
+)
 from components.steps.evaluate import evaluate
 from components.steps.ingest import ingest
 from components.steps.preprocess import preprocess
+from components.steps.register import register
 from components.steps.train import train
 from components.steps.validate import validate
 from segmodels.data.shards import ShardReader
+from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
+from segmodels.inference.predictor import Predictor
 
 AFFINE = np.array([[-0.9, 0, 0, 40.0], [0, 0.9, 0, -30.0], [0, 0, 2.0, 12.0], [0, 0, 0, 1]])
 NO_COLOUR = {"saturation": 0.0, "hue": 0.0, "scale": [0.9, 1.1], "flip": 0.5}
@@ -88,6 +99,8 @@ def test_volumes_go_from_nifti_files_to_nifti_files(tmp_path: Path, monkeypatch:
     reader = shards_of(root, "nifti", tmp_path)
     assert (reader.channels, reader.dtype, reader.spatial_dims) == (2, np.float32, 3)
     assert reader.statistics.mean[0] < -200
+    with pytest.raises(InputError, match=r"model 'unet' has no such option: .* vnet or attention_unet_original for"):
+        trained(tmp_path, model="unet")
     metrics = trained(
         tmp_path,
         model="vnet",
@@ -105,6 +118,22 @@ def test_volumes_go_from_nifti_files_to_nifti_files(tmp_path: Path, monkeypatch:
     assert [row["class"] for row in rows] == ["ball"] * 2
     bundle = load_bundle(tmp_path / "model")
     assert (bundle.channels, bundle.spatial_dims) == (2, 3)
+
+    folders = [tmp_path / name for name in ("shards", "model", "evaluation", "registration")]
+    facts = register(RegisterParams(name="balls"), *folders)
+    assert facts["export"] == ("float32 volumes (B, 2, D, H, W) to logits, free batch size, depth, height and width")
+    card = (tmp_path / "registration" / "model_card.md").read_text()
+    assert "float32 volumes of 2 channels of any size in" in card
+    version = mlflow.pyfunc.load_model("models:/balls@champion")
+    (images,), (masks,) = version.metadata.signature.inputs.inputs, version.metadata.signature.outputs.inputs
+    assert (images.type, images.shape) == (np.float32, (-1, -1, -1, -1, 2))
+    assert (masks.type, masks.shape) == (np.uint8, (-1, -1, -1, -1))
+    assert np.asarray(version.input_example).shape == (1, 12, 16, 16, 2)
+    volumes = np.stack([reader.image(index) for index in range(len(reader)) if reader.image(index).shape[1] == 22])
+    expected = np.stack(Predictor(bundle).masks(volumes))
+    assert 0 < expected.mean() < 1
+    np.testing.assert_array_equal(version.predict(volumes), expected)
+    np.testing.assert_array_equal(version.predict(volumes[0].tolist()), expected[0])
 
     predict(str(tmp_path / "model"), root / "imagesTr", tmp_path / "out")
     shares = []

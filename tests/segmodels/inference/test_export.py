@@ -1,5 +1,6 @@
 """torch.export programs: what is free, and models that do not allow it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def test_a_program_computes_what_the_model_does_at_every_free_size(
             torch.export.load(tmp_path / "model.pt2").module()(images), expected, rtol=1e-4, atol=1e-4
         )
         torch.testing.assert_close(NormalisedModel(made)(images), expected)
+
+
+def test_a_program_of_volumes_is_free_in_all_their_axes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Conv3d(2, 2, 3, padding=1)
+    made = replace(bundle(model), mean=(-300.0, 0.5), std=(200.0, 0.1), dtype="float32", spatial_dims=3)
+    assert export_program(made, tmp_path / "model.pt2") == "batch size, depth, height and width"
+    images = torch.randn(2, 2, 5, 9, 7)
+    mean, std = (torch.tensor(values).view(2, 1, 1, 1) for values in (made.mean, made.std))
+    with torch.inference_mode():
+        program = torch.export.load(tmp_path / "model.pt2").module()
+        torch.testing.assert_close(program(images), model((images - mean) / std), rtol=1e-4, atol=1e-3)
 
 
 def test_a_model_that_cannot_be_exported_says_so_in_one_line(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_tensors_of_instances_are_those_of_all_images() -> None:
     truth = task.truth(annotation())
     none = task.truth(Annotation.of_classes(np.zeros((10, 10), np.uint8)))
     tensors = task.tensors([truth, none, truth])
-    assert list(tensors) == [spec.name for spec in task.tensor_specs()]
+    assert list(tensors) == [spec.name for spec in task.tensor_specs(2)]
     assert tensors["boxes"].shape == (6, 4)
     assert tensors["image"].tolist() == [0, 0, 0, 2, 2, 2]
     assert tensors["labels"].tolist() == [2, 2, 3] * 2
@@ -343,7 +343,7 @@ def test_tensors_of_panoptic_maps() -> None:
     truth = task.truth(annotation())
     none = PanopticMap(np.zeros((40, 60), np.int32), ())
     tensors = task.tensors([truth, none, truth])
-    assert list(tensors) == [spec.name for spec in task.tensor_specs()]
+    assert list(tensors) == [spec.name for spec in task.tensor_specs(2)]
     assert tensors["ids"].shape == (3, 40, 60)
     assert tensors["image"].tolist() == [0] * 6 + [2] * 6
     assert tensors["labels"].tolist() == [2, 2, 3, 3, 0, 1] * 2

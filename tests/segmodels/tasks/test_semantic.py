@@ -228,8 +228,8 @@ def test_a_result_is_a_palette_picture_and_one_tensor_of_many() -> None:
     task = create_task("semantic", LABELS)
     results, annotations, _ = pairs(4)
     assert task.truth(annotations[0]).classes is annotations[0].classes
-    (spec,) = task.tensor_specs()
-    assert (spec.name, spec.datatype, spec.shape) == ("masks", "UINT8", (-1, -1, -1))
+    for spatial_dims, shape in ((2, (-1, -1, -1)), (3, (-1, -1, -1, -1))):
+        assert task.tensor_specs(spatial_dims) == (("masks", "UINT8", shape),)
     assert task.tensors(results[::2])["masks"].shape == (2, 5, 7)
     with pytest.raises(InputError, match="expected one size"):
         task.tensors(results)
