@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +34,12 @@ def first_click(mask: NDArray[np.bool_]) -> Click:
     return Click(*_innermost(mask), 1)
 
 
+def random_click(mask: NDArray[np.bool_], rng: np.random.Generator) -> Click:
+    """On any pixel of a mask ``(H, W)``, each as likely, as models are trained (SAM, appendix A)."""
+    row, column = np.unravel_index(int(rng.choice(np.flatnonzero(mask))), mask.shape)
+    return Click(float(column) + 0.5, float(row) + 0.5, 1)
+
+
 def next_click(mask: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Click | None:
     """In the larger of what is missing and what is too much (Sofiiuk 2021, 2102.06583); None where nothing is wrong."""
     missing, surplus = mask & ~predicted, predicted & ~mask
@@ -41,7 +49,44 @@ def next_click(mask: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Click |
     return Click(*_innermost(missing if label else surplus), label)
 
 
+def add_clicks(clicks: Sequence[list[Click]], masks: NDArray[np.bool_], predicted: Iterable[NDArray[np.bool_]]) -> None:
+    """One more click on each of N objects of an image, where its mask is wrong (``next_click``); the last click again
+    where nothing is.
+
+    Args:
+        clicks: on each object, at least one; extended in place.
+        masks: the objects, ``(N, H, W)``.
+        predicted: its N masks so far, ``(H, W)`` each.
+    """
+    for row, mask, found in zip(clicks, masks, predicted, strict=True):
+        row.append(next_click(mask, found) or row[-1])
+
+
+def prompts_of(
+    clicks: Sequence[Sequence[Sequence[Click]]], sizes: Sequence[tuple[int, ...]], images: Tensor
+) -> Prompts:
+    """Clicks as a model takes them, on the device of its images.
+
+    Args:
+        clicks: on every object of every image, the same number on each.
+        sizes: ``(H, W)`` of the masks in whose pixels each image's clicks are.
+        images: ``(B, C, H, W)``, the model's input.
+    """
+    height, width = images.shape[2:]
+    count = max((len(row) for rows in clicks for row in rows), default=1)
+    points, labels = [], []
+    for rows, size in zip(clicks, sizes, strict=True):
+        placed = [[(c.x * width / size[1], c.y * height / size[0]) for c in row] for row in rows]
+        points.append(images.new_tensor(placed, dtype=torch.float32).reshape(len(rows), count, 2))
+        own = [[click.label for click in row] for row in rows]
+        labels.append(images.new_tensor(own, dtype=torch.int64).reshape(len(rows), count))
+    return Prompts(tuple(points), tuple(labels))
+
+
 def _innermost(region: NDArray[np.bool_]) -> tuple[float, float]:
-    distance = scipy.ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(int(distance.argmax()), region.shape)
-    return float(column) + 0.5, float(row) + 0.5
+    """x and y of the pixel farthest from the region's border; the search is within the box around the region."""
+    boxes = scipy.ndimage.find_objects(region.astype(np.uint8))
+    rows, columns = boxes[0] if boxes else (slice(0, None), slice(0, None))
+    distance = scipy.ndimage.distance_transform_edt(np.pad(region[rows, columns], 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(distance.argmax()), distance.shape)
+    return float(columns.start + column) + 0.5, float(rows.start + row) + 0.5

@@ -1,7 +1,8 @@
-"""Two small models of objects, registered from here as a user would, while a test asks for it.
+"""Three small models of objects, registered from here as a user would, while a test asks for it.
 
 ``kernels_tiny`` predicts queries (K-Net in the small: learned kernels, sharpened once by what they cover),
 ``centers_tiny`` is a one-stage detector with mask prototypes (FCOS, Tian 2019, with the masks of YOLACT, Bolya 2019).
+``clicks_tiny`` answers clicks (SAM, Kirillov 2023, without its transformer).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from segmodels.losses.base import Images, Loss
 from segmodels.losses.registry import LOSSES, LossCard, register_loss
+from segmodels.models.base import PromptableModel
 from segmodels.models.registry import MODELS, Card, register_model
-from segmodels.outputs import DetectionOutput, DetectionTraining, QueryOutput, Sampled
+from segmodels.outputs import DetectionOutput, DetectionTraining, PromptedOutput, QueryOutput, Sampled
+from segmodels.prompts import Prompts
 from segmodels.tasks.targets import SegmentTargets
 
 WIDTH = 32
@@ -170,6 +173,44 @@ def centers_tiny(num_classes: int, in_channels: int = 3, prototypes: int = 8, de
     return CentersTiny(num_classes, in_channels, prototypes, detections)
 
 
+class ClicksTiny(PromptableModel):
+    """What the features have in common with those under each click, and how near the clicks are."""
+
+    REACH = 8.0  # pixels
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        self.encoder = encoder(in_channels)
+        self.head = nn.Sequential(nn.Conv2d(WIDTH + 4, WIDTH, 3, 1, 1), nn.ReLU(), nn.Conv2d(WIDTH, 1, 3, 1, 1))
+        self.quality = nn.Linear(WIDTH, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.encoder(images)
+
+    def decode(self, embedding: Tensor, prompts: Prompts) -> PromptedOutput:
+        answers = [self._answer(*image) for image in zip(embedding, *prompts, strict=True)]
+        masks, quality = zip(*answers, strict=True)
+        return PromptedOutput(masks, quality)
+
+    def _answer(self, features: Tensor, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = features.shape[1:]
+        x, y = points.unbind(dim=2)
+        rows = torch.arange(height, device=points.device) * STRIDE + STRIDE / 2
+        columns = torch.arange(width, device=points.device) * STRIDE + STRIDE / 2
+        apart = (rows[:, None] - y[..., None, None]) ** 2 + (columns - x[..., None, None]) ** 2
+        near = torch.exp(-apart / (2 * self.REACH**2))  # (N, P, h, w)
+        under = features[:, (y // STRIDE).long(), (x // STRIDE).long()]  # (C, N, P)
+        alike = torch.einsum("cnp,chw->nphw", under, features) / WIDTH
+        maps = [(kind * own[..., None, None]).amax(dim=1) for own in (labels, 1 - labels) for kind in (near, alike)]
+        joined = torch.cat([features.expand(len(points), -1, -1, -1), torch.stack(maps, dim=1)], dim=1)
+        return self.head(joined)[:, 0], self.quality(under.mean(dim=2).T)[:, 0].sigmoid()
+
+
+def clicks_tiny(num_classes: int, in_channels: int = 3) -> ClicksTiny:
+    del num_classes  # a mask is of the object or not
+    return ClicksTiny(in_channels)
+
+
 CARDS = {
     kernels_tiny: Card(
         "a test",
@@ -180,6 +221,14 @@ CARDS = {
         least_classes=1,
     ),
     centers_tiny: Card("a test", 2024, tasks=("instance",), losses={"tiny_detection": 1.0}, least_classes=1),
+    clicks_tiny: Card(
+        "a test",
+        2024,
+        tasks=("promptable",),
+        losses={"prompted_masks": 1.0},
+        least_classes=1,
+        learner="interactive",
+    ),
 }
 LOSS_CARD = LossCard("focal loss of classes, L1 of boxes, cross-entropy of masks", "centers_tiny")
 

@@ -14,7 +14,7 @@ from segmodels.errors import InputError
 from segmodels.losses.base import Images, Loss
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
-from segmodels.tasks.targets import Segments
+from segmodels.tasks.targets import Segments, without_crowds
 
 
 @register_loss(
@@ -85,7 +85,7 @@ class MaskClassificationLoss(Loss):
         segments = (
             semantic_segments(target, self.ignore_index)
             if isinstance(target, Tensor)
-            else [_without_crowds(of_image) for of_image in target]
+            else [without_crowds(of_image) for of_image in target]
         )
         classes = queries.class_logits.shape[2] - 1
         wrong = sorted({label for of_image in segments for label in of_image.labels.tolist()} - set(range(classes)))
@@ -174,15 +174,6 @@ def semantic_segments(target: Tensor, ignore_index: int = 255) -> list[Segments]
         labels = names[valid].unique().long()
         segments.append(Segments(labels, names == labels[:, None, None], valid))
     return segments
-
-
-def _without_crowds(segments: Segments) -> Segments:
-    """Crowds are no single objects: their pixels are ignored."""
-    if segments.crowd is None or not segments.crowd.any():
-        return segments
-    own = ~segments.crowd
-    valid = segments.valid & ~(segments.masks[segments.crowd].any(dim=0) & ~segments.masks[own].any(dim=0))
-    return Segments(segments.labels[own], segments.masks[own], valid)
 
 
 def _nearest(masks: Tensor, size: torch.Size) -> Tensor:

@@ -7,6 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
+from segmodels.errors import InputError
+from segmodels.outputs import PromptedOutput
+from segmodels.prompts import Prompts
 
 
 class Model(nn.Module):
@@ -44,6 +47,30 @@ class Model(nn.Module):
         factor 1. None: all learn alike.
         """
         return None
+
+
+class PromptableModel(Model):
+    """A model in two parts, so that many prompts share the costly one (SAM, Kirillov 2023, 2304.02643)."""
+
+    def encode(self, images: Tensor) -> Any:
+        """What ``decode`` takes of images float32 ``(B, in_channels, H, W)``, normalised."""
+        raise NotImplementedError
+
+    def decode(self, embedding: Any, prompts: Prompts) -> PromptedOutput:
+        """A mask for each prompted object; images without any have an output of none, of which the sum still reaches
+        every parameter.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, guide: Prompts | None = None) -> PromptedOutput:
+        """See ``Model``.
+
+        Raises:
+            InputError: no prompts.
+        """
+        if guide is None:
+            raise InputError("a promptable model got images alone, expected clicks too: give prompts")
+        return self.decode(self.encode(images), guide)
 
 
 def last_layers(*heads: nn.Module | None) -> list[nn.Module]:

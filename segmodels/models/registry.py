@@ -28,7 +28,8 @@ class Card:
         auxiliary_weights: weights of the auxiliary heads' losses in the source, in the heads' order; further heads take
             the last.
         least_classes: 2, or 1 for models that find objects and need no background class.
-        learner: ``supervised``, or ``alternating`` (two objectives in turn, without labels).
+        learner: ``supervised``, ``alternating`` (two objectives in turn, without labels), or ``interactive``
+            (promptable models: several decoder passes per image, clicks from errors).
         parameters: trainable parameters in training mode (auxiliary heads included) at ``num_classes`` classes.
         num_classes, size: the setting that ``parameters`` and ``gmac`` are for; size is (height, width).
         gmac: 10^9 multiply-accumulates of one forward pass of one image in eval mode (auxiliary heads off).

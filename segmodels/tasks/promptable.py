@@ -18,7 +18,7 @@ from segmodels.data.batches import EvaluationBatch
 from segmodels.errors import InputError, nearest
 from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import mask_iou
-from segmodels.prompts import Click, Prompts, first_click, next_click
+from segmodels.prompts import Click, Prompts, add_clicks, first_click, prompts_of
 from segmodels.results import Instances
 from segmodels.tasks.base import Size
 from segmodels.tasks.instance import InstanceTask
@@ -87,8 +87,7 @@ class PromptableTask(InstanceTask):
         found = self._answered(network, batch, clicks)
         for _ in range(1, self.settings.clicks):
             for own, rows, result in zip(masks, clicks, found, strict=True):
-                for place, (mask, row) in enumerate(zip(own, rows, strict=True)):
-                    row.append(next_click(mask, result.mask(place)) or row[-1])
+                add_clicks(rows, own, [result.mask(place) for place in range(len(own))])
             found = self._answered(network, batch, clicks)
         return [replace(result, labels=truth.labels) for result, truth in zip(found, truths, strict=True)]
 
@@ -96,17 +95,8 @@ class PromptableTask(InstanceTask):
         self, network: Callable[..., Any], batch: EvaluationBatch, clicks: Sequence[Sequence[Sequence[Click]]]
     ) -> list[Instances]:
         """Clicks of every object of every image, in pixels of the annotation, answered at its size."""
-        height, width = batch.images.shape[2:]
-        count = max((len(row) for rows in clicks for row in rows), default=1)
-        points, labels = [], []
-        for annotation, rows in zip(batch.annotations, clicks, strict=True):
-            size = annotation.size
-            placed = [[(c.x * width / size[1], c.y * height / size[0]) for c in row] for row in rows]
-            points.append(batch.images.new_tensor(placed, dtype=torch.float32).reshape(len(rows), count, 2))
-            own = [[click.label for click in row] for row in rows]
-            labels.append(batch.images.new_tensor(own, dtype=torch.int64).reshape(len(rows), count))
         sizes = [annotation.size for annotation in batch.annotations]
-        return self.predict(network, batch.images, sizes, Prompts(tuple(points), tuple(labels)))
+        return self.predict(network, batch.images, sizes, prompts_of(clicks, sizes, batch.images))
 
     def evaluator(self) -> PromptableEvaluator:
         return PromptableEvaluator(self.labels)

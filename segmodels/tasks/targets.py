@@ -25,6 +25,15 @@ class Segments(NamedTuple):
     crowd: Tensor | None = None  # (K,) bool; None: no segment is one
 
 
+def without_crowds(segments: Segments) -> Segments:
+    """Crowds are no single objects: their pixels are ignored."""
+    if segments.crowd is None or not segments.crowd.any():
+        return segments
+    own = ~segments.crowd
+    valid = segments.valid & ~(segments.masks[segments.crowd].any(dim=0) & ~segments.masks[own].any(dim=0))
+    return Segments(segments.labels[own], segments.masks[own], valid)
+
+
 class SegmentTargets(NamedTuple):
     """Of objects or panoptic maps."""
 

@@ -255,7 +255,7 @@ class Fit:
             inputs = self.fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
             with self.fabric.autocast():
                 losses = self.learner(inputs, turn)
-            results = task.read(losses.output, [annotation.size for annotation in batch.annotations])
+            results = self.learner.results(losses.output, batch._replace(images=inputs.images))
             evaluator.update(results, batch.annotations, batch.ids)
             add_losses(sums, losses, len(batch.ids))
             if (

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from segmodels.data.batches import Batch
+from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.losses.base import Images
 from segmodels.losses.registry import WeightedSum
 from segmodels.registry import Registry
@@ -29,7 +29,7 @@ class Losses(NamedTuple):
 
     loss: Tensor | None  # scalar that is minimised; None in evaluation where no loss has what it reads
     terms: dict[str, Tensor]  # its unweighted terms, and other means over the images worth a curve; scalars
-    output: Any = None  # what the model returned, in evaluation; None in training
+    output: Any = None  # what ``Learner.results`` reads, in evaluation; None in training
 
 
 class Learner(nn.Module):
@@ -88,6 +88,14 @@ class Learner(nn.Module):
         """What the model takes, float32, for raw ``images`` ``(B, C, *spatial)`` of any type."""
         shape = (1, -1, *(1,) * (images.ndim - 2))
         return (images.float() - self.mean.view(shape)) / self.std.view(shape)
+
+    def results(self, output: Any, batch: EvaluationBatch) -> list[Any]:
+        """Results of a batch of a validation, whose images are on the device.
+
+        Args:
+            output: of the ``Losses`` of that batch.
+        """
+        return self.task.read(output, [annotation.size for annotation in batch.annotations])
 
     def judged(self, evaluator: Evaluator) -> Evaluator:
         """The evaluator whose scores count, for that of a validation."""

@@ -39,6 +39,7 @@ NAMES = {
         "boundary",
         "hausdorff",
         "mask_classification",
+        "prompted_masks",
         "soft_normalized_cut",
         "reconstruction",
         "ms_ssim",

@@ -1,0 +1,114 @@
+"""Training of promptable models by simulated users (Segment Anything, Kirillov 2023, 2304.02643, appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.losses.base import Images
+from segmodels.object_reading import resize_logits
+from segmodels.prompts import Click, Prompts, add_clicks, first_click, prompts_of, random_click
+from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds
+from segmodels.training.learner import Learner, Losses, Turn, register_learner
+
+if TYPE_CHECKING:
+    from segmodels.models.base import PromptableModel
+    from segmodels.outputs import PromptedOutput
+
+Masks = NDArray[np.bool_]
+
+
+@register_learner("interactive")
+class InteractiveLearner(Learner):
+    """Every image is encoded once and its objects are answered several times: after a click on any pixel of each, then
+    with one more click where the last mask is wrong. The loss is the mean over the passes.
+
+    In evaluation the first click is in the object's middle, as the task places it. What is drawn is a function of the
+    batch and the share of training done: a resumed training draws the same.
+
+    Attributes:
+        passes: of the decoder for each batch: the first click and the paper's 8 corrections. Its passes without a
+            further click, which refine the last mask, are left out: prompts are clicks alone.
+        most_objects: prompted at once in training, in all images of a batch; more are drawn from.
+    """
+
+    model: PromptableModel
+    passes: ClassVar[int] = 9
+    most_objects: ClassVar[int] = 64
+
+    def forward(self, batch: Batch, turn: Turn) -> Losses:
+        """See ``Learner``; the output is a network of the task, with the images encoded.
+
+        Raises:
+            InputError: the output has nothing that the losses read.
+        """
+        rng = np.random.default_rng([*batch.ids.tolist(), int(turn.share_done * 2**53)])
+        images = Images(batch.images, self.normalised(batch.images))
+        targets = self._prompted(batch.targets, rng)
+        embedding = self.model.encode(images.normalised)
+        masks: list[Masks] = [(own.masks & own.valid).cpu().numpy() for own in targets.segments]
+        place: Callable[[Masks], Click] = partial(random_click, rng=rng) if self.training else first_click
+        clicks = [[[place(mask)] for mask in own] for own in masks]
+        sizes = [tuple(own.valid.shape) for own in targets.segments]
+        losses: list[Tensor] = []
+        curves: dict[str, list[Tensor]] = {}
+        for number in range(self.passes):
+            answers = self.model.decode(embedding, prompts_of(clicks, sizes, batch.images))
+            terms = self.criterion.terms(answers, targets, images)
+            if not terms:
+                raise self.criterion.nothing_read(answers)
+            losses.append(self.criterion.total(terms))
+            for name, value in self.criterion.curves(answers, targets, terms).items():
+                curves.setdefault(name, []).append(value.detach())
+            if number + 1 < self.passes:
+                for rows, own, found in zip(clicks, masks, _found(answers, targets.segments), strict=True):
+                    add_clicks(rows, own, found)
+        means = {name: torch.stack(values).mean() for name, values in curves.items()}
+        return Losses(torch.stack(losses).mean(), means, None if self.training else self._network(embedding))
+
+    def results(self, output: Any, batch: EvaluationBatch) -> list[Any]:
+        """As the task measures: its own clicks."""
+        return self.task.results(output, batch)
+
+    def _prompted(self, targets: SegmentTargets, rng: np.random.Generator) -> SegmentTargets:
+        """The objects to prompt: each a single one with a pixel that counts."""
+        most = max(self.most_objects // len(targets.segments), 1) if self.training else None
+        segments = []
+        for own in map(without_crowds, targets.segments):
+            seen = (own.masks & own.valid).flatten(1).any(dim=1).nonzero()[:, 0]
+            if most is not None and len(seen) > most:
+                drawn = np.sort(rng.choice(len(seen), most, replace=False))
+                seen = seen[torch.from_numpy(drawn).to(seen.device)]
+            segments.append(Segments(own.labels[seen], own.masks[seen], own.valid))
+        return targets._replace(segments=segments)
+
+    def _network(self, embedding: Any) -> Callable[..., PromptedOutput]:
+        """Answers prompts on the encoded images, in the precision of now."""
+        device = self.mean.device.type
+        precision = torch.autocast(
+            device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
+        )
+
+        def answer(images: Tensor, guide: Prompts) -> PromptedOutput:  # noqa: ARG001  # they are encoded
+            with precision:
+                return self.model.decode(embedding, guide)
+
+        return answer
+
+
+@torch.no_grad()
+def _found(answers: PromptedOutput, segments: Sequence[Segments]) -> list[Masks]:
+    """The masks ``(N, H, W)`` that were answered for each image, without ignored pixels."""
+    found = []
+    for logits, own in zip(answers.mask_logits, segments, strict=True):
+        height, width = own.valid.shape
+        masks = resize_logits(logits, (height, width)) > 0 if len(logits) else torch.zeros_like(own.masks)
+        found.append((masks & own.valid).cpu().numpy())
+    return found
