@@ -44,7 +44,7 @@ def test_the_confusion_matrix_is_as_kubeflow_writes_it_itself(outputs: Path) -> 
 def test_the_dataset_travels_with_its_manifest_once(outputs: Path) -> None:
     dataset = outputs / "ingest" / "dataset"
     assert json.loads((dataset / "dataset.json").read_text())["root"] == "files"
-    assert len(list((dataset / "files").rglob("*.png"))) == 2 * 36
+    assert len(list((dataset / "files").rglob("*.png"))) == 3 * 36  # images, masks, objects
     assert not [path for step in outputs.iterdir() if step.name != "ingest" for path in step.rglob("files")]
 
 
@@ -69,7 +69,7 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
             "version 1: data digest",
         ),
         ('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}', "1" * 40, "version 1: params digest"),
-        ("skip_unchanged=false", "1" * 40, "training all the same, as asked"),
+        ("skip_unchanged=false", "1" * 40, "training because skip_unchanged is false"),
         ("skip_unchanged=true", "1" * 40 + "-dirty", "which does not tell whether it is new"),
     ],
 )

@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_pipeline import use_local_store, write_model, write_run
+from small_pipeline import LABELS, use_local_store, write_model, write_run
 
 from components.tracking import runs
 from components.tracking.model_registry import Registry, Version
 from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
+from segmodels.tasks.registry import create_task
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -102,7 +103,7 @@ def test_no_request_fails_while_the_champion_changes_and_the_server_ends(
         registry.add(
             run_id=run,
             contents=tmp_path / number,
-            classes_type=np.dtype(np.uint8),
+            task=create_task("semantic", LABELS),
             example=IMAGE[None],
             tags={},
             description="",
