@@ -109,6 +109,7 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrup
         {},
         {
             "model": "unet_3_plus",
+            "loss": {"cross_entropy": 1.0},  # the paper's losses take no soft labels
             "options": {"widths": [4, 8, 16]},
             "deep_supervision": {"weights": [0.5, 0], "decay": True},
             "self_correction": {"start_epoch": 2, "cycle_epochs": 2},
