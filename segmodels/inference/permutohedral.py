@@ -72,7 +72,7 @@ def _enclosing_simplices(
     np.put_along_axis(rank, descending, np.broadcast_to(np.arange(size), rank.shape), axis=1)
     rank += nearest.sum(
         axis=1, keepdims=True
-    )  # off the hyperplane by so many steps: the coordinates that were rounded the furthest go back
+    )  # steps off the hyperplane: the coordinates that were rounded the furthest are rounded the other way
     back = (rank < 0).astype(np.int64) - (rank >= size)
     rank += size * back
     origin = (nearest + back) * size

@@ -175,8 +175,8 @@ def what_serves_has_probes(objects: list[Object]) -> list[str]:
 
 
 def what_serves_requests_ends_late(objects: list[Object]) -> list[str]:
-    """A pod is asked for seconds after it was told to stop: it must go on answering (preStop), and then have time to
-    finish.
+    """A pod still receives requests for some seconds after Kubernetes stops it: it must keep serving (preStop) and then
+    have time to finish.
     """
     wrong = []
     for pod in pods(objects):
