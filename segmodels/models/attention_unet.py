@@ -2,7 +2,7 @@
 
 ``attention_unet_original`` is the paper's: additive grid attention, where the coarser decoder level gates the encoder's
 map, 2-D or 3-D (the paper), 16-256 channels, deep supervision. ``attention_unet`` is the 2-D form in common use:
-64-1024 channels, all skips gated, at equal resolution behind the up-convolution.
+64-1024 channels, all skips gated, at equal resolution after the up-convolution.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class AttentionUNetOriginal(Model):
     (section 2.2).
 
     In training ``auxiliary`` holds the logits of the coarser decoder levels, coarsest first, interpolated to the
-    input's size (deep supervision). The authors' code adds 1x1 convolutions behind each gate and fuses the levels'
+    input's size (deep supervision). The authors' code adds 1x1 convolutions after each gate and fuses the levels'
     logits by a further one; the paper names neither, and is followed.
     """
 

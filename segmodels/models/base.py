@@ -57,8 +57,8 @@ class PromptableModel(Model):
         raise NotImplementedError
 
     def decode(self, embedding: Any, prompts: Prompts) -> PromptedOutput:
-        """A mask for each prompted object; images without any have an output of none, of which the sum still reaches
-        every parameter.
+        """A mask for each prompted object. Images without prompts give an output of no masks, whose sum still has a
+        gradient (0) for every parameter, as distributed training needs it.
         """
         raise NotImplementedError
 

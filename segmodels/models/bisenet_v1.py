@@ -2,8 +2,9 @@
 1808.00897).
 
 A shallow spatial path keeps detail at stride 8; a context path (a light body with attention refinement and a global
-mean) sees far; a fusion module joins them. ``bisenet_v1_*`` follow the paper, ``bisenet_v1_r18`` and ``bisenet_v1_r50``
-are mmseg's form, whose numbers many quote; they differ in the spatial path and in the gate of the fusion module.
+mean) sees far; a fusion module joins them. ``bisenet_v1_xception39`` and ``bisenet_v1_resnet18`` follow the paper.
+``bisenet_v1_r18`` and ``bisenet_v1_r50`` are mmseg's form, whose numbers many quote: it has another spatial path and
+another gate in the fusion module.
 """
 
 from __future__ import annotations

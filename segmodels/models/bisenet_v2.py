@@ -3,7 +3,7 @@ IJCV 2021, arXiv 2004.02147).
 
 A wide shallow detail branch at stride 8, a thin deep semantic branch at stride 32, each of which gates the other in the
 aggregation layer. Four booster heads on the stages of the semantic branch help training and vanish after it. Where
-figures and tables are silent (ReLUs inside the layers, batch norm and ReLU behind the last convolutions of the context
+figures and tables are silent (ReLUs inside the layers, batch norm and ReLU after the last convolutions of the context
 and aggregation layers) mmseg's form is taken, whose counts and results are known.
 """
 

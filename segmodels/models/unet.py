@@ -68,7 +68,7 @@ class UNetOriginal(Model):
     """The paper's U-Net: valid convolutions, no normalisation, dropout at the two deepest encoder levels (there in the
     authors' Caffe release).
 
-    That release also puts a ReLU behind each up-convolution; the paper's text and figure do not, and are followed.
+    That release also puts a ReLU after each up-convolution; the paper's text and figure do not, and are followed.
 
     ``forward`` mirrors the images beyond their border (the paper's overlap-tile strategy, figure 2) so that logits have
     the images' size, for any size; ``forward_valid`` is the bare network.
@@ -147,7 +147,7 @@ def _valid_convs(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class _ValidUpBlock(nn.Module):
-    """2x2 up-convolution, concatenation behind the centre of the encoder's map, convolutions."""
+    """2x2 up-convolution, concatenation with the centre of the encoder's map, convolutions."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
