@@ -179,7 +179,7 @@ class PromptedOutput(NamedTuple):
             for logits, quality, size in zip(self.mask_logits, self.quality, sizes, strict=True)
         ]
 
-    def layers(self, weights: Sequence[float]) -> list[tuple[float, PromptedOutput]]:  # noqa: ARG002  # has no others
+    def layers(self, weights: Sequence[float]) -> list[tuple[float, PromptedOutput]]:
         """The output itself with weight 1."""
         return [(1.0, self)]
 

@@ -47,7 +47,7 @@ class KernelsTiny(nn.Module):
         self.update = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
         self.classifier = nn.Linear(WIDTH, num_classes + 1)
 
-    def forward(self, images: Tensor, guide: Any = None) -> QueryOutput:  # noqa: ARG002  # every model has it
+    def forward(self, images: Tensor, guide: Any = None) -> QueryOutput:
         features = self.encoder(images)
         size = (images.shape[2], images.shape[3])
         kernels = self.kernels.expand(len(images), -1, -1)
@@ -155,7 +155,7 @@ class TinyDetectionLoss(Loss):
     reads: ClassVar[str] = "detection"
     requires: ClassVar[frozenset[str]] = frozenset({"objects"})
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         training = getattr(layer, "training", None)
         return None if training is None else self(training)
 

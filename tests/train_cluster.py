@@ -163,7 +163,7 @@ class Cluster:
         ]
         return Answer(client.V1PodList(items=pods))
 
-    def list_namespaced_event(self, namespace: str, async_req: bool) -> Answer:  # noqa: ARG002
+    def list_namespaced_event(self, namespace: str, async_req: bool) -> Answer:
         about = [client.V1ObjectReference(kind="TrainJob", name=name) for name in self.jobs]
         now = datetime.now(UTC)
         events = [

@@ -13,7 +13,7 @@ from segmodels.errors import InputError
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that always uses its stored statistics and does not train; the same keys as ``BatchNorm2d``."""
 
-    def train(self, mode: bool = True) -> Self:  # noqa: ARG002
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
 

@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, first_dilation: int, dilation: int) -> None:  # noqa: ARG002
+    def __init__(self, in_channels: int, width: int, stride: int, first_dilation: int, dilation: int) -> None:
         super().__init__()
         channels = width * self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)

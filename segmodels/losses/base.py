@@ -36,7 +36,7 @@ class Loss(nn.Module, ABC):
     accepts_soft_labels: ClassVar[bool] = False
     curve: ClassVar[str | None] = None
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002  # for subclasses
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         """The loss of one layer of a model's output, scalar; None where the layer does not have what is read.
 
         Args:
@@ -57,7 +57,7 @@ class Loss(nn.Module, ABC):
         """As ``term``, with a distribution over the classes ``(B, C, *spatial)`` in place of the targets."""
         raise NotImplementedError(f"{type(self).__name__} does not accept soft labels")
 
-    def scores(self, layer: Any, targets: Any) -> dict[str, Tensor]:  # noqa: ARG002
+    def scores(self, layer: Any, targets: Any) -> dict[str, Tensor]:
         """Further means over the images of a batch that are worth a curve, by name; scalars without gradient."""
         return {}
 

@@ -29,7 +29,7 @@ class ImageLabelLoss(Loss):
     requires: ClassVar[frozenset[str]] = frozenset({"image_label"})
     curve: ClassVar[str | None] = "image_cross_entropy"
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         logits = self.read(layer)
         return None if logits is None else self(logits, self._labels(targets))
 
@@ -78,7 +78,7 @@ class FurtherLoss(Loss):
         self.unsigned = CrossEntropyLoss(ignore_index=255)
         self.signed = CrossEntropyLoss(ignore_index=-1)
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         logits = self.read(layer)
         if logits is None:
             return None

@@ -31,7 +31,7 @@ class ReconstructionLoss(Loss):
 
     reads: ClassVar[str] = "reconstruction"
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         """Of what the model rebuilt and what it saw."""
         reconstruction = self.read(layer)
         return None if reconstruction is None else self(reconstruction, _given("reconstruction", images).normalised)
@@ -75,7 +75,7 @@ class SoftNormalizedCutLoss(Loss):
         self.sigma_distance = sigma_distance
         self.radius = radius
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         """Of the segments and the images in their own units."""
         logits = self.read(layer)
         return None if logits is None else self(logits, _given("soft_normalized_cut", images).raw.float())

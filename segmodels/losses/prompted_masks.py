@@ -50,7 +50,7 @@ class PromptedMasksLoss(Loss):
         self.alpha = alpha
         self.gamma = gamma
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:  # noqa: ARG002
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
         answers = self.read(layer)
         return None if answers is None else self(answers, targets.segments)
 

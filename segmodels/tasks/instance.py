@@ -97,7 +97,7 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         classes = [*truth.labels.tolist(), *result.labels[sure].tolist()]
         return compare_objects(image, *drawn, outcomes, classes, self.labels, caption)
 
-    def tensor_specs(self, spatial_dims: int) -> tuple[TensorSpec, ...]:  # noqa: ARG002  # masks are run lengths
+    def tensor_specs(self, spatial_dims: int) -> tuple[TensorSpec, ...]:
         return (
             TensorSpec("boxes", "FP32", (-1, 4)),
             TensorSpec("scores", "FP32", (-1,)),

@@ -58,7 +58,7 @@ class PromptableTask(InstanceTask):
     Settings: ClassVar[type] = PromptableSettings
 
     @classmethod
-    def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:  # noqa: ARG003  # a mask is of the object or not
+    def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
         return {"num_classes": 1}
 
     def targets(self, annotations: Sequence[Annotation]) -> SegmentTargets:

@@ -83,7 +83,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
     settings: SemanticSettings
 
     @classmethod
-    def supports(cls, labels: LabelMap, objects: bool) -> bool:  # noqa: ARG003  # every dataset has class maps
+    def supports(cls, labels: LabelMap, objects: bool) -> bool:
         return True
 
     @classmethod
@@ -115,7 +115,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         network: Network,
         images: Tensor,
         sizes: Sequence[Size],
-        guides: Any = None,  # noqa: ARG002  # of promptable models
+        guides: Any = None,
     ) -> list[ClassMap]:
         bands = self._bands(network, images)
         return [self._class_map(own, size, images.shape[2:]) for own, size in zip(bands, sizes, strict=True)]

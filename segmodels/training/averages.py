@@ -20,7 +20,7 @@ class WeightAverage(ABC):
 
     model: nn.Module
 
-    def before_step(self, batch: Batch) -> Tensor | None:  # noqa: ARG002  # for subclasses, as below
+    def before_step(self, batch: Batch) -> Tensor | None:
         """Soft labels ``(B, C, *spatial)`` to train on instead of the targets; None leaves the targets."""
         return None
 
@@ -41,7 +41,7 @@ class WeightAverage(ABC):
     def stands_in(self, epoch: int) -> bool:
         """Whether the averaged weights are validated and kept after this epoch, in place of the trained ones."""
 
-    def asks_for_validation(self, epoch: int) -> bool:  # noqa: ARG002
+    def asks_for_validation(self, epoch: int) -> bool:
         """Whether this epoch is validated whatever ``validate_every`` says."""
         return False
 

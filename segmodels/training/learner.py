@@ -105,7 +105,7 @@ class Learner(nn.Module):
         """What the weights to keep are chosen by, the more the better; ``metrics`` are those of a validation."""
         return metrics[self.task.metric(next(iter(self.task.headline)), "val")]
 
-    def kept(self, model: nn.Module, evaluator: Evaluator) -> dict[str, Tensor]:  # noqa: ARG002  # for subclasses
+    def kept(self, model: nn.Module, evaluator: Evaluator) -> dict[str, Tensor]:
         """Copy on the CPU of the weights of ``model``, which validated with what ``evaluator`` counted."""
         return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 

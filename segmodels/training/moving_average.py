@@ -35,7 +35,7 @@ class MovingAverage(WeightAverage):
     def after_step(self, model: nn.Module) -> None:
         self.update(model)
 
-    def stands_in(self, epoch: int) -> bool:  # noqa: ARG002
+    def stands_in(self, epoch: int) -> bool:
         return True
 
     def state_dict(self) -> dict[str, Any]:

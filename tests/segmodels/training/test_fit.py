@@ -39,7 +39,7 @@ class Small(nn.Module):
         self.head = nn.Conv2d(8, CLASSES, 1)
         self.auxiliary_head = nn.Conv2d(8, CLASSES, 1)
 
-    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:  # noqa: ARG002
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         features = self.features(images)
         return PixelOutput(self.head(features), (self.auxiliary_head(features),) if self.training else ())
 

@@ -77,7 +77,7 @@ class Batches:
 
     start = 0
 
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:  # noqa: ARG002  # the same in each
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         self.start = start_batch
 
     def __len__(self) -> int:

@@ -78,7 +78,7 @@ class Queries(nn.Module):
         self.features = nn.Conv2d(3, 8, 3, padding=1)
         self.kernels, self.classes = nn.Linear(8, 4), nn.Linear(8, 4 * 4)
 
-    def forward(self, images: Tensor, guide: Any = None) -> QueryOutput:  # noqa: ARG002
+    def forward(self, images: Tensor, guide: Any = None) -> QueryOutput:
         maps = self.features(images).relu()
         masks = torch.einsum("qc,bchw->bqhw", self.kernels.weight, maps)
         return QueryOutput(self.classes(maps.mean((2, 3))).view(-1, 4, 4), masks, size=images.shape[2:])
@@ -96,7 +96,7 @@ def test_a_model_of_queries_learns_class_maps_and_a_loss_of_logits_is_refused_fo
 
 def test_a_validation_has_no_loss_where_the_output_has_nothing_that_is_read() -> None:
     class Presence(nn.Module):
-        def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:  # noqa: ARG002
+        def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
             return PixelOutput(images, extras={"presence": images.mean((2, 3))} if self.training else {})
 
     one = learner(Presence(), {"presence": 1.0})

@@ -41,7 +41,7 @@ class Positions(nn.Module):
         self.head = nn.Conv2d(4, num_classes, 1)
         self.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
 
-    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:  # noqa: ARG002
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
         return PixelOutput(self.head(self.norm(self.body(images + self.position))))
 
     def no_weight_decay(self) -> set[str]:
