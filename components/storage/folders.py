@@ -6,6 +6,7 @@ its TrainJob and is removed when the step has fetched it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,15 +32,18 @@ def exchange_url() -> str:
     return url.rstrip("/")
 
 
-def put_shards(folder: Path) -> str:
-    """Upload what is not there yet; where it is, ``s3://...``."""
+def put_shards(folder: Path, check: Callable[[], None] = lambda: None) -> str:
+    """Upload the files that the store lacks; their address, ``s3://...``. ``check``: see ``put_folder``."""
     url = f"{exchange_url()}/shards/{folder_digest(folder)}"
-    put_folder(folder, url)
+    put_folder(folder, url, check)
     return url
 
 
-def put_folder(folder: Path, url: str) -> None:
+def put_folder(folder: Path, url: str, check: Callable[[], None] = lambda: None) -> None:
     """Upload the files below ``folder`` that ``url`` does not hold at their size.
+
+    Args:
+        check: called after each file; what it raises ends the upload when the files under way are there.
 
     Raises:
         InputError: the store refuses or is not there.
@@ -61,8 +65,12 @@ def put_folder(folder: Path, url: str) -> None:
         except Boto3Error as error:  # of the transfer manager, around what the server said
             raise TransientError(f"{url}/{name} cannot be stored ({' '.join(str(error).split())})") from None
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(track(pool.map(put, missing), "uploading", len(missing)))
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for _ in track(pool.map(put, missing), "uploading", len(missing)):
+            check()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def remove_folder(url: str) -> None:

@@ -5,7 +5,7 @@ sentence.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
@@ -20,8 +20,11 @@ AWAY_MINUTES = 10
 """How long Kubernetes may fail to answer while the pods train."""
 
 
-def follow(client: Any, name: str, nodes: int) -> None:
+def follow(client: Any, name: str, nodes: int, check: Callable[[], None]) -> None:
     """Return when the TrainJob is complete.
+
+    Args:
+        check: called every ``POLL_SECONDS``; what it raises ends the following.
 
     Raises:
         InputError: it failed, in the words of the first pod's log; it is gone.
@@ -30,6 +33,7 @@ def follow(client: Any, name: str, nodes: int) -> None:
     log, said = _Log(client, name), ""
     waiting_since = answered = time.monotonic()
     while True:
+        check()
         try:
             job = client.get_job(name)
         except (RuntimeError, TimeoutError) as error:

@@ -14,7 +14,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,12 +102,13 @@ def train_by_job(
     model_url = f"{exchange_url()}/models/{name}"
     client = client or connect()
     with (
-        _ended_by_sigterm(name),
+        _sigterm_checked(name) as check,
         _removed(client, name),
     ):  # from the upload on: a container's first process ignores what it does not handle
-        shards_url = put_shards(shards)
-        _start(client, name, settings, params, shards_url, model_url)
-        follow(client, name, settings.nodes)
+        shards_url = put_shards(shards, check)
+        check()
+        _start(client, name, settings, params, shards_url, model_url, check)
+        follow(client, name, settings.nodes, check)
         _take_model(model_url, model)
     remove_folder(model_url)
 
@@ -137,7 +138,13 @@ def connect() -> Client:
 
 
 def _start(
-    client: Client, name: str, settings: TrainJobSettings, params: TrainParams, shards_url: str, model_url: str
+    client: Client,
+    name: str,
+    settings: TrainJobSettings,
+    params: TrainParams,
+    shards_url: str,
+    model_url: str,
+    check: Callable[[], None],
 ) -> None:
     from kubeflow.trainer import CustomTrainerContainer
 
@@ -147,6 +154,7 @@ def _start(
     if status:
         _remove(client, name)
         while _status(client, name):
+            check()
             time.sleep(POLL_SECONDS)
     trainer = CustomTrainerContainer(settings.image, settings.nodes, settings.resources, _environment(os.environ))
     with translate_errors(name):
@@ -237,20 +245,29 @@ def _remove(client: Client, name: str) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm(name: str) -> Iterator[None]:
-    def received(number: int, _frame: object) -> None:
-        print(
-            f"stopped: TrainJob {name} is removed, its pods save their states, the next run resumes from them",
-            flush=True,
-        )
-        raise SystemExit(128 + number)
+def _sigterm_checked(name: str) -> Iterator[Callable[[], None]]:
+    """A function that raises SystemExit(143) once SIGTERM has come.
+
+    The handler itself raises nothing. It runs between any two instructions of the main thread: within logging, which
+    the Kubernetes client uses all the time, its exception would leave logging's lock held, and every other thread that
+    logs would wait for ever.
+    """
+    received: list[int] = []
+
+    def check() -> None:
+        if received:
+            print(
+                f"stopped: TrainJob {name} is removed, its pods save their states, the next run resumes from them",
+                flush=True,
+            )
+            raise SystemExit(128 + received[0])
 
     try:
-        before = signal.signal(signal.SIGTERM, received)
+        before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     except ValueError:  # not the main thread: the caller owns the signals
-        yield
+        yield check
         return
     try:
-        yield
+        yield check
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -83,6 +83,7 @@ def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: 
     length = max(-(-target.size // (parts * BLOCK)), 1) * BLOCK  # whole words: a view of the next stretch stays aligned
     starts = range(0, max(target.size, 1), length)
     count = partial(_tally_stretch, num_classes=num_classes, ignore_index=ignore_index)
+    count(prediction[:0], target[:0])  # compiles here: threads would queue for the compiler's lock, and it logs
     with ThreadPoolExecutor(parts) as threads:
         tables = list(
             threads.map(

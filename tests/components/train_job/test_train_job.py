@@ -3,13 +3,14 @@ here.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from s3server import Server, s3_server
@@ -64,6 +65,10 @@ def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     return write_shards(tmp_path / "shards", train=8, val=2, scale=1)
+
+
+def nothing() -> None:
+    """No signal has come."""
 
 
 def saying(line: str, code: int) -> list[str]:
@@ -227,19 +232,34 @@ def test_a_training_that_fails_is_told_in_its_own_words_and_removed(
 
 
 def test_sigterm_removes_the_trainjob_and_ends_with_143(
-    cluster: Cluster, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """It comes at the worst place: the Kubernetes client sets log levels with every object, and until Python 3.13 an
+    exception there leaves logging's lock held.
+    """
     cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
-    before = signal.getsignal(signal.SIGTERM)
+    before, list_pods = signal.getsignal(signal.SIGTERM), cluster.list_namespaced_pod
 
-    def stop_once_pods_run() -> None:
-        while not any(cluster.pods.values()):
-            time.sleep(0.05)
+    def within_logging(*args: Any, **options: Any) -> Any:
+        logging._acquireLock()
         os.kill(os.getpid(), signal.SIGTERM)
+        logging._releaseLock()
+        return list_pods(*args, **options)
 
-    Thread(target=stop_once_pods_run, daemon=True).start()
+    monkeypatch.setattr(cluster, "list_namespaced_pod", within_logging)
     with pytest.raises(SystemExit) as caught:
         train_by_job(SETTINGS, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
+    other = Thread(target=logging.getLogger("fresh").isEnabledFor, args=[logging.DEBUG], daemon=True)
+    other.start()
+    other.join(5)
+    held = other.is_alive()
+    while held and logging._lock._is_owned():  # or later tests would hang
+        logging._releaseLock()
+    assert not held, "logging's lock is free"
     assert caught.value.code == 143
     assert not cluster.jobs
     assert "its pods save their states" in capsys.readouterr().out
@@ -249,7 +269,7 @@ def test_sigterm_removes_the_trainjob_and_ends_with_143(
 def test_sigterm_during_the_upload_ends_with_143_too(
     cluster: Cluster, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "put_shards", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(launch, "put_shards", lambda *given: os.kill(os.getpid(), signal.SIGTERM) or put_shards(*given))
     with pytest.raises(SystemExit) as caught:
         train_by_job(SETTINGS, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
     assert caught.value.code == 143
@@ -261,13 +281,13 @@ def test_a_job_that_an_earlier_attempt_left_is_taken_up_or_replaced(
 ) -> None:
     client = cluster.trainer_client()
     cluster.instead = saying("first", 3)
-    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m")
+    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing)
     cluster.pods[name_of(shards)][0].wait()
     cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
-    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m")
+    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing)
     assert cluster.deleted == [name_of(shards)], "a failed one is replaced"
     capsys.readouterr()
-    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m")
+    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing)
     assert "is running: following it" in capsys.readouterr().out
     assert len(cluster.deleted) == 1
 
@@ -301,12 +321,12 @@ def test_kubernetes_that_stays_away_is_said(cluster: Cluster, monkeypatch: pytes
     cluster.away = 10**6
     monkeypatch.setattr(follow, "AWAY_MINUTES", 0)
     with pytest.raises(TransientError, match=r"Kubernetes does not answer for 0 minutes \(\(503\)"):
-        follow.follow(cluster.trainer_client(), "train-x", 2)
+        follow.follow(cluster.trainer_client(), "train-x", 2, nothing)
 
 
 def test_a_job_that_somebody_removed_is_said(cluster: Cluster) -> None:
     with pytest.raises(InputError, match="TrainJob train-x is gone"):
-        follow.follow(cluster.trainer_client(), "train-x", 2)
+        follow.follow(cluster.trainer_client(), "train-x", 2, nothing)
 
 
 def test_without_a_store_or_with_broken_settings_nothing_starts(

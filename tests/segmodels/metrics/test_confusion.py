@@ -4,12 +4,14 @@ import io
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import event as numba_events
 from rich.console import Console
 from sklearn.metrics import confusion_matrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -106,6 +108,24 @@ def test_numpy_numba_and_device_count_the_same(data, size, classes, ignore):
         if ignore == 255:
             as_bytes = prediction.astype(np.uint8), target.astype(np.uint8)
             np.testing.assert_array_equal(tally(*as_bytes, classes, ignore)[:classes, :classes], expected)
+
+
+def test_the_calling_thread_compiles_before_any_other_starts():
+    """In pool threads, numba's and logging's locks stopped a process for ever."""
+    compiling = []
+
+    class Listener(numba_events.Listener):
+        def on_start(self, _event):
+            compiling.append(threading.current_thread())
+
+        def on_end(self, _event):
+            pass
+
+    maps = np.zeros(1 << 12, dtype=np.uint16), np.zeros(1 << 12, dtype=np.int8)
+    with numba_events.install_listener("numba:compile", Listener()):
+        table = counting_numba.tally(*maps, 3, 255)
+    assert table[0, 0] == 1 << 12
+    assert set(compiling) == {threading.current_thread()}
 
 
 def test_m3_labels_of_uint8_do_not_overflow_above_15_classes(implementation):
