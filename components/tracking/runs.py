@@ -146,11 +146,13 @@ class Run:
         )
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Never fails: what cannot be sent now is sent later, see ``finish``. NaN values are left out."""
+        """Never fails: what cannot be sent now is sent later, see ``finish``. Scores that are NaN, undefined, are left
+        out; losses that are NaN show that a training diverged.
+        """
         entry = {
             "step": step,
             "time": int(time.time() * 1000),
-            "metrics": {k: float(v) for k, v in metrics.items() if v == v},
+            "metrics": {k: float(v) for k, v in metrics.items() if v == v or k.endswith("/loss")},
         }
         if self.journal:
             with self.journal.open("a", encoding="utf-8") as file:

@@ -19,6 +19,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from segmodels.errors import InputError
+from segmodels.finite import all_finite
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model, model_options
 from segmodels.tasks.base import Task
@@ -87,7 +88,12 @@ def save_bundle(
 
     Auxiliary heads stay behind: only training has a use for them. The bundle's option ``auxiliary``, of models that
     have it, is false.
+
+    Raises:
+        InputError: weights that are not finite.
     """
+    if not all_finite(model.state_dict()):
+        raise InputError(f"the weights of model {name!r} are not finite (NaN or infinity): train again with a lower lr")
     folder.mkdir(parents=True, exist_ok=True)
     if "auxiliary" in model_options(name):
         options = {**options, "auxiliary": False}
@@ -127,7 +133,8 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     """The model of a bundle folder, rebuilt without downloading encoder weights (the bundle has them all).
 
     Raises:
-        InputError: a file is missing or broken, or the weights are not those of the described model; names the file.
+        InputError: a file is missing or broken, or the weights are not finite or not those of the described model;
+            names the file.
     """
     folder = Path(folder)
     description = _read_description(folder / DESCRIPTION)
@@ -242,3 +249,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             f" {sorted(unexpected)[:3]}"
         )
         raise InputError(f"{wrong} ({counts}): use the two files of one training")
+    if not all_finite(model.state_dict()):
+        raise InputError(
+            f"{path} holds weights that are not finite (NaN or infinity): train again with a lower train.lr, or copy"
+            " the model again"
+        )

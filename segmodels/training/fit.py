@@ -6,6 +6,7 @@ left at any batch, during validation too, and taken up again with the same weigh
 
 from __future__ import annotations
 
+import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.errors import InputError
+from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
@@ -94,16 +97,27 @@ class Fit:
             average.model.to(fabric.device)
 
     def run(self) -> dict[str, Tensor]:
-        """Train to the end; returns the best weights, on the CPU."""
+        """Train to the end; returns the best weights, on the CPU.
+
+        Raises:
+            InputError: the mean loss of an epoch is not finite, or no validation had finite weights and outputs.
+            Stopped: ``stop`` asked for it; the state is saved.
+        """
         self._resume()
         progress = self.progress
         while progress.epoch < self.settings.epochs and not self._finished():
             self._train_epoch()
+            self._check_losses()
             self._average_epoch()
             if self._validation_due():
                 self._validate()
             progress.epoch, progress.batch, progress.epoch_seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
             self._save()
+        if not self.best:
+            raise InputError(
+                f"none of the {progress.stale} validations had finite weights and outputs, so no weights were kept:"
+                " lower train.lr, set train.gradient_clip, or set train.precision to float32"
+            )
         return self.best
 
     def _finished(self) -> bool:
@@ -194,6 +208,21 @@ class Fit:
         for name, value in sums.items():
             self.progress.sums[name] = self.progress.sums.get(name, 0.0) + float(value)
 
+    def _check_losses(self) -> None:
+        """Stop a training that has diverged; its last metrics show it."""
+        progress, rate = self.progress, self.optimizer.param_groups[0]["lr"]
+        means = mean_losses("train", self._of_all_processes(progress.sums))
+        loss = means.get("train/loss", 0.0)
+        if math.isfinite(loss):
+            return
+        self.on_epoch(progress.epoch, {**means, "learning_rate": rate, "images_per_second": self._images_per_second()})
+        terms = [name.removeprefix("train/") for name, value in means.items() if not math.isfinite(value)]
+        raise InputError(
+            f"training diverged: the mean train/loss of epoch {progress.epoch + 1} is {loss} (not finite:"
+            f" {', '.join(terms)}; learning rate {rate:g}); lower train.lr, set train.gradient_clip, or set"
+            " train.precision to float32"
+        )
+
     # --- averages of the weights
 
     def _soft_labels(self, batch: Batch) -> Tensor | None:
@@ -227,8 +256,9 @@ class Fit:
         progress, start = self.progress, time.monotonic()
         with self.learner.using(self._candidate):
             self.learner.eval()
-            evaluator, sums = self._measure(start)
+            evaluator, sums, finite = self._measure(start)
         evaluator = reduce(operator.add, self._of_all_processes(evaluator))
+        finite = all(self._of_all_processes(finite))
         progress.seconds += time.monotonic() - start
         scores = self.learner.judged(evaluator).scores()
         own_sums = {name: float(value) for name, value in sums.items()}
@@ -237,17 +267,23 @@ class Fit:
             **mean_losses("val", self._of_all_processes(own_sums)),
             **self.learner.task.headline_metrics(scores, "val"),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": (
-                progress.sums.get("images", 0.0) * self.fabric.world_size / max(progress.epoch_seconds, 1e-9)
-            ),
+            "images_per_second": self._images_per_second(),
         }
-        self._keep_best(metrics, evaluator)
+        self._keep_best(metrics, evaluator, finite)
         self.on_epoch(progress.epoch, metrics)
 
+    def _images_per_second(self) -> float:
+        """Of this epoch's training."""
+        images = self.progress.sums.get("images", 0.0) * self.fabric.world_size
+        return images / max(self.progress.epoch_seconds, 1e-9)
+
     @torch.no_grad()
-    def _measure(self, start: float) -> tuple[Evaluator, dict[str, Tensor]]:
-        """This process's counts and sums of losses over its share of the validation."""
+    def _measure(self, start: float) -> tuple[Evaluator, dict[str, Tensor], bool]:
+        """This process's counts, sums of losses, and whether all outputs are finite, over its share of the
+        validation.
+        """
         task, evaluator = self.learner.task, self.learner.task.evaluator()
+        finite = torch.tensor(True, device=self.fabric.device)
         sums: dict[str, Tensor] = {}
         turn = Turn(self.learner.objectives[0], self._share_done())
         for batch in self.validation:
@@ -255,6 +291,7 @@ class Fit:
             inputs = self.fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
             with self.fabric.autocast():
                 losses = self.learner(inputs, turn)
+            finite &= all_finite(losses.output)
             results = self.learner.results(losses.output, batch._replace(images=inputs.images))
             evaluator.update(results, batch.annotations, batch.ids)
             add_losses(sums, losses, len(batch.ids))
@@ -264,16 +301,26 @@ class Fit:
                 self.progress.seconds += time.monotonic() - start
                 self._save()  # all batches of the epoch are done: resuming starts with this validation
                 raise Stopped
-        return evaluator, sums
+        return evaluator, sums, bool(finite)
 
-    def _keep_best(self, metrics: dict[str, float], evaluator: Evaluator) -> None:
+    def _keep_best(self, metrics: dict[str, float], evaluator: Evaluator, finite_outputs: bool) -> None:
         progress, score = self.progress, self.learner.score(metrics)
-        if score > progress.best_score + self.settings.min_delta or not self.best:
-            progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
-            progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
-            self.best = self.learner.kept(self._candidate, evaluator)
-        else:
-            progress.stale += 1
+        threshold = progress.best_score + self.settings.min_delta
+        better = not self.best or not (score <= threshold or math.isnan(score))
+        progress.stale += 1
+        if finite_outputs:
+            if not better:
+                return
+            weights = self.learner.kept(self._candidate, evaluator)
+            if all_finite(weights):
+                progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
+                progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
+                self.best = weights
+                return
+        self.warn(
+            f"the weights of epoch {progress.epoch + 1} are not kept: they, or their outputs on the validation images,"
+            " are not finite"
+        )
 
     # --- processes
 

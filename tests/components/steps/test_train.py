@@ -184,6 +184,18 @@ def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_bee
     assert sorted(metric.step for metric in client.get_metric_history(run_id, "val/miou")) == [0, 1]
 
 
+def test_a_training_that_diverges_is_an_error_and_its_run_shows_the_loss(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"diverged: .* of epoch 2 is nan .* learning rate 1e\+30"):
+        run(folder, lr=1e30, optimizer="sgd", epochs=3, batch_size=12, schedule="constant", warmup=0.0)
+    assert not (folder / "model").exists()
+    run_id = json.loads(next((folder / "checkpoints").glob("*/run.json")).read_text())["run_id"]
+    client = runs.mlflow_client()
+    assert client.get_run(run_id).info.status == "FAILED"
+    history = {metric.step: metric.value for metric in client.get_metric_history(run_id, "train/loss")}
+    assert np.isfinite(history[0])
+    assert np.isnan(history[1])
+
+
 def test_a_model_trained_on_resized_images_says_so(folder: Path) -> None:
     info = folder / "shards" / "statistics.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"longer_side": 40}))

@@ -1,6 +1,7 @@
 """MLflow runs: real stores, a real server that goes away and comes back."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -47,7 +48,7 @@ def test_a_run_holds_parameters_tags_metrics_data_and_files(local_store: Path) -
         source={"kind": "dvc", "repo": "https://example.org/data.git"},
         digest="0123456789abcdef0123456789abcdef.dir",
     )
-    run.log_metrics({"val/miou": 0.5, "val/absent": float("nan")}, step=0)
+    run.log_metrics({"val/miou": 0.5, "val/absent": float("nan"), "train/loss": float("nan")}, step=0)
     picture = local_store / "confusion.png"
     picture.write_bytes(b"picture")
     run.log_artifact(picture, "pictures")
@@ -55,7 +56,8 @@ def test_a_run_holds_parameters_tags_metrics_data_and_files(local_store: Path) -
     stored = run.client.get_run(run.run_id)
     assert stored.data.params == {"lr": "0.1", "augment.flip": "0.5"}
     assert stored.data.tags["data_digest"] == "abc.dir"
-    assert stored.data.metrics == {"val/miou": 0.5}
+    assert stored.data.metrics.keys() == {"val/miou", "train/loss"}, "undefined scores are left out, NaN losses are not"
+    assert math.isnan(stored.data.metrics["train/loss"])
     assert stored.inputs.dataset_inputs[0].dataset.digest == "0123456789abcdef0123456789abcdef.dir"
     assert stored.info.status == "FINISHED"
     assert [file.path for file in run.client.list_artifacts(run.run_id, "pictures")] == ["pictures/confusion.png"]

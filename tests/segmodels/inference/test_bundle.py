@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from segmodels.errors import InputError
 from segmodels.inference.bundle import bundle_digest, copy_bundle, load_bundle, save_bundle
@@ -97,6 +98,23 @@ def test_truncated_weights_are_named(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"weights.safetensors is broken"):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_neither_written_nor_loaded(
+    tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    weights = load_file(path)
+    next(one for one in weights.values() if one.is_floating_point()).view(-1)[-1] = value
+    save_file(weights, path)
+    with pytest.raises(InputError, match=r"weights.safetensors holds weights that are not finite"):
+        load_bundle(tmp_path)
+    monkeypatch.setattr(torch, "randn", lambda *size: torch.full(size, value))  # running statistics
+    with pytest.raises(InputError, match="weights of model 'unet' are not finite"):
+        save(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"name": "unet"}'])

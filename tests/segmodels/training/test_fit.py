@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from segmodels.annotations import Annotation
 from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.errors import InputError
+from segmodels.finite import all_finite
 from segmodels.labels import LabelMap
 from segmodels.losses import create_loss
 from segmodels.outputs import PixelOutput
@@ -316,3 +319,55 @@ def test_validation_can_be_less_frequent_but_the_last_epoch_always_is(tmp_path: 
 def test_half_precision_checkpoints_stay_in_full_precision(tmp_path: Path) -> None:
     best = new_fit(tmp_path, epochs=1, precision="bf16-mixed").run()
     assert {value.dtype for value in best.values() if value.is_floating_point()} == {torch.float32}
+
+
+def test_a_training_whose_loss_is_not_finite_stops_and_its_metrics_show_it(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=5)
+    fit.factor = lambda share: 1.0 if share < 0.55 else 1e30  # from the last step of epoch 3 on
+    epochs = recorded(fit)
+    said: list[str] = []
+    fit.warn = said.append
+    with pytest.raises(InputError, match=r"loss of epoch 4 is nan \(.*cross_entropy.*learning rate 2e\+28\)"):
+        fit.run()
+    assert [epoch for epoch, _ in epochs] == [0, 1, 2, 3]
+    assert math.isnan(epochs[-1][1]["train/loss"])
+    assert fit.progress.best_epoch < 2  # the last of finite weights
+    assert all_finite(fit.best)
+    assert len(said) == 1
+    assert "weights of epoch 3 are not kept" in said[0]
+
+
+@pytest.mark.parametrize("fault", ["weights", "outputs"])
+def test_weights_that_are_not_finite_or_predict_what_is_not_are_never_kept(tmp_path: Path, fault: str) -> None:
+    fit = new_fit(tmp_path, epochs=2, ema=0.9)
+    assert fit.average
+
+    def spoil(_model: nn.Module) -> None:  # the average, which is validated; training does not see it
+        average = fit.average.model  # type: ignore[union-attr]
+        average.head.bias.data.fill_(math.inf if fault == "outputs" else 0.0)
+        average.auxiliary_head.bias.data.fill_(math.nan if fault == "weights" else 0.0)  # without effect on outputs
+
+    fit.average.after_step = spoil
+    epochs = recorded(fit)
+    with pytest.raises(InputError, match="none of the 2 validations had finite weights and outputs"):
+        fit.run()
+    assert len(epochs) == 2
+    assert fit.best == {}
+
+
+def test_gradients_that_the_scaler_skips_are_no_fault(tmp_path: Path) -> None:
+    fit = new_fit(tmp_path, epochs=2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10_000)  # overflows in the first steps
+    fit.fabric.backward = lambda loss: scaler.scale(64 * loss).backward()  # type: ignore[method-assign]
+    optimizer, skipped = fit.optimizer.optimizer, []
+
+    def step() -> None:
+        before = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        skipped.append(scaler.get_scale() < before)
+
+    fit.optimizer.step = step
+    assert fit.run()
+    assert skipped[0]
+    assert not skipped[-1]
