@@ -12,6 +12,8 @@ from segmodels.errors import InputError
 SECONDS_TO_FINISH = 25
 """Grace period in seconds for requests in flight after SIGTERM; Kubernetes sends SIGKILL after 30."""
 
+BATCHES_PER_REQUEST = 8
+
 
 def serve(
     model: str,
@@ -36,10 +38,12 @@ def serve(
         host, port: where to listen; port 0 takes any free one.
         batch_window: milliseconds that a request waits for others to be predicted with; 0 batches only what arrives
             during a prediction, which on a CPU is as fast under load (benchmarks/RESULTS.md) and faster without.
-        max_batch: images predicted at once.
-        max_megapixels: million pixels of a request's images together, and of a batch. Memory grows with it: a U-Net of
-            widths 16..256 needs about 0.4 GB per million pixels beside 0.5 GB of its own.
-        max_megabytes: million bytes of a request.
+        max_batch: images predicted at once. A request holds at most eight times as many, and is predicted batch by
+            batch, taking turns with the other requests.
+        max_megapixels: million pixels of a request's images together, and of a batch; sides of less than 32 pixels (of
+            volumes 16) count as that. Memory grows with it: a U-Net of widths 16..256 needs about 0.4 GB per million
+            pixels beside 0.5 GB of its own.
+        max_megabytes: million bytes of a request. The requests in flight hold at most four times as many together.
         poll: seconds between looks at the alias.
         threads: of torch; None leaves the choice to torch, which does not see the CPU limit of a container.
 
@@ -65,6 +69,7 @@ def serve(
     import torch
 
     from components.serving.batching import Batcher
+    from components.serving.connections import TimedConnection
     from components.serving.limits import Limits
     from components.serving.live_model import LiveModel, ModelSource
 
@@ -73,9 +78,14 @@ def serve(
     live = LiveModel(ModelSource(model))
     pixels = int(max_megapixels * 1e6)
     batcher = Batcher(live, window=batch_window / 1000, max_images=max_batch, max_pixels=pixels)
-    app = create_app(live, batcher, Limits(pixels=pixels, length=int(max_megabytes * 1e6)))
+    limits = Limits(images=BATCHES_PER_REQUEST * max_batch, pixels=pixels, length=int(max_megabytes * 1e6))
     config = uvicorn.Config(
-        app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=SECONDS_TO_FINISH
+        create_app(live, batcher, limits),
+        http=TimedConnection,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=SECONDS_TO_FINISH,
     )
     server = uvicorn.Server(config)
     failures: list[Exception] = []

@@ -1,7 +1,8 @@
 """The server's paths: Open Inference Protocol v2, image files in and out, classes, health and counts.
 
-Errors are answered as ``{"error": sentence}``: 400 for a wrong request, 404 for an unknown model or version, 413 beyond
-the limits, 503 for transient errors.
+Errors are answered as ``{"error": sentence}``: 400 for a wrong request, 404 for an unknown model or version, 408 for a
+body that arrives too slowly, 413 beyond the limits, 415 for a compressed body, 503 for transient errors. 499 is the
+status, in ``/metrics``, of requests whose client left before the answer.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import io
 import zipfile
+from collections import Counter
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -17,11 +20,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from PIL import Image
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from components.serving.batching import Answer, Batcher
-from components.serving.limits import Limits, TooLarge
+from components.serving.intake import InFlight, Intake
+from components.serving.limits import Limits, TooLarge, TooSlow
 from components.serving.live_model import LiveModel, ServedModel
 from components.serving.protocol import (
     IMAGES,
@@ -34,9 +40,11 @@ from components.tracking.lineage import code_revision
 from segmodels.data.decoding import converted, decode_pixels
 from segmodels.data.preview import as_rgb
 from segmodels.errors import InputError, TransientError
+from segmodels.inference.predictor import Predictor
 
 IMAGE_NAME = "in the request"
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".zip": "application/zip"}
+CLIENT_GONE = 499
 
 
 def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
@@ -44,7 +52,10 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     app = FastAPI(
         title="segmodels", version=code_revision(), docs_url=None, redoc_url=None
     )  # their pages load scripts from elsewhere
-    _answer_errors(app)
+    in_flight = InFlight()
+    app.add_middleware(Intake, limits=limits, in_flight=in_flight)
+    refused = _answer_errors(app)
+    one_by_one = Lock()  # lists of Python numbers are many times larger than the JSON text that they are parsed from
 
     def loaded(name: str, number: str | None = None) -> ServedModel:
         if name != live.name:
@@ -59,13 +70,22 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
             )
         return live.current
 
-    async def predicted(images: list[np.ndarray]) -> Answer:
-        return await asyncio.wrap_future(batcher.submit(images))
+    def parsed(body: bytes, predictor: Predictor) -> InferenceRequest:
+        with one_by_one:
+            return read_request(body, limits, predictor)
 
-    async def body(request: Request) -> bytes:
-        return b"".join(
-            [chunk async for chunk in limits.within(request.stream(), request.headers.get("content-length"))]
-        )
+    async def predicted(request: Request, images: list[np.ndarray]) -> Answer:
+        """The answer of the batcher; what is left to predict is cancelled when the client leaves."""
+        answer = asyncio.wrap_future(batcher.submit(images))
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ClientDisconnect
+            return answer.result()
+        finally:
+            answer.cancel()
+            gone.cancel()
 
     @app.get("/v2/health/live")
     async def live_() -> dict[str, bool]:
@@ -95,8 +115,8 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     @app.post("/v2/models/{name}/versions/{number}/infer")
     async def infer(name: str, request: Request, number: str | None = None) -> Response:
         predictor = loaded(name, number).predictor
-        asked = await run_in_threadpool(read_request, await body(request), limits, predictor)
-        answer = await predicted(list(asked.images))
+        asked = await run_in_threadpool(parsed, await _body(request), predictor)
+        answer = await predicted(request, list(asked.images))
         if number not in (None, answer.model.version):
             loaded(name, number)  # another version took its place meanwhile
         return Response(await run_in_threadpool(_response, asked, answer), media_type="application/json")
@@ -109,12 +129,12 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         """
         model = loaded(live.name)
         data = (
-            await _form_file(request, limits)
-            if request.headers.get("content-type", "").startswith("multipart/form-data")
-            else await body(request)
+            await _form_file(request)
+            if parse_options_header(request.headers.get("content-type"))[0] == b"multipart/form-data"
+            else await _body(request)
         )
         image = await run_in_threadpool(_decode, data, limits, model)
-        answer = await predicted([image])
+        answer = await predicted(request, [image])
         suffix, content = await run_in_threadpool(_file, image, answer, output)
         return Response(
             content,
@@ -143,7 +163,12 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         lines = [
             f"# TYPE segmodels_{name}_total counter\nsegmodels_{name}_total {value}" for name, value in values.items()
         ]
-        lines.append(f"# TYPE segmodels_requests_waiting gauge\nsegmodels_requests_waiting {batcher.waiting()}")
+        lines.append("# TYPE segmodels_requests_refused_total counter")
+        lines += [
+            f'segmodels_requests_refused_total{{status="{status}"}} {refused[status]}' for status in sorted(refused)
+        ]
+        gauges = {"requests_waiting": batcher.waiting(), "request_bytes_in_flight": in_flight.size}
+        lines += [f"# TYPE segmodels_{name} gauge\nsegmodels_{name} {value}" for name, value in gauges.items()]
         if live.current:
             lines.append(
                 "# TYPE segmodels_model_info"
@@ -154,11 +179,28 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     return app
 
 
-async def _form_file(request: Request, limits: Limits) -> bytes:
+async def _gone(request: Request) -> None:
+    """Returns when the client of a request, whose body was read, has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(request: Request) -> bytes:
+    _check_encoding(request)
+    return await request.body()
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise HTTPException(415, f"body of the request has Content-Encoding {encoding!r}: send it uncompressed")
+
+
+async def _form_file(request: Request) -> bytes:
     """The one file of a multipart form."""
-    stream = limits.within(request.stream(), request.headers.get("content-length"))
+    _check_encoding(request)
     try:
-        form = await MultiPartParser(request.headers, stream).parse()  # type: ignore[arg-type]  # any asynchronous iterator will do
+        form = await MultiPartParser(request.headers, request.stream()).parse()
     except (MultiPartException, KeyError) as error:  # KeyError: no boundary
         raise InputError(
             f"form of the request is broken ({getattr(error, 'message', 'it has no boundary')}): send the image as its"
@@ -212,15 +254,25 @@ def _file(image: np.ndarray, answer: Answer, output: str) -> tuple[str, bytes]:
     return ".zip", packed.getvalue()
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Errors as the protocol wants them."""
+def _answer_errors(app: FastAPI) -> Counter[int]:
+    """Answer errors as the protocol wants them; returns how many there were of each status."""
+    refused: Counter[int] = Counter()
 
     def answer(status: int, sentence: str, **headers: str) -> JSONResponse:
+        refused[status] += 1
         return JSONResponse({"error": sentence}, status, headers)
 
     @app.exception_handler(InputError)
     async def wrong(_: Request, error: InputError) -> JSONResponse:
         return answer(413 if isinstance(error, TooLarge) else 400, str(error))
+
+    @app.exception_handler(TooSlow)
+    async def slow(_: Request, error: TooSlow) -> JSONResponse:
+        return answer(408, str(error), Connection="close")
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:  # noqa: ARG001
+        return answer(CLIENT_GONE, "the client closed the connection")  # nobody reads it
 
     @app.exception_handler(TransientError)
     async def busy(_: Request, error: TransientError) -> JSONResponse:
@@ -237,15 +289,18 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-        sentence = (
-            error.detail
-            if error.status_code != 404 or error.detail != "Not Found"
-            else f"{request.url.path} is not a path of this server"
-        )
-        return answer(error.status_code, sentence, **(error.headers or {}))
+        headers, sentence = dict(error.headers or {}), error.detail
+        if error.status_code == 404 and sentence == "Not Found":
+            sentence = f"{request.url.path} is not a path of this server"
+        if error.status_code == 405:
+            allowed = headers["Allow"] = headers["Allow"].replace("GET", "GET, HEAD")
+            sentence = f"{request.url.path} does not know the method {request.method}, expected {allowed}"
+        return answer(error.status_code, sentence, **headers)
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:
         return answer(
             500, f"prediction failed ({type(error).__name__}): see the server's log"
         )  # it prints the traceback
+
+    return refused

@@ -1,13 +1,13 @@
-"""Dynamic batching: requests that arrive within a window are predicted together."""
+"""Dynamic batching: images of all waiting requests share batches, and long requests take turns with short ones."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import accumulate
 from threading import Condition, Thread
 
 import numpy as np
@@ -17,7 +17,7 @@ from segmodels.errors import TransientError
 from segmodels.tasks.base import Result
 
 BATCHES_WAITING = 16
-"""Full batches that may wait; further requests are refused, as their answers would come too late and their images fill
+"""Full batches that may wait; further requests are rejected, as their answers would come too late and their images fill
 the memory.
 """
 
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass
 class Counts:
-    """What has been done since the start."""
+    """Totals since the start; ``seconds`` is the time spent predicting."""
 
     requests: int = 0
     images: int = 0
@@ -40,65 +40,80 @@ class Counts:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Waiting:
+@dataclass(eq=False)
+class _Request:
+    """``costs``: pixels that the network sees of each image; ``taken``: images that were put into batches so far."""
+
     images: Sequence[np.ndarray]
-    pixels: int
+    costs: list[int]
     answer: Future[Answer] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
+    model: ServedModel | None = None
+    results: list[Result] = field(default_factory=list)
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    request: _Request
+    model: ServedModel
+    images: Sequence[np.ndarray]
 
 
 class Batcher:
-    """One thread that predicts; a request's images stay together, so that one version of the model answers all of them.
+    """One thread that predicts batches.
 
     A batch is predicted when its first request has waited for ``window`` or the batch is full, whichever is first.
     Requests that arrive while a batch is predicted go into the next one, so that under load batches fill up even with a
-    window of 0.
+    window of 0. A request that does not fit into a batch continues behind the others that wait; the version of the
+    model that answers its first images answers all of them. A request whose answer is cancelled is dropped before the
+    next batch.
 
     Args:
         live: the model.
         window: seconds.
-        max_images, max_pixels: of a batch. A request with more images is a batch of its own, predicted in parts of
-            ``max_images``.
+        max_images, max_pixels: of a batch, in pixels as the network sees them (``Predictor.pixels_seen``). A single
+            image may exceed ``max_pixels``: it is a batch of its own.
     """
 
     def __init__(self, live: LiveModel, *, window: float, max_images: int, max_pixels: int) -> None:
         self.counts = Counts()
         self._live = live
         self._window, self._max_images, self._max_pixels = window, max_images, max_pixels
-        self._waiting: deque[_Waiting] = deque()
-        self._images = self._pixels = 0  # of all that waits
+        self._waiting: deque[_Request] = deque()
+        self._images = self._pixels = 0  # that wait
         self._closed = False
         self._changed = Condition()
         self._thread = Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
     def submit(self, images: Sequence[np.ndarray]) -> Future[Answer]:
-        """Results of images (*spatial, C), to come; raises InputError where the model cannot take an image.
+        """A future with the results of images (*spatial, C); it raises InputError if the model cannot take an image.
 
         Raises:
-            TransientError: too much waits already, or no model is loaded yet.
+            TransientError: the queue is full, or no model is loaded yet.
         """
-        request = _Waiting(images, total_pixels(images))
         with self._changed:
-            if self._live.current is None:
+            model = self._live.current
+            if model is None:
                 raise TransientError(f"model {self._live.name!r} is still being loaded: try again in a few seconds")
             if self._images >= BATCHES_WAITING * self._max_images or self._pixels >= BATCHES_WAITING * self._max_pixels:
                 raise TransientError(
                     f"{len(self._waiting)} requests wait already: try again in a few seconds, or add servers"
                 )
+            request = _Request(images, [model.predictor.pixels_seen(image.shape[:-1]) for image in images])
             self._waiting.append(request)
             self._images += len(images)
-            self._pixels += request.pixels
+            self._pixels += sum(request.costs)
             self._changed.notify()
         return request.answer
 
     def waiting(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Predict what waits, and end."""
+        """Answer the waiting requests and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -107,43 +122,64 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._next_batch():
             started = time.monotonic()
-            self._predict([request for request in batch if request.answer.set_running_or_notify_cancel()])
+            self._predict(batch)
             self.counts.seconds += time.monotonic() - started
             self.counts.batches += 1
-            self.counts.requests += len(batch)
-            self.counts.images += sum(len(request.images) for request in batch)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> list[_Part]:
         """Empty when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            while (
-                self._waiting
-                and not self._closed
-                and self._images < self._max_images
-                and self._pixels < self._max_pixels
-            ):
-                left = self._waiting[0].arrived + self._window - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            batch: list[_Waiting] = []
-            images = pixels = 0
-            while self._waiting:
-                images += len(self._waiting[0].images)
-                pixels += self._waiting[0].pixels
-                if batch and (images > self._max_images or pixels > self._max_pixels):
-                    break
-                batch.append(self._waiting.popleft())
-                self._images -= len(batch[-1].images)
-                self._pixels -= batch[-1].pixels
-            return batch
+            while True:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                while (
+                    self._waiting
+                    and not self._closed
+                    and self._images < self._max_images
+                    and self._pixels < self._max_pixels
+                ):
+                    left = self._waiting[0].arrived + self._window - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._changed.wait(left)
+                batch = self._take()
+                if batch or (self._closed and not self._waiting):
+                    return batch
 
-    def _predict(self, batch: list[_Waiting]) -> None:
-        """Answer every request; one that fails does not take its neighbours along."""
-        model = self._live.current
-        assert model is not None  # or nothing would have been submitted
-        images = [image for request in batch for image in request.images]
+    def _take(self) -> list[_Part]:
+        """Images for one batch, all for one version of the model, in the order of the queue."""
+        batch: list[_Part] = []
+        images, pixels = self._max_images, self._max_pixels  # that there is room for
+        while self._waiting:
+            request = self._waiting.popleft()
+            costs = request.costs[request.taken :]
+            if request.answer.done():  # cancelled, or an earlier part failed
+                self._leave(costs)
+                continue
+            model = request.model or self._live.current
+            assert model is not None  # or the request would have been refused
+            same = not batch or model is batch[0].model
+            count = _fitting(costs, images, pixels, least=0 if batch else 1) if same else 0
+            if count == 0:
+                self._waiting.appendleft(request)
+                break
+            batch.append(_Part(request, model, request.images[request.taken : request.taken + count]))
+            request.model, request.taken = model, request.taken + count
+            images, pixels = images - count, pixels - sum(costs[:count])
+            self._leave(costs[:count])
+            if count < len(costs):  # the batch is full; the others come first
+                self._waiting.append(request)
+                break
+        return batch
+
+    def _leave(self, costs: Sequence[int]) -> None:
+        """Images that wait no longer."""
+        self._images -= len(costs)
+        self._pixels -= sum(costs)
+
+    def _predict(self, batch: list[_Part]) -> None:
+        """Predict a batch, and answer the requests that are complete; one that fails leaves its neighbours alone."""
+        model = batch[0].model
+        images = [image for part in batch for image in part.images]
         by_size = sorted(
             range(len(images)), key=lambda index: images[index].shape
         )  # neighbours of one size are predicted together
@@ -151,18 +187,25 @@ class Batcher:
             predicted = model.predictor.results([images[index] for index in by_size], self._max_images)
         except Exception as error:  # a model may fail in any way, the thread must go on
             if len(batch) > 1:
-                for request in batch:
-                    self._predict([request])
-            else:
-                batch[0].answer.set_exception(error)
+                for part in batch:
+                    self._predict([part])
+            elif batch[0].request.answer.set_running_or_notify_cancel():
+                batch[0].request.answer.set_exception(error)
             return
         results, first = dict(zip(by_size, predicted, strict=True)), 0
-        for request in batch:
-            own = [results[first + offset] for offset in range(len(request.images))]
-            request.answer.set_result(Answer(own, model))
-            first += len(request.images)
+        self.counts.images += len(images)
+        for part in batch:
+            request = part.request
+            request.results += [results[first + offset] for offset in range(len(part.images))]
+            first += len(part.images)
+            if len(request.results) == len(request.images) and request.answer.set_running_or_notify_cancel():
+                self.counts.requests += 1
+                request.answer.set_result(Answer(request.results, model))
 
 
-def total_pixels(images: Sequence[np.ndarray]) -> int:
-    """Of images (*spatial, C)."""
-    return sum(math.prod(image.shape[:-1]) for image in images)
+def _fitting(costs: Sequence[int], images: int, pixels: int, least: int) -> int:
+    """How many of the first images fit, but not less than ``least``."""
+    for count, total in enumerate(accumulate(costs)):
+        if count >= least and (count == images or total > pixels):
+            return count
+    return len(costs)

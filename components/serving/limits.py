@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from segmodels.data.decoding import FORMATS
 from segmodels.errors import InputError
+from segmodels.inference.predictor import padded_pixels
+
+BODIES_AT_ONCE = 4
+"""Bodies of the largest size that may be in flight together."""
 
 
 class TooLarge(InputError):
     """A request beyond the limits: HTTP status 413."""
 
 
+class TooSlow(InputError):
+    """A body that takes too long to arrive: HTTP status 408."""
+
+
 @dataclass(frozen=True)
 class Limits:
-    """Of one request.
+    """Limits of one request.
 
     Attributes:
-        pixels: of its images together.
-        length: bytes of its body.
+        images: number of its images.
+        pixels: of its images together. Sides below ``LEAST_SIDE`` count as that, because networks pad them.
+        length: bytes of its body. All requests in flight together may hold ``BODIES_AT_ONCE`` times as many.
+        seconds: from its first byte read to the end of its body.
     """
 
+    images: int
     pixels: int
     length: int
+    seconds: float = 60.0
 
-    def check_pixels(self, count: int, what: str) -> None:
-        """Raises TooLarge."""
-        if count > self.pixels:
+    def check_images(self, count: int, size: Sequence[int], what: str) -> None:
+        """Check ``count`` images of the same size (*spatial).
+
+        Raises:
+            TooLarge: too many images, or too many pixels.
+        """
+        if count > self.images:
+            raise TooLarge(f"{what}, {count} images, expected at most {self.images}: send several requests")
+        pixels = count * padded_pixels(tuple(size))
+        if pixels > self.pixels:
             raise TooLarge(
-                f"{what}, {count / 1e6:.1f} megapixels, expected at most {self.pixels / 1e6:g}: send fewer or smaller"
+                f"{what}, {pixels / 1e6:.1f} megapixels, expected at most {self.pixels / 1e6:g}: send fewer or smaller"
                 " images"
             )
 
@@ -52,25 +71,4 @@ class Limits:
             ) from None
         except (OSError, ValueError, SyntaxError, EOFError):
             return  # not an image: the decoder has the better message
-        self.check_pixels(width * height, f"image {name} is {width} x {height} pixels")
-
-    async def within(self, chunks: AsyncIterator[bytes], announced: str | None) -> AsyncIterator[bytes]:
-        """The body's chunks; ``announced`` is its Content-Length, if it came with one.
-
-        Raises:
-            TooLarge: as soon as it is known.
-        """
-        if announced and announced.isdecimal() and int(announced) > self.length:
-            raise self._too_long(int(announced))
-        received = 0
-        async for chunk in chunks:
-            received += len(chunk)
-            if received > self.length:
-                raise self._too_long(received)
-            yield chunk
-
-    def _too_long(self, length: int) -> TooLarge:
-        return TooLarge(
-            f"request has {length / 1e6:.1f} megabytes or more, expected at most {self.length / 1e6:g}: send fewer or"
-            " smaller images"
-        )
+        self.check_images(1, (height, width), f"image {name} is {width} x {height} pixels")

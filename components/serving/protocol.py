@@ -95,7 +95,7 @@ def _tensor(tensor: dict[str, Any], limits: Limits, predictor: Predictor) -> np.
     if not _is_shape(shape, predictor):
         axes = ", ".join((*AXES[predictor.spatial_dims], str(predictor.channels)))
         raise InputError(f"input {IMAGES!r} has shape {str(shape)[:100]}, expected [N, {axes}], all positive")
-    limits.check_pixels(math.prod(shape[:-1]), f"input {IMAGES!r} has shape {shape}")
+    limits.check_images(shape[0], shape[1:-1], f"input {IMAGES!r} has shape {shape}")
     try:
         values = np.asarray(tensor["data"])
     except ValueError:  # lists of several lengths

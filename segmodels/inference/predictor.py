@@ -4,6 +4,7 @@ results come about is the task's matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -36,6 +37,13 @@ def choose_device(accelerator: str = "auto") -> str:
 
 
 AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
+LEAST_SIDE = {2: 32, 3: 16}
+"""Pixels that networks pad each side of smaller images, or volumes, to: an image costs at least these."""
+
+
+def padded_pixels(size: Size) -> int:
+    """Pixels of an image whose sides are at least ``LEAST_SIDE``."""
+    return math.prod(max(side, LEAST_SIDE[len(size)]) for side in size)
 
 
 class Predictor:
@@ -113,6 +121,14 @@ class Predictor:
         """
         results: list[Any] = list(self.results(images, batch_size))
         return [result.classes for result in results]
+
+    def pixels_seen(self, size: Size) -> int:
+        """Pixels that the network computes for an image of this size: after resizing to the size that the model was
+        trained at, with sides of at least ``LEAST_SIDE``.
+        """
+        if self._longer_side:
+            size = scaled_size((size[0], size[1]), self._longer_side)
+        return padded_pixels(size)
 
     @torch.inference_mode()
     def rows(self, image: large_images.ImageRows) -> Iterator[NDArray]:

@@ -26,6 +26,10 @@ class Recorder:
         self.free.set()
         self.entered = threading.Event()
 
+    @staticmethod
+    def pixels_seen(size: tuple[int, int]) -> int:
+        return size[0] * size[1]
+
     def results(self, images: list[np.ndarray], batch_size: int) -> list[ClassMap]:
         self.entered.set()
         assert self.free.wait(10)
@@ -94,7 +98,7 @@ def test_a_batch_holds_at_most_so_many_pixels_but_any_request_gets_its_turn() ->
         answers.append(batcher.submit([image(4, (20, 20)), image(5)]))
         recorder.free.set()
         assert values(answers) == [0, 1, 2, 3, 4, 5]
-        assert [len(batch) for batch in recorder.batches] == [1, 2, 1, 2]
+        assert [len(batch) for batch in recorder.batches] == [1, 2, 1, 1, 1]
 
 
 def test_images_of_one_size_are_neighbours_and_answers_keep_their_order() -> None:
@@ -127,6 +131,33 @@ def test_a_request_is_answered_by_one_version_whatever_happens_meanwhile() -> No
         recorder.free.set()
         assert (len(first.result(10).results), first.result(10).model.version) == (9, "1")
         assert later.result(10).model.version == "2"
+
+
+def test_a_long_request_takes_turns_with_short_ones() -> None:
+    with batching() as (batcher, recorder, _):
+        recorder.free.clear()
+        answers = [batcher.submit([image(0)])]
+        assert recorder.entered.wait(10)
+        answers += [batcher.submit([image(value, (3, 3)) for value in range(1, 12)])]
+        answers += [batcher.submit([image(value)]) for value in (12, 14)]
+        recorder.free.set()
+        assert values(answers) == [*range(13), 14]
+        assert [len(batch) for batch in recorder.batches] == [1, 4, 4, 4, 1]
+        assert recorder.batches[2] == [(2, 3)] * 2 + [(3, 3)] * 2
+
+
+def test_the_rest_of_a_cancelled_or_failed_request_is_not_predicted() -> None:
+    with batching() as (batcher, recorder, _):
+        recorder.free.clear()
+        cancelled, failed = batcher.submit([image(0)] * 20), batcher.submit([image(13, (3, 3))] * 20)
+        assert recorder.entered.wait(10)
+        assert cancelled.cancel()
+        recorder.free.set()
+        with pytest.raises(InputError, match="takes no 13"):
+            failed.result(10)
+        assert values([batcher.submit([image(1, (5, 5))])]) == [1]
+        assert recorder.batches == [[(2, 3)] * 4, [(3, 3)] * 4, [(5, 5)]]
+        assert batcher.waiting() == 0
 
 
 def test_more_than_can_be_answered_soon_is_refused_and_what_waits_is_answered() -> None:
