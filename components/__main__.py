@@ -51,7 +51,18 @@ def run_step(step: Step, argv: list[str]) -> None:
     """Run one step with its command-line options."""
     function = getattr(importlib.import_module(step.module), step.name)
     options = vars(_parser(step, function).parse_args(argv))
-    retries, executor_input = options.pop("retry"), options.pop("executor_input", None)
+    executor_input = options.pop("executor_input", None)
+    if executor_input:
+        from components.kubeflow.last_step import recorded
+
+        with recorded(step.name):
+            _run(step, function, options, executor_input)
+    else:
+        _run(step, function, options)
+
+
+def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], executor_input: str = "") -> None:
+    retries = options.pop("retry")
     if "set" in options:
         from components.params.overrides import assembled_params
 

@@ -1,4 +1,10 @@
-"""Sends the outcome of a pipeline run to a chat."""
+"""Sends the outcome of a pipeline run to a chat.
+
+Kubeflow's final status alone does not say what happened. On a cluster its state is ML Metadata's word for the exit
+handler's group (COMPLETE, FAILED, RUNNING, CACHED, CANCELED, NEW or UNKNOWN; Vertex AI and kfp.local say SUCCEEDED),
+and it stays RUNNING when the group ends with a skipped branch, a cached step or a lost pod. So the model registry
+decides first, then what the steps recorded, then the state.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +16,31 @@ from typing import Any
 
 from components.environment import environment, variable
 from components.kubeflow.changed import CONFIRMED_BY
+from components.kubeflow.last_step import LastStep, last_step, read_record, write_record
 
 PIPELINE_RUN = "pipeline_run"
 """Tag of a model version: the pipeline run that registered it or decided on it last."""
 
+SUCCESS = ("SUCCEEDED", "COMPLETE", "CACHED")
+CANCELLED = ("CANCELED", "CANCELLED")
+
 COLOURS = {"champion": "good", "skipped": "#9e9e9e", "failed": "danger"}
+"""Slack's colour of each decision; others, such as challenger and unknown, are ``warning``."""
+
+LONGEST = 1000
+"""Characters of a message's text."""
+
+NOTIFIED = "notified.json"
 
 
 def notify(status: str, name: str) -> None:
-    """Post the outcome as JSON that Slack, Mattermost and Rocket.Chat understand; print it where no address is set.
-    Never fails.
+    """Post the outcome as JSON that Slack, Mattermost and Rocket.Chat understand; print it if no address is set.
 
-    The run's id is read from ``SEGMODELS_PIPELINE_RUN``, the address from ``SEGMODELS_WEBHOOK_URL`` (it is a secret: it
-    is never printed), the address of the Kubeflow UI, for the link, from ``SEGMODELS_PIPELINE_UI``.
+    Never fails. A message that this pipeline run has already sent is not sent again: Argo may start the exit handler
+    once for each attempt of the steps before it.
+
+    The run's id is read from ``SEGMODELS_PIPELINE_RUN``, the address from ``SEGMODELS_WEBHOOK_URL`` (a secret that is
+    never printed), and the address of the Kubeflow UI, for the link, from ``SEGMODELS_PIPELINE_UI``.
 
     Args:
         status: Kubeflow's final status of the run, JSON.
@@ -30,38 +48,44 @@ def notify(status: str, name: str) -> None:
     """
     settings = environment()
     run = settings.pipeline_run
-    message = outcome(json.loads(status), run, settings.pipeline_ui, name, _version_tags(name, run))
-    print(message["text"], flush=True)
-    if url := settings.webhook_url:
-        print(_post(url, message), flush=True)
-    else:
+    message = outcome(json.loads(status), run, settings.pipeline_ui, name, _version_tags(name, run), last_step())
+    text = message["text"]
+    print(text, flush=True)
+    if not settings.webhook_url:
         print(f"{variable('webhook_url')} is not set: no notification sent", flush=True)
+    elif read_record(NOTIFIED).get("text") == text:
+        print("this pipeline run has already sent this notification: it is not sent again", flush=True)
+    else:
+        sent, words = _post(settings.webhook_url, message)
+        print(words, flush=True)
+        if sent:
+            write_record(NOTIFIED, {"text": text})
 
 
-def outcome(status: Mapping[str, Any], run: str, ui: str, name: str, tags: Mapping[str, str]) -> dict[str, Any]:
+def outcome(
+    status: Mapping[str, Any],
+    run: str,
+    ui: str,
+    name: str,
+    tags: Mapping[str, str] | None,
+    last: LastStep | None = None,
+) -> dict[str, Any]:
     """The message.
 
     Args:
-        status: ``state`` and, after a failure, ``error``.
+        status: ``state`` and, on Vertex AI after a failure, ``error``.
         run: id of the pipeline run.
-        ui: address of the Kubeflow UI; empty where it is not known.
+        ui: address of the Kubeflow UI; empty if it is not known.
         name: of the registered model.
-        tags: of the model version that this run registered or confirmed; empty when there is none.
+        tags: of the model version that this run registered or confirmed; empty if there is none, None if MLflow does
+            not answer.
+        last: the step that started last, None if it is not known.
     """
     state = str(status.get("state", "UNKNOWN"))
-    if state != "SUCCEEDED":
-        kind, text = (
-            "failed",
-            f"{name}: training {state.lower()}. {(status.get('error') or {}).get('message', '')}".rstrip(),
-        )
-    elif tags.get(PIPELINE_RUN) == run:
-        kind, text = tags["decision"], f"{name} version {tags['version']} is the {tags['decision']}: {tags['reason']}"
-    elif tags:
-        kind, text = "skipped", f"{name}: nothing is new since the champion, version {tags['version']}; no training"
-    else:
-        kind, text = "skipped", f"{name}: nothing was registered, every step's result was known already"
+    kind, text = _decision(state, str((status.get("error") or {}).get("message", "")), run, name, tags, last)
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     fields = {"status": state, "decision": kind}
-    if kind in ("champion", "challenger"):
+    if tags and kind in ("champion", "challenger"):
         scores = [score.rpartition(" ") for score in tags.get("scores", "").split(", ") if score]
         fields |= {words: value for words, _, value in scores[:2]}
     fields["run"] = f"{ui.rstrip('/')}/#/runs/details/{run}" if ui else run
@@ -69,8 +93,40 @@ def outcome(status: Mapping[str, Any], run: str, ui: str, name: str, tags: Mappi
     return {"text": text, "attachments": [{"fallback": text, "color": COLOURS.get(kind, "warning"), "fields": shown}]}
 
 
-def _version_tags(name: str, run: str) -> dict[str, str]:
-    """Tags of the model version that this run registered or confirmed, and its number as ``version``."""
+def _decision(
+    state: str, error: str, run: str, name: str, tags: Mapping[str, str] | None, last: LastStep | None
+) -> tuple[str, str]:
+    """What happened, as a key of ``COLOURS``, and as a sentence."""
+    if tags and tags.get(PIPELINE_RUN) == run:
+        return tags["decision"], f"{name} version {tags['version']} is the {tags['decision']}: {tags['reason']}"
+    if tags:
+        known = f"nothing is new since the champion, version {tags['version']}"
+        return "skipped", f"{name}: {known}, so nothing was trained"
+    step = f" in step {last.step}" if last and not last.ended else ""
+    if state in CANCELLED:
+        return "cancelled", f"{name}: the run was cancelled{step}"
+    if last and last.error:
+        return "failed", f"{name}: training failed{step}: {last.error}"
+    if state == "FAILED" or step:
+        unsaid = (
+            "The step left no message (out of memory, a lost pod, or a terminated run): see its log" if step else ""
+        )
+        return "failed", f"{name}: training failed{step}. {error or unsaid or 'See the run'}"
+    if tags is None:
+        return "unknown", f"{name}: the run ended ({state}), but MLflow does not answer what it registered: see the run"
+    if state in SUCCESS:
+        return "skipped", f"{name}: nothing was registered, because the results of all steps were cached"
+    after = f" after step {last.step}" if last else ""
+    return "unknown", (
+        f"{name}: the run ended{after} and registered nothing: either the results of the further steps were cached,"
+        " or a pod did not start; see the run"
+    )
+
+
+def _version_tags(name: str, run: str) -> dict[str, str] | None:
+    """Tags of the model version that this run registered or confirmed, and its number as ``version``; None if MLflow
+    does not answer.
+    """
     if not run:
         return {}
     from mlflow.exceptions import MlflowException
@@ -83,20 +139,21 @@ def _version_tags(name: str, run: str) -> dict[str, str]:
             for version in client.search_model_versions(f"name = '{name}' and tags.{tag} = '{run}'", max_results=1):
                 return {**version.tags, "version": str(version.version)}
     except (MlflowException, ValueError, OSError) as error:
-        print(f"MLflow cannot be asked for the result ({str(error).splitlines()[0][:200]})", flush=True)
+        print(f"MLflow does not answer what the run registered ({str(error).splitlines()[0][:200]})", flush=True)
+        return None
     return {}
 
 
-def _post(url: str, message: Mapping[str, Any]) -> str:
-    """Send; what became of it, without the address."""
+def _post(url: str, message: Mapping[str, Any]) -> tuple[bool, str]:
+    """Send; whether that worked, and a sentence without the address."""
     try:
         request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
         if request.type not in ("http", "https"):
-            return "no notification sent: the webhook's address is neither http nor https"
+            return False, "no notification sent: the webhook's address is neither http nor https"
         with urllib.request.urlopen(request, timeout=20):
-            return "notification sent"
+            return True, "notification sent"
     except urllib.error.HTTPError as error:
-        return f"no notification sent: the webhook answered {error.code} {error.reason}"
+        return False, f"no notification sent: the webhook answered {error.code} {error.reason}"
     except (OSError, ValueError) as error:
         reason = type(getattr(error, "reason", error)).__name__
-        return f"no notification sent: the webhook does not answer ({reason})"
+        return False, f"no notification sent: the webhook does not answer ({reason})"

@@ -54,7 +54,7 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
     assert cluster.ran == ["ingest", "changed", "notify"]
     said = capfd.readouterr().out
     assert "nothing is new since the champion, version 1" in said
-    assert "no training" in said
+    assert "so nothing was trained" in said
 
 
 @pytest.mark.usefixtures("outputs")

@@ -1,0 +1,98 @@
+"""What the last step of a pipeline run was and how it ended, for the notification.
+
+Kubeflow Pipelines 2.17 tells an exit handler neither which step failed nor why (backend/src/v2/driver/resolve.go: the
+error of the final status is empty). So each step writes a small object beside the checkpoints, ``runs/RUN/``, when it
+starts and when it ends. A step that was killed leaves the record of its start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from components.environment import environment
+from segmodels.errors import InputError, TransientError
+
+LAST_STEP = "last_step.json"
+
+
+@dataclass(frozen=True)
+class LastStep:
+    """The step that started last.
+
+    Attributes:
+        step: its name.
+        ended: whether it ended without an error.
+        error: the sentence that it ended with; empty while it runs, when it succeeded, and when it was killed.
+    """
+
+    step: str
+    ended: bool = False
+    error: str = ""
+
+
+@contextmanager
+def recorded(step: str) -> Iterator[None]:
+    """Record that ``step`` runs, and how it ends. A store that is away does not fail the step."""
+    write_record(LAST_STEP, asdict(LastStep(step)))
+    try:
+        yield
+    except BaseException as error:
+        write_record(LAST_STEP, asdict(LastStep(step, error=_sentence(error))))
+        raise
+    write_record(LAST_STEP, asdict(LastStep(step, ended=True)))
+
+
+def last_step() -> LastStep | None:
+    """The last step of this pipeline run; None if none is known."""
+    record = read_record(LAST_STEP)
+    return LastStep(**record) if record else None
+
+
+def write_record(name: str, facts: dict[str, Any]) -> None:
+    """Store ``facts`` under ``runs/RUN/name``. Does nothing without an object store of checkpoints; never fails."""
+    from components.storage.s3 import s3_client, split_url, translate_errors
+
+    if not (folder := _folder()):
+        return
+    bucket, prefix = split_url(folder)
+    try:
+        with translate_errors(folder, connected=True):
+            s3_client().put_object(Bucket=bucket, Key=prefix + name, Body=json.dumps(facts).encode())
+    except (InputError, TransientError) as error:
+        print(f"{folder}/{name} cannot be written ({error}): the notification will not know it", flush=True)
+
+
+def read_record(name: str) -> dict[str, Any]:
+    """What ``write_record`` stored under this name; empty if nothing is stored or the store does not answer."""
+    from components.storage.s3 import s3_client, split_url, translate_errors
+
+    if not (folder := _folder()):
+        return {}
+    bucket, prefix = split_url(folder)
+    client = s3_client()
+    facts: dict[str, Any] = {}
+    try:
+        with translate_errors(folder, connected=True), suppress(client.exceptions.NoSuchKey):
+            facts = json.loads(client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read())
+    except (InputError, TransientError) as error:
+        print(f"{folder}/{name} cannot be read ({error})", flush=True)
+    return facts
+
+
+def _folder() -> str:
+    """``s3://...`` of this pipeline run's records; empty without an object store or outside of a pipeline run."""
+    settings = environment()
+    if not settings.pipeline_run or not settings.checkpoints.startswith("s3://"):
+        return ""
+    return f"{settings.checkpoints.rstrip('/')}/runs/{settings.pipeline_run}"
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it was stopped (exit code {error.code})"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError | TransientError) else f"{type(error).__name__}: {text}".rstrip(": ")
