@@ -47,17 +47,13 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
     ):
         the_end = place(steps.notify(registered_model=registered_model))
         with dsl.ExitHandler(the_end, name="training"):
-            data = place(
-                steps.ingest(
-                    params=ingest_params,
-                    source=dataset_source,
-                    path=dataset_path,
-                    repo=dataset_repo,
-                    rev=dataset_rev,
-                    layout=dataset_layout,
-                )
-            )
-            dataset, digest = data.outputs["dataset"], data.outputs["data_digest"]
+            source = {
+                "source": dataset_source,
+                "path": dataset_path,
+                "repo": dataset_repo,
+                "rev": dataset_rev,
+                "layout": dataset_layout,
+            }
             network = {
                 "model_name": model,
                 "loss": loss,
@@ -68,17 +64,21 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
             }
             news = place(
                 steps.changed(
-                    dataset=dataset,
-                    params=train_params,
+                    ingest_params=ingest_params,
                     preprocess_params=preprocess_params,
+                    train_params=train_params,
+                    **source,
                     **network,
                     registered_model=registered_model,
                     skip_unchanged=skip_unchanged,
                 )
             )
             with dsl.If(news.outputs["decision"] == "train", name="something is new"):
-                known = {"data_digest": digest, "code_revision": code}  # for the cache alone, as the digests below
+                known = {"code_revision": code}
+                revision = {"data_revision": news.outputs["revision"]}
                 gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
+                data = place(steps.ingest(params=ingest_params, **source, **revision, **known))
+                dataset = data.outputs["dataset"]
                 checked = place(steps.validate(dataset=dataset, params=validate_params, **known))
                 packed = place(
                     steps.preprocess(
@@ -86,10 +86,8 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                     )
                 )
                 shards = packed.outputs["shards"]
-                known |= {"shards_digest": packed.outputs["shards_digest"]}
                 trained = place(steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
                 weights = trained.outputs["model"]
-                known |= {"model_digest": trained.outputs["model_digest"]}
                 measured = place(
                     steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus
                 )
@@ -101,7 +99,7 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                         params=register_params,
                         registered_model=registered_model,
                         minimum_miou=minimum_miou,
-                        evaluation_digest=measured.outputs["evaluation_digest"],
+                        **revision,
                         **known,
                     )
                 )

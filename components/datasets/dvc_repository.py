@@ -32,12 +32,36 @@ def download(repo: str, rev: str | None, path: str, cache: DownloadCache) -> tup
         InputError: repository, revision, path or the data in its remote is not there, or access is denied.
         TransientError: the network or a server failed for now.
     """
+    with _opened(repo, rev, path) as (filesystem, hashes, place):
+        from dvc_data.hashfile.hash import file_md5
+
+        commit = filesystem.repo.get_rev()
+
+        def fetch(file: RemoteFile, target: Path) -> None:
+            with _translate_errors(f"{file.path} of {place}"):
+                filesystem.get_file(posixpath.join(_normal(path), file.path), str(target))
+            algorithm, expected = hashes[file.path]
+            if file_md5(str(target), name=algorithm) != expected:
+                raise TransientError(f"{file.path} of {place} arrived with other bytes than its md5 {expected} says")
+
+        files = [RemoteFile(name, "-".join(algorithm_and_hash)) for name, algorithm_and_hash in hashes.items()]
+        return *cache.dataset(files, fetch), commit
+
+
+def tracked(repo: str, rev: str | None, path: str) -> dict[str, tuple[str, str]]:
+    """Algorithm and hash of every file of ``path`` at revision ``rev``, by its name. Raises as ``download``."""
+    with _opened(repo, rev, path) as (_, hashes, _):
+        return hashes
+
+
+@contextmanager
+def _opened(repo: str, rev: str | None, path: str) -> Iterator[tuple[Any, dict[str, tuple[str, str]], str]]:
+    """DVC's view of ``repo`` at ``rev``; what it tracks below ``path``; both in words for messages."""
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     from dvc.api import DVCFileSystem
     from dvc.repo.open_repo import clean_repos
-    from dvc_data.hashfile.hash import file_md5
 
-    path = posixpath.normpath(path.strip("/"))
+    path = _normal(path)
     place = (
         f"{path} in DVC repository {without_credentials(repo)} at"
         f" {f'revision {rev!r}' if rev else 'its default branch'}"
@@ -51,21 +75,15 @@ def download(repo: str, rev: str | None, path: str, cache: DownloadCache) -> tup
                 raise InputError(f"{place} is a file, expected the dataset's folder: set ingest.path")
             found = filesystem.find(path, detail=True)
             hashes = {posixpath.relpath(name, path): _tracked_hash(filesystem, info) for name, info in found.items()}
-            commit = filesystem.repo.get_rev()
         if not hashes:
             raise InputError(f"{place} holds no files: check ingest.path")
-
-        def fetch(file: RemoteFile, target: Path) -> None:
-            with _translate_errors(f"{file.path} of {place}"):
-                filesystem.get_file(posixpath.join(path, file.path), str(target))
-            algorithm, expected = hashes[file.path]
-            if file_md5(str(target), name=algorithm) != expected:
-                raise TransientError(f"{file.path} of {place} arrived with other bytes than its md5 {expected} says")
-
-        files = [RemoteFile(name, "-".join(algorithm_and_hash)) for name, algorithm_and_hash in hashes.items()]
-        return *cache.dataset(files, fetch), commit
+        yield filesystem, hashes, place
     finally:
         clean_repos()  # the clones in the temporary folder
+
+
+def _normal(path: str) -> str:
+    return posixpath.normpath(path.strip("/"))
 
 
 def without_credentials(url: str) -> str:

@@ -5,18 +5,13 @@ DVC has no dependencies that exist for some values of a parameter only, so dvc.y
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
-import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+from components.datasets.revision import digits_digest, hashed, listing_digest, sizes_and_times
 from components.datasets.sources import place_of
 from components.params.schema import IngestParams, PipelineParams
-from components.running.digests import NOT_DATA, directory_digest, folder_md5s
-from segmodels.errors import InputError
+from components.running.digests import directory_digest, folder_md5s
 
 
 def source(params: PipelineParams, source: Path, cache: Path) -> None:
@@ -44,21 +39,14 @@ def _digest(params: IngestParams, cache: Path) -> str:
     if params.source == "folder":
         return _folder_digest(place_of(params), cache)
     if params.source == "s3":
-        return _listing_digest(str(params.path))
-    if params.source == "digits":
-        spec = importlib.util.find_spec("segmodels.data.digits")
-        assert spec is not None
-        assert spec.origin is not None
-        return _hash([Path(spec.origin).read_text(encoding="utf-8")])
-    return ""
+        return listing_digest(str(params.path))
+    return digits_digest() if params.source == "digits" else ""
 
 
 def _folder_digest(root: Path, cache: Path) -> str:
     """Of the contents; kept in ``cache`` with the sizes and times that the files had."""
-    if not root.is_dir():
-        raise InputError(f"dataset folder {root} is not there: check ingest.path")
-    seen = _hash(_sizes_and_times(root))
-    note = cache / "sources" / f"{_hash([str(root.absolute())])}.json"
+    seen = hashed(sizes_and_times(root))
+    note = cache / "sources" / f"{hashed([str(root.absolute())])}.json"
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -68,29 +56,3 @@ def _folder_digest(root: Path, cache: Path) -> str:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(known), encoding="utf-8")
     return known["digest"]
-
-
-def _sizes_and_times(root: Path) -> Iterable[Any]:
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if name not in NOT_DATA)
-        for name in sorted(names):
-            path = Path(folder) / name
-            try:
-                facts = path.stat()
-            except OSError:  # a dangling link: its file's own error comes when it is read
-                continue
-            yield str(path.relative_to(root)), facts.st_size, facts.st_mtime_ns
-
-
-def _listing_digest(url: str) -> str:
-    from components.storage.s3 import list_folder, s3_client, translate_errors
-
-    with translate_errors(url, connected=False):
-        return _hash(sorted((name, entry["ETag"], entry["Size"]) for name, entry in list_folder(s3_client(), url)))
-
-
-def _hash(parts: Iterable[Any]) -> str:
-    digest = hashlib.md5()
-    for part in parts:
-        digest.update(f"{part!r}\n".encode())
-    return digest.hexdigest()

@@ -10,17 +10,19 @@ from components.params.schema import PipelineParams
 
 CONFIRMED_BY = "confirmed_by_pipeline_run"
 """Tag of a model version: the last pipeline run that found nothing new since."""
+DATA_REVISION = "data_revision"
+"""Tag of a model version: the dataset's revision in the pipeline run that registered it."""
 
 
-def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchanged: bool = True) -> str:
-    """Compare data digest, code revision and what shapes a training (its parameters, the images' size) with those of
-    the champion.
+def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchanged: bool = True) -> str:
+    """Find the dataset's revision, and compare it, the code's revision and the parameters that shape a training (those
+    of the sections ``ingest`` and ``train`` and the images' size) with the champion's. Downloads no data.
 
-    Code with changes that are in no commit counts as new.
+    Code with uncommitted changes counts as new.
 
     Args:
-        params: all of params.yaml; the sections preprocess, train and register are read.
-        dataset: folder that ingest wrote.
+        params: all of params.yaml; the sections ingest, preprocess, train and register are read.
+        revision: file for the dataset's revision, see datasets/revision.py.
         decision: file for the answer.
         skip_unchanged: end the run where nothing has changed; false trains in any case.
 
@@ -28,24 +30,21 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
         What ``decision`` holds: ``train`` or ``skip``.
 
     Raises:
-        InputError: MLflow does not answer.
-        TransientError: MLflow stops answering.
+        InputError: the dataset's source or MLflow is not there or refuses.
+        TransientError: the dataset's source or MLflow stops answering.
     """
+    from components.datasets.revision import dataset_revision
     from components.tracking import runs
     from components.tracking.lineage import lineage
     from components.tracking.model_registry import Registry
-    from segmodels.data.manifest import Dataset
 
     registry = Registry(runs.mlflow_client(), params.register.name)
     champion = registry.champion()
-    now = lineage(
-        data_digest=Dataset.open(dataset).digest,
-        params=plain(params.train),
-        longer_side=params.preprocess.longer_side,
-    )
+    now = lineage(data_digest="", params=plain(params.train), longer_side=params.preprocess.longer_side)
+    now[DATA_REVISION] = dataset_revision(params.ingest)
     new = [
         what
-        for what in ("data_digest", "code_revision", "params_digest")
+        for what in (DATA_REVISION, "code_revision", "params_digest")
         if champion and champion.tags.get(what) != now[what]
     ]
     committed = now["code_revision"] != "unknown" and not now["code_revision"].endswith("-dirty")
@@ -62,11 +61,12 @@ def changed(params: PipelineParams, dataset: Path, decision: Path, skip_unchange
     else:
         answer = "skip"
         print(
-            f"nothing is new since the champion, version {champion.number} (data {now['data_digest']}, code"
-            f" {now['code_revision']}): the run ends here"
+            f"nothing is new since the champion, version {champion.number} (data"
+            f" {champion.tags.get('data_digest')}, code {now['code_revision']}): the run ends here"
         )
         if run := environment().pipeline_run:
             registry.set_tags(champion, {CONFIRMED_BY: run})
-    decision.parent.mkdir(parents=True, exist_ok=True)
-    decision.write_text(answer)
+    for file, text in ((revision, now[DATA_REVISION]), (decision, answer)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     return answer

@@ -2,15 +2,18 @@
 
 What a component passes beyond dvc.yaml's options:
     --copy-files: the next step runs on another machine.
+    --revision: what ``changed`` found at the dataset's source.
     --params-json, --set: params.yaml does not travel; a step gets its section, and the values that a run may change, as
       parameters.
-    --retry: a failure outside (exit code 75) is tried again here, because Kubeflow cannot tell it from wrong
+    --retry: a transient error (exit code 75) is retried in the pod, because Kubeflow cannot tell it from wrong
       parameters.
     --executor-input: where Kubeflow wants the outputs described, see executor_output.py.
 
-Kubeflow's cache looks at a task's image, command and parameters, and only at the *names* of its input artifacts. So
-every step after ingest takes the revision of the code and the digests of the data and of the artifacts that it reads,
-for the cache alone, and gives the digest of what it writes.
+Kubeflow's cache looks at a task's image, command and parameters, and at the ids of its input artifacts. An artifact of
+a cached task keeps its id, one of a task that ran gets a new id. So ``changed``, which is never cached, finds the
+dataset's revision without a download; ingest takes it as a parameter and is cached; and what follows ingest is cached
+until it or its own parameters change. ``code_revision`` is there for the cache alone, for images that are named by a
+tag.
 """
 
 # ruff: noqa: ARG001  (parameters that are for the cache, outputs that executor_output.py writes)
@@ -30,62 +33,42 @@ CHECKPOINTS = "data/checkpoints"
 """In the container's working directory, as in dvc.yaml."""
 
 
-def _step(name: str, params: Any, values: dict[str, Any], *options: Any) -> dsl.ContainerSpec:
-    """``python -m components name``; ``values`` are set on top of ``params``."""
-    sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-    arguments = [
-        "--params-json",
-        params,
-        *sets,
-        *options,
-        "--retry",
-        str(RETRIES),
-        "--executor-input",
-        dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER,
-    ]
+def _step(name: str, params: Any, values: dict[str, Any], **options: Any) -> dsl.ContainerSpec:
+    """``python -m components name``; ``values`` are set on top of ``params``, one JSON text or several."""
+    arguments: list[Any] = []
+    for section in params if isinstance(params, tuple) else (params,):
+        arguments += ["--params-json", section]
+    for key, value in values.items():
+        arguments += ["--set", f"{key}={value}"]
+    for key, value in options.items():
+        arguments += [f"--{key.replace('_', '-')}", getattr(value, "path", value)]
+    arguments += ["--retry", str(RETRIES), "--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER]
     return dsl.ContainerSpec(image=IMAGE, command=["python", "-m", "components", name], args=arguments)
 
 
-def _training_values(
-    model: Any, loss: Any, epochs: Any, batch_size: Any, learning_rate: Any, seed: Any
-) -> dict[str, Any]:
-    return {
-        "train.model": model,
-        "train.loss": loss,
-        "train.epochs": epochs,
-        "train.batch_size": batch_size,
-        "train.lr": learning_rate,
-        "train.seed": seed,
-    }
+def _place(source: Any, path: Any, repo: Any, rev: Any, layout: Any) -> dict[str, Any]:
+    names = ("source", "path", "repo", "rev", "layout")
+    return {f"ingest.{name}": value for name, value in zip(names, (source, path, repo, rev, layout), strict=True)}
+
+
+def _training(model: Any, loss: Any, epochs: Any, batch_size: Any, lr: Any, seed: Any) -> dict[str, Any]:
+    names = ("model", "loss", "epochs", "batch_size", "lr", "seed")
+    values = (model, loss, epochs, batch_size, lr, seed)
+    return {f"train.{name}": value for name, value in zip(names, values, strict=True)}
 
 
 @dsl.container_component
-def ingest(
-    dataset: Output[Dataset],
-    data_digest: OutputPath(str),  # type: ignore[valid-type]
-    params: str,
+def changed(
+    revision: OutputPath(str),  # type: ignore[valid-type]
+    decision: OutputPath(str),  # type: ignore[valid-type]
+    ingest_params: str,
+    preprocess_params: str,
+    train_params: str,
     source: str,
     path: str,
     repo: str,
     rev: str,
     layout: str,
-):
-    values = {
-        "ingest.source": source,
-        "ingest.path": path,
-        "ingest.repo": repo,
-        "ingest.rev": rev,
-        "ingest.layout": layout,
-    }
-    return _step("ingest", params, values, "--cache", CACHE, "--dataset", dataset.path, "--copy-files", "true")
-
-
-@dsl.container_component
-def changed(
-    dataset: Input[Dataset],
-    decision: OutputPath(str),  # type: ignore[valid-type]
-    params: str,
-    preprocess_params: str,
     model_name: str,
     loss: str,
     epochs: int,
@@ -95,23 +78,27 @@ def changed(
     registered_model: str,
     skip_unchanged: bool,
 ):
-    values = {
-        **_training_values(model_name, loss, epochs, batch_size, learning_rate, seed),
-        "register.name": registered_model,
-    }
-    return _step(
-        "changed",
-        params,
-        values,
-        "--params-json",
-        preprocess_params,
-        "--dataset",
-        dataset.path,
-        "--skip-unchanged",
-        skip_unchanged,
-        "--decision",
-        decision,
-    )
+    values = _place(source, path, repo, rev, layout)
+    values |= _training(model_name, loss, epochs, batch_size, learning_rate, seed)
+    values |= {"register.name": registered_model}
+    sections = (ingest_params, preprocess_params, train_params)
+    return _step("changed", sections, values, skip_unchanged=skip_unchanged, revision=revision, decision=decision)
+
+
+@dsl.container_component
+def ingest(
+    dataset: Output[Dataset],
+    params: str,
+    source: str,
+    path: str,
+    repo: str,
+    rev: str,
+    layout: str,
+    data_revision: str,
+    code_revision: str,
+):
+    values = _place(source, path, repo, rev, layout)
+    return _step("ingest", params, values, cache=CACHE, dataset=dataset, copy_files="true", revision=data_revision)
 
 
 @dsl.container_component
@@ -120,10 +107,9 @@ def validate(
     validation: Output[Artifact],
     data_docs: Output[HTML],
     params: str,
-    data_digest: str,
     code_revision: str,
 ):
-    return _step("validate", params, {}, "--dataset", dataset.path, "--validation", validation.path)
+    return _step("validate", params, {}, dataset=dataset, validation=validation)
 
 
 @dsl.container_component
@@ -131,21 +117,16 @@ def preprocess(
     dataset: Input[Dataset],
     validation: Input[Artifact],
     shards: Output[Dataset],
-    shards_digest: OutputPath(str),  # type: ignore[valid-type]
     params: str,
-    data_digest: str,
     code_revision: str,
 ):
-    return _step(
-        "preprocess", params, {}, "--dataset", dataset.path, "--validation", validation.path, "--shards", shards.path
-    )
+    return _step("preprocess", params, {}, dataset=dataset, validation=validation, shards=shards)
 
 
 @dsl.container_component
 def train(
     shards: Input[Dataset],
     model: Output[Model],
-    model_digest: OutputPath(str),  # type: ignore[valid-type]
     params: str,
     model_name: str,
     loss: str,
@@ -155,12 +136,10 @@ def train(
     seed: int,
     gpu_type: str,  # the pipeline asks for the GPUs; kfp hands a group only those parameters that a task in it takes
     gpu_count: int,
-    data_digest: str,
-    shards_digest: str,
     code_revision: str,
 ):
-    values = _training_values(model_name, loss, epochs, batch_size, learning_rate, seed)
-    return _step("train", params, values, "--shards", shards.path, "--checkpoints", CHECKPOINTS, "--model", model.path)
+    values = _training(model_name, loss, epochs, batch_size, learning_rate, seed)
+    return _step("train", params, values, shards=shards, checkpoints=CHECKPOINTS, model=model)
 
 
 @dsl.container_component
@@ -171,18 +150,12 @@ def evaluate(
     metrics: Output[Metrics],
     confusion: Output[ClassificationMetrics],
     pictures: Output[HTML],
-    evaluation_digest: OutputPath(str),  # type: ignore[valid-type]
     params: str,
     gpu_type: str,
     gpu_count: int,
-    data_digest: str,
-    shards_digest: str,
-    model_digest: str,
     code_revision: str,
 ):
-    return _step(
-        "evaluate", params, {}, "--shards", shards.path, "--model", model.path, "--evaluation", evaluation.path
-    )
+    return _step("evaluate", params, {}, shards=shards, model=model, evaluation=evaluation)
 
 
 @dsl.container_component
@@ -195,24 +168,13 @@ def register(
     params: str,
     registered_model: str,
     minimum_miou: float,
-    data_digest: str,
-    shards_digest: str,
-    model_digest: str,
-    evaluation_digest: str,
+    data_revision: str,  # a tag of the version, see executor_output.py
     code_revision: str,
 ):
     values = {"register.name": registered_model, "register.minimum": minimum_miou}
-    options = (
-        "--shards",
-        shards.path,
-        "--model",
-        model.path,
-        "--evaluation",
-        evaluation.path,
-        "--registration",
-        registration.path,
+    return _step(
+        "register", params, values, shards=shards, model=model, evaluation=evaluation, registration=registration
     )
-    return _step("register", params, values, *options)
 
 
 @dsl.container_component

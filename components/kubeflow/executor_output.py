@@ -1,4 +1,4 @@
-"""Describes a step's outputs to Kubeflow: executor_output.json, output parameters, and pages for its UI.
+"""Describes a step's outputs to Kubeflow: executor_output.json, and pages for its UI.
 
 Kubeflow hands a task its executor input: JSON with the name and place of every output and of the file for their
 description (executor_output.json). Without that file artifacts have no metadata, the UI no confusion matrix, and runs
@@ -17,7 +17,7 @@ from typing import Any
 from components.artifacts import CONFUSION, DATASET, DESCRIPTION, METRICS, REGISTRATION, REPORT, RUN, STATISTICS
 from components.environment import environment
 from components.kubeflow import artifact_pages
-from components.running.digests import folder_digest
+from components.kubeflow.changed import DATA_REVISION
 from segmodels.errors import InputError, TransientError
 
 
@@ -28,12 +28,10 @@ class Outputs:
     Attributes:
         metadata: artifact -> facts, shown beside it in the UI.
         files: artifact -> content, of those artifacts that the step itself does not write.
-        parameters: output parameter -> value.
     """
 
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    parameters: dict[str, str] = field(default_factory=dict)
 
 
 def write_executor_output(executor_input: str, artifact: str = "", folder: Path | None = None) -> None:
@@ -43,12 +41,13 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
         executor_input: Kubeflow's JSON.
         artifact: that the step wrote, ``writes`` in the table of steps; empty where it wrote none.
         folder: that holds the artifact.
+
+    Raises:
+        InputError: a file of the artifact is missing or damaged.
     """
-    wanted = json.loads(executor_input)["outputs"]
+    task = json.loads(executor_input)
+    wanted = task["outputs"]
     outputs = DESCRIBE[artifact](folder) if folder else Outputs()
-    for name, parameter in wanted.get("parameters", {}).items():
-        if name in outputs.parameters:
-            _write(Path(parameter["outputFile"]), outputs.parameters[name])
     described = {}
     for name, artifacts in wanted.get("artifacts", {}).items():
         uri = artifacts["artifacts"][0]["uri"]
@@ -56,6 +55,8 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
             _write(local_path(uri), outputs.files[name])
         described[name] = {"artifacts": [{"name": name, "uri": uri, "metadata": outputs.metadata.get(name, {})}]}
     _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1))
+    if artifact == "registration" and folder:
+        _tag_version(REGISTRATION.read(folder), task.get("inputs", {}).get("parameterValues", {}).get(DATA_REVISION))
 
 
 def keep_what_failed(output: Path) -> None:
@@ -104,7 +105,7 @@ def _dataset(dataset: Path) -> Outputs:
         "samples": facts["samples"],
         "source": facts["source"],
     }
-    return Outputs({"dataset": shown}, parameters={"data_digest": facts["digest"]})
+    return Outputs({"dataset": shown})
 
 
 def _validation(validation: Path) -> Outputs:
@@ -124,8 +125,7 @@ def _shards(shards: Path) -> Outputs:
                 "mean": statistics["mean"],
                 "std": statistics["std"],
             }
-        },
-        parameters={"shards_digest": folder_digest(shards)},
+        }
     )
 
 
@@ -140,8 +140,7 @@ def _model(folder: Path) -> Outputs:
                 **model["lineage"],
                 **model["metrics"],
             }
-        },
-        parameters={"model_digest": folder_digest(folder)},
+        }
     )
 
 
@@ -158,25 +157,24 @@ def _evaluation(evaluation: Path) -> Outputs:
             "confusion": json.dumps(confusion),
             "pictures": artifact_pages.evaluation(evaluation, metrics),
         },
-        parameters={"evaluation_digest": folder_digest(evaluation)},
     )
 
 
 def _registration(registration: Path) -> Outputs:
     facts = REGISTRATION.read(registration)
-    if run := environment().pipeline_run:
-        _remember_run(facts, run)
     shown = {key: facts[key] for key in ("name", "version", "uri", "alias", "reason", "metric", "value")}
     return Outputs({"registration": shown}, files={"model_card": artifact_pages.model_card(registration)})
 
 
-def _remember_run(facts: Mapping[str, Any], run: str) -> None:
-    """So that the notification finds the version."""
+def _tag_version(facts: Mapping[str, Any], data_revision: str | None) -> None:
+    """So that the notification finds the version, and the next run's step ``changed`` compares with it."""
     from components.kubeflow.notify import PIPELINE_RUN
     from components.tracking import runs
     from components.tracking.model_registry import Registry, Version
 
-    Registry(runs.mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), {PIPELINE_RUN: run})
+    tags = {PIPELINE_RUN: environment().pipeline_run, DATA_REVISION: data_revision}
+    if known := {name: value for name, value in tags.items() if value}:
+        Registry(runs.mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), known)
 
 
 DESCRIBE: dict[str, Callable[[Path], Outputs]] = {

@@ -38,7 +38,6 @@ STEPS = (
         "find the dataset at its revision and write its manifest",
         writes="dataset",
         keeps=("cache",),
-        cached=False,  # it looks for the dataset's newest revision
     ),
     Step(
         "validate",
@@ -83,9 +82,8 @@ CLUSTER_STEPS = (
     Step(
         "changed",
         "components.kubeflow.changed",
-        "decide whether data, code or parameters are new since the champion",
-        reads=("dataset",),
-        cached=False,  # it looks at the champion
+        "find the dataset's revision; decide whether data, code or parameters are new since the champion",
+        cached=False,  # it looks at the dataset's source and at the champion
     ),
     Step("notify", "components.kubeflow.notify", "send the outcome of a pipeline run to a webhook", cached=False),
 )
@@ -101,7 +99,7 @@ DVC_STEPS = (
         cached=False,
     ),
 )
-"""Further stages of dvc.yaml. On a cluster ingest itself looks at the source in every run."""
+"""Further stages of dvc.yaml. On a cluster ``changed`` looks at the source in every run."""
 
 COMMANDS = (
     Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),

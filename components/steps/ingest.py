@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.artifacts import CARRIED
+from components.datasets.revision import dataset_revision
 from components.datasets.sources import fetch
 from components.params.schema import IngestParams
 from components.running.atomic import written_folder
@@ -20,7 +21,9 @@ from segmodels.data.manifest import SPLITS, manifest_row, split_by_group, write_
 from segmodels.errors import InputError
 
 
-def ingest(params: IngestParams, dataset: Path, cache: Path, copy_files: bool = False) -> None:
+def ingest(
+    params: IngestParams, dataset: Path, cache: Path, copy_files: bool = False, revision: str | None = None
+) -> None:
     """Write ``manifest.parquet`` and ``dataset.json`` of the dataset that ``params`` names into the folder ``dataset``.
 
     A dataset in a folder is read where it is; nothing is copied. Its path (for the other sources that of ``cache``) is
@@ -32,12 +35,19 @@ def ingest(params: IngestParams, dataset: Path, cache: Path, copy_files: bool = 
         cache: folder for downloads and generated data, kept between runs.
         copy_files: put the data beside its manifest, for steps on other machines. A dataset in a folder stays where it
             is: it lies on a volume that those steps see too.
+        revision: that the dataset must have, see datasets/revision.py. None: any.
 
     Raises:
-        InputError: the dataset, its revision or one of its files is not there, or a split has no samples.
+        InputError: the dataset, its revision or one of its files is not there, a split has no samples, or the dataset
+            has another revision.
         TransientError: the network or a server failed for now.
     """
     data = fetch(params, cache)
+    if revision and (now := dataset_revision(params)) != revision:
+        raise InputError(
+            f"the dataset changed while the run was starting (its revision is {now}, expected {revision}): start a new"
+            " run"
+        )
     layout = open_layout(data.layout, data.root)
     samples = _in_our_splits(list(layout.samples()), params)
     if missing := [path for sample in samples for path in (sample.image, *sample.files) if path not in data.md5s]:

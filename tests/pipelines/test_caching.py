@@ -1,6 +1,4 @@
-"""Kubeflow's cache: what it takes for the same, and that changed data under the same branch name is never served from
-it.
-"""
+"""Kubeflow's cache: unchanged data is served from it, changed data under the same branch name never."""
 
 import subprocess
 from pathlib import Path
@@ -15,14 +13,22 @@ from small_dataset import write_small_dataset
 
 class KubeflowCache:
     """In the place of kfp.local's cache, with the key of the Kubeflow server (backend/src/v2/cacheutils/cache.go):
-    image, command and parameters, of artifacts the names alone, and no environment."""
+    image, command and parameters, of artifacts the ids alone (backend/src/v2/metadata/converter.go), no environment.
+
+    A task that runs makes artifacts with new ids, one that is served from the cache hands on those of the task that
+    ran (backend/src/v2/driver/cache.go). kfp.local gives each artifact of a task that ran an address of its own.
+    """
 
     def __init__(self) -> None:
         self.outputs: dict[str, Any] = {}
         self.keys: list[dict[str, Any]] = []
+        self.ids: dict[str, int] = {}  # by address
 
     def compute_key(self, *, image: str, full_command: list[str], arguments: dict[str, Any], **_: Any) -> str:
-        inputs = {name: value.name if isinstance(value, Artifact) else value for name, value in arguments.items()}
+        inputs = {
+            name: self.ids.setdefault(value.uri, len(self.ids) + 1) if isinstance(value, Artifact) else value
+            for name, value in arguments.items()
+        }
         self.keys.append({"image": image, "command": tuple(full_command), **inputs})
         return repr(sorted(self.keys[-1].items()))
 
@@ -67,22 +73,33 @@ def test_changed_data_under_the_same_branch_is_not_served_from_the_cache(
     Repo.init(str(repository)).close()
     commit(repository, seed=0)
 
-    def run() -> list[dict[str, Any]]:
+    def run(*assignments: str) -> list[dict[str, Any]]:
         cache.keys.clear()
+        place = ("dataset_source=dvc", f"dataset_repo={repository}", "dataset_rev=main", "dataset_path=data")
         with pytest.raises(RuntimeError, match="Inner task failed"):
-            cluster.run("dataset_source=dvc", f"dataset_repo={repository}", "dataset_rev=main", "dataset_path=data")
+            cluster.run(*place, *assignments)
         return list(cache.keys)
 
     run()
-    assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "notify"]
+    assert cluster.ran == ["changed", "ingest", "validate", "preprocess", "train", "notify"]
+    run()
+    assert cluster.ran == ["changed", "train", "notify"], "equal data is served from the cache"
+    (repository / "README.md").write_text("of the dataset")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "not the data")
     same = run()
-    assert cluster.ran == ["ingest", "changed", "train", "notify"], "equal data is served from the cache"
+    assert cluster.ran == ["changed", "train", "notify"], "a commit that leaves the data alone changes nothing"
+    run("epochs=2")
+    assert cluster.ran == ["changed", "train", "notify"], "other training parameters keep the data"
     commit(repository, seed=1)
     changed = run()
-    assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "notify"], "changed data is not"
-    for before, after in zip(same, changed, strict=True):
-        different = {name for name in before if before[name] != after[name]}
-        assert different in ({"data_digest"}, {"data_digest", "shards_digest"}), "Kubeflow sees no other difference"
+    assert cluster.ran == ["changed", "ingest", "validate", "preprocess", "train", "notify"], "changed data is not"
+    differences = [
+        {name for name in before if before[name] != after[name]} for before, after in zip(same, changed, strict=True)
+    ]
+    assert differences == [{"data_revision"}, {"dataset"}, {"dataset", "validation"}, {"shards"}], (
+        "Kubeflow sees no other difference"
+    )
 
 
 def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
@@ -91,32 +108,18 @@ def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
     cache = KubeflowCache()
     monkeypatch.setattr(task_executor.cache_module, "get_local_cache", lambda: cache)
     cluster = Cluster(tmp_path)  # this one trains
+    everything = ["changed", "ingest", "validate", "preprocess", "train", "evaluate", "register", "notify"]
     with cluster_here(cluster):
         cluster.run()
-        assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "evaluate", "register", "notify"]
+        assert cluster.ran == everything
         cluster.run("skip_unchanged=false")
-        assert cluster.ran == ["ingest", "changed", "notify"], "nothing is new"
+        assert cluster.ran == ["changed", "notify"], "nothing is new"
         cluster.run("seed=1")
-        assert cluster.ran == [
-            "ingest",
-            "changed",
-            "train",
-            "evaluate",
-            "register",
-            "notify",
-        ], "another model is measured and registered"
+        assert cluster.ran == ["changed", "train", "evaluate", "register", "notify"], "another model is measured"
         cluster.run('evaluate_params={"evaluate": {"overlays": 2}}', "skip_unchanged=false")
-        assert cluster.ran == ["ingest", "changed", "evaluate", "register", "notify"]
+        assert cluster.ran == ["changed", "evaluate", "register", "notify"]
         cluster.run('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}')
-        assert cluster.ran == [
-            "ingest",
-            "changed",
-            "preprocess",
-            "train",
-            "evaluate",
-            "register",
-            "notify",
-        ], "other shards are trained on"
+        assert cluster.ran == ["changed", *everything[3:]], "other shards are trained on"
 
 
 def test_image_and_code_are_in_the_key_of_every_step_that_may_be_cached(
@@ -127,8 +130,25 @@ def test_image_and_code_are_in_the_key_of_every_step_that_may_be_cached(
     with pytest.raises(RuntimeError, match="Inner task failed"):
         cluster.run(revision="2" * 40)
     steps = [key["command"][3] for key in cache.keys]
-    assert steps == ["validate", "preprocess", "train"]
+    assert steps == ["ingest", "validate", "preprocess", "train"]
     for key in cache.keys:
         assert key["code_revision"] == "2" * 40
         assert "@sha256:" in key["image"]
-        assert key["data_digest"].endswith(".dir")
+
+
+def test_data_that_changes_while_the_run_starts_is_not_taken_for_the_revision_that_was_found(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_small_dataset(tmp_path / "set", {"train": 6, "val": 2, "test": 2})
+    original = cluster.container
+
+    def container(*, command: list[str], **arguments: Any) -> int:
+        if command[3] == "ingest":
+            write_small_dataset(tmp_path / "set", {"train": 6, "val": 2, "test": 2}, seed=1)
+        return original(command=command, **arguments)
+
+    monkeypatch.setattr("kfp.local.docker_task_handler.run_docker_container", container)
+    with pytest.raises(RuntimeError, match="Inner task failed"):
+        cluster.run("dataset_source=folder", f"dataset_path={tmp_path / 'set'}")
+    assert cluster.ran == ["changed", "ingest", "notify"]
+    assert "error: the dataset changed while the run was starting" in capfd.readouterr().err

@@ -10,13 +10,13 @@ from kfp_here import Cluster, described
 @pytest.fixture(scope="module")
 def outputs(cluster: Cluster) -> Path:
     folder = cluster.run()
-    assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "evaluate", "register", "notify"]
+    assert cluster.ran == ["changed", "ingest", "validate", "preprocess", "train", "evaluate", "register", "notify"]
     return folder
 
 
 def test_every_output_is_there_and_described(outputs: Path) -> None:
-    digest = (outputs / "ingest" / "data_digest").read_text()
-    assert described(outputs, "ingest")["dataset"]["digest"] == digest
+    digest = described(outputs, "ingest")["dataset"]["digest"]
+    assert digest == json.loads((outputs / "ingest" / "dataset" / "dataset.json").read_text())["digest"]
     assert described(outputs, "validate")["validation"] == {"success": True}
     assert "<html" in (outputs / "validate" / "data_docs").read_text()
     assert described(outputs, "preprocess")["shards"]["digest"] == digest
@@ -51,7 +51,7 @@ def test_the_dataset_travels_with_its_manifest_once(outputs: Path) -> None:
 @pytest.mark.usefixtures("outputs")
 def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     cluster.run()
-    assert cluster.ran == ["ingest", "changed", "notify"]
+    assert cluster.ran == ["changed", "notify"]
     said = capfd.readouterr().out
     assert "nothing is new since the champion, version 1" in said
     assert "so nothing was trained" in said
@@ -66,8 +66,9 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
         (
             'ingest_params={"ingest": {"digits": {"train": 24, "val": 6, "test": 7, "size": 32, "seed": 0}}}',
             "1" * 40,
-            "version 1: data digest",
+            "version 1: data revision",
         ),
+        ('ingest_params={"ingest": {"split": {"seed": 1}}}', "1" * 40, "version 1: data revision"),
         ('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}', "1" * 40, "version 1: params digest"),
         ("skip_unchanged=false", "1" * 40, "training because skip_unchanged is false"),
         ("skip_unchanged=true", "1" * 40 + "-dirty", "which does not tell whether it is new"),
@@ -81,12 +82,12 @@ def test_a_run_with_something_new_trains(
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cluster, "unavailable", {"validate"})  # what comes after does not matter here
+    monkeypatch.setattr(cluster, "unavailable", {"ingest"})  # what comes after does not matter here
     if "-dirty" in revision:
         register_with(revision)
     with pytest.raises(RuntimeError, match="Inner task failed"):
         cluster.run(assignment, revision=revision)
-    assert cluster.ran == ["ingest", "changed", "validate", "notify"]
+    assert cluster.ran == ["changed", "ingest", "notify"]
     assert said in capfd.readouterr().out
 
 
@@ -94,7 +95,7 @@ def test_a_run_with_something_new_trains(
 def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="Inner task failed"):
         cluster.run('loss={"dise": 1.0}')
-    assert cluster.ran == ["ingest", "changed", "validate", "preprocess", "train", "notify"]
+    assert cluster.ran == ["changed", "ingest", "validate", "preprocess", "train", "notify"]
     captured = capfd.readouterr()
     assert "error: unknown loss 'dise'" in captured.err
     assert "tiny: training failed" in captured.out
