@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,8 +52,8 @@ class LabelMap:
                 " background too"
             )
         if len(set(self.classes)) != len(self.classes):
-            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
-            raise InputError(f"label map names {twice} more than once, expected distinct class names")
+            twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
+            raise InputError(f"label map names {twice[:5]} more than once, expected distinct class names")
         if len(self.palette) != len(self.classes):
             raise InputError(
                 f"label map has {len(self.palette)} colours for {len(self.classes)} classes, expected one each"

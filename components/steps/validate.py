@@ -1,4 +1,4 @@
-"""Open every sample, gather facts, check them; what is gravely wrong stops the pipeline."""
+"""Open every sample, gather facts and check them; a critical finding stops the pipeline."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from components.artifacts import FACTS, OVERVIEW, REPORT
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
 from components.running.wording import first_few
-from components.validation.checks import checks, tables
+from components.validation.checks import checks
 from components.validation.data_docs import make_offline, write_overview
 from components.validation.duplicate_images import with_duplicates
 from components.validation.great_expectations_suite import Finding, run_checks
 from components.validation.report import annotated, class_counts, make_report
 from components.validation.sample_facts import gather_facts
+from components.validation.tables import tables
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
 
@@ -44,7 +45,8 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
     with written_folder(failed) as folder:
         pages = folder / "docs" / "great_expectations"
         expected = checks(params, annotated(facts))
-        findings = run_checks(tables(facts, classes, opened.table), expected, f"dataset {opened.digest}", pages)
+        rows = tables(facts, classes, opened.table, opened.layout.assumed_void)
+        findings = run_checks(rows, expected, f"dataset {opened.digest}", pages)
         report = make_report(findings, facts, classes, opened)
         make_offline(pages)
         write_overview(report, folder / "docs", pages)

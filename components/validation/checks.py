@@ -1,20 +1,12 @@
-"""What is expected of a dataset: a table of checks, and the columns that they look at."""
+"""The table of checks of a dataset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import numpy as np
-import pyarrow as pa
+from typing import Any, Literal, NamedTuple
 
 from components.params.schema import ValidateParams
-from components.validation.report import ClassCounts, forms_of, sizes_of
-from segmodels.data.image_form import common_form
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Table = Literal["samples", "classes"]
 
@@ -38,13 +30,13 @@ class Check:
     Attributes:
         name: key in the report.
         severity: a critical failure stops the pipeline.
-        rule: what holds of every row.
-        expected: what should be, a sentence.
-        problem: what the rows that fail are.
-        advice: what to do about them.
+        rule: condition that every row meets.
+        expected: the condition as a sentence.
+        problem: name of the rows that fail, in the plural.
+        advice: next action for them.
         about: column that names a row that fails.
-        detail: column that tells more about it.
-        table: whose rows are checked.
+        detail: column with more about it.
+        table: the table whose rows are checked.
     """
 
     name: str
@@ -58,12 +50,13 @@ class Check:
     table: Table = "samples"
 
 
-OF_ANNOTATIONS = {"annotation", "annotation_error", "annotation_size", "unknown_labels", "void_share", "md5s", "pixels"}
+OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "md5s", "pixels",
+                  "jpeg_mask", "alpha_alone", "taken_for_void"}  # fmt: skip
 """Columns about annotations."""
 
 
 def checks(params: ValidateParams, annotated: bool) -> list[Check]:
-    """All that is expected, the gravest first; of images alone where no sample is ``annotated``."""
+    """All checks, the gravest first; those of images alone where no sample is ``annotated``."""
     return [
         check
         for check in _all_checks(params)
@@ -82,18 +75,23 @@ def _all_checks(params: ValidateParams) -> list[Check]:
         Check("annotation_readable", "critical", _null("annotation_error"),
               "Every mask can be read, and its values are meant as labels.",
               "masks that cannot be read", "replace or remove them", "annotation"),
-        Check("same_size", "critical", _equal("size", "annotation_size"), "Every mask has the size of its image.",
+        Check("same_size", "critical", _null("other_size"), "Every mask has the size of its image.",
               "masks of another size than their image", "export them again at the size of the image",
-              "annotation", "annotation_size"),
+              "annotation", "other_size"),
         Check("labels_known", "critical", _null("unknown_labels"),
               "Masks hold only labels that the dataset's classes name.",
               "masks with unknown labels", "correct them or add the labels to the dataset's classes",
               "annotation", "unknown_labels"),
+        Check("void_is_no_class", "critical", _null("taken_for_void"),
+              "No class lacks training pixels while masks hold 255, the id that is void by default.",
+              "classes without a training pixel while masks hold 255, which is void unless the classes file says"
+              " otherwise", "if 255 is the class, give it this id; if it is void, write `!ignore, 255`",
+              "class", "taken_for_void", "classes"),
         Check("something_labelled", "critical", _at_most("void_share", 1, strict=True), "No mask is void everywhere.",
               "masks that are void everywhere", "label them or remove the samples", "annotation"),
         Check("form_common", "critical", _null("unlike"),
               "All images have channels and a type that one model can take.",
-              "images of another form than the most", "convert or remove them", detail="unlike"),
+              "images whose channels or type do not fit the others", "convert or remove them", detail="unlike"),
         Check("large_enough", "critical", _at_least("shorter_side", side),
               f"No side of an image is shorter than {side} pixels (validate.min_side).",
               f"images with a side shorter than {side} pixels", "remove them or lower validate.min_side",
@@ -115,6 +113,21 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "look at the pairs; if they show the same scene, put them into one group", detail="near_duplicate_of"),
         Check("images_distinct", "warning", _distinct("split", "image_md5"), "No image is twice in a split.",
               "images that are more than once in their split", "remove the copies"),
+        Check("upright", "warning", _null("image_orientation"),
+              "No image has an EXIF or TIFF orientation that turns or mirrors it.",
+              "images that their EXIF or TIFF orientation turns or mirrors",
+              "they are read as viewers show them; look whether their masks fit that, and if not, draw them again or"
+              " remove the orientation tag", detail="image_orientation"),
+        Check("range_used", "warning", _null("narrow"), "Images of 16 bits use their range of values.",
+              "16-bit images that use a small part of their range",
+              "they train as they are; a model of 8-bit images sees them nearly black, so multiply the values (12 bits:"
+              " by 16) if they shall go with others", detail="narrow"),
+        Check("masks_lossless", "warning", _null("jpeg_mask"), "No mask is a JPEG file.", "masks in JPEG files",
+              "JPEG changes label values at edges: export masks as PNG", "annotation"),
+        Check("alpha_unused", "warning", _null("alpha_alone"),
+              "No mask holds its labels in the alpha channel, which is not read.",
+              "masks of one colour whose alpha channel alone differs between pixels",
+              "alpha is ignored: store the labels in the colour channels", "annotation"),
         Check("mostly_labelled", "warning", _at_most("void_share", params.max_void_share),
               f"No mask is void in more than {void} of its pixels (validate.max_void_share).",
               f"masks that are void in more than {void} of their pixels",
@@ -129,46 +142,6 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "they cannot be learnt or measured there; split again or drop the class", "class", "split", "classes"),
     ]
 # fmt: on
-
-
-def tables(facts: pa.Table, classes: ClassCounts, manifest: pa.Table) -> dict[Table, pd.DataFrame]:
-    """What the checks are run on: a row per sample, and a row per split and class.
-
-    Args:
-        facts: of the samples, with ``also_in`` and ``near_duplicate_of``.
-        classes: split -> class -> counts.
-        manifest: what ingest saw, in the same order.
-    """
-    import pandas as pd
-
-    text = ["id", "split", "image", "annotation", "image_error", "annotation_error", "image_md5", "also_in",
-            "near_duplicate_of"]  # fmt: skip
-    columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in text}
-    columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
-    columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
-    columns["ingested_md5s"] = [" ".join(md5s) or None for md5s in manifest.column("md5s").to_pylist()]
-    columns["size"], columns["annotation_size"] = sizes_of(facts, "size"), sizes_of(facts, "annotation_size")
-    columns["unknown_labels"] = [
-        ", ".join(map(str, labels)) if labels else None for labels in facts.column("unknown_labels").to_pylist()
-    ]
-    forms = forms_of(facts)
-    known = [form for form in forms if form is not None]
-    usual = max(known, key=known.count, default=None)
-    columns["form"] = [None if form is None else str(form) for form in forms]
-    columns["unlike"] = [
-        str(form) if form is not None and usual is not None and common_form((form, usual)) is None else None
-        for form in forms
-    ]
-    samples = pd.DataFrame(columns, dtype=object)
-    samples["void_share"] = facts.column("void_share").to_numpy()
-    sides = (size and min(size[-2:]) for size in facts.column("size").to_pylist())
-    samples["shorter_side"] = np.array([np.nan if side is None else side for side in sides], dtype=np.float64)
-    rows = [
-        {"split": split, "class": name, **counts}
-        for split, by_class in classes.items()
-        for name, counts in by_class.items()
-    ]
-    return {"samples": samples, "classes": pd.DataFrame(rows)}
 
 
 def _null(column: str) -> Rule:

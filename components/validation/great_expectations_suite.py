@@ -30,7 +30,7 @@ def run_checks(
     """Run the checks and write Great Expectations' own pages about them into the folder ``pages``.
 
     Args:
-        tables: columns as in ``checks.tables``.
+        tables: columns as in ``tables.tables``.
         run_name: title of the run on the pages.
     """
     import great_expectations as gx

@@ -1,4 +1,4 @@
-"""What there is to know about each sample: its files are opened, decoded and measured, on all cores."""
+"""Facts about each sample: its files are opened, decoded and measured, on all cores."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from components.running.digests import file_md5
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
 from segmodels.annotations import Annotation
+from segmodels.data.decoding import orientation
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
@@ -40,9 +41,13 @@ FACTS = pa.schema(
         ("md5s", pa.list_(pa.string())),  # of all files but the image
         ("image_mode", pa.string()),  # of the file: L, RGB, P, 1, I;16, ... as Pillow names them
         ("annotation_mode", pa.string()),
+        ("annotation_format", pa.string()),  # of the file: PNG, JPEG, ...; null where it is no picture
+        ("alpha_alone", pa.bool_()),  # whether only the alpha of the annotation's file tells its pixels apart
+        ("image_orientation", pa.int32()),  # of EXIF or TIFF, 2..8; null for upright images
         ("image_bits", pa.int32()),  # per channel, in the file
         ("annotation_bits", pa.int32()),
         ("dtype", pa.string()),  # of the image
+        ("highest", pa.int32()),  # value of an image of 16 bits
         ("channels", pa.int32()),
         ("size", pa.list_(pa.int32())),  # (height, width) or (depth, height, width) of the image
         ("annotation_size", pa.list_(pa.int32())),
@@ -129,6 +134,7 @@ def _of_image(image: NDArray, sample: Sample) -> dict[str, Any]:
     return {
         "dtype": form.dtype.name,
         "channels": form.channels,
+        "highest": int(image.max()) if image.dtype == np.uint16 else None,
         "size": list(image.shape[:-1]),
         "image_hash": perceptual_hash(image),
     }
@@ -168,10 +174,16 @@ def _of_file(part: str, path: Path) -> dict[str, Any]:
             coding = picture.tile[0].args if picture.tile else None
             raw = coding if isinstance(coding, str) else str(coding[0]) if coding else ""
             bits = re.search(r";(\d+)", raw)  # raw modes are such as L;4, RGB;16B
+            turned = orientation(picture)
             facts |= {
+                f"{part}_format": picture.format,
+                f"{part}_orientation": turned if turned in range(2, 9) else None,
                 f"{part}_mode": picture.mode,
                 f"{part}_bits": int(bits[1]) if bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8),
             }
+            if part == "annotation" and picture.mode in ("LA", "PA", "RGBA"):
+                *others, alpha = (channel.getextrema() for channel in picture.split())
+                facts["alpha_alone"] = alpha[0] != alpha[1] and all(low == high for low, high in others)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         pass  # reading the sample tells what is wrong, if anything is
     return facts

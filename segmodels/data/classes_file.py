@@ -5,6 +5,7 @@ forms.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from segmodels.errors import InputError, nearest
 from segmodels.labels import LabelMap
 
 IGNORED, THINGS = "!ignore", "!things"
+VOID = 255
+"""Label id that is void unless the file says otherwise."""
+
 IGNORED_COLOR_ID = 65535
 """Label id of pixels whose colour is ignored without having an id of its own."""
 
@@ -29,17 +33,19 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """What the file says.
+    """The content of the file.
 
     Attributes:
         labels: without things.
         colors: label ids of the colours that the file gives.
-        things: train ids of the classes that the file names as things; None where it says nothing of them.
+        things: train ids of the classes that the file names as things; None where it names none.
+        assumed_void: label id that is void by default, as the file neither ignores anything nor gives a class this id.
     """
 
     labels: LabelMap
     colors: Mapping[Color, int]
     things: frozenset[int] | None
+    assumed_void: int | None
 
 
 def read_classes(root: Path) -> Classes:
@@ -78,14 +84,14 @@ def _classes(entries: Sequence[Entry], things: Sequence[str] | None) -> Classes:
     ignored = [entry for entry in entries if entry.name == IGNORED]
     ids = [place if entry.id is None else entry.id for place, entry in enumerate(named)]
     void = [IGNORED_COLOR_ID if entry.id is None else entry.id for entry in ignored]
-    if not any(entry.id is not None for entry in ignored) and 255 not in ids:
-        void.append(255)
-    if twice := sorted({source for source in ids if ids.count(source) > 1}):
-        raise InputError(f"the ids {twice} are given to more than one class, expected distinct ids")
+    if default := not any(entry.id is not None for entry in ignored) and VOID not in ids:
+        void.append(VOID)
+    if twice := sorted(source for source, count in Counter(ids).items() if count > 1):
+        raise InputError(f"the ids {_some(twice)} are given to more than one class, expected distinct ids")
     if both := sorted(set(void) & set(ids)):
-        raise InputError(f"the ids {both} are both classes and ignored, remove one")
+        raise InputError(f"the ids {_some(both)} are both classes and ignored: remove one")
     if outside := [source for source in (*ids, *void) if not 0 <= source < 65536]:
-        raise InputError(f"the ids {outside} are out of range, expected 0..65535")
+        raise InputError(f"the ids {_some(outside)} are out of range, expected 0..65535")
 
     given = [entry.color for entry in named if entry.color is not None]
     if given and len(given) != len(named):
@@ -101,9 +107,15 @@ def _classes(entries: Sequence[Entry], things: Sequence[str] | None) -> Classes:
     }
     if given and len(set(given)) < len(given):
         raise InputError("two classes have the same colour, expected distinct colours")
-    if unknown := [name for name in things or () if name not in names]:
+    numbers = {name: number for number, name in enumerate(names)}
+    if unknown := [name for name in things or () if name not in numbers]:
         raise nearest("class among the things", unknown[0], names)
-    return Classes(labels, colors, None if things is None else frozenset(map(names.index, things)))
+    assumed = VOID if default and not ignored else None
+    return Classes(labels, colors, None if things is None else frozenset(numbers[name] for name in things), assumed)
+
+
+def _some(ids: Sequence[int], limit: int = 5) -> str:
+    return str(list(ids[:limit])) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
 
 
 def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
@@ -131,7 +143,7 @@ def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
         except ValueError:
             forms = "'name', 'name, id', 'name, red, green, blue' or 'name, red, green, blue, id'"
             raise InputError(
-                f"{path} line {number} is {line.strip()!r}, expected {forms} with colours 0..255"
+                f"{path} line {number} is {line.strip()[:100]!r}, expected {forms} with colours 0..255"
             ) from None
     return entries, things
 

@@ -2,13 +2,14 @@
 
 Pillow decodes, not OpenCV: it gives the palette index where OpenCV expands palettes to colours, refuses truncated
 files, and keeps libpng's messages off stderr. ``deep_images.py`` reads what Pillow cannot hold: more than three
-channels, or 16 bits in several of them. EXIF orientation is ignored for images and masks alike, as annotation tools
-draw masks over the stored pixels.
+channels, or 16 bits in several of them. Images and masks alike are turned as their EXIF or TIFF orientation asks: as
+viewers, browsers and the annotation tools in them show them.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,11 @@ as Ghostscript.
 """
 
 Color = tuple[int, int, int]
+
+ORIENTATION = 0x0112
+"""EXIF and TIFF tag."""
+
+JPEG_MASK = "JPEG changes label values when it compresses: export masks as PNG"
 
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -48,7 +54,7 @@ def decode_image(data: bytes, name: str | Path) -> np.ndarray:
 
 
 def read_pixels(path: str | Path) -> np.ndarray:
-    """Decode an image as stored: ``(H, W, C)`` uint8, uint16, int16 or float32.
+    """Decode an image with its own channels and type: ``(H, W, C)`` uint8, uint16, int16 or float32, upright.
 
     Palettes are expanded to RGB, CMYK is converted, 1-bit pixels become 0 and 255, the alpha of pictures is dropped.
     TIFF files have any number of channels; those above 8 bits keep all of them, since a fourth one is most often near
@@ -65,6 +71,19 @@ def decode_pixels(data: bytes, name: str | Path) -> np.ndarray:
     if data[:4] in deep_images.TIFF_MAGIC and (bands := deep_images.tiff_bands(data, name)) is not None:
         return bands
     picture = _decode(data, name)
+    return geometry.upright(_pixels(picture, data, name), orientation(picture))
+
+
+def orientation(picture: Image.Image) -> int:
+    """1..8, as EXIF counts them; 1, upright, where the file says nothing that can be read."""
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):
+        return 1
+
+
+def _pixels(picture: Image.Image, data: bytes, name: str | Path) -> np.ndarray:
+    """``(H, W, C)`` in the order of the file."""
     if picture.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
         return deep_images.deep_png(data)
     if picture.mode.startswith("I;16"):
@@ -120,7 +139,8 @@ def read_pages(path: str | Path) -> np.ndarray:
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
         shapes = sorted({page.shape for page in pages})
         raise InputError(f"file {path} has pages of the shapes {shapes}, expected grey ones of one size: convert it")
-    return np.stack(pages).astype(np.int64) // picture.info.get("grey step", 1)
+    values = np.stack(pages).astype(np.int64) // picture.info.get("grey step", 1)
+    return np.moveaxis(geometry.upright(np.moveaxis(values, 0, -1), orientation(picture)), -1, 0)
 
 
 def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
@@ -134,6 +154,11 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
         InputError: missing, truncated, broken, or colours that mean nothing; names the file.
     """
     picture = _decode(_read(path), path)
+    return geometry.upright(_label_ids(picture, path, palette or {}), orientation(picture))
+
+
+def _label_ids(picture: Image.Image, path: str | Path, palette: Mapping[Color, int]) -> np.ndarray:
+    """``(H, W)`` in the order of the file."""
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8)
     if picture.mode == "L":
@@ -147,15 +172,16 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
             f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids"
         )
     colors = np.asarray(picture)[:, :, :3]
-    ids, unknown = _ids_of_colors(colors, palette or {})
+    ids, unknown = _ids_of_colors(colors, palette)
     if not unknown.any():
         return ids
     if (colors == colors[:, :, :1]).all():
         return colors[:, :, 0].copy()
     example = tuple(int(value) for value in colors[unknown][0])
+    lossy = f"; {JPEG_MASK}" if picture.format == "JPEG" else ""
     raise InputError(
         f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours,"
-        " or store label ids in grey"
+        f" or store label ids in grey{lossy}"
     )
 
 

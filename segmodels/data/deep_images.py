@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segmodels.data import geometry
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def deep_png(data: bytes) -> NDArray[np.uint16]:
 
 
 def tiff_bands(data: bytes, name: str | Path) -> NDArray | None:
-    """The channels ``(H, W, C)`` of the first page of a TIFF file: uint8, uint16, int16 or float32.
+    """The channels ``(H, W, C)`` of the first page of a TIFF file, upright: uint8, uint16, int16 or float32.
 
     None for pictures that Pillow reads: 8 bits in up to three channels and alpha, 16-bit grey, palettes, CMYK.
 
@@ -57,7 +58,7 @@ def tiff_bands(data: bytes, name: str | Path) -> NDArray | None:
                 raise InputError(f"file {name} is truncated ({len(data)} bytes): replace it")
             bands = _decoded(page, data, name)
             kept = bands.shape[-1] - (_alpha(page) if page.dtype == np.uint8 else 0)
-            return np.ascontiguousarray(bands[..., :kept])
+            return geometry.upright(bands[..., :kept], int(page.tags.valueof("Orientation", default=1)))
     except InputError:
         raise
     except (TiffFileError, OSError, ValueError, KeyError, IndexError, RuntimeError, zlib.error) as error:

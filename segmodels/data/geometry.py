@@ -58,6 +58,19 @@ def flip(array: NDArray, axes: Sequence[int], spatial_dims: int) -> NDArray:
     return np.flip(array, tuple(axes)) if axes else array
 
 
+def upright(array: NDArray, orientation: int) -> NDArray:
+    """The stored pixels ``(H, W, ...)`` as viewers show them.
+
+    Args:
+        orientation: 1..8, as the tag Orientation of EXIF and TIFF 6.0 counts them; 1 and unknown numbers change
+            nothing.
+    """
+    if orientation in (5, 6, 7, 8):
+        array = np.swapaxes(array, 0, 1)
+    down, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(array[:: -1 if down else 1, :: -1 if right else 1])
+
+
 def _few_channels(image: NDArray) -> list[NDArray]:
     channels = image.shape[-1]
     return [

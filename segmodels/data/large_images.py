@@ -137,8 +137,8 @@ def is_large(path: Path) -> bool:
 def open_rows(path: Path) -> Iterator[ImageRows]:
     """The rows of an image, pixels as ``read_image`` gives them.
 
-    TIFF files in grey or RGB of 8 or 16 bits, uncompressed or deflated, in strips or tiles, are read as they are
-    needed. All others are read whole.
+    Upright TIFF files in grey or RGB of 8 or 16 bits, uncompressed or deflated, in strips or tiles, are read a few rows
+    at a time. All others are read whole.
 
     Raises:
         InputError: as ``read_image``.
@@ -203,6 +203,7 @@ def _decodable(page: TiffPage) -> bool:
     return (
         page.compression in (NONE, ADOBE_DEFLATE, DEFLATE)
         and page.planarconfig == CONTIGUOUS
+        and page.tags.valueof("Orientation", default=1) == 1
         and (page.photometric, page.samplesperpixel) in ((BLACK_IS_ZERO, 1), (RGB, 3), (RGB, 4))
         and page.extrasamples != (PREMULTIPLIED_ALPHA,)
         and page.dtype in (np.uint8, np.uint16)

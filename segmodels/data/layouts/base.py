@@ -54,10 +54,12 @@ class Layout(ABC):
     Attributes:
         name: that it is registered under.
         tree: what the folder looks like, for people to compare with.
+        assumed_void: label id that counts as void by a default of the layout, not because the dataset says so.
     """
 
     name: ClassVar[str]
     tree: ClassVar[str]
+    assumed_void: int | None = None
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)

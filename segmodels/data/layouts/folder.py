@@ -80,6 +80,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
         self._classes: Classes = read_classes(self.root)
+        self.assumed_void = self._classes.assumed_void
 
     @cached_property
     def labels(self) -> LabelMap:

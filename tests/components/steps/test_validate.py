@@ -27,6 +27,7 @@ from components.params.schema import IngestParams, ValidateParams
 from components.running.digests import file_md5
 from components.steps.ingest import ingest
 from components.steps.validate import validate
+from segmodels.data.decoding import ORIENTATION
 from segmodels.errors import InputError
 
 SPLITS = {"train": 8, "val": 4, "test": 4}
@@ -104,7 +105,7 @@ def test_a_sound_dataset_passes_without_a_word_to_other_hosts(
     assert (row["dtype"], row["channels"], row["objects"]) == ("uint8", 3, 0)
     assert report["form"] == {"dtype": "uint8", "channels": 3, "spatial_dims": 2}
     assert sum(row["class_pixels"]) == 48 * 64
-    assert "16 samples passed 18 of 18 checks" in capsys.readouterr().out
+    assert "16 samples passed 23 of 23 checks" in capsys.readouterr().out
     assert contacted == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
 
@@ -245,6 +246,32 @@ def colors_without_meaning(root: Path) -> None:
     write(mask(root, 3), Image.fromarray(np.dstack([labels(0, 1), labels(1, 0), labels(0, 0)]).astype(np.uint8)))
 
 
+def object_is_255(root: Path) -> None:
+    for path in (root / "masks").rglob("*.png"):
+        write(path, Image.fromarray(np.asarray(Image.open(path)) * np.uint8(255)))
+
+
+def jpeg_mask(root: Path, number: int) -> None:
+    mask(root, number).unlink()
+    Image.fromarray((labels(0, 1) * np.eye(SIZE[1], SIZE[0])).astype(np.uint8) * 9).save(
+        mask(root, number).with_suffix(".jpg")
+    )
+
+
+def turned_photo(root: Path, number: int) -> None:
+    """Over whose stored pixels the mask was drawn."""
+    picture = Image.open(image(root, number))
+    picture.getexif()[ORIENTATION] = 6
+    picture.save(image(root, number), exif=picture.getexif())
+
+
+def twelve_bits_among_eight(root: Path, number: int) -> None:
+    write(
+        image(root, number),
+        Image.fromarray(np.asarray(Image.open(image(root, number)).convert("L")).astype(np.uint16) * 16 + 15),
+    )
+
+
 def too_small(root: Path) -> None:
     write(image(root, 3), Image.open(image(root, 3)).resize((40, 15)))
     write(mask(root, 3), Image.fromarray(np.zeros((15, 40), np.uint8)))
@@ -287,6 +314,14 @@ BAD = [
             r" classes"
         ),
     ),
+    (
+        object_is_255,
+        (
+            r"classes without a training pixel while masks hold 255, which is void unless the classes file says"
+            r" otherwise, object \(write `object, 255`\): if 255 is the class, give it this id; if it is void, write"
+            r" `!ignore, 255`"
+        ),
+    ),
     (all_void, r"masks that are void everywhere, masks/train/003\.png: label them or remove the samples"),
     (
         colors_without_meaning,
@@ -316,6 +351,23 @@ def test_a_bad_sample_is_one_sentence_and_the_report_lies_beside(
     assert [entry["count"] for entry in report["critical"]] == [1]
     assert len(facts) == 16
     assert "critical checks that failed: 1" in (tmp_path / "validation.failed" / "docs" / "index.html").read_text()
+
+
+def test_known_causes_of_failures_are_named(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for number, cause in enumerate((jpeg_mask, turned_photo, twelve_bits_among_eight)):
+            cause(root, number)
+
+    ingested(tmp_path, change)
+    expected = (
+        r"masks of another size than their image, masks/train/001\.png \(64x48: the image's EXIF orientation 6"
+        r" exchanges width and height, and the mask was drawn over the stored pixels\): export .*; masks with unknown"
+        r" labels, masks/train/000\.jpg \([\d, ]+; JPEG changes label values when it compresses: export masks as PNG\): .*;"
+        r" images whose channels or type do not fit the others, images/train/002\.png \(images of 1 channel uint16,"
+        r" values up to \d{4} of 65535, beside images of 8 bits\): convert or remove them; "
+    )
+    with pytest.raises(InputError, match=expected):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
 
 
 def test_files_that_changed_or_vanished_after_ingest_are_told(tmp_path: Path) -> None:
@@ -446,7 +498,7 @@ def test_images_without_texture_do_not_look_like_one_another(tmp_path: Path) -> 
 
 def test_void_sizes_and_classes_are_warned_about(tmp_path: Path) -> None:
     def change(root: Path) -> None:
-        (root / "classes.txt").write_text("background\nobject\nghost\n")
+        (root / "classes.txt").write_text("background\nobject\nghost\n!ignore, 255\n")
         write(mask(root, 5), Image.fromarray(labels(*[255] * 15, 1).astype(np.uint8)))
         write(image(root, 6), Image.open(image(root, 6)).crop((0, 0, 40, 40)))
         write(mask(root, 6), Image.fromarray(np.zeros((40, 40), np.uint8)))
@@ -462,6 +514,32 @@ def test_void_sizes_and_classes_are_warned_about(tmp_path: Path) -> None:
     }
     assert report["sizes"] == {"64x48": 15, "40x40": 1}
     assert report["classes"]["val"]["ghost"] == {"pixels": SIZE[0] * SIZE[1], "samples": 1}
+
+
+def test_turned_photos_masks_in_alpha_and_nearly_empty_ranges_are_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for path in (root / "images").rglob("*.png"):
+            picture = Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16)
+            exif = Image.Exif()
+            exif[ORIENTATION] = 3 if path == image(root, 3) else 1
+            picture.save(path, exif=exif)
+        write(mask(root, 2), Image.fromarray(np.dstack([labels(1)] * 3 + [labels(0, 255)]).astype(np.uint8), "RGBA"))
+        flat = Image.fromarray(np.zeros(SIZE[::-1], np.uint8))
+        mask(root, 4).unlink()
+        flat.save(mask(root, 4).with_suffix(".jpg"))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    found = warnings(report)
+    top = max(row["highest"] for row in facts.values())
+    assert report["form"] == {"dtype": "uint16", "channels": 1, "spatial_dims": 2}
+    assert top < 4096
+    assert found.pop("range_used")[0] == f"images/train/000.png (values up to {top} of 65535)"
+    assert found == {
+        "upright": ["images/train/003.png (3)"],
+        "alpha_unused": ["masks/train/002.png"],
+        "masks_lossless": ["masks/train/004.jpg"],
+    }
 
 
 # Pages

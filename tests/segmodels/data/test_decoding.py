@@ -10,10 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 from small_folder import IMAGE, MASK, RNG, save
 
-from segmodels.data.decoding import converted, read_image, read_mask, read_pages, read_pixels
+from segmodels.data.decoding import ORIENTATION, converted, read_image, read_mask, read_pages, read_pixels
+from segmodels.data.large_images import open_rows
 from segmodels.errors import InputError
 
 # Image files
@@ -58,10 +59,40 @@ def test_a_cmyk_image_is_converted(tmp_path):
     assert np.abs(image.astype(int) - flat).max() < 12
 
 
-def test_exif_orientation_is_ignored(tmp_path):
+def tagged(orientation: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees
-    assert read_image(save(tmp_path / "a.jpg", IMAGE, exif=exif)).shape == IMAGE.shape
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_and_masks_of_every_kind_are_turned_as_viewers_do(tmp_path, orientation):
+    def shown(array):
+        picture = Image.fromarray(array)
+        picture.getexif()[ORIENTATION] = orientation
+        return np.asarray(ImageOps.exif_transpose(picture))
+
+    tag = tagged(orientation)
+    for name in ("a.png", "a.tif"):
+        np.testing.assert_array_equal(read_image(save(tmp_path / name, IMAGE, exif=tag)), shown(IMAGE))
+        np.testing.assert_array_equal(read_mask(save(tmp_path / name, MASK, exif=tag)), shown(MASK))
+        np.testing.assert_array_equal(read_pages(save(tmp_path / name, MASK, exif=tag)), shown(MASK)[None])
+        with open_rows(save(tmp_path / name, IMAGE, exif=tag)) as rows:
+            np.testing.assert_array_equal(rows.read(0, rows.height), shown(IMAGE))
+    jpeg = read_image(save(tmp_path / "a.jpg", IMAGE, exif=tag, quality=95))
+    np.testing.assert_array_equal(jpeg, shown(read_image(save(tmp_path / "b.jpg", IMAGE, quality=95))))
+    where = ("Orientation", "H", 1, orientation, True)
+    tifffile.imwrite(tmp_path / "deep.tif", DEEP, photometric="minisblack", planarconfig="contig", extratags=[where])
+    bands = [shown(DEEP[:, :, band].astype(np.int32)) for band in range(4)]
+    stored(tmp_path / "deep.tif", np.stack(bands, axis=-1).astype(np.uint16))
+
+
+def test_a_broken_exif_block_turns_nothing(tmp_path):
+    path = save(tmp_path / "a.jpg", IMAGE, exif=tagged(6))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"Exif\0\0MM\0*\0\0\0\x08", b"Exif\0\0MM\0*\xff\xff\xff\xf8"))
+    assert path.read_bytes() != data
+    assert read_image(path).shape == IMAGE.shape
 
 
 def test_a_floating_point_image_is_refused(tmp_path):

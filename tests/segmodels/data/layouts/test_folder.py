@@ -1,6 +1,7 @@
 """The layout ``folder``: files that belong together, splits, classes, and what is wrong with them."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -133,6 +134,31 @@ def test_a_mask_with_an_unknown_label_is_refused(tmp_path):
 
 
 # The classes file
+
+
+@pytest.mark.parametrize(
+    ("lines", "assumed"),
+    [
+        ("sky\nroad\n", 255),
+        ("sky\nroad, 255\n", None),
+        ("sky\nroad\n!ignore, 255\n", None),
+        ("sky\nroad\n!ignore, 7\n", None),
+    ],
+)
+def test_255_is_void_by_default_alone_where_the_file_says_nothing_of_it(tmp_path, lines, assumed):
+    (folder(tmp_path) / "classes.txt").write_text(lines)
+    assert open_layout("folder", tmp_path).assumed_void == assumed
+
+
+def test_a_long_list_of_classes_is_read_at_once_and_refused_briefly(tmp_path):
+    names = [f"c{number}" for number in range(70_000)]
+    (folder(tmp_path) / "classes.txt").write_text("\n".join([*names, "!things, " + ", ".join(names)]))
+    start = time.process_time()
+    with pytest.raises(InputError, match=r"the ids \[65536, .*\] and 4459 more are out of range") as error:
+        open_layout("folder", tmp_path)
+    assert time.process_time() - start < 5
+    assert len(str(error.value)) < 300
+
 
 TEXT = "# my classes\nsky, 4\n\nroad crossing, 7\n!ignore, 0\n!ignore, 9\n"
 JSON = {"classes": [{"name": "sky", "id": 4}, {"name": "road crossing", "id": 7}], "ignore": [0, 9]}

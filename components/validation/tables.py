@@ -1,0 +1,109 @@
+"""The tables that checks are run on: a row per sample, and a row per split and class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from components.running.wording import first_few
+from components.validation.checks import Table
+from components.validation.report import ClassCounts, forms_of, sizes_of
+from segmodels.data.decoding import JPEG_MASK
+from segmodels.data.image_form import ImageForm, common_form
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NARROW = 2**13
+"""Values of 16 bits below this use an eighth of the range: those of cameras and scanners of 12 or 13 bits."""
+
+SIDEWAYS = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
+
+
+def tables(
+    facts: pa.Table, classes: ClassCounts, manifest: pa.Table, assumed_void: int | None = None
+) -> dict[Table, pd.DataFrame]:
+    """Both tables, with the columns that ``checks`` names.
+
+    Args:
+        facts: of the samples, with ``also_in`` and ``near_duplicate_of``.
+        classes: split -> class -> counts.
+        manifest: rows as ingest wrote them, in the same order.
+        assumed_void: label id that is void by a default of the layout, see ``Layout``.
+    """
+    import pandas as pd
+
+    as_they_are = ["id", "split", "image", "annotation", "image_error", "annotation_error", "image_md5", "also_in",
+                   "near_duplicate_of", "image_orientation"]  # fmt: skip
+    columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in as_they_are}
+    columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
+    columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
+    columns["ingested_md5s"] = [" ".join(md5s) or None for md5s in manifest.column("md5s").to_pylist()]
+    columns["size"] = sizes_of(facts, "size")
+    columns["other_size"] = _other_sizes(facts)
+    formats = facts.column("annotation_format").to_pylist()
+    columns["jpeg_mask"] = ["JPEG" if name == "JPEG" else None for name in formats]
+    columns["unknown_labels"] = [
+        first_few([str(label) for label in labels]) + (f"; {JPEG_MASK}" if name == "JPEG" else "") if labels else None
+        for labels, name in zip(facts.column("unknown_labels").to_pylist(), formats, strict=True)
+    ]
+    columns["alpha_alone"] = [alone or None for alone in facts.column("alpha_alone").to_pylist()]
+    columns |= _forms(forms_of(facts), facts.column("highest").to_pylist())
+    samples = pd.DataFrame(columns, dtype=object)
+    samples["void_share"] = facts.column("void_share").to_numpy()
+    sides = (size and min(size[-2:]) for size in facts.column("size").to_pylist())
+    samples["shorter_side"] = np.array([np.nan if side is None else side for side in sides], dtype=np.float64)
+    void = assumed_void if (samples["void_share"][samples["split"] == "train"] > 0).any() else None
+    rows = [
+        {"split": split, "class": name, **counts, "taken_for_void": _meant_by_void(split, name, counts, void)}
+        for split, by_class in classes.items()
+        for name, counts in by_class.items()
+    ]
+    return {"samples": samples, "classes": pd.DataFrame(rows)}
+
+
+def _other_sizes(facts: pa.Table) -> list[str | None]:
+    """Sizes of annotations that differ from their image's, with the cause where it shows."""
+    found: list[str | None] = []
+    sizes, orientations = sizes_of(facts, "annotation_size"), facts.column("image_orientation").to_pylist()
+    pairs = zip(facts.column("size").to_pylist(), facts.column("annotation_size").to_pylist(), strict=True)
+    for (size, other), text, orientation in zip(pairs, sizes, orientations, strict=True):
+        if size is None or other is None or size == other:
+            found.append(None)
+        elif size != other[::-1]:
+            found.append(text)
+        elif orientation in SIDEWAYS:
+            found.append(
+                f"{text}: the image's EXIF orientation {orientation} exchanges width and height, and the mask was drawn"
+                " over the stored pixels"
+            )
+        else:
+            found.append(f"{text}: width and height are exchanged, and the image has no EXIF orientation that does so")
+    return found
+
+
+def _forms(forms: list[ImageForm | None], highest: list[int | None]) -> dict[str, list[str | None]]:
+    """The columns about channels, types and ranges of images."""
+    known = [form for form in forms if form is not None]
+    usual = max(known, key=known.count, default=None)
+    top = max((value for value in highest if value is not None), default=0)
+    narrow = [f"values up to {top} of 65535" if value is not None and 0 < top < NARROW else None for value in highest]
+    unlike = [
+        str(form) if form is not None and usual is not None and common_form((form, usual)) is None else None
+        for form in forms
+    ]
+    if any(form.dtype == np.uint8 for form in known):  # the others would become so too, and nearly black
+        unlike = [
+            text or (values and f"{form}, {values}, beside images of 8 bits")
+            for text, form, values in zip(unlike, forms, narrow, strict=True)
+        ]
+    return {"form": [None if form is None else str(form) for form in forms], "unlike": unlike, "narrow": narrow}
+
+
+def _meant_by_void(split: str, name: str, counts: dict[str, int], void: int | None) -> str | None:
+    if split != "train" or counts["pixels"] or void is None:
+        return None
+    return f"write `{name}, {void}`"
