@@ -32,7 +32,12 @@ class Placement:
         task.set_caching_options(step in CACHED)
         retries = self.profile.retries
         if retries.count and step != "notify":
-            task.set_retry(retries.count, backoff_duration=f"{retries.seconds}s", backoff_factor=2.0)
+            task.set_retry(
+                retries.count,
+                backoff_duration=f"{retries.seconds}s",
+                backoff_factor=2.0,
+                backoff_max_duration=f"{retries.hours}h",
+            )
         if self.profile.gpu and gpu_type is not None and not self._starts_job(step):
             task.set_accelerator_type(gpu_type).set_accelerator_limit(1 if self.profile.shared_training else gpu_count)
         self._set_environment(task, step)

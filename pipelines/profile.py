@@ -73,12 +73,22 @@ class Gpu(Params):
 
 
 class Retries(Params):
-    """New pods for a step whose pod failed or was taken away. (Failures of the network are tried again inside
-    the pod.)
+    """New pods for a step whose pod failed, was deleted or lost its node.
+
+    Which of these Argo Workflows retries depends on its configuration: infra/README.md, "Retries". Transient errors of
+    networks and servers are retried inside the pod and do not count.
     """
 
     count: int = Field(2, ge=0)
     seconds: int = Field(30, ge=0, description="pause before the first retry, doubled each time")
+    hours: int = Field(
+        720,
+        ge=1,
+        description=(
+            "time from the start of a step's first pod in which it may be retried; a retried pod is stopped at its end,"
+            " so it must be longer than any training"
+        ),
+    )
 
 
 class Pod(Params):

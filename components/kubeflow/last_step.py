@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.environment import environment
+from components.kubeflow.termination_message import write_termination_message
 from segmodels.errors import InputError, TransientError
 
 LAST_STEP = "last_step.json"
@@ -36,11 +37,15 @@ class LastStep:
 
 @contextmanager
 def recorded(step: str) -> Iterator[None]:
-    """Record that ``step`` runs, and how it ends. A store that is away does not fail the step."""
+    """Record that ``step`` runs, and how it ends, in the object store and as the container's termination message.
+
+    A store that does not answer does not fail the step.
+    """
     write_record(LAST_STEP, asdict(LastStep(step)))
     try:
         yield
     except BaseException as error:
+        write_termination_message(error, _sentence(error))
         write_record(LAST_STEP, asdict(LastStep(step, error=_sentence(error))))
         raise
     write_record(LAST_STEP, asdict(LastStep(step, ended=True)))

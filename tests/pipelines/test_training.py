@@ -207,13 +207,13 @@ def test_no_pod_is_root_and_only_the_notification_gets_the_webhook(compiled: dic
             assert ("SEGMODELS_WEBHOOK_URL" in variables) == (name == "exec-notify")
 
 
-def test_a_pod_that_was_taken_away_is_replaced(compiled: dict[str, str]) -> None:
+def test_a_lost_pod_is_replaced_after_any_length_of_training(compiled: dict[str, str]) -> None:
     for name, task in tasks(parts(compiled["cpu"])[0]).items():
         if name not in ("notify", "exit-handler-1", "condition-2"):
             assert task["retryPolicy"] == {
                 "backoffDuration": "30s",
                 "backoffFactor": 2.0,
-                "backoffMaxDuration": "3600s",
+                "backoffMaxDuration": "2592000s",
                 "maxRetryCount": 2,
             }
 

@@ -8,10 +8,12 @@ from s3server import Server, s3_server
 from small_dataset import write_small_dataset
 
 from components.__main__ import main
+from components.kubeflow import termination_message
 from components.params.checking import checked
 from components.params.schema import IngestParams
 from components.steps.ingest import ingest
 from components.storage.s3 import s3_client
+from segmodels.errors import TransientError
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,25 @@ def test_a_store_that_refuses_does_not_hide_why_the_step_failed(
     said = capfd.readouterr()
     assert "could not be kept" in said.out
     assert said.err.startswith("error: the dataset has")
+
+
+def test_the_sentence_of_a_failed_step_is_its_containers_termination_message(
+    failing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEGMODELS_CHECKPOINTS", raising=False)
+    monkeypatch.setattr(termination_message, "FILE", tmp_path / "termination-log")
+    assert main(failing) == 2
+    assert not termination_message.FILE.exists(), "only Kubernetes makes it"
+    termination_message.FILE.touch()
+    assert main(failing) == 2
+    assert termination_message.FILE.read_text().startswith(f"{termination_message.NOT_RETRIED}the dataset has ")
+    monkeypatch.setattr("components.steps.validate.gather_facts", unreachable)
+    assert main(failing) == 75
+    assert termination_message.FILE.read_text() == "the store does not answer", "it is retried"
+
+
+def unreachable(*_: object) -> None:
+    raise TransientError("the store does not answer")
 
 
 def test_without_an_object_store_it_stays_where_it_is(
