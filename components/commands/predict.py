@@ -155,19 +155,18 @@ def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
     """The folder of the images, and their paths relative to it; none of an earlier result."""
     from segmodels.data import nifti
     from segmodels.data.decoding import SUFFIXES
+    from segmodels.data.folder_files import files_below
 
     if images.is_file():
         return images.parent, [Path(images.name)]
     if not images.is_dir():
         raise InputError(f"folder of images {images} is not there: check --images")
-    found = sorted(
+    found = [
         path
-        for path in images.rglob("*")
-        if (path.suffix.lower() in SUFFIXES or nifti.is_nifti(path))
-        and not path.name.startswith(".")
-        and path.is_file()
-    )
-    paths = [path.relative_to(images) for path in found if not path.resolve().is_relative_to(out.resolve())]
+        for path in map(Path, files_below(images))
+        if (path.suffix.lower() in SUFFIXES or nifti.is_nifti(path)) and not path.name.startswith(".")
+    ]
+    paths = [path for path in found if not (images / path).resolve().is_relative_to(out.resolve())]
     if not paths:
         raise InputError(
             f"folder {images} holds no image, expected files that end in {', '.join((*SUFFIXES, *nifti.SUFFIXES))}"

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from components.datasets import dvc_repository
 from components.datasets.sources import place_of
 from components.params.schema import IngestParams
-from components.running.digests import NOT_DATA
+from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
 
 
@@ -68,19 +67,13 @@ def sizes_and_times(root: Path) -> Iterable[Any]:
     """Name, size in bytes and modification time in ns of every file below ``root``, in the order of their names.
 
     Raises:
-        InputError: the folder is not there.
+        InputError: the folder is not there, or as ``files_below``.
     """
     if not root.is_dir():
         raise InputError(f"dataset folder {root} is not there: check ingest.path")
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if name not in NOT_DATA)
-        for name in sorted(names):
-            path = Path(folder) / name
-            try:
-                facts = path.stat()
-            except OSError:  # a dangling link: its file's own error comes when it is read
-                continue
-            yield str(path.relative_to(root)), facts.st_size, facts.st_mtime_ns
+    for name in files_below(root):
+        facts = (root / name).stat()
+        yield name, facts.st_size, facts.st_mtime_ns
 
 
 def hashed(parts: Iterable[Any]) -> str:

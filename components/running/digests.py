@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.running.progress_bar import track
+from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
 
 THREADS = min(16, (os.cpu_count() or 1) + 4)
 
-NOT_DATA = (".git", ".hg", ".dvc")
-"""What DVC leaves out of a directory by itself."""
-
 
 def file_md5(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for its writer
+            raise InputError(f"{path} is not a regular file: remove it from the dataset")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
     except OSError as error:
@@ -30,12 +31,12 @@ def file_md5(path: Path) -> str:
 
 
 def folder_md5s(root: Path) -> dict[str, str]:
-    """Path relative to ``root``, with ``/`` -> md5, of every file below ``root``."""
-    files = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in NOT_DATA]
-        here = os.path.relpath(folder, root)
-        files += [os.path.normpath(f"{here}/{name}").replace(os.sep, "/") for name in names if name != ".git"]
+    """Path relative to ``root``, with ``/`` -> md5, of every file below ``root``.
+
+    Raises:
+        InputError: as ``files_below``, or a file cannot be read.
+    """
+    files = files_below(root)
     return dict(zip(files, md5s(root, files), strict=True))
 
 

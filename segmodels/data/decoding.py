@@ -9,6 +9,7 @@ viewers, browsers and the annotation tools in them show them.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -206,7 +207,9 @@ def resize_image(image: np.ndarray, longer_side: int | None) -> np.ndarray:
 
 def _read(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        if stat.S_ISREG(Path(path).stat().st_mode):
+            return Path(path).read_bytes()
+        raise InputError(f"{path} cannot be read, as it is not a regular file: check the path")
     except FileNotFoundError:
         raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
     except OSError as error:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -68,10 +68,10 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
         return replace(labels, ids={**labels.ids, **ignored})
 
     def samples(self) -> Iterable[Sample]:
-        masks = {stem(path): path for path in self._files("labelsTr")}
+        masks = {composed(stem(path)): path for path in self._files("labelsTr")}
         cases: dict[str, list[Path]] = {}
         for path in self._files("imagesTr"):
-            name = stem(path)
+            name = composed(stem(path))
             modality = _MODALITY.match(name)
             cases.setdefault(modality[1] if modality and name not in masks else name, []).append(path)
         if not cases:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from numpy.typing import NDArray
 
 from segmodels.data.decoding import SUFFIXES
+from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap, UnknownLabelsError
 
@@ -18,23 +20,30 @@ SPLITS = ("train", "val", "test")
 def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
     """Sample id -> path relative to ``root``, of all files below the folder ``part``, sorted.
 
-    The id is the path below ``part`` without the ending: ``road/0001``. Hidden files are left out.
+    The id is the path below ``part`` without the ending, in Unicode's composed form: ``road/0001``. Hidden files are
+    left out.
 
     Raises:
-        InputError: two files of one id.
+        InputError: two files of one id, or as ``files_below``.
     """
     found: dict[str, str] = {}
-    for path in sorted((root / part).rglob("*")):
+    for name in files_below(root / part) if (root / part).is_dir() else ():
+        path = PurePosixPath(name)
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        sample_id = path.relative_to(root / part).with_suffix("").as_posix()
+        sample_id = composed(str(path.with_suffix("")))
         if sample_id in found:
             raise InputError(
                 f"{root / found[sample_id]} and {path.name} have the same name up to the ending, expected one file per"
-                " sample"
+                " sample: rename or remove one"
             )
-        found[sample_id] = path.relative_to(root).as_posix()
+        found[sample_id] = f"{part}/{name}"
     return found
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form (NFC): macOS writes é as two characters, most other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, str], kind: str) -> None:
@@ -89,7 +98,7 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
         rows = csv.DictReader(file)
         if not {"id", column} <= set(rows.fieldnames or ()):
             raise InputError(f"{path} has the columns {rows.fieldnames}, expected id and {column}")
-        values = {row["id"]: row[column] for row in rows}
+        values = {composed(row["id"] or ""): row[column] for row in rows}
     if missing := sorted(set(ids) - values.keys()):
         raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
     return values
@@ -106,7 +115,7 @@ def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
 def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
     path = root / "splits" / f"{split}.txt"
     for line in path.read_text(encoding="utf-8-sig").splitlines():
-        name = line.strip()
+        name = composed(line.strip())
         if not name:
             continue
         sample_id = name if name in ids else Path(name).with_suffix("").as_posix()

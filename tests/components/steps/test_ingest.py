@@ -117,6 +117,35 @@ def test_the_digest_is_the_one_that_dvc_add_writes(tmp_path: Path) -> None:
     assert Dataset.open(tmp_path / "dataset").digest == stage.outs[0].hash_info.value
 
 
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    root = write_small_dataset(tmp_path / "set", SMALL)
+    ingest(from_folder(root), tmp_path / "before", tmp_path / "cache")
+    (root / "images").rename(tmp_path / "photos")
+    (root / "images").symlink_to("../photos")
+    (root / "masks" / "val").rename(tmp_path / "val")
+    (root / "masks" / "val").symlink_to(tmp_path / "val")
+    ingest(from_folder(root), tmp_path / "after", tmp_path / "cache")
+    before, after = Dataset.open(tmp_path / "before"), Dataset.open(tmp_path / "after")
+    assert after.table == before.table
+    assert after.digest == before.digest
+
+
+def test_names_in_both_forms_of_unicode_are_one(tmp_path: Path) -> None:
+    """As when images were written on macOS and masks elsewhere."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    root = write_small_dataset(tmp_path / "set")
+    for number, (image, mask) in enumerate([(one, two), (two + "2", one + "2")]):
+        (root / "images" / f"{number:03d}.png").rename(root / "images" / f"{image}.png")
+        (root / "masks" / f"{number:03d}.png").rename(root / "masks" / f"{mask}.png")
+    (root / "splits").mkdir()
+    for split, name in (("train", two), ("val", "003"), ("test", f"{two}2.png")):
+        (root / "splits" / f"{split}.txt").write_text(f"{name}\n", encoding="utf-8")
+    ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
+    assert [ids(tmp_path / "dataset", split) for split in SPLITS] == [[one], ["003"], [one + "2"]]
+    for sample in Dataset.open(tmp_path / "dataset").samples():
+        assert all((root / file).is_file() for file in (sample.image, *sample.files))
+
+
 def test_one_changed_byte_changes_the_digest_and_one_row(tmp_path: Path) -> None:
     root = write_small_dataset(tmp_path / "set", SMALL)
     ingest(from_folder(root), tmp_path / "before", tmp_path / "cache")
@@ -224,6 +253,24 @@ def dangling_link(root: Path) -> None:
     (root / "images" / "val" / "000.png").symlink_to("nowhere.png")
 
 
+def named_pipe(root: Path) -> None:
+    (root / "notes").mkdir()
+    os.mkfifo(root / "notes" / "pipe")
+
+
+def endless_device(root: Path) -> None:
+    (root / "masks" / "val" / "000.png").unlink()
+    (root / "masks" / "val" / "000.png").symlink_to("/dev/zero")
+
+
+def circle(root: Path) -> None:
+    (root / "images" / "again").symlink_to("../images")
+
+
+def latin1_name(root: Path) -> None:
+    (root / "masks" / "val" / "000.png").rename(os.fsdecode(bytes(root / "masks" / "val") + b"/stra\xdfe.png"))
+
+
 def no_classes(root: Path) -> None:
     (root / "classes.txt").unlink()
 
@@ -252,10 +299,17 @@ def no_classes(root: Path) -> None:
         (
             dangling_link,
             (
-                r"^file \S+/images/val/000\.png cannot be read \(No such file or directory\): restore it or its"
-                r" permissions, or remove it from the dataset$"
+                r"^folder \S+ holds the link images/val/000\.png, which cannot be followed \(No such file or"
+                r" directory\): restore its target or remove it$"
             ),
         ),
+        (named_pipe, r"^folder \S+ holds notes/pipe, a named pipe, expected only files and folders: remove it$"),
+        (
+            endless_device,
+            r"^folder \S+ holds masks/val/000\.png, a device, expected only files and folders: remove it$",
+        ),
+        (circle, r"^folder \S+/images/again is a link to a folder that it lies in: remove the link$"),
+        (latin1_name, r"^folder \S+ holds a file whose name is not UTF-8, masks/val/stra\\xdfe\.png: rename it"),
         (no_classes, r"^dataset folder \S+ has neither classes\.txt nor classes\.json, expected one of them$"),
     ],
 )

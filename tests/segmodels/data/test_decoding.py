@@ -2,6 +2,7 @@
 names the file.
 """
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -140,6 +141,9 @@ def test_what_is_no_image_is_refused(tmp_path):
         read_image(tmp_path / "missing.png")
     with pytest.raises(InputError, match="cannot be read"):
         read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png cannot be read, as it is not a regular file"):
+        read_image(tmp_path / "pipe.png")
 
 
 # Pixels as stored
