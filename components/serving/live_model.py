@@ -111,19 +111,18 @@ class LiveModel:
         )
 
     def follow(self, seconds: float, stop: Event) -> None:
-        """Update every ``seconds`` until ``stop`` is set. An error is logged once, and the current version keeps
-        serving.
+        """Update every ``seconds`` until ``stop`` is set, while the current version keeps serving.
+
+        An outage of the registry is logged once, however its errors differ from poll to poll; other errors are logged
+        when they change.
         """
-        said = ""
+        problem = ""
         while self._source.moves and not stop.wait(seconds):
             try:
                 self.update()
-                said = ""
+                problem = ""
             except Exception as error:  # a new version may be broken in any way
-                sentence = (
-                    f"{as_clause(error)}: {self.name} version {self.current.version if self.current else 'none'} keeps"
-                    " serving"
-                )
-                if sentence != said:
-                    print(sentence, flush=True)
-                said = sentence
+                before, problem = problem, "outage" if isinstance(error, TransientError | OSError) else str(error)
+                if problem != before:
+                    current = self.current.version if self.current else "none"
+                    print(f"{as_clause(error)}: {self.name} version {current} keeps serving", flush=True)
