@@ -12,16 +12,15 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar, cast
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment, Outside
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.data.shards import ShardReader
+from segmodels.data.worker_batches import worker_batches
 from segmodels.errors import InputError
 
 T = TypeVar("T")
@@ -125,15 +124,7 @@ class TrainingLoader:
         batches = self._indices()[self._start_batch :]
         if self._workers == 0:
             return prefetch(map(samples.make, batches))
-        loader = DataLoader(
-            samples,
-            batch_size=None,
-            sampler=batches,
-            num_workers=self._workers,
-            collate_fn=_unchanged,
-            worker_init_fn=_single_thread,
-        )
-        return map(_made, loader)
+        return worker_batches(samples.make, batches, self._workers)
 
     def _indices(self) -> list[np.ndarray]:
         """The samples of each batch of this rank."""
@@ -142,7 +133,7 @@ class TrainingLoader:
         return [order[batch * step : (batch + 1) * step][self._rank :: self._world_size] for batch in range(len(self))]
 
 
-class _AugmentedBatches(Dataset[Batch | InputError]):
+class _AugmentedBatches:
     """The batch of any samples in one epoch; sent to worker processes."""
 
     def __init__(self, reader: ShardReader, augment: Augment, task: MakesTargets, seed: int, epoch: int = 0) -> None:
@@ -155,14 +146,6 @@ class _AugmentedBatches(Dataset[Batch | InputError]):
 
     def of_epoch(self, epoch: int) -> _AugmentedBatches:
         return _AugmentedBatches(self._reader, self._augment, self._task, self._seed, epoch)
-
-    def __getitem__(self, indices: np.ndarray) -> Batch | InputError:
-        try:
-            return self.make(indices)
-        except (
-            InputError
-        ) as error:  # handed over as a value, because DataLoader would bury its sentence in a worker's traceback
-            return error
 
     def make(self, indices: np.ndarray) -> Batch:
         images, annotations = zip(*[self._sample(int(index)) for index in indices], strict=True)
@@ -181,16 +164,6 @@ def _outside(reader: ShardReader) -> Outside:
         mean = tuple(float(round(value)) for value in mean)
     further = {name: labels.ignore_index for name, labels in reader.labels.further.items()}
     return Outside(mean, reader.labels.ignore_index, further)
-
-
-def _made(batch: Batch | InputError) -> Batch:
-    if isinstance(batch, InputError):
-        raise batch
-    return batch
-
-
-def _unchanged(batch: T) -> T:
-    return batch
 
 
 class EvaluationLoader:
@@ -282,8 +255,3 @@ def _channels_first(images: Sequence[np.ndarray]) -> Tensor:
     """Stack of images ``(*spatial, C)`` as a tensor ``(B, C, *spatial)``."""
     batch = torch.from_numpy(np.stack(images)).movedim(-1, 1)
     return batch if batch.ndim == 4 else batch.contiguous()  # models of volumes keep the order of the axes
-
-
-def _single_thread(_worker: int) -> None:
-    """OpenCV's threads do not survive a fork, and the workers share the cores already."""
-    cv2.setNumThreads(0)
