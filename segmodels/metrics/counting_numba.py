@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 8  # pixels; of uint8 one 64-bit word
+TABLES = 4  # of a thread, for the pixels of mixed words
 MOST_THREADS = 4  # more do not read memory faster
 
 
@@ -32,30 +33,28 @@ def cell(prediction, target, num_classes, ignore_index):
 
 
 @numba.njit(nogil=True)
-def tally_bytes(prediction, target, prediction_words, target_words, num_classes, ignore_index, table):
-    """uint8 maps and the same memory as uint64 words: a run of words that repeat one pair of bytes is counted when it
-    ends.
+def tally_words(prediction, target, rows, columns, tables):
+    """uint8 maps as uint64 words of eight pixels: a run of words that repeat one pair of bytes is counted when it ends.
+    The pixels of other words take turns with the tables: additions to one cell would wait for each other.
+
+    ``rows`` and ``columns`` hold what each byte as target and as prediction adds to the index of a cell.
     """
-    repeat, lowest = np.uint64(0x0101010101010101), np.uint64(255)
+    repeat, lowest, bits = np.uint64(0x0101010101010101), np.uint64(255), np.uint64(8)
     run_target, run_prediction, run = np.uint64(0), np.uint64(0), 0
-    for word in range(target_words.size):
-        if target_words[word] == run_target and prediction_words[word] == run_prediction:
+    for word in range(target.size):
+        targets, predictions = target[word], prediction[word]
+        if targets == run_target and predictions == run_prediction:
             run += BLOCK
             continue
-        table[cell(run_prediction & lowest, run_target & lowest, num_classes, ignore_index)] += run
-        first = BLOCK * word
-        run_target, run_prediction, run = (
-            repeat * np.uint64(target[first]),
-            repeat * np.uint64(prediction[first]),
-            BLOCK,
-        )
-        if target_words[word] != run_target or prediction_words[word] != run_prediction:
+        tables[0, rows[run_target & lowest] + columns[run_prediction & lowest]] += run
+        run_target, run_prediction, run = repeat * (targets & lowest), repeat * (predictions & lowest), BLOCK
+        if targets != run_target or predictions != run_prediction:
             run = 0
-            for pixel in range(first, first + BLOCK):
-                table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
-    table[cell(run_prediction & lowest, run_target & lowest, num_classes, ignore_index)] += run
-    for pixel in range(BLOCK * target_words.size, target.size):
-        table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+            for pixel in range(BLOCK):
+                shift = bits * np.uint64(pixel)
+                place = rows[(targets >> shift) & lowest] + columns[(predictions >> shift) & lowest]
+                tables[pixel % TABLES, place] += 1
+    tables[0, rows[run_target & lowest] + columns[run_prediction & lowest]] += run
 
 
 @numba.njit(nogil=True)
@@ -94,13 +93,22 @@ def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: 
 
 
 def _tally_stretch(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    table = np.zeros((num_classes + 2) * (num_classes + 1), dtype=np.int64)
-    limits = np.uint64(num_classes), np.int64(ignore_index).view(np.uint64)
+    tables = np.zeros((TABLES, (num_classes + 2) * (num_classes + 1)), dtype=np.int64)
+    words = 0
     if prediction.dtype == target.dtype == np.uint8:
-        whole = target.size - target.size % BLOCK
-        tally_bytes(
-            prediction, target, prediction[:whole].view(np.uint64), target[:whole].view(np.uint64), *limits, table
+        words = target.size - target.size % BLOCK
+        rows = np.full(256, num_classes + 1, dtype=np.uint64)
+        rows[:num_classes] = np.arange(min(num_classes, 256))
+        if 0 <= ignore_index < 256:
+            rows[ignore_index] = num_classes
+        columns = np.minimum(np.arange(256), num_classes).astype(np.uint64)
+        tally_words(
+            prediction[:words].view(np.uint64),
+            target[:words].view(np.uint64),
+            rows * (num_classes + 1),
+            columns,
+            tables,
         )
-    else:
-        tally_integers(prediction, target, *limits, table)
-    return table
+    limits = np.uint64(num_classes), np.int64(ignore_index).view(np.uint64)
+    tally_integers(prediction[words:], target[words:], *limits, tables[0])
+    return tables.sum(axis=0)
