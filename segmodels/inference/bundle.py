@@ -1,11 +1,10 @@
 """A trained model as a folder: ``weights.safetensors`` and ``model.json``, enough to rebuild it and to predict. Nothing
-in it is pickled.
+in it is pickled, and a digest in ``model.json`` shows damage to either file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,13 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from segmodels.errors import InputError
+from segmodels.files import DESCRIPTION, WEIGHTS
 from segmodels.finite import all_finite
+from segmodels.inference.description import AGAIN, file_sha256, read_description, write_description
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model, model_options
 from segmodels.tasks.base import Task
 from segmodels.tasks.registry import FIRST, create_task, settings_to_dict
-
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "model.json"
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def save_bundle(
         "lineage": dict(lineage),
         "metrics": {key: float(value) for key, value in (metrics or {}).items() if math.isfinite(value)},
     }
-    _write_description(folder, description)
+    write_description(folder, description)
 
 
 def copy_bundle(source: Path, target: Path, settings: Any) -> None:
@@ -122,24 +120,24 @@ def copy_bundle(source: Path, target: Path, settings: Any) -> None:
     Raises:
         InputError: as ``load_bundle``.
     """
-    description = _read_description(source / DESCRIPTION)
-    name = description.get("task", {}).get("name", FIRST)
+    description = read_description(source)
+    name = description["task"].get("name", FIRST)
     target.mkdir(parents=True)
     shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
-    _write_description(target, description | {"task": {"name": name, "settings": settings_to_dict(settings)}})
+    write_description(target, description | {"task": {"name": name, "settings": settings_to_dict(settings)}})
 
 
 def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
     """The model of a bundle folder, rebuilt without downloading encoder weights (the bundle has them all).
 
     Raises:
-        InputError: a file is missing or broken, or the weights are not finite or not those of the described model;
-            names the file.
+        InputError: a file is missing, broken or not as it was written, or the weights are not finite or not those of
+            the described model; names the file.
     """
     folder = Path(folder)
-    description = _read_description(folder / DESCRIPTION)
+    description = read_description(folder)
     task = _task(folder / DESCRIPTION, description)
-    model = _untrained(description["name"], description["options"], task, len(description["mean"]))
+    model = _described(folder / DESCRIPTION, description, task)
     _load_weights(model, folder / WEIGHTS)
     return Bundle(
         model=model.to(device).eval(),
@@ -151,8 +149,8 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
         longer_side=description["longer_side"],
         lineage=description["lineage"],
         metrics=description["metrics"],
-        dtype=description.get("dtype", "uint8"),
-        spatial_dims=description.get("spatial_dims", 2),
+        dtype=description["dtype"],
+        spatial_dims=description["spatial_dims"],
     )
 
 
@@ -160,28 +158,38 @@ def bundle_digest(folder: str | Path) -> str:
     """SHA-256 over the bundle's two files: the same digest, the same model."""
     digest = hashlib.sha256()
     for name in (DESCRIPTION, WEIGHTS):
-        try:
-            with (Path(folder) / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except FileNotFoundError:
-            raise InputError(
-                f"{Path(folder) / name} is not there, expected the folder of a trained model: run the train step or"
-                " check the path"
-            ) from None
+        digest.update(file_sha256(Path(folder) / name))
     return digest.hexdigest()
 
 
 def _task(path: Path, description: Mapping[str, Any]) -> Task:
     """What the model predicts; bundles of version 0.1 do not say it."""
-    task = description.get("task", {})
+    task = description["task"]
     try:
         labels = LabelMap.from_dict(description["labels"])
         return create_task(task.get("name", FIRST), labels, task.get("settings", {}))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} does not describe classes and task ({type(error).__name__}: {error}): train again or copy the"
-            " model again"
+            f"{path} does not describe classes and task ({type(error).__name__}: {error}): {AGAIN}"
         ) from None
+
+
+def _described(path: Path, description: Mapping[str, Any], task: Task) -> nn.Module:
+    name, options, channels = description["name"], description["options"], description["channels"]
+    given = task.model_arguments(task.labels) | {"in_channels": channels}
+    for option, value in given.items():
+        expected = list(value) if isinstance(value, tuple) else value  # as in JSON
+        if options.get(option, expected) != expected:
+            raise InputError(
+                f"{path}: {option} is {options[option]!r}, but classes and channels make it {expected!r}: {AGAIN}"
+            )
+    try:
+        return _untrained(name, options, task, channels)
+    except InputError:
+        raise
+    except Exception as error:  # options of wrong types and sizes fail anywhere within a model
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} describes a model that cannot be built ({reason}): {AGAIN}") from error
 
 
 def _untrained(name: str, options: Mapping[str, Any], task: Task, channels: int) -> nn.Module:
@@ -204,30 +212,6 @@ def _without_auxiliary(model: nn.Module, name: str, options: Mapping[str, Any], 
     return smaller
 
 
-def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
-    text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
-
-
-def _read_description(path: Path) -> dict[str, Any]:
-    expected = {"name", "options", "labels", "mean", "std", "longer_side", "lineage", "metrics"}
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is not there, expected the folder of a trained model: run the train step or check the path"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}): train again or copy the model again") from None
-    if not isinstance(description, dict) or not expected <= description.keys():
-        missing = sorted(expected - set(description if isinstance(description, dict) else ()))
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}, expected the description of a trained model: train again or copy the"
-            " model again"
-        )
-    return description
-
-
 def _load_weights(model: nn.Module, path: Path) -> None:
     wrong = f"{path} is of another model than {DESCRIPTION} describes"
     try:
@@ -238,9 +222,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
             " again"
         ) from None
     except SafetensorError as error:
-        raise InputError(
-            f"{path} is broken ({error}), expected a safetensors file: train again or copy the model again"
-        ) from None
+        raise InputError(f"{path} is broken ({error}), expected a safetensors file: {AGAIN}") from None
     except RuntimeError as error:  # load_state_dict: tensors of other shapes
         raise InputError(f"{wrong} ({' '.join(str(error).split())}): use the two files of one training") from None
     if missing or unexpected:

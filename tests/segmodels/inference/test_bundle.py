@@ -36,6 +36,15 @@ def save(folder: Path, seed: int = 0, **changes) -> torch.nn.Module:
     return model.eval()
 
 
+def describe(folder: Path, **changes) -> None:
+    """Change fields of a description as if it had been written so, or as a bundle of version 0.1 had it: without a
+    digest.
+    """
+    description = json.loads((folder / "model.json").read_text())
+    del description["digest"]
+    (folder / "model.json").write_text(json.dumps(description | changes))
+
+
 def test_a_model_comes_back_with_its_weights_and_facts(tmp_path: Path) -> None:
     model = save(tmp_path, longer_side=480)
     bundle = load_bundle(tmp_path)
@@ -71,9 +80,8 @@ def test_weights_in_channels_last_order_come_back(tmp_path: Path) -> None:
 
 def test_encoder_weights_are_not_fetched_again(tmp_path: Path) -> None:
     save(tmp_path, name="fcn_resnet50", options={"encoder": "resnet18", "output_stride": 32})
-    description = json.loads((tmp_path / "model.json").read_text())
-    description["options"]["encoder_weights"] = "/nowhere/pretrained.safetensors"
-    (tmp_path / "model.json").write_text(json.dumps(description))
+    options = load_bundle(tmp_path).options | {"encoder_weights": "/nowhere/pretrained.safetensors"}
+    describe(tmp_path, options=options)
     assert load_bundle(tmp_path).options["encoder_weights"] == "/nowhere/pretrained.safetensors"
 
 
@@ -94,6 +102,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("keep", [0, 4, 100, -64])
 def test_truncated_weights_are_named(tmp_path: Path, keep: int) -> None:
     save(tmp_path)
+    describe(tmp_path)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"weights.safetensors is broken"):
@@ -105,6 +114,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_loaded(
     tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path)
+    describe(tmp_path)
     path = tmp_path / "weights.safetensors"
     weights = load_file(path)
     next(one for one in weights.values() if one.is_floating_point()).view(-1)[-1] = value
@@ -121,7 +131,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_loaded(
 def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
     save(tmp_path)
     (tmp_path / "model.json").write_text(text)
-    with pytest.raises(InputError, match=r"model.json (is not valid JSON|lacks)"):
+    with pytest.raises(InputError, match=r"model.json (is damaged|lacks|holds \[\])"):
         load_bundle(tmp_path)
 
 
@@ -129,6 +139,7 @@ def test_a_broken_description_is_named(tmp_path: Path, text: str) -> None:
 def test_weights_of_another_model_are_refused(tmp_path: Path, widths: list[int]) -> None:
     save(tmp_path / "one")
     save(tmp_path / "other", options={"widths": widths})
+    describe(tmp_path / "one")
     (tmp_path / "other" / "weights.safetensors").replace(tmp_path / "one" / "weights.safetensors")
     with pytest.raises(InputError, match="of another model than"):
         load_bundle(tmp_path / "one")
@@ -136,8 +147,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, widths: list[int])
 
 def test_a_model_that_this_version_does_not_know_is_named(tmp_path: Path) -> None:
     save(tmp_path)
-    description = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(description | {"name": "unet7"}))
+    describe(tmp_path, name="unet7")
     with pytest.raises(InputError, match="unknown model 'unet7'"):
         load_bundle(tmp_path)
 
@@ -165,13 +175,80 @@ def test_the_way_of_predicting_is_part_of_the_bundle_and_of_its_digest(tmp_path:
     [
         ({"task": {"name": "semantik"}}, "unknown task 'semantik'"),
         ({"task": {"name": "semantic", "settings": {"flop": 1}}}, "setting 'flop' is unknown"),
-        ({"task": 3}, "does not describe classes and task"),
+        ({"task": 3}, "task is 3, expected an object"),
         ({"labels": {"classes": ["a", "b"]}}, "does not describe classes and task"),
     ],
 )
 def test_a_description_of_no_task_is_refused(tmp_path: Path, change: dict, message: str) -> None:
     save(tmp_path)
-    description = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(description | change))
+    describe(tmp_path, **change)
     with pytest.raises(InputError, match=message):
         load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"longer_side": -5}, "longer_side is -5, expected null, or pixels from 1 to 65536"),
+        ({"longer_side": 1e9}, "longer_side is 1000000000.0, expected null"),
+        ({"mean": [110.0]}, "has 1 values of mean, 3 of std and 3 channels, expected as many of each"),
+        ({"mean": [110.0], "channels": 1}, "has 1 values of mean, 3 of std"),
+        ({"mean": [1.0], "std": [1.0], "channels": 1}, "of another model than"),
+        ({"mean": []}, r"mean is \[\], expected finite numbers"),
+        ({"std": [1.0, 0.0, 1.0]}, "expected finite numbers above 0"),
+        ({"std": [1.0, float("nan"), 1.0]}, "expected finite numbers above 0"),
+        ({"std": "abc"}, "std is abc, expected finite numbers"),
+        ({"mean": [10**400] * 3}, "expected finite numbers"),
+        ({"dtype": "float64"}, "dtype is float64, expected one of uint8, uint16, int16, float32"),
+        ({"spatial_dims": 7}, "spatial_dims is 7, expected 2 or 3"),
+        ({"name": 3}, "name is 3, expected the name of a model"),
+        ({"metrics": {"val/miou": "high"}}, "expected an object of finite numbers"),
+        ({"lineage": None}, "lineage is None, expected an object"),
+        ({"shape": [3]}, "has unknown fields 'shape': train again or copy the model again, or use the version"),
+        ({"options": {"widths": "abc"}}, "model.json describes a model that cannot be built"),
+        ({"options": {**OPTIONS, "num_classes": 2}}, "num_classes is 2, but classes and channels make it 3"),
+        ({"options": {**OPTIONS, "in_channels": 4}}, "in_channels is 4, but classes and channels make it 3"),
+        (
+            {"labels": LabelMap(tuple("abcde"), ((0, 0, 0),) * 5, {}).to_dict()},
+            "of another model than model.json describes",
+        ),
+    ],
+)
+def test_a_description_that_fits_no_model_is_refused_in_a_sentence(tmp_path: Path, change: dict, message: str) -> None:
+    save(tmp_path)
+    describe(tmp_path, **change)
+    with pytest.raises(InputError, match=message):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors"])
+def test_no_changed_byte_of_either_file_is_overlooked(tmp_path: Path, name: str) -> None:
+    save(tmp_path)
+    before, path = load_bundle(tmp_path), tmp_path / name
+    whole = path.read_bytes()
+    step = 1 + len(whole) // 150
+    found = 0
+    for place in range(0, len(whole), step):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            after = load_bundle(tmp_path)
+        except InputError as error:
+            found += name in str(error)
+        else:  # blanks between the fields of the description
+            assert whole[place : place + 1].isspace()
+            assert after.lineage == before.lineage
+    assert found > 100
+
+
+def test_a_bundle_of_two_trainings_is_refused_and_no_copy_hides_it(tmp_path: Path) -> None:
+    save(tmp_path / "one")
+    save(tmp_path / "other", seed=1)
+    (tmp_path / "other" / "weights.safetensors").replace(tmp_path / "one" / "weights.safetensors")
+    message = (
+        r"model.json and weights.safetensors are not as they were written: their digest is \w{12}, model.json says"
+    )
+    with pytest.raises(InputError, match=message):
+        load_bundle(tmp_path / "one")
+    with pytest.raises(InputError, match=message):
+        copy_bundle(tmp_path / "one", tmp_path / "copy", SemanticSettings())
+    assert not (tmp_path / "copy").exists()
