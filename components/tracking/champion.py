@@ -46,7 +46,8 @@ def measure_champion(
         metric: name of the score.
         watch: wraps the batches, to show progress.
     """
-    from segmodels.inference.bundle import bundle_digest, load_bundle
+    from segmodels.inference.bundle import load_bundle
+    from segmodels.inference.description import DamagedBundleError
     from segmodels.inference.measure import measure
     from segmodels.inference.predictor import Predictor
 
@@ -54,14 +55,15 @@ def measure_champion(
     with TemporaryDirectory() as temporary:
         try:
             folder = registry.download(champion, Path(temporary))
-            intact = bundle_digest(folder) == champion.tags.get("model_digest")
+        except DamagedBundleError as error:
+            return Rival(number, problem=f"is damaged ({error})", usable=False)
         except InputError:
             return Rival(number, problem="has lost its files", usable=False)
         try:
             bundle = load_bundle(folder)
+        except DamagedBundleError as error:  # it was registered so
+            return Rival(number, problem=f"is damaged ({error})", usable=False)
         except InputError as error:
-            if not intact:
-                return Rival(number, problem=f"is damaged ({error})", usable=False)
             return Rival(number, problem=f"cannot be rebuilt by this version of the code ({error}): {BY_HAND}")
     if problem := _differs(bundle, reader, task):
         return Rival(number, problem=f"{problem}: {BY_HAND}")

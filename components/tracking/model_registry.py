@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.tracking import runs
 from segmodels.errors import InputError, TransientError
+from segmodels.inference.description import DamagedBundleError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,6 +167,7 @@ def bundle_folder(address: str | Path) -> Iterator[Path]:
 
     Raises:
         InputError: no such model, version or alias, or its files are gone.
+        DamagedBundleError: its files are not those that were registered.
         TransientError: the server or the object store does not answer.
     """
     if not is_registered(address):
@@ -182,22 +184,34 @@ def is_registered(address: str | Path) -> bool:
 
 def download_bundle(uri: str, folder: Path, client: Any = None) -> Path:
     """The bundle folder of a registered model, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``, copied into
-    ``folder``.
+    ``folder`` and compared with the version's tag ``model_digest``.
 
     Raises:
         InputError: no such model, version or alias, or its files are gone.
+        DamagedBundleError: its files are not those that were registered.
         TransientError: the server or the object store does not answer.
     """
     client = client or runs.unchecked_client()
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
 
+    from segmodels.inference.bundle import bundle_digest
+
+    version = _find_version(uri, client)
+    address = f"{REGISTERED}{version.name}/{version.version}"
     with _answers(f"model {uri}"):
-        return Path(
+        bundle = Path(
             mlflow.artifacts.download_artifacts(
-                f"{uri}/artifacts/bundle", dst_path=str(folder), tracking_uri=client.tracking_uri
+                f"{address}/artifacts/bundle", dst_path=str(folder), tracking_uri=client.tracking_uri
             )
         )
+    registered = version.tags.get("model_digest")
+    if registered and (found := bundle_digest(bundle)) != registered:
+        raise DamagedBundleError(
+            f"files of model {address} have the digest {found[:12]}, not {registered[:12]} as registered (its tag"
+            " model_digest): train and register again, or use another version"
+        )
+    return bundle
 
 
 def version_now(uri: str) -> tuple[str, str]:
@@ -208,6 +222,12 @@ def version_now(uri: str) -> tuple[str, str]:
         InputError: no such form of address, model, version or alias.
         TransientError: the server does not answer.
     """
+    version = _find_version(uri)
+    return version.name, str(version.version)
+
+
+def _find_version(uri: str, client: Any = None) -> Any:
+    """MLflow's ModelVersion; arguments and errors as ``version_now``."""
     name, at, alias = uri.removeprefix(REGISTERED).partition("@")
     number = ""
     if not at:
@@ -216,10 +236,9 @@ def version_now(uri: str) -> tuple[str, str]:
         raise InputError(
             f"model {uri!r} is no address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
         )
-    client = runs.unchecked_client()
+    client = client or runs.unchecked_client()
     with _answers(f"model {uri}"):
-        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-    return name, str(version.version)
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
 
 
 def pip_requirements() -> list[str]:

@@ -131,8 +131,9 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
     """The model of a bundle folder, rebuilt without downloading encoder weights (the bundle has them all).
 
     Raises:
-        InputError: a file is missing, broken or not as it was written, or the weights are not finite or not those of
-            the described model; names the file.
+        InputError: a file is missing or broken, or the weights are not finite or not those of the described model;
+            names the file.
+        DamagedBundleError: a file is not as it was written.
     """
     folder = Path(folder)
     description = read_description(folder)

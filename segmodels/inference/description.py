@@ -17,6 +17,10 @@ LONGEST = 2**16  # pixels
 AGAIN = "train again or copy the model again"
 
 
+class DamagedBundleError(InputError):
+    """Files of a bundle that are not those that were written or registered."""
+
+
 def write_description(folder: Path, description: Mapping[str, Any]) -> None:
     """Write ``model.json`` beside the weights, which are there already.
 
@@ -34,8 +38,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     Fields that bundles of version 0.1 lack are filled in; those bundles have no digest.
 
     Raises:
-        InputError: a file is missing, ``model.json`` is not that of a bundle, or the two files are not those that
-            ``digest`` was made of.
+        InputError: a file is missing, or ``model.json`` is not that of a bundle.
+        DamagedBundleError: the two files are not those that ``digest`` was made of.
     """
     path = folder / DESCRIPTION
     if not path.exists():
@@ -63,7 +67,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             f" {described.get('channels')} channels, expected as many of each: {AGAIN}"
         )
     if digest is not None and digest != (found := _digest(folder, described)):
-        raise InputError(
+        raise DamagedBundleError(
             f"{path} and {WEIGHTS} are not as they were written: their digest is {found[:12]}, {DESCRIPTION} says"
             f" {str(digest)[:12]}: {AGAIN}"
         )

@@ -349,12 +349,13 @@ def test_a_champion_whose_files_are_gone_is_replaced(workplace: Workplace) -> No
     assert workplace.aliases() == {"champion": "2", "previous": "1"}
 
 
-def test_a_champion_whose_weights_are_damaged_is_replaced(workplace: Workplace) -> None:
+def test_a_champion_whose_files_are_not_the_registered_ones_is_replaced(workplace: Workplace) -> None:
     workplace.train("first")
     workplace.register("first")
-    (weights,) = (workplace.folder / "mlruns" / "models").rglob("weights.safetensors")
-    weights.write_bytes(weights.read_bytes()[:1000])
     workplace.train("second", "poor")
+    (weights,) = (workplace.folder / "mlruns" / "models").rglob("weights.safetensors")
+    for path in (weights, weights.with_name("model.json")):  # a whole model, but another one
+        shutil.copyfile(workplace.folder / "second" / path.name, path)
     facts = workplace.register("second")
     assert (facts["alias"], facts["champion_value"]) == ("champion", None)
     assert "version 1, is damaged" in facts["reason"]

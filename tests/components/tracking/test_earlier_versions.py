@@ -14,7 +14,9 @@ from components.params.schema import EvaluateParams, RegisterParams
 from components.steps.evaluate import evaluate
 from components.steps.register import register
 from components.tracking import runs
+from components.tracking.model_registry import bundle_folder
 from segmodels.inference.bundle import bundle_digest, load_bundle
+from segmodels.inference.description import DamagedBundleError
 from segmodels.inference.predictor import Predictor
 from segmodels.tasks.semantic import SemanticSettings
 
@@ -62,3 +64,10 @@ def test_the_registered_version_is_measured_as_champion(tmp_path: Path, monkeypa
     facts = register(RegisterParams(name="scenes"), shards, model, tmp_path / "evaluation", tmp_path / "registration")
     assert (facts["alias"], facts["champion_before"]) == ("challenger", "1")
     assert facts["champion_value"] == json.loads((VERSION / "metrics.json").read_text())["mean_iou"]
+
+    with bundle_folder("models:/scenes@champion") as bundle:
+        assert load_bundle(bundle).name == "unet"
+    client.set_model_version_tag("scenes", "1", "model_digest", "0" * 64)
+    message = f"files of model models:/scenes/1 have the digest {DIGEST[:12]}, not 000000000000 as registered"
+    with pytest.raises(DamagedBundleError, match=message), bundle_folder("models:/scenes@champion"):
+        pass
