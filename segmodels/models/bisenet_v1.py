@@ -115,7 +115,7 @@ class BiSeNetV1(Model):
 
 
 def _head(in_channels: int, channels: int, num_classes: int) -> nn.Sequential:
-    return nn.Sequential(ConvNormAct(in_channels, channels), nn.Dropout(0.1), nn.Conv2d(channels, num_classes, 1))
+    return nn.Sequential(ConvNormAct(in_channels, channels), nn.Dropout2d(0.1), nn.Conv2d(channels, num_classes, 1))
 
 
 RECIPE: dict[str, Any] = {

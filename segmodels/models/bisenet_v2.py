@@ -130,7 +130,7 @@ class BiSeNetV2(Model):
         )
         self.context = ContextEmbedding(128)
         self.aggregation = GuidedAggregation(128)
-        self.head = nn.Sequential(ConvNormAct(128, 1024), nn.Dropout(0.1), nn.Conv2d(1024, num_classes, 1))
+        self.head = nn.Sequential(ConvNormAct(128, 1024), nn.Dropout2d(0.1), nn.Conv2d(1024, num_classes, 1))
         boosters = ((16, 16), (32, 64), (64, 256), (128, 1024)) if auxiliary else ()
         self.boosters = nn.ModuleList(_booster(*widths, num_classes) for widths in boosters)
 
@@ -155,7 +155,7 @@ def _booster(in_channels: int, channels: int, num_classes: int) -> nn.Sequential
     return nn.Sequential(
         ConvNormAct(in_channels, channels),
         ConvNormAct(channels, channels),
-        nn.Dropout(0.1),
+        nn.Dropout2d(0.1),
         nn.Conv2d(channels, num_classes, 1),
     )
 
