@@ -43,7 +43,7 @@ class Cluster:
     Attributes:
         jobs: name -> TrainJob as it was sent.
         instead: a command that pods run in place of theirs.
-        refusal: status that a creation is answered with.
+        refusal: status that a creation is answered with; refusal_of_owners: that a new owner is.
         away: so many of the next questions are not answered; away_once_started: from the creation of a TrainJob on.
         pending: pods find no place.
         deleted: names, in order.
@@ -55,7 +55,7 @@ class Cluster:
         self.pods: dict[str, list[subprocess.Popen[bytes]]] = {}
         self.deleted: list[str] = []
         self.instead: Sequence[str] = ()
-        self.refusal = self.away = self.away_once_started = 0
+        self.refusal = self.refusal_of_owners = self.away = self.away_once_started = 0
         self.pending = False
 
     def trainer_client(self) -> TrainerClient:
@@ -116,7 +116,24 @@ class Cluster:
         self.deleted.append(name)
         del self.jobs[name]
 
+    def patch_namespaced_custom_object(
+        self, _group: str, _version: str, _namespace: str, _plural: str, name: str, body: dict[str, Any]
+    ) -> None:
+        if self.refusal_of_owners:
+            raise client.ApiException(self.refusal_of_owners, "Forbidden")
+        patched = self.jobs[name] | {"metadata": self.jobs[name]["metadata"] | body["metadata"]}
+        fields = models.TrainerV1alpha1TrainJob.from_dict(patched).to_dict()["metadata"]["ownerReferences"]
+        assert fields == patched["metadata"]["ownerReferences"], "a field that Kubernetes does not know"
+        self.jobs[name] = patched
+
     # --- pods
+
+    def read_namespaced_pod(self, name: str, _namespace: str) -> client.V1Pod:
+        """The step's own."""
+        owner = client.V1OwnerReference(
+            "argoproj.io/v1alpha1", kind="Workflow", name="training-x7", uid="4f", controller=True
+        )
+        return client.V1Pod(metadata=client.V1ObjectMeta(name=name, owner_references=[owner]))
 
     def _pod(self, job: dict[str, Any], node: int) -> subprocess.Popen[bytes]:
         trainer, name = job["spec"]["trainer"], job["metadata"]["name"]

@@ -13,9 +13,8 @@ import os
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +29,8 @@ from components.params.schema import TrainParams
 from components.running.atomic import written_folder
 from components.storage.folders import exchange_url, put_shards, remove_folder
 from components.tracking.lineage import checkpoint_key, lineage
-from components.train_job.follow import POLL_SECONDS, follow, is_missing, translate_errors
+from components.train_job.follow import POLL_SECONDS, follow, is_missing, pause, translate_errors
+from components.train_job.owner import own_by_workflow
 from segmodels.errors import InputError
 
 SETTINGS = variable("train_job")
@@ -85,14 +85,15 @@ def train_job_settings() -> TrainJobSettings | None:
 def train_by_job(
     settings: TrainJobSettings, params: TrainParams, shards: Path, model: Path, client: Client | None = None
 ) -> None:
-    """Train in a TrainJob; the model lies in ``model`` afterwards, the TrainJob is gone, however this ends.
+    """Train in a TrainJob; the model lies in ``model`` afterwards, and the TrainJob is removed whatever the outcome.
 
-    A TrainJob of this very run that an earlier, killed attempt of the step left is taken up, or replaced if it failed.
+    The Workflow owns the TrainJob. A step that is killed before it can remove the TrainJob leaves it to the next
+    attempt of the same run, which takes it up, or replaces it if it failed; else it is removed with the Workflow.
 
     Raises:
         InputError: the shards, the parameters or the cluster's set-up are not right; the training's own sentence.
         TransientError: the object store or Kubernetes do not answer, pods find no place.
-        SystemExit: 143 after SIGTERM; the pods save their states.
+        SystemExit: 143 after SIGTERM.
     """
     from segmodels.data.shards import ShardReader
 
@@ -101,10 +102,7 @@ def train_by_job(
     name = job_name(key, environment().pipeline_run)
     model_url = f"{exchange_url()}/models/{name}"
     client = client or connect()
-    with (
-        _sigterm_checked(name) as check,
-        _removed(client, name),
-    ):  # from the upload on: a container's first process ignores what it does not handle
+    with _sigterm_checked() as check, _removed(client, name):
         shards_url = put_shards(shards, check)
         check()
         _start(client, name, settings, params, shards_url, model_url, check)
@@ -154,11 +152,11 @@ def _start(
     if status:
         _remove(client, name)
         while _status(client, name):
-            check()
-            time.sleep(POLL_SECONDS)
+            pause(POLL_SECONDS, check)
     trainer = CustomTrainerContainer(settings.image, settings.nodes, settings.resources, _environment(os.environ))
     with translate_errors(name):
         client.train(runtime=RUNTIME, trainer=trainer, options=_options(name, settings, params, shards_url, model_url))
+    own_by_workflow(client, name)
     processes = settings.nodes * max(settings.gpus, 1)
     print(f"TrainJob {name}: {settings.nodes} pods, {processes} processes", flush=True)
 
@@ -229,8 +227,15 @@ def _take_model(model_url: str, model: Path) -> None:
 def _removed(client: Client, name: str) -> Iterator[None]:
     try:
         yield
-    finally:
+    except SystemExit:  # nothing else first: the container may be killed within a second
         _remove(client, name)
+        with suppress(OSError):  # Kubeflow's launcher, which reads the output, is killed by the same signal
+            print(f"stopped: TrainJob {name} is removed, the next run resumes from its last checkpoint", flush=True)
+        raise
+    except BaseException:
+        _remove(client, name)
+        raise
+    _remove(client, name)
 
 
 def _remove(client: Client, name: str) -> None:
@@ -245,7 +250,7 @@ def _remove(client: Client, name: str) -> None:
 
 
 @contextmanager
-def _sigterm_checked(name: str) -> Iterator[Callable[[], None]]:
+def _sigterm_checked() -> Iterator[Callable[[], None]]:
     """A function that raises SystemExit(143) once SIGTERM has come.
 
     The handler itself raises nothing. It runs between any two instructions of the main thread: within logging, which
@@ -256,10 +261,6 @@ def _sigterm_checked(name: str) -> Iterator[Callable[[], None]]:
 
     def check() -> None:
         if received:
-            print(
-                f"stopped: TrainJob {name} is removed, its pods save their states, the next run resumes from them",
-                flush=True,
-            )
             raise SystemExit(128 + received[0])
 
     try:

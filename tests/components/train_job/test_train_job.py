@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -262,8 +263,56 @@ def test_sigterm_removes_the_trainjob_and_ends_with_143(
     assert not held, "logging's lock is free"
     assert caught.value.code == 143
     assert not cluster.jobs
-    assert "its pods save their states" in capsys.readouterr().out
+    assert "is removed, the next run resumes from its last checkpoint" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_removes_the_trainjob_within_the_second_that_a_deleted_pod_has(
+    cluster: Cluster, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads the output any more: Kubeflow's launcher was killed by the same signal."""
+    cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(follow, "POLL_SECONDS", 60)
+    reader, writer = os.pipe()
+    os.close(reader)
+    times: dict[str, float] = {}
+
+    def delete_pod() -> None:
+        while not cluster.jobs:
+            time.sleep(0.05)
+        monkeypatch.setattr(sys, "stdout", os.fdopen(writer, "w"))
+        times["signal"] = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    remove = cluster.delete_namespaced_custom_object
+
+    def delete(*given: Any, **named: Any) -> None:
+        times["removed"] = time.monotonic()
+        remove(*given, **named)
+
+    monkeypatch.setattr(cluster, "delete_namespaced_custom_object", delete)
+    Thread(target=delete_pod, daemon=True).start()
+    with pytest.raises((SystemExit, BrokenPipeError)):
+        train_by_job(SETTINGS, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
+    assert not cluster.jobs
+    assert times["removed"] - times["signal"] < 20, "it did not wait for the next look at the TrainJob"
+
+
+def test_a_trainjob_belongs_to_the_workflow_of_its_step(
+    cluster: Cluster, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
+    start = [cluster.trainer_client(), name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing]
+    launch._start(*start)
+    assert "ownerReferences" not in cluster.jobs[name_of(shards)]["metadata"], "not in a Workflow"
+    monkeypatch.setenv("KFP_POD_NAME", "training-x7-system-container-impl-1")
+    for refusal in (0, 403):
+        cluster.refusal_of_owners = refusal
+        cluster.delete_namespaced_custom_object(name=name_of(shards))
+        launch._start(*start)
+        owners = cluster.jobs[name_of(shards)]["metadata"].get("ownerReferences", [])
+        assert [owner["uid"] for owner in owners] == ([] if refusal else ["4f"])
+        assert ("is not owned by a Workflow (Forbidden)" in capsys.readouterr().out) == bool(refusal)
 
 
 def test_sigterm_during_the_upload_ends_with_143_too(
