@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from components.params import FILE
 from components.running.exit_codes import guarded
@@ -85,10 +86,11 @@ def schedule(chosen: argparse.Namespace) -> None:
         raise InputError("a schedule needs a name, got an empty one: for example nightly")
     seconds = _seconds(chosen.every) if chosen.every else None
     if chosen.cron:
-        times = Cron.parse(chosen.cron).next_times(datetime.now(UTC), 3)
+        times = Cron.parse(chosen.cron).next_times(datetime.now(_zone(chosen.time_zone)), 3)
         if not times:
             raise InputError(f"cron expression {chosen.cron!r} never comes: correct the day or month")
-        print("next times (UTC): " + ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in times))
+        shown = ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in times)
+        print(f"next times, if the time zone of this Kubeflow is {chosen.time_zone}: {shown}")
     default, values, profile, image = _settings(chosen)
     wanted = Schedule(
         chosen.name,
@@ -117,7 +119,7 @@ def unschedule(chosen: argparse.Namespace) -> None:
 
 
 def status(chosen: argparse.Namespace) -> None:
-    from pipelines.cluster import describe_run
+    from pipelines.run_status import describe_run
 
     print(describe_run(_connect(chosen), chosen.run))
 
@@ -178,6 +180,13 @@ def _connect(chosen: argparse.Namespace) -> Any:
     return connect(chosen.host, chosen.namespace, chosen.token_file)
 
 
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InputError(f"--time-zone is {name!r}, expected a name as UTC or Europe/Berlin") from None
+
+
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if not match or int(match[1]) == 0:
@@ -221,17 +230,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("name")
     when = one.add_mutually_exclusive_group(required=True)
-    when.add_argument("--cron", help="six fields, seconds first, UTC: '0 0 3 * * *' is every night at three")
-    when.add_argument("--every", metavar="TIME", help="pause, as 30m, 6h or 1d")
-    one.add_argument("--dry-run", action="store_true", help="only say what differs from the schedule that is there")
+    when.add_argument("--cron", help="six fields, seconds first: '0 0 3 * * *' is every night at three")
+    when.add_argument("--every", metavar="TIME", help="time from one start to the next, as 30m, 6h or 1d")
+    one.add_argument(
+        "--time-zone",
+        default="UTC",
+        help="time zone that this Kubeflow reads --cron in, for the next times that this command prints;"
+        " cronScheduleTimezone in its pipeline-install-config sets it (default: %(default)s)",
+    )
+    one.add_argument("--dry-run", action="store_true", help="only print the differences from the existing schedule")
     _add_pipeline(one, profile="cpu")
     _add_server(one)
 
     _add_server(command("schedules", schedules, "list the schedules"))
-    one = command("unschedule", unschedule, "delete a schedule")
+    one = command("unschedule", unschedule, "delete a schedule; its runs in progress continue")
     one.add_argument("name")
     _add_server(one)
-    one = command("status", status, "say how a run is")
+    one = command("status", status, "show the state of a run and its steps, and why a step failed")
     one.add_argument("run", help="its id")
     _add_server(one)
     one = command(

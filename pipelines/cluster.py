@@ -1,4 +1,4 @@
-"""The Kubeflow Pipelines server: connecting, submitting runs, asking how they are."""
+"""The Kubeflow Pipelines server: connecting, its errors, submitting runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,31 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.steps import CLUSTER_STEPS, STEPS
 from segmodels.errors import InputError, TransientError
 
 EXPERIMENT = "segmentation"
 
-TASKS = {step.name for step in (*STEPS, *CLUSTER_STEPS)}
-"""Kubeflow lists all nodes of the workflow beside them: drivers, executors, groups, the workflow itself."""
-
 
 @dataclass(frozen=True)
 class Server:
-    """A Kubeflow Pipelines server that answers.
+    """A connection to a Kubeflow Pipelines server.
 
     Attributes:
-        host: its address.
-        namespace: of the user; empty where the server does not tell users apart.
+        client: kfp's client.
+        host: the server's address.
+        namespace: of the user; empty on a single-user server.
+        version: major and minor of its release; None for a server that does not say it.
     """
 
     client: Any
     host: str
     namespace: str
+    version: tuple[int, int] | None = None
 
 
 def connect(host: str | None = None, namespace: str | None = None, token_file: Path | None = None) -> Server:
-    """Connect, and find out whether what answers is Kubeflow.
+    """Connect, and check that a Kubeflow Pipelines server answers.
 
     Args:
         host: address; None takes ``KF_PIPELINES_ENDPOINT``.
@@ -58,15 +58,13 @@ def connect(host: str | None = None, namespace: str | None = None, token_file: P
     host = (host if "://" in host else f"https://{host}").rstrip("/")
     namespace = namespace or os.environ.get("KF_PIPELINES_NAMESPACE") or ""
     token, cookie = _token(token_file), os.environ.get("KF_PIPELINES_COOKIE")
-    many_users = _health(host, token, cookie).get("multi_user", False)
-    if many_users and not namespace:
+    health = _health(host, token, cookie)
+    if health.get("multi_user") and not namespace:
+        raise InputError(f"Kubeflow at {host} is multi-user: give --namespace or set KF_PIPELINES_NAMESPACE")
+    if namespace and not health.get("multi_user"):
         raise InputError(
-            f"Kubeflow at {host} keeps users apart by namespace: give --namespace or set KF_PIPELINES_NAMESPACE"
-        )
-    if namespace and not many_users:
-        raise InputError(
-            f"Kubeflow at {host} has no namespaces of users: leave --namespace {namespace} and"
-            " KF_PIPELINES_NAMESPACE out"
+            f"Kubeflow at {host} is single-user, got namespace {namespace!r}: remove --namespace or unset"
+            " KF_PIPELINES_NAMESPACE"
         )
     from kfp.client import Client
 
@@ -79,7 +77,7 @@ def connect(host: str | None = None, namespace: str | None = None, token_file: P
             cookies=cookie,
             ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
         )
-    server = Server(client, host, namespace)
+    server = Server(client, host, namespace, _release(str(health.get("tag_name", ""))))
     with translate_errors(server):
         client.list_experiments(page_size=1, namespace=namespace)
     return server
@@ -99,8 +97,9 @@ def _token(file: Path | None) -> str | None:
 
 
 def _health(host: str, token: str | None, cookie: str | None) -> dict[str, Any]:
-    """What the server says of itself. The kfp client takes a login page for an empty answer, so this asks
-    without it.
+    """The server's answer to ``healthz``: ``multi_user``, and ``tag_name``, its release.
+
+    Without kfp's client, which takes a login page for an empty answer.
     """
     import requests
 
@@ -115,18 +114,18 @@ def _health(host: str, token: str | None, cookie: str | None) -> dict[str, Any]:
         )
     except requests.exceptions.SSLError as error:
         raise InputError(
-            f"Kubeflow at {host} shows a certificate that is not trusted ({_short(error)}): set SSL_CERT_FILE to your"
-            " authority's certificate"
+            f"Kubeflow at {host} has a certificate that is not trusted ({shortened(error)}): set SSL_CERT_FILE to the"
+            " certificate of your authority"
         ) from None
     except requests.exceptions.ConnectionError as error:
         if "resolve" in str(error) or "Name or service" in str(error):
             raise InputError(f"there is no host {host}: check --host or KF_PIPELINES_ENDPOINT") from None
-        raise TransientError(f"Kubeflow at {host} does not answer ({_short(error)})") from None
+        raise TransientError(f"Kubeflow at {host} does not answer ({shortened(error)})") from None
     except requests.exceptions.Timeout:
         raise TransientError(f"Kubeflow at {host} does not answer within 20 s") from None
     except requests.exceptions.RequestException as error:
         raise InputError(
-            f"{host} is no address of a server ({_short(error)}): check --host or KF_PIPELINES_ENDPOINT"
+            f"{host} is not the address of a server ({shortened(error)}): check --host or KF_PIPELINES_ENDPOINT"
         ) from None
     login = "set KF_PIPELINES_TOKEN or --token-file, or KF_PIPELINES_COOKIE to the cookie of your login"
     if response.is_redirect or response.status_code in (401, 403):
@@ -146,9 +145,36 @@ def _health(host: str, token: str | None, cookie: str | None) -> dict[str, Any]:
     return health
 
 
+def _release(tag: str) -> tuple[int, int] | None:
+    match = re.match(r"v?(\d+)\.(\d+)\.", tag)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+# --- errors
+
+
+class UnknownIdError(InputError):
+    """The server does not know the id that it was asked for."""
+
+
+USER_ERRORS = re.compile(
+    r"Invalid ?[iI]nput ?[eE]rror|ResourceNotFoundError|Already exist|BadRequestError|FailedPreconditionError"
+    r"|(pipeline|platform) spec is invalid"
+)
+"""Words of backend/src/common/util/error.go and apiserver/template/template.go for errors that the request causes. KFP
+2.17 wraps several of them in an InternalServerError, HTTP 500: an invalid pipeline at CreateRun, for example.
+"""
+
+
 @contextmanager
 def translate_errors(server: Server) -> Iterator[None]:
-    """Translate the server's errors. What the kfp client prints is left out."""
+    """Translate the server's errors, and leave out what the kfp client prints.
+
+    Raises:
+        UnknownIdError: the server does not know an id (HTTP 404).
+        InputError: the server rejects the request.
+        TransientError: the server fails or does not answer.
+    """
     import kfp_server_api
     import urllib3
 
@@ -158,42 +184,60 @@ def translate_errors(server: Server) -> Iterator[None]:
     except kfp_server_api.ApiException as error:
         raise _translated(server, error) from None
     except urllib3.exceptions.HTTPError as error:
-        raise TransientError(f"Kubeflow at {server.host} stops answering ({_short(error)})") from None
+        raise TransientError(f"Kubeflow at {server.host} stops answering ({shortened(error)})") from None
 
 
 def _translated(server: Server, error: Any) -> Exception:
-    try:
-        message = json.loads(error.body)["message"]
-    except (ValueError, KeyError, TypeError):
-        message = error.reason or error.body or "no reason given"
-    message = _short(message)
-    if error.status in (401, 403):
+    message = shortened(_message(error.body) or error.reason or "no reason given")
+    if error.status in (401, 403) or "not authorized" in message:
         where = f" in namespace {server.namespace!r}" if server.namespace else ""
         return InputError(
             f"Kubeflow at {server.host} does not allow that{where} ({message}): check --namespace and your credentials"
         )
     if error.status == 404:
-        return InputError(f"Kubeflow at {server.host} does not know that ({message}): check the name or id")
-    if error.status == 429 or (error.status or 0) >= 500:
+        return UnknownIdError(f"Kubeflow at {server.host} does not know that ({message}): check the name or id")
+    if error.status == 429 or ((error.status or 0) >= 500 and not USER_ERRORS.search(message)):
         return TransientError(f"Kubeflow at {server.host} fails (HTTP {error.status}: {message})")
-    return InputError(f"Kubeflow at {server.host} refuses (HTTP {error.status}: {message})")
+    return InputError(f"Kubeflow at {server.host} rejects the request (HTTP {error.status}: {message})")
 
 
-def _short(text: Any) -> str:
-    return " ".join(str(text).split())[:300].rstrip(".")
+def _message(body: str | None) -> str:
+    """The server's words: ``message`` of its gRPC services, ``error_message`` of the endpoints for uploads, or text."""
+    try:
+        words = json.loads(body or "")
+    except ValueError:
+        return body or ""
+    text = str(words.get("message") or words.get("error_message") or "") if isinstance(words, dict) else str(words)
+    return text.partition("\n")[0] if "\n\t" in text else text  # a stack follows the cause
+
+
+def shortened(text: Any) -> str:
+    """``text`` in one line of at most 300 characters; of a longer one its end, which holds the cause."""
+    line = " ".join(str(text).split()).rstrip(".")
+    return line if len(line) <= 300 else f"…{line[-299:]}"
 
 
 # --- runs
 
 
 def experiment_id(server: Server) -> str:
-    """The experiment that holds our runs, made when it is not there."""
+    """The experiment that holds our runs; created if it does not exist.
+
+    Raises:
+        InputError: the experiment is archived, which hides its runs.
+    """
     with translate_errors(server):
-        return server.client.create_experiment(EXPERIMENT, namespace=server.namespace).experiment_id
+        experiment = server.client.create_experiment(EXPERIMENT, namespace=server.namespace)
+    if str(experiment.storage_state) == "ARCHIVED":
+        raise InputError(
+            f"experiment {EXPERIMENT!r} at {server.host} is archived, which hides its runs: restore it at"
+            f" {server.host}/#/archive/experiments"
+        )
+    return str(experiment.experiment_id)
 
 
 def find_experiment(server: Server) -> str | None:
-    """The experiment that holds our runs, if it is there."""
+    """The experiment that holds our runs; None if it does not exist."""
     named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": EXPERIMENT}]})
     with translate_errors(server):
         found = server.client.list_experiments(filter=named, namespace=server.namespace).experiments
@@ -201,7 +245,7 @@ def find_experiment(server: Server) -> str | None:
 
 
 def submit(server: Server, package: Path, name: str, values: Mapping[str, Any], service_account: str | None) -> str:
-    """Start a run of the compiled pipeline; its id."""
+    """Start a run of the compiled pipeline and return its id."""
     experiment = experiment_id(server)
     with translate_errors(server):
         run = server.client.run_pipeline(
@@ -212,34 +256,3 @@ def submit(server: Server, package: Path, name: str, values: Mapping[str, Any], 
 
 def run_link(server: Server, run_id: str) -> str:
     return f"{server.host}/#/runs/details/{run_id}"
-
-
-def describe_run(server: Server, run_id: str) -> str:
-    """State of a run and of each of its steps, in lines."""
-    with translate_errors(server):
-        run = server.client.get_run(run_id)
-    lines = [f"{run.display_name}: {run.state}  {run_link(server, run_id)}"]
-    if run.error and run.error.message:
-        lines.append(f"  {_short(run.error.message)}")
-    nodes = (run.run_details.task_details if run.run_details else None) or []
-    by_id = {node.pod_name: node for node in nodes if node.pod_name}
-    for step in sorted(
-        (node for node in nodes if node.start_time and node.display_name in TASKS), key=lambda node: node.start_time
-    ):
-        reason = _reason(step, by_id) if str(step.state) == "FAILED" else ""
-        lines.append(f"  {step.display_name:<12} {step.state}{f': {reason}' if reason else ''}")
-    return "\n".join(lines)
-
-
-def _reason(node: Any, by_id: Mapping[str, Any]) -> str:
-    """Why a node failed: the last word of the pods below it (``executor``, ``executor(0)`` of a first attempt, ...),
-    else its own.
-    """
-    below = [by_id[child.pod_name] for child in node.child_tasks or [] if child.pod_name in by_id]
-    words = [
-        _reason(child, by_id)
-        for child in below
-        if child.display_name.startswith("executor") and str(child.state) == "FAILED"
-    ]
-    own = _short(node.error.message) if node.error and node.error.message else ""
-    return next((word for word in reversed(words) if word), own)

@@ -1,8 +1,9 @@
-"""Cron expressions as Kubeflow reads them: six fields, seconds first (robfig/cron v1), in UTC.
+"""Cron expressions as Kubeflow reads them: six fields, seconds first (robfig/cron v1.2), in the installation's time
+zone.
 
 ``second minute hour day-of-month month day-of-week``. A field is ``*`` (or ``?``), a number, a range ``2-6``, either
-with a step ``*/15``, or a list of those. Months and days also by name, ``MON-FRI``; Sunday is 0. Where both day fields
-say something, a day that fits either counts.
+with a step ``*/15``, or a list of those. Months and days also by name, ``MON-FRI``; Sunday is 0. If neither day field
+is ``*``, a day that fits either of them counts.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ FIELDS = (
     ("day of week", 0, 6),
 )
 YEARS = 5
-"""How far ahead a time is looked for; longer than from one 29 February to the next, but for 2100."""
+"""How far ahead ``next_times`` looks: further than from one 29 February to the next, except around 2100."""
 
 
 @dataclass(frozen=True)
 class Cron:
-    """The values that each field allows; ``any_day`` and ``any_weekday`` where the field says ``*``."""
+    """The values that each field allows; ``any_day`` and ``any_weekday``: whether the field has a ``*``."""
 
     seconds: frozenset[int]
     minutes: frozenset[int]
@@ -42,9 +43,10 @@ class Cron:
 
     @classmethod
     def parse(cls, text: str) -> Cron:
-        """
+        """Read an expression.
+
         Raises:
-            InputError: not six fields, or a field that says nothing possible.
+            InputError: not six fields, or a field with an impossible value.
         """
         parts = text.split()
         if len(parts) == 5:
@@ -65,8 +67,12 @@ class Cron:
         )
 
     def next_times(self, after: datetime, count: int) -> list[datetime]:
-        """The next ``count`` times after ``after``, in UTC; fewer when there are none in the coming years."""
-        day = after.astimezone(UTC)
+        """The next ``count`` times after ``after``, in its time zone; fewer if there are none in the coming years.
+
+        A time that the clocks skip in spring is left out.
+        """
+        zone = after.tzinfo
+        day = after.replace(tzinfo=None, fold=0)
         last = day + timedelta(days=366 * YEARS)
         times: list[datetime] = []
         while day < last:
@@ -74,8 +80,10 @@ class Cron:
                 for hour in sorted(self.hours):
                     for minute in sorted(self.minutes):
                         for second in sorted(self.seconds):
-                            time = day.replace(hour=hour, minute=minute, second=second, microsecond=0)
-                            if time > after:
+                            wall = day.replace(hour=hour, minute=minute, second=second, microsecond=0)
+                            time = wall.replace(tzinfo=zone)
+                            exists = time.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == wall
+                            if exists and time.astimezone(UTC) > after.astimezone(UTC):
                                 times.append(time)
                             if len(times) == count:
                                 return times
@@ -90,7 +98,7 @@ class Cron:
 
 
 def _is_any(part: str) -> bool:
-    return part.split("/")[0] in ("*", "?")
+    return any(piece.split("/")[0] in ("*", "?") for piece in part.split(","))
 
 
 def _field(part: str, name: str, low: int, high: int, text: str) -> frozenset[int]:

@@ -1,5 +1,11 @@
-"""Scheduled runs. Kubeflow cannot change a recurring run, so a new one is made and then the old one of that name
-deleted.
+"""Scheduled runs (Kubeflow's recurring runs).
+
+Kubeflow cannot change a recurring run. To change a schedule, ``apply`` creates a new recurring run and then deletes the
+old one of that name. If the schedule's time comes in the second between the two, both start a run.
+
+A scheduled run belongs to its schedule: Kubernetes deletes its pods with the schedule unless the request asks to leave
+them (``ORPHAN``; Kubeflow Pipelines 2.16, api/v2beta1/recurring_run.proto). Older servers ignore that, so there a
+schedule with a run in progress is disabled, not deleted.
 """
 
 from __future__ import annotations
@@ -9,31 +15,34 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipelines.cluster import Server, experiment_id, find_experiment, translate_errors
+from pipelines.cluster import Server, UnknownIdError, experiment_id, find_experiment, translate_errors
 from pipelines.training import NAME
 from segmodels.errors import InputError, TransientError
 
 PAGE = 100
 
-OWN_ACCOUNTS = ("pipeline-runner", "default-editor")
-"""What Kubeflow puts in where a recurring run names no service account: by itself, and in a namespace of a user."""
+LEAVES_RUNS = (2, 16)
+"""The first release of Kubeflow Pipelines that can delete a schedule without its runs in progress."""
+
+IN_PROGRESS = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to run what.
+    """When to run the pipeline, and with which parameters.
 
     Attributes:
         name: of the recurring run.
         cron: six fields, or None.
         seconds: between two runs, or None.
         values: pipeline parameters that differ from the defaults.
-        service_account: of the pods, None for Kubeflow's own.
+        service_account: of the pods; None leaves it to the installation.
     """
 
     name: str
@@ -44,25 +53,29 @@ class Schedule:
 
 
 def version_name(package: Path, code_revision: str) -> str:
-    """Name of the pipeline version: the code's revision, and a digest of the compiled pipeline, as parameters and
-    profile shape it, too.
+    """Name of the pipeline version: the code's revision, and a digest of the compiled pipeline, which parameters,
+    profile and kfp's release shape, too.
     """
     dirty = "-dirty" if code_revision.endswith("-dirty") else ""
     return f"{code_revision[:12]}{dirty}-{hashlib.sha256(package.read_bytes()).hexdigest()[:8]}"
 
 
 def apply(server: Server, schedule: Schedule, package: Path, code_revision: str, *, dry_run: bool = False) -> list[str]:
-    """Make the recurring run of that name as ``schedule`` says; nothing where it is so already.
+    """Create or replace the recurring run of that name; do nothing if it is up to date.
 
     Returns:
-        What differed and what was done, in lines. With ``dry_run`` what would be.
+        The differences and what was done, in lines; with ``dry_run`` what would be done.
     """
     version = version_name(package, code_revision)
     pipeline = _pipeline_id(server)
     version_id = _version_id(server, pipeline, version) if pipeline else None
     old = [run for run in recurring_runs(server) if run.display_name == schedule.name]
-    difference = _difference(_existing(server, old[0]) if old else {}, _facts(schedule, version))
-    superseded = old if difference else old[1:]
+    wanted = _wanted(schedule, version, package)
+    differences = [_difference(_existing(server, run, schedule), wanted) for run in old]
+    # not simply the newest: two that were created in the same second have no order
+    kept = next((run for run, difference in zip(old, differences, strict=True) if not difference), None)
+    difference = [] if kept else (differences or [_difference({}, wanted)])[0]
+    superseded = [run for run in old if run is not kept]
     if dry_run:
         doing = [f"would upload pipeline {NAME!r} version {version}"] if difference and not version_id else []
         doing += [f"would create schedule {schedule.name!r}"] if difference else []
@@ -72,24 +85,23 @@ def apply(server: Server, schedule: Schedule, package: Path, code_revision: str,
     if difference:
         if not pipeline or not version_id:
             pipeline, version_id = _upload(server, pipeline, package, version)
-        done.append(
-            f"schedule {schedule.name!r} created: {_create(server, schedule, pipeline, version_id)}, version {version}"
-        )
+        start = _phase(old[0], schedule) if old else None
+        created = _create(server, schedule, pipeline, version_id, start)
+        done.append(f"schedule {schedule.name!r} created: {created}, version {version}")
     for run in superseded:
         try:
-            _delete(server, run)
+            done.append(f"its predecessor {run.recurring_run_id} {_delete(server, run)}")
         except (InputError, TransientError) as error:
             hint = "the schedule exists twice until it is deleted: run the command again"
             raise type(error)(
                 f"the predecessor {run.recurring_run_id} of schedule {schedule.name!r} could not be deleted ({error});"
                 f" {hint}"
             ) from None
-        done.append(f"its predecessor {run.recurring_run_id} deleted")
     return done or [f"schedule {schedule.name!r} is up to date: version {version}"]
 
 
 def remove(server: Server, name: str) -> list[str]:
-    """Delete the recurring runs of that name.
+    """Delete the recurring runs of that name. Runs in progress continue.
 
     Raises:
         InputError: there is none.
@@ -99,9 +111,7 @@ def remove(server: Server, name: str) -> list[str]:
     if not chosen:
         known = ", ".join(sorted(run.display_name for run in runs)) or "none"
         raise InputError(f"there is no schedule {name!r}: `python -m pipelines schedules` lists them ({known})")
-    for run in chosen:
-        _delete(server, run)
-    return [f"schedule {name!r} ({run.recurring_run_id}) deleted" for run in chosen]
+    return [f"schedule {name!r} ({run.recurring_run_id}) {_delete(server, run)}" for run in chosen]
 
 
 def recurring_runs(server: Server) -> list[Any]:
@@ -134,39 +144,48 @@ def _trigger(run: Any) -> str:
     return f"every {trigger.periodic_schedule.interval_second} s" if trigger.periodic_schedule else "no trigger"
 
 
-# --- what is there, what is wanted
+# --- differences
 
 
-def _facts(schedule: Schedule, version: str) -> dict[str, Any]:
+def _wanted(schedule: Schedule, version: str, package: Path) -> dict[str, Any]:
     trigger = f"cron {schedule.cron}" if schedule.cron else f"every {schedule.seconds} s"
-    account = "" if schedule.service_account in OWN_ACCOUNTS else schedule.service_account or ""
     return {
         "when": trigger,
         "version": version,
+        **_compiled(next(yaml.load_all(package.read_bytes(), yaml.CSafeLoader))),
         "parameters": dict(schedule.values),
-        "service account": account,
+        "service account": schedule.service_account or "",
         "enabled": True,
     }
 
 
-def _existing(server: Server, run: Any) -> dict[str, Any]:
+def _existing(server: Server, run: Any, schedule: Schedule) -> dict[str, Any]:
     reference = run.pipeline_version_reference
     try:
         with translate_errors(server):
-            version = server.client.get_pipeline_version(
-                reference.pipeline_id, reference.pipeline_version_id
-            ).display_name
-    except InputError:
-        version = "deleted"
+            version = server.client.get_pipeline_version(reference.pipeline_id, reference.pipeline_version_id)
+        name, spec = version.display_name, version.pipeline_spec or {}
+    except UnknownIdError:
+        name, spec = "deleted", {}
     parameters = (run.runtime_config.parameters if run.runtime_config else None) or {}
-    account = "" if run.service_account in OWN_ACCOUNTS else run.service_account or ""
     return {
         "when": _trigger(run),
-        "version": version,
+        "version": name,
+        **_compiled(spec.get("pipeline_spec", spec)),
         "parameters": parameters,
-        "service account": account,
+        # without one in the profile the installation names its own, which no API tells
+        "service account": (run.service_account or "") if schedule.service_account else "",
         "enabled": str(run.status) == "ENABLED",
     }
+
+
+def _compiled(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The images of a compiled pipeline, and the release of kfp that compiled it: parts of the version that tell more
+    than its name.
+    """
+    executors = ((spec.get("deploymentSpec") or {}).get("executors") or {}).values()
+    images = {one["container"]["image"] for one in executors if "container" in one}
+    return {"image": ", ".join(sorted(images)), "compiled by": spec.get("sdkVersion", "")}
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -213,23 +232,67 @@ def _upload(server: Server, pipeline: str | None, package: Path, version: str) -
     return str(pipeline), uploaded.pipeline_version_id
 
 
-def _create(server: Server, schedule: Schedule, pipeline: str, version: str) -> str:
+def _create(server: Server, schedule: Schedule, pipeline: str, version: str, start: datetime | None) -> str:
     experiment = experiment_id(server)
     with translate_errors(server):
-        return server.client.create_recurring_run(
-            experiment,
-            schedule.name,
-            cron_expression=schedule.cron,
-            interval_second=schedule.seconds,
-            params=dict(schedule.values),
-            pipeline_id=pipeline,
-            version_id=version,
-            no_catchup=True,
-            max_concurrency=1,
-            service_account=schedule.service_account,
-        ).recurring_run_id
+        return str(
+            server.client.create_recurring_run(
+                experiment,
+                schedule.name,
+                start_time=f"{start:%Y-%m-%dT%H:%M:%SZ}" if start else None,
+                cron_expression=schedule.cron,
+                interval_second=schedule.seconds,
+                params=dict(schedule.values),
+                pipeline_id=pipeline,
+                version_id=version,
+                no_catchup=True,
+                max_concurrency=1,
+                service_account=schedule.service_account,
+            ).recurring_run_id
+        )
 
 
-def _delete(server: Server, run: Any) -> None:
+def _phase(old: Any, schedule: Schedule) -> datetime | None:
+    """The last time of a periodic schedule before now, for a successor with the same period to count from; None if
+    there is none. Kubeflow would count from the successor's creation, so one that is replaced daily and runs daily
+    would never run. (A start further back would start a run at once: GetNextScheduledEpochNoCatchup in
+    backend/src/crd/controller/scheduledworkflow/util/periodic_schedule.go.)
+    """
+    periodic = old.trigger.periodic_schedule
+    if not schedule.seconds or not periodic or int(periodic.interval_second) != schedule.seconds:
+        return None
+    start = periodic.start_time or old.created_at
+    passed = (datetime.now(UTC) - start) // timedelta(seconds=schedule.seconds)
+    return start + max(passed, 0) * timedelta(seconds=schedule.seconds)
+
+
+def _delete(server: Server, run: Any) -> str:
+    """Delete a recurring run, but not its runs in progress. Where the server cannot, disable it.
+
+    Returns:
+        What was done, as the end of a sentence.
+    """
+    key = run.recurring_run_id
+    leaves_runs = server.version is not None and server.version >= LEAVES_RUNS
+    running = _runs_in_progress(server, key)
     with translate_errors(server):
-        server.client.delete_recurring_run(run.recurring_run_id)
+        if running and not leaves_runs:
+            server.client.disable_recurring_run(key)
+            return (
+                "disabled, not deleted, because this Kubeflow would end its run in progress with it"
+                f" ({', '.join(running)}): run the command again when the run has ended"
+            )
+        # kfp's own method has no argument for the policy
+        server.client._recurring_run_api.recurring_run_service_delete_recurring_run(
+            recurring_run_id=key, propagation_policy="ORPHAN"
+        )
+    return f"deleted; its run in progress continues: {', '.join(running)}" if running else "deleted"
+
+
+def _runs_in_progress(server: Server, recurring_run: str) -> list[str]:
+    """Their ids, of the newest runs."""
+    with translate_errors(server):
+        runs = server.client.list_runs(
+            page_size=PAGE, sort_by="created_at desc", experiment_id=find_experiment(server)
+        ).runs
+    return [run.run_id for run in runs or [] if run.recurring_run_id == recurring_run and str(run.state) in IN_PROGRESS]

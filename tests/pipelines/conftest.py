@@ -1,9 +1,17 @@
-"""One place to run the pipeline in, for all tests of a process."""
+"""One place to run the pipeline in, for all tests of a process, and a Kubeflow server to talk to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp_here import Cluster, cluster_here
+from kfp_server import Server, kfp_server
+
+from pipelines import __main__ as command_line
+from pipelines.profile import Image, Profile
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +24,49 @@ def cluster(_place: Cluster) -> Iterator[Cluster]:
     with cluster_here(_place):
         yield _place
     _place.unavailable = set()
+
+
+@pytest.fixture(scope="session")
+def _compiled() -> dict[str, str]:
+    """Pipelines that have been compiled: that takes a second under pytest."""
+    return {}
+
+
+@pytest.fixture
+def server(_compiled: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A double of Kubeflow's API server, which the commands find by KF_PIPELINES_ENDPOINT."""
+    compile_ = command_line._compile
+
+    def remembered(default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
+        key = repr((default, profile, image))
+        if key not in _compiled:
+            _compiled[key] = compile_(default, profile, image, path).read_text()
+        path.write_text(_compiled[key])
+        return path
+
+    monkeypatch.setattr(command_line, "_compile", remembered)
+    for name in ("ENDPOINT", "NAMESPACE", "TOKEN", "COOKIE", "SA_TOKEN_PATH"):
+        monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("SEGMODELS_CODE_REVISION", "a" * 40)
+    monkeypatch.chdir(REPOSITORY)
+    with kfp_server() as server:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def said(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The exit code of a command, and what it printed."""
+
+    def command(*arguments: str) -> tuple[int, str]:
+        capfd.readouterr()
+        code = command_line.main(arguments)
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        if code:
+            assert captured.err.startswith("error: ")
+            assert captured.err.count("\n") == 1
+        return code, captured.out + captured.err
+
+    return command

@@ -1,0 +1,202 @@
+"""Describes a run: the state of each step, and why a step failed.
+
+Kubeflow's v2beta1 API gives neither a task's pod nor its error (toApiPipelineTaskDetail in KFP 2.17,
+backend/src/apiserver/server/api_converter.go). So the states come from Argo's Workflow, which the v1beta1 API still
+serves when its pods are gone, and a failed step's own sentence from its pod's log or from the archived log.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from components.running.exit_codes import ERROR
+from components.steps import CLUSTER_STEPS, STEPS
+from pipelines.cluster import Server, run_link, shortened, translate_errors
+from segmodels.errors import InputError, TransientError
+
+TASKS = {step.name for step in (*STEPS, *CLUSTER_STEPS)}
+"""A Workflow holds further nodes: drivers, executors, groups, attempts."""
+
+DRIVER = "-driver"
+FAILED = ("Failed", "Error")
+OMITTED = ("Skipped", "Omitted")
+
+TAIL = 1 << 16
+"""Bytes at the end of a log that are searched for the error's sentence."""
+
+
+def describe_run(server: Server, run_id: str) -> str:
+    """State of a run and of each of its steps, in lines.
+
+    Raises:
+        InputError: the server does not know the run.
+        TransientError: the server does not answer.
+    """
+    with translate_errors(server):
+        run = server.client.get_run(run_id)
+    lines = [f"{run.display_name}: {run.state}  {run_link(server, run_id)}"]
+    if run.error and run.error.message:
+        lines.append(f"  {shortened(run.error.message)}")
+    workflow = _workflow(server, run_id)
+    steps = _steps(workflow)
+    lines += [f"  {step.name:<12} {step.state}{_because(server, run_id, workflow, step)}" for step in steps]
+    if not steps:
+        lines += _states_of_tasks(run)
+    failed = [node for node in _nodes(workflow) if node.get("phase") in FAILED and node.get("message")]
+    if failed and not any(step.state == "FAILED" for step in steps):  # before the first step, as the root's driver
+        last = max(failed, key=_finished)
+        lines.append(f"  {last.get('displayName', 'the run')}: {shortened(last['message'])}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step of a Workflow.
+
+    Attributes:
+        state: in Kubeflow's words.
+        pod: the node of the pod that says why the step failed or does not start; None if none does.
+    """
+
+    name: str
+    state: str
+    started: str
+    pod: Mapping[str, Any] | None
+
+
+def _workflow(server: Server, run_id: str) -> dict[str, Any]:
+    """Argo's Workflow of the run; empty if the server holds none, or one whose nodes are not in it."""
+    try:
+        detail = json.loads(_read(server, f"/apis/v1beta1/runs/{run_id}"))
+        workflow: dict[str, Any] = json.loads(detail["pipeline_runtime"]["workflow_manifest"])
+    except (InputError, ValueError, KeyError, TypeError):  # not started yet, or no v1beta1 API
+        return {}
+    return workflow
+
+
+def _nodes(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The Workflow's nodes; none where Argo has compressed them or moved them to its database."""
+    return list(((workflow.get("status") or {}).get("nodes") or {}).values())
+
+
+def _steps(workflow: Mapping[str, Any]) -> list[_Step]:
+    """The steps that have started, in their order."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for node in _nodes(workflow):
+        step, path = _step_of(node.get("name", ""))
+        if step and node.get("phase") not in OMITTED:
+            groups.setdefault(path, []).append(node)
+    latest: dict[str, _Step] = {}  # a group above a step that Argo tries again has the step once for each attempt
+    for path, nodes in groups.items():
+        one = _step(_step_of(path)[0], path, nodes, workflow)
+        if one.name not in latest or latest[one.name].started < one.started:
+            latest[one.name] = one
+    return sorted(latest.values(), key=lambda one: one.started)
+
+
+def _step(name: str, path: str, nodes: list[dict[str, Any]], workflow: Mapping[str, Any]) -> _Step:
+    """The step whose nodes (its driver's, its own, its executor's) have names that start with ``path``."""
+    own = [node for node in nodes if _plain(node["name"]) == _plain(path)] or nodes
+    top = min(own, key=lambda node: len(node["name"]))  # the Retry node, if there is one, of its attempts
+    phase = top.get("phase", "")
+    state = "FAILED" if phase in FAILED else phase.upper()
+    if state == "SUCCEEDED" and _is_cached(path, workflow):
+        state = "CACHED"
+    pods = [node for node in nodes if node.get("type") == "Pod" and node.get("message")]
+    if state == "FAILED":
+        pods = [node for node in pods if node.get("phase") in FAILED]
+    pod = max(pods, key=_finished) if pods and state not in ("SUCCEEDED", "CACHED") else None
+    return _Step(name, state, min(node.get("startedAt") or "9" for node in nodes), pod)
+
+
+def _is_cached(path: str, workflow: Mapping[str, Any]) -> bool:
+    """Whether Argo has omitted the step's executor, because the driver found the outputs in the cache."""
+    of_step = [node for node in _nodes(workflow) if _step_of(node.get("name", ""))[1] == path]
+    phases = {node.get("phase") for node in of_step if _plain(node["displayName"]) == "executor"}
+    return bool(phases) and phases <= set(OMITTED)
+
+
+def _step_of(name: str) -> tuple[str, str]:
+    """Step and its path, for a node's name: ``w.root.group.train.executor(1)`` is of ``train`` at
+    ``w.root.group.train``; both empty for a node of no step.
+    """
+    parts = name.split(".")
+    for index in range(len(parts) - 1, 0, -1):
+        step = re.sub(r"\(.*\)$", "", parts[index]).removesuffix(DRIVER)
+        if step in TASKS:
+            return step, ".".join([*parts[:index], step])
+    return "", ""
+
+
+def _plain(name: str) -> str:
+    """A node's name without the number of its own last attempt."""
+    return re.sub(r"\(\d+\)$", "", name)
+
+
+def _finished(node: Mapping[str, Any]) -> tuple[bool, str]:
+    return not node.get("finishedAt"), node.get("finishedAt") or ""
+
+
+def _because(server: Server, run_id: str, workflow: Mapping[str, Any], step: _Step) -> str:
+    """``: reason``, or nothing."""
+    if step.pod is None:
+        return ""
+    message = shortened(step.pod["message"])
+    if _plain(step.pod["displayName"]).endswith(DRIVER):
+        message = f"Kubeflow's driver, before the step: {message}"
+    elif step.state == "FAILED" and (sentence := _sentence(server, run_id, workflow, step.pod)):
+        message = sentence
+    return f": {message}"
+
+
+def _sentence(server: Server, run_id: str, workflow: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
+    """The last error of a step in its pod's log, else in the log that Argo archived; empty if there is neither."""
+    log = f"/apis/v1alpha1/runs/{run_id}/nodes/{_pod_name(workflow, pod)}/log"
+    archived = f"/apis/v2beta1/runs/{run_id}/nodes/{pod['id']}/artifacts/main-logs:read"
+    for path in (log, archived):
+        try:
+            content = _read(server, path)
+            if path == archived:
+                content = base64.b64decode(json.loads(content)["data"])
+                content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        except (InputError, TransientError, ValueError, KeyError, OSError):
+            continue
+        lines = content[-TAIL:].decode(errors="replace").splitlines()
+        if sentences := [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]:
+            return " ".join(sentences[-1].split())
+    return ""
+
+
+def _pod_name(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+    """RetrievePodName of KFP 2.17, backend/src/common/util/workflow.go."""
+    metadata = workflow.get("metadata") or {}
+    if (metadata.get("annotations") or {}).get("workflows.argoproj.io/pod-name-format") == "v1":
+        return str(node["id"])
+    template = "" if ".inline" in node["name"] else f"-{node.get('templateName', '')}"
+    return f"{metadata.get('name')}{template}-{node['id'].rpartition('-')[2]}"
+
+
+def _read(server: Server, path: str) -> bytes:
+    """What the server answers at ``path``, which kfp's client has no method for."""
+    api = server.client._run_api.api_client
+    with translate_errors(server):
+        response = api.call_api(
+            path, "GET", auth_settings=["Bearer"], _preload_content=False, _return_http_data_only=True
+        )
+        content: bytes = response.data
+    return content
+
+
+def _states_of_tasks(run: Any) -> list[str]:
+    """The steps' states from the v2beta1 API. A task that has not started has the start time 0 or year 1."""
+    tasks = (run.run_details.task_details if run.run_details else None) or []
+    first = datetime(1971, 1, 1, tzinfo=UTC)
+    started = [task for task in tasks if task.display_name in TASKS and task.start_time and task.start_time > first]
+    return [f"  {task.display_name:<12} {task.state}" for task in sorted(started, key=lambda task: task.start_time)]

@@ -1,0 +1,122 @@
+"""``status`` against a double of Kubeflow's API server: the state of every step, and why one failed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from argo_workflow import CACHED, RUNNING, SUCCEEDED, pod_name, workflow
+from kfp_server import Server
+
+Said = Callable[..., tuple[int, str]]
+
+NAME = "segmentation-training-x7k2p"
+FAILED = "main: Error (exit code 1)"
+"""Argo's words for every failed step: Kubeflow's launcher ends with 1 whatever the step ends with."""
+
+LOG = """I1126 03:00:00.000000      31 launcher_v2.go:194] publish success.
+dataset: 20 images
+error: the dataset cannot be read (the store does not answer) (this may pass: try again)
+error: the dataset has 1 unreadable image: a.png: replace the file
+F1126 03:00:01.000000      31 main.go:57] failed to execute component: exit status 2
+"""
+
+
+@pytest.fixture
+def run(server: Server) -> dict[str, Any]:
+    experiment = server.add(server.experiments, "V2beta1Experiment", "experiment_id", display_name="segmentation")
+    facts = {"experiment_id": experiment["experiment_id"], "display_name": "segnet", "state": "FAILED"}
+    return server.add(server.runs, "V2beta1Run", "run_id", **facts)
+
+
+def steps(said: Said, run: dict[str, Any]) -> list[str]:
+    code, text = said("status", run["run_id"])
+    assert code == 0
+    first, *others = text.splitlines()
+    assert first.startswith(f"segnet: {run['state']}  http://")
+    assert first.endswith(f"/#/runs/details/{run['run_id']}")
+    return [" ".join(line.split()) for line in others]
+
+
+def failed_pod(nodes: dict[str, Any]) -> dict[str, Any]:
+    return [node for node in nodes.values() if node["phase"] == "Failed" and node["type"] == "Pod"][-1]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("log", ["pod", "archive", "none"])
+def test_a_failed_step_tells_its_own_sentence(
+    server: Server, said: Said, run: dict[str, Any], log: str, wrapped: bool
+) -> None:
+    """From its pod, from the object store when the pod is gone, else Argo's words; of the last attempt."""
+    ends = {"ingest": [SUCCEEDED], "changed": [SUCCEEDED], "validate": ["pod deleted", FAILED], "notify": [SUCCEEDED]}
+    server.workflows[run["run_id"]] = workflow(NAME, ends, wrapped=wrapped)
+    pod = failed_pod(server.workflows[run["run_id"]]["status"]["nodes"])
+    if log == "pod":
+        server.logs[pod_name(NAME, pod)] = LOG
+    if log == "archive":
+        server.archived_logs[pod["id"]] = LOG
+    reason = FAILED if log == "none" else "the dataset has 1 unreadable image: a.png: replace the file"
+    assert steps(said, run) == [
+        "ingest SUCCEEDED",
+        "changed SUCCEEDED",
+        f"validate FAILED: {reason}",
+        "notify SUCCEEDED",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ({"ingest": [CACHED], "train": [RUNNING]}, ["ingest CACHED", "train RUNNING"]),
+        ({"train": ["OOMKilled (exit code 137)"]}, ["train FAILED: OOMKilled (exit code 137)"]),
+        ({"train-driver": ["no claim"]}, ["train FAILED: Kubeflow's driver, before the step: no claim"]),
+        ({}, []),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_states_come_from_the_workflow(
+    server: Server, said: Said, run: dict[str, Any], ends: dict[str, list[str]], words: list[str], wrapped: bool
+) -> None:
+    server.workflows[run["run_id"]] = workflow(NAME, ends, wrapped=wrapped)
+    assert steps(said, run) == words
+
+
+def test_a_pod_that_cannot_start_says_why(server: Server, said: Said, run: dict[str, Any]) -> None:
+    flow = server.workflows[run["run_id"]] = workflow(NAME, {"train": [RUNNING]})
+    words = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    for node in flow["status"]["nodes"].values():
+        if node["displayName"] == "executor":
+            node.update(phase="Pending", message=words)
+    assert steps(said, run) == [f"train RUNNING: {words.rstrip('.')}"]
+
+
+def test_a_run_that_fails_before_its_first_step_says_why(server: Server, said: Said, run: dict[str, Any]) -> None:
+    flow = server.workflows[run["run_id"]] = workflow(NAME, {})
+    driver = next(node for node in flow["status"]["nodes"].values() if node["displayName"] == "root-driver")
+    driver.update(phase="Error", message="ImagePullBackOff: kfp-driver")
+    assert steps(said, run) == ["root-driver: ImagePullBackOff: kfp-driver"]
+
+
+@pytest.mark.parametrize("manifest", ["none", "compressed"])
+def test_without_nodes_the_states_come_from_the_tasks(
+    server: Server, said: Said, run: dict[str, Any], manifest: str
+) -> None:
+    """toApiPipelineTaskDetail gives no pod and no error; a task that has not started has a time in 1970, or year 1."""
+    times = {"ingest": "2026-01-01T00:00:09Z", "validate": "2026-01-01T00:01:00Z"}
+    times |= {"train": "1970-01-01T00:00:00Z", "register": "0001-01-01T00:00:00Z", "validate-driver": times["ingest"]}
+    run["run_details"] = {
+        "task_details": [
+            {"display_name": name, "state": "FAILED" if name == "validate" else "SUCCEEDED", "start_time": time}
+            for name, time in reversed(times.items())
+        ]
+    }
+    if manifest == "compressed":
+        server.workflows[run["run_id"]] = {"metadata": {"name": NAME}, "status": {"compressedNodes": "H4sIAAAA"}}
+    assert steps(said, run) == ["ingest SUCCEEDED", "validate FAILED"]
+
+
+def test_a_terminated_run_is_followed(server: Server, said: Said, run: dict[str, Any]) -> None:
+    run["state"] = "RUNNING"
+    server.workflows[run["run_id"]] = workflow(NAME, {"train": [RUNNING]})
+    server.terminate(run["run_id"])
+    assert steps(said, run) == ["train RUNNING"]
+    assert "CANCELING" in said("status", run["run_id"])[1]
