@@ -33,28 +33,46 @@ class File:
         return folder / self.name
 
 
+@dataclass(frozen=True)
 class JsonFile(File):
+    """A JSON file.
+
+    Attributes:
+        shape: of its content, as far as readers rely on it; ``files.parse_json`` explains shapes.
+    """
+
+    shape: Any = object
+
     def read(self, folder: Path) -> Any:
-        """Raises InputError: not there, or damaged."""
-        return files.read_json(self.path(folder), self.step)
+        """Its content. Raises InputError: not there, damaged, or of another shape."""
+        return files.read_json(self.path(folder), self.step, self.shape)
 
     def write(self, folder: Path, content: Any) -> None:
-        self.path(folder).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self.path(folder).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 class TextFile(File):
     def read(self, folder: Path) -> str:
-        """Raises InputError: not there, or damaged."""
+        """Its text. Raises InputError: not there, or damaged."""
         return files.read_text(self.path(folder), self.step)
 
     def write(self, folder: Path, content: str) -> None:
         self.path(folder).write_text(content, encoding="utf-8")
 
 
+@dataclass(frozen=True)
 class CsvFile(File):
+    """A CSV file with a header.
+
+    Attributes:
+        columns: that readers rely on.
+    """
+
+    columns: tuple[str, ...] = ()
+
     def read(self, folder: Path) -> list[dict[str, str]]:
-        """Its rows. Raises InputError: not there, or damaged."""
-        return files.read_csv(self.path(folder), self.step)
+        """Its rows. Raises InputError: not there, damaged, or without one of the columns."""
+        return files.read_csv(self.path(folder), self.step, self.columns)
 
 
 class ParquetFile(File):
@@ -63,7 +81,19 @@ class ParquetFile(File):
         return files.read_parquet(self.path(folder), self.step, schema)
 
 
-DATASET = JsonFile(files.DATASET, "ingest")
+DATASET = JsonFile(
+    files.DATASET,
+    "ingest",
+    {
+        "layout": str,
+        "root": str,
+        "labels": {"classes": [str]},
+        "source": {str: object},
+        "revision": (str, None),
+        "digest": str,
+        "samples": {str: int},
+    },
+)
 """Layout, root, labels, source, revision, digest, samples per split."""
 MANIFEST = ParquetFile(files.MANIFEST, "ingest")
 """A row per sample."""
@@ -72,39 +102,59 @@ CARRIED = "files"
 
 FACTS = ParquetFile("facts.parquet", "validate")
 """A row per sample: what opening it showed."""
-REPORT = JsonFile("report.json", "validate")
+FORM = {"dtype": str, "channels": int, "spatial_dims": int}
+REPORT = JsonFile("report.json", "validate", {"success": bool, "digest": str, "form": (FORM, None)})
 """Findings, and whether the dataset passed (``success``)."""
 OVERVIEW = TextFile("docs/index.html", "validate")
 """First page of the data docs."""
 
-STATISTICS = JsonFile(files.STATISTICS, "preprocess")
+STATISTICS = JsonFile(
+    files.STATISTICS, "preprocess", {"digest": str, "labels": {"classes": [str]}, "mean": [float], "std": [float]}
+)
 """Of the shards: digest, labels, mean and std per channel."""
 
-DESCRIPTION = JsonFile(files.DESCRIPTION, "train")
+DESCRIPTION = JsonFile(
+    files.DESCRIPTION, "train", {"name": str, "lineage": {str: object}, "metrics": {str: (float, None)}}
+)
 """Of the model: name, options, labels, lineage, metrics."""
-RUN = JsonFile("run.json", "train")
+RUN = JsonFile("run.json", "train", {"run_id": str, "tracking_uri": str})
 """The MLflow run of the training: ``run_id``, ``tracking_uri``, ``experiment``."""
 JOURNAL = TextFile("metrics.jsonl", "train")
 """Metrics on their way to MLflow, beside the checkpoints."""
 
-METRICS = JsonFile("metrics.json", "evaluate")
+METRICS = JsonFile("metrics.json", "evaluate", {str: (float, None)})
 """Dataset-level scores."""
-EVALUATION = JsonFile("evaluation.json", "evaluate")
+EVALUATION = JsonFile(
+    "evaluation.json",
+    "evaluate",
+    {
+        "params": {"batch_size": int, "accelerator": str},
+        "task": str,
+        "headline": {str: str},
+        "settings": {str: object},
+        "model_digest": str,
+        "data_digest": str,
+    },
+)
 """How they were measured: parameters, task, settings, how people write its first scores (``headline``), digests of
 model and data.
 """
-CONFUSION = JsonFile("confusion.json", "evaluate")
+CONFUSION = JsonFile("confusion.json", "evaluate", {"classes": [str], "counts": [[int]]})
 """The confusion matrix: ``classes``, ``counts``."""
 CONFUSION_TABLE = CsvFile("confusion.csv", "evaluate")
 """The same as rows: actual, predicted, count, share."""
-PER_CLASS = CsvFile("per_class.csv", "evaluate")
+PER_CLASS = CsvFile("per_class.csv", "evaluate", ("class",))
 """Scores of each class."""
 PER_IMAGE = ParquetFile("per_image.parquet", "evaluate")
 """Scores of each image, and what they follow from."""
 PICTURES = "pictures"
 """Subfolder of PNG files."""
 
-REGISTRATION = JsonFile("registration.json", "register")
+REGISTRATION = JsonFile(
+    "registration.json",
+    "register",
+    {"name": str, "version": str, "uri": str, "alias": str, "reason": str, "metric": str, "value": float},
+)
 """Name, version and alias of the registered model; the decision and its reason."""
 MODEL_CARD = TextFile("model_card.md", "register")
 """Of the registered version; its pictures lie beside it."""

@@ -103,11 +103,20 @@ def optional(expectation: Expectation) -> Expectation:
     return Expectation(f"{expectation.text}, or null", lambda value: value is None or expectation.holds(value))
 
 
-def shown(value: Any) -> str:
-    """A value as users write it: lists for tuples, true for True."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(shown, value))}]"
-    return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
+def shown(value: Any, limit: int = 100) -> str:
+    """A value as users write it (lists for tuples, true for True), cut to ``limit`` characters."""
+    if isinstance(value, str | bytes):
+        text = repr(value[: limit + 1])
+    elif isinstance(value, tuple | list):
+        text = f"[{', '.join(shown(one, limit) for one in value[: limit // 3 + 1])}]"
+    elif isinstance(value, bool | None):
+        text = {True: "true", False: "false", None: "null"}[value]
+    else:
+        try:
+            text = repr(value)
+        except ValueError:  # a whole number of more than 4300 digits
+            text = f"a whole number of {value.bit_length()} bits"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _in_range(kind: str, types: tuple[type, ...], low: float, high: float, above: float, below: float) -> Expectation:

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from segmodels.errors import InputError
+from segmodels.files import check_shape
+
+_SHAPE = {"classes": [str], "palette": [[int]], "ids": {str: int}, "ignore_index": int}
 
 
 class UnknownLabelsError(InputError):
@@ -139,6 +142,8 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LabelMap:
+        """The inverse of ``to_dict``; raises ValueError for data of another shape."""
+        check_shape(data, _SHAPE)
         return cls(
             classes=tuple(data["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in data["palette"]),

@@ -12,6 +12,7 @@ from components.datasets.revision import digits_digest, hashed, listing_digest, 
 from components.datasets.sources import place_of
 from components.params.schema import IngestParams, PipelineParams
 from components.running.digests import directory_digest, folder_md5s
+from segmodels.files import parse_json
 
 
 def source(params: PipelineParams, source: Path, cache: Path) -> None:
@@ -48,8 +49,8 @@ def _folder_digest(root: Path, cache: Path) -> str:
     seen = hashed(sizes_and_times(root))
     note = cache / "sources" / f"{hashed([str(root.absolute())])}.json"
     try:
-        known = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = parse_json(note.read_bytes(), {"seen": str, "digest": str})
+    except (OSError, ValueError):  # none, or a damaged one: the files are read again
         known = {}
     if known.get("seen") != seen:
         known = {"seen": seen, "digest": directory_digest(folder_md5s(root))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,10 +41,10 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
     Raises:
         InputError: the dataset did not pass, or a file is missing or broken.
     """
-    report = _passed(validation)
     data = Dataset.open(dataset)
+    report = _passed(validation, data.digest)
     samples = [sample for split in SPLITS for sample in data.samples(split)]
-    common = data.layout, params.longer_side, report.get("form")
+    common = data.layout, params.longer_side, report["form"]
     prepared = parallel_map(_prepare, samples, params.workers, _start, common)
     with written_folder(shards) as folder:
         with ShardWriter(
@@ -70,20 +69,18 @@ class Prepared(NamedTuple):
     counts: SampleCounts
 
 
-def _passed(validation: Path) -> dict[str, Any]:
-    """The report of a dataset that passed."""
+def _passed(validation: Path, digest: str) -> dict[str, Any]:
+    """The report of the dataset of this digest, which passed."""
+    report: dict[str, Any] = REPORT.read(validation)
     path = REPORT.path(validation)
-    try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        passed = report["success"]
-    except FileNotFoundError:
-        raise InputError(f"validation report {path} is not there: run the step validate first") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"validation report {path} cannot be read ({error}): run the step validate again") from None
-    if not passed:
+    if not report["success"]:
         raise InputError(
             f"the dataset did not pass its validation ({path}): correct what the report names and run the step"
             " validate again"
+        )
+    if report["digest"] != digest:
+        raise InputError(
+            f"{path} is the report of the dataset {report['digest']}, not of {digest}: run the step validate again"
         )
     return report
 

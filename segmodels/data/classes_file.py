@@ -4,7 +4,6 @@ forms.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from segmodels.data.decoding import Color
 from segmodels.errors import InputError, nearest
+from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
 
 IGNORED, THINGS = "!ignore", "!things"
@@ -122,7 +122,7 @@ def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
     """The entries, and the names of things."""
     entries: list[Entry] = []
     things: list[str] | None = None
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(read_plain_text(path).splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, *rest = (field.strip() for field in line.split(","))
@@ -149,8 +149,9 @@ def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
 
 
 def _from_json(path: Path) -> tuple[list[Entry], list[str] | None]:
+    text = read_plain_text(path)
     try:
-        data: Any = json.loads(_read(path))
+        data = parse_json(text, {"classes": [(str, {"name": (str, int)})]})
         items: list[dict[str, Any]] = [{"name": item} if isinstance(item, str) else item for item in data["classes"]]
         items += [
             {"name": IGNORED} | ({"id": item} if isinstance(item, int) else item) for item in data.get("ignore", [])
@@ -164,21 +165,13 @@ def _from_json(path: Path) -> tuple[list[Entry], list[str] | None]:
             for item in items
         ]
         return entries, [str(name) for name in data["things"]] if "things" in data else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         form = (
             '{"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, ...], "ignore": [255], "things": ["car"]}'
         )
         raise InputError(
-            f"{path} cannot be understood ({type(error).__name__}: {error}), expected {form}; all but"
-            " classes may be left out"
+            f"{path} cannot be understood ({reason(error)}), expected {form}; all but classes may be left out"
         ) from None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}), expected UTF-8 text") from None
 
 
 def _color(values: Sequence[int]) -> Color:

@@ -21,9 +21,21 @@ import pyarrow.parquet as pq
 from segmodels.checks import check, number, whole_number
 from segmodels.data.layouts import Layout, Sample, open_layout
 from segmodels.errors import InputError
+from segmodels.files import DATASET, MANIFEST, read_json, read_parquet, reading
 from segmodels.labels import LabelMap
 
 SPLITS = ("train", "val", "test")
+
+FACTS = {
+    "layout": str,
+    "root": str,
+    "labels": object,
+    "source": {str: object},
+    "revision": (str, None),
+    "digest": str,
+    "samples": {str: int},
+}
+"""Shape of dataset.json."""
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -67,20 +79,12 @@ class Dataset:
             InputError: a file is missing or broken, or the folder of the data is not there.
         """
         folder = Path(folder)
-        try:
-            facts = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-            table = pq.read_table(folder / "manifest.parquet").select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA)
-            root, name, labels = folder / facts["root"], facts["layout"], LabelMap.from_dict(facts["labels"])
-            source, revision, digest = facts["source"], facts["revision"], facts["digest"]
-        except FileNotFoundError as error:
-            raise InputError(
-                f"dataset folder {folder} has no {Path(error.filename or 'manifest.parquet').name}: run the step ingest"
-                " first"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise InputError(
-                f"dataset folder {folder} cannot be read ({' '.join(str(error).split())}): run the step ingest again"
-            ) from None
+        facts = read_json(folder / DATASET, "ingest", FACTS)
+        with reading(folder / DATASET, "ingest"):
+            labels = LabelMap.from_dict(facts["labels"])
+        name, root = facts["layout"], folder / facts["root"]
+        source, revision, digest = facts["source"], facts["revision"], facts["digest"]
+        table = read_parquet(folder / MANIFEST, "ingest", MANIFEST_SCHEMA)
         layout = open_layout(name, root)
         if layout.labels != labels:
             raise InputError(
@@ -149,7 +153,7 @@ def write_dataset(
     places = Counter(zip(table.column("split").to_pylist(), table.column("id").to_pylist(), strict=True))
     if twice := [f"{split}/{name}" for (split, name), count in places.items() if count > 1]:
         raise InputError(f"dataset {source} has samples with the same id: {', '.join(twice[:5])}: rename them")
-    pq.write_table(table, folder / "manifest.parquet")
+    pq.write_table(table, folder / MANIFEST)
     facts = {
         "layout": layout,
         "root": str(root),
@@ -159,7 +163,7 @@ def write_dataset(
         "digest": digest,
         "samples": {split: counts[split] for split in SPLITS},
     }
-    (folder / "dataset.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (folder / DATASET).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)

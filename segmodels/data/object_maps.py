@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from segmodels.annotations import MOST_SEGMENTS, Segment, rows_of
 from segmodels.data.decoding import read_pages
 from segmodels.errors import InputError, nearest
+from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
 
 
@@ -85,14 +84,13 @@ def _known(name: str, id: int, label: int | None) -> int:
 
 def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> list[Segment]:
     """A row for each of ``ids``; rows without a pixel are left out."""
+    text = read_plain_text(root / table)
     try:
-        entries: list[dict[str, Any]] = json.loads((root / table).read_text(encoding="utf-8-sig"))
+        entries = parse_json(text, [{"id": (int, str), "class": (str, int)}])
         rows = {int(entry["id"]): (str(entry["class"]), bool(entry.get("crowd", False))) for entry in entries}
-    except OSError as error:
-        raise InputError(f"file {root / table} cannot be read ({error.strerror}): restore it") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise InputError(
-            f"{table} cannot be understood ({type(error).__name__}: {error}), expected"
+            f"{table} cannot be understood ({reason(error)}), expected"
             ' [{"id": 1, "class": "car", "crowd": false}, ...]; crowd may be left out'
         ) from None
     if missing := [id for id in ids if id not in rows]:

@@ -6,7 +6,6 @@ A shard folder holds ``{split}-{00000}.arrow`` files, one record batch per sampl
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 
 from segmodels.annotations import Annotation
-from segmodels.data.image_form import ImageForm
+from segmodels.checks import shown
+from segmodels.data.image_form import DTYPES, ImageForm
 from segmodels.data.records import SCHEMA, Record, record_schema
 from segmodels.data.statistics import DatasetStatistics
 from segmodels.errors import InputError
-from segmodels.files import STATISTICS
+from segmodels.files import STATISTICS, check_shape, parse_json, reading
 from segmodels.labels import LabelMap
 
 T = TypeVar("T")
@@ -52,6 +52,23 @@ class ShardInfo:
     shards: Mapping[str, list[dict[str, Any]]]
 
 
+SHAPE = {
+    "labels": object,
+    "image": {"dtype": str, "channels": int, "spatial_dims": int},
+    "mean": [float],
+    "std": [float],
+    "class_pixels": [int],
+    "present_pixels": [int],
+    "images": {str: int},
+    "pixels": {str: int},
+    "digest": str,
+    "longer_side": (int, None),
+    "source": {str: object},
+    "shards": {str: [{"file": str, "samples": int, "annotated": int, "objects": int, "bytes": int}]},
+}
+"""Of statistics.json."""
+
+
 def read_info(folder: str | Path) -> ShardInfo:
     """Read ``statistics.json`` of a shard folder.
 
@@ -59,23 +76,37 @@ def read_info(folder: str | Path) -> ShardInfo:
         InputError: missing, broken, or of another schema.
     """
     path = Path(folder) / STATISTICS
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if (schema := data.get("schema", 1)) != SCHEMA:
-            raise InputError(
-                f"shards in {folder} have schema {schema}, expected {SCHEMA}: rerun the step preprocess, which writes"
-                " them anew"
-            )
+    with reading(path, "preprocess"):
+        data = parse_json(path.read_bytes(), {})
+    if (schema := data.get("schema", 1)) != SCHEMA:
+        raise InputError(
+            f"shards in {folder} have schema {shown(schema)}, expected {SCHEMA}: rerun the step preprocess, which"
+            " writes them anew"
+        )
+    with reading(path, "preprocess"):
+        check_shape(data, SHAPE)
         labels, statistics = LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data)
         image = data["image"]
-        form = ImageForm(np.dtype(image["dtype"]), int(image["channels"]), int(image["spatial_dims"]))
+        form = ImageForm(np.dtype(image["dtype"]), image["channels"], image["spatial_dims"])
+        _check_sense(data, labels, form)
         return ShardInfo(labels, form, statistics, data["digest"], data["longer_side"], data["source"], data["shards"])
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"shard folder {folder} has no {STATISTICS}: run the step preprocess first") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): rerun the step preprocess") from None
+
+
+def _check_sense(data: Mapping[str, Any], labels: LabelMap, form: ImageForm) -> None:
+    """Raise ValueError where the values of ``statistics.json`` do not belong together."""
+    if form.dtype.name not in DTYPES or form.channels < 1 or form.spatial_dims not in (2, 3):
+        raise ValueError(f"image is {shown(data['image'])}, expected {', '.join(DTYPES)}, channels, 2 or 3 dimensions")
+    lengths = {"mean": form.channels, "std": form.channels} | dict.fromkeys(
+        ("class_pixels", "present_pixels"), labels.num_classes
+    )
+    for name, length in lengths.items():
+        if len(data[name]) != length and (data[name] or "train" in data["shards"]):
+            raise ValueError(f"{name} has {len(data[name])} entries, expected {length}")
+    if data["longer_side"] is not None and data["longer_side"] < 1:
+        raise ValueError(f"longer_side is {data['longer_side']}, expected at least 1")
+    for split, files in data["shards"].items():
+        if not files or any(one["samples"] < 1 or Path(one["file"]).name != one["file"] for one in files):
+            raise ValueError(f"shards.{split} is {shown(files)}, expected files of at least one sample each")
 
 
 class ShardReader:
@@ -165,7 +196,7 @@ class ShardReader:
         """A part of a sample's record."""
         shard, place = self._locate(index)
         last = self._last  # another thread may read or release at any time
-        try:
+        with reading(self._path(shard), "preprocess"):
             if last is not None and last[0] == index and (not check or index in self._intact):
                 return part(last[1])
             reader, file = self._map(shard)
@@ -175,10 +206,6 @@ class ShardReader:
                 record.check(file)
                 self._intact.add(index)
             return part(record)
-        except (OSError, ValueError, TypeError, IndexError, pa.ArrowException) as error:
-            if isinstance(error, InputError):
-                raise
-            raise self._corrupt(shard, error) from None
 
     def _checked(self, index: int, part: Callable[[Record], T]) -> T:
         """A part of a record whose checksum has been compared."""
@@ -194,28 +221,22 @@ class ShardReader:
     def _map(self, shard: int) -> tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]:
         opened = self._open.get(shard)  # another thread may release the maps at any time
         if opened is None:
-            with (self.folder / self._shards[shard]["file"]).open("rb") as file:
+            with self._path(shard).open("rb") as file:
                 pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages)))
             if (
                 reader.schema != record_schema(self.labels)
                 or reader.num_record_batches != self._shards[shard]["samples"]
             ):
-                raise self._corrupt(shard, f"{reader.num_record_batches} samples of schema {reader.schema.names}")
+                raise ValueError(f"{reader.num_record_batches} samples of schema {reader.schema.names}")
             opened = self._open[shard] = reader, pages
         return opened
 
     def _check_size(self, shard: Mapping[str, Any]) -> None:
         path = self.folder / shard["file"]
-        if not path.is_file():
-            raise InputError(f"shard {path} is not there: rerun the step preprocess")
-        if path.stat().st_size != shard["bytes"]:
-            raise InputError(
-                f"shard {path} is truncated or corrupt ({path.stat().st_size} bytes, expected {shard['bytes']}): rerun"
-                " the step preprocess"
-            )
+        with reading(path, "preprocess"):
+            if (size := path.stat().st_size) != shard["bytes"]:
+                raise ValueError(f"{size} bytes, expected {shard['bytes']}")
 
-    def _corrupt(self, shard: int, reason: object) -> InputError:
-        return InputError(
-            f"shard {self.folder / self._shards[shard]['file']} is corrupt ({reason}): rerun the step preprocess"
-        )
+    def _path(self, shard: int) -> Path:
+        return self.folder / self._shards[shard]["file"]

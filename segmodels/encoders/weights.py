@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segmodels.errors import InputError, TransientError
+from segmodels.files import parse_json, reason
 
 # Names under which trainers keep the body's weights in a checkpoint of a whole model.
 PREFIXES = ("", "module.", "backbone.", "encoder.", "module.backbone.", "module.encoder.")
@@ -117,10 +117,9 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
             f"weights file {path} holds more than tensors, or is no torch file: save only the state_dict, best as"
             " safetensors"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # torch's reader raises all kinds
         raise InputError(
-            f"weights file {path} cannot be read ({' '.join(str(error).split())[:200]}): it is damaged or of another"
-            " format"
+            f"weights file {path} cannot be read ({reason(error)}): it is damaged or of another format"
         ) from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
@@ -160,7 +159,10 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     folder = cache or Path(os.environ.get("SEGMODELS_CACHE") or Path.home() / ".cache" / "segmodels")
     copy = folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{name}"
     note = copy.with_name(copy.name + ".json")
-    known = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and copy.is_file() else None
+    try:
+        known = parse_json(note.read_bytes(), {"sha256": str}) if copy.is_file() else None
+    except (OSError, ValueError):  # none, or a damaged one: the file is fetched again
+        known = None
     if known and _sha256(copy) != known["sha256"]:
         known = None
     if known and pinned and known["sha256"].startswith(pinned):
@@ -169,7 +171,7 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     try:
         store, path = fsspec.core.url_to_fs(uri)
         version = store.ukey(path)
-        if known and known["version"] == version and not pinned:
+        if known and known.get("version") == version and not pinned:
             return copy
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.errors import InputError
-from segmodels.files import read_parquet
+from segmodels.files import parse_json, read_parquet, reading
 from segmodels.labels import LabelMap
 from segmodels.tasks.base import Evaluator, Result
 
@@ -114,16 +114,14 @@ class ObjectEvaluator(Evaluator[ResultType]):
     @classmethod
     def read(cls, folder: Path) -> Self:
         table = read_parquet(folder / TABLE, "evaluate")
-        try:
-            evaluator = cls(LabelMap.from_dict(json.loads(table.schema.metadata[b"labels"])))
+        with reading(folder / TABLE, "evaluate"):
+            evaluator = cls(LabelMap.from_dict(parse_json(table.schema.metadata[b"labels"])))
             lists = {name: table[name].to_pylist() for name in cls._columns()}
             for number, name in enumerate(table["id"].to_pylist()):
                 evaluator._images[name] = {
                     column: np.array(values[number], dtype=cls._columns()[column].to_pandas_dtype())
                     for column, values in lists.items()
                 }
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder / TABLE} cannot be read ({error}): run the evaluate step again") from None
         return evaluator
 
     @classmethod

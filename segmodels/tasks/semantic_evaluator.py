@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.errors import InputError
-from segmodels.files import read_parquet
+from segmodels.files import parse_json, read_parquet, reading
 from segmodels.labels import LabelMap
 from segmodels.metrics import ConfusionMatrix, f1, iou, mean_f1, mean_iou, mean_recall, per_class, scores, summary
 from segmodels.metrics.confusion import on_device
@@ -169,15 +169,13 @@ class SemanticEvaluator(Evaluator[ClassMap]):
     @classmethod
     def read(cls, folder: Path) -> Self:
         table = read_parquet(folder / TABLE, "evaluate")
-        try:
-            evaluator = cls(LabelMap.from_dict(json.loads(table.schema.metadata[b"labels"])))
+        with reading(folder / TABLE, "evaluate"):
+            evaluator = cls(LabelMap.from_dict(parse_json(table.schema.metadata[b"labels"])))
             columns = [table[name].to_pylist() for name in ("id", "cells", "counts")]
-        except (KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{folder / TABLE} has other columns ({error}): run the step evaluate again") from None
-        evaluator._images = {
-            name: (np.array(cells, dtype=np.int32), np.array(counts, dtype=np.int64))
-            for name, cells, counts in zip(*columns, strict=True)
-        }
+            for name, *lists in zip(*columns, strict=True):
+                cells, counts = np.array(lists[0], dtype=np.int32), np.array(lists[1], dtype=np.int64)
+                evaluator._matrix(cells, counts)  # raises for cells out of range
+                evaluator._images[name] = cells, counts
         evaluator._cases = volume_cases.read(folder)
         return evaluator
 

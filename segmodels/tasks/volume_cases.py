@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.errors import InputError
+from segmodels.files import parse_csv, reading
 from segmodels.labels import LabelMap
 from segmodels.metrics.surface import case_scores
 
@@ -64,11 +64,8 @@ def read(folder: Path) -> Cases:
     if not path.is_file():
         return {}
     cases: Cases = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                scores = {column: float(row[column] or "nan") for column in SCORES}
-                cases.setdefault(row["id"], []).append({"label": int(row["label"]), **scores})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): run the evaluate step again") from None
+    with reading(path, "evaluate"):
+        for row in parse_csv(path.read_text(encoding="utf-8"), ("id", "label", *SCORES)):
+            scores = {column: float(row[column] or "nan") for column in SCORES}
+            cases.setdefault(row["id"], []).append({"label": int(row["label"]), **scores})
     return cases

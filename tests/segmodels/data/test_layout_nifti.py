@@ -94,5 +94,5 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         list(layout.samples())
     for text in ("{", '{"labels": [1, 2]}', '{"labels": {"whole": [1, 2]}}', "{}"):
         (root / "dataset.json").write_text(text)
-        with pytest.raises(InputError, match=r"dataset\.json cannot be read"):
+        with pytest.raises(InputError, match=r"dataset\.json cannot be understood \(.*\), expected .*: correct it"):
             _ = open_layout("nifti", root).labels

@@ -318,7 +318,7 @@ def test_a_corrupt_shard_is_named_by_the_loader(tmp_path):
     reader = ShardReader(tmp_path, "train")
     for workers in (0, 1):
         loader = training_loader(reader, FULL, TASK, batch_size=4, seed=0, workers=workers)
-        with pytest.raises(InputError, match=r"^shard .*train-00000\.arrow is corrupt .* rerun the step preprocess$"):
+        with pytest.raises(InputError, match=r"train-00000\.arrow is damaged \(.*\): run the step preprocess again$"):
             list(loader)
 
 

@@ -66,16 +66,16 @@ def test_a_dataset_with_an_id_twice_in_a_split_is_refused(tmp_path):
 
 
 def test_a_missing_or_broken_dataset_says_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"has no dataset\.json: run the step ingest first"):
+    with pytest.raises(InputError, match=r"dataset\.json is not there: run the step ingest first"):
         Dataset.open(tmp_path)
     folder(tmp_path / "source", names=("train/a", "val/b", "test/c"))
     out = record(tmp_path, list(open_layout("folder", tmp_path / "source").samples()))
     data = (out / "manifest.parquet").read_bytes()
     (out / "manifest.parquet").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"cannot be read .* run the step ingest again"):
+    with pytest.raises(InputError, match=r"manifest\.parquet is damaged \(.*\): run the step ingest again"):
         Dataset.open(out)
     (out / "manifest.parquet").unlink()
-    with pytest.raises(InputError, match=r"has no manifest\.parquet"):
+    with pytest.raises(InputError, match=r"manifest\.parquet is not there"):
         Dataset.open(out)
 
 

@@ -72,7 +72,7 @@ def test_parts_tensors_files_and_other_processes_give_the_same_scores(tmp_path: 
     assert len(lines) == 1 + 4 * 2
     assert lines[-1] == "case_3,2,tumour,,,"
     (tmp_path / "per_case.csv").write_text(lines[0] + "\ncase_0,1,liver,high,,\n")
-    with pytest.raises(InputError, match=r"per_case\.csv cannot be read .* run the evaluate step again"):
+    with pytest.raises(InputError, match=r"per_case\.csv is damaged \(.*\): run the step evaluate again"):
         SemanticEvaluator.read(tmp_path)
 
 
