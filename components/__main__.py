@@ -18,6 +18,7 @@ from typing import Any
 
 from components.params import FILE
 from components.running.exit_codes import guarded, retried
+from components.running.machine import check_writable
 from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, STEPS, Step
 from segmodels.errors import InputError
 
@@ -71,6 +72,9 @@ def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], exec
         params = assembled_params(fragments or file, assignments, names="shards" in step.reads)
         whole = typing.get_type_hints(function)["params"] is type(params)
         options["params"] = params if whole else params.section(step.name)
+    for output in (step.writes, "out"):
+        if output in options:
+            check_writable(options[output], folder_wanted=step not in DVC_STEPS)
     try:
         retried(lambda: function(**options), retries)
     except InputError:

@@ -62,7 +62,7 @@ def refusal(error: OSError, path: str | Path | None = None) -> str:
         return f"the disk is full{f' ({name})' if name else ''}: {FREE_SPACE}"
     meaning = os.strerror(number) if number else on_one_line(error)
     if name is None:
-        return f"the operating system refuses: {meaning.lower()}: {ADVICE.get(number, 'check the machine')}"
+        return f"the operating system refuses ({meaning.lower()}): {ADVICE.get(number, 'check the machine')}"
     return f"{name} cannot be used ({meaning.lower()}): {ADVICE.get(number, 'check the path')}"
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from components.running.atomic import written_file
+
 if TYPE_CHECKING:
     from segmodels.data.large_images import ImageRows
     from segmodels.labels import LabelMap
@@ -22,8 +24,10 @@ JPEG_QUALITY, ALPHA = 90, 0.5  # of overlays
 
 def write_classes(out: Path, labels: LabelMap) -> None:
     """classes.csv: id, class and colour."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "classes.csv").open("w", newline="", encoding="utf-8") as file:
+    with (
+        written_file(out / "classes.csv") as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "class", "red", "green", "blue"])
         table.writerows(
@@ -76,10 +80,8 @@ def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarr
 def _save_nifti(classes: np.ndarray, like: Path, path: Path) -> None:
     from segmodels.data.nifti import write_nifti
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
-    write_nifti(partial, classes, like)
-    partial.replace(path)
+    with written_file(path) as partial:
+        write_nifti(partial, classes, like)
 
 
 def _save_jpeg(picture: np.ndarray, path: Path) -> None:
@@ -89,10 +91,8 @@ def _save_jpeg(picture: np.ndarray, path: Path) -> None:
 
 
 def _write(content: bytes, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with written_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _save_tiles(mask: Iterable[np.ndarray], size: tuple[int, int], path: Path, labels: LabelMap) -> None:
@@ -104,24 +104,18 @@ def _save_tiles(mask: Iterable[np.ndarray], size: tuple[int, int], path: Path, l
         colors[:, : labels.num_classes] = (
             np.array(labels.palette, dtype=np.uint16).T * 257
         )  # TIFF's colours have 16 bits
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with tifffile.TiffWriter(partial, bigtiff=size[0] * size[1] > 2**31) as file:
-            file.write(
-                _tiles(mask, size, dtype),
-                shape=size,
-                dtype=dtype,
-                photometric=photometric,
-                colormap=colors,
-                tile=(TILE, TILE),
-                compression="zlib",
-                metadata=None,
-                maxworkers=1,
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_file(path) as partial, tifffile.TiffWriter(partial, bigtiff=size[0] * size[1] > 2**31) as file:
+        file.write(
+            _tiles(mask, size, dtype),
+            shape=size,
+            dtype=dtype,
+            photometric=photometric,
+            colormap=colors,
+            tile=(TILE, TILE),
+            compression="zlib",
+            metadata=None,
+            maxworkers=1,
+        )
 
 
 def _tiles(mask: Iterable[np.ndarray], size: tuple[int, int], dtype: np.dtype) -> Iterator[np.ndarray]:

@@ -1,19 +1,22 @@
 """Exit codes of all command lines, for shells, schedulers and Kubernetes.
 
-0 done · 2 wrong parameters or data: do not retry · 75 transient: retry · 130 interrupted by Ctrl-C · 143 stopped by
-SIGTERM after saving a checkpoint. A process that ends with 2 or 75 prints one sentence (``error: ...``) on stderr.
+0 done · 1 a bug of this project, with its traceback · 2 wrong parameters or data, or a machine that refuses: do not
+retry · 75 transient: retry · 130 interrupted by Ctrl-C · 143 stopped by SIGTERM after saving a checkpoint. A process
+that ends with 2 or 75 prints one sentence (``error: ...``) on stderr.
 """
 
 from __future__ import annotations
 
-import errno
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
+from components.running.machine import refused_by_machine, set_home
 from segmodels.errors import InputError, TransientError
 
+BUG = 1
 WRONG, TRANSIENT, INTERRUPTED, STOPPED = 2, 75, 130, 143
 
 FIRST_PAUSE, LONGEST_PAUSE = 15, 300
@@ -23,23 +26,31 @@ ERROR = "error: "
 PASSING = "(this may pass: try again)"
 """How the line of an error starts and that of a transient one ends. A TrainJob's step reads both in a pod's log."""
 
+REPORT_IT = (
+    "this is a bug of segmodels, not a mistake of yours: please open an issue with the lines above, the command and"
+    " params.yaml"
+)
+
 
 def guarded(work: Callable[[], Any]) -> int:
-    """Run ``work``; the exit code. Errors that a user can act on become one sentence on stderr, others pass."""
+    """Run ``work``; returns the exit code. Errors that a user can act on become one sentence on stderr. Of any other
+    error the traceback is printed, with a line that says what to send.
+    """
     try:
+        set_home()
         work()
     except InputError as error:
         return _fail(WRONG, str(error))
     except TransientError as error:
         return _fail(TRANSIENT, f"{error} {PASSING}")
-    except OSError as error:
-        if error.errno == errno.ENOSPC or "No space left" in str(error):
-            where = f" ({error.filename})" if error.filename else ""
-            advice = "free some space and run the step again, nothing half-written is kept"
-            return _fail(WRONG, f"the disk is full{where}: {advice}")
-        raise
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        if sentence := refused_by_machine(error):
+            return _fail(WRONG, sentence)
+        traceback.print_exc()
+        print(REPORT_IT, file=sys.stderr, flush=True)
+        return BUG
     return 0
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from components.artifacts import EVALUATION, METRICS, REGISTRATION
 from components.params.schema import RegisterParams
 from components.running.atomic import written_folder
+from components.running.machine import check_temporary_space
 from components.running.progress_bar import track
 from segmodels.errors import InputError, nearest
+from segmodels.files import WEIGHTS
 
 if TYPE_CHECKING:
     from components.tracking.promotion import Decision
@@ -66,6 +68,8 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     from segmodels.tasks.registry import create_task
 
     bundle = load_bundle(model)
+    # a copy of the model, its exported program, and what MLflow makes of both
+    check_temporary_space(4 * (model / WEIGHTS).stat().st_size + 2**24, "registering the model")
     task = create_task(measured["task"], bundle.labels, measured["settings"])
     metric = params.metric or next(iter(task.headline))
     if not isinstance(metrics.get(metric), float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,12 @@ def export_program(bundle: Bundle, path: Path) -> str:
                 module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),)
             )
             _check(module, program, _images(bundle, 3, other if 2 in dimensions else size))
-            torch.export.save(program, path)
+            buffer = io.BytesIO()  # torch's own writer ends the process when the disk is full
+            torch.export.save(program, buffer)
         except Exception as error:  # the exporter raises all kinds
             reason = error
         else:
+            path.write_bytes(buffer.getbuffer())
             return free
     raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
 

@@ -1,0 +1,112 @@
+"""What the machine refuses (files, disk space, memory, limits) in one sentence; a home folder where there is none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from segmodels.errors import InputError, on_one_line, refusal
+
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EFBIG)
+"""Numbers of errors that are refusals whichever library hides them behind an error of its own."""
+
+SAID_BY_LIBRARIES = {
+    "no space left on device": errno.ENOSPC,
+    "database or disk is full": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "attempt to write a readonly database": errno.EROFS,
+    "too many open files": errno.EMFILE,
+}
+"""What SQLite, MLflow, Arrow, safetensors and torch say, in lower case -> the number of the error behind it."""
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "std::bad_alloc",
+    "failed to allocate",
+)
+LESS_MEMORY = (
+    "lower batch_size, the size of crops or images, or the number of workers, or use a machine with more memory"
+)
+
+
+def refused_by_machine(error: BaseException) -> str:
+    """The sentence for an error that is no bug: the operating system refuses a file, or disk space or memory ran out.
+    Empty for any other error.
+    """
+    if isinstance(error, RecursionError):
+        return "the recursion limit is reached: something in the input is nested too deeply, make it flat"
+    for one in _chain(error):
+        if isinstance(one, MemoryError) or any(text in str(one).lower() for text in OUT_OF_MEMORY):
+            return f"memory ran out ({on_one_line(one, 100) or 'MemoryError'}): {LESS_MEMORY}"
+        if isinstance(one, OSError) and (one.errno in OF_THE_MACHINE or (one is error and one.filename is not None)):
+            return refusal(one)
+        if "no usable temporary directory" in str(one).lower():
+            return "no folder for temporary files can be written: free some space, or set TMPDIR to a folder that can"
+        for text, number in SAID_BY_LIBRARIES.items():
+            if text in str(one).lower():
+                return refusal(OSError(number, text))
+    return ""
+
+
+def check_writable(path: Path, folder_wanted: bool = True) -> None:
+    """Check that an output, a folder or a file, can be written to ``path`` before the work begins.
+
+    Raises:
+        InputError: the operating system refuses it: a read-only or full disk, missing permissions, a file in the place
+            of a folder.
+    """
+    folder = path if path.is_file() and folder_wanted else path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(refusal(error, path)) from None
+
+
+def check_temporary_space(needed: int, purpose: str) -> None:
+    """Check that the folder of temporary files has ``needed`` bytes free.
+
+    Raises:
+        InputError: it has less.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder} has {free / 1e6:.0f} MB free, {purpose} needs {needed / 1e6:.0f} MB there: free space or set"
+            " TMPDIR to another folder"
+        )
+
+
+def set_home() -> None:
+    """Set ``HOME`` and ``USER`` for a user whom neither they nor the system's list of users know (as in containers that
+    run under any number): packages ask for both when they are imported.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"segmodels-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else's
+            folder = Path(tempfile.mkdtemp(prefix="segmodels-"))
+        os.environ["HOME"] = str(folder)
+        os.environ.setdefault("USER", str(os.getuid()))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that it was raised from or while they were handled."""
+    one: BaseException | None = error
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
