@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from segmodels.errors import InputError
-from segmodels.files import DESCRIPTION, WEIGHTS
+from segmodels.errors import InputError, on_one_line
+from segmodels.files import DESCRIPTION, WEIGHTS, reading
 from segmodels.finite import all_finite
 from segmodels.inference.description import AGAIN, file_sha256, read_description, write_description
 from segmodels.labels import LabelMap
@@ -166,13 +165,9 @@ def bundle_digest(folder: str | Path) -> str:
 def _task(path: Path, description: Mapping[str, Any]) -> Task:
     """What the model predicts; bundles of version 0.1 do not say it."""
     task = description["task"]
-    try:
+    with reading(path, damaged=AGAIN):
         labels = LabelMap.from_dict(description["labels"])
         return create_task(task.get("name", FIRST), labels, task.get("settings", {}))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} does not describe classes and task ({type(error).__name__}: {error}): {AGAIN}"
-        ) from None
 
 
 def _described(path: Path, description: Mapping[str, Any], task: Task) -> nn.Module:
@@ -184,13 +179,8 @@ def _described(path: Path, description: Mapping[str, Any], task: Task) -> nn.Mod
             raise InputError(
                 f"{path}: {option} is {options[option]!r}, but classes and channels make it {expected!r}: {AGAIN}"
             )
-    try:
+    with reading(path, damaged=AGAIN):  # options of wrong types and sizes fail anywhere within a model
         return _untrained(name, options, task, channels)
-    except InputError:
-        raise
-    except Exception as error:  # options of wrong types and sizes fail anywhere within a model
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} describes a model that cannot be built ({reason}): {AGAIN}") from error
 
 
 def _untrained(name: str, options: Mapping[str, Any], task: Task, channels: int) -> nn.Module:
@@ -215,17 +205,11 @@ def _without_auxiliary(model: nn.Module, name: str, options: Mapping[str, Any], 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     wrong = f"{path} is of another model than {DESCRIPTION} describes"
-    try:
-        missing, unexpected = load_model(model, path, strict=False)
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is not there, expected the model's weights beside {DESCRIPTION}: train again or copy the model"
-            " again"
-        ) from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is broken ({error}), expected a safetensors file: {AGAIN}") from None
-    except RuntimeError as error:  # load_state_dict: tensors of other shapes
-        raise InputError(f"{wrong} ({' '.join(str(error).split())}): use the two files of one training") from None
+    with reading(path, missing=f"it belongs beside {DESCRIPTION}, {AGAIN}", damaged=AGAIN):
+        try:
+            missing, unexpected = load_model(model, path, strict=False)
+        except RuntimeError as error:  # load_state_dict: tensors of other shapes
+            raise InputError(f"{wrong} ({on_one_line(error)}): use the two files of one training") from None
     if missing or unexpected:
         counts = (
             f"{len(missing)} weights are missing {sorted(missing)[:3]}, {len(unexpected)} are unknown"

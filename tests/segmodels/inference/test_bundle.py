@@ -105,7 +105,7 @@ def test_truncated_weights_are_named(tmp_path: Path, keep: int) -> None:
     describe(tmp_path)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"weights.safetensors is broken"):
+    with pytest.raises(InputError, match=r"weights.safetensors is damaged \(.*\): train again or copy the model again"):
         load_bundle(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_the_way_of_predicting_is_part_of_the_bundle_and_of_its_digest(tmp_path:
         ({"task": {"name": "semantik"}}, "unknown task 'semantik'"),
         ({"task": {"name": "semantic", "settings": {"flop": 1}}}, "setting 'flop' is unknown"),
         ({"task": 3}, "task is 3, expected an object"),
-        ({"labels": {"classes": ["a", "b"]}}, "does not describe classes and task"),
+        ({"labels": {"classes": ["a", "b"]}}, r"model.json is damaged \(palette is missing\): train again"),
     ],
 )
 def test_a_description_of_no_task_is_refused(tmp_path: Path, change: dict, message: str) -> None:
@@ -196,7 +196,7 @@ def test_a_description_of_no_task_is_refused(tmp_path: Path, change: dict, messa
         ({"mean": [1.0], "std": [1.0], "channels": 1}, "of another model than"),
         ({"mean": []}, r"mean is \[\], expected finite numbers"),
         ({"std": [1.0, 0.0, 1.0]}, "expected finite numbers above 0"),
-        ({"std": [1.0, float("nan"), 1.0]}, "expected finite numbers above 0"),
+        ({"std": [1.0, float("nan"), 1.0]}, "NaN is not a finite number"),
         ({"std": "abc"}, "std is abc, expected finite numbers"),
         ({"mean": [10**400] * 3}, "expected finite numbers"),
         ({"dtype": "float64"}, "dtype is float64, expected one of uint8, uint16, int16, float32"),
@@ -205,7 +205,7 @@ def test_a_description_of_no_task_is_refused(tmp_path: Path, change: dict, messa
         ({"metrics": {"val/miou": "high"}}, "expected an object of finite numbers"),
         ({"lineage": None}, "lineage is None, expected an object"),
         ({"shape": [3]}, "has unknown fields 'shape': train again or copy the model again, or use the version"),
-        ({"options": {"widths": "abc"}}, "model.json describes a model that cannot be built"),
+        ({"options": {"widths": "abc"}}, r"model.json is damaged \(.*\): train again"),
         ({"options": {**OPTIONS, "num_classes": 2}}, "num_classes is 2, but classes and channels make it 3"),
         ({"options": {**OPTIONS, "in_channels": 4}}, "in_channels is 4, but classes and channels make it 3"),
         (
