@@ -25,6 +25,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ports import free_port
+
 SWIFT = "swift==2.38.3"
 MOTO = "moto[server]==5.1.18"
 
@@ -61,7 +63,7 @@ def _swift(folder: Path) -> Iterator[Server]:
     devices.mkdir(parents=True)
     os.setxattr(devices, "user.swift.probe", b"x")  # Swift keeps its metadata there: OSError on file systems without
     python = _environment(SWIFT)
-    ports = dict(zip(("account", "container", "object", "proxy"), _free_ports(4), strict=True))
+    ports = {kind: free_port() for kind in ("account", "container", "object", "proxy")}
     (etc / "swift.conf").write_text(_SWIFT_CONF)
     (etc / "localcache.py").write_text(_LOCAL_CACHE)
     (etc / "launch.py").write_text(_LAUNCH)
@@ -83,7 +85,7 @@ def _swift(folder: Path) -> Iterator[Server]:
 @contextmanager
 def _moto(folder: Path) -> Iterator[Server]:
     folder.mkdir(parents=True)
-    (port,) = _free_ports(1)
+    port = free_port()
     command = [_environment(MOTO), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _processes({"moto": command}, {"moto": port}, folder / "log"):
         yield Server(
@@ -125,14 +127,6 @@ def _environment(requirement: str) -> Path:
                 raise RuntimeError(f"pip install {requirement} failed: {result.stderr[-500:]}")
             complete.touch()
     return folder / "bin" / "python"
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from kubeflow.trainer import TrainerClient
 from kubeflow.trainer.backends.kubernetes.backend import KubernetesBackend
 from kubeflow_trainer_api import models
 from kubernetes import client
+from ports import free_port
 
 RUNTIME = Path(__file__).parents[1] / "infra" / "kustomize" / "runs" / "training-runtime.yaml"
 
@@ -52,6 +53,7 @@ class Cluster:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder, self.environment = folder, environment
         self.jobs: dict[str, dict[str, Any]] = {}
+        self._ports: dict[str, int] = {}
         self.pods: dict[str, list[subprocess.Popen[bytes]]] = {}
         self.deleted: list[str] = []
         self.instead: Sequence[str] = ()
@@ -139,7 +141,7 @@ class Cluster:
         trainer, name = job["spec"]["trainer"], job["metadata"]["name"]
         folder = self.folder / name / str(node)
         folder.mkdir(parents=True, exist_ok=True)
-        port = 20000 + int(name.removeprefix("train-")[:4], 16) % 20000
+        port = self._ports.setdefault(name, free_port())
         places = {
             "PET_NNODES": str(trainer["numNodes"]),
             "PET_NODE_RANK": str(node),

@@ -59,7 +59,8 @@ def training_loader(
 
     Args:
         batch_size: samples per batch and rank.
-        workers: processes; 0 loads in one thread of this process.
+        workers: processes; 0 loads in one thread of this process. A script that asks for processes must guard its
+            work by ``if __name__ == "__main__"``, because each of them imports it.
 
     Raises:
         InputError: images of different sizes without a crop, an augmentation that the images cannot have, or fewer

@@ -1,12 +1,12 @@
 """``submit``, and errors of Kubeflow's API server, against a double of it."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from kfp_server import Server
 from kfp_store import Refusal, TextRefusal, UploadRefusal
+from ports import free_port
 
 Said = Callable[..., tuple[int, str]]
 
@@ -88,9 +88,7 @@ def test_a_login_page_is_recognised(server: Server, said: Said, login: str, hint
 
 
 def test_a_server_that_is_not_there_is_said(said: Said, server: Server) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     assert said("status", "x", "--host", address)[0] == 75
     code, text = said("status", "x", "--host", "http://no-such-host.invalid")
     assert code == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ports import free_port
 from small_pipeline import LABELS, use_local_store, write_model, write_run
 from small_server import served
 
@@ -261,9 +262,3 @@ def test_addresses_in_the_registry_have_one_of_two_forms() -> None:
     for address in ("models:/", "models:/@champion", "models:/name@", "models:/name/"):
         with pytest.raises(InputError, match="is no address in the registry"):
             ModelSource(address).version_now()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

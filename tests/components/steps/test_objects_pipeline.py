@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import torch
 from object_models import registered
 from object_scenes import digit_scenes, write_scene_shards
+from ports import free_port
 from small_pipeline import DIGEST, use_local_store
 from small_server import served
 from torch import multiprocessing
@@ -193,9 +193,7 @@ def process(rank: int, folder: str, port: int, model: str, task: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "task"), [("kernels_tiny", "panoptic"), ("centers_tiny", "instance")])
 def test_two_processes_train_with_batches_without_objects(tmp_path: Path, model: str, task: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.MonkeyPatch.context() as patch:
         use_local_store(tmp_path, patch)
         write_scene_shards(tmp_path / "shards", DIGEST, empty=8)  # of 12, one an image and process

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from components.artifacts import RUN
 from components.tracking import runs
@@ -121,12 +121,6 @@ def test_a_missing_run_is_named(local_store: Path) -> None:
     RUN.write(local_store, {"run_id": "0" * 32, "tracking_uri": runs.tracking_uri(), "experiment": "tests"})
     with pytest.raises(InputError, match=r"has no run 0000.*run\.json"):
         runs.open_run(local_store)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

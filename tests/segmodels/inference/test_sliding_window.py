@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -136,7 +136,6 @@ def test_wide_images_hand_their_rows_over_a_few_at_a_time(monkeypatch: pytest.Mo
     torch.testing.assert_close(torch.cat(bands, dim=1), pointwise(picture[None])[0], rtol=0, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

@@ -15,7 +15,7 @@ SIZES = {2: (2, 12, 16), 3: (2, 8, 8, 8)}
 
 
 @every_case
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**16), share=st.floats(0.05, 0.9))
 def test_ignored_pixels_change_neither_value_nor_gradient(case: Case, seed: int, share: float) -> None:
     loss, target = case.build(), regions(seed, case.classes)

@@ -86,7 +86,7 @@ def test_counts_equal_torchmetrics_for_tensors_of_any_shape():
     np.testing.assert_array_equal(ConfusionMatrix.from_maps(prediction, target, 19).counts, expected.numpy())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), size=st.integers(0, 70), classes=st.integers(2, 5), ignore=st.sampled_from([255, -1, 9]))
 def test_numpy_numba_and_device_count_the_same(data, size, classes, ignore):
     pairs = data.draw(

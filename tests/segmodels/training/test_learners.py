@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from ports import free_port
 from torch import Tensor, nn
 
 from segmodels.annotations import Annotation
@@ -173,9 +173,7 @@ def train_share(rank: int, port: int, folder: str, processes: int) -> None:
 @pytest.mark.slow
 def test_two_processes_train_all_heads_and_agree_on_weights_and_scores(tmp_path: Path) -> None:
     """Heads without labels do not stop DDP, nor does a process without an image to validate on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     multiprocessing.spawn(train_share, args=(port, str(tmp_path), 2), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     start = parsing(seed=0).model.state_dict()
