@@ -2,7 +2,8 @@
 
 Kubeflow's v2beta1 API gives neither a task's pod nor its error (toApiPipelineTaskDetail in KFP 2.17,
 backend/src/apiserver/server/api_converter.go). So the states come from Argo's Workflow, which the v1beta1 API still
-serves when its pods are gone, and a failed step's own sentence from its pod's log or from the archived log.
+serves when its pods are gone. The message of a failed pod there ends with the step's own sentence, which the step wrote
+as termination message; if it wrote none, as when Kubeflow's launcher failed, the pod's log or the archived log tells.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from components.kubeflow.termination_message import NOT_RETRIED
 from components.running.exit_codes import ERROR
 from components.steps import CLUSTER_STEPS, STEPS
 from pipelines.cluster import Server, run_link, shortened, translate_errors
@@ -25,6 +27,9 @@ TASKS = {step.name for step in (*STEPS, *CLUSTER_STEPS)}
 """A Workflow holds further nodes: drivers, executors, groups, attempts."""
 
 DRIVER = "-driver"
+LAUNCHER_FAILED = re.compile(r"(?:main: )?Error \(exit code 1\)(?:: )?(.*)", re.DOTALL)
+"""Argo's message of every step that failed, then the container's termination message, which the step wrote."""
+
 FAILED = ("Failed", "Error")
 OMITTED = ("Skipped", "Omitted")
 
@@ -76,7 +81,7 @@ def _workflow(server: Server, run_id: str) -> dict[str, Any]:
     try:
         detail = json.loads(_read(server, f"/apis/v1beta1/runs/{run_id}"))
         workflow: dict[str, Any] = json.loads(detail["pipeline_runtime"]["workflow_manifest"])
-    except (InputError, ValueError, KeyError, TypeError):  # not started yet, or no v1beta1 API
+    except (InputError, TransientError, ValueError, KeyError, TypeError):  # not started yet, or no v1beta1 API
         return {}
     return workflow
 
@@ -148,16 +153,18 @@ def _because(server: Server, run_id: str, workflow: Mapping[str, Any], step: _St
     """``: reason``, or nothing."""
     if step.pod is None:
         return ""
-    message = shortened(step.pod["message"])
+    message = " ".join(step.pod["message"].split()).rstrip(".")
     if _plain(step.pod["displayName"]).endswith(DRIVER):
         message = f"Kubeflow's driver, before the step: {message}"
-    elif step.state == "FAILED" and (sentence := _sentence(server, run_id, workflow, step.pod)):
-        message = sentence
+    elif failed := LAUNCHER_FAILED.fullmatch(message):
+        message = failed[1].removeprefix(NOT_RETRIED) or _sentence(server, run_id, workflow, step.pod) or message
     return f": {message}"
 
 
 def _sentence(server: Server, run_id: str, workflow: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
-    """The last error of a step in its pod's log, else in the log that Argo archived; empty if there is neither."""
+    """The last error in a pod's log, else in the log that Argo archived: the step's own, or that of Kubeflow's
+    launcher around it; empty if there is neither.
+    """
     log = f"/apis/v1alpha1/runs/{run_id}/nodes/{_pod_name(workflow, pod)}/log"
     archived = f"/apis/v2beta1/runs/{run_id}/nodes/{pod['id']}/artifacts/main-logs:read"
     for path in (log, archived):
@@ -168,9 +175,10 @@ def _sentence(server: Server, run_id: str, workflow: Mapping[str, Any], pod: Map
                 content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
         except (InputError, TransientError, ValueError, KeyError, OSError):
             continue
-        lines = content[-TAIL:].decode(errors="replace").splitlines()
-        if sentences := [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]:
-            return " ".join(sentences[-1].split())
+        text = content[-TAIL:].decode(errors="replace")
+        for pattern in (rf"^{ERROR}(.*)", r"^[EF]\d{4} .*?\] (.*)"):
+            if sentences := re.findall(pattern, text, re.MULTILINE):
+                return " ".join(sentences[-1].split())
     return ""
 
 
@@ -195,7 +203,7 @@ def _read(server: Server, path: str) -> bytes:
 
 
 def _states_of_tasks(run: Any) -> list[str]:
-    """The steps' states from the v2beta1 API. A task that has not started has the start time 0 or year 1."""
+    """The steps' states from the v2beta1 API. A task that has not started has a start time in year 1 or 1970."""
     tasks = (run.run_details.task_details if run.run_details else None) or []
     first = datetime(1971, 1, 1, tzinfo=UTC)
     started = [task for task in tasks if task.display_name in TASKS and task.start_time and task.start_time > first]

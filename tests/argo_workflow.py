@@ -88,6 +88,9 @@ class _Nodes:
         time = f"2026-01-01T00:{len(self.all) // 60:02}:{len(self.all) % 60:02}Z"
         # only pods say why; a group or a Retry node says that a child failed
         words = {"message": end if kind == "Pod" else "No more retries left" if kind == "Retry" else ""}
+        parent = name.rpartition("(")[0] if name.endswith(")") else name.rpartition(".")[0]
+        if parent_node := self.all.get(node_id(self.workflow, parent)):
+            parent_node["children"].append(key)
         self.all[key] = {
             "id": key,
             "name": name,
@@ -96,6 +99,7 @@ class _Nodes:
             "templateName": template,
             "phase": phase.get(end, "Failed"),
             "startedAt": time,
-            **({"finishedAt": time} if end != RUNNING else {"finishedAt": None}),
+            "finishedAt": None if end == RUNNING else time,
+            "children": [],
             **({key: word for key, word in words.items() if word} if end not in phase else {}),
         }

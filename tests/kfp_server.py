@@ -73,7 +73,7 @@ class Server(Store):
             ("GET", f"/pipelines/[^/]+/versions/{key}", lambda version: self.get(self.versions, version)),
             ("POST", "/runs", lambda: self.create_run(body)),
             ("GET", "/runs", lambda: self.list(self.runs, "runs", query)),
-            ("GET", f"/runs/{key}", lambda run: self.get(self.runs, run)),
+            ("GET", f"/runs/{key}", self.get_run),
             ("POST", f"/runs/{key}:terminate", self.terminate),
             ("POST", f"/runs/{key}:archive", self.archive),
             ("POST", f"/runs/{key}:unarchive", lambda run: self.archive(run, "AVAILABLE")),

@@ -27,6 +27,12 @@ CODES = {400: 3, 403: 7, 404: 5, 409: 6, 500: 13}
 FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
+STATES = {"Failed": "FAILED", "Error": "FAILED", "Omitted": "SKIPPED"}
+STATES |= {phase: phase.upper() for phase in ("Pending", "Running", "Succeeded", "Skipped")}
+
+NOT_STARTED = "0001-01-01T00:00:00Z"
+
+
 class Refusal(Exception):
     """An error of the gRPC services: {code, message, details} (common/util/error.go)."""
 
@@ -195,6 +201,26 @@ class Store:
         for name in (body.get("runtime_config") or {}).get("parameters", {}):
             if name not in known:
                 raise Refusal(400, f"Failed to create a new run: Invalid input error: parameter {name} is not an input")
+
+    def get_run(self, key: str) -> dict[str, Any]:
+        """With its tasks, as toApiPipelineTaskDetail in server/api_converter.go writes them: every node of the Workflow
+        is a task; neither pod_name nor error is set; children are named by Argo's node ids, in ``pod_name``.
+        """
+        run = self.get(self.runs, key)
+        nodes = (self.workflows.get(key, {}).get("status") or {}).get("nodes", {})
+        details = [
+            {
+                "run_id": key,
+                "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, node["id"])),
+                "display_name": node["displayName"],
+                "state": STATES[node["phase"]],
+                "start_time": node["startedAt"] or NOT_STARTED,
+                "end_time": node["finishedAt"] or NOT_STARTED,
+                "child_tasks": [{"pod_name": child} for child in node["children"]],
+            }
+            for node in nodes.values()
+        ]
+        return {**run, "run_details": as_json("V2beta1RunDetails", {"task_details": details})} if details else run
 
     def run_v1(self, key: str) -> dict[str, Any]:
         """RunDetail of v1beta1 (backend/api/v1beta1/run.proto; toApiRunDetailV1 in server/api_converter.go)."""

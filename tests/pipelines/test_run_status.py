@@ -41,20 +41,37 @@ def failed_pod(nodes: dict[str, Any]) -> dict[str, Any]:
     return [node for node in nodes.values() if node["phase"] == "Failed" and node["type"] == "Pod"][-1]
 
 
+SENTENCE = "the dataset has 1 unreadable image: a.png: replace the file"
+LAUNCHER = "E1126 03:00:00.000000 31 launcher_v2.go:1] x\nF1126 03:00:01.000000 31 main.go:57] failed: no such bucket\n"
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("log", ["pod", "archive", "none"])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("message", SENTENCE),
+        ("pod", SENTENCE),
+        ("archive", SENTENCE),
+        ("launcher", "failed: no such bucket"),
+        ("none", FAILED),
+    ],
+)
 def test_a_failed_step_tells_its_own_sentence(
-    server: Server, said: Said, run: dict[str, Any], log: str, wrapped: bool
+    server: Server, said: Said, run: dict[str, Any], source: str, reason: str, wrapped: bool
 ) -> None:
-    """From its pod, from the object store when the pod is gone, else Argo's words; of the last attempt."""
-    ends = {"ingest": [SUCCEEDED], "changed": [SUCCEEDED], "validate": ["pod deleted", FAILED], "notify": [SUCCEEDED]}
+    """That of its last attempt: from Argo's message, else from its pod's log, from the object store when the pod is
+    gone, else Argo's words.
+    """
+    message = f"{FAILED}: wrong parameters or data, not retried: {SENTENCE}" if source == "message" else FAILED
+    ends = {"ingest": [SUCCEEDED], "changed": [SUCCEEDED], "validate": ["pod deleted", message], "notify": [SUCCEEDED]}
     server.workflows[run["run_id"]] = workflow(NAME, ends, wrapped=wrapped)
     pod = failed_pod(server.workflows[run["run_id"]]["status"]["nodes"])
-    if log == "pod":
+    if source == "pod":
         server.logs[pod_name(NAME, pod)] = LOG
-    if log == "archive":
+    if source == "archive":
         server.archived_logs[pod["id"]] = LOG
-    reason = FAILED if log == "none" else "the dataset has 1 unreadable image: a.png: replace the file"
+    if source == "launcher":
+        server.logs[pod_name(NAME, pod)] = LAUNCHER
     assert steps(said, run) == [
         "ingest SUCCEEDED",
         "changed SUCCEEDED",
@@ -96,22 +113,19 @@ def test_a_run_that_fails_before_its_first_step_says_why(server: Server, said: S
     assert steps(said, run) == ["root-driver: ImagePullBackOff: kfp-driver"]
 
 
-@pytest.mark.parametrize("manifest", ["none", "compressed"])
-def test_without_nodes_the_states_come_from_the_tasks(
-    server: Server, said: Said, run: dict[str, Any], manifest: str
-) -> None:
-    """toApiPipelineTaskDetail gives no pod and no error; a task that has not started has a time in 1970, or year 1."""
-    times = {"ingest": "2026-01-01T00:00:09Z", "validate": "2026-01-01T00:01:00Z"}
-    times |= {"train": "1970-01-01T00:00:00Z", "register": "0001-01-01T00:00:00Z", "validate-driver": times["ingest"]}
-    run["run_details"] = {
-        "task_details": [
-            {"display_name": name, "state": "FAILED" if name == "validate" else "SUCCEEDED", "start_time": time}
-            for name, time in reversed(times.items())
-        ]
-    }
-    if manifest == "compressed":
-        server.workflows[run["run_id"]] = {"metadata": {"name": NAME}, "status": {"compressedNodes": "H4sIAAAA"}}
+def test_without_the_workflow_the_states_come_from_the_tasks(server: Server, said: Said, run: dict[str, Any]) -> None:
+    """They have neither a pod's name nor an error, and those that have not started started in year 1."""
+    flow = server.workflows[run["run_id"]] = workflow(
+        NAME, {"ingest": [SUCCEEDED], "validate": [FAILED], "train": [""]}
+    )
+    for node in flow["status"]["nodes"].values():
+        if node["displayName"] == "train":
+            node["startedAt"] = None
+    server.fail = ("GET", "/v1beta1/")
     assert steps(said, run) == ["ingest SUCCEEDED", "validate FAILED"]
+    server.fail = None
+    flow["status"] = {"compressedNodes": "H4sIAAAA"}
+    assert steps(said, run) == []
 
 
 def test_a_terminated_run_is_followed(server: Server, said: Said, run: dict[str, Any]) -> None:
