@@ -7,10 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from components.environment import environment, variable
 from components.storage.s3 import SCHEME, list_folder, s3_client, split_url, translate_errors
 from segmodels.errors import InputError, TransientError
-from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.checkpoints import BEST, PARTIAL, STATE, Checkpoints
 
 
 def open_checkpoints(state: Path) -> Checkpoints:
@@ -36,8 +38,8 @@ def open_checkpoints(state: Path) -> Checkpoints:
 
 
 class MirroredCheckpoints(Checkpoints):
-    """Checkpoints whose folder (states, name of the MLflow run, journal of metrics) is copied to an object store at
-    every save.
+    """Checkpoints whose folder (states, best weights, name of the MLflow run, journal of metrics) is copied to an
+    object store after every save.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -54,24 +56,22 @@ class MirroredCheckpoints(Checkpoints):
         """Bring here what the store has, unless this folder has a later state."""
         with translate_errors(self.url, connected=False):
             stored = self._stored()
-        mine = max((path.name for path in self.folder.glob("*.ckpt")), default="")
-        if not stored or mine > max((name for name in stored if name.endswith(".ckpt")), default=""):
+        mine = max((path.name for path in self.folder.glob(f"*{STATE}")), default="")
+        if not stored or mine > max((name for name in stored if name.endswith(STATE)), default=""):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with translate_errors(self.url, connected=True):
-            for name in stored:
-                partial = self.folder / f"{name}.partial"
+            for name in sorted(stored, key=lambda name: (name.endswith(STATE), name)):
+                partial = self.folder / f"{name}{PARTIAL}"
                 self.client.download_file(self.bucket, self.prefix + name, str(partial))
                 partial.replace(self.folder / name)
         print(f"this training's states came from {self.url}", flush=True)
 
-    def save(self, state: dict[str, Any]) -> Path:
-        """As ``Checkpoints.save``. A store that is away does not stop a training: the next save brings it up to
-        date.
-        """
+    def _write(self, state: dict[str, Any], best: dict[str, Tensor]) -> None:
+        """As ``Checkpoints``. A store that is away does not stop a training: the next save brings it up to date."""
         from boto3.exceptions import Boto3Error
 
-        path = super().save(state)
+        super()._write(state, best)
         try:
             with translate_errors(self.url, connected=True):
                 self._send()
@@ -83,14 +83,13 @@ class MirroredCheckpoints(Checkpoints):
                     flush=True,
                 )
             self._away = True
-        return path
 
     def _send(self) -> None:
         """Newest state last, old states removed only then: the store can be resumed from at any moment."""
         stored = self._stored()
-        here = sorted(path for path in self.folder.iterdir() if path.suffix in (".ckpt", ".json", ".jsonl"))
-        for path in sorted(here, key=lambda path: (path.suffix == ".ckpt", path.name)):
-            if path.suffix != ".ckpt" or path.name not in stored:  # a state's name holds its digest
+        here = sorted(path for path in self.folder.iterdir() if path.suffix in (STATE, BEST, ".json", ".jsonl"))
+        for path in sorted(here, key=lambda path: (path.suffix == STATE, path.name)):
+            if path.suffix not in (STATE, BEST) or path.name not in stored:  # their names hold their digests
                 self.client.upload_file(str(path), self.bucket, self.prefix + path.name)
         for name in stored - {path.name for path in here}:
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)

@@ -1,15 +1,17 @@
-"""The training loop: epochs of optimiser steps, validation after each, a checkpoint that resumes bit for bit.
+"""The training loop: epochs of optimiser steps, validation after each, checkpoints that resume bit for bit.
 
-Lightning Fabric carries devices, precision and processes. The loop itself is written out because a state that can be
-left at any batch, during validation too, and taken up again with the same weights to the last bit, is what it is for.
+Lightning Fabric carries devices, precision and processes. The loop itself is written out so that a training can be
+stopped after any optimiser step or during validation, and resumed with the same weights to the last bit.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import reduce
 from typing import Any, Protocol
@@ -25,7 +27,7 @@ from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
 from segmodels.training.learner import Learner, Losses, Turn
-from segmodels.training.means import add_losses, mean_losses
+from segmodels.training.means import add_losses, mean_losses, total_sums
 from segmodels.training.state import FitSettings, Progress
 
 
@@ -52,11 +54,11 @@ class Fit:
         training: the batches to train on.
         validation: the batches to choose by; annotations have the size of the images.
         average: of the weights, on the CPU or the device; None validates and keeps the trained weights.
-        checkpoints: where states go; the newest is resumed from.
+        checkpoints: where states are saved; the training resumes from the newest.
         on_batch: called after each batch with the progress and the batches per epoch.
         on_epoch: called after each validation with epoch (0-based) and metrics.
         stop: polled after each optimiser step and each batch of validation; true saves and raises ``Stopped``.
-        warn: called with a sentence when a damaged state is passed over.
+        warn: called with a sentence when a state is damaged or weights are not finite.
     """
 
     def __init__(
@@ -93,6 +95,9 @@ class Fit:
         self.warn = warn
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+        self._saved_at = 0.0
+        self._compiled = self.model._compiled_call_impl is not None
+        self._cold = {"training", "validation"} if self._compiled or fabric.device.type != "cpu" else set()
         if average:
             average.model.to(fabric.device)
 
@@ -104,25 +109,41 @@ class Fit:
             Stopped: ``stop`` asked for it; the state is saved.
         """
         self._resume()
+        self._saved_at, stopped = time.monotonic(), False
+        try:
+            self._train()
+        except Stopped:
+            stopped = True
+        finally:
+            self.checkpoints.wait()
+        if self.fabric.world_size > 1:
+            self.fabric.barrier()  # no process leaves before the state is written
+        if stopped:
+            raise Stopped
+        if not self.best:
+            raise InputError(
+                f"none of the {self.progress.stale} validations had finite weights and outputs, so no weights were"
+                " kept: lower train.lr, set train.gradient_clip, or set train.precision to float32"
+            )
+        return self.best
+
+    def _train(self) -> None:
         progress = self.progress
-        while progress.epoch < self.settings.epochs and not self._finished():
+        if self._finished():
+            return
+        while not self._finished():
             self._train_epoch()
             self._check_losses()
             self._average_epoch()
             if self._validation_due():
                 self._validate()
             progress.epoch, progress.batch, progress.epoch_seconds, progress.sums = progress.epoch + 1, 0, 0.0, {}
-            self._save()
-        if not self.best:
-            raise InputError(
-                f"none of the {progress.stale} validations had finite weights and outputs, so no weights were kept:"
-                " lower train.lr, set train.gradient_clip, or set train.precision to float32"
-            )
-        return self.best
+        self._save()
 
     def _finished(self) -> bool:
-        patience = self.settings.patience
-        return (patience is not None and self.progress.stale >= patience) or self._out_of_time()
+        progress, settings = self.progress, self.settings
+        out_of_patience = settings.patience is not None and progress.stale >= settings.patience
+        return progress.epoch >= settings.epochs or out_of_patience or self._out_of_time()
 
     def _out_of_time(self) -> bool:
         return self.settings.minutes is not None and self.progress.seconds >= 60 * self.settings.minutes
@@ -142,25 +163,48 @@ class Fit:
         progress, batches = self.progress, len(self.training)
         self.parallel.train()
         self.training.set_epoch(progress.epoch, progress.batch)
-        sums: dict[str, Tensor] = {}
+        sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
+            for name, value in progress.sums.items()
+        }
         start = time.monotonic()
         if progress.batch < batches:
             for batch in self.training:
                 stepped = self._train_batch(batch, last=progress.batch + 1 == batches, sums=sums)
                 progress.batch += 1
-                now = time.monotonic()
-                progress.seconds += now - start
-                progress.epoch_seconds += now - start
-                start = now
+                seconds = time.monotonic() - start
+                progress.epoch_seconds += seconds
+                progress.seconds += self._counted("training", seconds)
                 self.on_batch(progress, batches)
-                if stepped and self._asked_to_stop():  # between steps: half-accumulated gradients are not saved
-                    self._keep_sums(sums)
-                    self._save()
-                    raise Stopped
-                if self._out_of_time():
-                    progress.batch = batches
-                    break
+                if stepped:  # half-accumulated gradients are not saved
+                    self._leave_or_save(sums)
+                    if self._out_of_time():
+                        progress.batch = batches
+                        break
+                start = time.monotonic()  # saving does not count
         self._keep_sums(sums)
+
+    def _counted(self, stage: str, seconds: float) -> float:
+        """Seconds of a batch that count as training time: none of a process's first batch of each stage where kernels
+        are compiled or loaded for it.
+        """
+        if stage not in self._cold:
+            return seconds
+        self._cold.remove(stage)
+        return 0.0
+
+    def _leave_or_save(self, sums: dict[str, Tensor]) -> None:
+        """Save the state if a save is due; raise ``Stopped``, the state saved, if any process was asked to stop."""
+        self.checkpoints.check()
+        stop, due, self.progress.seconds = self._agreed(self.stop(), self._save_is_due(), self.progress.seconds)
+        if stop or due:
+            self._keep_sums(sums)
+            self._save()
+        if stop:
+            raise Stopped
+
+    def _save_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
 
     def _train_batch(self, batch: Batch, *, last: bool, sums: dict[str, Tensor]) -> bool:
         """Whether the batch completed an optimiser step."""
@@ -204,24 +248,32 @@ class Fit:
         return share
 
     def _keep_sums(self, sums: dict[str, Tensor]) -> None:
-        """Move the device's running sums into the progress, so that they are saved with it."""
-        for name, value in sums.items():
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + float(value)
+        """Copy the running sums from the device into the progress, so that they are saved with it."""
+        self.progress.sums = {name: float(value) for name, value in sums.items()}
 
     def _check_losses(self) -> None:
         """Stop a training that has diverged; its last metrics show it."""
-        progress, rate = self.progress, self.optimizer.param_groups[0]["lr"]
-        means = mean_losses("train", self._of_all_processes(progress.sums))
-        loss = means.get("train/loss", 0.0)
+        metrics = self._train_metrics()
+        loss, rate = metrics.get("train/loss", 0.0), metrics["learning_rate"]
         if math.isfinite(loss):
             return
-        self.on_epoch(progress.epoch, {**means, "learning_rate": rate, "images_per_second": self._images_per_second()})
-        terms = [name.removeprefix("train/") for name, value in means.items() if not math.isfinite(value)]
+        self.on_epoch(self.progress.epoch, metrics)
+        terms = [name.removeprefix("train/") for name, value in metrics.items() if not math.isfinite(value)]
         raise InputError(
-            f"training diverged: the mean train/loss of epoch {progress.epoch + 1} is {loss} (not finite:"
+            f"training diverged: the mean train/loss of epoch {self.progress.epoch + 1} is {loss} (not finite:"
             f" {', '.join(terms)}; learning rate {rate:g}); lower train.lr, set train.gradient_clip, or set"
             " train.precision to float32"
         )
+
+    def _train_metrics(self) -> dict[str, float]:
+        """Means of this epoch's losses over the images of all processes, learning rate and speed."""
+        sums = self._of_all_processes(self.progress.sums)
+        images = sum(own.get("images", 0.0) for own in sums)
+        return {
+            **mean_losses("train", sums),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": images / max(self.progress.epoch_seconds, 1e-9),
+        }
 
     # --- averages of the weights
 
@@ -233,14 +285,14 @@ class Fit:
 
     def _average_epoch(self) -> None:
         if self.average:
-            with self.fabric.autocast():
+            with self.fabric.autocast(), self._eager():
                 self.average.after_epoch(self.progress.epoch, self.model, self._training_images(), self._save)
 
     def _training_images(self) -> Iterator[Tensor]:
         self.training.set_epoch(self.progress.epoch)
         for batch in self.training:
-            if self._asked_to_stop():
-                raise Stopped
+            if self._agreed(self.stop())[0]:
+                raise Stopped  # ``after_epoch`` has saved
             yield self.learner.normalised(self.fabric.to_device(batch.images))
 
     # --- validation
@@ -253,32 +305,25 @@ class Fit:
         return self.model
 
     def _validate(self) -> None:
-        progress, start = self.progress, time.monotonic()
-        with self.learner.using(self._candidate):
+        progress = self.progress
+        with self.learner.using(self._candidate), self._eager():
             self.learner.eval()
-            evaluator, sums, finite = self._measure(start)
+            evaluator, sums, finite = self._measure()
         evaluator = reduce(operator.add, self._of_all_processes(evaluator))
         finite = all(self._of_all_processes(finite))
-        progress.seconds += time.monotonic() - start
+        (progress.seconds,) = self._agreed(progress.seconds)
         scores = self.learner.judged(evaluator).scores()
         own_sums = {name: float(value) for name, value in sums.items()}
         metrics = {
-            **mean_losses("train", self._of_all_processes(progress.sums)),
+            **self._train_metrics(),
             **mean_losses("val", self._of_all_processes(own_sums)),
             **self.learner.task.headline_metrics(scores, "val"),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": self._images_per_second(),
         }
         self._keep_best(metrics, evaluator, finite)
         self.on_epoch(progress.epoch, metrics)
 
-    def _images_per_second(self) -> float:
-        """Of this epoch's training."""
-        images = self.progress.sums.get("images", 0.0) * self.fabric.world_size
-        return images / max(self.progress.epoch_seconds, 1e-9)
-
     @torch.no_grad()
-    def _measure(self, start: float) -> tuple[Evaluator, dict[str, Tensor], bool]:
+    def _measure(self) -> tuple[Evaluator, dict[str, Tensor], bool]:
         """This process's counts, sums of losses, and whether all outputs are finite, over its share of the
         validation.
         """
@@ -286,6 +331,7 @@ class Fit:
         finite = torch.tensor(True, device=self.fabric.device)
         sums: dict[str, Tensor] = {}
         turn = Turn(self.learner.objectives[0], self._share_done())
+        start = time.monotonic()
         for batch in self.validation:
             targets = task.targets(batch.annotations)
             inputs = self.fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
@@ -295,10 +341,12 @@ class Fit:
             results = self.learner.results(losses.output, batch._replace(images=inputs.images))
             evaluator.update(results, batch.annotations, batch.ids)
             add_losses(sums, losses, len(batch.ids))
+            now = time.monotonic()
+            self.progress.seconds += self._counted("validation", now - start)
+            start = now
             if (
                 self.fabric.world_size == 1 and self.stop()
             ):  # processes may differ in their number of batches: they stop at the next step
-                self.progress.seconds += time.monotonic() - start
                 self._save()  # all batches of the epoch are done: resuming starts with this validation
                 raise Stopped
         return evaluator, sums, bool(finite)
@@ -324,13 +372,17 @@ class Fit:
 
     # --- processes
 
-    def _asked_to_stop(self) -> bool:
-        """Whether any process was asked: all must leave at the same batch."""
+    def _agreed(self, *values: float) -> list[float]:
+        """The largest value of any process, for each: all must leave, save and end at the same batch."""
         if self.fabric.world_size == 1:
-            return self.stop()
-        asked = torch.tensor(float(self.stop()), device=self.fabric.device)
-        torch.distributed.all_reduce(asked)
-        return bool(asked > 0)
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        return largest.tolist()
+
+    def _eager(self) -> AbstractContextManager[None]:
+        """Run a compiled model without its graph: only training, whose batches have one size, compiles."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
     def _of_all_processes(self, value: Any) -> list[Any]:
         """The value that each process has, in their order."""
@@ -343,31 +395,40 @@ class Fit:
     # --- state
 
     def _save(self) -> None:
+        sums = total_sums(self._of_all_processes(self.progress.sums))
         if self.fabric.is_global_zero:
-            self.checkpoints.save(self._state())
-        if self.fabric.world_size > 1:
-            self.fabric.barrier()
+            self.checkpoints.save(self._state(sums), self.best)
+        self._saved_at = time.monotonic()
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, sums: dict[str, float]) -> dict[str, Any]:
         return {
-            "progress": asdict(self.progress),
+            "progress": {**asdict(self.progress), "sums": sums},
             "model": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "random": random_state(),
-            "best": self.best,
         }
 
     def _resume(self) -> None:
-        state = self.checkpoints.load_newest(self.warn)
-        if state is None:
-            return
-        self.progress = Progress(**state["progress"])
+        initial: list[dict[str, Any]] = []
+
+        def restore(state: dict[str, Any], best: dict[str, Tensor]) -> None:
+            if not initial:
+                initial.append(copy.deepcopy(self._state({})))
+            self._restore(state, best)
+
+        if not self.checkpoints.resume(restore, self.warn) and initial:
+            self._restore(initial[0], {})  # a damaged state was taken over in part
+
+    def _restore(self, state: dict[str, Any], best: dict[str, Tensor]) -> None:
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         set_random_state(state["random"])
-        self.best = state["best"]
+        self.progress = Progress(**state["progress"])
+        if not self.fabric.is_global_zero:
+            self.progress.sums = {}  # the first process has those of all
+        self.best = best

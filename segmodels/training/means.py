@@ -21,9 +21,15 @@ def add_losses(sums: dict[str, Tensor], losses: Losses, images: int) -> None:
 
 def mean_losses(prefix: str, sums: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Means over the images of all processes, for the sums of each."""
+    totals = total_sums(sums)
+    images = totals.pop("images", 0.0)
+    return {f"{prefix}/{name}": totals[name] / images for name in sorted(totals)}
+
+
+def total_sums(sums: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sums of all processes, added up by name."""
     totals: dict[str, float] = {}
     for own in sums:
         for name, value in own.items():
             totals[name] = totals.get(name, 0.0) + value
-    images = totals.pop("images", 0.0)
-    return {f"{prefix}/{name}": totals[name] / images for name in sorted(totals)}
+    return totals

@@ -301,4 +301,5 @@ def _fit_settings(settings: TrainSettings) -> FitSettings:
         validate_every=settings.validate_every,
         patience=stopping.patience if stopping else None,
         min_delta=stopping.min_delta if stopping else 0.0,
+        save_minutes=settings.save_minutes,
     )

@@ -105,6 +105,8 @@ class TrainSettings:
             in place of the weights. None: off.
         early_stopping: stop when the score no longer improves. None: off.
         validate_every: epochs between validations.
+        save_minutes: minutes between two saves of the training's state; the end and SIGTERM save it, too. 0: save after
+            every step.
         workers: loader processes. 0: one thread beside training.
         seed: seed of all random draws.
     """
@@ -137,6 +139,7 @@ class TrainSettings:
     ema: float | None = None
     early_stopping: EarlyStopping | None = None
     validate_every: int = 1
+    save_minutes: float = 10.0
     workers: int = 0
     seed: int = 0
 
@@ -147,6 +150,7 @@ class TrainSettings:
             **{name: whole_number(above=0) for name in counts},
             class_weights=one_of(ClassWeights),
             minutes=optional(number(above=0)),
+            save_minutes=number(0),
             gradient_clip=number(0),
             optimizer=one_of(Optimizer),
             lr=number(above=0),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Progress:
-    """Where training is. Everything that is not a tensor of the model or the optimiser."""
+    """How far a training has come: its state beyond the tensors of the model and the optimiser."""
 
     epoch: int = 0
     batch: int = 0  # batches of this epoch that are done
@@ -23,7 +23,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How long and how.
+    """How long a training runs, how often it validates and saves.
 
     Attributes:
         epochs: passes over the training set.
@@ -33,6 +33,7 @@ class FitSettings:
         validate_every: epochs between validations.
         patience: validations without a better score after which training stops; None: never.
         min_delta: a score counts as better when it is more than this much higher.
+        save_minutes: between two saves of the state; 0 saves after every optimiser step.
     """
 
     epochs: int
@@ -42,3 +43,4 @@ class FitSettings:
     validate_every: int = 1
     patience: int | None = None
     min_delta: float = 0.0
+    save_minutes: float = 10.0

@@ -31,6 +31,7 @@ PARAMS = {
         "accelerator": "cpu",
         "precision": "float32",
         "augment": {"crop": [20, 24]},
+        "save_minutes": 0,  # after every step
     }
 }
 

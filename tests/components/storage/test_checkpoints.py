@@ -10,6 +10,7 @@ from s3server import Server, s3_server
 from components.storage.checkpoints import MirroredCheckpoints, open_checkpoints
 from components.storage.s3 import s3_client
 from segmodels.errors import InputError, TransientError
+from segmodels.training.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +39,32 @@ def train(folder: Path, epochs: int) -> MirroredCheckpoints:
         for epoch in range(epochs):
             journal.write(f"{epoch}\n")
             journal.flush()
-            states.save({"epoch": torch.tensor(epoch)})
+            save(states, epoch)
     return states
+
+
+def save(states: MirroredCheckpoints, epoch: int) -> None:
+    states.save({"epoch": torch.tensor(epoch)}, {"weight": torch.tensor(float(epoch))})
+    states.wait()
+
+
+def newest(states: Checkpoints) -> int | None:
+    """Epoch of the newest state, whose best weights are there, too."""
+    found: list[int] = []
+
+    def restore(state: dict[str, torch.Tensor], best: dict[str, torch.Tensor]) -> None:
+        assert best["weight"] == state["epoch"]
+        found.append(int(state["epoch"]))
+
+    return found[0] if states.resume(restore, pytest.fail) else None
 
 
 def test_another_pod_goes_on_with_the_newest_state_the_run_and_its_journal(bucket: str, tmp_path: Path) -> None:
     train(tmp_path / "pod-1" / "key", 4)
     stored = {entry["Key"] for entry in s3_client().list_objects_v2(Bucket=bucket)["Contents"]}
-    assert len([name for name in stored if name.endswith(".ckpt")]) == 2, "old states are removed from the store, too"
-    there = open_checkpoints(tmp_path / "pod-2" / "key")
-    state = there.load_newest(pytest.fail)
-    assert state is not None
-    assert int(state["epoch"]) == 3
+    for ending in (".ckpt", ".best"):
+        assert len([name for name in stored if name.endswith(ending)]) == 2, "old ones are removed from the store, too"
+    assert newest(open_checkpoints(tmp_path / "pod-2" / "key")) == 3
     assert (tmp_path / "pod-2" / "key" / "run.json").read_text() == '{"run_id": "1"}'
     assert (tmp_path / "pod-2" / "key" / "metrics.jsonl").read_text() == "0\n1\n2\n3\n"
 
@@ -57,17 +72,17 @@ def test_another_pod_goes_on_with_the_newest_state_the_run_and_its_journal(bucke
 @pytest.mark.usefixtures("bucket")
 def test_another_training_starts_anew(tmp_path: Path) -> None:
     train(tmp_path / "pod-1" / "key", 1)
-    assert open_checkpoints(tmp_path / "pod-2" / "other-key").load_newest(pytest.fail) is None
+    assert newest(open_checkpoints(tmp_path / "pod-2" / "other-key")) is None
 
 
 @pytest.mark.usefixtures("bucket")
 def test_a_folder_that_is_ahead_of_the_store_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "pod" / "key"
     states = train(folder, 2)
-    super(MirroredCheckpoints, states).save({"epoch": torch.tensor(9)})  # not sent: the store was away
-    state = open_checkpoints(folder).load_newest(pytest.fail)
-    assert state is not None
-    assert int(state["epoch"]) == 9
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(states, "_send", lambda: None)  # the store was away
+        save(states, 9)
+    assert newest(open_checkpoints(folder)) == 9
 
 
 def test_a_store_that_is_away_does_not_stop_a_training(
@@ -77,14 +92,12 @@ def test_a_store_that_is_away_does_not_stop_a_training(
     for entry in states.client.list_objects_v2(Bucket=bucket)["Contents"]:
         states.client.delete_object(Bucket=bucket, Key=entry["Key"])
     states.client.delete_bucket(Bucket=bucket)
-    states.save({"epoch": torch.tensor(1)})
-    states.save({"epoch": torch.tensor(2)})
+    save(states, 1)
+    save(states, 2)
     assert capsys.readouterr().out.count("training continues") == 1
     states.client.create_bucket(Bucket=bucket)
-    states.save({"epoch": torch.tensor(3)})
-    newest = open_checkpoints(tmp_path / "pod-2" / "key").load_newest(pytest.fail)
-    assert newest is not None
-    assert int(newest["epoch"]) == 3
+    save(states, 3)
+    assert newest(open_checkpoints(tmp_path / "pod-2" / "key")) == 3
 
 
 @pytest.mark.usefixtures("bucket")

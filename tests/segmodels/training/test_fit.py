@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from segmodels.annotations import Annotation
 from segmodels.data.batches import Batch, EvaluationBatch
@@ -91,9 +93,9 @@ class StopAfter:
         return self.left < 0
 
 
-def new_learner(losses: dict[str, float], **options: Any) -> SupervisedLearner:
+def new_learner(losses: dict[str, float], model: nn.Module | None = None, **options: Any) -> SupervisedLearner:
     task = create_task("semantic", LABELS)
-    return SupervisedLearner(Small(), task, create_loss(losses), mean=(128.0,) * 3, std=(64.0,) * 3, **options)
+    return SupervisedLearner(model or Small(), task, create_loss(losses), mean=(128.0,) * 3, std=(64.0,) * 3, **options)
 
 
 def new_fit(
@@ -103,12 +105,13 @@ def new_fit(
     batches: Batches | None = None,
     losses: dict[str, float] | None = None,
     auxiliary_decay: bool = False,
+    model: nn.Module | None = None,
     ema: float | None = None,
     self_correction: tuple[int, int] | None = None,
     **settings: Any,
 ) -> Fit:
     torch.manual_seed(0)
-    learner = new_learner(losses or {"cross_entropy": 1.0, "dice": 0.5}, auxiliary_decay=auxiliary_decay)
+    learner = new_learner(losses or {"cross_entropy": 1.0, "dice": 0.5}, model, auxiliary_decay=auxiliary_decay)
     batches = batches or Batches()
     validation = [evaluated(Batches().batch(100 + index), index) for index in range(3)]
     average: WeightAverage | None = MovingAverage(learner.model, ema) if ema else None
@@ -121,7 +124,7 @@ def new_fit(
         lambda share: learning_rate_factor("polynomial", share, warmup=0.1),
         batches,
         validation,
-        settings=FitSettings(**{"epochs": 3, **settings}),
+        settings=FitSettings(**{"epochs": 3, "save_minutes": 0.0, **settings}),
         checkpoints=Checkpoints(folder),
         average=average,
         stop=stop,
@@ -207,8 +210,94 @@ def test_left_at_any_batch_and_taken_up_it_ends_with_the_same_bits(tmp_path: Pat
         assert torch.equal(value, fit.model.state_dict()[name]), name
     assert [epoch for epoch, _ in epochs] == [0, 1, 2]
     for (_, mine), (_, theirs) in zip(epochs, expected_epochs, strict=True):
-        for name in set(mine) - {"images_per_second"}:
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-12), name
+        assert {**mine, "images_per_second": 0} == {**theirs, "images_per_second": 0}
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nothing is saved."""
+
+
+@pytest.mark.parametrize(
+    "settings", [{"accumulate": 2, "ema": 0.9}, {"precision": "bf16-mixed"}], ids=["accumulation and ema", "bf16"]
+)
+def test_killed_at_any_batch_it_ends_with_the_same_bits_wherever_it_was_saved(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    whole = new_fit(tmp_path / "whole", **settings)
+    expected_epochs = recorded(whole)
+    expected = whole.run()
+    epochs: list[tuple[int, dict[str, float]]] = []
+    kills = 0
+    while True:
+        fit = new_fit(tmp_path / "parts", **settings)
+        fit.on_epoch = lambda epoch, metrics: epochs.append((epoch, metrics))
+        saves, batches = StopAfter(1 + kills % 2), StopAfter(3 + kills % 5)
+        fit._save_is_due = saves  # from then on at every step: the last one is lost to the kill
+
+        def on_batch(*_: Any, batches: StopAfter = batches) -> None:
+            if batches():
+                raise Killed
+
+        fit.on_batch = on_batch
+        try:
+            best = fit.run()
+            break
+        except Killed:
+            kills += 1
+            assert kills < 50
+    assert kills > 2
+    for name, value in expected.items():
+        assert torch.equal(value, best[name]), name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, fit.model.state_dict()[name]), name
+    for epoch, metrics in epochs:  # some of them more than once
+        assert {**metrics, "images_per_second": 0} == {**expected_epochs[epoch][1], "images_per_second": 0}
+
+
+def test_states_are_saved_by_the_clock_and_at_the_end_and_a_finished_training_is_not_saved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = new_fit(tmp_path, save_minutes=10.0)
+    saved: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        fit.checkpoints, "save", lambda state, _: saved.append((state["progress"]["epoch"], state["progress"]["batch"]))
+    )
+    clock = iter(range(0, 10**9, 200))  # seconds; two readings for a batch, two at a step, two for one of validation
+    monkeypatch.setattr("segmodels.training.fit.time.monotonic", lambda: next(clock))
+    fit.run()
+    assert len(saved) > 3
+    assert saved[-1] == (3, 0)
+    monkeypatch.undo()
+    for _ in range(2):
+        new_fit(tmp_path / "again", save_minutes=10.0).run()
+        assert [path.name.split("-")[0] for path in (tmp_path / "again").glob("*.ckpt")] == ["00000000"]
+
+
+def test_saving_does_not_count_as_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = new_fit(tmp_path, epochs=1)
+    monkeypatch.setattr(fit.checkpoints, "save", lambda *_: time.sleep(0.1))
+    start = time.monotonic()
+    fit.run()
+    assert fit.progress.seconds < time.monotonic() - start - 0.45
+
+
+def test_a_model_is_compiled_once_for_training_and_validation_and_the_first_batch_is_no_training_time(
+    tmp_path: Path,
+) -> None:
+    counter = CompileCounter()
+    torch._dynamo.reset()
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        time.sleep(1)
+        return counter(graph, inputs)
+
+    model = Small()
+    model.compile(backend=backend)
+    fit = new_fit(tmp_path, model=model)
+    fit.validation = [evaluated(Batches(size=size).batch(100), number) for number, size in enumerate((4, 4, 3))]
+    fit.run()
+    assert counter.frame_count == 1
+    assert fit.progress.seconds < 1
 
 
 def test_at_the_end_of_a_cycle_the_average_of_the_cycles_is_validated_and_kept(tmp_path: Path) -> None:
@@ -261,7 +350,7 @@ def test_a_damaged_newest_state_costs_only_the_work_since_the_one_before(tmp_pat
     expected = new_fit(tmp_path / "whole").run()
     with pytest.raises(Stopped):
         new_fit(tmp_path / "parts", stop=StopAfter(20)).run()
-    newest = max((tmp_path / "parts").iterdir())
+    newest = max((tmp_path / "parts").glob("*.ckpt"))
     newest.write_bytes(newest.read_bytes()[:-100])
     said: list[str] = []
     fit = new_fit(tmp_path / "parts")

@@ -1,8 +1,13 @@
 """Schedules, weight averaging, checkpoints, batch norm over processes."""
 
 import copy
+import hashlib
+import io
 import itertools
+import threading
+from concurrent.futures import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,42 +67,131 @@ def state(value: float) -> dict:
     return {"model": {"weight": torch.full((3,), value)}, "progress": {"epoch": int(value)}}
 
 
+def write(folder: Path, *values: float) -> list[Path]:
+    """Saves states, each with its best weights; the states' files, oldest first."""
+    checkpoints = Checkpoints(folder)
+    for value in values:
+        checkpoints.save(state(value), {"weight": torch.full((2,), value)})
+    checkpoints.wait()
+    return sorted(folder.glob("*.ckpt"))
+
+
+def read(folder: Path, warn: Any = pytest.fail) -> tuple[int, float] | None:
+    """Epoch of the newest sound state, and its best weights."""
+    found: list[tuple[int, float]] = []
+
+    def restore(state: dict[str, Any], best: dict[str, torch.Tensor]) -> None:
+        found.append((state["progress"]["epoch"], best["weight"][0].item()))
+
+    assert Checkpoints(folder).resume(restore, warn) == bool(found)
+    return found[0] if found else None
+
+
 def test_the_newest_state_comes_back_and_only_two_are_kept(tmp_path: Path) -> None:
+    assert read(tmp_path / "key") is None
+    write(tmp_path / "key", 1.0, 2.0, 3.0)
+    assert len(list((tmp_path / "key").iterdir())) == 4, "two states, each with best weights of its own"
+    assert read(tmp_path / "key") == (3, 3.0)
+
+
+def test_the_best_weights_are_written_when_they_change_and_outlive_the_states_they_came_with(tmp_path: Path) -> None:
+    checkpoints, best = Checkpoints(tmp_path), {"weight": torch.full((2,), 7.0)}
+    checkpoints.save(state(1.0), best)
+    checkpoints.wait()
+    [weights] = tmp_path.glob("*.best")
+    weights.rename(tmp_path / "elsewhere")
+    for value in (2.0, 3.0, 4.0):
+        checkpoints.save(state(value), best)
+    checkpoints.wait()
+    assert not list(tmp_path.glob("*.best")), "they are not written again"
+    (tmp_path / "elsewhere").rename(weights)
+    assert read(tmp_path) == (4, 7.0)
+    resumed = Checkpoints(tmp_path)
+    resumed.resume(lambda _, best: resumed.save(state(5.0), best), pytest.fail)
+    resumed.wait()
+    assert [path.name for path in tmp_path.glob("*.best")] == [weights.name]
+    assert read(tmp_path) == (5, 7.0)
+
+
+def test_a_save_keeps_what_the_state_was_and_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, disk = Checkpoints(tmp_path), threading.Event()
+    write_file = checkpoints._write_file
+    monkeypatch.setattr(checkpoints, "_write_file", lambda *args: (disk.wait(10), write_file(*args))[1])
+    now = state(1.0)
+    checkpoints.save(now, {"weight": torch.zeros(2)})
+    now["model"]["weight"].fill_(9.0)
+    now["progress"]["epoch"] = 9
+    assert not list(tmp_path.glob("*.ckpt"))
+    disk.set()
+    checkpoints.wait()
+    assert read(tmp_path) == (1, 0.0)
+
+
+def test_a_disk_that_refuses_is_reported_by_the_next_question(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a file")
     checkpoints = Checkpoints(tmp_path / "key")
-    assert checkpoints.load_newest(print) is None
-    for value in (1.0, 2.0, 3.0):
-        checkpoints.save(state(value))
-    assert len(list((tmp_path / "key").iterdir())) == 2
-    newest = Checkpoints(tmp_path / "key").load_newest(print)
-    assert newest is not None
-    assert newest["progress"]["epoch"] == 3
-    torch.testing.assert_close(newest["model"]["weight"], torch.full((3,), 3.0))
+    checkpoints.save(state(1.0), {})
+    with pytest.raises(FileExistsError):
+        checkpoints.wait()
+    checkpoints.save(state(1.0), {})
+    wait([checkpoints._writing])
+    with pytest.raises(FileExistsError):
+        checkpoints.check()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit", "empty"])
+def overwrite(path: Path, content: object) -> None:
+    """Other content, with the digest that belongs to it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = b"no archive" if content is None else buffer.getvalue()
+    path.unlink()
+    digest = hashlib.blake2b(data, digest_size=12).hexdigest()
+    path.with_name(f"{path.stem.rsplit('-', 1)[0]}-{digest}.ckpt").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "one bit", "empty", "no archive", "no progress", "no dict", "best gone", "best one bit"]
+)
 def test_a_damaged_state_falls_back_to_the_one_before_and_says_so(tmp_path: Path, damage: str) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state(1.0))
-    newest = checkpoints.save(state(2.0))
+    _, newest = write(tmp_path, 1.0, 2.0)
     content = bytearray(newest.read_bytes())
-    if damage == "one bit":
-        content[len(content) // 2] ^= 1
-    newest.write_bytes({"truncated": content[: len(content) // 2], "one bit": content, "empty": b""}[damage])
+    best = tmp_path / f"{newest.name.split('-')[1]}.best"
+    match damage:
+        case "truncated" | "empty":
+            newest.write_bytes(content[: len(content) // 2 if damage == "truncated" else 0])
+        case "one bit":
+            content[len(content) // 2] ^= 1
+            newest.write_bytes(content)
+        case "best gone":
+            best.unlink()
+        case "best one bit":
+            best.write_bytes(best.read_bytes().replace(b"weight", b"weighs"))
+        case _:
+            overwrite(newest, {"no archive": None, "no progress": {"model": {}}, "no dict": [1.0]}[damage])
     said: list[str] = []
-    loaded = checkpoints.load_newest(said.append)
-    assert loaded is not None
-    assert loaded["progress"]["epoch"] == 1
-    assert len(said) == 1
-    assert str(newest) in said[0]
+    assert read(tmp_path, said.append) == (1, 1.0)
+    [sentence] = said
+    assert newest.name.rsplit("-", 1)[0] in sentence
+    assert "falling back to 00000000-" in sentence
+    assert len(list(tmp_path.glob("00000001-*.damaged"))) == 1, "kept, and never read again"
+    assert read(tmp_path) == (1, 1.0)
+
+
+def test_without_a_sound_state_a_training_starts_anew(tmp_path: Path) -> None:
+    for path in write(tmp_path, 1.0, 2.0):
+        overwrite(path, None)
+    said: list[str] = []
+    assert read(tmp_path, said.append) is None
+    assert "training starts anew" in said[-1]
 
 
 def test_a_state_half_written_by_a_killed_process_is_not_seen(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state(1.0))
-    (tmp_path / "00000001-0123456789abcdef01234567.partial").write_bytes(b"half")
-    loaded = checkpoints.load_newest(print)
-    assert loaded is not None
-    assert loaded["progress"]["epoch"] == 1
+    write(tmp_path, 1.0)
+    (tmp_path / "writing.partial").write_bytes(b"half")
+    assert read(tmp_path) == (1, 1.0)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def batch_norm_share(rank: int, folder: str, images: torch.Tensor, model: nn.Module) -> None:
