@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 
 class StopSignal:
-    """Handles SIGTERM (a scheduler takes the machine back) and SIGINT for a process that has a state to save.
+    """Context manager: handles SIGTERM (a scheduler takes the machine back) and SIGINT for a process with a state.
 
-    Until ``defer`` is called there is nothing to save, and SIGTERM ends the process at once. From then on the object
-    is true once a signal has come; the loop that asks saves and leaves. A second signal ends the loop at once.
+    Until ``defer`` is called there is nothing to save, and SIGTERM ends the process at once. From then on a signal
+    makes the object true; the loop that asks saves and leaves. A second signal raises KeyboardInterrupt.
 
     Attributes:
         exit_code: 128 + number of the signal; 0 before one came.
@@ -18,15 +19,23 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.exit_code = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
         self._handle(signal.SIGTERM, self._leave)
+        return self
 
     def defer(self) -> None:
-        """From now on signals are answered by the loop that asks."""
+        """Leave the answer to signals to the loop that asks, from now on."""
         self._handle(signal.SIGTERM, self._received)
         self._handle(signal.SIGINT, self._received)
 
     def __call__(self) -> bool:
         return self.exit_code != 0
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _leave(self, number: int, _frame: object) -> None:
         # no exception: raised inside a library, logging say, it could leave a lock held that other threads wait for
@@ -38,8 +47,9 @@ class StopSignal:
             raise KeyboardInterrupt
         self.exit_code = 128 + number
 
-    def _handle(self, number: signal.Signals, handler: object) -> None:
+    def _handle(self, number: signal.Signals, handler: Any) -> None:
         try:
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            before = signal.signal(number, handler)
         except ValueError:  # not the main thread: the caller owns the signals
-            pass
+            return
+        self._before.setdefault(number, before)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,13 @@ from components.artifacts import RUN
 from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.running.atomic import written_folder
+from components.running.folder_lock import locked_folder
 from components.running.stop_signal import StopSignal
 from components.tracking.lineage import checkpoint_key, lineage
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
+    from segmodels.data.loader import EvaluationLoader, TrainingLoader
     from segmodels.data.shards import ShardReader
     from segmodels.training.fit import Fit
     from segmodels.training.recipe import Recipe
@@ -35,7 +39,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     Raises:
         InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow does
             not answer.
-        SystemExit: 143 after SIGTERM, the state saved.
+        TransientError: another process trains the same.
+        SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.
     """
     from components.train_job.launch import train_by_job, train_job_settings
 
@@ -45,35 +50,49 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
     from segmodels.data.shards import ShardReader
 
-    stop = StopSignal()
-    readers = reader, _ = ShardReader(shards, "train"), ShardReader(shards, "val")
+    with StopSignal() as stop:
+        readers = reader, _ = ShardReader(shards, "train"), ShardReader(shards, "val")
 
-    # torch from here on: missing shards are reported without waiting for it
+        # torch from here on: missing shards are reported without waiting for it
+        from segmodels.training.code_digest import code_digest, training_code
+        from segmodels.training.recipe import create_loaders, create_recipe
+
+        rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun started
+        recipe = create_recipe(params, *readers)
+        loaders = create_loaders(params, recipe.task, *readers, rank=rank, processes=recipe.devices.processes)
+        facts = lineage(
+            data_digest=reader.digest,
+            params=plain(params),
+            longer_side=reader.longer_side,
+            code_digest=code_digest(training_code(params, recipe.task.name)),
+        )
+        state = checkpoints / checkpoint_key(facts)
+        with locked_folder(state, "training") if rank == 0 else nullcontext():
+            _train(params, reader, recipe, loaders, facts, state, model, stop)
+
+
+def _train(
+    params: TrainParams,
+    reader: ShardReader,
+    recipe: Recipe,
+    loaders: tuple[TrainingLoader, EvaluationLoader],
+    facts: Mapping[str, str],
+    state: Path,
+    model: Path,
+    stop: StopSignal,
+) -> None:
     from components.running.training_display import TrainingDisplay
     from components.storage.checkpoints import open_checkpoints
     from components.tracking.tracked_training import TrackedTraining
-    from segmodels.training.code_digest import code_digest, training_code
     from segmodels.training.fit import Fit, Stopped
-    from segmodels.training.recipe import create_loaders, create_recipe
 
-    recipe = create_recipe(params, *readers)
-    logged = plain(params)
-    facts = lineage(
-        data_digest=reader.digest,
-        params=logged,
-        longer_side=reader.longer_side,
-        code_digest=code_digest(training_code(params, recipe.task.name)),
-    )
-    state = checkpoints / checkpoint_key(facts)
     saved = open_checkpoints(state)  # the other processes wait below for the one that fetches
     fabric = recipe.devices.launch(reaches_all_parameters=recipe.learner.reaches_all_parameters)
-    loaders = create_loaders(params, recipe.task, *readers, rank=fabric.global_rank, processes=fabric.world_size)
-
     first, size = fabric.is_global_zero, sum(p.numel() for p in recipe.learner.model.parameters())
     tracked = TrackedTraining(
         experiment=params.experiment,
         name=params.model,
-        params={**logged, "parameters": size, "classes": reader.labels.num_classes},
+        params={**plain(params), "parameters": size, "classes": reader.labels.num_classes},
         facts=facts,
         state=state,
         reader=reader,
@@ -100,6 +119,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             stop=stop,
             warn=display.warn,
         )
+        stop.defer()
         try:
             best = fit.run()
         except Stopped:

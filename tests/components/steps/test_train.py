@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from components.running.training_display import TrainingDisplay
 from components.steps.evaluate import evaluate
 from components.steps.train import train
 from components.tracking import runs
+from components.tracking.tracked_training import TrackedTraining
 from segmodels.data.shards import ShardReader, read_info
-from segmodels.errors import InputError
+from segmodels.errors import InputError, TransientError
 from segmodels.inference.bundle import load_bundle
 from segmodels.metrics import ConfusionMatrix, mean_iou
 
@@ -182,6 +185,42 @@ def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_bee
     assert json.loads((folder / "model" / "run.json").read_text())["run_id"] == run_id
     assert client.get_run(run_id).info.status == "FINISHED"
     assert sorted(metric.step for metric in client.get_metric_history(run_id, "val/miou")) == [0, 1]
+
+
+def test_before_the_first_step_sigterm_ends_the_process_and_from_then_on_it_is_a_question(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [signal.getsignal(signal.SIGTERM)]
+    enter = TrackedTraining.__enter__
+
+    def entered(self: TrackedTraining) -> TrackedTraining:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return enter(self)
+
+    monkeypatch.setattr(TrackedTraining, "__enter__", entered)
+    monkeypatch.setattr(TrainingDisplay, "on_batch", lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    run(folder, epochs=1)
+    before, starting, *training = seen
+    assert starting.__name__ == "_leave"
+    assert {handler.__name__ for handler in training} == {"_received"}
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_training_of_the_same_says_who_trains_and_leaves_the_first_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def on_batch(*_: Any) -> None:
+        if not said:
+            with pytest.raises(TransientError) as error:
+                run(folder, "second", epochs=1)
+            said.append(str(error.value))
+
+    monkeypatch.setattr(TrainingDisplay, "on_batch", on_batch)
+    run(folder, epochs=1)
+    assert f"process {os.getpid()} on {socket.gethostname()} since 20" in said[0]
+    assert not (folder / "second").exists()
 
 
 def test_a_training_that_diverges_is_an_error_and_its_run_shows_the_loss(folder: Path) -> None:
