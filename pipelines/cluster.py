@@ -157,6 +157,10 @@ class UnknownIdError(InputError):
     """The server does not know the id that it was asked for."""
 
 
+class ConflictError(InputError):
+    """The name that was to be created exists."""
+
+
 USER_ERRORS = re.compile(
     r"Invalid ?[iI]nput ?[eE]rror|ResourceNotFoundError|Already exist|BadRequestError|FailedPreconditionError"
     r"|(pipeline|platform) spec is invalid"
@@ -172,6 +176,7 @@ def translate_errors(server: Server) -> Iterator[None]:
 
     Raises:
         UnknownIdError: the server does not know an id (HTTP 404).
+        ConflictError: the name exists (HTTP 409).
         InputError: the server rejects the request.
         TransientError: the server fails or does not answer.
     """
@@ -198,7 +203,8 @@ def _translated(server: Server, error: Any) -> Exception:
         return UnknownIdError(f"Kubeflow at {server.host} does not know that ({message}): check the name or id")
     if error.status == 429 or ((error.status or 0) >= 500 and not USER_ERRORS.search(message)):
         return TransientError(f"Kubeflow at {server.host} fails (HTTP {error.status}: {message})")
-    return InputError(f"Kubeflow at {server.host} rejects the request (HTTP {error.status}: {message})")
+    kind = ConflictError if error.status == 409 else InputError
+    return kind(f"Kubeflow at {server.host} rejects the request (HTTP {error.status}: {message})")
 
 
 def _message(body: str | None) -> str:
@@ -226,8 +232,12 @@ def experiment_id(server: Server) -> str:
     Raises:
         InputError: the experiment is archived, which hides its runs.
     """
-    with translate_errors(server):
-        experiment = server.client.create_experiment(EXPERIMENT, namespace=server.namespace)
+    try:
+        with translate_errors(server):
+            experiment = server.client.create_experiment(EXPERIMENT, namespace=server.namespace)
+    except ConflictError:  # another process has just created it
+        with translate_errors(server):
+            experiment = server.client.get_experiment(experiment_name=EXPERIMENT, namespace=server.namespace)
     if str(experiment.storage_state) == "ARCHIVED":
         raise InputError(
             f"experiment {EXPERIMENT!r} at {server.host} is archived, which hides its runs: restore it at"

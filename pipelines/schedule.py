@@ -11,7 +11,6 @@ schedule with a run in progress is disabled, not deleted.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import yaml
 
 from pipelines.cluster import Server, UnknownIdError, experiment_id, find_experiment, translate_errors
 from pipelines.training import NAME
+from pipelines.versions import compiled_facts, find_version, upload_version, version_name
 from segmodels.errors import InputError, TransientError
 
 PAGE = 100
@@ -52,14 +52,6 @@ class Schedule:
     service_account: str | None = None
 
 
-def version_name(package: Path, code_revision: str) -> str:
-    """Name of the pipeline version: the code's revision, and a digest of the compiled pipeline, which parameters,
-    profile and kfp's release shape, too.
-    """
-    dirty = "-dirty" if code_revision.endswith("-dirty") else ""
-    return f"{code_revision[:12]}{dirty}-{hashlib.sha256(package.read_bytes()).hexdigest()[:8]}"
-
-
 def apply(server: Server, schedule: Schedule, package: Path, code_revision: str, *, dry_run: bool = False) -> list[str]:
     """Create or replace the recurring run of that name; do nothing if it is up to date.
 
@@ -67,8 +59,6 @@ def apply(server: Server, schedule: Schedule, package: Path, code_revision: str,
         The differences and what was done, in lines; with ``dry_run`` what would be done.
     """
     version = version_name(package, code_revision)
-    pipeline = _pipeline_id(server)
-    version_id = _version_id(server, pipeline, version) if pipeline else None
     old = [run for run in recurring_runs(server) if run.display_name == schedule.name]
     wanted = _wanted(schedule, version, package)
     differences = [_difference(_existing(server, run, schedule), wanted) for run in old]
@@ -77,14 +67,14 @@ def apply(server: Server, schedule: Schedule, package: Path, code_revision: str,
     difference = [] if kept else (differences or [_difference({}, wanted)])[0]
     superseded = [run for run in old if run is not kept]
     if dry_run:
-        doing = [f"would upload pipeline {NAME!r} version {version}"] if difference and not version_id else []
+        missing = difference and not find_version(server, version)
+        doing = [f"would upload pipeline {NAME!r} version {version}"] if missing else []
         doing += [f"would create schedule {schedule.name!r}"] if difference else []
         doing += [f"would delete its predecessor {run.recurring_run_id}" for run in superseded]
         return difference + (doing or [f"schedule {schedule.name!r} is up to date: version {version}"])
     done = list(difference)
     if difference:
-        if not pipeline or not version_id:
-            pipeline, version_id = _upload(server, pipeline, package, version)
+        pipeline, version_id = find_version(server, version) or upload_version(server, package, version)
         start = _phase(old[0], schedule) if old else None
         created = _create(server, schedule, pipeline, version_id, start)
         done.append(f"schedule {schedule.name!r} created: {created}, version {version}")
@@ -152,7 +142,7 @@ def _wanted(schedule: Schedule, version: str, package: Path) -> dict[str, Any]:
     return {
         "when": trigger,
         "version": version,
-        **_compiled(next(yaml.load_all(package.read_bytes(), yaml.CSafeLoader))),
+        **compiled_facts(next(yaml.load_all(package.read_bytes(), yaml.CSafeLoader))),
         "parameters": dict(schedule.values),
         "service account": schedule.service_account or "",
         "enabled": True,
@@ -171,21 +161,12 @@ def _existing(server: Server, run: Any, schedule: Schedule) -> dict[str, Any]:
     return {
         "when": _trigger(run),
         "version": name,
-        **_compiled(spec.get("pipeline_spec", spec)),
+        **compiled_facts(spec.get("pipeline_spec", spec)),
         "parameters": parameters,
         # without one in the profile the installation names its own, which no API tells
         "service account": (run.service_account or "") if schedule.service_account else "",
         "enabled": str(run.status) == "ENABLED",
     }
-
-
-def _compiled(spec: Mapping[str, Any]) -> dict[str, str]:
-    """The images of a compiled pipeline, and the release of kfp that compiled it: parts of the version that tell more
-    than its name.
-    """
-    executors = ((spec.get("deploymentSpec") or {}).get("executors") or {}).values()
-    images = {one["container"]["image"] for one in executors if "container" in one}
-    return {"image": ", ".join(sorted(images)), "compiled by": spec.get("sdkVersion", "")}
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -205,31 +186,6 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 # --- changes
-
-
-def _pipeline_id(server: Server) -> str | None:
-    named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": NAME}]})
-    with translate_errors(server):
-        found = (
-            server.client.list_pipelines(page_size=PAGE, filter=named, namespace=server.namespace or None).pipelines
-            or []
-        )
-    return found[0].pipeline_id if found else None
-
-
-def _version_id(server: Server, pipeline: str, name: str) -> str | None:
-    named = json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
-    with translate_errors(server):
-        found = server.client.list_pipeline_versions(pipeline, page_size=PAGE, filter=named).pipeline_versions or []
-    return found[0].pipeline_version_id if found else None
-
-
-def _upload(server: Server, pipeline: str | None, package: Path, version: str) -> tuple[str, str]:
-    with translate_errors(server):
-        if pipeline is None:
-            pipeline = server.client.upload_pipeline(str(package), NAME, namespace=server.namespace or None).pipeline_id
-        uploaded = server.client.upload_pipeline_version(str(package), version, pipeline_id=pipeline)
-    return str(pipeline), uploaded.pipeline_version_id
 
 
 def _create(server: Server, schedule: Schedule, pipeline: str, version: str, start: datetime | None) -> str:

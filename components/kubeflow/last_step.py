@@ -78,11 +78,12 @@ def read_record(name: str) -> dict[str, Any]:
     if not (folder := _folder()):
         return {}
     bucket, prefix = split_url(folder)
-    client = s3_client()
     facts: dict[str, Any] = {}
     try:
-        with translate_errors(folder, connected=True), suppress(client.exceptions.NoSuchKey):
-            facts = json.loads(client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read())
+        with translate_errors(folder, connected=True):
+            client = s3_client()
+            with suppress(client.exceptions.NoSuchKey):
+                facts = json.loads(client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read())
     except (InputError, TransientError) as error:
         print(f"{folder}/{name} cannot be read ({error})", flush=True)
     return facts

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kfp_server import Server
@@ -147,6 +148,36 @@ def test_the_servers_words_are_passed_on(
     answer = said("submit", "--image", IMAGE) if path == "runs" else schedule(said, "--every", "1d")
     assert answer[0] == code
     assert words in answer[1]
+
+
+def test_a_rejected_upload_without_a_reason_is_explained(server: Server, said: Said) -> None:
+    server.fail, server.failure = ("POST", "upload"), UploadRefusal(400, "Failed to create a pipeline")
+    code, text = schedule(said, "--every", "1d")
+    assert code == 2
+    assert "often the right to create pipelines in the namespace is missing" in text
+
+
+@pytest.mark.parametrize(("lost", "times"), [("experiments", 2), ("pipelines", 2), ("versions", 1)])
+def test_of_two_that_create_the_same_both_go_on(
+    server: Server, said: Said, monkeypatch: pytest.MonkeyPatch, lost: str, times: int
+) -> None:
+    """The other process creates it between this one's question and its request."""
+    assert schedule(said, "--every", "1d")[0] == 0
+    listed = server.list
+    hidden: list[str] = []
+
+    def late(entries: dict[str, Any], name: str, query: dict[str, str]) -> dict[str, Any]:
+        if name == {"versions": "pipeline_versions"}.get(lost, lost) and len(hidden) < times:
+            hidden.append(name)
+            return {}
+        return listed(entries, name, query)
+
+    server.recurring_runs.clear()
+    monkeypatch.setattr(server, "list", late)
+    command = ("submit", "--image", IMAGE) if lost == "experiments" else ("schedule", "nightly", "--every", "1d")
+    assert said(*command, *(() if lost == "experiments" else ("--image", IMAGE)))[0] == 0
+    assert len(hidden) == times
+    assert len(getattr(server, lost)) == (2 if lost == "versions" else 1)
 
 
 def test_the_double_refuses_what_the_api_does_not_have(server: Server) -> None:
