@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.artifacts import REPORT
+from components.datasets.dataset_files import open_dataset
 from components.params.schema import PreprocessParams
 from components.running.atomic import written_folder
 from components.running.parallel import parallel_map
@@ -18,7 +19,7 @@ from components.running.progress_bar import track
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import converted, resize_image
 from segmodels.data.layouts import Layout, Sample, check_sizes
-from segmodels.data.manifest import SPLITS, Dataset
+from segmodels.data.manifest import SPLITS
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.statistics import DatasetStatistics, SampleCounts
 from segmodels.errors import InputError
@@ -41,7 +42,7 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
     Raises:
         InputError: the dataset did not pass, or a file is missing or broken.
     """
-    data = Dataset.open(dataset)
+    data = open_dataset(dataset)
     report = _passed(validation, data.digest)
     samples = [sample for split in SPLITS for sample in data.samples(split)]
     common = data.layout, params.longer_side, report["form"]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.artifacts import FACTS, OVERVIEW, REPORT
+from components.datasets.dataset_files import open_dataset
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
 from components.running.wording import first_few
@@ -19,7 +20,6 @@ from components.validation.great_expectations_suite import Finding, run_checks
 from components.validation.report import annotated, class_counts, make_report
 from components.validation.sample_facts import gather_facts
 from components.validation.tables import tables
-from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
 
 
@@ -37,8 +37,8 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
     Raises:
         InputError: critical checks failed; names files and what to do, and the page with all of it.
     """
-    opened = Dataset.open(dataset)
-    facts = with_duplicates(gather_facts(dataset, params.workers), params.near_duplicate_distance)
+    opened = open_dataset(dataset)
+    facts = with_duplicates(gather_facts(opened, params.workers), params.near_duplicate_distance)
     classes = class_counts(facts, opened)
     failed = validation.with_name(f"{validation.name}.failed")
     shutil.rmtree(failed, ignore_errors=True)

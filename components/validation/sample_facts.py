@@ -60,17 +60,16 @@ FACTS = pa.schema(
 )
 
 
-def gather_facts(dataset: Path, workers: int) -> pa.Table:
+def gather_facts(dataset: Dataset, workers: int) -> pa.Table:
     """One row of ``FACTS`` per sample of the manifest, in its order.
 
     Args:
-        dataset: folder of the manifest.
         workers: processes; 0 means one per core.
 
     Raises:
         TransientError: a process was killed.
     """
-    starts = range(0, Dataset.open(dataset).table.num_rows, SAMPLES_PER_TASK)
+    starts = range(0, dataset.table.num_rows, SAMPLES_PER_TASK)
     batches = track(parallel_map(_measure, starts, workers, _open, (dataset,)), "opening samples", len(starts))
     return pa.Table.from_batches(batches, schema=FACTS)
 
@@ -93,10 +92,9 @@ def perceptual_hash(image: np.ndarray) -> int | None:
 _worker: dict[str, Any] = {}
 
 
-def _open(dataset: Path) -> None:
+def _open(dataset: Dataset) -> None:
     cv2.setNumThreads(1)
-    opened = Dataset.open(dataset)
-    _worker.update(dataset=opened, samples=opened.samples())
+    _worker.update(dataset=dataset, samples=dataset.samples())
 
 
 def _measure(start: int) -> pa.RecordBatch:

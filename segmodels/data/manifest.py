@@ -1,7 +1,7 @@
-"""A dataset on record: one row per sample, and what they have in common.
+"""The manifest of a dataset: one row per sample, and the facts that all samples share.
 
 A dataset folder holds ``manifest.parquet`` (columns below) and ``dataset.json`` (layout, root, labels, source,
-revision, digest, samples per split). The images and masks themselves lie under ``root``.
+revision, digest, samples per split). Both carry the digest. The images and masks themselves lie under ``root``.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
+DIGEST = b"segmodels.digest"
+"""Key in the manifest's metadata."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A dataset at one revision, opened from its folder.
@@ -72,19 +76,31 @@ class Dataset:
     table: pa.Table
 
     @classmethod
-    def open(cls, folder: str | Path) -> Dataset:
+    def open(cls, folder: str | Path, root: str | Path | None = None) -> Dataset:
         """Open a folder that ``write_dataset`` wrote.
 
+        Args:
+            root: folder of the data, where it is not the one on record.
+
         Raises:
-            InputError: a file is missing or broken, or the folder of the data is not there.
+            InputError: a file is missing or broken, both files belong to different datasets, or the folder of the data
+                is not there.
         """
         folder = Path(folder)
         facts = read_json(folder / DATASET, "ingest", FACTS)
         with reading(folder / DATASET, "ingest"):
             labels = LabelMap.from_dict(facts["labels"])
-        name, root = facts["layout"], folder / facts["root"]
+        name, root = facts["layout"], folder / facts["root"] if root is None else Path(root)
         source, revision, digest = facts["source"], facts["revision"], facts["digest"]
-        table = read_parquet(folder / MANIFEST, "ingest", MANIFEST_SCHEMA)
+        table = read_parquet(folder / MANIFEST, "ingest")
+        with reading(folder / MANIFEST, "ingest"):
+            written = (table.schema.metadata or {}).get(DIGEST, digest.encode()).decode()
+            table = table.select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA)
+        if written != digest:
+            raise InputError(
+                f"dataset folder {folder} has a manifest.parquet of dataset {written} and a dataset.json of {digest}:"
+                " run the step ingest again"
+            )
         layout = open_layout(name, root)
         if layout.labels != labels:
             raise InputError(
@@ -153,7 +169,7 @@ def write_dataset(
     places = Counter(zip(table.column("split").to_pylist(), table.column("id").to_pylist(), strict=True))
     if twice := [f"{split}/{name}" for (split, name), count in places.items() if count > 1]:
         raise InputError(f"dataset {source} has samples with the same id: {', '.join(twice[:5])}: rename them")
-    pq.write_table(table, folder / MANIFEST)
+    pq.write_table(table.replace_schema_metadata({DIGEST: digest}), folder / MANIFEST)
     facts = {
         "layout": layout,
         "root": str(root),

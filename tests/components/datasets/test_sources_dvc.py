@@ -16,6 +16,7 @@ from s3server import s3_server
 from small_dataset import write, write_small_dataset
 
 from components.datasets import download_cache, dvc_repository
+from components.datasets.dataset_files import open_dataset
 from components.datasets.download_cache import DownloadCache
 from components.datasets.dvc_repository import without_credentials
 from components.params.schema import IngestParams
@@ -105,7 +106,7 @@ def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["{}", "file://{}", "{}/.git"], ids=["folder", "file URL", "bare"])
 def test_a_tag_is_ingested_with_dvcs_own_digest_and_the_commit(
-    repository: Repository, tmp_path: Path, form: str
+    repository: Repository, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = IngestParams(source="dvc", repo=form.format(repository.root), rev="v1", path="data")
     ingest(params, tmp_path / "dataset", tmp_path / "cache")
@@ -115,6 +116,9 @@ def test_a_tag_is_ingested_with_dvcs_own_digest_and_the_commit(
     assert dataset.source == {"kind": "dvc", "repo": params.repo, "rev": "v1", "path": "data"}
     assert [len(dataset.samples(split)) for split in ("train", "val", "test")] == [6, 2, 2]
     assert directory_digest(folder_md5s(dataset.layout.root)) == dataset.digest
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    assert directory_digest(folder_md5s(open_dataset(tmp_path / "dataset").layout.root)) == dataset.digest
 
 
 def test_branch_commit_and_default_branch_lead_to_the_same_data(repository: Repository, tmp_path: Path) -> None:

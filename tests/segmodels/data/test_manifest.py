@@ -74,6 +74,11 @@ def test_a_missing_or_broken_dataset_says_what_to_do(tmp_path):
     (out / "manifest.parquet").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"manifest\.parquet is damaged \(.*\): run the step ingest again"):
         Dataset.open(out)
+    other = json.loads((out / "dataset.json").read_text()) | {"digest": "2.dir"}
+    (out / "manifest.parquet").write_bytes(data)
+    (out / "dataset.json").write_text(json.dumps(other))
+    with pytest.raises(InputError, match=r"manifest\.parquet of dataset 1\.dir and a dataset\.json of 2\.dir: run the"):
+        Dataset.open(out)
     (out / "manifest.parquet").unlink()
     with pytest.raises(InputError, match=r"manifest\.parquet is not there"):
         Dataset.open(out)
