@@ -5,6 +5,7 @@ side.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,14 +27,15 @@ def run(*command: str, cwd: Path) -> str:
 
 
 def write_params(file: Path, **ingest: object) -> None:
-    file.write_text(yaml.safe_dump({"ingest": ingest}))
+    others = {"validate": {"workers": 1}, "preprocess": {"workers": 1, "longer_side": None}}
+    file.write_text(yaml.safe_dump({"ingest": ingest} | others))
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A DVC project with the code and dvc.yaml of this one, and a dataset in a folder."""
     write_small_dataset(tmp_path / "set", {"train": 4, "val": 2, "test": 2}, (24, 16))
-    project = tmp_path / "project"
+    project = tmp_path / "my project"
     project.mkdir()
     for name in ("segmodels", "components", "dvc.yaml", "Makefile"):
         (project / name).symlink_to(ROOT / name)
@@ -81,3 +83,23 @@ def test_another_file_of_parameters_runs_in_a_folder_of_its_own(project: Path, t
     assert (project / "configurations" / "other" / "data" / "dataset" / "manifest.parquet").is_file()
     assert SKIPPED in run("dvc", "repro", "ingest", cwd=project)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_copy_of_the_project_and_a_clone_without_the_cache_preprocess(project: Path) -> None:
+    """DVC restores the manifest there, but not the files that it names: an untracked folder, generated digits."""
+    digits = {"train": 3, "val": 1, "test": 1, "size": 32, "seed": 0}
+    run("git", "init", "-q", cwd=project)
+    run("git", "config", "user.email", "a@b.example", cwd=project)
+    run("git", "config", "user.name", "a", cwd=project)
+    run("dvc", "init", "-q", "-f", cwd=project)
+    (project / ".gitignore").write_text("/data/\n")
+    for ingest in ({"source": "digits", "digits": digits}, {"source": "folder", "path": "../set"}):
+        write_params(project / "params.yaml", **ingest)
+        run("dvc", "repro", "preprocess", cwd=project)
+        run("git", "add", "-A", cwd=project)
+        run("git", "commit", "-qm", "a run", cwd=project)
+        shutil.rmtree(project / "data" / "cache")
+        done = run("dvc", "exp", "run", "--temp", "-S", "preprocess.longer_side=24", "preprocess", cwd=project)
+        assert SKIPPED in done
+        assert "Running stage 'preprocess'" in done
