@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from benchmarks.report import markdown_table, side_by_side, write_section
-from components.tracking.runs import mlflow_client
+from components.tracking.client import mlflow_client
 from segmodels import create_model
 from segmodels.models.analysis import count_parameters
 

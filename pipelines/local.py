@@ -18,7 +18,7 @@ from typing import Any
 
 from components.environment import variable
 from components.steps import STEPS
-from components.tracking.runs import ARTIFACTS, STORE
+from components.tracking.local_store import ARTIFACTS, STORE, prepare_store
 from pipelines.images import local_image
 from pipelines.placement import WORKING_FOLDER
 from pipelines.profile import Image, Profile
@@ -142,6 +142,7 @@ def _tracking_server(log: Path) -> Iterator[str]:
         yield uri
         return
     uri = f"http://127.0.0.1:{(port := _free_port())}"
+    prepare_store(Path(STORE).absolute())
     store = [
         f"--backend-store-uri=sqlite:///{Path(STORE).absolute()}",
         f"--default-artifact-root={_artifacts().as_uri()}",

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from components.tracking import runs
+from components.tracking.client import mlflow_client
 from segmodels.annotations import Annotation
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.inference.bundle import save_bundle
@@ -113,7 +114,7 @@ def write_run(model: Path, state: Path) -> str:
     run = runs.start_run(
         experiment="tests", name="unet", state=state, params={"lr": 0.01, "epochs": 3}, tags={"data_digest": DIGEST}
     )
-    run.finish()
+    run.end()
     (model / "run.json").write_text((state / "run.json").read_text())
     return json.loads((model / "run.json").read_text())["run_id"]
 
@@ -131,5 +132,5 @@ def use_local_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @cache
 def _empty_store() -> Path:
     path = Path(mkdtemp()) / "mlflow.db"
-    runs.mlflow_client(f"sqlite:///{path}")
+    mlflow_client(f"sqlite:///{path}")
     return path

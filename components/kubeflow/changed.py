@@ -34,11 +34,11 @@ def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchang
         TransientError: the dataset's source or MLflow stops answering.
     """
     from components.datasets.revision import dataset_revision
-    from components.tracking import runs
+    from components.tracking.client import mlflow_client
     from components.tracking.lineage import lineage
     from components.tracking.model_registry import Registry
 
-    registry = Registry(runs.mlflow_client(), params.register.name)
+    registry = Registry(mlflow_client(), params.register.name)
     champion = registry.champion()
     now = lineage(data_digest="", params=plain(params.train), longer_side=params.preprocess.longer_side)
     now[DATA_REVISION] = dataset_revision(params.ingest)

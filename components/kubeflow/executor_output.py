@@ -169,12 +169,12 @@ def _registration(registration: Path) -> Outputs:
 def _tag_version(facts: Mapping[str, Any], data_revision: str | None) -> None:
     """So that the notification finds the version, and the next run's step ``changed`` compares with it."""
     from components.kubeflow.notify import PIPELINE_RUN
-    from components.tracking import runs
+    from components.tracking.client import mlflow_client
     from components.tracking.model_registry import Registry, Version
 
     tags = {PIPELINE_RUN: environment().pipeline_run, DATA_REVISION: data_revision}
     if known := {name: value for name, value in tags.items() if value}:
-        Registry(runs.mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), known)
+        Registry(mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), known)
 
 
 DESCRIBE: dict[str, Callable[[Path], Outputs]] = {

@@ -17,6 +17,7 @@ from typing import Any
 from components.environment import environment, variable
 from components.kubeflow.changed import CONFIRMED_BY
 from components.kubeflow.last_step import LastStep, last_step, read_record, write_record
+from segmodels.errors import InputError, TransientError
 
 PIPELINE_RUN = "pipeline_run"
 """Tag of a model version: the pipeline run that registered it or decided on it last."""
@@ -129,17 +130,18 @@ def _version_tags(name: str, run: str) -> dict[str, str] | None:
     """
     if not run:
         return {}
-    from mlflow.exceptions import MlflowException
-
-    from components.tracking import runs
+    from components.tracking.client import mlflow_client
+    from components.tracking.mlflow_errors import answers
 
     try:
-        client = runs.mlflow_client()
-        for tag in (PIPELINE_RUN, CONFIRMED_BY):
-            for version in client.search_model_versions(f"name = '{name}' and tags.{tag} = '{run}'", max_results=1):
-                return {**version.tags, "version": str(version.version)}
-    except (MlflowException, ValueError, OSError) as error:
-        print(f"MLflow does not answer what the run registered ({str(error).splitlines()[0][:200]})", flush=True)
+        client = mlflow_client()
+        with answers("the result", client.tracking_uri):
+            for tag in (PIPELINE_RUN, CONFIRMED_BY):
+                found = client.search_model_versions(f"name = '{name}' and tags.{tag} = '{run}'", max_results=1)
+                for version in found:
+                    return {**version.tags, "version": str(version.version)}
+    except (InputError, TransientError, OSError) as error:
+        print(f"MLflow does not answer what the run registered ({error})", flush=True)
         return None
     return {}
 

@@ -105,7 +105,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         run.log_metrics(_run_metrics(task, scores, evaluator))
         for name in (PICTURES, PER_CLASS.name, CONFUSION.name):
             run.log_artifact(evaluation / name, f"evaluation/{PICTURES}" if name == PICTURES else "evaluation")
-        run.finish()
+        run.end()
     written = ", ".join(f"{words} {scores[name]:.4f}" for name, words in task.headline.items())
     print(f"test split, {len(reader)} images: {written}; pictures in {evaluation / PICTURES}")
     return metrics

@@ -121,7 +121,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
         else:
             registry.make_challenger(version)
         run.set_tags({"registered_model": f"{params.name}/{version.number}"})
-        run.finish()
+        run.end()
         facts = {
             "name": params.name,
             "version": version.number,

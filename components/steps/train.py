@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.artifacts import RUN
 from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.running.atomic import written_folder
@@ -33,13 +32,13 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     Args:
         params: section ``train`` of params.yaml.
         shards: folder that ``preprocess`` wrote.
-        model: folder to write: weights.safetensors, model.json, run.json.
+        model: folder to write: weights.safetensors, model.json, run.json, metrics.jsonl.
         checkpoints: folder of states, one sub-folder per lineage; training resumes from the one of its own lineage.
 
     Raises:
-        InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow does
-            not answer.
-        TransientError: another process trains the same.
+        InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow's
+            address or store is wrong.
+        TransientError: another process trains the same, MLflow does not answer at the start.
         SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.
     """
     from components.train_job.launch import train_by_job, train_job_settings
@@ -139,7 +138,7 @@ def _train(
             recipe.learner.model.load_state_dict(best)
             with written_folder(model) as folder:
                 _write_bundle(folder, params, recipe, fit, reader, facts)
-                RUN.write(folder, RUN.read(state))
+                run.leave_with(folder)
     if fabric.world_size > 1:
         fabric.barrier()
 

@@ -7,7 +7,6 @@ Aliases: ``champion`` is the version to use, ``previous`` the champion before it
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from components.tracking import runs
-from segmodels.errors import InputError, TransientError
+from components.tracking.client import mlflow_client
+from components.tracking.mlflow_errors import answers, is_missing
+from components.tracking.runs import TAG_LENGTH
+from segmodels.errors import InputError
 from segmodels.inference.description import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ itself is inside.
 
 REGISTERED = "models:/"
 
-MISSING = ("not found", "No such artifact")
-
-TAG_LENGTH = 5000  # MLflow refuses longer values
-
 
 @dataclass(frozen=True)
 class Version:
@@ -55,20 +52,22 @@ class Registry:
     """One registered model. ``client`` is the MLflow client of its server."""
 
     def __init__(self, client: Any, name: str) -> None:
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.client = client
         self.name = name
 
+    def _answers(self) -> Any:
+        return answers(f"registered model {self.name!r}", self.client.tracking_uri)
+
     def find(self, *, run_id: str, model_digest: str) -> Version | None:
         """The version that this run has registered with these weights."""
-        with _answers(f"registered model {self.name!r}"):
+        with self._answers():
             versions = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         same = [version for version in versions if version.tags.get("model_digest") == model_digest]
         return Version(str(same[0].version), same[0].tags) if same else None
 
     def champion(self) -> Version | None:
         """None where no version has the alias yet."""
-        with _answers(f"registered model {self.name!r}"):
+        with self._answers():
             number = self._aliases().get(CHAMPION)
             return Version(number, self.client.get_model_version(self.name, number).tags) if number else None
 
@@ -97,7 +96,7 @@ class Registry:
 
         import segmodels
 
-        with _quiet(), _answers(f"registered model {self.name!r}"):
+        with _quiet(), self._answers():
             experiment = self.client.get_run(run_id).info.experiment_id
             place = self.client.create_logged_model(experiment, self.name, source_run_id=run_id)
             saved = Model.log(
@@ -124,13 +123,13 @@ class Registry:
         return Version(str(made.version), tags)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
-        with _answers(f"registered model {self.name!r}"):
+        with self._answers():
             for key, value in tags.items():
                 self.client.set_model_version_tag(self.name, version.number, key, str(value)[:TAG_LENGTH])
 
     def make_champion(self, version: Version, predecessor: Version | None) -> None:
         """Give ``version`` the alias. Each alias moves in one step, so there is a champion at every moment."""
-        with _answers(f"registered model {self.name!r}"):
+        with self._answers():
             if predecessor and predecessor.number != version.number:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, predecessor.number)
             self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
@@ -138,7 +137,7 @@ class Registry:
                 self.client.delete_registered_model_alias(self.name, CHALLENGER)
 
     def make_challenger(self, version: Version) -> None:
-        with _answers(f"registered model {self.name!r}"):
+        with self._answers():
             self.client.set_registered_model_alias(self.name, CHALLENGER, version.number)
 
     def _aliases(self) -> dict[str, str]:
@@ -148,7 +147,7 @@ class Registry:
         try:
             aliases = self.client.get_registered_model(self.name).aliases
         except MlflowException as error:
-            if _is_missing(error):
+            if is_missing(error):
                 return {}
             raise
         return {alias: str(number) for alias, number in aliases.items()}  # a local store gives integers
@@ -191,15 +190,14 @@ def download_bundle(uri: str, folder: Path, client: Any = None) -> Path:
         DamagedBundleError: its files are not those that were registered.
         TransientError: the server or the object store does not answer.
     """
-    client = client or runs.unchecked_client()
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    client = client or mlflow_client()
     import mlflow
 
     from segmodels.inference.bundle import bundle_digest
 
     version = _find_version(uri, client)
     address = f"{REGISTERED}{version.name}/{version.version}"
-    with _answers(f"model {uri}"):
+    with answers(f"model {uri}", client.tracking_uri):
         bundle = Path(
             mlflow.artifacts.download_artifacts(
                 f"{address}/artifacts/bundle", dst_path=str(folder), tracking_uri=client.tracking_uri
@@ -236,8 +234,8 @@ def _find_version(uri: str, client: Any = None) -> Any:
         raise InputError(
             f"model {uri!r} is no address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
         )
-    client = client or runs.unchecked_client()
-    with _answers(f"model {uri}"):
+    client = client or mlflow_client()
+    with answers(f"model {uri}", client.tracking_uri):
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
 
 
@@ -265,36 +263,6 @@ def _signature(example: np.ndarray, task: Task) -> ModelSignature:
     # sizes, which no one shape of a signature can describe. The model itself refuses what is no image.
     signature._is_signature_from_type_hint = True
     return signature
-
-
-def _is_missing(error: Exception) -> bool:
-    """MLflow has several ways to say so."""
-    if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(
-        error, FileNotFoundError
-    ):
-        return True
-    return any(words in str(error) for words in MISSING) and "retries exceeded" not in str(error)
-
-
-@contextmanager
-def _answers(what: str) -> Iterator[None]:
-    """Translate MLflow errors: InputError if an object does not exist, TransientError if the server does not answer."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
-        if _is_missing(error):
-            raise InputError(
-                f"{what} is not in MLflow at {runs.tracking_uri()} ({reason}): check its name, alias and"
-                " MLFLOW_TRACKING_URI"
-            ) from None
-        if getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE":
-            raise InputError(f"{what} is refused by MLflow ({reason}): correct it") from None
-        if getattr(error, "errno", None) is not None:  # the local disk
-            raise
-        raise TransientError(f"{what}: MLflow at {runs.tracking_uri()} does not answer ({reason})") from error
 
 
 @contextmanager

@@ -1,164 +1,73 @@
-"""MLflow runs. The only file that knows MLflow tracking.
-
-A training never depends on the tracking server: metrics are written to a journal beside the checkpoints first and sent
-from there; while the server is away they wait, and what the server lacks is sent when it is back or the training is
-resumed.
-"""
+"""MLflow runs: started by train, added to by evaluate and register."""
 
 from __future__ import annotations
 
 import json
-import logging
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from components.artifacts import JOURNAL, RUN
 from components.running.project import project_root
-from segmodels.errors import InputError, TransientError
+from components.tracking.client import mlflow_client, post, recorded_uri, resolved_uri
+from components.tracking.journal import Entry, Journal, entry_now
+from components.tracking.local_store import ARTIFACTS
+from components.tracking.mlflow_errors import answers, is_missing
+from segmodels.addresses import without_credentials
+from segmodels.errors import InputError
 
-STORE, ARTIFACTS = "mlflow.db", "mlruns"
-"""Of the local store: its SQLite database and the folder of its artifacts."""
+PARAM_LENGTH, TAG_LENGTH = 6000, 5000  # MLflow refuses longer values
+BATCH = 1000
+"""Metrics of one request; MLflow refuses more."""
 
-PARAM_LENGTH = 6000  # MLflow refuses longer values
-
-
-def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, else a SQLite file in the project's root: runs of `dvc exp run --queue` and of
-    configurations in folders of their own go to one store.
-    """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / STORE}"
-
-
-def mlflow_client(uri: str | None = None) -> Any:
-    """A client of the tracking server.
-
-    Raises:
-        InputError: the server does not answer.
-    """
-    from mlflow.exceptions import MlflowException
-
-    client = unchecked_client(uri)
-    try:
-        client.search_experiments(max_results=1)
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(
-            f"MLflow at {client.tracking_uri} does not answer ({reason}): start the server or correct"
-            " MLFLOW_TRACKING_URI"
-        ) from None
-    return client
-
-
-def unchecked_client(uri: str | None = None) -> Any:
-    """A client of the tracking server, which has not been asked anything yet.
-
-    Raises:
-        InputError: the address is a folder.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault(
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
-    )  # an outage must not hold up training: the journal waits
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    uri = uri or tracking_uri()
-    if urlparse(uri).scheme in ("", "file"):
-        raise InputError(
-            f"MLflow tracking URI is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a"
-            " server's http(s) address"
-        )
-    import mlflow
-
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # no lines about its database tables
-    mlflow.set_tracking_uri(uri)
-    return mlflow.MlflowClient(uri)
-
-
-def _experiment_id(client: Any, name: str) -> str:
-    """The experiment of that name, made when it is not there."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # a local store writes down where artifacts go: the repository, not the folder of a queued experiment
-        local = str(client.tracking_uri).startswith("sqlite:")
-        try:
-            return client.create_experiment(
-                name, artifact_location=(project_root() / ARTIFACTS).as_uri() if local else None
-            )
-        except MlflowException:  # another process made it meanwhile
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage == "deleted":
-        raise InputError(f"MLflow experiment {name!r} is deleted: restore it or set train.experiment to another name")
-    return found.experiment_id
+STARTED_AS = "started_as"
+"""Tag of a run, and key of run.json: a name drawn before the run is made, so that a process killed in that moment
+leaves a run that is found again.
+"""
 
 
 class Run:
-    """One MLflow run, open for logging."""
+    """One MLflow run, open for logging. What is logged is there when the call returns.
 
-    def __init__(self, client: Any, run_id: str, *, journal: Path | None = None) -> None:
+    All methods raise InputError where MLflow refuses and TransientError where it does not answer.
+    """
+
+    def __init__(self, client: Any, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
-        self.journal = journal
-        self._waiting: list[dict[str, Any]] = []
-        self._away = False
 
-    # --- what is logged
+    def _answers(self) -> Any:
+        return answers(f"run {self.run_id}", self.client.tracking_uri)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Nested parameters, as ``optimizer.lr``; those the run already has stay as they are."""
         from mlflow.entities import Param
 
-        have = self.client.get_run(self.run_id).data.params
-        new = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in _flat(params).items() if key not in have]
-        if new:
-            self.client.log_batch(self.run_id, params=new)
-
-    def _answered(self, call: Callable[[], Any]) -> None:
-        """Do what needs the server now.
-
-        Raises:
-            TransientError: it does not answer.
-        """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            call()
-        except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise TransientError(
-                f"MLflow at {self.client.tracking_uri} did not take what run {self.run_id} logs ({reason})"
-            ) from error
+        with self._answers():
+            have = self.client.get_run(self.run_id).data.params
+            new = [Param(key, _text(value, PARAM_LENGTH)) for key, value in _flat(params).items() if key not in have]
+            if new:
+                self.client.log_batch(self.run_id, params=new)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._answered(
-            lambda: self.client.log_batch(
-                self.run_id, tags=[RunTag(key, str(value)[:5000]) for key, value in tags.items()]
+        with self._answers():
+            self.client.log_batch(
+                self.run_id, tags=[RunTag(key, _text(value, TAG_LENGTH)) for key, value in tags.items()]
             )
-        )
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Never fails: what cannot be sent now is sent later, see ``finish``. Scores that are NaN, undefined, are left
-        out; losses that are NaN show that a training diverged.
-        """
-        entry = {
-            "step": step,
-            "time": int(time.time() * 1000),
-            "metrics": {k: float(v) for k, v in metrics.items() if v == v or k.endswith("/loss")},
-        }
-        if self.journal:
-            with self.journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        self._waiting.append(entry)
-        self._send()
+        """As ``journal.entry_now``; values that the run already has are left out."""
+        entry = entry_now(metrics, step)
+        with self._answers():
+            have = self.client.get_run(self.run_id).data.metrics
+        new = {name: value for name, value in entry.metrics.items() if have.get(name) != value}
+        self.send([Entry(entry.step, entry.time, new)])
 
     def log_dataset(self, *, name: str, source: Mapping[str, Any], digest: str, context: str = "training") -> None:
         """The data that the run used, as the run's input in the UI; ``source`` is what ingest recorded."""
@@ -168,146 +77,192 @@ class Run:
             name=name,
             digest=digest[:36],
             source_type=str(source.get("kind", "unknown")),
-            source=json.dumps(dict(source)),
+            source=without_credentials(json.dumps(dict(source))),
         )
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        with self._answers():
+            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """A file, or a folder with all that is in it."""
+        """A file, or a folder with all files in it."""
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
-        self._answered(lambda: log(self.run_id, str(path), folder or None))
+        with self._answers():
+            log(self.run_id, str(path), folder or None)
 
-    def finish(self, status: str = "FINISHED") -> None:
-        """End the run: ``FINISHED``, ``FAILED`` or ``KILLED``. Tries once more to send what waits."""
-        self._send()
-        if self._waiting:
-            where = f"; they are in {self.journal} and are sent when this training is resumed" if self.journal else ""
-            print(
-                f"MLflow at {self.client.tracking_uri} is away: {len(self._waiting)} groups of metrics were not"
-                f" sent{where}",
-                flush=True,
-            )
-            return
-        self.client.set_terminated(self.run_id, status)
+    def send(self, entries: Sequence[Entry], seconds: float | None = None) -> None:
+        """Metrics of several steps. A point that MLflow has already is not doubled.
 
-    # --- the journal
-
-    def replay(self) -> None:
-        """Send journal entries of an earlier process that the server lacks, each exactly once."""
-        entries = self._journal_entries()
-        for key in sorted({key for entry in entries for key in entry["metrics"]}):
-            there = {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
-            for entry in entries:
-                if entry["step"] in there:
-                    entry["metrics"].pop(key, None)
-        self._waiting = [entry for entry in entries if entry["metrics"]]
-        self._send()
-
-    def logged_steps(self) -> set[int]:
-        """Steps in the journal: a resumed training repeats none of them."""
-        return {entry["step"] for entry in self._journal_entries()}
-
-    def _journal_entries(self) -> list[dict[str, Any]]:
-        """What the journal holds; a last line that a killed process did not finish is cut off."""
-        if not self.journal or not self.journal.exists():
-            return []
-        text = self.journal.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            text = text[: text.rfind("\n") + 1]
-            self.journal.write_text(text, encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-
-    def _send(self) -> None:
+        Args:
+            seconds: to wait for an answer of a server, once; None waits and repeats as MLflow's settings say.
+        """
         from mlflow.entities import Metric
-        from mlflow.exceptions import MlflowException
 
-        try:
-            while self._waiting:
-                entry = self._waiting[0]
-                self.client.log_batch(
-                    self.run_id,
-                    metrics=[
-                        Metric(key, value, entry["time"], entry["step"]) for key, value in entry["metrics"].items()
-                    ],
-                )
-                self._waiting.pop(0)
-        except (MlflowException, OSError) as error:
-            if not self._away:
-                print(
-                    f"MLflow is away ({str(error).splitlines()[0][:160]}): metrics wait in the journal, training"
-                    " continues",
-                    flush=True,
-                )
-            self._away = True
-        else:
-            self._away = False
+        points = [(name, value, entry.time, entry.step) for entry in entries for name, value in entry.metrics.items()]
+        with self._answers():
+            for start in range(0, len(points), BATCH):
+                batch = points[start : start + BATCH]
+                if seconds is None or not self._is_remote():
+                    self.client.log_batch(self.run_id, metrics=[Metric(*point) for point in batch])
+                else:
+                    named = [
+                        {"key": key, "value": _json(value), "timestamp": when, "step": step}
+                        for key, value, when, step in batch
+                    ]
+                    post(self.client, "runs/log-batch", {"run_id": self.run_id, "metrics": named}, seconds)
+
+    def end(self, status: str = "FINISHED", seconds: float | None = None) -> None:
+        """Set the run's status: ``FINISHED``, ``FAILED`` or ``KILLED``; ``seconds`` as in ``send``."""
+        with self._answers():
+            if seconds is None or not self._is_remote():
+                self.client.set_terminated(self.run_id, status)
+            else:
+                ended = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
+                post(self.client, "runs/update", ended, seconds)
+
+    def lacks(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those of the entries, and of their metrics, that MLflow does not have."""
+        with self._answers():
+            there = {
+                (key, metric.step)
+                for key in sorted({key for entry in entries for key in entry.metrics})
+                for metric in self.client.get_metric_history(self.run_id, key)
+            }
+        lacking = [
+            Entry(
+                entry.step,
+                entry.time,
+                {key: value for key, value in entry.metrics.items() if (key, entry.step) not in there},
+            )
+            for entry in entries
+        ]
+        return [entry for entry in lacking if entry.metrics]
+
+    def _is_remote(self) -> bool:
+        return str(self.client.tracking_uri).startswith("http")
 
 
 def start_run(*, experiment: str, name: str, state: Path, params: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
-    """Start the run of a training, or go on with the one that ``state`` (the checkpoints' folder) names.
+    """Start the run of a training, or resume the one that ``state`` (the checkpoints' folder) names.
 
     ``MLFLOW_RUN_ID``, which Kubeflow's MLflow plugin sets, names the run to use; the experiment is then its own.
 
     Raises:
-        InputError: the tracking server does not answer.
+        InputError: MLflow refuses, or its address or store is wrong.
+        TransientError: the tracking server does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
     client = mlflow_client()
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id is None and RUN.path(state).exists():
-        earlier = RUN.read(state)
-        if earlier["tracking_uri"] == client.tracking_uri:
-            run_id = earlier["run_id"]
-    if run_id is not None:
-        try:
-            client.update_run(run_id, status="RUNNING")
-        except MlflowException:
-            print(f"MLflow does not know run {run_id} any more: a new run takes its place", flush=True)
+    uri = recorded_uri(client.tracking_uri)
+    earlier = _earlier(state, uri)
+    run_id = os.environ.get("MLFLOW_RUN_ID") or earlier.get("run_id")
+    with answers(f"experiment {experiment!r}", client.tracking_uri):
+        if run_id and not _taken_up(client, run_id):
+            print(f"MLflow does not have run {run_id} any more: a new run takes its place", flush=True)
             run_id = None
-    if run_id is None:
-        from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
-
-        user = os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
-        run_id = client.create_run(
-            _experiment_id(client, experiment), tags={MLFLOW_RUN_NAME: name, MLFLOW_USER: user}
-        ).info.run_id
+        if not run_id:
+            facts = {"tracking_uri": uri, "experiment": experiment, STARTED_AS: uuid.uuid4().hex} | earlier
+            state.mkdir(parents=True, exist_ok=True)
+            RUN.write(state, facts | {"run_id": ""})
+            run_id = _new_run(client, experiment, name, facts[STARTED_AS])
     state.mkdir(parents=True, exist_ok=True)
-    RUN.write(state, {"run_id": run_id, "tracking_uri": client.tracking_uri, "experiment": experiment})
-    run = Run(client, run_id, journal=JOURNAL.path(state))
+    RUN.write(state, {"run_id": run_id, "tracking_uri": uri, "experiment": experiment})
+    run = Run(client, run_id)
     run.log_params(params)
     run.set_tags(tags)
-    run.replay()
     return run
 
 
 def open_run(model: Path) -> Run:
-    """The run of the training that wrote the folder ``model``, to add to it.
+    """The run of the training that wrote the folder ``model``, to add to it. Metrics that train could not send, which
+    the journal beside the model holds, are sent.
 
     Raises:
         InputError: ``model`` names no run, or MLflow has no such run.
+        TransientError: the tracking server does not answer.
     """
     facts = RUN.read(model)
-    from mlflow.exceptions import MlflowException
+    client = mlflow_client(os.environ.get("MLFLOW_TRACKING_URI") or resolved_uri(facts["tracking_uri"]))
+    run = Run(client, facts["run_id"])
+    with answers(f"run {run.run_id}", client.tracking_uri):
+        try:
+            finished = client.get_run(run.run_id).info.status == "FINISHED"
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            raise InputError(
+                f"MLflow at {without_credentials(client.tracking_uri)} has no run {run.run_id}, which"
+                f" {RUN.path(model)} names (it was logged to {facts['tracking_uri']}): train again or set"
+                " MLFLOW_TRACKING_URI to the right server"
+            ) from None
+    if not finished:  # a run is finished when all its metrics are there
+        run.send(run.lacks(Journal(JOURNAL.path(model)).entries()))
+    return run
 
-    client = mlflow_client(os.environ.get("MLFLOW_TRACKING_URI") or facts["tracking_uri"])
+
+def _earlier(state: Path, uri: str) -> dict[str, str]:
+    """What run.json in ``state`` says of a run of this tracking server; empty where there is none."""
+    if not RUN.path(state).exists():
+        return {}
     try:
-        client.get_run(facts["run_id"])
-    except MlflowException:
-        raise InputError(
-            f"MLflow at {client.tracking_uri} has no run {facts['run_id']}, which {RUN.path(model)} names: train again"
-            " or point to the right server"
-        ) from None
-    return Run(client, facts["run_id"])
+        facts = RUN.read(state)
+        if recorded_uri(resolved_uri(facts["tracking_uri"])) == uri:
+            return {key: str(value) for key, value in facts.items()}
+    except (InputError, KeyError, TypeError, AttributeError):
+        print(f"{RUN.path(state)} is damaged: the training gets a new MLflow run", flush=True)
+    return {}
 
 
-def start_system_metrics(run: Run) -> Any:
-    """Log CPU, memory and GPU use every 10 seconds until ``.finish()`` of what is returned."""
-    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+def _taken_up(client: Any, run_id: str) -> bool:
+    """Set a run to RUNNING; false where MLflow does not have it, or has it among the deleted ones."""
+    try:
+        if client.get_run(run_id).info.lifecycle_stage == "deleted":
+            return False
+        client.update_run(run_id, status="RUNNING")
+    except Exception as error:
+        if is_missing(error):
+            return False
+        raise
+    return True
 
-    monitor = SystemMetricsMonitor(run.run_id, tracking_uri=run.client.tracking_uri)
-    monitor.start()
-    return monitor
+
+def _new_run(client: Any, experiment: str, name: str, started_as: str) -> str:
+    """A new run, or that which a killed process has made under this name and not noted."""
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
+
+    experiment_id = _experiment_id(client, experiment)
+    for made in client.search_runs([experiment_id], f"tags.{STARTED_AS} = '{started_as}'", max_results=1):
+        return made.info.run_id
+    user = os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
+    tags = {MLFLOW_RUN_NAME: name, MLFLOW_USER: user, STARTED_AS: started_as}
+    return client.create_run(experiment_id, tags=tags).info.run_id
+
+
+def _experiment_id(client: Any, name: str) -> str:
+    """The experiment of that name, made when it is not there."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # a local store writes down where artifacts go: the repository, not the folder of a queued experiment
+        local = str(client.tracking_uri).startswith("sqlite:")
+        try:
+            return client.create_experiment(
+                name, artifact_location=(project_root() / ARTIFACTS).as_uri() if local else None
+            )
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process made it meanwhile
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        raise InputError(f"MLflow experiment {name!r} is deleted: restore it or set train.experiment to another name")
+    return found.experiment_id
+
+
+def _json(value: float) -> float | str:
+    """A number as protobuf reads it in JSON."""
+    return value if math.isfinite(value) else str(value).replace("inf", "Infinity").replace("nan", "NaN")
+
+
+def _text(value: Any, length: int) -> str:
+    return without_credentials(str(value))[:length]
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

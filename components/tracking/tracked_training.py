@@ -1,23 +1,35 @@
-"""The MLflow run around a training."""
+"""The MLflow run around a training.
+
+A training never waits for the tracking server: metrics are written to a journal beside the checkpoints and sent from
+there by a thread. What the server lacks when the training ends is in the journal beside the model, from where evaluate
+and register send it; a resumed training sends it, too.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+from components.artifacts import JOURNAL, RUN
 from components.tracking import runs
+from components.tracking.journal import Journal, entry_now
+from components.tracking.metric_sender import SECONDS_TO_FINISH, SECONDS_TO_STOP, MetricSender
 from segmodels.data.shards import ShardReader
 
 
 class TrackedTraining:
     """Context manager: parameters, lineage, data, metrics, and how the training ended. Only the first process has one.
 
+    Entering raises InputError and TransientError as ``runs.start_run``; from then on MLflow stops no training.
+
     Args:
         name: of the run.
         params: section ``train`` of params.yaml, and other facts worth a parameter of the run.
         facts: lineage, as tags.
-        state: folder of the training's states, where the run's name and its journal lie.
+        state: folder of the training's states, where run.json and the journal lie.
         reader: of the training set.
         system_metrics: log CPU, memory and GPU use.
     """
@@ -45,23 +57,50 @@ class TrackedTraining:
 
     def __enter__(self) -> TrackedTraining:
         if self.enabled:
-            self.run = runs.start_run(
+            run = runs.start_run(
                 experiment=self.experiment, name=self.name, state=self.state, params=self.params, tags=self.facts
             )
-            self.run.log_dataset(name="train", source=self.reader.source, digest=self.reader.digest)
-            self.done = self.run.logged_steps()
-            self.monitor = runs.start_system_metrics(self.run) if self.system_metrics else None
+            run.log_dataset(name="train", source=self.reader.source, digest=self.reader.digest)
+            self.journal = Journal(JOURNAL.path(self.state))
+            entries = self.journal.entries()
+            self.done = {entry.step for entry in entries}
+            self.sender = MetricSender(run, run.lacks(entries))
+            self.monitor = _start_system_metrics(run) if self.system_metrics else None
         return self
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Metrics of an epoch, once: a resumed training may validate an epoch again."""
+        """Metrics of an epoch, once: a resumed training may validate an epoch again. Returns at once."""
         if self.enabled and epoch not in self.done:
-            self.run.log_metrics(metrics, step=epoch)
+            entry = entry_now(metrics, epoch)
+            self.journal.append(entry)
+            self.sender.add(entry)
+
+    def leave_with(self, model: Path) -> None:
+        """Put the run's name and its journal beside the model."""
+        for file in (RUN, JOURNAL):
+            if file.path(self.state).exists():
+                shutil.copyfile(file.path(self.state), file.path(model))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if not self.enabled:
             return
-        if self.monitor:
-            self.monitor.finish()
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
-        self.run.finish("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        if self.monitor:  # it may be waiting for the server
+            ending = Thread(target=self.monitor.finish, daemon=True)
+            ending.start()
+            ending.join(2)
+        status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
+        unsent = self.sender.finish(status, SECONDS_TO_FINISH if error is None else SECONDS_TO_STOP)
+        if unsent:
+            later = "evaluate and register send them" if error is None else "they are sent when it is resumed"
+            what = f"the metrics of {unsent} epochs" if unsent > 0 else "the end of the training"
+            print(f"MLflow does not have {what} yet; the journal {self.journal.path} does: {later}", flush=True)
+
+
+def _start_system_metrics(run: runs.Run) -> Any:
+    """Log CPU, memory and GPU use every 10 seconds until ``.finish()`` of what is returned."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=run.client.tracking_uri)
+    monitor.start()
+    return monitor

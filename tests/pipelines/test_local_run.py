@@ -103,6 +103,6 @@ def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytes
 
 def register_with(revision: str) -> None:
     """Make the champion one of uncommitted code."""
-    from components.tracking import runs
+    from components.tracking.client import mlflow_client
 
-    runs.mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)
+    mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)

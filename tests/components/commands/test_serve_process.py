@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from small_pipeline import LABELS, use_local_store, write_model, write_run
 
-from components.tracking import runs
+from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry, Version
 from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
@@ -96,7 +96,7 @@ def test_no_request_fails_while_the_champion_changes_and_the_server_ends(
 ) -> None:
     use_local_store(tmp_path, monkeypatch)
     run = write_run(write_model(tmp_path / "model", steps=1), tmp_path / "state")
-    registry = Registry(runs.mlflow_client(), "scenes")
+    registry = Registry(mlflow_client(), "scenes")
     masks: dict[str | None, np.ndarray] = {}
     for number, steps in {"1": 2, "2": 15}.items():
         model = write_model(tmp_path / number / "bundle", steps=steps)

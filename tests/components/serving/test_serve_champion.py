@@ -16,7 +16,7 @@ from small_server import served
 from components.__main__ import main
 from components.commands.serve import _listen
 from components.serving.live_model import LiveModel, ModelSource
-from components.tracking import runs
+from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry, Version
 from segmodels.errors import InputError, TransientError
 from segmodels.inference.bundle import WEIGHTS, load_bundle
@@ -33,7 +33,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.models: dict[str, Path] = {}
         run = write_run(write_model(folder / "first", steps=1), folder / "state")
-        self.registry = Registry(runs.mlflow_client(), NAME)
+        self.registry = Registry(mlflow_client(), NAME)
         for seed, number in enumerate("123"):
             contents = folder / number
             model = self.models[number] = write_model(contents / "bundle", steps=3, seed=seed)

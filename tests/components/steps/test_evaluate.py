@@ -17,7 +17,7 @@ from small_pipeline import LABELS, use_local_store, write_model, write_run, writ
 from components.params.reading import checked_params
 from components.params.schema import EvaluateParams
 from components.steps.evaluate import evaluate, examples
-from components.tracking import runs
+from components.tracking.client import mlflow_client
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
@@ -174,7 +174,7 @@ def test_the_training_run_gets_test_metrics_and_pictures(
     model = write_model(tmp_path / "model")
     run_id = write_run(model, tmp_path / "state")
     metrics = evaluate(EvaluateParams(overlays=1), shards, model, tmp_path / "evaluation")
-    client = runs.mlflow_client()
+    client = mlflow_client()
     stored = client.get_run(run_id).data.metrics
     assert stored["test/miou"] == metrics["mean_iou"]
     assert stored["test/iou/brick"] > 0.5

@@ -19,7 +19,7 @@ from small_pipeline import DIGEST, LABELS, use_local_store, write_model, write_r
 from components.params.schema import EvaluateParams, RegisterParams
 from components.steps.evaluate import evaluate
 from components.steps.register import register
-from components.tracking import runs
+from components.tracking.client import mlflow_client, tracking_uri
 from components.tracking.model_registry import REQUIREMENTS
 from components.tracking.promotion import Decision, Rival, decide
 from segmodels.data.shards import ShardReader
@@ -73,7 +73,7 @@ class Workplace:
 
     @property
     def client(self) -> mlflow.MlflowClient:
-        return runs.mlflow_client()
+        return mlflow_client()
 
     def aliases(self) -> dict[str, str]:
         return {alias: str(version) for alias, version in self.client.get_registered_model(NAME).aliases.items()}
@@ -220,7 +220,7 @@ sys.modules.update(dict.fromkeys(blocked))
 sys.path[:] = [path for path in sys.path if path not in ("", {str(Path(__file__).resolve().parents[3])!r})]
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
 import mlflow, numpy as np
-mlflow.set_tracking_uri({runs.tracking_uri()!r})
+mlflow.set_tracking_uri({tracking_uri()!r})
 masks = mlflow.pyfunc.load_model("models:/{NAME}@champion").predict(np.zeros((2, 20, 30, 3), np.uint8))
 import segmodels
 print(masks.shape, segmodels.__file__)

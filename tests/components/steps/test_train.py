@@ -21,6 +21,7 @@ from components.running.training_display import TrainingDisplay
 from components.steps.evaluate import evaluate
 from components.steps.train import train
 from components.tracking import runs
+from components.tracking.client import mlflow_client
 from components.tracking.tracked_training import TrackedTraining
 from segmodels.data.shards import ShardReader, read_info
 from segmodels.errors import InputError, TransientError
@@ -177,11 +178,11 @@ def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_bee
     assert stopped.value.code == 143
     assert not (folder / "model").exists()
     run_id = json.loads(next((folder / "checkpoints").glob("*/run.json")).read_text())["run_id"]
-    assert runs.mlflow_client().get_run(run_id).info.status == "KILLED"
+    assert mlflow_client().get_run(run_id).info.status == "KILLED"
     resumed = run(folder, **changes)
     for name, value in expected.items():
         assert torch.equal(value, resumed[name]), name
-    client = runs.mlflow_client()
+    client = mlflow_client()
     assert json.loads((folder / "model" / "run.json").read_text())["run_id"] == run_id
     assert client.get_run(run_id).info.status == "FINISHED"
     assert sorted(metric.step for metric in client.get_metric_history(run_id, "val/miou")) == [0, 1]
@@ -228,7 +229,7 @@ def test_a_training_that_diverges_is_an_error_and_its_run_shows_the_loss(folder:
         run(folder, lr=1e30, optimizer="sgd", epochs=3, batch_size=12, schedule="constant", warmup=0.0)
     assert not (folder / "model").exists()
     run_id = json.loads(next((folder / "checkpoints").glob("*/run.json")).read_text())["run_id"]
-    client = runs.mlflow_client()
+    client = mlflow_client()
     assert client.get_run(run_id).info.status == "FAILED"
     history = {metric.step: metric.value for metric in client.get_metric_history(run_id, "train/loss")}
     assert np.isfinite(history[0])

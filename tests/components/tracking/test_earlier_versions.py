@@ -13,7 +13,7 @@ from small_pipeline import use_local_store, write_model, write_run, write_shards
 from components.params.schema import EvaluateParams, RegisterParams
 from components.steps.evaluate import evaluate
 from components.steps.register import register
-from components.tracking import runs
+from components.tracking.client import mlflow_client
 from components.tracking.model_registry import bundle_folder
 from segmodels.inference.bundle import bundle_digest, load_bundle
 from segmodels.inference.description import DamagedBundleError
@@ -54,7 +54,7 @@ def test_the_registered_version_is_measured_as_champion(tmp_path: Path, monkeypa
     use_local_store(tmp_path, monkeypatch)
     monkeypatch.setattr("segmodels.inference.export.export_program", lambda *_: "all")
     shutil.copytree(VERSION / "version", tmp_path / "version")
-    client = runs.mlflow_client()
+    client = mlflow_client()
     client.create_registered_model("scenes")
     client.create_model_version("scenes", str(tmp_path / "version"), tags={"model_digest": DIGEST})
     client.set_registered_model_alias("scenes", "champion", "1")

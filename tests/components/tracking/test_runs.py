@@ -1,8 +1,8 @@
 """MLflow runs: real stores, a real server that goes away and comes back."""
 
-import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 from ports import free_port
+from small_pipeline import use_local_store
 
-from components.artifacts import RUN
-from components.tracking import runs
-from segmodels.errors import InputError
+from components.artifacts import JOURNAL, RUN, JsonFile
+from components.tracking import metric_sender, runs
+from components.tracking.client import mlflow_client, tracking_uri
+from components.tracking.journal import Entry, Journal
+from segmodels.errors import InputError, TransientError
 
 
 @pytest.fixture
 def local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    monkeypatch.chdir(tmp_path)
+    use_local_store(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -52,7 +53,7 @@ def test_a_run_holds_parameters_tags_metrics_data_and_files(local_store: Path) -
     picture = local_store / "confusion.png"
     picture.write_bytes(b"picture")
     run.log_artifact(picture, "pictures")
-    run.finish()
+    run.end()
     stored = run.client.get_run(run.run_id)
     assert stored.data.params == {"lr": "0.1", "augment.flip": "0.5"}
     assert stored.data.tags["data_digest"] == "abc.dir"
@@ -64,31 +65,76 @@ def test_a_run_holds_parameters_tags_metrics_data_and_files(local_store: Path) -
     assert (local_store / "mlflow.db").exists()
 
 
-def test_a_resumed_training_goes_on_in_its_run_and_repeats_no_step(local_store: Path) -> None:
-    state = local_store / "state"
-    first = start(state)
-    first.log_metrics({"val/miou": 0.1}, step=0)
-    first.log_metrics({"val/miou": 0.2}, step=1)
-    second = start(state)
-    assert second.run_id == first.run_id
-    assert second.logged_steps() == {0, 1}
-    second.log_metrics({"val/miou": 0.3}, step=2)
-    assert history(second, "val/miou") == [(0, 0.1), (1, 0.2), (2, 0.3)]
+def test_a_metric_that_the_run_has_is_not_logged_again(local_store: Path) -> None:
+    run = start(local_store / "state")
+    run.log_metrics({"test/miou": 0.5, "test/accuracy": 0.7})
+    run.log_metrics({"test/miou": 0.5, "test/accuracy": 0.8})
+    assert [history(run, key) for key in ("test/miou", "test/accuracy")] == [[(0, 0.5)], [(0, 0.7), (0, 0.8)]]
 
 
-def test_what_the_store_lacks_is_sent_from_the_journal_once(local_store: Path) -> None:
+def test_what_train_could_not_send_is_sent_when_its_run_is_opened(local_store: Path) -> None:
     state = local_store / "state"
     run = start(state)
-    run.log_metrics({"val/miou": 0.1}, step=0)
-    with (state / "metrics.jsonl").open("a") as journal:
-        journal.write(json.dumps({"step": 1, "time": 1, "metrics": {"val/miou": 0.2}}) + "\n")
-        journal.write('{"step": 2, "time": 1, "metr')  # killed while writing
-    again = start(state)
-    assert history(again, "val/miou") == [(0, 0.1), (1, 0.2)]
+    run.send([Entry(0, 1, {"val/miou": 0.1})])
+    journal = Journal(JOURNAL.path(state))
+    for entry in (Entry(0, 1, {"val/miou": 0.1, "val/fwiou": 0.4}), Entry(1, 2, {"val/miou": 0.2})):
+        journal.append(entry)
+    for _ in range(2):
+        assert history(runs.open_run(state), "val/miou") == [(0, 0.1), (1, 0.2)]
+    assert history(run, "val/fwiou") == [(0, 0.4)]
+    run.end()
+    journal.append(Entry(2, 3, {"val/miou": 0.3}))
+    assert history(runs.open_run(state), "val/miou") == [(0, 0.1), (1, 0.2)], "a finished run has all its metrics"
+
+
+def test_a_training_killed_while_its_run_was_made_takes_it_up(
+    local_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, write = local_store / "state", JsonFile.write
+
+    def killed(file: JsonFile, folder: Path, content: dict[str, str]) -> None:
+        if content["run_id"]:
+            raise KeyboardInterrupt
+        write(file, folder, content)
+
+    with monkeypatch.context() as before:
+        before.setattr(JsonFile, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start(state)
+    run = start(state)
+    experiment = run.client.get_experiment_by_name("tests").experiment_id
+    assert [found.info.run_id for found in run.client.search_runs([experiment])] == [run.run_id]
+
+
+@pytest.mark.parametrize("content", ["", '{"run_id": "0123', "null", "[]", '{"run_id": 5}'])
+def test_a_damaged_run_json_costs_a_new_run_and_no_training(
+    local_store: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    first = start(local_store / "state")
+    RUN.path(local_store / "state").write_text(content)
+    assert start(local_store / "state").run_id != first.run_id
+    assert "run.json" in capsys.readouterr().out
+
+
+def test_a_moved_project_uses_its_own_store(local_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (local_store / ".dvc").mkdir()
+    (local_store / ".dvc" / "config").touch()
+    run = start(local_store / "data" / "model")
+    assert RUN.read(local_store / "data" / "model")["tracking_uri"] == "sqlite:///mlflow.db"
+    for moved, noted in {"copy": None, "old": f"sqlite:///{local_store}/mlflow.db"}.items():
+        project = local_store.parent / f"{local_store.name}-{moved}"
+        shutil.copytree(local_store, project)
+        if noted:
+            RUN.write(project / "data" / "model", {"run_id": run.run_id, "tracking_uri": noted, "experiment": "tests"})
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it
+        monkeypatch.chdir(project)
+        opened = runs.open_run(Path("data/model"))
+        assert opened.client.tracking_uri == f"sqlite:///{project}/mlflow.db"
+        assert start(Path("data/model")).run_id == run.run_id
 
 
 def test_the_run_that_the_orchestrator_names_is_used(local_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = runs.mlflow_client()
+    client = mlflow_client()
     run_id = client.create_run(client.create_experiment("of the orchestrator")).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert start(local_store / "state").run_id == run_id
@@ -99,13 +145,13 @@ def test_a_queued_experiment_logs_to_the_repository_s_store(tmp_path: Path, monk
     queued = tmp_path / ".dvc" / "tmp" / "exps" / "tmp123"
     queued.mkdir(parents=True)
     monkeypatch.chdir(queued)
-    assert runs.tracking_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert tracking_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 def test_a_server_that_does_not_answer_at_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(InputError, match=r"MLflow at http://127\.0\.0\.1:\d+ does not answer"):
+    with pytest.raises(TransientError, match=r"MLflow at http://127\.0\.0\.1:\d+ does not answer \(Connection refused"):
         start(tmp_path / "state")
 
 
@@ -118,7 +164,7 @@ def test_a_folder_as_store_is_refused_with_the_way_out(tmp_path: Path, monkeypat
 def test_a_missing_run_is_named(local_store: Path) -> None:
     with pytest.raises(InputError, match=r"run\.json is not there: run the step train first"):
         runs.open_run(local_store)
-    RUN.write(local_store, {"run_id": "0" * 32, "tracking_uri": runs.tracking_uri(), "experiment": "tests"})
+    RUN.write(local_store, {"run_id": "0" * 32, "tracking_uri": tracking_uri(), "experiment": "tests"})
     with pytest.raises(InputError, match=r"has no run 0000.*run\.json"):
         runs.open_run(local_store)
 
@@ -178,15 +224,15 @@ def test_an_outage_costs_neither_training_nor_metrics(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(metric_sender, "PAUSE", 0.2)
     run = start(tmp_path / "state")
-    run.log_metrics({"val/miou": 0.1}, step=0)
+    sender = metric_sender.MetricSender(run, [Entry(0, 1, {"val/miou": 0.1})])
     server.stop()
-    run.log_metrics({"val/miou": 0.2}, step=1)
-    run.log_metrics({"val/miou": 0.3}, step=2)
-    assert capsys.readouterr().out.count("MLflow is away") == 1
+    sender.add(Entry(1, 2, {"val/miou": 0.2}))
+    sender.add(Entry(2, 3, {"val/miou": 0.3}))
     server.start()
-    run.log_metrics({"val/miou": 0.4}, step=3)
-    run.finish()
+    sender.add(Entry(3, 4, {"val/miou": 0.4}))
+    assert sender.finish("FINISHED", 60) == 0
+    assert capsys.readouterr().out.count("does not answer") == 1
     assert history(run, "val/miou") == [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)]
     assert run.client.get_run(run.run_id).info.status == "FINISHED"

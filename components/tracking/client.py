@@ -1,0 +1,112 @@
+"""The connection to MLflow: its address, and a client of it that has been answered once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.running.project import project_root
+from components.tracking.local_store import STORE, prepare_store
+from components.tracking.mlflow_errors import answers
+from segmodels.addresses import without_credentials
+from segmodels.errors import InputError
+
+PROBE_SECONDS = 5
+"""How long the first request waits for an answer."""
+
+SQLITE = "sqlite:///"
+
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the server's address, with its password, at each run's end
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Of MLflow's client, where the environment does not set them otherwise."""
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, else a SQLite file in the project's root: runs of `dvc exp run --queue` and of
+    configurations in folders of their own go to one store.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_root() / STORE}"
+
+
+def mlflow_client(uri: str | None = None) -> Any:
+    """A client of the tracking server or store, which has answered one request. A local store is made if it is not
+    there.
+
+    Raises:
+        InputError: the address is none of MLflow, access is denied, or the store is damaged or of another version.
+        TransientError: the server does not answer within 5 seconds, or the store is locked.
+    """
+    uri = uri or tracking_uri()
+    if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
+        raise InputError(
+            f"MLFLOW_TRACKING_URI is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a"
+            " server's http(s) address"
+        )
+    if uri in ("sqlite:", "sqlite://", SQLITE, f"{SQLITE}:memory:"):
+        raise InputError(f"MLFLOW_TRACKING_URI is {uri!r}, which names no file: use sqlite:///mlflow.db")
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with answers("its list of experiments", uri):
+        import mlflow
+
+        # of its database MLflow logs every table and, at an error, a traceback; the sentence says what is wrong
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        if uri.startswith(SQLITE):
+            prepare_store(Path(uri.removeprefix(SQLITE)).absolute())
+        client = mlflow.MlflowClient(uri)
+        _probe(client)
+        mlflow.set_tracking_uri(uri)
+    return client
+
+
+def _probe(client: Any) -> None:
+    """Ask for something small, without the patience that later requests have."""
+    if client.tracking_uri.startswith("http"):
+        post(client, "experiments/search", {"max_results": 1}, PROBE_SECONDS)
+    else:
+        client.search_experiments(max_results=1)
+
+
+def post(client: Any, endpoint: str, body: Mapping[str, Any], seconds: float) -> None:
+    """One request to a server's REST interface, without a retry, where MLflow's client would repeat it for minutes.
+
+    Args:
+        endpoint: for example ``runs/log-batch``.
+        seconds: to wait for the connection, and then for the answer.
+    """
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request, verify_rest_response
+
+    path = f"/api/2.0/mlflow/{endpoint}"
+    credentials = get_default_host_creds(client.tracking_uri)
+    response = http_request(credentials, path, "POST", json=body, max_retries=0, timeout=seconds, raise_on_status=False)
+    verify_rest_response(response, path)
+
+
+def recorded_uri(uri: str) -> str:
+    """An address as run.json keeps it: without credentials, that of an SQLite file in the project relative to its root,
+    so that the project can be moved.
+    """
+    if uri.startswith(SQLITE):
+        path = Path(uri.removeprefix(SQLITE)).absolute()
+        return f"{SQLITE}{path.relative_to(project_root()) if path.is_relative_to(project_root()) else path}"
+    return without_credentials(uri)
+
+
+def resolved_uri(recorded: str) -> str:
+    """The address to use for one that run.json keeps. A recorded SQLite file outside the project belongs to another
+    copy of it: this one's store takes its place.
+    """
+    if not recorded.startswith(SQLITE):
+        return recorded
+    path = project_root() / recorded.removeprefix(SQLITE)
+    return f"{SQLITE}{path}" if path.is_relative_to(project_root()) else tracking_uri()

@@ -1,0 +1,133 @@
+"""What MLflow, its database and its object store refuse, as sentences: InputError or TransientError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from segmodels.addresses import without_credentials
+from segmodels.errors import InputError, TransientError
+
+OUTSIDE = frozenset(
+    ("mlflow", "sqlalchemy", "alembic", "sqlite3", "psycopg2", "requests", "urllib3", "botocore", "boto3", "s3transfer")
+)
+"""Packages whose errors are those of the server, its database or its object store."""
+
+MISSING = ("not found", "No such artifact")
+
+DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
+
+DAMAGED = (
+    "database disk image is malformed",
+    "file is not a database",
+    "already exists",
+    "no such table",
+    "no such column",
+)
+"""Words of SQLite and SQLAlchemy about a file that is damaged, or whose tables were not all made."""
+
+
+@contextmanager
+def answers(what: str, uri: str) -> Iterator[None]:
+    """Translate the errors of MLflow and of all below it in the block.
+
+    Args:
+        what: the block asks for, to start the sentence: ``run 12ab``.
+        uri: of the tracking server or store.
+
+    Raises:
+        InputError: it does not exist, is refused, or the store is damaged, full or of another MLflow version.
+        TransientError: the server or the object store does not answer, or the database is locked.
+    """
+    try:
+        yield
+    except (InputError, TransientError):
+        raise
+    except Exception as error:
+        if (translated := _translated(error, what, without_credentials(uri))) is None:
+            raise
+        raise translated from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, short and the same each time: without addresses in memory or credentials."""
+    text = without_credentials(str(error).strip() or type(error).__name__)
+    if "timed out" in text or "timeout exception" in text:
+        return "no answer in time"
+    if refused := re.search(r"\[Errno -?\d+\] ([^'\")>]+)", text):
+        return refused[1].strip()
+    return re.sub(r"<[^<>]* object at 0x[0-9a-f]+>:? ?", "", text.splitlines()[0])[:300]
+
+
+def _translated(error: Exception, what: str, place: str) -> Exception | None:
+    """None: an error of another kind, a bug or a refusal of this machine's operating system."""
+    outside = any(kind.__module__.split(".")[0] in OUTSIDE for kind in type(error).__mro__)
+    network = isinstance(error, ConnectionError | TimeoutError)
+    if isinstance(error, ModuleNotFoundError):
+        return InputError(f"MLflow at {place} needs the package {error.name}: install it")
+    if not outside and not network and not isinstance(error, FileNotFoundError):
+        return None
+    text, code, kind = str(error), getattr(error, "error_code", None), type(error).__name__
+    if database := _of_database(text.splitlines()[0] if text else "", place):
+        return database
+    if kind.startswith("Unsupported") or kind in ("InvalidUrlException", "ArgumentError"):
+        return InputError(
+            f"MLFLOW_TRACKING_URI is {place!r}, expected http(s)://HOST:PORT or sqlite:///FILE ({reason(error)}):"
+            " correct it"
+        )
+    if is_missing(error):
+        return InputError(
+            f"{what} is not in MLflow at {place} ({reason(error)}): check its name, alias and MLFLOW_TRACKING_URI"
+        )
+    if code in DENIED or "AccessDenied" in text:
+        return InputError(
+            f"{what}: MLflow at {place} denies access ({reason(error)}): check MLFLOW_TRACKING_USERNAME,"
+            " MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, and the server's --allowed-hosts"
+        )
+    if code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
+        return InputError(f"{place} is not an MLflow server ({reason(error)}): correct MLFLOW_TRACKING_URI")
+    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+        return InputError(f"{what} is refused by MLflow ({reason(error)}): correct it")
+    return TransientError(f"{what}: MLflow at {place} does not answer ({reason(error)})")
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow says that something does not exist; it has several ways to say so."""
+    if getattr(error, "error_code", None) in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND") or isinstance(
+        error, FileNotFoundError
+    ):
+        return True
+    return any(words in str(error) for words in MISSING) and "retries exceeded" not in str(error)
+
+
+def _of_database(text: str, place: str) -> Exception | None:
+    """For an error of the database itself; None for any other."""
+    why = without_credentials(text)
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return other_version(place, why)
+    if "database is locked" in text or "database table is locked" in text:
+        return TransientError(f"MLflow's database {place} is locked by another process")
+    if "disk is full" in text or "No space left" in text:
+        return InputError(f"the disk is full ({place}): free some space and run the step again")
+    if "readonly database" in text or "unable to open database file" in text:
+        return InputError(f"MLflow's database {place} cannot be opened or written ({why}): check its permissions")
+    if any(words in text for words in DAMAGED) and ("sqlite3." in text or text.startswith(DAMAGED)):
+        return damaged(place, why)
+    return None
+
+
+def damaged(place: str, reason: str) -> InputError:
+    return InputError(
+        f"MLflow's database {place} is damaged ({reason}): put a backup in its place, or move it away and train again"
+    )
+
+
+def other_version(place: str, found: str) -> InputError:
+    """The database's tables are those of another MLflow version."""
+    import mlflow
+
+    return InputError(
+        f"MLflow's database {place} was made by another version than MLflow {mlflow.__version__} ({found}): back it up"
+        f" and run `mlflow db upgrade {place}` if it is older, or install the newer MLflow that made it"
+    )

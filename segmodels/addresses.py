@@ -1,0 +1,44 @@
+"""Addresses as they may be shown: without passwords, tokens and signatures."""
+
+from __future__ import annotations
+
+import re
+
+SECRET_NAME = (
+    r"(?:[\w.-]*(?:token|secret|passw(?:or)?d|pwd|api[_-]?key|access[_-]?key(?:id)?|credential|signature|auth)[\w.-]*"
+    r"|sig|key|x-(?:amz|goog|oss|cos)-[\w-]+)"
+)
+"""Names of query parameters that hold a secret or a part of a signed address (S3, Google, Azure, GitLab, databases)."""
+
+_USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)(?P<mark>://)(?P<user>[^\s/?#'\"<>]*@)", re.IGNORECASE)
+_USER_WITH_SLASH = re.compile(
+    r"(?P<start>[a-z][a-z0-9+.-]*://)[^\s/?#@\['\"<>]*:(?!\d*(?:[/?#]|$))[^\s@'\"<>]*@", re.IGNORECASE
+)
+_SECRET = re.compile(rf"(?P<mark>[?&;#]){SECRET_NAME}=[^\s&;#'\"<>)]*", re.IGNORECASE)
+_EMPTY = re.compile(r"[?#&;]+(?=[\s'\"<>),]|$)|(?<=[?#&])[&;]+")
+
+
+def without_credentials(text: str) -> str:
+    """A text with the credentials of all addresses in it removed: user and password before ``@``, and query parameters
+    that are tokens, passwords or parts of a signature. The rest of an address stays, so does a user without a password
+    in ``ssh://git@host``.
+
+    >>> without_credentials("https://me:pw@example.org/data.git?ref=v1&private_token=x is not there")
+    'https://example.org/data.git?ref=v1 is not there'
+    """
+    if "@" in text and "://" in text:
+        text = _USER.sub(_without_user, _USER_WITH_SLASH.sub(r"\g<start>", text))
+    if "=" in text and (shorter := _SECRET.sub(r"\g<mark>", text)) != text:
+        text = _EMPTY.sub("", shorter)
+    return text
+
+
+def holds_credentials(text: str) -> bool:
+    """Whether a text holds an address with a password, a token or a signature."""
+    return without_credentials(text) != text
+
+
+def _without_user(found: re.Match[str]) -> str:
+    scheme, user = found["scheme"].lower(), found["user"]
+    named = scheme.endswith("ssh") and ":" not in user
+    return f"{found['scheme']}{found['mark']}{user if named else ''}"

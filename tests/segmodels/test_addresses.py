@@ -1,0 +1,48 @@
+"""Addresses are shown without what opens them."""
+
+import pytest
+
+from segmodels.addresses import holds_credentials, without_credentials
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    {
+        "https://me:SECRET@example.org/data.git is not there": "https://example.org/data.git is not there",
+        "https://SECRET@example.org/a.git": "https://example.org/a.git",
+        "http://u:SEC@RET@host:50/x": "http://host:50/x",
+        "http://u:SEC/RET@host/x": "http://host/x",
+        "ssh://git:SECRET@host/a": "ssh://host/a",
+        "postgresql+psycopg2://u:SECRET@h/db?sslmode=require&password=SECRET": "postgresql+psycopg2://h/db?sslmode=require",
+        "https://h/a?ref=v1&private_token=SECRET&b=1": "https://h/a?ref=v1&b=1",
+        "s3://b/k?X-Amz-Algorithm=A&X-Amz-Credential=SECRET%2Fx&X-Amz-Signature=SECRET": "s3://b/k",
+        "https://h/?AWSAccessKeyId=SECRET&Signature=SECRET&Expires=5": "https://h/?Expires=5",
+        "https://account.blob.example/c?sv=2020&sig=SECRET%3D&se=1": "https://account.blob.example/c?sv=2020&se=1",
+        "https://h/x#access_token=SECRET": "https://h/x",
+        "exceeded with url: /api?token=SECRET (Caused by X)": "exceeded with url: /api (Caused by X)",
+        "{'repo': 'https://a:SECRET@c/d', 'x': 1}": "{'repo': 'https://c/d', 'x': 1}",
+        "http://a:SECRET@b and http://c:SECRET@d": "http://b and http://d",
+    }.items(),
+)
+def test_user_password_token_and_signature_are_removed(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
+    assert holds_credentials(text)
+    assert not holds_credentials(shown)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host:5000/x@y",
+        "http://[::1]:8080/x@y",
+        "ssh://git@github.com/a/b",
+        "git@github.com:a/b.git",
+        "sqlite:////home/me/a@b/mlflow.db",
+        "s3://bucket/prefix?versionId=3",
+        "see https://example.org/a?b=c&d=e, or write to me@example.org",
+        "token = 5 & key = 3",
+        "",
+    ],
+)
+def test_other_text_stays(text: str) -> None:
+    assert without_credentials(text) == text
