@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import Any, NoReturn
 
 
 class StopSignal:
     """Context manager: handles SIGTERM (a scheduler takes the machine back) and SIGINT for a process with a state.
 
     Until ``defer`` is called there is nothing to save, and SIGTERM ends the process at once. From then on a signal
-    makes the object true; the loop that asks saves and leaves. A second signal raises KeyboardInterrupt.
+    makes the object true; the loop that asks saves and leaves. A second signal ends the process at once.
 
     Attributes:
         exit_code: 128 + number of the signal; 0 before one came.
@@ -38,13 +38,11 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _leave(self, number: int, _frame: object) -> None:
-        # no exception: raised inside a library, logging say, it could leave a lock held that other threads wait for
-        os.write(2, b"stopped before training began: there is nothing to save\n")
-        os._exit(128 + number)
+        _end(b"stopped before training began: there is nothing to save\n", 128 + number)
 
     def _received(self, number: int, _frame: object) -> None:
         if self.exit_code:
-            raise KeyboardInterrupt
+            _end(b"stopped at once: the next run resumes from the state before\n", self.exit_code)
         self.exit_code = 128 + number
 
     def _handle(self, number: signal.Signals, handler: Any) -> None:
@@ -53,3 +51,9 @@ class StopSignal:
         except ValueError:  # not the main thread: the caller owns the signals
             return
         self._before.setdefault(number, before)
+
+
+def _end(sentence: bytes, code: int) -> NoReturn:
+    """No exception: raised inside a library, logging say, it could leave a lock held that other threads wait for."""
+    os.write(2, sentence)
+    os._exit(code)
