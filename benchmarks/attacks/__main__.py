@@ -1,0 +1,81 @@
+"""Attack the system as users, disks, networks and kills do: ``python -m benchmarks.attacks [KIND ...]``.
+
+Every kind runs for its share of ``--minutes`` on a tiny workspace in a temporary folder and prints what was tried and
+what failed: a traceback, a hang, half an output, a wrong result, or a leak. Exit code 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.attacks import disks, inputs, kills, network, outages
+from benchmarks.attacks.ground import Ground, Trial
+from benchmarks.report import markdown_table
+
+KINDS: dict[str, tuple[Callable[[Ground], Iterator[Trial]], int]] = {
+    "kill -9 of dvc repro": (kills.repro, 3),
+    "kill -9 of a first training": (kills.first_training, 3),
+    "kill in DVC's lock file": (kills.dvc_files, 2),
+    "tracking outages": (outages.tracking, 5),
+    "two registers at once": (outages.registers, 2),
+    "full disk": (disks.full, 4),
+    "read-only folders": (disks.read_only, 3),
+    "bad parameters": (inputs.parameters, 3),
+    "bad files": (inputs.files, 3),
+    "S3 keys": (network.s3_keys, 1),
+    "server fuzz": (network.server, 1),
+    "secrets in addresses": (network.secrets, 3),
+}
+"""Kind -> its attacks, endless or not, and its share of the time."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}, or the start of one (default: all)"
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all kinds together (default 8)")
+    parser.add_argument("--verbose", action="store_true", help="print every attack")
+    options = parser.parse_args()
+    chosen = [kind for kind in KINDS if not options.kinds or any(kind.startswith(start) for start in options.kinds)]
+    if not chosen:
+        parser.error(f"no kind starts with {options.kinds}")
+    shares = sum(KINDS[kind][1] for kind in KINDS)
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
+        ground = Ground(Path(folder) / "ground")
+        try:
+            for kind in chosen:
+                attack, share = KINDS[kind]
+                rows.append(
+                    [kind, *tried(kind, attack(ground), 60 * options.minutes * share / shares, options.verbose)]
+                )
+        finally:
+            ground.end()
+    print(markdown_table(["kind", "tried", "failed", "seconds"], rows))
+    return int(any(failed for _, _, failed, _ in rows))
+
+
+def tried(kind: str, attack: Iterator[Trial], seconds: float, verbose: bool) -> tuple[int, int, int]:
+    """Attacks until the time is over: how many, how many failed, the seconds."""
+    begun, count, failed = time.monotonic(), 0, 0
+    try:
+        while time.monotonic() - begun < seconds and (trial := next(attack, None)):
+            name, fault = trial
+            count, failed = count + 1, failed + bool(fault)
+            if fault or verbose:
+                print(f"{kind}: {name}: {fault or 'held'}", flush=True)
+    except RuntimeError as error:
+        print(f"{kind}: not tried any more: {error}", flush=True)
+        failed += not count
+    attack.close()  # type: ignore[attr-defined]
+    return count, failed, round(time.monotonic() - begun)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

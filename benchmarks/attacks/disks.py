@@ -1,0 +1,76 @@
+"""Disks that are full or read-only, and outputs that cannot be made. Small file systems need ``unshare -rm``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.attacks.ground import PYTHON, STEPS, Ground, Trial, remove, run
+
+SMALL_DISK = """
+mount -t tmpfs -o size=2g tmpfs "$1" && cp -a . "$1" && cd "$1" || exit 99
+export TMPDIR="$PWD"
+mount -o "remount,$2" "$PWD" || exit 99
+shift 2
+"$@"
+code=$?
+find . -name '*.partial*' | sed 's/^/left behind: /'
+exit $code
+"""
+READ_ONLY = "ro"
+PREDICT = ("predict", "--model", "data/model", "--images", "images", "--out", "data/masks")
+
+
+def full(ground: Ground) -> Iterator[Trial]:
+    """Each command with so many KiB left on the disk of its workspace, the temporary files' included."""
+    for free in (256, 0, 2048):
+        for command in _commands():
+            workspace = _ready(ground, command)
+            size = sum(-(-path.lstat().st_size // 4096) * 4 for path in workspace.rglob("*")) + free
+            yield f"{command[0]} with {free} KiB left", _small(workspace, f"size={size}k", command)
+
+
+def read_only(ground: Ground) -> Iterator[Trial]:
+    """Each command in a workspace that cannot be written; with a file where its output, or its folder, should be."""
+    for command in _commands():
+        yield f"{command[0]} in a read-only workspace", _small(_ready(ground, command), READ_ONLY, command)
+        workspace = _ready(ground, command)
+        option = STEPS.get(command[0], "out")
+        for name, where in {"a file as output": "file", "a file as the output's folder": "file/inside"}.items():
+            (workspace / "file").write_text("precious")
+            outcome = ground.call(workspace, *command, f"--{option}", where, seconds=60)
+            fault = outcome.fault((2,))
+            if (workspace / "file").read_text() != "precious":
+                fault = fault or "the file is changed"
+            yield f"{command[0]} with {name}", fault
+
+
+def _commands() -> Iterator[tuple[str, ...]]:
+    yield from ((step,) for step in STEPS)
+    yield PREDICT
+
+
+def _ready(ground: Ground, command: tuple[str, ...]) -> Path:
+    """A workspace without what the command makes."""
+    workspace = ground.copy(*([f"data/{STEPS[command[0]]}"] if command[0] in STEPS else []))
+    if command[0] == "train":
+        remove(workspace / "data" / "checkpoints")
+    if command[0] == "predict":
+        from benchmarks.attacks.inputs import write_folder
+
+        write_folder(workspace / "set")
+        shutil.move(workspace / "set" / "images", workspace / "images")
+    return workspace
+
+
+def _small(workspace: Path, option: str, command: tuple[str, ...]) -> str:
+    disk = workspace.with_name(f"{workspace.name}-disk")
+    disk.mkdir()
+    script = ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", disk, option]
+    outcome = run(workspace, *script, *PYTHON, *command, seconds=60)
+    if outcome.code == 99 or "unshare:" in outcome.text:
+        raise RuntimeError(f"no file system of one's own here: {outcome.text.strip()[-200:]}")
+    if "left behind: " in outcome.text and "error: " in outcome.text:
+        return outcome.text[outcome.text.index("left behind: ") :].splitlines()[0]
+    return outcome.fault((0, 2))
