@@ -47,11 +47,9 @@ def run(chosen: argparse.Namespace) -> None:
     from pipelines.local import run_locally
     from pipelines.training import training_pipeline
 
-    chosen.allow_tag = (
-        True  # an image on this machine has no digest of a registry; `make image` names it by its content
-    )
+    chosen.allow_tag = True  # a local image has no registry digest; `make image` names it by its content
     _, values, profile, image = _settings(chosen)
-    for name in ("dataset_path", "dataset_repo"):  # the containers see a folder at the same place
+    for name in ("dataset_path", "dataset_repo"):  # the containers see a folder at the same path
         if values[name] and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).absolute())
     folder = run_locally(training_pipeline(values, profile, image), values, profile, image, chosen.root)
@@ -59,7 +57,7 @@ def run(chosen: argparse.Namespace) -> None:
     print(
         f"outputs: {folder}"
         if registered.exists()
-        else f"nothing was trained, the log above says why; outputs: {folder}"
+        else f"nothing was trained (the log above says why); outputs: {folder}"
     )
 
 
@@ -137,7 +135,7 @@ def pin(chosen: argparse.Namespace) -> None:
 
 
 def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
-    """Defaults of the pipeline's parameters, their values with what is set, the profile and the image."""
+    """Default of each pipeline parameter, its value after ``--set``, the profile and the image."""
     from components.params.checking import checked
     from components.params.reading import load_params
     from pipelines.parameters import default_values, given_values, refuse_credentials
@@ -147,7 +145,7 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     default = default_values(load_params(chosen.params), profile)
     values = default | given_values(chosen.set, default)
     refuse_credentials(values)
-    if profile.gpu:  # how many decides whether the training is a TrainJob
+    if profile.gpu:  # their number decides whether the training is a TrainJob
         gpu = {"type": values["gpu_type"], "count": values["gpu_count"]}
         profile = checked(
             Profile,
@@ -199,7 +197,8 @@ def _seconds(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines", description="The training pipeline on Kubeflow, or in containers on this machine."
+        prog="python -m pipelines",
+        description="Run the training pipeline on Kubeflow, or in containers on this machine.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -212,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pipeline(one, profile="cpu")
     one.add_argument("--output", type=Path, default=Path(PACKAGE), help="file to write (default: %(default)s)")
 
-    one = command("run", run, "run the pipeline in containers on this machine, by Docker")
+    one = command("run", run, "run the pipeline in containers on this machine, with Docker")
     _add_pipeline(one, profile="local")
     one.add_argument(
         "--root",
@@ -225,9 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pipeline(one, profile="cpu")
     _add_server(one)
 
-    one = command(
-        "schedule", schedule, "run the pipeline again and again on a cluster; replaces the schedule of that name"
-    )
+    one = command("schedule", schedule, "run the pipeline regularly on a cluster; replaces the schedule of that name")
     one.add_argument("name")
     when = one.add_mutually_exclusive_group(required=True)
     when.add_argument("--cron", help="six fields, seconds first: '0 0 3 * * *' is every night at three")
@@ -247,12 +244,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name")
     _add_server(one)
     one = command("status", status, "show the state of a run and its steps, and why a step failed")
-    one.add_argument("run", help="its id")
+    one.add_argument("run", help="the run's id")
     _add_server(one)
     one = command(
         "pin",
         pin,
-        "write an image that is on this machine down as the one of a profile, by digest where a registry has it",
+        "pin a local image for a profile, by its digest if a registry has it",
     )
     one.add_argument("image")
     one.add_argument("--profile", required=True)
@@ -269,16 +266,18 @@ def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a pipeline parameter, for example epochs=40; may be repeated",
+        help="value of a pipeline parameter, for example epochs=40; may be repeated",
     )
-    parser.add_argument("--image", help="image in place of the one that is pinned for the profile")
-    parser.add_argument("--allow-tag", action="store_true", help="take an image that is not named by its digest")
+    parser.add_argument("--image", help="image to use instead of the one pinned for the profile")
+    parser.add_argument(
+        "--allow-tag", action="store_true", help="accept an image that is named by a tag, not by its digest"
+    )
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address of Kubeflow Pipelines (default: KF_PIPELINES_ENDPOINT)")
     parser.add_argument(
-        "--namespace", help="of the user, where Kubeflow tells users apart (default: KF_PIPELINES_NAMESPACE)"
+        "--namespace", help="the user's namespace on multi-user Kubeflow (default: KF_PIPELINES_NAMESPACE)"
     )
     parser.add_argument(
         "--token-file",

@@ -46,8 +46,8 @@ def connect(host: str | None = None, namespace: str | None = None, token_file: P
             mounts for pods (``KF_PIPELINES_SA_TOKEN_PATH``), or the cookie of a login in ``KF_PIPELINES_COOKIE``.
 
     Raises:
-        InputError: no address, no Kubeflow there, wrong credentials or namespace.
-        TransientError: no answer.
+        InputError: no address is given, no Kubeflow answers there, or the credentials or the namespace are wrong.
+        TransientError: the server does not answer.
     """
     host = host or os.environ.get("KF_PIPELINES_ENDPOINT")
     if not host:
@@ -189,7 +189,7 @@ def translate_errors(server: Server) -> Iterator[None]:
     except kfp_server_api.ApiException as error:
         raise _translated(server, error) from None
     except urllib3.exceptions.HTTPError as error:
-        raise TransientError(f"Kubeflow at {server.host} stops answering ({shortened(error)})") from None
+        raise TransientError(f"Kubeflow at {server.host} stopped answering ({shortened(error)})") from None
 
 
 def _translated(server: Server, error: Any) -> Exception:

@@ -1,4 +1,4 @@
-"""What an image on this machine is."""
+"""Container images on this machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ REVISION = "org.opencontainers.image.revision"
 
 
 def image_of(name: str) -> Image:
-    """The image ``name``, by its digest in a registry, or by this name where it is in none.
+    """The image ``name`` of this machine, by its digest if a registry has it, else by this name.
 
     Raises:
-        InputError: as ``local_image``, or the image does not say what code is in it.
+        InputError: as ``local_image``, or the image has no label with its code's revision.
     """
     image = local_image(name)
     revision = image.labels.get(REVISION)
@@ -26,10 +26,10 @@ def image_of(name: str) -> Image:
 
 
 def local_image(name: str) -> Any:
-    """What Docker on this machine knows of the image ``name``.
+    """Docker's object of the image ``name`` on this machine.
 
     Raises:
-        InputError: Docker does not answer, the name is none, no such image.
+        InputError: Docker does not answer, the name is not valid, or there is no such image.
         TransientError: Docker fails.
     """
     import docker
@@ -47,7 +47,7 @@ def local_image(name: str) -> Any:
         ) from None
     except APIError as error:
         if error.is_client_error():
-            raise InputError(f"Docker refuses image {name} ({error.explanation}): check the name") from None
+            raise InputError(f"Docker rejects image {name} ({error.explanation}): check the name") from None
         raise TransientError(f"Docker fails with image {name} ({error.explanation})") from None
     except (DockerException, OSError) as error:
         raise InputError(

@@ -26,24 +26,24 @@ from pipelines.training import NAME
 from segmodels.errors import InputError
 
 FROM_CALLER = ("AWS_", "MLFLOW_", variable("webhook_url"), "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-"""Variables of the caller that the containers get, but for those that name files."""
+"""How the caller's environment variables start that the containers inherit, except those that name files."""
 
 
 def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, image: Image, root: Path) -> Path:
     """Run the pipeline in containers, as the calling user.
 
-    Without ``MLFLOW_TRACKING_URI`` an MLflow server runs meanwhile, on the store that `dvc repro` uses: ./mlflow.db and
-    ./mlruns.
+    Without ``MLFLOW_TRACKING_URI`` this starts an MLflow server for the time of the run, on the store that `dvc repro`
+    uses: ./mlflow.db and ./mlruns.
 
     Args:
         values: all pipeline parameters.
-        root: folder for what the steps hand on; downloads and training states are kept in it between runs.
+        root: folder for the steps' outputs; it also keeps downloads and training states between runs.
 
     Returns:
         The run's folder in ``root``: one folder per step with its outputs.
 
     Raises:
-        InputError: Docker does not answer, the image is not there, a step failed.
+        InputError: Docker does not answer, the image does not exist, or a step failed.
     """
     local_image(image.reference)
     root = root.absolute()
@@ -54,13 +54,13 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*will be ignored.*"
-            )  # resources and display names, which Docker has no use for
+            )  # resources and display names, which Docker does not use
             try:
                 pipeline(**values)
             except RuntimeError as error:
                 if "Inner task failed" not in str(error):
                     raise
-                raise InputError("the pipeline run failed: the step that failed says why above") from None
+                raise InputError("the pipeline run failed: see the error of the failed step above") from None
     (folder,) = set(root.glob(f"{NAME}-*")) - known
     return folder
 
@@ -105,8 +105,8 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
 
 
 def resolve_named_outputs() -> None:
-    """kfp 2.17 looks for the value of a dsl.If among the outputs of the tasks before it only where the output has no
-    name of its own.
+    """Work around kfp 2.17, which finds the value of a dsl.If among the outputs of earlier tasks only if the output has
+    the default name.
     """
     from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 
@@ -135,8 +135,8 @@ def _artifacts() -> Path:
 def _tracking_server(log: Path) -> Iterator[str]:
     """``MLFLOW_TRACKING_URI``, or an MLflow server on ./mlflow.db while the block runs; its log goes to ``log``.
 
-    It tells clients to write artifacts into ./mlruns themselves, as a client of the database file alone does: the
-    experiments of this store can be used either way. The containers see the folder at the same place.
+    Clients write artifacts into ./mlruns themselves, like clients that use the database file without a server, so the
+    experiments can be used either way. The containers see the folder at the same path.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         yield uri
@@ -176,7 +176,7 @@ def _await(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float 
         except OSError:
             time.sleep(0.3)
     raise InputError(
-        f"the local MLflow server does not start ({log} says why): set MLFLOW_TRACKING_URI to a server of yours"
+        f"the local MLflow server does not start ({log} says why): set MLFLOW_TRACKING_URI to another server"
     )
 
 

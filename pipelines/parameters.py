@@ -38,7 +38,7 @@ SECTIONS = tuple(step.name for step in STEPS)
 
 
 def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
-    """Every pipeline parameter with its default: strings, numbers and a boolean, as Kubeflow takes them."""
+    """Default of every pipeline parameter: strings, numbers and a boolean, the types that Kubeflow accepts."""
     everything = plain(params)
     rest = changed_from_defaults(params)
     values = {}
@@ -55,7 +55,7 @@ def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
 
 
 def given_values(assignments: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user sets (``name=value``), as the types of the defaults, checked as params.yaml is.
+    """Read assignments ``name=value`` by the types of the defaults, and check them like params.yaml.
 
     Raises:
         InputError: a name that is not a pipeline parameter, or a value that does not fit.
@@ -77,26 +77,26 @@ def given_values(assignments: Sequence[str], defaults: Mapping[str, Any]) -> dic
 
 
 def all_params(values: Mapping[str, Any]) -> PipelineParams:
-    """The parameters of the steps that come of these pipeline parameters.
+    """The steps' parameters for these pipeline parameters.
 
     Raises:
-        InputError: they do not fit.
+        InputError: a value is not valid.
     """
     sets = [f"{key}={values[name]}" for name, key in VALUES.items()]
     return assembled_params([values[f"{section}_params"] for section in SECTIONS], sets)
 
 
 def refuse_credentials(values: Mapping[str, Any]) -> None:
-    """Parameters are seen by all who may see a run.
+    """Reject credentials in addresses: whoever may see a run sees its parameters.
 
     Raises:
-        InputError: an address holds a password or token.
+        InputError: an address contains a password or token.
     """
     for name, value in values.items():
         if isinstance(value, str) and re.search(r"https?://[^/\s@]+@|://[^/\s:@]+:[^/\s@]+@", value):
             raise InputError(
-                f"{name} holds a password or token in an address, which all would see: take an address that needs none,"
-                " or SSH"
+                f"{name} holds a password or token in an address, which everybody who sees the run would see: use an"
+                " address without one, or SSH"
             )
 
 

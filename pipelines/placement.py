@@ -15,7 +15,7 @@ from pipelines.profile import Image, Pod, Profile
 CACHED = {step.name for step in (*STEPS, *CLUSTER_STEPS) if step.cached}
 
 WORKING_FOLDER = "/work/data"
-"""Of the image; downloads and checkpoints lie here."""
+"""The image's working folder, with downloads and checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Placement:
     image: Image
 
     def __call__(self, task: dsl.PipelineTask, gpu_type: Any = None, gpu_count: Any = None) -> dsl.PipelineTask:
-        """Place ``task``; with a GPU type and count (pipeline parameters) it gets those where the profile knows
-        GPUs.
+        """Apply the profile to ``task``. ``gpu_type`` and ``gpu_count``, pipeline parameters, count only if the profile
+        has GPUs.
         """
         step = task.name
         task.set_container_image(self.image.reference)

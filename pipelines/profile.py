@@ -40,7 +40,7 @@ class Secret(Params):
 
     name: KubernetesName
     environment: dict[str, str] = Field(min_length=1, description="key in the secret -> environment variable")
-    optional: bool = Field(False, description="the steps start without it, too")
+    optional: bool = Field(False, description="whether the steps start without it")
     steps: list[StepName] | None = Field(None, description="steps that get the variables; None is every step")
 
 
@@ -52,7 +52,7 @@ class Toleration(Params):
 
 
 class Volume(Params):
-    """A PersistentVolumeClaim in every step, for datasets that lie on one (ingest.source folder)."""
+    """A PersistentVolumeClaim that is mounted in every step, for datasets on a volume (ingest.source folder)."""
 
     claim: KubernetesName
     path: str = Field(pattern="^/")
@@ -92,7 +92,7 @@ class Retries(Params):
 
 
 class Pod(Params):
-    """What a step's pod asks for."""
+    """Resources and node of a step's pod."""
 
     cpu_request: Quantity | None = None
     cpu_limit: Quantity | None = None
@@ -136,7 +136,9 @@ class Profile(Params):
     run_as_user: int | None = Field(
         None, gt=0, description="numeric user of the pods; None leaves it to the image, which is not root"
     )
-    service_account: KubernetesName | None = Field(None, description="of the pods; None takes Kubeflow's own")
+    service_account: KubernetesName | None = Field(
+        None, description="service account of the pods; None leaves it to Kubeflow"
+    )
     retries: Retries = Retries()
     gpu: Gpu | None = None
     nodes: int = Field(
@@ -156,21 +158,21 @@ class Profile(Params):
         for name in environment:
             if CREDENTIAL.search(name):
                 raise ValueError(
-                    f"{name} looks like a credential: put it into a Kubernetes secret and name that under secrets"
+                    f"{name} looks like a credential: put it into a Kubernetes secret and list that under secrets"
                 )
         return environment
 
     @property
     def shared_training(self) -> bool:
-        """Whether a training is shared by several processes."""
+        """Whether several processes share a training."""
         return self.nodes > 1 or (self.gpu is not None and self.gpu.count > 1)
 
     @model_validator(mode="after")
     def _store_for_shared_trainings(self) -> Profile:
         if self.shared_training and not self.checkpoints:
             raise ValueError(
-                "checkpoints is missing: the pods of a training that is shared (nodes, gpu.count) get their data"
-                " through that object store"
+                "checkpoints is missing: with several nodes or GPUs (nodes, gpu.count) the pods of a training exchange"
+                " data through that object store; give s3://bucket/prefix"
             )
         return self
 
@@ -178,7 +180,7 @@ class Profile(Params):
     def _one_value_each(self) -> Profile:
         names = [*self.environment, *(variable for secret in self.secrets for variable in secret.environment.values())]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"{', '.join(sorted(twice))} is set twice, in environment or secrets")
+            raise ValueError(f"{', '.join(sorted(twice))} is set twice in environment and secrets: remove one of them")
         return self
 
 
@@ -196,10 +198,10 @@ class Image:
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name, or in that file.
+    """Read the profile of that name, or in that file.
 
     Raises:
-        InputError: not there, not YAML, or something in it is unknown or impossible.
+        InputError: the file does not exist, is not YAML, or has an unknown key or an impossible value.
     """
     path = _path(name)
     try:
@@ -207,7 +209,7 @@ def load_profile(name: str) -> Profile:
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
         raise InputError(
-            f"profile {path} is not there: choose one of infra/profiles ({known}), from the repository's root, or give"
+            f"profile {path} does not exist: choose one of infra/profiles ({known}) in the repository's root, or give"
             " a file"
         ) from None
     except yaml.YAMLError as error:
@@ -219,7 +221,7 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
     """The image that was pinned for a profile by ``make image`` or ``make push``, or ``reference`` in its place.
 
     Raises:
-        InputError: none is pinned, or it is named by a tag, which may name other content tomorrow.
+        InputError: none is pinned, or it is named by a tag, which may stand for another image tomorrow.
     """
     if reference is None:
         lock = lock_file(profile)
@@ -233,7 +235,7 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
                 else f"make push REGISTRY=... PROFILE={_path(profile).stem}"
             )
             raise InputError(
-                f"no image is pinned for profile {profile!r} ({lock} is not there): run `{make}`, or give --image"
+                f"no image is pinned for profile {profile!r} ({lock} does not exist): run `{make}`, or give --image"
             ) from None
         except (ValueError, KeyError, TypeError):
             raise InputError(
@@ -242,7 +244,7 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
     else:
         image = Image(reference, code_revision())
     if not allow_tag and not re.search(r"@sha256:[0-9a-f]{64}$", image.reference):
-        why = "Kubeflow's cache takes equal names for equal content"
+        why = "Kubeflow's cache assumes that equal names are equal images"
         raise InputError(
             f"image {image.reference} is named by a tag, expected name@sha256:... ({why}): pin a digest, or give"
             " --allow-tag"
@@ -251,7 +253,7 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
 
 
 def pin_image(profile: str, image: Image) -> Path:
-    """Write down the image for ``pinned_image``."""
+    """Pin the image for ``pinned_image``; the file that holds it."""
     lock = lock_file(profile)
     lock.write_text(
         json.dumps({"image": image.reference, "code_revision": image.code_revision}, indent=2) + "\n", encoding="utf-8"

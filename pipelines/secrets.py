@@ -10,12 +10,12 @@ from pipelines.profile import Profile
 from segmodels.errors import InputError
 
 KUBEFLOW = "kubeflow"
-"""Namespace of the runs where Kubeflow does not tell users apart."""
+"""Namespace of the runs on single-user Kubeflow."""
 
 
 def require_secrets(profile: Profile, namespace: str) -> None:
-    """Check that every secret is there with its keys, if this machine may look (kubeconfig, or in a pod); else say that
-    it was not checked.
+    """Check that every secret exists and has its keys. Without access to Kubernetes (a kubeconfig, or a pod's service
+    account) print that the secrets were not checked.
 
     Raises:
         InputError: a secret or a key in it is missing.
@@ -29,8 +29,8 @@ def require_secrets(profile: Profile, namespace: str) -> None:
     namespace = namespace or KUBEFLOW
     if not _configured():
         print(
-            f"not checked, for lack of a kubeconfig: secrets {', '.join(secret.name for secret in needed)} in namespace"
-            f" {namespace}"
+            f"secrets in namespace {namespace} not checked, because there is no kubeconfig:"
+            f" {', '.join(secret.name for secret in needed)}"
         )
         return
     for secret in needed:
@@ -39,8 +39,8 @@ def require_secrets(profile: Profile, namespace: str) -> None:
         except ApiException as error:
             if error.status != 404:
                 print(
-                    f"not checked, Kubernetes answers {error.status} {error.reason}: secret {secret.name} in namespace"
-                    f" {namespace}"
+                    f"secret {secret.name} in namespace {namespace} not checked, because Kubernetes answers"
+                    f" {error.status} {error.reason}"
                 )
                 continue
             keys = " ".join(f"--from-literal={key}=..." for key in secret.environment)
@@ -49,12 +49,13 @@ def require_secrets(profile: Profile, namespace: str) -> None:
                 f" create secret generic {secret.name} {keys}`"
             ) from None
         except HTTPError as error:
-            print(f"not checked, Kubernetes does not answer ({type(error).__name__}): secrets in namespace {namespace}")
+            reason = f"Kubernetes does not answer ({type(error).__name__})"
+            print(f"secrets in namespace {namespace} not checked, because {reason}")
             return
         if missing := [key for key in secret.environment if not (found.data or {}).get(key)]:
             where = f"secret {secret.name!r} in namespace {namespace!r}"
             raise InputError(
-                f"{where} has no key {', '.join(missing)}, or nothing in it: fill it in, or correct the profile"
+                f"{where} has no value for {', '.join(missing)}: add it to the secret, or correct the profile"
             )
 
 

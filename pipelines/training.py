@@ -13,10 +13,12 @@ NAME = "segmentation-training"
 
 
 def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image) -> Any:
-    """The pipeline, placed as ``profile`` says.
+    """The pipeline with the resources, secrets and retries of ``profile``.
 
     Args:
-        default: of every pipeline parameter, see ``parameters.default_values``.
+        default: default of every pipeline parameter, see ``parameters.default_values``.
+        profile: where and with what the steps run.
+        image: container image of every step.
     """
     place = Placement(profile, image)
     code = image.code_revision

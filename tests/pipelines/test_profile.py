@@ -142,7 +142,7 @@ def test_docker_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp_p
     ("status", "kind", "said"),
     [
         (404, InputError, "is not on this machine: build it"),
-        (400, InputError, "refuses image"),
+        (400, InputError, "rejects image"),
         (500, TransientError, "fails with image"),
     ],
 )
@@ -270,9 +270,9 @@ def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkey
             ),
         ):
             require_secrets(profile(missing="accesskey"), "jane")
-        with pytest.raises(InputError, match="has no key secretkey"):
+        with pytest.raises(InputError, match="has no value for secretkey"):
             require_secrets(profile(store="secretkey"), "jane")
-        with pytest.raises(InputError, match="has no key empty, or nothing in it"):
+        with pytest.raises(InputError, match="has no value for empty"):
             require_secrets(profile(store="empty"), "jane")
         require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
 
