@@ -12,7 +12,7 @@ OVERLAY ?= dev
 CONFIGURATION = configurations/$(patsubst params.%,%,$(basename $(notdir $(PARAMS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint docs ui bench sweep run camvid image push deploy golden clean
+.PHONY: help demo test test-slow acceptance lint docs ui bench bench-gpu sweep run camvid image push deploy golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:50
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
 	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
 	for name in metrics losses loader train_loop models crf steps serving; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
+
+bench-gpu:  ## on a GPU, with torch alone: at most 8 minutes, resumable; writes benchmarks/RESULTS-GPU.md
+	$(PYTHON) -m benchmarks.gpu
 
 sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)

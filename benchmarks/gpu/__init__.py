@@ -1,0 +1,1 @@
+"""Measurements on a GPU, with ``segmodels`` alone: ``python -m benchmarks.gpu``."""
