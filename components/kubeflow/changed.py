@@ -1,4 +1,4 @@
-"""Decides whether anything relevant changed since the champion was trained."""
+"""Decides whether anything relevant changed since the champion or the challenger was trained."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ DATA_REVISION = "data_revision"
 
 def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchanged: bool = True) -> str:
     """Find the dataset's revision, and compare it, the code's revision and the parameters that shape a training (those
-    of the sections ``ingest`` and ``train`` and the images' size) with the champion's. Downloads no data.
+    of the sections ``ingest`` and ``train`` and the images' size) with those of the champion and of the challenger.
+    Downloads no data.
 
-    Code with uncommitted changes counts as new.
+    What has become a challenger would be trained to the same result again. Code with uncommitted changes counts as new.
 
     Args:
         params: all of params.yaml; the sections ingest, preprocess, train and register are read.
@@ -39,33 +40,38 @@ def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchang
     from components.tracking.model_registry import Registry
 
     registry = Registry(mlflow_client(), params.register.name)
-    champion = registry.champion()
     now = lineage(data_digest="", params=plain(params.train), longer_side=params.preprocess.longer_side)
     now[DATA_REVISION] = dataset_revision(params.ingest)
-    new = [
-        what
-        for what in (DATA_REVISION, "code_revision", "params_digest")
-        if champion and champion.tags.get(what) != now[what]
-    ]
+    known = {"champion": registry.champion(), "challenger": registry.challenger()}
+    versions = {alias: version for alias, version in known.items() if version}
+    new = {
+        alias: [
+            what for what in (DATA_REVISION, "code_revision", "params_digest") if version.tags.get(what) != now[what]
+        ]
+        for alias, version in versions.items()
+    }
     committed = now["code_revision"] != "unknown" and not now["code_revision"].endswith("-dirty")
+    same = next((alias for alias, differences in new.items() if not differences), None)
 
     answer = "train"
-    if champion is None:
+    if same is None and "champion" not in new:
         print(f"{registry.name} has no champion yet: training")
-    elif new:
-        print(f"new since the champion, version {champion.number}: {', '.join(new).replace('_', ' ')}: training")
+    elif same is None:
+        differences = ", ".join(new["champion"]).replace("_", " ")
+        print(f"new since the champion, version {versions['champion'].number}: {differences}: training")
     elif not committed:
         print(f"the code's revision is {now['code_revision']}, which does not tell whether it is new: training")
     elif not skip_unchanged:
-        print(f"nothing is new since the champion, version {champion.number}; training because skip_unchanged is false")
+        known_as = f"the {same}, version {versions[same].number}"
+        print(f"nothing is new since {known_as}; training because skip_unchanged is false")
     else:
         answer = "skip"
         print(
-            f"nothing is new since the champion, version {champion.number} (data"
-            f" {champion.tags.get('data_digest')}, code {now['code_revision']}): the run ends here"
+            f"nothing is new since the {same}, version {versions[same].number} (data"
+            f" {versions[same].tags.get('data_digest')}, code {now['code_revision']}): the run ends here"
         )
         if run := environment().pipeline_run:
-            registry.set_tags(champion, {CONFIRMED_BY: run})
+            registry.set_tags(versions[same], {CONFIRMED_BY: run})
     for file, text in ((revision, now[DATA_REVISION]), (decision, answer)):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)

@@ -101,7 +101,7 @@ def _decision(
     if tags and tags.get(PIPELINE_RUN) == run:
         return tags["decision"], f"{name} version {tags['version']} is the {tags['decision']}: {tags['reason']}"
     if tags:
-        known = f"nothing is new since the champion, version {tags['version']}"
+        known = f"nothing is new since the {tags.get('decision', 'model')}, version {tags['version']}"
         return "skipped", f"{name}: {known}, so nothing was trained"
     step = f" in step {last.step}" if last and not last.ended else ""
     if state in CANCELLED:

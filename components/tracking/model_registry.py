@@ -66,9 +66,16 @@ class Registry:
         return Version(str(same[0].version), same[0].tags) if same else None
 
     def champion(self) -> Version | None:
-        """None where no version has the alias yet."""
+        """None if no version has the alias yet."""
+        return self._aliased(CHAMPION)
+
+    def challenger(self) -> Version | None:
+        """None if no version has the alias."""
+        return self._aliased(CHALLENGER)
+
+    def _aliased(self, alias: str) -> Version | None:
         with self._answers():
-            number = self._aliases().get(CHAMPION)
+            number = self._aliases().get(alias)
             return Version(number, self.client.get_model_version(self.name, number).tags) if number else None
 
     def add(

@@ -53,7 +53,7 @@ def told(state: str, tags: dict[str, str] | None, last: LastStep | None = None) 
 def test_the_registry_decides_whatever_state_kubeflow_reports(state: str) -> None:
     text = "digits version 3 is the challenger: mean_iou 0.5 is below the minimum 0.65"
     assert told(state, REGISTERED, LastStep("register", ended=True)) == ("challenger", text)
-    text = "digits: nothing is new since the champion, version 3, so nothing was trained"
+    text = "digits: nothing is new since the challenger, version 3, so nothing was trained"
     assert told(state, CONFIRMED, LastStep("changed", ended=True)) == ("skipped", text)
 
 
