@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from components.environment import set_aws_variables
 from components.params import FILE
 from components.running.exit_codes import guarded, retried
 from components.running.machine import check_writable
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("step", choices=ALL, metavar="STEP")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the step")
     chosen = parser.parse_args(argv)
+    set_aws_variables()
     return guarded(lambda: run_step(ALL[chosen.step], chosen.options))
 
 
@@ -55,9 +57,10 @@ def run_step(step: Step, argv: list[str]) -> None:
     executor_input = options.pop("executor_input", None)
     if executor_input:
         from components.kubeflow.last_step import recorded
+        from components.kubeflow.packed import unpacked
 
-        with recorded(step.name):
-            _run(step, function, options, executor_input)
+        with recorded(step.name), unpacked(step, options) as folders:
+            _run(step, function, folders, executor_input)
     else:
         _run(step, function, options)
 
@@ -85,8 +88,11 @@ def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], exec
         raise
     if executor_input:
         from components.kubeflow.executor_output import write_executor_output
+        from components.kubeflow.packed import pack_output
 
         write_executor_output(executor_input, step.writes, options.get(step.writes))
+        if step.packs:
+            pack_output(options[step.writes])
 
 
 def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser:

@@ -1,4 +1,9 @@
-"""The SEGMODELS_* environment variables. They are set on a cluster; on one machine none is needed."""
+"""The SEGMODELS_* environment variables. They are set on a cluster; on one machine none is needed.
+
+``SEGMODELS_S3_NAME`` becomes ``AWS_NAME`` in our processes alone (``SEGMODELS_S3_ACCESS_KEY_ID``,
+``SEGMODELS_S3_ENDPOINT_URL``, ...): Kubeflow's launcher, which runs in the same container, reads AWS_* for its own
+store.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import os
 from dataclasses import dataclass, fields
 
 PREFIX = "SEGMODELS_"
+S3 = f"{PREFIX}S3_"
 
 
 @dataclass(frozen=True)
@@ -44,3 +50,10 @@ def environment() -> Environment:
 def variable(field: str) -> str:
     """The name of a field's variable."""
     return PREFIX + field.upper()
+
+
+def set_aws_variables() -> None:
+    """Give every AWS client of this process the values of the SEGMODELS_S3_* variables."""
+    for name, value in list(os.environ.items()):
+        if name.startswith(S3):
+            os.environ[f"AWS_{name.removeprefix(S3)}"] = value

@@ -8,6 +8,7 @@ outside a cluster (kfp.local) not even artifacts.
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,8 +54,9 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
         uri = artifacts["artifacts"][0]["uri"]
         if name in outputs.files:
             _write(local_path(uri), outputs.files[name])
-        described[name] = {"artifacts": [{"name": name, "uri": uri, "metadata": outputs.metadata.get(name, {})}]}
-    _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1))
+        metadata = _accepted(outputs.metadata.get(name, {}))
+        described[name] = {"artifacts": [{"name": name, "uri": uri, "metadata": metadata}]}
+    _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1, allow_nan=False))
     if artifact == "registration" and folder:
         _tag_version(REGISTRATION.read(folder), task.get("inputs", {}).get("parameterValues", {}).get(DATA_REVISION))
 
@@ -86,6 +88,18 @@ def local_path(uri: str) -> Path:
         if uri.startswith(scheme):
             return Path(folder + uri.removeprefix(scheme))
     return Path(uri)
+
+
+def _accepted(value: Any) -> Any:
+    """``value`` without what Kubeflow refuses after the step's work is done: numbers that are not finite, and null
+    (backend/src/v2/metadata/converter.go). A dictionary loses such keys, a list has null in their place.
+    """
+    if isinstance(value, Mapping):
+        accepted = {key: _accepted(one) for key, one in value.items()}
+        return {key: one for key, one in accepted.items() if one is not None}
+    if isinstance(value, list | tuple):
+        return [_accepted(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write(path: Path, text: str) -> None:

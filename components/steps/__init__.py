@@ -18,6 +18,7 @@ class Step:
         help: what the step does, in a line.
         reads: options that name folders of earlier steps.
         writes: option that names the folder it writes; empty where it writes none that a later step reads.
+        packs: whether the output is many small files, which travel as one archive between machines.
         keeps: options that name folders kept between runs.
         cached: whether equal inputs give equal outputs, so that Kubeflow may serve them from its cache.
     """
@@ -27,6 +28,7 @@ class Step:
     help: str
     reads: tuple[str, ...] = ()
     writes: str = ""
+    packs: bool = False
     keeps: tuple[str, ...] = ()
     cached: bool = True
 
@@ -37,6 +39,7 @@ STEPS = (
         "components.steps.ingest",
         "find the dataset at its revision and write its manifest",
         writes="dataset",
+        packs=True,
         keeps=("cache",),
     ),
     Step(
@@ -45,6 +48,7 @@ STEPS = (
         "open every sample and check it; data docs",
         reads=("dataset",),
         writes="validation",
+        packs=True,
     ),
     Step(
         "preprocess",

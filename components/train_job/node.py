@@ -14,6 +14,7 @@ from pathlib import Path
 
 from components.datasets.download_cache import DownloadCache
 from components.datasets.s3_dataset import download
+from components.environment import set_aws_variables
 from components.running.exit_codes import STOPPED, TRANSIENT, WRONG, guarded
 from components.storage.folders import put_folder
 
@@ -70,6 +71,7 @@ def main(argv: list[str]) -> int:
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--processes", type=int, required=True)
     chosen = parser.parse_args(argv)
+    set_aws_variables()
     return guarded(lambda: train_node(**vars(chosen)))
 
 

@@ -300,7 +300,7 @@ def test_every_artifact_is_there_with_its_metadata(conducted: Conducted) -> None
     for step, names in expected.items():
         assert set(described(outputs, step)) == names
         assert all((outputs / step / name).exists() for name in names)
-    digest = (outputs / "ingest" / "data_digest").read_text()
+    digest = described(outputs, "ingest")["dataset"]["digest"]
     model = described(outputs, "train")["model"]
     assert (model["data_digest"], model["code_revision"]) == (digest, REVISION)
     assert model["image"].startswith("segmodels:")

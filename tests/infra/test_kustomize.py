@@ -116,7 +116,7 @@ def test_the_profiles_name_services_and_secrets_that_are_there(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     profile, services = load_profile(name), named(render(KUSTOMIZE / "overlays" / "dev"), "Service")
-    for variable in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL"):
+    for variable in ("MLFLOW_TRACKING_URI", "SEGMODELS_S3_ENDPOINT_URL"):
         address = urlsplit(profile.environment[variable])
         service, namespace, *rest = (address.hostname or "").split(".")
         assert rest == ["svc", "cluster", "local"]

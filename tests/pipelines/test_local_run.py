@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from kfp_here import Cluster, described
 
+from components.kubeflow.packed import unpack
+
 
 @pytest.fixture(scope="module")
 def outputs(cluster: Cluster) -> Path:
@@ -16,7 +18,6 @@ def outputs(cluster: Cluster) -> Path:
 
 def test_every_output_is_there_and_described(outputs: Path) -> None:
     digest = described(outputs, "ingest")["dataset"]["digest"]
-    assert digest == json.loads((outputs / "ingest" / "dataset" / "dataset.json").read_text())["digest"]
     assert described(outputs, "validate")["validation"] == {"success": True}
     assert "<html" in (outputs / "validate" / "data_docs").read_text()
     assert described(outputs, "preprocess")["shards"]["digest"] == digest
@@ -41,11 +42,17 @@ def test_the_confusion_matrix_is_as_kubeflow_writes_it_itself(outputs: Path) -> 
     assert described(outputs, "evaluate")["confusion"] == kubeflow.metadata
 
 
-def test_the_dataset_travels_with_its_manifest_once(outputs: Path) -> None:
-    dataset = outputs / "ingest" / "dataset"
-    assert json.loads((dataset / "dataset.json").read_text())["root"] == "files"
-    assert len(list((dataset / "files").rglob("*.png"))) == 3 * 36  # images, masks, objects
-    assert not [path for step in outputs.iterdir() if step.name != "ingest" for path in step.rglob("files")]
+def test_the_dataset_travels_with_its_manifest_once_and_in_one_file(outputs: Path, tmp_path: Path) -> None:
+    unpack(outputs / "ingest" / "dataset", tmp_path / "dataset")
+    facts = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+    assert (facts["root"], facts["digest"]) == ("files", described(outputs, "ingest")["dataset"]["digest"])
+    assert len(list((tmp_path / "dataset" / "files").rglob("*.png"))) == 3 * 36  # images, masks, objects
+    assert (outputs / "validate" / "validation").is_file()
+    assert not [path for step in outputs.iterdir() for path in step.rglob("files")]
+
+
+def test_no_step_leaves_its_working_folders(cluster: Cluster, outputs: Path) -> None:  # noqa: ARG001
+    assert not list((cluster.folder / "data").glob(".unpacked-*"))
 
 
 @pytest.mark.usefixtures("outputs")

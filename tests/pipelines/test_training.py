@@ -207,6 +207,16 @@ def test_no_pod_is_root_and_only_the_notification_gets_the_webhook(compiled: dic
             assert ("SEGMODELS_WEBHOOK_URL" in variables) == (name == "exec-notify")
 
 
+def test_no_variable_reaches_the_clients_of_kubeflows_launcher(compiled: dict[str, str]) -> None:
+    """It runs in the step's container, and keeps artifacts in a store of its own."""
+    for profile in ("cpu", "gpu"):
+        pipeline, platform = parts(compiled[profile])
+        names = [set(variables(pipeline, step.name)) for step in (*STEPS, *CLUSTER_STEPS)]
+        for settings in platform.values():
+            names.append({pair["envVar"] for secret in settings["secretAsEnv"] for pair in secret["keyToEnv"]})
+        assert not [name for group in names for name in group if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]
+
+
 def test_a_lost_pod_is_replaced_after_any_length_of_training(compiled: dict[str, str]) -> None:
     for name, task in tasks(parts(compiled["cpu"])[0]).items():
         if name not in ("notify", "exit-handler-1", "condition-2"):

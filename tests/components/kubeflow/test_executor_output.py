@@ -1,5 +1,6 @@
 """What is kept of a step that failed. (The outputs of those that succeed: tests/pipelines/test_local_run.py.)"""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from s3server import Server, s3_server
 from small_dataset import write_small_dataset
 
 from components.__main__ import main
-from components.kubeflow import termination_message
+from components.kubeflow import executor_output, termination_message
 from components.params.checking import checked
 from components.params.schema import IngestParams
 from components.steps.ingest import ingest
@@ -63,6 +64,20 @@ def test_a_store_that_refuses_does_not_hide_why_the_step_failed(
     said = capfd.readouterr()
     assert "could not be kept" in said.out
     assert said.err.startswith("error: the dataset has")
+
+
+def test_metadata_holds_nothing_that_kubeflow_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    facts = {"miou": nan, "none": None, "mean": [0.5, nan], "per": {"a": nan, "b": 1.0, "c": None}, "n": 3, "ok": True}
+    monkeypatch.setitem(
+        executor_output.DESCRIBE, "evaluation", lambda _: executor_output.Outputs({"evaluation": facts})
+    )
+    output = tmp_path / "output.json"
+    artifact = {"artifacts": [{"uri": "minio://mlpipeline/evaluation"}]}
+    task = {"outputs": {"artifacts": {"evaluation": artifact}, "outputFile": str(output)}}
+    executor_output.write_executor_output(json.dumps(task), "evaluation", tmp_path)
+    described = json.loads(output.read_text())["artifacts"]["evaluation"]["artifacts"][0]["metadata"]
+    assert described == {"mean": [0.5, None], "per": {"b": 1.0}, "n": 3, "ok": True}
 
 
 def test_the_sentence_of_a_failed_step_is_its_containers_termination_message(

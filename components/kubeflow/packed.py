@@ -1,0 +1,88 @@
+"""Artifacts of many small files travel as one: Kubeflow's launcher transfers file after file, one request each.
+
+A step on a cluster reads and writes folders all the same: its inputs are unpacked before it runs, its output is packed
+afterwards. The same files give the same bytes of the archive.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from components.steps import Step
+from segmodels.errors import InputError
+
+WORK = Path("data")
+"""In the working directory of the image: the profile's ``scratch``."""
+
+
+@contextmanager
+def unpacked(step: Step, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options of ``step``, with folders in the place of the archives among its inputs while the block runs.
+
+    Raises:
+        InputError: an archive is damaged.
+    """
+    WORK.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=WORK, prefix=".unpacked-") as temporary:
+        folders = dict(options)
+        for name in step.reads:
+            if options[name].is_file():
+                folders[name] = Path(temporary) / name
+                unpack(options[name], folders[name])
+        yield folders
+
+
+def pack_output(folder: Path) -> None:
+    """Put the archive of ``folder`` in its place."""
+    archive = folder.with_name(f".{folder.name}.tar")
+    pack(folder, archive)
+    shutil.rmtree(folder)
+    archive.replace(folder)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write the files below ``folder`` into a tar archive: sorted, without owners and times; links as what they name.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT, dereference=True) as tar:
+        for here, subfolders, names in os.walk(folder, followlinks=True):
+            subfolders.sort()
+            for path in [Path(here), *(Path(here) / name for name in sorted(names))]:
+                entry = tar.gettarinfo(path, path.relative_to(folder).as_posix())
+                entry.mtime = entry.uid = entry.gid = 0
+                entry.uname = entry.gname = ""
+                if path.is_dir():
+                    entry.mode = 0o755
+                    tar.addfile(entry)
+                    continue
+                entry.mode = 0o644
+                # a second name of a file is a file, not a link
+                entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", path.stat().st_size
+                with path.open("rb") as content:
+                    tar.addfile(entry, content)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Write the files of ``archive`` into ``folder``.
+
+    Raises:
+        InputError: it is damaged.
+        OSError: the disk is full.
+    """
+    try:
+        with tarfile.open(archive, "r|") as tar:
+            tar.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise InputError(
+            f"artifact {archive} is damaged ({error}): run the pipeline again without the cache, so that its step"
+            " writes it anew"
+        ) from None

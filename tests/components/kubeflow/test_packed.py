@@ -1,0 +1,73 @@
+"""Artifacts of many files: one archive, the same bytes for the same files, and the same files again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.kubeflow.packed import pack, pack_output, unpack, unpacked
+from components.steps import STEPS
+from segmodels.errors import InputError
+
+
+def write(folder: Path, *, reverse: bool = False) -> Path:
+    names = ["b/2.png", "b/1.png", "a.txt", f"{'deep/' * 30}{'n' * 120}.txt", "ü.txt"]
+    for name in reversed(names) if reverse else names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "empty").mkdir()
+    return folder
+
+
+def content(folder: Path) -> dict[str, str | None]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() if path.is_file() else None for path in folder.rglob("*")
+    }
+
+
+def test_equal_files_give_equal_archives_and_come_out_again(tmp_path: Path) -> None:
+    one, other = write(tmp_path / "one"), write(tmp_path / "other", reverse=True)
+    (other / "a.txt").chmod(0o600)
+    os.utime(other / "a.txt", (0, 0))
+    for folder in (one, other):
+        pack(folder, tmp_path / f"{folder.name}.tar")
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "other.tar").read_bytes()
+    unpack(tmp_path / "one.tar", tmp_path / "again")
+    assert content(tmp_path / "again") == content(one)
+
+
+def test_links_travel_as_what_they_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set")
+    (folder / "second name.txt").hardlink_to(folder / "a.txt")
+    (folder / "link.txt").symlink_to(folder / "a.txt")
+    (folder / "folder").symlink_to(folder / "b", target_is_directory=True)
+    pack(folder, tmp_path / "archive")
+    unpack(tmp_path / "archive", tmp_path / "again")
+    again = content(tmp_path / "again")
+    assert again["second name.txt"] == again["link.txt"] == "a.txt"
+    assert again["folder/1.png"] == "b/1.png"
+    assert not [path for path in (tmp_path / "again").rglob("*") if path.is_symlink()]
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    pack(write(tmp_path / "set"), tmp_path / "archive")
+    whole = (tmp_path / "archive").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"x" * 5000, b""):
+        (tmp_path / "archive").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"artifact .*archive is damaged"):
+            unpack(tmp_path / "archive", tmp_path / "again")
+
+
+def test_a_step_reads_folders_and_its_output_becomes_an_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    validate = next(step for step in STEPS if step.name == "validate")
+    write(tmp_path / "dataset")
+    pack_output(tmp_path / "dataset")
+    assert (tmp_path / "dataset").is_file()
+    options = {"dataset": tmp_path / "dataset", "validation": tmp_path / "validation", "params": None}
+    with unpacked(validate, options) as folders:
+        assert content(folders["dataset"]) == content(write(tmp_path / "set"))
+        assert folders["validation"] == options["validation"]
+    assert not list((tmp_path / "data").iterdir())
