@@ -1,8 +1,9 @@
 # The targets of this project. `make help` lists them.
 PYTHON ?= python3
-VENV := $(CURDIR)/.venv
+# A path relative to this folder, whose own path may hold blanks: make splits names of targets at blanks
+VENV := .venv
 BIN := $(VENV)/bin
-export PATH := $(BIN):$(PATH)
+export PATH := $(if $(filter /%,$(VENV)),$(BIN),$(CURDIR)/$(BIN)):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
@@ -24,6 +25,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 
 demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, show the results
+	@python -m components doctor
 	dvc repro
 	@python -m components report
 
@@ -56,15 +58,17 @@ bench-gpu:  ## on a GPU, with torch alone: at most 8 minutes, resumable; writes 
 	$(PYTHON) -m benchmarks.gpu
 
 sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
+	@python -m components doctor
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
 run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params.NAME.yaml
 	@test -f "$(PARAMS)" || { echo "name a file of parameters: make run PARAMS=params.camvid.yaml"; exit 2; }
-	@mkdir -p $(CONFIGURATION)
-	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name $(CONFIGURATION)/$$name; done
-	@ln -sfn $(abspath $(PARAMS)) $(CONFIGURATION)/params.yaml
-	cd $(CONFIGURATION) && dvc repro $(STAGE)
-	@cd $(CONFIGURATION) && { test -n "$(STAGE)" || python -m components report; }
+	@mkdir -p "$(CONFIGURATION)"
+	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name "$(CONFIGURATION)/$$name"; done
+	@ln -sfn "$(abspath $(PARAMS))" "$(CONFIGURATION)/params.yaml"
+	@cd "$(CONFIGURATION)" && python -m components doctor
+	cd "$(CONFIGURATION)" && dvc repro $(STAGE)
+	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || python -m components report; }
 
 camvid:  ## train on CamVid, in configurations/camvid
 	$(MAKE) run PARAMS=params.camvid.yaml

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ def written_file(target: Path) -> Iterator[Path]:
 @contextmanager
 def written_folder(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` to write into; it takes the place of ``target`` when the block ends without an
-    error.
+    error, and is removed otherwise. SIGTERM too removes it, unless the process handles that signal itself.
 
     Raises:
         NotADirectoryError: ``target`` is a file.
@@ -38,10 +40,28 @@ def written_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with _removed_on_sigterm(partial):
+            yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if target.exists():
         shutil.rmtree(target)
     partial.replace(target)
+
+
+@contextmanager
+def _removed_on_sigterm(folder: Path) -> Iterator[None]:
+    def leave(number: int, _frame: object) -> None:
+        # no exception: raised inside a library it could be swallowed, or leave a lock held
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

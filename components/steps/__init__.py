@@ -114,5 +114,6 @@ COMMANDS = (
         "print the results of the last pipeline run",
         reads=("dataset", "validation", "model", "evaluation", "registration"),
     ),
+    Step("doctor", "components.commands.doctor", "repair what a killed DVC or Git left behind"),
 )
-"""What people call by hand."""
+"""Commands that people call by hand."""

@@ -271,7 +271,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
-def test_killed_half_way_it_leaves_no_output_and_no_process(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_half_way_it_leaves_no_output_and_no_process(tmp_path, number):
     make(tmp_path, size=(600, 800))
     process = subprocess.Popen(
         command(tmp_path, tmp_path / "shards"),
@@ -282,9 +283,10 @@ def test_killed_half_way_it_leaves_no_output_and_no_process(tmp_path):
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".shards.partial/*")) and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, number)
+    assert process.wait() == (-number if number == signal.SIGKILL else 128 + number)
     assert not (tmp_path / "shards").exists()
+    assert bool(list(tmp_path.glob(".*"))) == (number == signal.SIGKILL)
     while members(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert members(process.pid) == []
