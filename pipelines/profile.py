@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
 from components.params.checking import Params, checked
+from components.params.yaml_files import read_yaml
 from components.steps import CLUSTER_STEPS, STEPS
 from components.tracking.lineage import code_revision
 from segmodels.errors import InputError, nearest
+from segmodels.files import parse_json
 
 PROFILES = Path("infra/profiles")
 
@@ -204,16 +205,8 @@ def load_profile(name: str) -> Profile:
         InputError: the file does not exist, is not YAML, or has an unknown key or an impossible value.
     """
     path = _path(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
-        raise InputError(
-            f"profile {path} does not exist: choose one of infra/profiles ({known}) in the repository's root, or give"
-            " a file"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
+    content = read_yaml(path, f"choose one of infra/profiles ({known}) in the repository's root, or give a file")
     return checked(Profile, content or {}, str(path))
 
 
@@ -226,7 +219,7 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
     if reference is None:
         lock = lock_file(profile)
         try:
-            pinned = json.loads(lock.read_text(encoding="utf-8"))
+            pinned = parse_json(lock.read_bytes(), {"image": str, "code_revision": str})
             image = Image(pinned["image"], pinned["code_revision"])
         except FileNotFoundError:
             make = (
@@ -237,9 +230,9 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
             raise InputError(
                 f"no image is pinned for profile {profile!r} ({lock} does not exist): run `{make}`, or give --image"
             ) from None
-        except (ValueError, KeyError, TypeError):
+        except ValueError as error:
             raise InputError(
-                f"{lock} is damaged, expected JSON with image and code_revision: pin the image again"
+                f"{lock} is damaged ({error}), expected JSON with image and code_revision: pin the image again"
             ) from None
     else:
         image = Image(reference, code_revision())

@@ -6,11 +6,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, get_args
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from segmodels.errors import InputError
+
+HIGHEST_SEED = 2**32 - 1
+"""Of every generator of random numbers."""
+MOST_WORKERS = 256
+"""Processes that a step may start."""
+LONGEST_SIDE = 2**15 - 1
+"""Pixels of a side that OpenCV can resize."""
 
 
 class Problem(NamedTuple):
@@ -101,6 +111,60 @@ def optional(expectation: Expectation) -> Expectation:
     if expectation.entries:
         return replace(expectation, optional=True)
     return Expectation(f"{expectation.text}, or null", lambda value: value is None or expectation.holds(value))
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from YAML or JSON has the type that an argument is annotated with: a whole number for
+    ``float``, a list for ``Sequence`` and ``tuple``; True and False are no numbers.
+    """
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any or isinstance(hint, TypeVar):
+        return True
+    if origin is Annotated:
+        return fits(value, inside[0])
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in inside)
+    if origin is Literal:
+        return value in inside
+    if hint in (int, float):
+        return isinstance(value, Real if hint is float else Integral) and not isinstance(value, bool)
+    if hint in (None, NoneType):
+        return value is None
+    if hint is Path:
+        return isinstance(value, str | Path)
+    if not isinstance(origin, type):
+        return not isinstance(hint, type) or isinstance(value, hint)
+    if issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(one, inside[1]) for one in value.values())
+    if issubclass(origin, tuple) and inside[-1] is not Ellipsis:
+        return isinstance(value, list | tuple) and len(value) == len(inside) and all(map(fits, value, inside))
+    if issubclass(origin, Iterable):
+        return isinstance(value, list | tuple) and all(fits(one, inside[0]) for one in value)
+    return True
+
+
+def type_name(hint: Any) -> str:
+    """An annotation in the words of params.yaml: ``a list of whole numbers or null``."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(type_name(one) for one in inside))
+    if origin is Literal:
+        return " or ".join(map(shown, inside))
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "text",
+        NoneType: "null",
+    }
+    if hint in names:
+        return names[hint]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "an object"
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return f"a list of {type_name(inside[0]).removeprefix('a ')}s" if inside else "a list"
+    return getattr(hint, "__name__", str(hint))
 
 
 def shown(value: Any, limit: int = 100) -> str:

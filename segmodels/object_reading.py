@@ -39,7 +39,7 @@ class InstanceSettings:
     most: int = 100
 
     def __post_init__(self) -> None:
-        check(self, score=optional(number(0, 1)), overlap=number(0, 1), most=whole_number(above=0))
+        check(self, score=optional(number(0, 1)), overlap=number(0, 1), most=whole_number(1, 100_000))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PanopticSettings:
 
     def __post_init__(self) -> None:
         share = optional(number(0, 1))
-        check(self, score=share, visible=share, stuff_area=whole_number(0))
+        check(self, score=share, visible=share, stuff_area=whole_number(0, 2**40))
 
 
 @torch.no_grad()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from segmodels.errors import nearest
+from segmodels.checks import fits, shown, type_name
+from segmodels.errors import InputError, TransientError, nearest, on_one_line
 
 Built = TypeVar("Built")
 CardType = TypeVar("CardType")
@@ -38,6 +39,15 @@ class Entry(Generic[Built, CardType]):
             passed_on = inspect.signature(returned).parameters.values()
             own |= {p.name: p.default for p in passed_on if p.default is not p.empty and p.name not in own}
         return own
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """Types of the options, as far as they are annotated."""
+        build = self.build.__init__ if inspect.isclass(self.build) else self.build
+        own = get_type_hints(build)
+        returned = own.pop("return", object)
+        passed_on = get_type_hints(returned.__init__) if inspect.isclass(returned) and returned is not object else {}
+        return {name: hint for name, hint in (passed_on | own).items() if name in self.options}
 
     @property
     def summary(self) -> str:
@@ -94,12 +104,43 @@ class Registry(Generic[Built, CardType]):
         """The entries, sorted by name."""
         return (self[name] for name in self.names())
 
-    def check_options(self, name: str, given: Iterable[str], known: Iterable[str]) -> None:
-        """Raise InputError, with the nearest names, for an option that the entry does not have."""
+    def check_options(
+        self, name: str, given: Mapping[str, Any], known: Iterable[str], hints: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raise InputError, with the nearest names, for an option that the entry does not have, and for a value of
+        another type than the option has.
+
+        Args:
+            known: names of the options.
+            hints: types of options that ``build`` itself does not have.
+        """
         known = sorted(known)
-        for option in given:
+        types = {**self[name].hints, **(hints or {})}
+        for option, value in given.items():
             if option not in known:
                 raise nearest(f"option of {self.kind} {name!r}", option, known)
+            if not fits(value, types.get(option, Any)):
+                raise InputError(
+                    f"option {option!r} of {self.kind} {name!r} is {shown(value)}, expected {type_name(types[option])}"
+                )
+
+    def built(self, name: str, options: Mapping[str, Any], **given: Any) -> Built:
+        """Build the entry with ``options``, which a user wrote, and ``given``, which the caller knows to be right.
+
+        Raises:
+            InputError: it cannot be built with these options (a size of 0, more memory than there is).
+        """
+        try:
+            return self[name].build(**given, **options)
+        except (InputError, TransientError, OSError, ImportError, MemoryError):
+            raise
+        except Exception as error:
+            if not options:
+                raise
+            values = ", ".join(f"{option} {shown(value, 40)}" for option, value in options.items())
+            raise InputError(
+                f"{self.kind} {name!r} cannot be built with {values} ({on_one_line(error)}): correct the options"
+            ) from error
 
     def _load(self) -> None:
         if self._loaded:

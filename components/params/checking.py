@@ -1,10 +1,11 @@
-"""Data of files and command lines as dataclasses or pydantic models, with one sentence for every mistake."""
+"""Turns the data of files and command lines into dataclasses or pydantic models; every mistake becomes a sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
+import math
 import typing
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,36 +15,49 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from segmodels.checks import SettingsError, shown
 from segmodels.errors import InputError
+from segmodels.files import reason
 
 CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+MOST_NAMED = 10
+"""Mistakes that one message names."""
 
 Schema = TypeVar("Schema")
 
 
 class Params(BaseModel):
-    """Base of what is not the library's and needs patterns and aliases of pydantic: profiles."""
+    """Base of models that need pydantic's patterns and aliases: profiles and settings of a TrainJob."""
 
     model_config = CONFIG
 
 
 def checked(schema: type[Schema], data: Any, origin: str = "parameters", section: str = "") -> Schema:
-    """``data``, as YAML or JSON has it, as an instance of ``schema``.
+    """Check ``data``, which was read from YAML or JSON, and make an instance of ``schema`` of it.
 
     Args:
         origin: where the data comes from, for the message: a file, an option.
         section: key of ``data`` in the file, for the message.
 
     Raises:
-        InputError: the data does not fit; a sentence for every key that does not.
+        InputError: the data does not fit, or has a number that is not finite; names every such key, up to ten.
     """
     try:
         text = json.dumps({"value": data}, default=str)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{origin} cannot be written as JSON ({error}): use text as keys") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{origin} cannot be written as JSON ({reason(error)}): use text as keys") from None
+    check_finite(data, origin, section)
     try:
         return _validator(cast("Hashable", schema)).validate_json(text).value
     except ValidationError as error:
-        raise InputError("; ".join(_sentences(schema, json.loads(text)["value"], origin, section, error))) from None
+        sentences = list(_sentences(schema, json.loads(text)["value"], origin, section, error))
+        more = [f"and {len(sentences) - MOST_NAMED} more"] if len(sentences) > MOST_NAMED else []
+        raise InputError("; ".join([*sentences[:MOST_NAMED], *more])) from None
+
+
+def check_finite(data: Any, origin: str, section: str = "") -> None:
+    """Raise InputError for the numbers in ``data`` that are NaN or infinite; arguments as of ``checked``."""
+    if infinite := list(_not_finite(data, section))[:MOST_NAMED]:
+        raise InputError("; ".join(f"{origin}: {key} is {value}, expected a finite number" for key, value in infinite))
 
 
 def fields(schema: Any) -> dict[str, Any]:
@@ -62,6 +76,15 @@ def _validator(schema: Any) -> TypeAdapter[Any]:
     """JSON in strict mode: lists for tuples and whole numbers for floats, nothing else is converted."""
     holder = dataclasses.make_dataclass("Holder", [("value", schema)], namespace={"__pydantic_config__": CONFIG})
     return TypeAdapter(holder)
+
+
+def _not_finite(data: Any, key: str) -> Iterator[tuple[str, float]]:
+    """Keys and values of the numbers that are NaN or infinite, wherever they are in the data."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield key or "the value", data
+    elif isinstance(data, Mapping | list | tuple):
+        for name, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from _not_finite(value, f"{key}.{name}" if key else str(name))
 
 
 def _sentences(schema: type, data: Any, origin: str, section: str, error: ValidationError) -> Iterator[str]:
@@ -84,7 +107,7 @@ def _sentences(schema: type, data: Any, origin: str, section: str, error: Valida
 
 
 def _own(where: str, error: ValueError) -> Iterator[str]:
-    """What ``__post_init__`` or a validator says."""
+    """Sentences of the schema's own checks (``__post_init__``, validators)."""
     if isinstance(error, SettingsError):
         for field, value, expected in error.problems:
             yield f"{where}.{field} is {shown(value)}, expected {expected}"

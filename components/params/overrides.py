@@ -1,4 +1,4 @@
-"""Parameters that do not come from a file alone: JSON in place of params.yaml, and single values on top of either.
+"""Parameters from the command line: JSON in place of params.yaml, and single values on top of either.
 
 On a cluster there is no params.yaml: a step gets its parameters as JSON (``--params-json '{"train": {...}}'``) and the
 values that a run changes one by one (``--set train.epochs=40``).
@@ -17,7 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from components.params.checking import fields
 from components.params.reading import checked_params, read_params
 from components.params.schema import EvaluateParams, PipelineParams
+from segmodels.checks import shown
 from segmodels.errors import InputError, nearest
+from segmodels.files import parse_json
 
 
 def assembled_params(
@@ -32,7 +34,7 @@ def assembled_params(
         names: as of ``checked_params``.
 
     Raises:
-        InputError: not JSON, no such key, a value that does not fit.
+        InputError: no JSON, an unknown key, or a value that does not fit.
     """
     data = read_params(source) or {} if isinstance(source, Path) else _merged(source)
     origin = str(source) if isinstance(source, Path) else "--params-json"
@@ -50,15 +52,12 @@ def _merged(fragments: Sequence[str]) -> dict[str, Any]:
     sections: dict[str, Any] = {}
     for fragment in fragments:
         try:
-            content = json.loads(fragment)
+            sections |= parse_json(fragment, {})
         except ValueError as error:
             raise InputError(
-                f'--params-json is not JSON ({error}): expected sections of params.yaml, for example {{"train":'
-                ' {"epochs": 40}}'
+                f"--params-json {shown(fragment, 60)} cannot be understood ({error}): expected an object with sections"
+                ' of params.yaml, for example {"train": {"epochs": 40}}'
             ) from None
-        if not isinstance(content, dict):
-            raise InputError(f"--params-json is {fragment[:60]!r}, expected an object with sections of params.yaml")
-        sections |= content
     return sections
 
 
@@ -79,8 +78,12 @@ def _assign(data: dict[str, Any], key: str, text: str) -> None:
             raise nearest("parameter", key, [".".join([*sections[:position], one]) for one in known])
         annotation = known[part]
     target = data
-    for part in sections:
-        target[part] = dict(target.get(part) or {})
+    for position, part in enumerate(sections, start=1):
+        inside = target.get(part) or {}
+        if not isinstance(inside, Mapping):
+            whole = ".".join(sections[:position])
+            raise InputError(f"--set {key}: {whole} is {shown(inside)} and has no keys: set the whole of {whole}")
+        target[part] = dict(inside)
         target = target[part]
     target[name] = _value(annotation, text)
 
@@ -110,7 +113,7 @@ def _value(annotation: Any, text: str) -> Any:
         return adapter.validate_python(text)
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text  # refused, or taken in a free mapping, by the schema
 
 

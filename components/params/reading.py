@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from components.params.checking import checked
+from components.params.checking import check_finite, checked
 from components.params.schema import EvaluateParams, PipelineParams
 from components.params.tasks import check_names, check_settings
+from components.params.yaml_files import read_yaml
 from segmodels.errors import InputError
 
 
@@ -20,22 +19,15 @@ def load_params(path: Path) -> PipelineParams:
     """Read and check params.yaml.
 
     Raises:
-        InputError: not there, not YAML, or a key that is unknown, of the wrong type or out of range; names every such
-            key.
+        InputError: the file cannot be read (see ``read_yaml``), or a key is unknown, of the wrong type or out of range;
+            names every such key.
     """
     return checked_params(read_params(path), str(path))
 
 
 def read_params(path: Path) -> Any:
-    """What params.yaml holds, not checked."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"parameter file {path} is not there: run from the repository's root or give --params"
-        ) from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    """The content of params.yaml, not checked; errors as of ``read_yaml``."""
+    return read_yaml(path, missing="run from the repository's root or give --params")
 
 
 def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelineParams:
@@ -46,6 +38,7 @@ def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelinePar
         names: check the names of tasks and scores, too, which imports torch where they are set.
     """
     data = data or {}
+    check_finite(data, origin)
     settings = {}
     if isinstance(data, Mapping) and isinstance(section := data.get("evaluate"), Mapping):
         data = {**data, "evaluate": evaluate_section(section)}

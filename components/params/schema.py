@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from segmodels.checks import check, number, one_of, optional, whole_number
+from segmodels.checks import LONGEST_SIDE, MOST_WORKERS, Expectation, check, number, one_of, optional, whole_number
 from segmodels.data.digits import DigitsSettings
 from segmodels.data.manifest import SplitSettings
 from segmodels.errors import InputError
@@ -15,6 +14,9 @@ from segmodels.training.settings import Accelerator, TrainSettings
 
 Source = Literal["digits", "folder", "dvc", "s3"]
 Split = Literal["train", "val", "test"]
+
+LONGEST_NAME = 250
+"""Characters of a name in MLflow."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class IngestParams:
 
     def __post_init__(self) -> None:
         check(self, source=one_of(Source))
-        if self.source != "digits" and not self.path:
+        if self.source != "digits" and not (self.path or "").strip():
             raise InputError(f"source {self.source!r} needs path")
-        if self.source == "dvc" and not self.repo:
+        if self.source == "dvc" and not (self.repo or "").strip():
             raise InputError("source 'dvc' needs repo, the URL or path of the Git repository")
         if self.source == "s3" and not str(self.path).startswith("s3://"):
             raise InputError(f"path is {self.path!r}, source 's3' needs s3://bucket/prefix")
@@ -74,10 +76,10 @@ class ValidateParams:
     def __post_init__(self) -> None:
         check(
             self,
-            workers=whole_number(0),
+            workers=whole_number(0, MOST_WORKERS),
             max_void_share=number(above=0, high=1),
             near_duplicate_distance=whole_number(0, 16),
-            min_side=whole_number(above=0),
+            min_side=whole_number(1, LONGEST_SIDE),
         )
 
 
@@ -98,9 +100,9 @@ class PreprocessParams:
     def __post_init__(self) -> None:
         check(
             self,
-            longer_side=optional(whole_number(above=0)),
-            workers=whole_number(0),
-            shard_megabytes=whole_number(above=0),
+            longer_side=optional(whole_number(1, LONGEST_SIDE)),
+            workers=whole_number(0, MOST_WORKERS),
+            shard_megabytes=whole_number(1, 1_000_000),
         )
 
 
@@ -118,8 +120,7 @@ class TrainParams(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.experiment:
-            raise InputError("experiment is empty, expected the name of an MLflow experiment")
+        check(self, experiment=_name())
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class EvaluateParams:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check(self, batch_size=whole_number(above=0), overlays=whole_number(0), accelerator=one_of(Accelerator))
+        check(self, batch_size=whole_number(1, 2**16), overlays=whole_number(0, 100), accelerator=one_of(Accelerator))
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,7 @@ class RegisterParams:
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self, minimum=number(0, 1), tolerance=number(0, 1))
-        if not re.fullmatch(r"[^/:]+", self.name):
-            raise InputError(f"register.name is {self.name!r}, expected a name without / and :")
+        check(self, name=_name(without="/:"), minimum=number(0, 1), tolerance=number(0, 1))
 
 
 @dataclass(frozen=True)
@@ -178,3 +177,14 @@ class PipelineParams:
     def section(self, step: str) -> Any:
         """The parameters of one step."""
         return getattr(self, step)
+
+
+def _name(without: str = "") -> Expectation:
+    """The name of something in MLflow; its database takes up to 256 characters."""
+    text = f"a name of 1 to {LONGEST_NAME} printable characters, not only blanks"
+    return Expectation(
+        f"{text}, without {' and '.join(without)}" if without else text,
+        lambda name: (
+            0 < len(name.strip()) <= len(name) <= LONGEST_NAME and name.isprintable() and not set(name) & set(without)
+        ),
+    )

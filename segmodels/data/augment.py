@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, resize_map, rows_of
-from segmodels.checks import check, each, number, optional, whole_number
+from segmodels.checks import LONGEST_SIDE, check, each, number, optional, whole_number
 from segmodels.data.geometry import flip, place, resize_image
 from segmodels.errors import InputError
 
@@ -70,15 +69,17 @@ class Augment:
         factor = number(0, below=1)
         check(
             self,
-            crop=optional(each(whole_number(above=0))),
+            crop=optional(each(whole_number(1, LONGEST_SIDE))),
             flip=number(0, 1),
             brightness=factor,
             contrast=factor,
             saturation=factor,
             hue=number(0, 0.5),
         )
-        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
-            raise InputError(f"scale is {list(self.scale)}, expected 0 < low <= high: set [1, 1] for no scaling")
+        if not 0.01 <= self.scale[0] <= self.scale[1] <= 100:
+            raise InputError(
+                f"scale is {list(self.scale)}, expected 0.01 <= low <= high <= 100: set [1, 1] for no scaling"
+            )
 
     def check(self, channels: int, dtype: np.dtype, spatial_dims: int) -> None:
         """Whether images ``(*spatial, channels)`` of this type can be augmented so.

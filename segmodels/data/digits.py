@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segmodels.checks import check, whole_number
+from segmodels.checks import HIGHEST_SEED, check, whole_number
 
 CLASSES = {
     "background": (24, 24, 32),
@@ -59,8 +59,16 @@ class DigitsSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        scenes = whole_number(above=0)
-        check(self, "digit scenes", train=scenes, val=scenes, test=scenes, size=whole_number(32), seed=whole_number(0))
+        scenes = whole_number(1, 1_000_000)
+        check(
+            self,
+            "digit scenes",
+            train=scenes,
+            val=scenes,
+            test=scenes,
+            size=whole_number(32, 4096),
+            seed=whole_number(0, HIGHEST_SEED),
+        )
 
 
 def write_digits(root: str | Path, settings: DigitsSettings) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segmodels.checks import check, number, whole_number
+from segmodels.checks import HIGHEST_SEED, check, number, whole_number
 from segmodels.data.layouts import Layout, Sample, open_layout
 from segmodels.errors import InputError
 from segmodels.files import DATASET, MANIFEST, read_json, read_parquet, reading
@@ -197,7 +197,7 @@ class SplitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(self, val=number(0, below=1), test=number(0, below=1), seed=whole_number(0))
+        check(self, val=number(0, below=1), test=number(0, below=1), seed=whole_number(0, HIGHEST_SEED))
         if self.val + self.test >= 1:
             raise InputError(f"val + test of the split is {self.val + self.test:g}, expected less than 1")
 

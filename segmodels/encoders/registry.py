@@ -68,4 +68,4 @@ def _build(name: str, in_channels: int, output_stride: int, options: dict[str, A
     entry = ENCODERS[name]
     allowed = {*entry.options, "frozen_stages", "frozen_batch_norm"} - {"in_channels", "output_stride"}
     ENCODERS.check_options(name, options, allowed)
-    return entry.build(in_channels=in_channels, output_stride=output_stride, **options)
+    return ENCODERS.built(name, options, in_channels=in_channels, output_stride=output_stride)

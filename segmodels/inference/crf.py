@@ -51,11 +51,11 @@ class DenseCRF:
     smoothness_sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        weight, sigma = number(0), number(above=0)
+        weight, sigma = number(0, 1e6), number(1e-3, 1e6)
         check(
             self,
             "dense CRF",
-            iterations=whole_number(above=0),
+            iterations=whole_number(1, 1000),
             appearance_weight=weight,
             appearance_sigma=sigma,
             color_sigma=sigma,

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from segmodels.checks import check, each, number, one_of, whole_number
+from segmodels.checks import LONGEST_SIDE, check, each, number, one_of, whole_number
 from segmodels.errors import InputError
 
 FLOATS_AT_ONCE = 2**22  # of averaged probabilities handed over at a time, 16 MB
@@ -48,10 +48,10 @@ class SlidingWindow:
         check(
             self,
             "sliding window",
-            size=each(whole_number(above=0)),
+            size=each(whole_number(1, LONGEST_SIDE)),
             overlap=number(0, below=1),
             weighting=one_of(Weighting),
-            batch_size=whole_number(above=0),
+            batch_size=whole_number(1, 2**16),
         )
         if len(self.size) not in (2, 3):
             raise InputError(

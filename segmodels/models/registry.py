@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from segmodels.encoders.body import Body
@@ -12,7 +13,12 @@ from segmodels.models.base import Model
 from segmodels.registry import Entry, Registry
 
 Builder = TypeVar("Builder", bound=Callable[..., Model])
-BODY_OPTIONS = ("encoder", "encoder_weights", "encoder_options")
+BODY_OPTIONS: Mapping[str, Any] = {
+    "encoder": str | None,
+    "encoder_weights": str | Path | None,
+    "encoder_options": Mapping[str, Any] | None,
+}
+"""Options of models with an encoder, and their types; ``Body.replaced`` takes them."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +113,11 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
     if num_classes < (least := entry.card.least_classes):
         hint = ": a binary task has the classes background and object" if least > 1 else ""
         raise InputError(f"num_classes is {num_classes}, expected at least {least}{hint}")
-    MODELS.check_options(name, options, {*model_options(name), *entry.options} - {"num_classes"})
+    MODELS.check_options(name, options, {*model_options(name), *entry.options} - {"num_classes"}, BODY_OPTIONS)
     if options.get("in_channels", 1) < 1:
         raise InputError(
             f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
         )
     if body := model_body(name, **options):
         options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
-    return entry.build(num_classes=num_classes, **options)
+    return MODELS.built(name, options, num_classes=num_classes)

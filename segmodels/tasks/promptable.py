@@ -41,7 +41,7 @@ class PromptableSettings:
     clicks: int = 1
 
     def __post_init__(self) -> None:
-        check(self, clicks=whole_number(above=0))
+        check(self, clicks=whole_number(1, 1000))
 
 
 @register_task

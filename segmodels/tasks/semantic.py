@@ -56,7 +56,7 @@ class SemanticSettings:
     crf: DenseCRF | None = None
 
     def __post_init__(self) -> None:
-        check(self, scales=each(number(above=0)))
+        check(self, scales=each(number(above=0, high=16)))
         if self.sliding_window is not None and self.crf is not None:
             raise InputError(
                 "crf and sliding_window are both given, expected one: the dense CRF connects all pixels of an image,"

@@ -69,8 +69,12 @@ def create_recipe(settings: TrainSettings, training: ShardReader, validation: Sh
     criterion = create_criterion(settings, card, training)
     _check_requirements(settings, criterion, training, validation)
     torch.manual_seed(settings.seed)
-    options = _model_options(settings, training)
-    model = create_model(settings.model, **task.model_arguments(labels), **options)
+    options, arguments = _model_options(settings, training), task.model_arguments(labels)
+    if reserved := sorted(options.keys() & {"name", *arguments}):
+        raise InputError(
+            f"train.options has {', '.join(reserved)}, which follows from train.model and the dataset: leave it out"
+        )
+    model = create_model(settings.model, **arguments, **options)
     learner = LEARNERS[card.learner].build(
         model,
         task,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from segmodels.checks import check, each, number, one_of, optional, whole_number
+from segmodels.checks import HIGHEST_SEED, MOST_WORKERS, check, each, number, one_of, optional, whole_number
 from segmodels.data.augment import Augment
 from segmodels.errors import InputError
 
@@ -15,6 +15,10 @@ Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["polynomial", "cosine", "one_cycle", "constant"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Accelerator = Literal["auto", "cpu", "gpu"]
+
+MOST = 1_000_000
+"""Of epochs, images in a batch, minutes, and of weights of losses."""
+HIGHEST_LR = 1000.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class EarlyStopping:
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self, patience=whole_number(above=0), min_delta=number(0))
+        check(self, patience=whole_number(1, MOST), min_delta=number(0, MOST))
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class DeepSupervision:
     decay: bool = False
 
     def __post_init__(self) -> None:
-        check(self, weights=optional(each(number(0))))
+        check(self, weights=optional(each(number(0, MOST))))
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class SelfCorrectionSettings:
     cycle_epochs: int
 
     def __post_init__(self) -> None:
-        check(self, start_epoch=whole_number(above=0), cycle_epochs=whole_number(above=0))
+        check(self, start_epoch=whole_number(1, MOST), cycle_epochs=whole_number(1, MOST))
 
 
 @dataclass(frozen=True)
@@ -147,23 +151,23 @@ class TrainSettings:
         counts = ("epochs", "batch_size", "accumulate", "validate_every")
         check(
             self,
-            **{name: whole_number(above=0) for name in counts},
+            **{name: whole_number(1, MOST) for name in counts},
             class_weights=one_of(ClassWeights),
-            minutes=optional(number(above=0)),
-            save_minutes=number(0),
-            gradient_clip=number(0),
+            minutes=optional(number(above=0, high=MOST)),
+            save_minutes=number(0, MOST),
+            gradient_clip=number(0, MOST),
             optimizer=one_of(Optimizer),
-            lr=number(above=0),
+            lr=number(above=0, high=HIGHEST_LR),
             momentum=number(0, below=1),
-            weight_decay=number(0),
+            weight_decay=number(0, HIGHEST_LR),
             schedule=one_of(Schedule),
             warmup=number(0, below=1),
-            power=number(above=0),
+            power=number(above=0, high=100),
             precision=one_of(Precision),
             accelerator=one_of(Accelerator),
             ema=optional(number(above=0, below=1)),
-            workers=whole_number(0),
-            seed=whole_number(0),
+            workers=whole_number(0, MOST_WORKERS),
+            seed=whole_number(0, HIGHEST_SEED),
         )
         if self.loss is not None and not self.loss:
             raise InputError("loss is empty, expected at least one term, for example {cross_entropy: 1.0}")

@@ -66,7 +66,7 @@ def test_an_unknown_name_or_option_names_the_nearest(package: Path) -> None:
         registry["sqare"]
     with pytest.raises(InputError, match=r"unknown option of shape 'square' 'color': did you mean 'colour'\?"):
         registry.check_options("square", {"color": "blue"}, ["side", "colour"])
-    registry.check_options("square", ["colour"], ["side", "colour"])
+    registry.check_options("square", {"colour": "blue"}, ["side", "colour"])
 
 
 def test_a_name_is_taken_once(package: Path) -> None:

@@ -76,7 +76,10 @@ def test_a_model_takes_a_body_or_its_parts() -> None:
     ("options", "said"),
     [
         ({"encoder": "resnet81"}, "unknown encoder 'resnet81'"),
-        ({"encoder_options": "deep_stem"}, "encoder_options is 'deep_stem', expected a mapping of options of encoder"),
+        (
+            {"encoder_options": "deep_stem"},
+            "'encoder_options' of model 'pspnet_r50_d8' is 'deep_stem', expected an object",
+        ),
         (
             {"encoder_option": {}},
             "unknown option of model 'pspnet_r50_d8' 'encoder_option': did you mean 'encoder_options'",
