@@ -184,10 +184,10 @@ def shown(value: Any, limit: int = 100) -> str:
 
 
 def _in_range(kind: str, types: tuple[type, ...], low: float, high: float, above: float, below: float) -> Expectation:
-    bounds = [(f"of at least {low:g}", low > -math.inf), (f"greater than {above:g}", above > -math.inf)]
-    bounds += [(f"at most {high:g}", high < math.inf), (f"less than {below:g}", below < math.inf)]
+    bounds = [(f"of at least {low:.10g}", low > -math.inf), (f"greater than {above:.10g}", above > -math.inf)]
+    bounds += [(f"at most {high:.10g}", high < math.inf), (f"less than {below:.10g}", below < math.inf)]
     text = (
-        f"from {low:g} to {high:g}"
+        f"from {low:.10g} to {high:.10g}"
         if -math.inf < low and high < math.inf
         else " and ".join(b for b, is_set in bounds if is_set)
     )

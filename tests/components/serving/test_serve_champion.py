@@ -213,7 +213,7 @@ def signals() -> Iterator[None]:
             ),
         ),
         ("no-folder", "model 'no-folder' is neither a folder nor an address in the registry"),
-        (".", "model.json is not there: run the step train first, or give the folder of a trained model"),
+        (".", "model.json is not there, expected the folder of a trained model"),
     ],
 )
 def test_a_model_that_is_not_there_ends_the_server_with_code_2(
