@@ -92,7 +92,7 @@ deploy: $(VENV)/.installed  ## apply infra/kustomize to the cluster of your kube
 	@test -f infra/profiles/$(PROFILE).lock.json || { echo "no image is pinned for profile $(PROFILE): make push REGISTRY=host/path first"; exit 2; }
 	kubectl kustomize infra/kustomize/overlays/$(OVERLAY) | \
 	  sed "s|registry.invalid/segmodels@sha256:0\{64\}|$$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["image"])' infra/profiles/$(PROFILE).lock.json)|" | \
-	  kubectl apply -f -
+	  python infra/without_missing_kinds.py | kubectl apply -f -
 
 golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare with
 	for profile in local cpu gpu; do \

@@ -2,7 +2,10 @@
 profiles.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from pipelines.profile import load_profile
 REPOSITORY = Path(__file__).resolve().parents[2]
 KUSTOMIZE = REPOSITORY / "infra" / "kustomize"
 OVERLAYS = ("dev", "production", "kserve")
-VERSIONS = ("1.29", "1.32", "1.37")
+VERSIONS = ("1.29", "1.34", "1.37")
 """Of Kubernetes: the oldest that it is for, the newest that has schemas, and one between."""
 CUSTOM = {"TrainingRuntime", "InferenceService"}
 
@@ -105,6 +108,49 @@ def test_make_deploy_replaces_the_image_that_is_not_there() -> None:
         line for line in (REPOSITORY / "Makefile").read_text().splitlines() if "registry.invalid/segmodels" in line
     ]
     assert "registry.invalid/segmodels@sha256:0\\{64\\}" in line
+
+
+@pytest.mark.parametrize(
+    ("overlay", "served", "said"),
+    [
+        ("kserve", "trainer.kubeflow.org serving.kserve.io", ""),
+        ("kserve", "trainer.kubeflow.org", "InferenceService model-server is left out: without KServe this overlay"),
+        (
+            "dev",
+            "",
+            "TrainingRuntime torch-distributed is left out: without Kubeflow Trainer a training runs in one pod",
+        ),
+        ("dev", None, "error: kubectl does not reach the cluster (no route to host): check your kubeconfig"),
+    ],
+)
+def test_what_the_cluster_has_no_api_for_is_left_out_and_named(
+    render: Render, tmp_path: Path, overlay: str, served: str | None, said: str
+) -> None:
+    kubectl = tmp_path / "kubectl"
+    answer = (
+        "echo 'no route to host' >&2; exit 1"
+        if served is None
+        else (f'case " {served} " in *" ${{2#--api-group=}} "*) echo things.example;; esac')
+    )
+    kubectl.write_text(f"#!/bin/sh\n{answer}\n")
+    kubectl.chmod(0o755)
+    objects = render(KUSTOMIZE / "overlays" / overlay)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "infra" / "without_missing_kinds.py"],
+        input=yaml.safe_dump_all(objects),
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert said in done.stderr
+    assert bool(done.stderr) == bool(said)
+    left = list(yaml.safe_load_all(done.stdout))
+    if served is None:
+        assert (done.returncode, left) == (1, [])
+    else:
+        assert left == [
+            one for one in objects if one["kind"] not in CUSTOM or one["apiVersion"].rpartition("/")[0] in served
+        ]
 
 
 # --- names that other files rely on
