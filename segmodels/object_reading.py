@@ -14,6 +14,7 @@ from torch import Tensor
 from segmodels import run_lengths
 from segmodels.annotations import Segment
 from segmodels.checks import check, number, optional, whole_number
+from segmodels.layers.blocks import resize
 from segmodels.layers.nms import nms
 from segmodels.results import Instances, PanopticMap
 
@@ -209,7 +210,7 @@ def resize_logits(logits: Tensor, size: Size) -> Tensor:
         return full
     shape = full.shape
     flat = full.reshape(1, -1, *shape[-2:])
-    return F.interpolate(flat, size=tuple(size), mode="bilinear", align_corners=False).reshape(*shape[:-2], *size)
+    return resize(flat, size).reshape(*shape[:-2], *size)
 
 
 def _instances(counts: list[bytes], scores: Tensor, labels: Tensor, size: Size) -> Instances:

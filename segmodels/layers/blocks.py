@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
+from segmodels.layers.linear_resize import linear_resize
 
 relu = partial(nn.ReLU, inplace=True)
 
@@ -72,10 +73,21 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def resize(features: Tensor, size: Sequence[int], mode: str = "bilinear", align_corners: bool = False) -> Tensor:
-    """Interpolate ``(B, C, h, w)`` to ``size`` (height, width); ``align_corners`` has a meaning for
-    ``bilinear`` only.
+    """Interpolate ``(B, C, *spatial)`` to ``size``, one number per spatial axis.
+
+    Where deterministic algorithms are asked for on a GPU, ``linear_resize`` computes the same with a gradient that is
+    deterministic and fast.
+
+    Args:
+        mode: ``nearest``, or ``bilinear``, which is trilinear for volumes.
+        align_corners: for ``bilinear``: the centres of the corner pixels coincide, not the outer corners of the image.
     """
-    return F.interpolate(features, tuple(size), mode=mode, align_corners=align_corners if mode == "bilinear" else None)
+    if mode == "nearest":
+        return F.interpolate(features, tuple(size), mode=mode)
+    if features.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return linear_resize(features, size, align_corners)
+    mode = "trilinear" if features.dim() == 5 else mode
+    return F.interpolate(features, tuple(size), mode=mode, align_corners=align_corners)
 
 
 def check_images(images: Tensor, in_channels: int, spatial_dims: int = 2) -> None:

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segmodels.errors import InputError
+from segmodels.layers.blocks import resize
 from segmodels.losses.base import Images, Loss
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
@@ -152,9 +153,7 @@ class MaskClassificationLoss(Loss):
         )
         if not len(matched):
             return dict.fromkeys(("focal", "dice"), mask_logits.sum() * 0)
-        scores = F.interpolate(
-            matched[:, None], size=segments[0].masks.shape[1:], mode="bilinear", align_corners=False
-        ).flatten(1)
+        scores = resize(matched[:, None], segments[0].masks.shape[1:]).flatten(1)
         count = max(1, sum(len(of_image.labels) for of_image in segments))
         focal = masks * self.alpha * self._focal(scores) + (valid - masks) * (1 - self.alpha) * self._focal(-scores)
         probabilities = scores.sigmoid() * valid

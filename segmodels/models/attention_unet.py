@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from segmodels.layers.blocks import ConvNormAct, check_images, check_spatial_dims, check_widths, relu
+from segmodels.layers.blocks import ConvNormAct, check_images, check_spatial_dims, check_widths, relu, resize
 from segmodels.layers.padding import crop, pad_to_multiple
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
@@ -58,7 +57,7 @@ class GridAttentionGate(nn.Module):
     def coefficients(self, gate: Tensor, skip: Tensor) -> Tensor:
         """alpha in (0, 1), (B, 1, *size of skip)."""
         alpha = torch.sigmoid(self.psi(torch.relu(self.skip(skip) + self.gate(gate))))
-        return _interpolate(alpha, skip.shape[2:])
+        return resize(alpha, skip.shape[2:])
 
     def forward(self, gate: Tensor, skip: Tensor) -> Tensor:
         return skip * self.coefficients(gate, skip)
@@ -127,13 +126,13 @@ class AttentionUNetOriginal(Model):
         for level, convs in enumerate(self.decoder):
             skip = skips.pop()
             attended = self.gates[level](gate, skip) if skips else skip
-            features = gate = convs(torch.cat([attended, _interpolate(features, skip.shape[2:])], dim=1))
+            features = gate = convs(torch.cat([attended, resize(features, skip.shape[2:])], dim=1))
             coarse.append(features)
         auxiliary: tuple[Tensor, ...] = ()
         if self.training:
             size = features.shape[2:]
             auxiliary = tuple(
-                crop(_interpolate(head(maps), size), images.shape[2:])
+                crop(resize(head(maps), size), images.shape[2:])
                 for head, maps in zip(self.auxiliary_heads, coarse, strict=False)
             )
         return PixelOutput(crop(self.head(features), images.shape[2:]), auxiliary)
@@ -168,12 +167,6 @@ def _double_conv(in_channels: int, out_channels: int, spatial_dims: int) -> nn.S
     conv, norm = _CONV[spatial_dims], _NORM[spatial_dims]
     layers = ([conv(i, out_channels, 3, padding=1), norm(out_channels), relu()] for i in (in_channels, out_channels))
     return nn.Sequential(*(layer for group in layers for layer in group))
-
-
-def _interpolate(features: Tensor, size: Sequence[int]) -> Tensor:
-    return functional.interpolate(
-        features, tuple(size), mode="bilinear" if features.dim() == 4 else "trilinear", align_corners=False
-    )
 
 
 @register_model(

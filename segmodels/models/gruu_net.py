@@ -74,7 +74,7 @@ class GRUUNet(Model):
             if factor > previous:
                 features = functional.max_pool2d(features, 2)
             else:
-                features = functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+                features = resize(features, [2 * side for side in features.shape[2:]])
             state, features = unit(state, features, factor)
             previous = factor
         state = functional.leaky_relu(state + self.residual(state), 0.2)

@@ -187,7 +187,7 @@ _BLOCKS: dict[str, type[_EfficientSpatialPyramid] | type[_Residual]] = {
 
 
 def _double(features: Tensor) -> Tensor:
-    return functional.interpolate(features, scale_factor=2, mode="bilinear", align_corners=False)
+    return resize(features, [2 * side for side in features.shape[2:]])
 
 
 @register_model(

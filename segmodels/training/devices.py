@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
@@ -23,7 +23,7 @@ class Devices:
     Attributes:
         gpu: whether this process has a GPU, else the CPU.
         precision: of the forward pass, ``float32``, ``bfloat16`` or ``float16``.
-        deterministic: the same numbers in every run.
+        deterministic: whether torch may only use algorithms that give the same numbers in every run.
         processes: of the training, on all machines.
         local_processes: of them, on this machine.
     """
@@ -49,7 +49,7 @@ class Devices:
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        torch.backends.cudnn.benchmark = not self.deterministic
+        torch.backends.cudnn.benchmark = False  # trying all algorithms first takes longer than it saves
         parallel = "ddp" if reaches_all_parameters else "ddp_find_unused_parameters_true"
         precision: Any = _PRECISION[self.precision]
         fabric = Fabric(
@@ -63,12 +63,15 @@ class Devices:
         return fabric
 
 
-def choose_devices(accelerator: str = "auto", precision: str = "auto", deterministic: bool = True) -> Devices:
+def choose_devices(
+    accelerator: str = "auto", precision: str = "auto", deterministic: bool | Literal["auto"] = "auto"
+) -> Devices:
     """The devices of this process; under ``torchrun`` its environment says how many processes there are.
 
     Args:
         accelerator: ``cpu``, ``gpu``, or ``auto``: a GPU where there is one.
         precision: of the forward pass, or ``auto``: bfloat16 where the hardware has it, else float32.
+        deterministic: see ``Devices``, or ``auto``: on CPUs.
 
     Raises:
         InputError: a GPU is asked for, or needed by the precision, and there is none.
@@ -83,5 +86,7 @@ def choose_devices(accelerator: str = "auto", precision: str = "auto", determini
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported(including_emulation=False) if gpu else torch.cpu._is_avx512_bf16_supported()
         precision = "bfloat16" if fast else "float32"
+    if deterministic == "auto":
+        deterministic = not gpu
     processes, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Devices(gpu, precision, deterministic, processes, local if processes > 1 else 1)

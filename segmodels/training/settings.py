@@ -104,7 +104,8 @@ class TrainSettings:
         accelerator: device of the training. auto: the GPU if there is one.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
         compile: compile the model with torch.compile.
-        deterministic: use deterministic algorithms; the same parameters then give the same weights.
+        deterministic: use deterministic algorithms, so that the same parameters give the same weights. On a GPU they
+            are slower, and a warning names the operations that have none. auto: on the CPU alone.
         ema: decay of the exponential moving average of the weights, between 0 and 1; the average is validated and kept
             in place of the weights. None: off.
         early_stopping: stop when the score no longer improves. None: off.
@@ -139,7 +140,7 @@ class TrainSettings:
     accelerator: Accelerator = "auto"
     channels_last: bool = True
     compile: bool = False
-    deterministic: bool = True
+    deterministic: bool | Literal["auto"] = "auto"
     ema: float | None = None
     early_stopping: EarlyStopping | None = None
     validate_every: int = 1
