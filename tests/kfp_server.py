@@ -20,7 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from kfp_store import Refusal, Store, TextRefusal
+from kfp_json import Refusal, TextRefusal
+from kfp_store import Store
 
 Call = Callable[..., Any]
 
@@ -78,7 +79,7 @@ class Server(Store):
             ("POST", f"/runs/{key}:archive", self.archive),
             ("POST", f"/runs/{key}:unarchive", lambda run: self.archive(run, "AVAILABLE")),
             ("GET", f"/runs/[^/]+/nodes/{key}/artifacts/{key}:read", self.artifact),
-            ("GET", "/recurringruns", lambda: self.list(self.recurring_runs, "recurringRuns", query)),
+            ("GET", "/recurringruns", lambda: self.list(self.recurring_runs, "recurring_runs", query)),
             ("POST", "/recurringruns", lambda: self.create_recurring_run(body)),
             ("POST", f"/recurringruns/{key}:enable", lambda one: self.switch(one, "ENABLE")),
             ("POST", f"/recurringruns/{key}:disable", lambda one: self.switch(one, "DISABLE")),

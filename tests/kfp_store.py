@@ -1,28 +1,23 @@
 """What a Kubeflow Pipelines API server keeps, and how it answers, in memory.
 
-Objects are built through kfp_server_api's models, which refuse a field that the API does not have, and are kept as the
-JSON that the server writes: proto names, enum names, 64-bit integers as strings, nothing that is empty. Behaviour
-follows kubeflow/pipelines 2.17.0, backend/src/apiserver: the file is named where it matters.
+Objects are kept as the JSON of kfp_json.py. Behaviour follows kubeflow/pipelines 2.17.0, backend/src/apiserver: the
+file is named where it matters.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import kfp_server_api as api
 import yaml
+from kfp_json import Refusal, TextRefusal, UploadRefusal, as_json
 
 Entries = dict[str, dict[str, Any]]
-
-CODES = {400: 3, 403: 7, 404: 5, 409: 6, 500: 13}
-"""HTTP status -> gRPC code."""
 
 FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
@@ -30,51 +25,9 @@ FINISHED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 STATES = {"Failed": "FAILED", "Error": "FAILED", "Omitted": "SKIPPED"}
 STATES |= {phase: phase.upper() for phase in ("Pending", "Running", "Succeeded", "Skipped")}
 
+KINDS: dict[str, Any] = {"STRING": str, "NUMBER_INTEGER": (int, float), "NUMBER_DOUBLE": (int, float), "BOOLEAN": bool}
+
 NOT_STARTED = "0001-01-01T00:00:00Z"
-
-
-class Refusal(Exception):
-    """An error of the gRPC services: {code, message, details} (common/util/error.go)."""
-
-    def __init__(self, status: int, message: str) -> None:
-        self.status, self.message = status, message
-
-    def body(self) -> bytes:
-        code = CODES[self.status]
-        detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": code, "message": self.message}
-        return json.dumps({"code": code, "message": self.message, "details": [detail]}).encode()
-
-
-class UploadRefusal(Refusal):
-    """An error of the handlers that are plain HTTP: uploads, artifacts, logs (server/pipeline_upload_server.go)."""
-
-    def body(self) -> bytes:
-        return json.dumps({"error_message": self.message, "error_details": self.message}).encode()
-
-
-class TextRefusal(Refusal):
-    """``http.Error`` of the same handlers: text/plain."""
-
-    def body(self) -> bytes:
-        return f"{self.message}\n".encode()
-
-
-def as_json(kind: str, value: Any) -> Any:
-    """``value`` of the API's type ``kind`` as the server writes it; what the type does not have is an error."""
-    if inner := re.fullmatch(r"list\[(.*)\]", kind):
-        return [as_json(inner[1], one) for one in value]
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    model: Any = getattr(api, kind, None)
-    if hasattr(model, "allowable_values"):
-        assert value in model.allowable_values, f"{kind} has no value {value}"
-    if model and isinstance(value, dict):
-        model(**value)
-        types, names = model.openapi_types, model.attribute_map
-        return {
-            names[key]: as_json(types[key], one) for key, one in value.items() if one not in (None, "", {}, [], False)
-        }
-    return str(value) if kind == "str" else value
 
 
 @dataclass
@@ -112,7 +65,9 @@ class Store:
         return entry
 
     def list(self, entries: Entries, name: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """A page: 20 entries unless asked, 200 at most; the token is opaque (list/list.go)."""
+        """A page: 20 entries unless asked, 200 at most. The token is opaque, and bound to order and filter
+        (list/list.go).
+        """
         chosen = sorted(
             entries.values(), key=lambda entry: entry["created_at"], reverse="desc" in query.get("sort_by", "")
         )
@@ -125,11 +80,20 @@ class Store:
             chosen = [entry for entry in chosen if entry.get(predicate["key"], "").lower() == value.lower()]  # MySQL
         if experiment := query.get("experiment_id"):
             chosen = [entry for entry in chosen if entry["experiment_id"] == experiment]
-        size = min(int(query.get("page_size") or 20), 200)
-        start = int(base64.b64decode(query.get("page_token") or "MA=="))
-        more = {"next_page_token": base64.b64encode(str(start + size).encode()).decode()}
+        criteria = [query.get("sort_by", ""), query.get("filter", "")]
+        size, start = min(int(query.get("page_size") or 20), 200), 0
+        if token := query.get("page_token"):
+            start, *bound = json.loads(base64.b64decode(token))
+            if bound != criteria and any(criteria):
+                raise Refusal(
+                    400, "Invalid input error: page token does not match the supplied sort by and/or filtering"
+                )
         page = {name: chosen[start : start + size], "total_size": len(chosen)}
-        return (page | more if start + size < len(chosen) else page) if chosen else {}
+        if start + size < len(chosen):
+            page["next_page_token"] = base64.b64encode(json.dumps([start + size, *criteria]).encode()).decode()
+        kind = f"V2beta1List{name.title().replace('_', '')}Response"
+        listed: dict[str, Any] = as_json(kind, page)
+        return listed
 
     def get(self, entries: Entries, key: str) -> dict[str, Any]:
         if key not in entries:
@@ -197,10 +161,21 @@ class Store:
         return self.add(self.runs, "V2beta1Run", "run_id", **facts)
 
     def _check_parameters(self, spec: Mapping[str, Any], body: Mapping[str, Any]) -> None:
+        """validatePipelineJobInputs in template/v2_template.go."""
         known = spec.get("pipeline_spec", spec)["root"].get("inputDefinitions", {}).get("parameters", {})
-        for name in (body.get("runtime_config") or {}).get("parameters", {}):
-            if name not in known:
-                raise Refusal(400, f"Failed to create a new run: Invalid input error: parameter {name} is not an input")
+        given = (body.get("runtime_config") or {}).get("parameters", {})
+        for name, parameter in known.items():
+            if name not in given and not parameter.get("isOptional") and parameter.get("defaultValue") is None:
+                raise Refusal(
+                    400, f"invalid pipeline job inputs: Invalid input error: parameter {name} is not optional"
+                )
+            if name in given and not isinstance(given[name], KINDS[parameter["parameterType"]]):
+                kind = parameter["parameterType"].lower()
+                words = f"input parameter {name} requires type {kind}"
+                raise Refusal(400, f"invalid pipeline job inputs: Invalid input error: {words}")
+        if unknown := [name for name in given if name not in known]:
+            words = f"parameter(s) provided are not required by pipeline: {', '.join(unknown)}"
+            raise Refusal(400, f"invalid pipeline job inputs: Invalid input error: {words}")
 
     def get_run(self, key: str) -> dict[str, Any]:
         """With its tasks, as toApiPipelineTaskDetail in server/api_converter.go writes them: every node of the Workflow

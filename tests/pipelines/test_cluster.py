@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kfp_json import Refusal, TextRefusal, UploadRefusal
 from kfp_server import Server
-from kfp_store import Refusal, TextRefusal, UploadRefusal
 from ports import free_port
 
 Said = Callable[..., tuple[int, str]]

@@ -7,8 +7,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from kfp_json import Refusal
 from kfp_server import Server
-from kfp_store import Refusal
 
 from pipelines import __main__ as command_line
 from pipelines.cron import Cron
