@@ -77,6 +77,7 @@ def predict(
     from components.commands.mask_files import write, write_classes
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
+    from segmodels.data.image_form import NARROW
     from segmodels.inference.bundle import load_bundle
     from segmodels.inference.predictor import Predictor, choose_device
     from segmodels.tasks.registry import settings_to_dict
@@ -92,10 +93,11 @@ def predict(
     write_classes(out, bundle.labels)
 
     problems: list[str] = []
+    narrow: list[str] = []
     large: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
         written: deque[Future[None]] = deque()
-        read = partial(_read, predictor)
+        read = partial(_read, predictor, narrow)
         ahead = _read_ahead(pool, read, folder, paths)
         for batch in _batches(track(ahead, "predicting", len(paths)), problems, large):
             for (path, image), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
@@ -110,6 +112,11 @@ def predict(
         except InputError as error:
             problems.append(str(error))
     done = len(paths) - len(problems)
+    if narrow:
+        print(
+            f"the model takes images of 8 bits and saw {len(narrow)} images of 16 bits nearly black, as their values"
+            f" are below {NARROW} of 65535 ({first_few(sorted(narrow))}): scale the values (12 bits: times 16)"
+        )
     if problems:
         raise InputError(
             f"{len(problems)} of {len(paths)} images could not be predicted, the other {done} are in {out}:"
@@ -194,9 +201,14 @@ def _read_ahead(
         yield path, future.result()
 
 
-def _read(predictor: Predictor, path: Path) -> Content:
-    """The image as the model takes it. Images of other channels and types than RGB of 8 bits are always read whole."""
+def _read(predictor: Predictor, narrow: list[str], path: Path) -> Content:
+    """The image as the model takes it. Images of other channels and types than RGB of 8 bits are always read whole.
+
+    Args:
+        narrow: takes the name of an image that becomes nearly black.
+    """
     from segmodels.data.decoding import converted, read_pixels
+    from segmodels.data.image_form import NARROW
     from segmodels.data.large_images import is_large
     from segmodels.data.nifti import is_nifti, read_volume
 
@@ -206,7 +218,10 @@ def _read(predictor: Predictor, path: Path) -> Content:
             return converted(read_volume(path)[0], channels, dtype, path)
         if (channels, dtype.name) == (3, "uint8") and is_large(path):
             return None
-        return converted(read_pixels(path), channels, dtype, path)
+        pixels = read_pixels(path)
+        if (pixels.dtype.name, dtype.name) == ("uint16", "uint8") and 0 < pixels.max() < NARROW:
+            narrow.append(path.name)
+        return converted(pixels, channels, dtype, path)
     except InputError as error:
         return error
 

@@ -11,13 +11,10 @@ from components.running.wording import first_few
 from components.validation.checks import Table
 from components.validation.report import ClassCounts, forms_of, sizes_of
 from segmodels.data.decoding import JPEG_MASK
-from segmodels.data.image_form import ImageForm, common_form
+from segmodels.data.image_form import NARROW, ImageForm, common_form
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NARROW = 2**13
-"""Values of 16 bits below this use an eighth of the range: those of cameras and scanners of 12 or 13 bits."""
 
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""

@@ -1,4 +1,4 @@
-"""The form of images: type, channels, number of axes; and the form that a dataset's images can have in common."""
+"""The form of images (type, channels, number of axes), and the form that all images of a dataset can be given."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from segmodels.errors import InputError
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
 """Of images in shards."""
 
+NARROW = 2**13
+"""Values of 16 bits that stay below this use an eighth of their range, as those of 12-bit cameras and scanners. As 8
+bits such images are nearly black: at most 32 grey levels are left.
+"""
+
 
 @dataclass(frozen=True)
 class ImageForm:
-    """What all images of a dataset have in common."""
+    """Type, channels and number of spatial axes of images; alike in all images of a dataset."""
 
     dtype: np.dtype
     channels: int

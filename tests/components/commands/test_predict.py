@@ -351,6 +351,23 @@ def test_broken_images_are_named_at_the_end_and_the_others_are_done(
     assert done == {mask_name(name) for name in images} - {"b.png"}
 
 
+def test_images_of_twelve_bits_in_sixteen_are_named_and_turned_photos_have_masks_as_viewers_show_them(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4096, (24, 40), dtype=np.uint16)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(values).save(tmp_path / "images" / "dark.png")
+    Image.fromarray(values * 16).save(tmp_path / "images" / "full.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray((values // 16).astype(np.uint8)).save(tmp_path / "images" / "turned.jpg", exif=exif)
+    predict(str(model), tmp_path / "images", tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "saw 1 images of 16 bits nearly black, as their values are below 8192 of 65535 (dark.png)" in printed
+    assert Image.open(tmp_path / "out" / "masks" / "turned.png").size == (24, 40)
+    assert Image.open(tmp_path / "out" / "overlays" / "turned.jpg").size == (24, 40)
+
+
 def test_an_earlier_result_below_the_images_is_not_predicted_again(
     model: Path, images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

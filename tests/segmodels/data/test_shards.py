@@ -445,6 +445,38 @@ def test_one_changed_bit_of_a_record_is_named_when_it_is_first_read(tmp_path, pa
             read(1)
 
 
+def test_no_changed_bit_anywhere_in_a_shard_changes_what_is_read(tmp_path):
+    with ShardWriter(tmp_path, LABELS, "d") as writer:
+        for index in range(2):
+            writer.add("train", f"sample {index}", scene(index, height=8)[0], with_objects(index))
+    path = tmp_path / "train-00000.arrow"
+    data = path.read_bytes()
+
+    def content():
+        reader = ShardReader(tmp_path, "train")
+        return [
+            (
+                reader.image(index).tobytes(),
+                annotation.classes.tobytes(),
+                annotation.layers.tobytes(),
+                annotation.segments,
+            )
+            for index in range(2)
+            for annotation in [reader.annotation(index)]
+        ]
+
+    truth, refused = content(), []
+    places = range(0, len(data), 41)
+    for place in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        try:
+            assert content() == truth  # padding, which nobody reads
+        except InputError as error:
+            refused.append(str(error))
+    assert len(refused) > len(places) / 3
+    assert all(str(path) in message for message in refused)
+
+
 def test_shards_of_an_earlier_schema_say_what_to_do(tmp_path):
     write(tmp_path)
     facts = json.loads((tmp_path / "statistics.json").read_text())
