@@ -61,7 +61,7 @@ def dvc_files(ground: Ground) -> Iterator[Trial]:
         lock = workspace / "dvc.lock"
         text = lock.read_bytes()
         lock.write_bytes(text[: int(len(text) * cut)])
-        repaired = run(workspace, *PYTHON, "doctor", "--repair")
+        repaired = run(workspace, *PYTHON, "doctor")
         fault = repaired.fault((0,)) or run(workspace, *DVC, "preprocess", seconds=90).fault((0,))
         yield f"dvc.lock {name}", fault
 
