@@ -13,7 +13,7 @@ OVERLAY ?= dev
 CONFIGURATION = configurations/$(patsubst params.%,%,$(basename $(notdir $(PARAMS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow acceptance lint docs ui bench bench-gpu sweep run camvid image push deploy golden clean
+.PHONY: help demo attacks test test-slow acceptance lint docs ui bench bench-gpu sweep run camvid image push deploy golden clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ docs: $(VENV)/.installed  ## write the generated pages of docs/: models, encoder
 
 ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:5000
 	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+attacks: $(VENV)/.installed  ## kills, outages, full disks, bad files and requests on a tiny workspace, in ten minutes
+	python -m benchmarks.attacks
 
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
 	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt

@@ -26,6 +26,9 @@ ERROR = "error: "
 PASSING = "(this may pass: try again)"
 """How the line of an error starts and that of a transient one ends. A TrainJob's step reads both in a pod's log."""
 
+LONGEST_MESSAGE = 4000
+"""Characters. Of longer messages the start and the end are printed."""
+
 REPORT_IT = (
     "this is a bug of segmodels, not a mistake of yours: please open an issue with the lines above, the command and"
     " params.yaml"
@@ -67,5 +70,7 @@ def retried(work: Callable[[], Any], retries: int) -> None:
 
 
 def _fail(code: int, message: str) -> int:
+    if len(message) > LONGEST_MESSAGE:  # it quotes something endless
+        message = f"{message[: LONGEST_MESSAGE - 500]} … {message[-500:]}"
     print(f"{ERROR}{message}", file=sys.stderr, flush=True)
     return code
