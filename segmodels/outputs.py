@@ -34,9 +34,8 @@ class PointPrediction(NamedTuple):
         """``(B, N)`` int64: place, in a flattened map of ``height`` x ``width``, of the pixel that each point lies
         on.
         """
-        size = self.coordinates.new_tensor((width, height))
-        column, row = (self.coordinates * size).long().minimum(size.long() - 1).unbind(dim=-1)
-        return row * width + column
+        x, y = self.coordinates.unbind(dim=-1)  # numbers, not a tensor, which would have to travel to the device
+        return (y * height).long().clamp(max=height - 1) * width + (x * width).long().clamp(max=width - 1)
 
 
 class PixelOutput(NamedTuple):

@@ -202,7 +202,10 @@ class TopKLoss(PixelLoss):
         self.k = k
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        return _mean_of_largest(self.cross_entropy(logits, labels, valid), int(int(valid.sum()) * self.k / 100))
+        values = self.cross_entropy(logits, labels, valid)
+        if _on_cpu(values):
+            return _mean_of_largest(values, int(int(valid.sum()) * self.k / 100))
+        return _mean_of_largest_share(values, valid, self.k / 100)
 
 
 @register_loss(
@@ -237,8 +240,11 @@ class OHEMLoss(PixelLoss):
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         values = self.cross_entropy(logits, labels, valid)
-        hard = int((values > -math.log(self.threshold)).sum())
-        return _mean_of_largest(values, max(hard, int(int(valid.sum()) * self.min_kept)))
+        hard = values > -math.log(self.threshold)
+        if _on_cpu(values):
+            return _mean_of_largest(values, max(int(hard.sum()), int(int(valid.sum()) * self.min_kept)))
+        enough = hard.sum() >= (valid.sum() * self.min_kept).clamp(min=1)
+        return torch.where(enough, mean_valid(values, hard), _mean_of_largest_share(values, valid, self.min_kept))
 
 
 @register_loss(
@@ -286,6 +292,18 @@ def _one_against_rest(
     return values.mean(dim=1)
 
 
+def _on_cpu(values: Tensor) -> bool:
+    """Whether asking for a value costs nothing."""
+    return values.device.type == "cpu"
+
+
 def _mean_of_largest(values: Tensor, count: int) -> Tensor:
     """Mean of the ``count`` largest values, at least one."""
     return values.flatten().topk(max(count, 1), sorted=False).values.mean()
+
+
+def _mean_of_largest_share(values: Tensor, valid: Tensor, share: float) -> Tensor:
+    """Mean of the largest values, as many as ``share`` of the valid pixels, at least one; does not wait for a GPU."""
+    largest = values.flatten().topk(max(int(values.numel() * share), 1)).values
+    count = (valid.sum() * share).long().clamp(min=1)
+    return torch.where(torch.arange(len(largest), device=largest.device) < count, largest, 0).sum() / count
