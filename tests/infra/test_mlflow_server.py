@@ -212,6 +212,27 @@ def test_runs_are_in_the_database_and_artifacts_in_the_bucket(
     ]
 
 
+def test_composes_commands_find_the_servers_healthy(tracking: str, database: Database, store: Server) -> None:
+    """The very commands of the file, with ports of this machine."""
+    services = yaml.safe_load((BASE.parents[1] / "compose.yaml").read_text())["services"]
+    setup = services["postgresql"]["environment"]
+    assert (setup["POSTGRES_USER"], setup["POSTGRES_DB"]) == ("mlflow", "mlflow"), "as the fixture sets it up"
+    _, program, *arguments = services["postgresql"]["healthcheck"]["test"]
+    here = [*arguments, f"--port={database.port}"]
+    assert (
+        "accepting connections"
+        in subprocess.run([database.programs / program, *here], check=True, capture_output=True, text=True).stdout
+    )
+    _, *probe = services["mlflow"]["healthcheck"]["test"]
+    subprocess.run(
+        [sys.executable, *(part.replace("http://127.0.0.1:5000", tracking) for part in probe[1:])], check=True
+    )
+    entry, buckets = services["buckets"]["entrypoint"], services["buckets"]["command"]
+    assert entry == ["python", "/scripts/make_buckets.py"]
+    made = script(Path(entry[1]).name, *buckets, store=store).splitlines()
+    assert [line.split()[0] for line in made] == buckets == ["mlflow", "segmodels"]
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [
