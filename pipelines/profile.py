@@ -103,7 +103,7 @@ class Pod(Params):
         None, description="size of /dev/shm, which loader processes use; counts as memory"
     )
     scratch: Quantity | None = Field(
-        None, description="size of the working folder on the node's disk: downloads, checkpoints"
+        None, description="size of the working folder on the node's disk: downloads, unpacked datasets, checkpoints"
     )
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
