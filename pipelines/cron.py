@@ -51,8 +51,8 @@ class Cron:
         parts = text.split()
         if len(parts) == 5:
             raise InputError(
-                f"cron expression {text!r} has 5 fields, Kubeflow wants 6, seconds first: write '0 {text}' to run at"
-                " second 0"
+                f"cron expression {text!r} has 5 fields, and Kubeflow reads the first as seconds: write '0 {text}' to"
+                " run at second 0"
             )
         if len(parts) != len(FIELDS):
             raise InputError(

@@ -87,8 +87,11 @@ def _workflow(server: Server, run_id: str) -> dict[str, Any]:
 
 
 def _nodes(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The Workflow's nodes; none where Argo has compressed them or moved them to its database."""
-    return list(((workflow.get("status") or {}).get("nodes") or {}).values())
+    """The Workflow's nodes; none if Argo has moved them to its database."""
+    status = workflow.get("status") or {}
+    if packed := status.get("compressedNodes"):  # of a Workflow above 1 MB: workflow/packer/packer.go of Argo
+        return list(json.loads(gzip.decompress(base64.b64decode(packed))).values())
+    return list((status.get("nodes") or {}).values())
 
 
 def _steps(workflow: Mapping[str, Any]) -> list[_Step]:

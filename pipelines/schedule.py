@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -231,13 +232,14 @@ def _delete(server: Server, run: Any) -> str:
     key = run.recurring_run_id
     leaves_runs = server.version is not None and server.version >= LEAVES_RUNS
     running = _runs_in_progress(server, key)
-    with translate_errors(server):
-        if running and not leaves_runs:
+    if running and not leaves_runs:
+        with translate_errors(server):
             server.client.disable_recurring_run(key)
-            return (
-                "disabled, not deleted, because this Kubeflow would end its run in progress with it"
-                f" ({', '.join(running)}): run the command again when the run has ended"
-            )
+        return (
+            "disabled, not deleted, because this Kubeflow would end its run in progress with it"
+            f" ({', '.join(running)}): run the command again when the run has ended"
+        )
+    with suppress(UnknownIdError), translate_errors(server):  # another process may have deleted it
         # kfp's own method has no argument for the policy
         server.client._recurring_run_api.recurring_run_service_delete_recurring_run(
             recurring_run_id=key, propagation_policy="ORPHAN"

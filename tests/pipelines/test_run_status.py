@@ -1,5 +1,8 @@
 """``status`` against a double of Kubeflow's API server: the state of every step, and why one failed."""
 
+import base64
+import gzip
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -123,9 +126,18 @@ def test_without_the_workflow_the_states_come_from_the_tasks(server: Server, sai
             node["startedAt"] = None
     server.fail = ("GET", "/v1beta1/")
     assert steps(said, run) == ["ingest SUCCEEDED", "validate FAILED"]
-    server.fail = None
-    flow["status"] = {"compressedNodes": "H4sIAAAA"}
-    assert steps(said, run) == []
+
+
+@pytest.mark.parametrize("packed", ["compressed", "in Argo's database"])
+def test_the_nodes_of_a_large_workflow_are_packed(server: Server, said: Said, run: dict[str, Any], packed: str) -> None:
+    flow = server.workflows[run["run_id"]] = workflow(NAME, {"ingest": [SUCCEEDED], "train": ["OOMKilled"]})
+    nodes = flow["status"].pop("nodes")
+    if packed == "compressed":
+        content = gzip.compress(json.dumps(nodes).encode())
+        flow["status"]["compressedNodes"] = base64.b64encode(content).decode()
+    else:
+        flow["status"]["offloadNodeStatusVersion"] = "fnv:2138617898"
+    assert steps(said, run) == (["ingest SUCCEEDED", "train FAILED: OOMKilled"] if packed == "compressed" else [])
 
 
 def test_a_terminated_run_is_followed(server: Server, said: Said, run: dict[str, Any]) -> None:

@@ -113,7 +113,7 @@ def test_schedules_are_listed_over_pages_and_deleted_by_name(server: Server, sai
 @pytest.mark.parametrize(
     ("when", "hint"),
     [
-        (("--cron", "0 3 * * *"), "has 5 fields, Kubeflow wants 6"),
+        (("--cron", "0 3 * * *"), "Kubeflow reads the first as seconds: write '0 0 3 * * *'"),
         (("--cron", "0 0 25 * * *"), "values from 0 to 23"),
         (("--cron", "0 0 0 31 2 *"), "never comes"),
         (("--every", "often"), "as 30m, 6h or 1d"),
