@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from components.datasets.download_cache import DownloadCache, RemoteFile
 from components.running.wording import as_clause
+from segmodels.addresses import without_credentials
 from segmodels.errors import InputError, TransientError
 
 LEGACY = "md5-dos2unix"
@@ -84,14 +84,6 @@ def _opened(repo: str, rev: str | None, path: str) -> Iterator[tuple[Any, dict[s
 
 def _normal(path: str) -> str:
     return posixpath.normpath(path.strip("/"))
-
-
-def without_credentials(url: str) -> str:
-    """The URL without user, password or token."""
-    parts = urlsplit(url)
-    if not parts.scheme or "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _tracked_hash(filesystem: Any, info: dict[str, Any]) -> tuple[str, str]:

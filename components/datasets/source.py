@@ -12,6 +12,7 @@ from components.datasets.revision import digits_digest, hashed, listing_digest, 
 from components.datasets.sources import place_of
 from components.params.schema import IngestParams, PipelineParams
 from components.running.digests import directory_digest, folder_md5s
+from segmodels.addresses import without_credentials
 from segmodels.files import parse_json
 
 
@@ -31,7 +32,11 @@ def source(params: PipelineParams, source: Path, cache: Path) -> None:
         TransientError: the object store does not answer.
     """
     ingest = params.ingest
-    state = {"source": ingest.source, "place": ingest.path, "digest": _digest(ingest, cache)}
+    state = {
+        "source": ingest.source,
+        "place": without_credentials(ingest.path or "") or None,
+        "digest": _digest(ingest, cache),
+    }
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 

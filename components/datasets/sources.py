@@ -16,6 +16,7 @@ from components.params.schema import IngestParams
 from components.running.atomic import written_folder
 from components.running.digests import folder_md5s
 from components.running.project import project_root
+from segmodels.addresses import without_credentials
 from segmodels.data.digits import DigitsSettings
 from segmodels.errors import InputError
 
@@ -58,12 +59,12 @@ def fetch(params: IngestParams, cache: Path) -> LocalDataset:
         return LocalDataset(root, params.layout, {"kind": "folder", "path": params.path}, None, folder_md5s(root))
     if params.source == "s3":
         root, md5s = s3_dataset.download(params.path, DownloadCache(cache))
-        return LocalDataset(root, params.layout, {"kind": "s3", "path": params.path}, None, md5s)
+        return LocalDataset(root, params.layout, {"kind": "s3", "path": without_credentials(params.path)}, None, md5s)
     assert params.repo is not None
     root, md5s, commit = dvc_repository.download(params.repo, params.rev, params.path, DownloadCache(cache))
     source = {
         "kind": "dvc",
-        "repo": dvc_repository.without_credentials(params.repo),
+        "repo": without_credentials(params.repo),
         "rev": params.rev,
         "path": params.path,
     }

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from components.running.machine import refused_by_machine, set_home
+from segmodels.addresses import without_credentials
 from segmodels.errors import InputError, TransientError
 
 BUG = 1
@@ -51,8 +52,7 @@ def guarded(work: Callable[[], Any]) -> int:
     except Exception as error:
         if sentence := refused_by_machine(error):
             return _fail(WRONG, sentence)
-        traceback.print_exc()
-        print(REPORT_IT, file=sys.stderr, flush=True)
+        print(without_credentials(traceback.format_exc()) + REPORT_IT, file=sys.stderr, flush=True)
         return BUG
     return 0
 
@@ -64,12 +64,14 @@ def retried(work: Callable[[], Any], retries: int) -> None:
             return work()
         except TransientError as error:
             pause = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-            print(f"{error}: trying again in {pause} s ({attempt + 1} of {retries})", file=sys.stderr, flush=True)
+            reason = without_credentials(str(error))
+            print(f"{reason}: trying again in {pause} s ({attempt + 1} of {retries})", file=sys.stderr, flush=True)
             time.sleep(pause)
     return work()
 
 
 def _fail(code: int, message: str) -> int:
+    message = without_credentials(message)
     if len(message) > LONGEST_MESSAGE:  # it quotes something endless
         message = f"{message[: LONGEST_MESSAGE - 500]} … {message[-500:]}"
     print(f"{ERROR}{message}", file=sys.stderr, flush=True)

@@ -99,6 +99,7 @@ def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         (InputError("mask a.png is broken"), 2, "mask a.png is broken"),
         (TransientError("the object store does not answer"), 75, "try again"),
         (OSError(errno.ENOSPC, "No space left on device", "data/shards"), 2, "the disk is full"),
+        (TransientError("s3://b/k?X-Amz-Signature=SECRET at http://me:SECRET@h"), 75, "s3://b/k at http://h (this"),
         (InputError("class 'x" + "x" * 10**6 + "' is unknown: remove it"), 2, "x … x"),
     ],
 )
@@ -112,6 +113,7 @@ def test_errors_that_a_user_can_act_on_have_exit_codes(
     printed = capsys.readouterr().err
     assert said in printed
     assert len(printed) < 5000
+    assert "SECRET" not in printed
 
 
 def test_a_bug_keeps_its_traceback_and_says_what_to_send(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,10 +18,10 @@ from small_dataset import write, write_small_dataset
 from components.datasets import download_cache, dvc_repository
 from components.datasets.dataset_files import open_dataset
 from components.datasets.download_cache import DownloadCache
-from components.datasets.dvc_repository import without_credentials
 from components.params.schema import IngestParams
 from components.running.digests import directory_digest, folder_md5s
 from components.steps.ingest import ingest
+from segmodels.addresses import without_credentials
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError, TransientError
 
