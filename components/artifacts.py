@@ -48,7 +48,11 @@ class JsonFile(File):
         return files.read_json(self.path(folder), self.step, self.shape)
 
     def write(self, folder: Path, content: Any) -> None:
-        self.path(folder).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        """Write it aside and rename it: after a full disk or a power loss the file is whole, the old or the new one."""
+        path = self.path(folder)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        partial.replace(path)
 
 
 class TextFile(File):

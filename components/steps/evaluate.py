@@ -50,8 +50,8 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         What metrics.json holds.
 
     Raises:
-        InputError: no test split, damaged shards or model, a model of other classes, nothing labelled; MLflow does not
-            answer.
+        InputError: no test split, damaged shards or model, a model of other classes, nothing labelled.
+        TransientError: MLflow does not answer.
     """
     from segmodels.data.shards import ShardReader
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from segmodels.errors import InputError, nearest
 from segmodels.files import WEIGHTS
 
 if TYPE_CHECKING:
+    from components.tracking.model_registry import Version
     from components.tracking.promotion import Decision
     from segmodels.data.shards import ShardReader
     from segmodels.inference.bundle import Bundle
@@ -36,6 +38,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     its code has changed since, it still serves, and stays until a person moves the alias.
 
     The same run, weights and settings are registered once: running this again finds the version and only decides anew.
+    Registrations at the same time, on whatever machines, decide one after the other.
 
     Writes to ``registration``: registration.json (decision and reason), model_card.md and its pictures.
 
@@ -49,9 +52,9 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
         What registration.json holds.
 
     Raises:
-        InputError: evaluation of another model or other shards, an unknown metric, missing files; MLflow does not
-            answer at the start or refuses the name.
-        TransientError: MLflow or its object store stops answering.
+        InputError: evaluation of another model or other shards, an unknown metric, missing files; MLflow refuses the
+            name.
+        TransientError: MLflow or its object store does not answer.
     """
     from segmodels.data.shards import ShardReader
 
@@ -62,7 +65,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     from components.tracking.champion import measure_champion
     from components.tracking.model_card import write_card
     from components.tracking.model_registry import Registry
-    from components.tracking.promotion import Decision, decide
+    from components.tracking.promotion import Decision, decide, promote
     from segmodels.inference.bundle import bundle_digest, copy_bundle, load_bundle
     from segmodels.inference.predictor import choose_device
     from segmodels.tasks.registry import create_task
@@ -81,11 +84,11 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
         contents = Path(temporary)
         copy_bundle(model, contents / "bundle", task.settings)
         digest = bundle_digest(contents / "bundle")
-        version = registry.find(run_id=run.run_id, model_digest=digest)
-        champion = registry.champion()
-        if version and champion and version.number == champion.number:
-            decision = Decision(wins=True, reason=version.tags["reason"])
-        else:
+        same = partial(registry.find, run_id=run.run_id, model_digest=digest)
+
+        def judge(version: Version | None, champion: Version | None) -> Decision:
+            if version and champion and version.number == champion.number:
+                return Decision(wins=True, reason=champion.tags["reason"])
             rival = None
             if champion:
                 rival = measure_champion(
@@ -99,27 +102,28 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
                     device=choose_device(measured["params"]["accelerator"]),
                     watch=lambda batches: track(batches, "measuring the champion", len(batches)),
                 )
-            decision = decide(metric, metrics[metric], rival, minimum=params.minimum, tolerance=params.tolerance)
+            return decide(metric, metrics[metric], rival, minimum=params.minimum, tolerance=params.tolerance)
+
+        def tags(decision: Decision) -> dict[str, str]:
+            return _tags(metric, metrics, bundle, decision, measured) | {"export": export}
+
+        version, champion = same(), registry.champion()
+        decision = judge(version, champion)
         export = version.tags["export"] if version else _export(bundle, contents / "export.pt2")
         description = write_card(
             contents / "card", params.name, load_bundle(contents / "bundle"), evaluation, run, export
         )
-        tags = _tags(metric, metrics, bundle, decision, measured) | {"model_digest": digest, "export": export}
         if version is None:
             version = registry.add(
                 run_id=run.run_id,
+                model_digest=digest,
                 contents=contents,
                 task=task,
                 example=reader.image(0)[(None, *EXAMPLE[reader.spatial_dims])],
-                tags=tags,
+                tags=tags(decision),
                 description=description,
             )
-        else:
-            registry.set_tags(version, tags)
-        if decision.wins:
-            registry.make_champion(version, champion)
-        else:
-            registry.make_challenger(version)
+        version, decision = promote(registry, version, champion, decision, same=same, judge=judge, tags=tags)
         run.set_tags({"registered_model": f"{params.name}/{version.number}"})
         run.end()
         facts = {

@@ -6,10 +6,8 @@ Aliases: ``champion`` is the version to use, ``previous`` the champion before it
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,25 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from components.tracking.client import mlflow_client
 from components.tracking.mlflow_errors import answers, is_missing
+from components.tracking.registry_turn import turn
 from components.tracking.runs import TAG_LENGTH
+from components.tracking.saved_model import save_model
 from segmodels.errors import InputError
 from segmodels.inference.description import DamagedBundleError
 
 if TYPE_CHECKING:
     import numpy as np
-    from mlflow.models import ModelSignature
 
     from segmodels.tasks.base import Task
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-
-REQUIREMENTS = (
-    *("mlflow", "torch", "numpy", "scipy"),
-    *("opencv-python-headless", "pillow", "safetensors", "pycocotools"),
-)
-"""What a process needs to load and run a registered model; the versions at hand are written into it, and segmodels
-itself is inside.
-"""
 
 REGISTERED = "models:/"
 
@@ -59,11 +50,12 @@ class Registry:
         return answers(f"registered model {self.name!r}", self.client.tracking_uri)
 
     def find(self, *, run_id: str, model_digest: str) -> Version | None:
-        """The version that this run has registered with these weights."""
+        """The version that this run has registered with these weights; the first, if two registered it at once."""
         with self._answers():
             versions = self.client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
         same = [version for version in versions if version.tags.get("model_digest") == model_digest]
-        return Version(str(same[0].version), same[0].tags) if same else None
+        first = min(same, key=lambda version: int(version.version), default=None)
+        return first and Version(str(first.version), first.tags)
 
     def champion(self) -> Version | None:
         """None if no version has the alias yet."""
@@ -82,6 +74,7 @@ class Registry:
         self,
         *,
         run_id: str,
+        model_digest: str,
         contents: Path,
         task: Task,
         example: np.ndarray,
@@ -91,43 +84,42 @@ class Registry:
         """Save a model and make it a version, in this order: a version always has all its files.
 
         Args:
-            run_id: the training's run, which gets the model as its output.
-            contents: folder with what to put into the model; its subfolder ``bundle`` is the model.
-            task: what the model predicts.
-            example: images (1, *spatial, channels) of the type that the model takes.
+            run_id, model_digest, contents, task, example: as ``save_model``.
             tags, description: of the version; the description is Markdown.
         """
-        import mlflow
         from mlflow.exceptions import MlflowException
-        from mlflow.models import Model
 
-        import segmodels
-
-        with _quiet(), self._answers():
-            experiment = self.client.get_run(run_id).info.experiment_id
-            place = self.client.create_logged_model(experiment, self.name, source_run_id=run_id)
-            saved = Model.log(
-                artifact_path=None,
-                model_id=place.model_id,
-                flavor=mlflow.pyfunc,
+        tags = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()} | {"model_digest": model_digest}
+        with self._answers():
+            saved = save_model(
+                self.client,
+                self.name,
                 run_id=run_id,
-                python_model=str(Path(__file__).with_name("mlflow_model.py")),
-                artifacts={path.stem: str(path) for path in contents.iterdir()},
-                code_paths=[str(Path(segmodels.__file__).parent)],
-                signature=_signature(example, task),
-                input_example=example,
-                pip_requirements=pip_requirements(),
+                model_digest=model_digest,
+                contents=contents,
+                task=task,
+                example=example,
             )
             try:
                 self.client.create_registered_model(self.name)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            tags = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()}
             made = self.client.create_model_version(
                 self.name, saved.model_uri, run_id, tags=tags, description=description, model_id=saved.model_id
             )
         return Version(str(made.version), tags)
+
+    def remove(self, version: Version) -> None:
+        """Delete a version and its files' record: the same model was registered twice at once."""
+        with self._answers():
+            source = self.client.get_model_version(self.name, version.number).source
+            self.client.delete_model_version(self.name, version.number)
+            self.client.delete_logged_model(source.removeprefix(REGISTERED))
+
+    def turn(self, version: Version) -> AbstractContextManager[None]:
+        """While the block lasts, no other process decides about this model's champion; see ``registry_turn``."""
+        return turn(self.client, self.name, version.number)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         with self._answers():
@@ -244,43 +236,3 @@ def _find_version(uri: str, client: Any = None) -> Any:
     client = client or mlflow_client()
     with answers(f"model {uri}", client.tracking_uri):
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-
-
-def pip_requirements() -> list[str]:
-    """The versions at hand, without local parts such as ``+cpu``."""
-    from importlib.metadata import version
-
-    return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
-
-
-def _signature(example: np.ndarray, task: Task) -> ModelSignature:
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    types = {"FP32": "float32", "BYTES": "S"}
-    specs = task.tensor_specs(spatial_dims=example.ndim - 2)
-    outputs: list[Any] = [
-        TensorSpec(np.dtype(types.get(one.datatype, one.datatype.lower())), one.shape, one.name if specs[1:] else None)
-        for one in specs
-    ]
-    inputs: list[Any] = [TensorSpec(example.dtype, (-1,) * (example.ndim - 1) + example.shape[-1:])]
-    signature = ModelSignature(Schema(inputs), Schema(outputs))
-    # MLflow then hands over the input as it comes instead of refusing single images and lists of images of several
-    # sizes, which no one shape of a signature can describe. The model itself refuses what is no image.
-    signature._is_signature_from_type_hint = True
-    return signature
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's notes on what it does, warnings stay."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*type hints.*")
-        try:
-            yield
-        finally:
-            logger.setLevel(level)

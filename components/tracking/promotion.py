@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segmodels.metrics.significance import Comparison
+
+if TYPE_CHECKING:
+    from components.tracking.model_registry import Registry, Version
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,45 @@ def decide(metric: str, value: float, rival: Rival | None, *, minimum: float, to
     return Decision(
         True, f"{reached} and is not worse than the champion (tolerance {tolerance:g}): {difference}", **compared
     )
+
+
+def promote(
+    registry: Registry,
+    version: Version,
+    champion: Version | None,
+    decision: Decision,
+    *,
+    same: Callable[[], Version | None],
+    judge: Callable[[Version, Version | None], Decision],
+    tags: Callable[[Decision], Mapping[str, str]],
+) -> tuple[Version, Decision]:
+    """Move the aliases as it was decided; if the champion is another by then, decide anew.
+
+    Args:
+        version: that was registered.
+        champion, decision: that ``version`` was compared with, and the outcome.
+        same: finds the version of this model that was registered first. If that is another, because two processes
+            registered the model at once, it takes the place of ``version``, which is removed.
+        judge: decides between a version and a champion.
+        tags: of the version, for a decision.
+
+    Returns:
+        The version that stays, and the decision about it.
+    """
+    while True:
+        with registry.turn(version):
+            first, now = same() or version, registry.champion()
+            if first.number != version.number:
+                registry.remove(version)
+            elif (now and now.number) == (champion and champion.number):
+                registry.set_tags(version, tags(decision))
+                if decision.wins:
+                    registry.make_champion(version, champion)
+                else:
+                    registry.make_challenger(version)
+                return version, decision
+        version, champion = first, now
+        decision = judge(version, champion)
 
 
 def _describe(significance: Comparison | None) -> str:

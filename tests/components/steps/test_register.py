@@ -20,8 +20,8 @@ from components.params.schema import EvaluateParams, RegisterParams
 from components.steps.evaluate import evaluate
 from components.steps.register import register
 from components.tracking.client import mlflow_client, tracking_uri
-from components.tracking.model_registry import REQUIREMENTS
 from components.tracking.promotion import Decision, Rival, decide
+from components.tracking.saved_model import REQUIREMENTS
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
