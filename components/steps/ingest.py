@@ -1,4 +1,4 @@
-"""Find the dataset at its revision and write down what it holds: one row per sample, and the digest of it all."""
+"""Find the dataset at its revision and write its manifest: one row per sample, and the digest of all files."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def ingest(
 ) -> None:
     """Write ``manifest.parquet`` and ``dataset.json`` of the dataset that ``params`` names into the folder ``dataset``.
 
-    A dataset in a folder is read where it is; nothing is copied. Its path (for the other sources that of ``cache``) is
-    written down absolute if it is given so, else relative to ``dataset``, so that a project can be moved and read from
+    A dataset in a folder is read in place; nothing is copied. Its path (for the other sources that of ``cache``) is
+    recorded as absolute if it is given so, else relative to ``dataset``, so that a project can be moved and read from
     anywhere.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pack the dataset into shards of raw pixels: train ids instead of label ids, one size if asked for, statistics."""
+"""Pack the dataset into shards of raw pixels, with train ids instead of label ids and one size if asked for."""
 
 from __future__ import annotations
 

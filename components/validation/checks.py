@@ -116,12 +116,12 @@ def _all_checks(params: ValidateParams) -> list[Check]:
         Check("upright", "warning", _null("image_orientation"),
               "No image has an EXIF or TIFF orientation that turns or mirrors it.",
               "images that their EXIF or TIFF orientation turns or mirrors",
-              "they are read as viewers show them; look whether their masks fit that, and if not, draw them again or"
+              "they are read as viewers show them; check that their masks fit, and if not, draw the masks again or"
               " remove the orientation tag", detail="image_orientation"),
         Check("range_used", "warning", _null("narrow"), "Images of 16 bits use their range of values.",
               "16-bit images that use a small part of their range",
               "they train as they are; a model of 8-bit images sees them nearly black, so multiply the values (12 bits:"
-              " by 16) if they shall go with others", detail="narrow"),
+              " by 16) if they are to be mixed with others", detail="narrow"),
         Check("masks_lossless", "warning", _null("jpeg_mask"), "No mask is a JPEG file.", "masks in JPEG files",
               "JPEG changes label values at edges: export masks as PNG", "annotation"),
         Check("alpha_unused", "warning", _null("alpha_alone"),
@@ -134,7 +134,7 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "see whether they should be labelled or removed", "annotation", "void_share"),
         Check("one_form", "warning", _one_value("form"), "All images have the same channels and type.",
               "different channels or types of images",
-              "they become alike: grey is repeated, 16 bits lose their low byte; convert them to keep it"),
+              "preprocess makes them alike: it repeats grey and drops the low byte of 16 bits; convert them first"),
         Check("one_size", "warning", _one_value("size"), "All images have one size.", "different sizes of images",
               "set train.augment.crop, so that images can be batched"),
         Check("classes_occur", "warning", _at_least("pixels", 1), "Every class occurs in every split.",

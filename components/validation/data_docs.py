@@ -79,8 +79,8 @@ def write_overview(report: dict[str, Any], docs: Path, suites: Path) -> None:
 
 
 def make_offline(pages: Path) -> None:
-    """Take out of Great Expectations' pages what a browser would fetch from other hosts, and give them a style of their
-    own.
+    """Remove from Great Expectations' pages all that a browser would fetch from other hosts, and give them a style of
+    their own.
 
     The pages must work offline and must not contact third-party hosts.
     """

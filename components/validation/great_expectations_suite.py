@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """How a check went: ``count`` rows failed, each is named in ``examples``."""
+    """The outcome of a check: ``count`` rows failed, ``examples`` names each."""
 
     check: Check
     count: int

@@ -1,4 +1,4 @@
-"""What a validation found, as one JSON document."""
+"""The findings of a validation as one JSON document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMED = 1000
 
 
 def make_report(findings: Sequence[Finding], facts: pa.Table, classes: ClassCounts, dataset: Dataset) -> dict[str, Any]:
-    """The document; ``form`` is the one that preprocess gives all images, null where there is none."""
+    """The document. Its ``form`` is the one that preprocess converts all images to; null: there is none."""
     entries = [
         {
             "check": finding.check.name,
@@ -64,7 +64,7 @@ def make_report(findings: Sequence[Finding], facts: pa.Table, classes: ClassCoun
 
 
 def annotated(facts: pa.Table) -> bool:
-    """Whether any sample is."""
+    """Whether any sample is annotated."""
     return facts.column("annotation").null_count < facts.num_rows
 
 

@@ -24,7 +24,7 @@ IGNORED_COLOR_ID = 65535
 
 
 class Entry(NamedTuple):
-    """A class or, under the name ``IGNORED``, something that counts nowhere."""
+    """A class or, under the name ``IGNORED``, a label that is ignored."""
 
     name: str
     color: Color | None
@@ -52,7 +52,7 @@ def read_classes(root: Path) -> Classes:
     """Read ``classes.txt`` or ``classes.json`` of a dataset folder.
 
     Raises:
-        InputError: neither file or both are there, or a line or entry has another form; names it.
+        InputError: neither or both of the files exist, or a line or entry has another form; names it.
     """
     text, table = root / "classes.txt", root / "classes.json"
     if text.is_file() == table.is_file():

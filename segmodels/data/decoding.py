@@ -101,14 +101,14 @@ def _pixels(picture: Image.Image, data: bytes, name: str | Path) -> np.ndarray:
 
 
 def converted(image: np.ndarray, channels: int, dtype: np.dtype, name: str | Path) -> np.ndarray:
-    """An image ``(*spatial, C)`` with other channels and of another type, where that loses no more than low bits: grey
-    is repeated, of 16 bits the high byte is kept.
+    """Convert an image ``(*spatial, C)`` to other channels and another type: grey is repeated, of 16 bits the high byte
+    is kept.
 
     Args:
         name: what errors call the image.
 
     Raises:
-        InputError: there is no such way.
+        InputError: no such conversion exists.
     """
     if image.dtype != dtype:
         if image.dtype != np.uint16 or dtype != np.uint8:
@@ -148,8 +148,8 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
     """Decode a mask to the label ids in the file, ``(H, W)`` uint8, uint16 or int32.
 
     A grey value (1 to 16 bits) or a palette's index is the label id. RGB and RGBA masks are accepted when all colour
-    channels are equal, or when ``palette`` (RGB colour -> label id) knows every colour, which goes first; alpha is
-    ignored.
+    channels are equal, or when ``palette`` (RGB colour -> label id), which takes precedence, knows every colour; alpha
+    is ignored.
 
     Raises:
         InputError: missing, truncated, broken, or colours that mean nothing; names the file.
@@ -196,8 +196,8 @@ def scaled_size(size: tuple[int, int], longer_side: int | None) -> tuple[int, in
 
 
 def resize_image(image: np.ndarray, longer_side: int | None) -> np.ndarray:
-    """The image ``(H, W, C)`` at ``scaled_size``, by area averaging to shrink and bilinearly to grow: how images of
-    training and of prediction come to one size.
+    """The image ``(H, W, C)`` at ``scaled_size``: by area averaging where it shrinks, bilinearly where it grows.
+    Training and prediction both resize images this way.
     """
     size = scaled_size((image.shape[0], image.shape[1]), longer_side) if longer_side else image.shape[:2]
     if size == image.shape[:2]:

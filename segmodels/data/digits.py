@@ -2,7 +2,7 @@
 
 The handwriting is the UCI "Optical Recognition of Handwritten Digits" test set, 1,797 pictures of 8x8 pixels that come
 with scikit-learn. Each scene holds digits of several sizes, turned, sheared, darker or lighter than what is behind
-them, partly over one another, among shapes and strokes that are no digits. Classes: background and 0-9.
+them, partly over one another, among shapes and strokes that are not digits. Classes: background and 0-9.
 """
 
 from __future__ import annotations

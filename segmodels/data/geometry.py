@@ -33,9 +33,7 @@ def resize_image(image: NDArray, size: Sequence[int], *, average: bool) -> NDArr
 
 
 def place(array: NDArray, size: Sequence[int], corner: Sequence[int], value: float | Sequence[float]) -> NDArray:
-    """An array of ``size`` that holds ``array`` from ``corner`` on, and ``value`` (one, or one per channel) around
-    it.
-    """
+    """An array of ``size`` with ``array`` at ``corner``, and ``value`` (one, or one per channel) around it."""
     if array.shape[: len(size)] == tuple(size):
         return array
     channels = 1 if array.ndim == len(size) else array.shape[-1]
@@ -52,7 +50,7 @@ def place(array: NDArray, size: Sequence[int], corner: Sequence[int], value: flo
 
 
 def flip(array: NDArray, axes: Sequence[int], spatial_dims: int) -> NDArray:
-    """The array turned about along ``axes``, those of its first ``spatial_dims``."""
+    """The array mirrored along ``axes``, which count among its first ``spatial_dims``."""
     if spatial_dims == 2 and tuple(axes) == (1,):
         return cv2.flip(array, 1).reshape(array.shape)  # a copy in the order of memory is stacked faster than a view
     return np.flip(array, tuple(axes)) if axes else array

@@ -28,12 +28,15 @@ BLACK_IS_ZERO, RGB = 1, 2  # PhotometricInterpretation,
 CONTIGUOUS = 1  # PlanarConfiguration,
 PREMULTIPLIED_ALPHA = 1  # ExtraSamples
 
+PIXELS_OF_A_STRIP = 2**27
+"""The most that is unpacked at once of a compressed TIFF file: 400 MB of RGB."""
+
 VALUES_AT_ONCE = 2**21  # of float32 rows while shrinking, 8 MB
 BYTES_AT_ONCE = 2**24  # read from uncompressed files
 
 
 class ImageRows(Protocol):
-    """An image that is read from the top down."""
+    """An image that is read a few rows at a time, from the top down."""
 
     height: int
     width: int
@@ -63,9 +66,13 @@ class TiffRows:
         self._page = _first_page(file)
         self.height, self.width = self._page.imagelength, self._page.imagewidth
         self._segment_rows = self._page.tilelength if self._page.is_tiled else self._page.rowsperstrip
-        self._held: tuple[int, NDArray[np.uint8]] | None = (
-            None  # number and pixels of the row of segments that was decoded last
-        )
+        at_once = min(self._segment_rows, self.height) * self.width
+        if not self._page.is_final and at_once > PIXELS_OF_A_STRIP:
+            raise InputError(
+                f"file {path} has strips of {at_once / 1e6:.0f} million pixels, expected at most"
+                f" {PIXELS_OF_A_STRIP / 1e6:.0f} million: store it in tiles or in smaller strips"
+            )
+        self._held: tuple[int, NDArray[np.uint8]] | None = None  # the segments decoded last: their row, their pixels
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows ``start`` .. ``stop - 1``, RGB.
@@ -141,7 +148,7 @@ def open_rows(path: Path) -> Iterator[ImageRows]:
     at a time. All others are read whole.
 
     Raises:
-        InputError: as ``read_image``.
+        InputError: as ``read_image``; or the strips of a compressed TIFF file are too large.
     """
     with ExitStack() as stack:
         file = _open_tiff(path)

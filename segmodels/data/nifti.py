@@ -1,7 +1,7 @@
 """NIfTI files: volumes, label maps and the geometry of both, by nibabel (extra ``medical``).
 
-A NIfTI array is ``(X, Y, Z)``, here a volume is ``(D, H, W)``: Z, Y, X. Voxels keep the order of the file; where they
-lie in the patient is the affine's matter, which ``write_nifti`` hands on.
+A NIfTI array is ``(X, Y, Z)``, here a volume is ``(D, H, W)``: Z, Y, X. Voxels keep the order of the file. The affine
+holds their place in the patient; ``write_nifti`` copies it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
 def is_nifti(path: str | Path) -> bool:
-    """By its name."""
+    """Whether the file's name is that of a NIfTI file."""
     return str(path).lower().endswith(SUFFIXES)
 
 
@@ -50,7 +50,7 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
     """Label ids ``(D, H, W)``, and millimetres between voxels along these axes.
 
     Raises:
-        InputError: as ``read_volume``, or values that are no whole numbers.
+        InputError: as ``read_volume``, or values that are not whole numbers.
     """
     image = _load(path)
     values = _values(image, path)
@@ -60,7 +60,7 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
         raise InputError(f"label map {path} has {values.ndim} axes, expected 3")
     labels = np.rint(values)
     if not np.array_equal(labels, values):
-        raise InputError(f"label map {path} holds values that are no whole numbers, expected label ids: correct it")
+        raise InputError(f"label map {path} holds values that are not whole numbers, expected label ids: correct it")
     return np.ascontiguousarray(labels.transpose()).astype(np.int32), _spacing(image)
 
 

@@ -19,7 +19,7 @@ from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 SCHEMA = 2
-"""Of shards; a reader refuses those of any other."""
+"""Version of the columns; a reader refuses shards of any other."""
 
 SEGMENT = pa.struct(
     [
@@ -77,7 +77,7 @@ def encode(
         image_label: of the whole image.
 
     Raises:
-        InputError: a further map that the label map does not know, or the reverse.
+        InputError: the annotation and the label map have different further maps.
     """
     size: tuple[int, ...] = image.shape[:-1]
     maps: dict[str, NDArray | None] = dict.fromkeys(["classes", *(FURTHER + name for name in labels.further)])
@@ -173,7 +173,7 @@ class Record:
         )
 
     def check(self, file: mmap.mmap) -> None:
-        """Compare the record with its checksum. Of a large record a part at a time is in memory.
+        """Compare the record with its checksum; a large record is read in parts.
 
         Args:
             file: the map that the record is in.

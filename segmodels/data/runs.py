@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RUN = np.dtype("<u4")
-"""Of both numbers of a run: its first pixel, counted along the rows of the map, and how many follow each other."""
+"""Type of both numbers of a run: its first pixel, counted along the rows of the map, and its length."""
 
 
 def runs_of(layer: NDArray[np.uint16]) -> dict[int, bytes]:

@@ -76,7 +76,7 @@ class ShardWriter:
     """Writes samples to shards, split after split; a context manager that completes the folder on a clean exit.
 
     Args:
-        folder: must exist; holds nothing whole until the writer has closed.
+        folder: must exist; its content is complete only once the writer has closed.
         labels: the label map of the annotations.
         digest: of the dataset.
         shard_bytes: a shard is closed when its raw pixels reach this size: see ``Borders``.
@@ -122,7 +122,7 @@ class ShardWriter:
             image: ``(*spatial, C)``, uint8, int8, uint16, int16 or float32; alike in all samples but for their size.
             annotation: in train ids, at the image's size or another; None: the image is not annotated.
             image_label: class of an image without annotation; an annotation has its own.
-            counts: where they are known already.
+            counts: of the sample, computed beforehand; None: computed here.
 
         Raises:
             InputError: the image is of another form than the first one, or of one that shards cannot hold; names it.

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """``statistics.json``: what is known of the shards without opening them.
+    """``statistics.json``: facts about the shards that are known without opening them.
 
     Attributes:
         labels: the label map whose train ids the annotations hold.
@@ -122,7 +122,7 @@ class ShardReader:
         has_objects: whether any sample of the dataset has objects.
 
     Raises:
-        InputError: no such split, or a shard that is missing, truncated or corrupt; names it.
+        InputError: no such split, or a shard that is missing or damaged; names it.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:

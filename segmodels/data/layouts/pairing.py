@@ -1,4 +1,4 @@
-"""Shared by layouts: files that belong together by name, lists of splits, tables of samples."""
+"""Helpers of layouts: files that belong together by name, lists of splits, tables of samples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from numpy.typing import NDArray
 
+from segmodels.checks import shown
 from segmodels.data.decoding import SUFFIXES
 from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
@@ -48,11 +49,11 @@ def composed(name: str) -> str:
 
 
 def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, str], kind: str) -> None:
-    """Every image has its other file, and the reverse.
+    """Check that every image has its other file, and the reverse.
 
     Args:
         images, others: sample id -> path.
-        kind: what the other file is: "mask".
+        kind: of the other file: "mask".
 
     Raises:
         InputError: some stand alone; names up to five.
@@ -60,8 +61,9 @@ def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, st
     for files, partners, missing in ((images, others, kind), (others, images, "image")):
         if alone := sorted(files.keys() - partners.keys()):
             names = ", ".join(files[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
+            files_have = "1 file in {} has" if len(alone) == 1 else f"{len(alone)} files in {{}} have"
             raise InputError(
-                f"{len(alone)} files in {root} have no {missing}: {names}: add each {missing} under the same name or"
+                f"{files_have.format(root)} no {missing}: {names}: add each {missing} under the same name or"
                 " remove the file"
             )
 
@@ -122,7 +124,7 @@ def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
         sample_id = name if name in ids else PurePosixPath(posixpath.splitext(name)[0]).as_posix()
         if sample_id not in ids:
             raise InputError(
-                f"{path} names the sample {name!r}, which is not in {root / 'images'}: correct the list or add the"
+                f"{path} names the sample {shown(name)}, which is not in {root / 'images'}: correct the list or add the"
                 " image"
             )
         yield sample_id

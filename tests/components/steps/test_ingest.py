@@ -280,12 +280,12 @@ def no_classes(root: Path) -> None:
     [
         (
             remove_mask,
-            r"^1 files in \S+ have no mask: images/val/001\.png: add each mask under the same name or remove the file$",
+            r"^1 file in \S+ has no mask: images/val/001\.png: add each mask under the same name or remove the file$",
         ),
         (
             add_mask,
             (
-                r"^1 files in \S+ have no image: masks/val/009\.png: add each image under the same name or remove the"
+                r"^1 file in \S+ has no image: masks/val/009\.png: add each image under the same name or remove the"
                 r" file$"
             ),
         ),

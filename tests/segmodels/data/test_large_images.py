@@ -98,6 +98,16 @@ def test_a_file_that_ends_too_early_is_named(options: dict, tmp_path: Path) -> N
         bands(path)
 
 
+def test_a_compressed_strip_that_fills_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_images, "PIXELS_OF_A_STRIP", 7_400)
+    tifffile.imwrite(tmp_path / "one.tif", pixels(), photometric="rgb", compression="zlib", rowsperstrip=150)
+    with pytest.raises(InputError, match=r"one\.tif has strips of 0 million pixels, .*: store it in tiles"):
+        bands(tmp_path / "one.tif")
+    for name, options in {"few": {"compression": "zlib", "rowsperstrip": 74}, "plain": {"rowsperstrip": 150}}.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels(), photometric="rgb", **options)
+        np.testing.assert_array_equal(bands(tmp_path / f"{name}.tif"), pixels())
+
+
 def test_no_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.tif").write_text("no image")
     assert not is_large(tmp_path / "text.tif")

@@ -56,7 +56,7 @@ def test_labels_are_whole_numbers(tmp_path: Path) -> None:
     for number, dtype in enumerate((np.uint8, np.int16, np.float32)):
         read, _ = read_label_volume(save(tmp_path / f"{number}.nii.gz", labels.astype(dtype)))
         np.testing.assert_array_equal(read, labels.transpose(2, 1, 0))
-    with pytest.raises(InputError, match=r"wrong\.nii holds values that are no whole numbers"):
+    with pytest.raises(InputError, match=r"wrong\.nii holds values that are not whole numbers"):
         read_label_volume(save(tmp_path / "wrong.nii", labels.astype(np.float32) / 2))
 
 

@@ -106,8 +106,8 @@ def two_pages(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda root: (root / "objects" / "a.png").unlink(), r"1 files in .* have no map of objects: images/a\.png"),
-        (lambda root: save(root / "objects" / "b.png", IDS), r"1 files in .* have no image: objects/b\.png"),
+        (lambda root: (root / "objects" / "a.png").unlink(), r"1 file in .* has no map of objects: images/a\.png"),
+        (lambda root: save(root / "objects" / "b.png", IDS), r"1 file in .* has no image: objects/b\.png"),
         (lambda root: save(root / "objects" / "a.png", IDS[:5]), r"objects/a\.png is 17x5 but its mask is 17x12"),
         (lambda root: save(root / "objects" / "a.png", IMAGE), r"objects/a\.png has pages of the shapes .*grey"),
         (void, r"objects/a\.png has the object 7 where its mask is ignored everywhere.*a\.json"),
