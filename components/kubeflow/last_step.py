@@ -19,6 +19,9 @@ from segmodels.errors import InputError, TransientError
 
 LAST_STEP = "last_step.json"
 
+IMPATIENT: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 2}}
+"""Of the store's client: a record is not worth a minute of every step if the store does not answer."""
+
 
 @dataclass(frozen=True)
 class LastStep:
@@ -66,9 +69,9 @@ def write_record(name: str, facts: dict[str, Any]) -> None:
     bucket, prefix = split_url(folder)
     try:
         with translate_errors(folder, connected=True):
-            s3_client().put_object(Bucket=bucket, Key=prefix + name, Body=json.dumps(facts).encode())
+            s3_client(**IMPATIENT).put_object(Bucket=bucket, Key=prefix + name, Body=json.dumps(facts).encode())
     except (InputError, TransientError) as error:
-        print(f"{folder}/{name} cannot be written ({error}): the notification will not know it", flush=True)
+        print(f"{name} cannot be stored ({error}): the notification will not know this step's end", flush=True)
 
 
 def read_record(name: str) -> dict[str, Any]:
@@ -81,11 +84,11 @@ def read_record(name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     try:
         with translate_errors(folder, connected=True):
-            client = s3_client()
+            client = s3_client(**IMPATIENT)
             with suppress(client.exceptions.NoSuchKey):
                 facts = json.loads(client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read())
     except (InputError, TransientError) as error:
-        print(f"{folder}/{name} cannot be read ({error})", flush=True)
+        print(f"{error}", flush=True)
     return facts
 
 

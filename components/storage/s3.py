@@ -32,11 +32,13 @@ PASSING = (
 """Error codes that may be gone at the next attempt; the last two are of objects that changed after they were listed."""
 
 
-def s3_client() -> Any:
+def s3_client(**settings: Any) -> Any:
+    """A client; ``settings`` are those of botocore's Config that differ from ours."""
     import boto3
     from botocore.config import Config
 
-    return boto3.session.Session().client("s3", config=Config(max_pool_connections=THREADS, connect_timeout=15))
+    config = Config(**{"max_pool_connections": THREADS, "connect_timeout": 15, **settings})
+    return boto3.session.Session().client("s3", config=config)
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -172,7 +172,7 @@ def test_a_store_that_refuses_does_not_fail_a_step(
     monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://no-such-bucket/checkpoints")
     with recorded("ingest"):
         pass
-    assert "the notification will not know it" in capsys.readouterr().out
+    assert "the notification will not know this step's end" in capsys.readouterr().out
     assert last_step() is None
 
 
