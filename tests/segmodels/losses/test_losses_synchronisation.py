@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from segmodels.losses import create_loss, distribution
@@ -30,14 +30,16 @@ NAMES = sorted(
 )
 
 
-class NothingTravels(TorchDispatchMode):
-    """Fails where a tensor of the CPU is copied to the device, which a GPU's queue would wait for."""
+class NothingTravels(TorchFunctionMode):
+    """Fails where a tensor of the CPU, or one made of Python's numbers, goes to the device: the host would wait."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if "copy" in str(func) and any(one.device.type == "meta" for one in tree_leaves(result)):
-            sources = [one for one in tree_leaves(args) if isinstance(one, Tensor) and one.device.type == "cpu"]
-            assert not sources, f"{func} copies from the CPU"
+        if isinstance(result, Tensor) and result.device.type == "meta":
+            sources = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+            made = func in (torch.tensor, torch.as_tensor, Tensor.new_tensor)
+            assert not made, f"{func} makes a tensor on the device of Python's numbers"
+            assert all(one.device.type == "meta" or one.dim() == 0 for one in sources), f"{func} takes the CPU's"
         return result
 
 
