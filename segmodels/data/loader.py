@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment, Outside
@@ -54,6 +55,7 @@ def training_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    pin: bool = False,
 ) -> TrainingLoader:
     """Endlessly reusable iterable over the batches of one epoch: see ``TrainingLoader``.
 
@@ -61,6 +63,7 @@ def training_loader(
         batch_size: samples per batch and rank.
         workers: processes; 0 loads in one thread of this process. A script that asks for processes must guard its
             work by ``if __name__ == "__main__"``, because each of them imports it.
+        pin: give batches in pinned memory, from which a GPU copies without making the host wait.
 
     Raises:
         InputError: images of different sizes without a crop, an augmentation that the images cannot have, or fewer
@@ -81,7 +84,7 @@ def training_loader(
             " start fewer processes"
         )
     samples = _AugmentedBatches(reader, augment, task, seed)
-    return TrainingLoader(samples, len(reader), batch_size, seed, workers, rank, world_size)
+    return TrainingLoader(samples, len(reader), batch_size, seed, workers, rank, world_size, pin)
 
 
 class TrainingLoader:
@@ -101,6 +104,7 @@ class TrainingLoader:
         workers: int,
         rank: int,
         world_size: int,
+        pin: bool,
     ) -> None:
         self._samples = samples
         self._length = length
@@ -109,6 +113,7 @@ class TrainingLoader:
         self._workers = workers
         self._rank = rank
         self._world_size = world_size
+        self._pin = pin
         self._epoch = 0
         self._start_batch = 0
 
@@ -123,9 +128,10 @@ class TrainingLoader:
     def __iter__(self) -> Iterator[Batch]:
         samples = self._samples.of_epoch(self._epoch)
         batches = self._indices()[self._start_batch :]
-        if self._workers == 0:
-            return prefetch(map(samples.make, batches))
-        return worker_batches(samples.make, batches, self._workers)
+        made = worker_batches(samples.make, batches, self._workers) if self._workers else map(samples.make, batches)
+        if self._pin:
+            return prefetch(map(_pinned, made))
+        return made if self._workers else prefetch(made)
 
     def _indices(self) -> list[np.ndarray]:
         """The samples of each batch of this rank."""
@@ -156,6 +162,10 @@ class _AugmentedBatches:
         rng = np.random.default_rng((self._seed, self._epoch, 1 + index))
         annotation = self._reader.annotation(index, objects=self._task.reads_objects)
         return self._augment(self._reader.image(index), annotation, rng, self._outside)
+
+
+def _pinned(batch: Batch) -> Batch:
+    return tree_map_only(Tensor, Tensor.pin_memory, batch)
 
 
 def _outside(reader: ShardReader) -> Outside:

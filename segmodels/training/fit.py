@@ -26,6 +26,7 @@ from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
+from segmodels.training.feeding import on_device
 from segmodels.training.learner import Learner, Losses, Turn
 from segmodels.training.means import add_losses, mean_losses, total_sums
 from segmodels.training.state import FitSettings, Progress
@@ -169,7 +170,7 @@ class Fit:
         }
         start = time.monotonic()
         if progress.batch < batches:
-            for batch in self.training:
+            for batch in on_device(self.training, self.fabric.device):
                 stepped = self._train_batch(batch, last=progress.batch + 1 == batches, sums=sums)
                 progress.batch += 1
                 seconds = time.monotonic() - start
@@ -209,7 +210,6 @@ class Fit:
     def _train_batch(self, batch: Batch, *, last: bool, sums: dict[str, Tensor]) -> bool:
         """Whether the batch completed an optimiser step."""
         settings, progress = self.settings, self.progress
-        batch = self.fabric.to_device(batch)
         soft_labels = self._soft_labels(batch)
         steps_now = last or (progress.batch + 1) % settings.accumulate == 0
         share_done = self._share_done()
@@ -290,10 +290,10 @@ class Fit:
 
     def _training_images(self) -> Iterator[Tensor]:
         self.training.set_epoch(self.progress.epoch)
-        for batch in self.training:
+        for batch in on_device(self.training, self.fabric.device):
             if self._agreed(self.stop())[0]:
                 raise Stopped  # ``after_epoch`` has saved
-            yield self.learner.normalised(self.fabric.to_device(batch.images))
+            yield self.learner.normalised(batch.images)
 
     # --- validation
 

@@ -90,7 +90,7 @@ def create_recipe(settings: TrainSettings, training: ShardReader, validation: Sh
         model_options=options,
         task=task,
         learner=learner,
-        optimizer=create_optimizer(settings, learner.model),
+        optimizer=create_optimizer(settings, learner.model, fused=devices.gpu and devices.precision != "float16"),
         learning_rate_factor=_schedule(settings),
         average=_average(settings, learner),
         fit=_fit_settings(settings),
@@ -107,7 +107,10 @@ def create_loaders(
         InputError: the augmentation does not fit the images, or there are fewer samples than processes.
     """
     share = {"batch_size": settings.batch_size, "rank": rank, "world_size": processes}
-    loader = training_loader(training, settings.augment, task, seed=settings.seed, workers=settings.workers, **share)
+    pin = choose_devices(settings.accelerator).gpu
+    loader = training_loader(
+        training, settings.augment, task, seed=settings.seed, workers=settings.workers, pin=pin, **share
+    )
     return loader, evaluation_loader(validation, **share)
 
 
@@ -173,10 +176,13 @@ def create_criterion(settings: TrainSettings, card: Card, reader: ShardReader) -
     return criterion
 
 
-def create_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.Optimizer:
+def create_optimizer(settings: TrainSettings, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
     """Weight decay is for weights only: biases, normalisation parameters and what the model exempts go without.
 
     A model may have groups of parameters whose learning rate is a multiple of the others' (``parameter_groups``).
+
+    Args:
+        fused: one kernel for all parameters, for GPUs; it excludes clipping gradients that a GradScaler scales.
     """
     asked: Any = model  # plain modules have neither method
     exempt = asked.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
@@ -193,8 +199,8 @@ def create_optimizer(settings: TrainSettings, model: nn.Module) -> torch.optim.O
             {"params": [p for p in trained if id(p) in undecayed], "weight_decay": 0.0, **rate},
         ]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused or None)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=fused or None)
 
 
 def _check_requirements(settings: TrainSettings, criterion: WeightedSum, *readers: ShardReader) -> None:

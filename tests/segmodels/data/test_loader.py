@@ -109,6 +109,19 @@ def test_a_batch_holds_what_the_task_makes_of_the_annotations_and_the_samples_nu
         assert ids.tolist() == numbers(images)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_pinned_beside_the_training(reader, workers, monkeypatch):
+    threads = []
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda tensor: (threads.append(threading.current_thread().name), tensor)[1]
+    )
+    loader = partial(training_loader, reader, FULL, TASK, batch_size=8, seed=0, workers=workers)
+    plain = list(loader())
+    assert not threads
+    assert same(list(loader(pin=True)), plain)
+    assert threads == ["prefetch"] * len(tree_leaves(plain))
+
+
 def test_targets_are_made_where_the_batches_are_made(reader):
     """In the loader's thread or in its workers, never in the thread that trains."""
     for workers in (0, 1):

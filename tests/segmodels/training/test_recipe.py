@@ -13,6 +13,7 @@ from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import PixelOutput
+from segmodels.training.devices import choose_devices
 from segmodels.training.moving_average import MovingAverage
 from segmodels.training.recipe import Recipe, create_optimizer, create_recipe
 from segmodels.training.self_correction import SelfCorrection
@@ -158,3 +159,21 @@ def test_the_first_weights_follow_from_the_seed(readers: tuple[ShardReader, Shar
     first, second, other = (recipe(readers, seed=seed).learner.model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_kernel_updates_all_parameters_on_gpus_alone(readers: tuple[ShardReader, ShardReader], name: str) -> None:
+    on_cpu = recipe(readers, optimizer=name)
+    assert [group["fused"] for group in on_cpu.optimizer.param_groups] == [None] * 2
+    fused = create_optimizer(TrainSettings(optimizer=name), Positions(4), fused=True)
+    assert {group["fused"] for group in fused.param_groups} == {True}
+
+
+def test_deterministic_algorithms_are_for_cpus_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_devices("cpu").deterministic
+    assert not choose_devices("cpu", deterministic=False).deterministic
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert not choose_devices("gpu", "float32").deterministic
+    assert choose_devices("gpu", "float32", deterministic=True).deterministic
+    for value in ("auto", True, False):
+        assert TrainSettings(deterministic=value).deterministic == value
