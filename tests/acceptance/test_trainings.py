@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pod_processes import Pod
 from safetensors.torch import load_file
 from small_pipeline import write_shards
 
@@ -160,3 +161,25 @@ def test_two_processes_measure_what_one_does_with_the_same_global_batch(
         scores.append([metrics[name] for name in ("val/miou", "val/fwiou", "val/loss", "train/loss")])
     # the order of sums differs; labels that a model makes for itself carry such differences into the next cycle
     assert scores[1] == pytest.approx(scores[0], rel=1e-2 if changes else 0, abs=1e-3)
+
+
+def test_a_deleted_pods_training_resumes_in_the_next_pod_from_its_last_state(tmp_path: Path) -> None:
+    """The step has a second at most, and nobody reads what it prints in that time."""
+    write_shards(tmp_path / "shards", train=80, val=4, scale=1)
+    step = [sys.executable, "-m", "components", "train", "--params-json", json.dumps(PARAMS), "--shards", "shards"]
+    tracking = environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db", PYTHONPATH=str(REPOSITORY))
+
+    def pod(number: int, checkpoints: str) -> Pod:
+        folders = ["--checkpoints", checkpoints, "--model", f"model-{number}"]
+        return Pod([*step, *folders], tmp_path / f"log-{number}", cwd=tmp_path, env=tracking)
+
+    assert pod(0, "alone").wait(300) == 0
+    first = pod(1, "shared")
+    while not list(tmp_path.glob("shared/*/*.ckpt")):
+        assert first.launcher.poll() is None, (tmp_path / "log-1").read_text()
+        time.sleep(0.05)
+    first.delete()
+    assert not (tmp_path / "model-1").exists(), "it was not at its end"
+    assert pod(2, "shared").wait(300) == 0, (tmp_path / "log-2").read_text()
+    weights = [load_file(tmp_path / model / "weights.safetensors") for model in ("model-0", "model-2")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -102,6 +102,7 @@ def test_changed_data_under_the_same_branch_is_not_served_from_the_cache(
     )
 
 
+@pytest.mark.slow
 def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
