@@ -10,10 +10,11 @@ export DO_NOT_TRACK := 1
 VARIANT ?= cpu
 PROFILE ?= $(VARIANT)
 OVERLAY ?= dev
+PIP_OPTIONS = --quiet --disable-pip-version-check
 CONFIGURATION = configurations/$(patsubst params.%,%,$(basename $(notdir $(PARAMS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo attacks test test-slow acceptance lint docs ui bench bench-gpu sweep run camvid image push deploy golden clean
+.PHONY: help demo attacks test test-slow acceptance lint docs ui bench bench-gpu sweep run camvid image push deploy golden lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -21,7 +22,10 @@ help:  ## this list
 $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V): set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[pipeline,serving,cluster,test]' -c requirements.lock
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -c 'import sys; from importlib.metadata import version; sys.exit("+cpu" not in version("torch"))' || \
+	  $(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes --no-deps -r requirements.cuda.lock
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --no-deps -e .
 	@touch $@
 
 demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, show the results
@@ -38,11 +42,15 @@ test-slow: $(VENV)/.installed  ## every model learns, exports and keeps its coun
 acceptance: $(VENV)/.installed  ## the whole system: object store, killed and resumed trainings, browser
 	python -m pytest -m acceptance
 
-lint: $(VENV)/.installed  ## ruff, mypy, and imports that go down only
+lock: $(VENV)/.installed  ## write the lock files anew after a change of pyproject.toml; CPU wheels of torch are looked for in WHEELS (wheelhouse)
+	python infra/lock.py $(or $(WHEELS),wheelhouse)
+
+lint: $(VENV)/.installed  ## ruff, mypy, bandit, and imports that go down only
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	bandit -q -c pyproject.toml -r segmodels components pipelines infra
 
 docs: $(VENV)/.installed  ## write the generated pages of docs/: models, encoders, losses, metrics, datasets, parameters
 	python -m components.commands.docs docs
@@ -76,16 +84,18 @@ run: $(VENV)/.installed  ## the six steps with another file of parameters, in co
 camvid:  ## train on CamVid, in configurations/camvid
 	$(MAKE) run PARAMS=params.camvid.yaml
 
-image: $(VENV)/.installed  ## build the image of the steps: VARIANT=cpu|gpu TORCH_INDEX=index of CPU wheels; wheelhouse/ is looked into first
+image: $(VENV)/.installed  ## build the image of the steps and its SBOM: VARIANT=cpu|gpu TORCH_INDEX=index of CPU wheels BASE_IMAGE=name@digest; wheelhouse/ is looked into first
 	@mkdir -p build
 	DOCKER_BUILDKIT=1 docker build --file infra/Dockerfile --iidfile build/image.id --build-arg VARIANT=$(VARIANT) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
-	  --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*') $(BUILD_OPTIONS) .
+	  --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*') $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_OPTIONS) .
+	docker run --rm --entrypoint cat $$(cat build/image.id) /opt/segmodels/sbom.json > build/sbom.json
 	docker tag $$(cat build/image.id) segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	@docker image ls segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	python -m pipelines pin segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile local
 
-push:  ## build and push the image: REGISTRY=host/path PROFILE=cpu|gpu; its digest is pinned for the profile
+push:  ## build and push the image: REGISTRY=host/path BASE_IMAGE=name@digest PROFILE=cpu|gpu; its digest is pinned for the profile
 	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=host/path"; exit 2; }
+	@expr "$(BASE_IMAGE)" : '.*@sha256:[0-9a-f]\{64\}$$' > /dev/null || { echo "BASE_IMAGE is '$(BASE_IMAGE)', expected the digest of the image that was checked: make push BASE_IMAGE=python:3.11-slim-bookworm@sha256:... (docker buildx imagetools inspect python:3.11-slim-bookworm shows it)"; exit 2; }
 	$(MAKE) image
 	docker tag $$(cat build/image.id) $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	docker push $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)

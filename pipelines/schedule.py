@@ -108,16 +108,16 @@ def remove(server: Server, name: str) -> list[str]:
 def recurring_runs(server: Server) -> list[Any]:
     """The recurring runs of our experiment, newest first."""
     runs: list[Any] = []
-    token = ""
+    place = ""  # in the list
     experiment = find_experiment(server)
     while experiment:
         with translate_errors(server):
             page = server.client.list_recurring_runs(
-                page_token=token, page_size=PAGE, sort_by="created_at desc", experiment_id=experiment
+                page_token=place, page_size=PAGE, sort_by="created_at desc", experiment_id=experiment
             )
         runs += page.recurring_runs or []
-        token = page.next_page_token
-        if not token:
+        place = page.next_page_token
+        if not place:
             break
     return runs
 

@@ -78,7 +78,7 @@ def sizes_and_times(root: Path) -> Iterable[Any]:
 
 def hashed(parts: Iterable[Any]) -> str:
     """md5 of what ``repr`` writes of each part."""
-    digest = hashlib.md5()
+    digest = hashlib.md5(usedforsecurity=False)
     for part in parts:
         digest.update(f"{part!r}\n".encode())
     return digest.hexdigest()

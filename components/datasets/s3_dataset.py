@@ -86,9 +86,9 @@ def _parts_etag(path: Path, sizes: list[int]) -> str:
     md5s = []
     with path.open("rb") as file:
         for size in sizes:
-            md5 = hashlib.md5()
+            md5 = hashlib.md5(usedforsecurity=False)
             while size and (chunk := file.read(min(size, CHUNK))):
                 md5.update(chunk)
                 size -= len(chunk)
             md5s.append(md5.digest())
-    return f"{hashlib.md5(b''.join(md5s)).hexdigest()}-{len(sizes)}"
+    return f"{hashlib.md5(b''.join(md5s), usedforsecurity=False).hexdigest()}-{len(sizes)}"

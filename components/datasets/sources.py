@@ -83,7 +83,7 @@ def _digits(settings: DigitsSettings, cache: Path) -> Path:
     from segmodels.data import digits
 
     key = json.dumps(asdict(settings), sort_keys=True) + inspect.getsource(digits)
-    folder = cache / "digits" / md5(key.encode()).hexdigest()
+    folder = cache / "digits" / md5(key.encode(), usedforsecurity=False).hexdigest()
     if not folder.is_dir():
         with written_folder(folder) as partial:
             digits.write_digits(partial, settings)

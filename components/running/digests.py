@@ -49,7 +49,7 @@ def md5s(root: Path, files: Sequence[str]) -> list[str]:
 def directory_digest(files: Mapping[str, str]) -> str:
     """``<md5>.dir``: what ``dvc add`` writes for a directory with these files (relative path -> md5)."""
     listing = [{"md5": md5, "relpath": path} for path, md5 in sorted(files.items())]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def folder_digest(root: Path) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import io
 import zipfile
-from collections import Counter
+from collections.abc import Awaitable, Callable
 from threading import Lock
 from typing import Literal
 
 import numpy as np
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from PIL import Image
 from python_multipart.multipart import parse_options_header
@@ -25,9 +24,11 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from components.serving import openapi
 from components.serving.batching import Answer, Batcher
+from components.serving.errors import answer_errors
 from components.serving.intake import InFlight, Intake
-from components.serving.limits import Limits, TooLarge, TooSlow
+from components.serving.limits import Limits
 from components.serving.live_model import LiveModel, ServedModel
 from components.serving.protocol import (
     IMAGES,
@@ -44,17 +45,20 @@ from segmodels.inference.predictor import Predictor
 
 IMAGE_NAME = "in the request"
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".zip": "application/zip"}
-CLIENT_GONE = 499
 
 
 def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     """The application that answers with ``live`` by way of ``batcher``."""
     app = FastAPI(
-        title="segmodels", version=code_revision(), docs_url=None, redoc_url=None
-    )  # their pages load scripts from elsewhere
+        title="segmodels",
+        version=code_revision(),
+        responses=openapi.ERRORS,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+    )
     in_flight = InFlight()
     app.add_middleware(Intake, limits=limits, in_flight=in_flight)
-    refused = _answer_errors(app)
+    refused = answer_errors(app)
     one_by_one = Lock()  # lists of Python numbers are many times larger than the JSON text that they are parsed from
 
     def loaded(name: str, number: str | None = None) -> ServedModel:
@@ -87,41 +91,54 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
             answer.cancel()
             gone.cancel()
 
-    @app.get("/v2/health/live")
+    @app.get("/v2/health/live", response_model=openapi.Live)
     async def live_() -> dict[str, bool]:
         return {"live": True}
 
-    @app.get("/v2/health/ready")
+    @app.get("/v2/health/ready", responses={code: {"model": openapi.Ready} for code in (200, 503)})
     async def ready() -> JSONResponse:
         is_ready = live.current is not None
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @app.get("/v2")
+    @app.get("/v2", response_model=openapi.Server)
     async def server() -> dict[str, object]:
         return {"name": app.title, "version": app.version, "extensions": []}
 
-    @app.get("/v2/models/{name}")
-    @app.get("/v2/models/{name}/versions/{number}")
-    async def metadata(name: str, number: str | None = None) -> dict[str, object]:
-        model = loaded(name, number)
-        return model_metadata(model.name, model.version, model.predictor)
+    def add_model(path: str, find: Callable[..., Awaitable[ServedModel]]) -> None:
+        found = Depends(find)
 
-    @app.get("/v2/models/{name}/ready")
-    @app.get("/v2/models/{name}/versions/{number}/ready")
-    async def model_ready(name: str, number: str | None = None) -> dict[str, object]:
-        return {"name": loaded(name, number).name, "ready": True}
+        @app.get(path, response_model=openapi.ModelMetadata)
+        async def metadata(model: ServedModel = found) -> dict[str, object]:
+            return model_metadata(model.name, model.version, model.predictor)
 
-    @app.post("/v2/models/{name}/infer")
-    @app.post("/v2/models/{name}/versions/{number}/infer")
-    async def infer(name: str, request: Request, number: str | None = None) -> Response:
-        predictor = loaded(name, number).predictor
-        asked = await run_in_threadpool(parsed, await _body(request), predictor)
-        answer = await predicted(request, list(asked.images))
-        if number not in (None, answer.model.version):
-            loaded(name, number)  # another version took its place meanwhile
-        return Response(await run_in_threadpool(_response, asked, answer), media_type="application/json")
+        @app.get(f"{path}/ready", response_model=openapi.ModelReady)
+        async def model_ready(model: ServedModel = found) -> dict[str, object]:
+            return {"name": model.name, "ready": True}
 
-    @app.post("/predict")
+        @app.post(
+            f"{path}/infer",
+            responses={200: {"model": openapi.InferenceResponse}},
+            openapi_extra=openapi.INFERENCE_REQUEST,
+        )
+        async def infer(request: Request, model: ServedModel = found) -> Response:
+            asked = await run_in_threadpool(parsed, await _body(request), model.predictor)
+            answer = await predicted(request, list(asked.images))
+            if answer.model is not model:  # it took the other's place meanwhile: is it what was asked for?
+                await find(**request.path_params)
+            return Response(await run_in_threadpool(_response, asked, answer), media_type="application/json")
+
+    async def any_version(name: str) -> ServedModel:
+        return loaded(name)
+
+    async def one_version(name: str, number: str) -> ServedModel:
+        return loaded(name, number)
+
+    add_model("/v2/models/{name}", any_version)
+    add_model("/v2/models/{name}/versions/{number}", one_version)
+
+    @app.post(
+        "/predict", response_class=Response, responses=openapi.IMAGE_RESPONSE, openapi_extra=openapi.IMAGE_REQUEST
+    )
     async def predict(request: Request, output: Literal["mask", "overlay"] = "mask") -> Response:
         """An image file, as the body or as the one file of a form -> the file that keeps the result (of semantic
         segmentation a PNG: class ids with the classes' colours as palette), or a PNG with the result drawn over the
@@ -142,7 +159,7 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
             headers={"X-Model-Name": answer.model.name, "X-Model-Version": answer.model.version},
         )
 
-    @app.get("/classes")
+    @app.get("/classes", response_model=list[openapi.ServedClass])
     async def classes() -> list[dict[str, object]]:
         labels = loaded(live.name).labels
         return [
@@ -150,7 +167,7 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
             for index, (name, color) in enumerate(zip(labels.classes, labels.palette, strict=True))
         ]
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
         """Prometheus' text format."""
         counts = batcher.counts
@@ -252,55 +269,3 @@ def _file(image: np.ndarray, answer: Answer, output: str) -> tuple[str, bytes]:
         for suffix, content in files.items():
             archive.writestr(f"result{suffix}", content)
     return ".zip", packed.getvalue()
-
-
-def _answer_errors(app: FastAPI) -> Counter[int]:
-    """Answer errors as the protocol wants them; returns how many there were of each status."""
-    refused: Counter[int] = Counter()
-
-    def answer(status: int, sentence: str, **headers: str) -> JSONResponse:
-        refused[status] += 1
-        return JSONResponse({"error": sentence}, status, headers)
-
-    @app.exception_handler(InputError)
-    async def wrong(_: Request, error: InputError) -> JSONResponse:
-        return answer(413 if isinstance(error, TooLarge) else 400, str(error))
-
-    @app.exception_handler(TooSlow)
-    async def slow(_: Request, error: TooSlow) -> JSONResponse:
-        return answer(408, str(error), Connection="close")
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:  # noqa: ARG001
-        return answer(CLIENT_GONE, "the client closed the connection")  # nobody reads it
-
-    @app.exception_handler(TransientError)
-    async def busy(_: Request, error: TransientError) -> JSONResponse:
-        return answer(503, str(error), **{"Retry-After": "2"})
-
-    @app.exception_handler(RequestValidationError)
-    async def parameter(_: Request, error: RequestValidationError) -> JSONResponse:
-        first, *_rest = error.errors()
-        return answer(
-            400,
-            f"parameter {first['loc'][-1]} of the request is {first.get('input')!r}:"
-            f" {first['msg'][:1].lower()}{first['msg'][1:]}",
-        )
-
-    @app.exception_handler(HTTPException)
-    async def not_here(request: Request, error: HTTPException) -> JSONResponse:
-        headers, sentence = dict(error.headers or {}), error.detail
-        if error.status_code == 404 and sentence == "Not Found":
-            sentence = f"{request.url.path} is not a path of this server"
-        if error.status_code == 405:
-            allowed = headers["Allow"] = headers["Allow"].replace("GET", "GET, HEAD")
-            sentence = f"{request.url.path} does not know the method {request.method}, expected {allowed}"
-        return answer(error.status_code, sentence, **headers)
-
-    @app.exception_handler(Exception)
-    async def bug(_: Request, error: Exception) -> JSONResponse:
-        return answer(
-            500, f"prediction failed ({type(error).__name__}): see the server's log"
-        )  # it prints the traceback
-
-    return refused

@@ -213,7 +213,8 @@ def split_by_group(samples: Sequence[Sample], settings: SplitSettings) -> list[S
     """
     val, test, seed = settings.val, settings.test, settings.seed
     groups = sorted(
-        {sample.group for sample in samples}, key=lambda group: hashlib.md5(f"{seed}:{group}".encode()).digest()
+        {sample.group for sample in samples},
+        key=lambda group: hashlib.md5(f"{seed}:{group}".encode(), usedforsecurity=False).digest(),
     )
     sizes = {"test": round(test * len(groups)), "val": round(val * len(groups))}
     sizes["train"] = len(groups) - sum(sizes.values())

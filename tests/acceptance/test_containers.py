@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def built(host: DockerHost, workplace: Path) -> Build:
     context = workplace / "context"
     for name in ("segmodels", "components"):
         shutil.copytree(REPOSITORY / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "requirements.lock", ".dockerignore", "infra/Dockerfile"):
+    locks = ("infra/requirements.lock", "infra/sbom.lock", "requirements.cuda.lock")
+    for name in (*locks, ".dockerignore", "infra/Dockerfile"):
         (context / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(REPOSITORY / name, context / name)
     (context / "wheelhouse").mkdir()
@@ -242,6 +244,18 @@ print(json.dumps([there, tools, os.getuid(), os.environ["SEGMODELS_CODE_REVISION
     assert revision == REVISION
     print(f"image {build.image}: {build.megabytes} MB")
     assert build.megabytes < (2600 if "cpu" in build.image else 9000)
+
+
+def test_the_image_lists_what_it_holds(build: Build) -> None:
+    listed = build.host.run(
+        "run", "--rm", "--network=host", "--entrypoint=cat", build.image, "/opt/segmodels/sbom.json"
+    )
+    bill = json.loads(listed)
+    versions = {component["name"].lower(): component["version"] for component in bill["components"]}
+    assert bill["bomFormat"] == "CycloneDX"
+    assert {"torch", "mlflow", "dvc", "fastapi", "psycopg2-binary"} <= versions.keys()
+    assert versions["mlflow"] == version("mlflow")
+    assert "pytest" not in versions
 
 
 def test_settings_of_the_build_are_not_in_the_image(build: Build) -> None:

@@ -1,0 +1,89 @@
+"""The lock files: everything that pyproject.toml asks for, and all that this needs, by version and by hash."""
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CUDA = re.compile(r"cuda-|nvidia-|triton$")
+
+LOCKS = {
+    "requirements.lock": ("pipeline", "serving", "cluster", "test"),
+    "infra/requirements.lock": ("pipeline", "serving"),
+    "infra/sbom.lock": ("sbom",),
+}
+
+
+def locked(name: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """Package -> its version and the hashes of its files."""
+    entries = re.findall(r"^(?!#)\S.*(?:\n[ ].*)*", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    packages = {}
+    for entry in entries:
+        requirement = Requirement(entry.partition(" \\\n")[0])
+        (pin,) = requirement.specifier
+        assert pin.operator == "==", entry
+        hashes = frozenset(re.findall(r"--hash=(sha256:[0-9a-f]{64})\b", entry))
+        assert hashes, entry
+        assert canonicalize_name(requirement.name) not in packages, entry
+        packages[canonicalize_name(requirement.name)] = pin.version, hashes
+    return packages
+
+
+def wanted(extras: tuple[str, ...]) -> list[Requirement]:
+    """What pyproject.toml asks for."""
+    own = [] if extras == ("sbom",) else PROJECT["dependencies"]
+    return list(map(Requirement, own + [line for name in extras for line in PROJECT["optional-dependencies"][name]]))
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_file_is_that_of_pyproject(name: str) -> None:
+    """`make lock` writes them anew."""
+    packages, waiting, seen = locked(name), wanted(LOCKS[name]), set()
+    while waiting:
+        requirement = waiting.pop()
+        package = canonicalize_name(requirement.name)
+        assert package in packages, f"{requirement} is not in {name}: make lock"
+        version, _ = packages[package]
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} is {version} in {name}"
+        for extra in ("", *requirement.extras):
+            if (package, extra) in seen:
+                continue
+            seen.add((package, extra))
+            try:  # what is installed here says what it needs itself
+                needs = [Requirement(line) for line in requires(package) or ()]
+            except PackageNotFoundError:
+                continue
+            waiting += [
+                need
+                for need in needs
+                if (need.marker is None or need.marker.evaluate({"extra": extra})) and not CUDA.match(need.name)
+            ]
+    if name != "infra/sbom.lock":
+        assert {package for package, _ in seen} > {"torch", "mlflow", "fsspec"}
+
+
+def test_the_lock_files_agree() -> None:
+    everything, image, cuda = map(locked, ("requirements.lock", "infra/requirements.lock", "requirements.cuda.lock"))
+    assert {name: everything.get(name) for name in image} == image
+    assert all(CUDA.match(name) for name in cuda)
+    assert not any(CUDA.match(name) for name in everything)
+    for name, (version, _) in locked("infra/sbom.lock").items():
+        assert everything.get(name, (version,))[0] == version
+
+
+def test_no_md5_is_meant_for_security() -> None:
+    """Machines in FIPS mode refuse it otherwise; bandit finds the calls that it recognises."""
+    calls = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for package in ("segmodels", "components", "pipelines")
+        for path in (ROOT / package).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"(hashlib\.|\b(?<!file_)(?<!is_))md5\(", line) and "usedforsecurity=False" not in line
+    ]
+    assert not [call for call in calls if "def " not in call]
