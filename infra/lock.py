@@ -34,7 +34,8 @@ def main(folders: list[str]) -> None:
         packages["torch"] = with_cpu_wheels(packages["torch"], locked.get("torch", ""), folders)
         locked |= packages
         cuda = {name for name in packages if re.match(r"cuda-|nvidia-|triton$", name)}
-        write(ROOT / name, {name: lines for name, lines in packages.items() if name not in cuda})
+        others = {name: lines for name, lines in packages.items() if name not in cuda}
+        write(ROOT / name, others, f"-r {'../' * name.count('/')}{CUDA}\n")
         write(ROOT / CUDA, {name: lines for name, lines in packages.items() if name in cuda})
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     write(ROOT / SBOM, resolve(["-"], locked | read(ROOT / SBOM), "\n".join(extras["sbom"])))
@@ -65,7 +66,7 @@ def with_cpu_wheels(lines: str, before: str, folders: list[str]) -> str:
 
 def parse(text: str) -> Packages:
     """The packages of a lock file."""
-    entries = re.findall(r"^(?![#\s]).*(?:\n[ \t].*)*\n", text, re.MULTILINE)
+    entries = re.findall(r"^(?![#\s-]).*(?:\n[ \t].*)*\n", text, re.MULTILINE)
     return {re.split(r"[=\[ ]", entry)[0]: entry for entry in entries}
 
 
@@ -74,9 +75,9 @@ def read(path: Path) -> Packages:
     return parse(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def write(path: Path, packages: Packages) -> None:
-    """Write a lock file."""
-    path.write_text(HEADER + "".join(packages[name] for name in sorted(packages)), encoding="utf-8")
+def write(path: Path, packages: Packages, more: str = "") -> None:
+    """Write a lock file; ``more`` is a line that includes another one."""
+    path.write_text(HEADER + more + "".join(packages[name] for name in sorted(packages)), encoding="utf-8")
 
 
 if __name__ == "__main__":

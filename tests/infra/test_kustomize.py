@@ -225,6 +225,30 @@ def test_filled_in_they_are_the_secrets(render: Render, tmp_path: Path) -> None:
         kubernetes_validate.validate(secret, VERSIONS[-1], strict=True)
 
 
+@pytest.mark.parametrize("overlay", ["dev", "production"])
+def test_mlflow_may_ask_for_passwords(
+    render: Render, tmp_path: Path, overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(KUSTOMIZE, tmp_path / "kustomize", ignore=shutil.ignore_patterns("*.env"))
+    path = tmp_path / "kustomize" / "overlays" / overlay / "kustomization.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["components"].append("../../components/mlflow-authentication")
+    path.write_text(yaml.safe_dump(content))
+    objects = render(path.parent)
+    monkeypatch.setattr(
+        "lint_rules.SECRETS", SECRETS | {("segmodels", name) for name in ("mlflow-authentication", "mlflow-user")}
+    )
+    assert [finding for rule in RULES for finding in rule(objects)] == []
+    server, client = (named(objects, "Deployment")["segmodels", name] for name in ("mlflow", "model-server"))
+    kubernetes_validate.validate(server, VERSIONS[-1], strict=True)
+    (container,) = server["spec"]["template"]["spec"]["containers"]
+    assert "--app-name=basic-auth" in container["args"]
+    assert {one["name"] for one in client["spec"]["template"]["spec"]["containers"][0]["env"]} > {
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+    }
+
+
 def test_a_store_that_is_there_already_takes_the_place_of_ours(render: Render, tmp_path: Path) -> None:
     shutil.copytree(KUSTOMIZE, tmp_path / "kustomize", ignore=shutil.ignore_patterns("*.env"))
     overlay = tmp_path / "kustomize" / "overlays" / "dev" / "kustomization.yaml"

@@ -22,7 +22,7 @@ LOCKS = {
 
 def locked(name: str) -> dict[str, tuple[str, frozenset[str]]]:
     """Package -> its version and the hashes of its files."""
-    entries = re.findall(r"^(?!#)\S.*(?:\n[ ].*)*", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+    entries = re.findall(r"^(?![#-])\S.*(?:\n[ ].*)*", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
     packages = {}
     for entry in entries:
         requirement = Requirement(entry.partition(" \\\n")[0])
@@ -72,6 +72,8 @@ def test_the_lock_files_agree() -> None:
     everything, image, cuda = map(locked, ("requirements.lock", "infra/requirements.lock", "requirements.cuda.lock"))
     assert {name: everything.get(name) for name in image} == image
     assert all(CUDA.match(name) for name in cuda)
+    for name, included in {"requirements.lock": "", "infra/requirements.lock": "../"}.items():
+        assert f"\n-r {included}requirements.cuda.lock\n" in (ROOT / name).read_text(encoding="utf-8")
     assert not any(CUDA.match(name) for name in everything)
     for name, (version, _) in locked("infra/sbom.lock").items():
         assert everything.get(name, (version,))[0] == version
