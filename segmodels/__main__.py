@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="of the image (default: that of the model's card)",
+        help="size of the image (default: that of the model's card)",
     )
     chosen = parser.parse_args(argv)
     try:
@@ -99,7 +99,7 @@ def losses() -> Listing:
 
 
 def tasks() -> Listing:
-    """Every task with the scores that decide about its models, the first of them most."""
+    """Every task with its scores; the first one chooses weights and champions."""
     from segmodels.tasks.registry import TASKS, task_class
 
     rows = [(entry.name, ", ".join(task_class(entry.name).headline.values()), entry.summary) for entry in TASKS]

@@ -1,4 +1,4 @@
-"""Masks and overlays as files that other programs open; each appears under its name when it is whole."""
+"""Masks and overlays as files that other programs open; each gets its name once it is complete."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def write_classes(out: Path, labels: LabelMap) -> None:
 
 
 def write(out: Path, folder: Path, path: Path, image: np.ndarray, result: Any, labels: LabelMap) -> None:
-    """masks/NAME.png (or what else keeps the result) and overlays/NAME.jpg of an image (*spatial, C) and its result;
-    ``path`` is the image's, relative to ``folder``.
+    """masks/NAME.png (or the files of another task's result) and overlays/NAME.jpg of an image (*spatial, C) and its
+    result; ``path`` is the image's, relative to ``folder``.
     """
     from segmodels.data.nifti import is_nifti, stem
     from segmodels.data.preview import as_rgb

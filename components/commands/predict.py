@@ -43,7 +43,7 @@ def predict(
 
     Writes to ``out``, with the images' own names and subfolders:
         masks/NAME.png: class ids, with the classes' colours as palette (16-bit grey above 255 classes); of other tasks
-            than semantic segmentation the files that keep their results.
+            than semantic segmentation, the files of their results.
         overlays/NAME.jpg: the image with the result drawn over it.
         classes.csv: id, class and colour.
 
@@ -58,18 +58,19 @@ def predict(
     Args:
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
         images: folder of images or volumes, or one of them; other files in the folder are left alone.
-        out: folder for the results; files that are there are replaced.
+        out: folder for the results; existing files are replaced.
         window: side of a sliding window in pixels (of volumes: of each axis), for images too large to be predicted
-            whole; 0 predicts whole images. Without this and the following options, as the model was measured.
-        overlap: least share of a window that it has in common with the next.
+            whole; 0 predicts whole images. Without this and the following options, the settings that the model was
+            measured with apply.
+        overlap: smallest share of a window that the next one overlaps, 0 to below 1.
         weighting: of a window's pixels where windows overlap: gaussian or uniform.
         flip: average with the mirrored image.
         scales: average over these scales of the image, or of each window.
         crf: refine by the image's edges with a dense CRF (``DenseCRF``'s defaults); whole images only.
 
     Raises:
-        InputError: no such model, no images, two images of one name, an option that the model's task does not have; at
-            the end, if images could not be read: which, the others are done.
+        InputError: no such model, no images, two images of one name, or an option that the model's task does not have.
+            Also at the end, when the other images are done, for images that could not be read.
         TransientError: the model registry does not answer.
     """
     folder, paths = _find(images, out)
@@ -133,7 +134,7 @@ def _overridden(
     scales: tuple[float, ...] | None,
     crf: bool | None,
 ) -> dict[str, Any]:
-    """The settings that the model was measured with, where the command line does not say otherwise."""
+    """The settings that the model was measured with, overridden by the command line's."""
     asked = {
         "flip": flip,
         "scales": None if scales is None else list(scales),
@@ -145,7 +146,7 @@ def _overridden(
     settings |= {"sliding_window": None} if window == 0 else {}
     given = {name: value for name, value in of_windows.items() if value is not None}
     if given and not settings.get("sliding_window"):
-        raise InputError(f"--{next(iter(given))} is given, expected a sliding window too: give --window")
+        raise InputError(f"--{next(iter(given))} needs a sliding window: give --window too")
     return settings | ({"sliding_window": settings["sliding_window"] | given} if given else {})
 
 
@@ -159,7 +160,7 @@ def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) ->
 
 
 def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
-    """The folder of the images, and their paths relative to it; none of an earlier result."""
+    """The folder of the images, and their paths relative to it, without those of an earlier result."""
     from segmodels.data import nifti
     from segmodels.data.decoding import SUFFIXES
     from segmodels.data.folder_files import files_below
@@ -167,7 +168,7 @@ def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
     if images.is_file():
         return images.parent, [Path(images.name)]
     if not images.is_dir():
-        raise InputError(f"folder of images {images} is not there: check --images")
+        raise InputError(f"folder of images {images} does not exist: check --images")
     found = [
         path
         for path in map(Path, files_below(images))

@@ -26,7 +26,7 @@ def serve(
     poll: float = 30,
     threads: int | None = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT; requests under way are answered first.
+    """Serve a model until SIGTERM or SIGINT; requests in flight are answered first.
 
     Paths: ``/v2/...`` of the Open Inference Protocol, ``/predict`` for image files, ``/classes``, ``/metrics``. The
     server is live at once, and ready when the model is loaded. Another version under the alias is loaded beside the one
@@ -36,19 +36,20 @@ def serve(
     Args:
         model: ``models:/NAME@champion`` (followed), ``models:/NAME/VERSION`` or the folder of a trained model.
         host, port: where to listen; port 0 takes any free one.
-        batch_window: milliseconds that a request waits for others to be predicted with; 0 batches only what arrives
-            during a prediction, which on a CPU is as fast under load (benchmarks/RESULTS.md) and faster without.
+        batch_window: milliseconds that a request waits for others, to be predicted together; with 0 only requests that
+            arrive during a prediction share a batch, which on a CPU is as fast under load (benchmarks/RESULTS.md) and
+            faster otherwise.
         max_batch: images predicted at once. A request holds at most eight times as many, and is predicted batch by
             batch, taking turns with the other requests.
         max_megapixels: million pixels of a request's images together, and of a batch; sides of less than 32 pixels (of
             volumes 16) count as that. Memory grows with it: a U-Net of widths 16..256 needs about 0.4 GB per million
             pixels beside 0.5 GB of its own.
         max_megabytes: million bytes of a request. The requests in flight hold at most four times as many together.
-        poll: seconds between looks at the alias.
-        threads: of torch; None leaves the choice to torch, which does not see the CPU limit of a container.
+        poll: seconds between checks of the alias.
+        threads: CPU threads of torch. None lets torch choose, which ignores a container's CPU limit.
 
     Raises:
-        InputError: an option out of range, the port is taken, no such model.
+        InputError: an option is out of range, the port is taken, or there is no such model.
         TransientError: the model registry does not answer at the start.
     """
     _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads)

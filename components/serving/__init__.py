@@ -1,3 +1,3 @@
-"""A model behind HTTP: what ``components.commands.serve`` puts together. No file here knows MLflow; ``app`` alone knows
-FastAPI.
+"""A model behind HTTP; ``components.commands.serve`` puts the parts together. No file here knows MLflow. ``app`` and
+``errors`` alone know FastAPI.
 """

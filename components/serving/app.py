@@ -140,9 +140,10 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         "/predict", response_class=Response, responses=openapi.IMAGE_RESPONSE, openapi_extra=openapi.IMAGE_REQUEST
     )
     async def predict(request: Request, output: Literal["mask", "overlay"] = "mask") -> Response:
-        """An image file, as the body or as the one file of a form -> the file that keeps the result (of semantic
-        segmentation a PNG: class ids with the classes' colours as palette), or a PNG with the result drawn over the
-        image.
+        """Predict an image file, sent as the body or as the one file of a form.
+
+        The answer is the file of the result (for semantic segmentation a PNG of class ids with the classes' colours as
+        palette), or with ``output=overlay`` a PNG of the result drawn over the image.
         """
         model = loaded(live.name)
         data = (
@@ -255,7 +256,7 @@ def _response(asked: InferenceRequest, answer: Answer) -> bytes:
 
 
 def _file(image: np.ndarray, answer: Answer, output: str) -> tuple[str, bytes]:
-    """Suffix and content of the one file of an answer; several are packed together."""
+    """Suffix and content of the answer's file; several files become one ZIP."""
     (result,), labels = answer.results, answer.model.labels
     if output == "overlay":
         picture, data = Image.fromarray(result.draw(as_rgb(image), labels, 0.5)), io.BytesIO()

@@ -16,8 +16,8 @@ from segmodels.inference.predictor import Predictor, choose_device
 from segmodels.labels import LabelMap
 
 FIRST_IMAGE = {2: (256, 256), 3: (32, 128, 128)}
-"""Size of the blank image, or volume, that a version must predict before it is served: slow or failing first calls
-happen here.
+"""Size of the blank image, or volume, that a version must predict before it is served, so that slow or failing first
+calls happen before.
 """
 
 

@@ -28,8 +28,8 @@ PLATFORM = "pytorch_safetensors"
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """``identifier``: what the client calls the request, None if nothing; ``images``: (N, *spatial, channels);
-    ``outputs``: names of the tensors that are asked for, empty for all.
+    """``identifier``: the client's name for the request, or None; ``images``: (N, *spatial, channels);
+    ``outputs``: names of the requested tensors, empty for all.
     """
 
     identifier: str | None
@@ -44,8 +44,11 @@ def input_spec(predictor: Predictor) -> TensorSpec:
 
 
 def read_request(body: bytes, limits: Limits, predictor: Predictor) -> InferenceRequest:
-    """Raises InputError, one sentence, if the body is not an inference request for one tensor ``images`` as the model
-    takes it; TooLarge beyond the limits.
+    """Parse an inference request.
+
+    Raises:
+        InputError: the body is not a request for one tensor ``images`` of the model's type and channels.
+        TooLarge: it is beyond the limits.
     """
     try:
         request = json.loads(body)
@@ -67,7 +70,7 @@ def read_request(body: bytes, limits: Limits, predictor: Predictor) -> Inference
     for name in wanted:
         if name not in known:
             has = f"one output: {known[0]!r}" if len(known) == 1 else f"the outputs {known}"
-            raise InputError(f"output {name!r} is asked for, the model has {has}")
+            raise InputError(f"output {name!r} is requested, the model has {has}")
     inputs = _objects(request, "inputs")
     names = [tensor.get("name") for tensor in inputs]
     if names != [IMAGES]:
@@ -115,12 +118,12 @@ def _tensor(tensor: dict[str, Any], limits: Limits, predictor: Predictor) -> np.
 def _typed(values: NDArray, dtype: np.dtype, datatype: str) -> NDArray:
     if dtype.kind == "f":
         if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-            raise InputError(f"data of input {IMAGES!r} holds other values than finite numbers, which {datatype} is")
+            raise InputError(f"data of input {IMAGES!r} holds other values than finite numbers, as {datatype} needs")
     else:
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         if values.dtype.kind not in "iu" or values.min() < low or values.max() > high:
             raise InputError(
-                f"data of input {IMAGES!r} holds other values than integers {low} to {high}, which {datatype} is"
+                f"data of input {IMAGES!r} holds other values than integers {low} to {high}, as {datatype} needs"
             )
     return values.astype(dtype)
 
@@ -137,7 +140,7 @@ def _is_shape(shape: Any, predictor: Predictor) -> bool:
 def inference_response(
     request: InferenceRequest, tensors: Mapping[str, NDArray], predictor: Predictor, name: str, version: str
 ) -> bytes:
-    """JSON with the tensors that the request asks for; ``tensors``: those of the task, by name."""
+    """JSON with the requested tensors; ``tensors``: all tensors of the task, by name."""
     response = {
         "model_name": name,
         "model_version": version,

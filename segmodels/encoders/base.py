@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         """Index of the map at a stride; of several at the same stride, as dilated encoders have, the last.
 
         Raises:
-            InputError: the encoder has none there.
+            InputError: the encoder has no map at that stride.
         """
         if stride not in self.strides:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The encoder that a model stands on, as a value: ``Body("resnet50", weights="resnet50.safetensors")``."""
+"""The encoder of a model, as a value: ``Body("resnet50", weights="resnet50.safetensors")``."""
 
 from __future__ import annotations
 

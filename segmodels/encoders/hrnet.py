@@ -69,7 +69,7 @@ class HRNet(Encoder):
     Args:
         width: channels of the finest branch.
         blocks: basic blocks in a branch between two exchanges, and bottlenecks of the first stage.
-        exchanges: how many of them in stages 2, 3 and 4.
+        exchanges: number of exchanges in stages 2, 3 and 4.
     """
 
     classifier = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.", "head.")

@@ -25,7 +25,7 @@ COUNTER = "num_batches_tracked"  # of a batch norm: old files have none, and no 
 
 
 class LoadReport(NamedTuple):
-    """Keys of the module by what became of them in ``load_weights``."""
+    """The module's keys, sorted by what ``load_weights`` did with them."""
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # of the module, not in the file

@@ -28,7 +28,7 @@ from segmodels.tasks.registry import FIRST, create_task, settings_to_dict
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model that is ready to predict, with all that it needs to know about its data.
+    """A model that is ready to predict, and the facts about its data that this takes.
 
     Attributes:
         model: in eval mode, on the device it was loaded to.
@@ -37,7 +37,7 @@ class Bundle:
         mean, std: per channel, in the units of the images; images are normalised by (image - mean) / std.
         longer_side: pixels to which images were resized (longer side) before training; None: they kept their size.
         lineage: where the model comes from: data digest, code revision, parameters digest, ...
-        metrics: of the checkpoint, by name, as far as they were known when it was saved.
+        metrics: of the checkpoint, by name, as known when it was saved.
         dtype: type of the images: uint8, uint16, int16 or float32.
         spatial_dims: of the images: 2, or 3 for volumes.
     """
@@ -83,8 +83,8 @@ def save_bundle(
     """Write ``model`` (as ``create_model`` built it of ``name``, ``options`` and the task's arguments) and its
     description; the fields are those of ``Bundle``.
 
-    Auxiliary heads stay behind: only training has a use for them. The bundle's option ``auxiliary``, of models that
-    have it, is false.
+    Auxiliary heads are left out, because only training uses them; the bundle's option ``auxiliary`` is false where a
+    model has it.
 
     Raises:
         InputError: weights that are not finite.
@@ -114,7 +114,7 @@ def save_bundle(
 
 
 def copy_bundle(source: Path, target: Path, settings: Any) -> None:
-    """Copy the two files of a bundle into a new folder; the copy predicts as ``settings`` of its task say.
+    """Copy a bundle into a new folder; the copy predicts with ``settings`` (of its task).
 
     Raises:
         InputError: as ``load_bundle``.
@@ -163,7 +163,7 @@ def bundle_digest(folder: str | Path) -> str:
 
 
 def _task(path: Path, description: Mapping[str, Any]) -> Task:
-    """What the model predicts; bundles of version 0.1 do not say it."""
+    """The task; bundles of version 0.1 name none."""
     task = description["task"]
     with reading(path, damaged=AGAIN):
         labels = LabelMap.from_dict(description["labels"])

@@ -13,7 +13,7 @@ FLOATS_AT_ONCE = 2**22  # interpolated probabilities held at a time, 16 MB
 
 def class_rows(bands: Iterable[Tensor], height: int, size: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor]:
     """The most probable class of every pixel, as rows (n, map width) from the top down on the bands' device, as soon as
-    the probabilities that they depend on are there.
+    the probabilities that they depend on have arrived.
 
     Probabilities are interpolated bilinearly to the map's size *before* the choice of the class (half-pixel centres,
     as ``torch.nn.functional.interpolate`` with ``align_corners=False``), a few rows at a time, so that C x map height

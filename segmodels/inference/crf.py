@@ -29,7 +29,7 @@ KERNEL_REACH = 5  # standard deviations: beyond, a Gaussian is below 4e-6
 
 @dataclass(frozen=True)
 class DenseCRF:
-    """Parameters; the defaults are those that DeepLab v2 with ResNet-101 is run with (Chen 2018, 1606.00915).
+    """Parameters of a dense CRF. The defaults are those of DeepLab v2 with ResNet-101 (Chen 2018, 1606.00915).
 
     DeepLab v1 (Chen 2015, 1412.7062, section 5) takes ``smoothness_sigma=3`` and searches the appearance kernel per
     model: weight 5 to 10, sigma 50 to 100, colour sigma 3 to 10.
@@ -73,7 +73,7 @@ def mean_field(probabilities: NDArray[np.floating], image: NDArray[np.uint8], cr
     moves probabilities by 0.15 there) and 97 % or more of the pixels get the same class.
 
     Raises:
-        InputError: shapes that do not go together; another type of image; a color_sigma far below one grey level.
+        InputError: shapes that do not match, an image that is not uint8 RGB, or a color_sigma far below one grey level.
     """
     _check(probabilities, image)
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""A bundle's model as a ``torch.export`` program: runs where torch is, without this package."""
+"""A bundle's model as a ``torch.export`` program: runs with torch alone, without this package."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def export_program(bundle: Bundle, path: Path) -> str:
 
 
 def _images(bundle: Bundle, count: int, size: tuple[int, ...]) -> Tensor:
-    """Random ones of the type and the channels that the model takes."""
+    """Random images of the model's type and channels."""
     return torch.randint(0, 256, (count, bundle.channels, *size)).to(getattr(torch, bundle.dtype))
 
 

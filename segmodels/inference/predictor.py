@@ -1,5 +1,5 @@
-"""Images in, results out: checks, the size that the model was trained at, batches, normalisation, the device. How
-results come about is the task's matter.
+"""From images to results: checks, resizing to the model's training size, batches, normalisation, device. The task turns
+the model's output into results.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class Predictor:
 
     @torch.inference_mode()
     def batch(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Result]:
-        """Results of images (B, C, *spatial) as the model is to see them, each of its own size in ``sizes``; None: all
-        of the images' size.
+        """Results of images (B, C, *spatial) that have the model's input size already, each at its own size in
+        ``sizes`` (None: the images' size).
         """
         sizes = sizes or [tuple(images.shape[2:])] * len(images)
         return self.task.predict(self.network, images.to(self.device), sizes)
 
     def results(self, images: NDArray | Sequence[NDArray], batch_size: int = 8) -> list[Result]:
-        """Results of images as they come, each of its image's size.
+        """Results of images of any size, each at its image's size.
 
         Images are resized to the size that the model was trained at (``Bundle.longer_side``); neighbours of one size
         are predicted together.
@@ -116,8 +116,8 @@ class Predictor:
         return results
 
     def masks(self, images: NDArray | Sequence[NDArray], batch_size: int = 8) -> list[NDArray]:
-        """Class maps as arrays of train ids, of images as in ``results``: what models registered by version 0.1 call
-        from their own code.
+        """Class maps as arrays of train ids, of images as in ``results``. The code inside models that version 0.1
+        registered calls it.
         """
         results: list[Any] = list(self.results(images, batch_size))
         return [result.classes for result in results]

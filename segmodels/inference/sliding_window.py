@@ -55,8 +55,8 @@ class SlidingWindow:
         )
         if len(self.size) not in (2, 3):
             raise InputError(
-                f"size of the sliding window is {list(self.size)}, expected height and width, of volumes a depth before"
-                " them"
+                f"size of the sliding window is {list(self.size)}, expected [height, width], or [depth, height,"
+                " width] for volumes"
             )
 
 
@@ -76,11 +76,11 @@ def predict_bands(
         size: (H, W) of the image, (D, H, W) of the volume.
 
     Raises:
-        InputError: a window with another number of axes than the image.
+        InputError: the window has another number of axes than the image.
     """
     if len(size) != len(window.size):
         raise InputError(
-            f"sliding window is {list(window.size)} but what is predicted has {len(size)} axes, expected"
+            f"sliding window is {list(window.size)} but images have {len(size)} axes, expected"
             f" {'[depth, height, width]' if len(size) == 3 else '[height, width]'}"
         )
     length, height, rest = size[0], window.size[0], tuple(size[1:])

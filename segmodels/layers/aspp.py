@@ -115,7 +115,7 @@ class ASPP(nn.Module):
 
 
 class ImagePooling(nn.Sequential):
-    """The mean of the whole map through a 1x1 convolution, at every position again."""
+    """The mean of the whole map through a 1x1 convolution, repeated at every position."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__(nn.AdaptiveAvgPool2d(1), *conv(in_channels, channels, 1))

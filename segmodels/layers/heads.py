@@ -25,7 +25,7 @@ class FCNHead(nn.Sequential):
 
 
 class ConcatFeatures(nn.Module):
-    """Two 3x3 convolutions of ``channels``, their result beside the input through a third."""
+    """Two 3x3 convolutions to ``channels``, and a third on their result concatenated with the input."""
 
     def __init__(self, in_channels: int, channels: int = 512) -> None:
         super().__init__()

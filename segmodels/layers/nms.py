@@ -21,11 +21,11 @@ def box_area(boxes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nms(boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
-    """Boxes that no better kept box overlaps, best first: numbers ``(K,)`` int64.
+    """Indices ``(K,)`` int64 of the boxes that remain, best first.
 
     Greedy: a box is dropped if its IoU with a kept box of a better score is above ``threshold``; of equal scores the
     first is better. Works on the whole matrix of overlaps at once (Cluster-NMS, Zheng 2020, 2005.03572, algorithm 2:
-    the fixed point of its iteration is the greedy result), so it takes N² numbers of memory.
+    the fixed point of its iteration is the greedy result), so memory grows with N².
 
     Args:
         boxes: ``(N, 4)`` left, top, right, bottom.

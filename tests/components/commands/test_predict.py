@@ -195,7 +195,7 @@ def test_options_override_what_was_measured_and_say_so(
     [
         (["--crf", "--window", "16"], "expected one"),
         (["--scales", "1", "0"], "scales.1 is 0.0, expected a number greater than 0"),
-        (["--overlap", "0.5"], "--overlap is given, expected a sliding window too: give --window"),
+        (["--overlap", "0.5"], "--overlap needs a sliding window: give --window too"),
         (["--window", "16", "--weighting", "cosine"], "expected one of gaussian, uniform"),
     ],
 )
@@ -389,7 +389,7 @@ def test_a_missing_folder_an_empty_one_and_a_missing_model_are_named(
     model: Path, images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     assert images
-    with pytest.raises(InputError, match=r"folder of images .*nowhere is not there"):
+    with pytest.raises(InputError, match=r"folder of images .*nowhere does not exist"):
         predict(str(model), tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no image"):

@@ -197,7 +197,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(name="pictures"), r"inputs are \['pictures'\], expected exactly one tensor: 'images'"),
         (
             {**changed(), "outputs": [{"name": "logits"}]},
-            "output 'logits' is asked for, the model has one output: 'masks'",
+            "output 'logits' is requested, the model has one output: 'masks'",
         ),
         ({**changed(), "id": 42}, "id of the request is 42, expected a string"),
         (changed(data=None), "input 'images' lacks data"),
@@ -336,7 +336,7 @@ def test_images_of_other_channels_and_types_are_served_unharmed(tmp_path: Path) 
         assert response.status_code == 400
         assert "datatype 'UINT8', expected 'UINT16'" in response.json()["error"]
         response = infer(client, {"inputs": [tensor | {"data": [-1] * pixels.size}]}, "/v2/models/deep/infer")
-        assert "other values than integers 0 to 65535, which UINT16 is" in response.json()["error"]
+        assert "other values than integers 0 to 65535, as UINT16 needs" in response.json()["error"]
         file = io.BytesIO()
         tifffile.imwrite(file, pixels[0], photometric="minisblack", planarconfig="contig")
         answer = client.post("/predict", content=file.getvalue())

@@ -78,7 +78,7 @@ def test_masks_of_volumes_are_those_of_the_predictor(client: TestClient, model: 
     [
         ({"shape": [12, 10, 8, 2]}, "has shape [12, 10, 8, 2], expected [N, depth, height, width, 2], all positive"),
         ({"datatype": "UINT8"}, "has datatype 'UINT8', expected 'FP32'"),
-        ({"data": [float("nan")] * VOLUMES.size}, "holds other values than finite numbers, which FP32 is"),
+        ({"data": [float("nan")] * VOLUMES.size}, "holds other values than finite numbers, as FP32 needs"),
     ],
 )
 def test_tensors_that_are_no_such_volumes_are_refused(client: TestClient, changes: dict[str, Any], said: str) -> None:

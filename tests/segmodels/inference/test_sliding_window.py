@@ -257,7 +257,7 @@ def test_16_bit_images_pass_through_windows() -> None:
 
 
 def test_a_window_with_another_number_of_axes_is_refused() -> None:
-    with pytest.raises(InputError, match=r"is \[8, 8\] but what is predicted has 3 axes, expected \[depth, height, w"):
+    with pytest.raises(InputError, match=r"is \[8, 8\] but images have 3 axes, expected \[depth, height, w"):
         next(predict_bands(place_dependent, lambda a, b: volume(9, 9, 9)[:, a:b], (9, 9, 9), SlidingWindow((8, 8))))
     for size in ((8,), (8, 0), (2, 2, 2, 2)):
         with pytest.raises(InputError, match=r"^size(\.1)? of the sliding window is"):
