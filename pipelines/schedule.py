@@ -5,7 +5,8 @@ old one of that name. If the schedule's time comes in the second between the two
 
 A scheduled run belongs to its schedule: Kubernetes deletes its pods with the schedule unless the request asks to leave
 them (``ORPHAN``; Kubeflow Pipelines 2.16, api/v2beta1/recurring_run.proto). Older servers ignore that, so there a
-schedule with a run in progress is disabled, not deleted.
+schedule with a run in progress is disabled, not deleted. Either way its run in progress continues, and the first run of
+the new schedule may start beside it.
 """
 
 from __future__ import annotations
@@ -129,10 +130,10 @@ def describe(run: Any) -> str:
 
 
 def _trigger(run: Any) -> str:
-    trigger = run.trigger
-    if trigger.cron_schedule and trigger.cron_schedule.cron:
-        return f"cron {trigger.cron_schedule.cron}"
-    return f"every {trigger.periodic_schedule.interval_second} s" if trigger.periodic_schedule else "no trigger"
+    cron, periodic = (run.trigger.cron_schedule, run.trigger.periodic_schedule) if run.trigger else (None, None)
+    if cron and cron.cron:
+        return f"cron {cron.cron}"
+    return f"every {periodic.interval_second} s" if periodic else "no trigger"
 
 
 # --- differences
@@ -151,13 +152,7 @@ def _wanted(schedule: Schedule, version: str, package: Path) -> dict[str, Any]:
 
 
 def _existing(server: Server, run: Any, schedule: Schedule) -> dict[str, Any]:
-    reference = run.pipeline_version_reference
-    try:
-        with translate_errors(server):
-            version = server.client.get_pipeline_version(reference.pipeline_id, reference.pipeline_version_id)
-        name, spec = version.display_name, version.pipeline_spec or {}
-    except UnknownIdError:
-        name, spec = "deleted", {}
+    name, spec = _version_of(server, run)
     parameters = (run.runtime_config.parameters if run.runtime_config else None) or {}
     return {
         "when": _trigger(run),
@@ -168,6 +163,19 @@ def _existing(server: Server, run: Any, schedule: Schedule) -> dict[str, Any]:
         "service account": (run.service_account or "") if schedule.service_account else "",
         "enabled": str(run.status) == "ENABLED",
     }
+
+
+def _version_of(server: Server, run: Any) -> tuple[str, Mapping[str, Any]]:
+    """Name and compiled pipeline of the version that a recurring run runs."""
+    reference = run.pipeline_version_reference
+    if not reference or not reference.pipeline_version_id:  # made by hand: a pipeline of its own, or always the latest
+        return "not fixed", run.pipeline_spec or {}
+    try:
+        with translate_errors(server):
+            version = server.client.get_pipeline_version(reference.pipeline_id, reference.pipeline_version_id)
+    except UnknownIdError:
+        return "deleted", {}
+    return version.display_name, version.pipeline_spec or {}
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -215,7 +223,7 @@ def _phase(old: Any, schedule: Schedule) -> datetime | None:
     would never run. (A start further back would start a run at once: GetNextScheduledEpochNoCatchup in
     backend/src/crd/controller/scheduledworkflow/util/periodic_schedule.go.)
     """
-    periodic = old.trigger.periodic_schedule
+    periodic = old.trigger.periodic_schedule if old.trigger else None
     if not schedule.seconds or not periodic or int(periodic.interval_second) != schedule.seconds:
         return None
     start = periodic.start_time or old.created_at

@@ -1,1 +1,1 @@
-"""For clusters only: components, executor output, changed, notify."""
+"""For clusters only: components, descriptions of outputs, the decision whether to train, the final notification."""

@@ -235,6 +235,20 @@ def test_a_version_that_cannot_be_read_is_not_a_deleted_one(server: Server, said
     assert "-version: deleted" in schedule(said, "--every", "1d")[1]
 
 
+@pytest.mark.parametrize("source", [{}, {"pipeline_version_reference": {"pipeline_id": "p"}}])
+def test_a_schedule_made_by_hand_without_a_version_is_replaced(
+    server: Server, said: Said, source: dict[str, Any]
+) -> None:
+    schedule(said, "--every", "1d")
+    (run,) = server.recurring_runs.values()
+    del run["pipeline_version_reference"], run["trigger"]
+    run.update(source)
+    assert "no trigger" in said("schedules")[1]
+    text = schedule(said, "--every", "1d")[1]
+    assert "-version: not fixed" in text
+    assert f"its predecessor {run['recurring_run_id']} deleted" in text
+
+
 def test_next_times_are_those_of_the_installations_time_zone(server: Server, said: Said) -> None:
     text = schedule(said, "--cron", "0 0 3 * * *", "--time-zone", "Europe/Berlin", "--dry-run")[1]
     assert "is Europe/Berlin: " in text
