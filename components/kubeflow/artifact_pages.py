@@ -18,12 +18,12 @@ STYLE = (
 
 
 def data_docs(validation: Path) -> str:
-    """The overview of the data docs; it leads to pages that lie beside it in the artifact ``validation``."""
+    """The overview of the data docs; its links lead to pages in the archive ``validation``."""
     return OVERVIEW.read(validation)
 
 
 def evaluation(folder: Path, metrics: Mapping[str, Any]) -> str:
-    """Scores and pictures."""
+    """A page with scores and pictures."""
     rows = "".join(
         f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{_number(value)}</td></tr>"
         for name, value in metrics.items()
@@ -38,7 +38,7 @@ def evaluation(folder: Path, metrics: Mapping[str, Any]) -> str:
 
 
 def model_card(folder: Path) -> str:
-    """The card without its pictures, which lie beside it."""
+    """The model card without its pictures, which are files of their own."""
     card = MODEL_CARD.read(folder)
     return re.sub(r"!\[[^]]*\]\([^)]*\)\n*", "", card)
 

@@ -26,7 +26,7 @@ def exchange_url() -> str:
     url = environment().checkpoints
     if not url.startswith(SCHEME):
         raise InputError(
-            "training on several processes passes shards and weights through an object store,"
+            "training on several processes passes shards and weights through an object store, but"
             f" {variable('checkpoints')} is {url!r}: set checkpoints in the profile to s3://bucket/prefix"
         )
     return url.rstrip("/")
@@ -74,6 +74,12 @@ def put_folder(folder: Path, url: str, check: Callable[[], None] = lambda: None)
 
 
 def remove_folder(url: str) -> None:
+    """Delete the objects below ``url``.
+
+    Raises:
+        InputError: the store refuses.
+        TransientError: the store does not answer.
+    """
     bucket, _ = split_url(url)
     client = s3_client()
     with translate_errors(url, connected=True):

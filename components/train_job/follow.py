@@ -1,4 +1,4 @@
-"""Following a TrainJob: its state and the first pod's log in this one's, until it is complete; its failure as one
+"""Follows a TrainJob until it is complete: prints its state and the first pod's log, and turns its failure into one
 sentence.
 """
 
@@ -27,8 +27,8 @@ def follow(client: Any, name: str, nodes: int, check: Callable[[], None]) -> Non
         check: called several times a second; what it raises ends the following.
 
     Raises:
-        InputError: it failed, in the words of the first pod's log; it is gone.
-        TransientError: it failed for something outside, its pods find no place, Kubernetes does not answer.
+        InputError: it failed (with the error message of the first pod's log), or it was removed.
+        TransientError: it failed with a transient error, its pods are not scheduled, or Kubernetes does not answer.
     """
     log, said = _Log(client, name), ""
     waiting_since = answered = time.monotonic()
@@ -81,8 +81,8 @@ def pause(seconds: float, check: Callable[[], None]) -> None:
 def _failure(name: str, log: _Log) -> Exception:
     if not log.error:
         return InputError(
-            f"TrainJob {name} failed again and again without a sentence of its own (out of memory? a node that is"
-            " lost?): see the log above"
+            f"TrainJob {name} failed repeatedly without an error message of its own (out of memory, or a lost node?):"
+            " see the log above"
         )
     if log.error.endswith(PASSING):
         return TransientError(f"TrainJob {name} failed: {log.error.removesuffix(PASSING).rstrip()}")
@@ -102,11 +102,11 @@ def _why_waiting(client: Any, name: str) -> str:
 
 
 class _Log:
-    """The log of the first pod, line by line into this one's. A connection that breaks is made again, a pod that is
-    replaced is read anew.
+    """Copies the log of the first pod into this one's, line by line. Reconnects when the connection breaks, and starts
+    over when the pod is replaced.
 
     Attributes:
-        error: the last sentence of an error in it.
+        error: the last error message in the log.
     """
 
     def __init__(self, client: Any, name: str) -> None:
@@ -115,7 +115,7 @@ class _Log:
         self._reader: Thread | None = None
 
     def follow(self, job: Any) -> None:
-        """Read on in the background if nothing does."""
+        """Read in the background, unless a reader is running."""
         pod = next((step.pod_name for step in job.steps if step.name == "node-0" and step.status != "Pending"), "")
         if not pod or (self._reader and self._reader.is_alive()):
             return
@@ -125,7 +125,7 @@ class _Log:
         self._reader.start()
 
     def finish(self) -> None:
-        """What is left of the log of a pod that has ended."""
+        """Read the rest of the log of a pod that has ended."""
         if self._reader:
             self._reader.join(timeout=30)
         self._read(False)
@@ -152,7 +152,7 @@ def is_missing(error: BaseException) -> bool:
 
 @contextmanager
 def translate_errors(name: str) -> Iterator[None]:
-    """Translate the SDK's errors around what Kubernetes answered."""
+    """Translate errors of the SDK and of Kubernetes into InputError and TransientError."""
     try:
         yield
     except TimeoutError as error:

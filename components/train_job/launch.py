@@ -37,32 +37,32 @@ SETTINGS = variable("train_job")
 """Environment variable with ``TrainJobSettings`` as JSON; pipelines/placement.py sets it."""
 
 RUNTIME = "torch-distributed"
-"""The TrainingRuntime of infra/kustomize/runs: how the pods look."""
+"""Name of the TrainingRuntime in infra/kustomize/runs, the template of the pods."""
 
 HANDED_ON = re.compile(
     rf"MLFLOW_|{PREFIX}|AWS_(ENDPOINT_URL|DEFAULT_REGION|REGION|REQUEST_CHECKSUM|RESPONSE_CHECKSUM|MAX_ATTEMPTS)|NCCL_|GLOO_"
 )
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|WEBHOOK")
-"""Variables of the step that its pods get, too; never those that would show a credential in the TrainJob. The runtime
-has secrets.
+"""Environment variables that the pods take over from the step. Those that look like credentials are left out, because
+whoever may read the TrainJob would see them; the runtime names secrets instead.
 """
 
 
 class TrainJobSettings(Params):
-    """What of the profile makes the pods."""
+    """Settings of the TrainJob's pods, from the profile."""
 
     image: str
     nodes: int = Field(1, ge=1)
-    gpus: int = Field(0, ge=0, description="of each node, one process each; 0 is one process on CPUs")
+    gpus: int = Field(0, ge=0, description="GPUs per node, one process each. 0: one process per node, on CPUs")
     resources: dict[str, str | int] = Field(
-        default_factory=dict, description="of each node, requested and limit: cpu, memory, the GPUs' type"
+        default_factory=dict, description="requests and limits of each node: cpu, memory, the GPUs' type"
     )
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[dict[str, str | None]] = Field(default_factory=list)
 
 
 class Client(Protocol):
-    """What is used of kubeflow.trainer.TrainerClient."""
+    """The methods of kubeflow.trainer.TrainerClient that are called here."""
 
     def train(self, *, runtime: Any, trainer: Any, options: Any) -> str: ...
     def get_job(self, name: str) -> Any: ...
@@ -72,14 +72,18 @@ class Client(Protocol):
 
 
 def train_job_settings() -> TrainJobSettings | None:
-    """Those that the environment holds; None where the step trains by itself."""
+    """The settings in the environment; None if the step trains by itself.
+
+    Raises:
+        InputError: they are damaged.
+    """
     text = environment().train_job
     if not text:
         return None
     try:
         return checked(TrainJobSettings, json.loads(text), SETTINGS)
     except ValueError as error:
-        raise InputError(f"{SETTINGS} is not as it should be ({error}): compile the pipeline again") from None
+        raise InputError(f"{SETTINGS} is not valid ({error}): compile the pipeline again") from None
 
 
 def train_by_job(
@@ -112,7 +116,7 @@ def train_by_job(
 
 
 def job_name(key: str, run: str) -> str:
-    """The same for every attempt of one step of one run."""
+    """Name of the TrainJob, the same for every attempt of a step in one pipeline run."""
     return f"train-{hashlib.sha256(f'{key} {run}'.encode()).hexdigest()[:12]}"
 
 
@@ -128,7 +132,7 @@ def connect() -> Client:
     except ConfigException as error:
         raise InputError(
             f"a TrainJob needs a Kubernetes cluster, none is configured here ({error}): run the pipeline on a cluster,"
-            " or on one process"
+            " or set nodes and gpu.count to 1"
         ) from None
 
 
@@ -206,7 +210,7 @@ def _environment(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def _status(client: Client, name: str) -> str | None:
-    """None: there is no such TrainJob."""
+    """Status of the TrainJob; None if there is none."""
     with translate_errors(name):
         try:
             return client.get_job(name).status

@@ -211,7 +211,7 @@ def name_of(shards: Path) -> str:
             TransientError,
             "failed: MLflow does not answer",
         ),
-        ("Killed", 137, InputError, "without a sentence of its own"),
+        ("Killed", 137, InputError, "without an error message of its own"),
     ],
 )
 def test_a_training_that_fails_is_told_in_its_own_words_and_removed(
