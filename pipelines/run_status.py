@@ -30,6 +30,9 @@ DRIVER = "-driver"
 LAUNCHER_FAILED = re.compile(r"(?:main: )?Error \(exit code 1\)(?:: )?(.*)", re.DOTALL)
 """Argo's message of every step that failed, then the container's termination message, which the step wrote."""
 
+FIELDS = ("id", "name", "displayName", "type", "templateName", "phase", "message", "startedAt", "finishedAt")
+"""Of a Workflow's node, as far as they are read here: NodeStatus in workflow_types.go of Argo."""
+
 FAILED = ("Failed", "Error")
 OMITTED = ("Skipped", "Omitted")
 
@@ -54,10 +57,10 @@ def describe_run(server: Server, run_id: str) -> str:
     lines += [f"  {step.name:<12} {step.state}{_because(server, run_id, workflow, step)}" for step in steps]
     if not steps:
         lines += _states_of_tasks(run)
-    failed = [node for node in _nodes(workflow) if node.get("phase") in FAILED and node.get("message")]
+    failed = [node for node in _nodes(workflow) if node["phase"] in FAILED and node["message"]]
     if failed and not any(step.state == "FAILED" for step in steps):  # before the first step, as the root's driver
         last = max(failed, key=_finished)
-        lines.append(f"  {last.get('displayName', 'the run')}: {shortened(last['message'])}")
+        lines.append(f"  {last['displayName']}: {shortened(last['message'])}")
     return "\n".join(lines)
 
 
@@ -73,7 +76,7 @@ class _Step:
     name: str
     state: str
     started: str
-    pod: Mapping[str, Any] | None
+    pod: Mapping[str, str] | None
 
 
 def _workflow(server: Server, run_id: str) -> dict[str, Any]:
@@ -86,20 +89,21 @@ def _workflow(server: Server, run_id: str) -> dict[str, Any]:
     return workflow
 
 
-def _nodes(workflow: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The Workflow's nodes; none if Argo has moved them to its database."""
+def _nodes(workflow: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The Workflow's nodes, a field that is not set as ""; none if Argo has moved them to its database."""
     status = workflow.get("status") or {}
+    nodes = status.get("nodes") or {}
     if packed := status.get("compressedNodes"):  # of a Workflow above 1 MB: workflow/packer/packer.go of Argo
-        return list(json.loads(gzip.decompress(base64.b64decode(packed))).values())
-    return list((status.get("nodes") or {}).values())
+        nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
+    return [{key: node.get(key) or "" for key in FIELDS} for node in nodes.values()]
 
 
 def _steps(workflow: Mapping[str, Any]) -> list[_Step]:
     """The steps that have started, in their order."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, str]]] = {}
     for node in _nodes(workflow):
-        step, path = _step_of(node.get("name", ""))
-        if step and node.get("phase") not in OMITTED:
+        step, path = _step_of(node["name"])
+        if step and node["phase"] not in OMITTED:
             groups.setdefault(path, []).append(node)
     latest: dict[str, _Step] = {}  # a group above a step that Argo tries again has the step once for each attempt
     for path, nodes in groups.items():
@@ -109,25 +113,25 @@ def _steps(workflow: Mapping[str, Any]) -> list[_Step]:
     return sorted(latest.values(), key=lambda one: one.started)
 
 
-def _step(name: str, path: str, nodes: list[dict[str, Any]], workflow: Mapping[str, Any]) -> _Step:
+def _step(name: str, path: str, nodes: list[dict[str, str]], workflow: Mapping[str, Any]) -> _Step:
     """The step whose nodes (its driver's, its own, its executor's) have names that start with ``path``."""
     own = [node for node in nodes if _plain(node["name"]) == _plain(path)] or nodes
     top = min(own, key=lambda node: len(node["name"]))  # the Retry node, if there is one, of its attempts
-    phase = top.get("phase", "")
+    phase = top["phase"]
     state = "FAILED" if phase in FAILED else phase.upper()
     if state == "SUCCEEDED" and _is_cached(path, workflow):
         state = "CACHED"
-    pods = [node for node in nodes if node.get("type") == "Pod" and node.get("message")]
+    pods = [node for node in nodes if node["type"] == "Pod" and node["message"]]
     if state == "FAILED":
-        pods = [node for node in pods if node.get("phase") in FAILED]
+        pods = [node for node in pods if node["phase"] in FAILED]
     pod = max(pods, key=_finished) if pods and state not in ("SUCCEEDED", "CACHED") else None
-    return _Step(name, state, min(node.get("startedAt") or "9" for node in nodes), pod)
+    return _Step(name, state, min(node["startedAt"] or "9" for node in nodes), pod)
 
 
 def _is_cached(path: str, workflow: Mapping[str, Any]) -> bool:
     """Whether Argo has omitted the step's executor, because the driver found the outputs in the cache."""
-    of_step = [node for node in _nodes(workflow) if _step_of(node.get("name", ""))[1] == path]
-    phases = {node.get("phase") for node in of_step if _plain(node["displayName"]) == "executor"}
+    of_step = [node for node in _nodes(workflow) if _step_of(node["name"])[1] == path]
+    phases = {node["phase"] for node in of_step if _plain(node["displayName"]) == "executor"}
     return bool(phases) and phases <= set(OMITTED)
 
 
@@ -148,8 +152,8 @@ def _plain(name: str) -> str:
     return re.sub(r"\(\d+\)$", "", name)
 
 
-def _finished(node: Mapping[str, Any]) -> tuple[bool, str]:
-    return not node.get("finishedAt"), node.get("finishedAt") or ""
+def _finished(node: Mapping[str, str]) -> tuple[bool, str]:
+    return not node["finishedAt"], node["finishedAt"]
 
 
 def _because(server: Server, run_id: str, workflow: Mapping[str, Any], step: _Step) -> str:
@@ -164,7 +168,7 @@ def _because(server: Server, run_id: str, workflow: Mapping[str, Any], step: _St
     return f": {message}"
 
 
-def _sentence(server: Server, run_id: str, workflow: Mapping[str, Any], pod: Mapping[str, Any]) -> str:
+def _sentence(server: Server, run_id: str, workflow: Mapping[str, Any], pod: Mapping[str, str]) -> str:
     """The last error in a pod's log, else in the log that Argo archived: the step's own, or that of Kubeflow's
     launcher around it; empty if there is neither.
     """
@@ -185,12 +189,12 @@ def _sentence(server: Server, run_id: str, workflow: Mapping[str, Any], pod: Map
     return ""
 
 
-def _pod_name(workflow: Mapping[str, Any], node: Mapping[str, Any]) -> str:
+def _pod_name(workflow: Mapping[str, Any], node: Mapping[str, str]) -> str:
     """RetrievePodName of KFP 2.17, backend/src/common/util/workflow.go."""
     metadata = workflow.get("metadata") or {}
     if (metadata.get("annotations") or {}).get("workflows.argoproj.io/pod-name-format") == "v1":
-        return str(node["id"])
-    template = "" if ".inline" in node["name"] else f"-{node.get('templateName', '')}"
+        return node["id"]
+    template = "" if ".inline" in node["name"] else f"-{node['templateName']}"
     return f"{metadata.get('name')}{template}-{node['id'].rpartition('-')[2]}"
 
 
