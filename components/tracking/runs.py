@@ -118,6 +118,11 @@ class Run:
                 ended = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
                 post(self.client, "runs/update", ended, seconds)
 
+    def steps(self, metric: str) -> set[int]:
+        """At which the run has a value of the metric."""
+        with self._answers():
+            return {point.step for point in self.client.get_metric_history(self.run_id, metric)}
+
     def lacks(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those of the entries, and of their metrics, that MLflow does not have."""
         with self._answers():

@@ -63,7 +63,8 @@ class TrackedTraining:
             run.log_dataset(name="train", source=self.reader.source, digest=self.reader.digest)
             self.journal = Journal(JOURNAL.path(self.state))
             entries = self.journal.entries()
-            self.done = {entry.step for entry in entries}
+            # another pod resumes from what the object store has, which may be older than what this run has logged
+            self.done = {entry.step for entry in entries} | run.steps("learning_rate")
             self.sender = MetricSender(run, run.lacks(entries))
             self.monitor = _start_system_metrics(run) if self.system_metrics else None
         return self

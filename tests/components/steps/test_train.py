@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 from itertools import permutations
@@ -186,6 +187,24 @@ def test_sigterm_saves_ends_with_143_and_the_next_run_ends_as_if_nothing_had_bee
     assert json.loads((folder / "model" / "run.json").read_text())["run_id"] == run_id
     assert client.get_run(run_id).info.status == "FINISHED"
     assert sorted(metric.step for metric in client.get_metric_history(run_id, "val/miou")) == [0, 1]
+
+
+def test_another_pod_that_resumes_from_an_older_state_logs_no_epoch_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(SystemExit):
+            run(folder)
+    shutil.copytree(folder / "checkpoints", folder / "store")
+    expected = run(folder, "first")
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "store").rename(folder / "checkpoints")
+    for name, value in run(folder, "second").items():
+        assert torch.equal(value, expected[name]), name
+    run_id = json.loads((folder / "second" / "run.json").read_text())["run_id"]
+    for metric in ("val/miou", "train/loss"):
+        assert [one.step for one in mlflow_client().get_metric_history(run_id, metric)] == [0, 1]
 
 
 def test_before_the_first_step_sigterm_ends_the_process_and_from_then_on_it_is_a_question(
