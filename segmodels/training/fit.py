@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -23,13 +21,14 @@ from torch import Tensor, nn
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.errors import InputError
 from segmodels.finite import all_finite
-from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
 from segmodels.training.feeding import on_device
 from segmodels.training.learner import Learner, Losses, Turn
 from segmodels.training.means import add_losses, mean_losses, total_sums
+from segmodels.training.processes import largest_of_all, of_all
 from segmodels.training.state import FitSettings, Progress
+from segmodels.training.validation import Validation, validate
 
 
 class TrainingLoader(Protocol):
@@ -197,7 +196,9 @@ class Fit:
     def _leave_or_save(self, sums: dict[str, Tensor]) -> None:
         """Save the state if a save is due; raise ``Stopped``, the state saved, if any process was asked to stop."""
         self.checkpoints.check()
-        stop, due, self.progress.seconds = self._agreed(self.stop(), self._save_is_due(), self.progress.seconds)
+        stop, due, self.progress.seconds = largest_of_all(
+            self.fabric, self.stop(), self._save_is_due(), self.progress.seconds
+        )
         if stop or due:
             self._keep_sums(sums)
             self._save()
@@ -267,7 +268,7 @@ class Fit:
 
     def _train_metrics(self) -> dict[str, float]:
         """Means of this epoch's losses over the images of all processes, learning rate and speed."""
-        sums = self._of_all_processes(self.progress.sums)
+        sums = of_all(self.fabric, self.progress.sums)
         images = sum(own.get("images", 0.0) for own in sums)
         return {
             **mean_losses("train", sums),
@@ -291,7 +292,7 @@ class Fit:
     def _training_images(self) -> Iterator[Tensor]:
         self.training.set_epoch(self.progress.epoch)
         for batch in on_device(self.training, self.fabric.device):
-            if self._agreed(self.stop())[0]:
+            if largest_of_all(self.fabric, self.stop())[0]:
                 raise Stopped  # ``after_epoch`` has saved
             yield self.learner.normalised(batch.images)
 
@@ -305,61 +306,34 @@ class Fit:
         return self.model
 
     def _validate(self) -> None:
-        progress = self.progress
-        with self.learner.using(self._candidate), self._eager():
-            self.learner.eval()
-            evaluator, sums, finite = self._measure()
-        evaluator = reduce(operator.add, self._of_all_processes(evaluator))
-        finite = all(self._of_all_processes(finite))
-        (progress.seconds,) = self._agreed(progress.seconds)
-        scores = self.learner.judged(evaluator).scores()
-        own_sums = {name: float(value) for name, value in sums.items()}
+        progress, learner = self.progress, self.learner
+        with learner.using(self._candidate), self._eager():
+            found = validate(self.fabric, learner, self.validation, self._share_done(), self._after_validation_batch)
+        (progress.seconds,) = largest_of_all(self.fabric, progress.seconds)
         metrics = {
             **self._train_metrics(),
-            **mean_losses("val", self._of_all_processes(own_sums)),
-            **self.learner.task.headline_metrics(scores, "val"),
+            **found.losses,
+            **learner.task.headline_metrics(learner.judged(found.evaluator).scores(), "val"),
         }
-        self._keep_best(metrics, evaluator, finite)
+        self._keep_best(metrics, found)
         self.on_epoch(progress.epoch, metrics)
 
-    @torch.no_grad()
-    def _measure(self) -> tuple[Evaluator, dict[str, Tensor], bool]:
-        """This process's counts, sums of losses, and whether all outputs are finite, over its share of the
-        validation.
-        """
-        task, evaluator = self.learner.task, self.learner.task.evaluator()
-        finite = torch.tensor(True, device=self.fabric.device)
-        sums: dict[str, Tensor] = {}
-        turn = Turn(self.learner.objectives[0], self._share_done())
-        start = time.monotonic()
-        for batch in self.validation:
-            targets = task.targets(batch.annotations)
-            inputs = self.fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
-            with self.fabric.autocast():
-                losses = self.learner(inputs, turn)
-            finite &= all_finite(losses.output)
-            results = self.learner.results(losses.output, batch._replace(images=inputs.images))
-            evaluator.update(results, batch.annotations, batch.ids)
-            add_losses(sums, losses, len(batch.ids))
-            now = time.monotonic()
-            self.progress.seconds += self._counted("validation", now - start)
-            start = now
-            if (
-                self.fabric.world_size == 1 and self.stop()
-            ):  # processes may differ in their number of batches: they stop at the next step
-                self._save()  # all batches of the epoch are done: resuming starts with this validation
-                raise Stopped
-        return evaluator, sums, bool(finite)
+    def _after_validation_batch(self, seconds: float) -> None:
+        self.progress.seconds += self._counted("validation", seconds)
+        # several processes may differ in their number of batches: they stop at the next step
+        if self.fabric.world_size == 1 and self.stop():
+            self._save()  # all batches of the epoch are done: resuming starts with this validation
+            raise Stopped
 
-    def _keep_best(self, metrics: dict[str, float], evaluator: Evaluator, finite_outputs: bool) -> None:
+    def _keep_best(self, metrics: dict[str, float], found: Validation) -> None:
         progress, score = self.progress, self.learner.score(metrics)
         threshold = progress.best_score + self.settings.min_delta
         better = not self.best or not (score <= threshold or math.isnan(score))
         progress.stale += 1
-        if finite_outputs:
+        if found.finite:
             if not better:
                 return
-            weights = self.learner.kept(self._candidate, evaluator)
+            weights = self.learner.kept(self._candidate, found.evaluator)
             if all_finite(weights):
                 progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
                 progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
@@ -370,32 +344,14 @@ class Fit:
             " are not finite"
         )
 
-    # --- processes
-
-    def _agreed(self, *values: float) -> list[float]:
-        """The largest value of any process, for each: all must leave, save and end at the same batch."""
-        if self.fabric.world_size == 1:
-            return list(values)
-        largest = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-        return largest.tolist()
-
     def _eager(self) -> AbstractContextManager[None]:
         """Run a compiled model without its graph: only training, whose batches have one size, compiles."""
         return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
-    def _of_all_processes(self, value: Any) -> list[Any]:
-        """The value that each process has, in their order."""
-        if self.fabric.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
-
     # --- state
 
     def _save(self) -> None:
-        sums = total_sums(self._of_all_processes(self.progress.sums))
+        sums = total_sums(of_all(self.fabric, self.progress.sums))
         if self.fabric.is_global_zero:
             self.checkpoints.save(self._state(sums), self.best)
         self._saved_at = time.monotonic()

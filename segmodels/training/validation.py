@@ -1,0 +1,68 @@
+"""One pass over the validation images."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.finite import all_finite
+from segmodels.tasks.base import Evaluator
+from segmodels.training.learner import Learner, Turn
+from segmodels.training.means import add_losses, mean_losses
+from segmodels.training.processes import of_all
+
+
+class Validation(NamedTuple):
+    """What the model in the learner does on the validation images of all processes."""
+
+    evaluator: Evaluator
+    losses: dict[str, float]  # means over the images, by name: val/loss, ...
+    finite: bool  # whether all outputs are
+
+
+@torch.no_grad()
+def validate(
+    fabric: Fabric,
+    learner: Learner,
+    batches: Iterable[EvaluationBatch],
+    share_done: float,
+    after_batch: Callable[[float], None],
+) -> Validation:
+    """Measure the learner's model in evaluation mode.
+
+    Args:
+        batches: this process's share of the images; annotations have the size of the images.
+        share_done: of the training, 0..1.
+        after_batch: called with the seconds that each batch took; what it raises ends the validation.
+    """
+    learner.eval()
+    task, evaluator = learner.task, learner.task.evaluator()
+    sums: dict[str, Tensor] = {}
+    finite = torch.tensor(True, device=fabric.device)
+    turn, start = Turn(learner.objectives[0], share_done), time.monotonic()
+    for batch in batches:
+        targets = task.targets(batch.annotations)
+        inputs = fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
+        with fabric.autocast():
+            losses = learner(inputs, turn)
+        finite &= all_finite(losses.output)  # stays on the device until the end
+        results = learner.results(losses.output, batch._replace(images=inputs.images))
+        evaluator.update(results, batch.annotations, batch.ids)
+        add_losses(sums, losses, len(batch.ids))
+        now = time.monotonic()
+        after_batch(now - start)
+        start = now
+    own = {name: float(value) for name, value in sums.items()}
+    return Validation(
+        reduce(operator.add, of_all(fabric, evaluator)),
+        mean_losses("val", of_all(fabric, own)),
+        all(of_all(fabric, bool(finite))),
+    )
