@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from components.datasets import dvc_repository
-from components.datasets.sources import place_of
+from components.datasets.sources import place_of, repo_of
 from components.params.schema import IngestParams
 from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
@@ -43,7 +43,7 @@ def _state(params: IngestParams) -> str:
     if params.source == "s3":
         return listing_digest(path)
     if params.source == "dvc":
-        return hashed(sorted(dvc_repository.tracked(str(params.repo), params.rev, path).items()))
+        return hashed(sorted(dvc_repository.tracked(repo_of(params), params.rev, path).items()))
     return hashed(sizes_and_times(place_of(params)))
 
 

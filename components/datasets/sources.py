@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import inspect
 import json
 import os
@@ -61,7 +62,7 @@ def fetch(params: IngestParams, cache: Path) -> LocalDataset:
         root, md5s = s3_dataset.download(params.path, DownloadCache(cache))
         return LocalDataset(root, params.layout, {"kind": "s3", "path": without_credentials(params.path)}, None, md5s)
     assert params.repo is not None
-    root, md5s, commit = dvc_repository.download(params.repo, params.rev, params.path, DownloadCache(cache))
+    root, md5s, commit = dvc_repository.download(repo_of(params), params.rev, params.path, DownloadCache(cache))
     source = {
         "kind": "dvc",
         "repo": without_credentials(params.repo),
@@ -78,13 +79,23 @@ def place_of(params: IngestParams) -> Path:
     return Path(os.path.relpath(project_root() / path)) if not (path := Path(str(params.path))).is_absolute() else path
 
 
+def repo_of(params: IngestParams) -> str:
+    """URL or path of the Git repository; a relative path starts at the project's root."""
+    repo = str(params.repo)
+    local = project_root() / repo
+    return os.path.relpath(local) if local.is_dir() and not Path(repo).is_absolute() else repo
+
+
 def _digits(settings: DigitsSettings, cache: Path) -> Path:
     """Folder of the built-in dataset, generated when the cache has none of these parameters and this generator."""
     from segmodels.data import digits
 
     key = json.dumps(asdict(settings), sort_keys=True) + inspect.getsource(digits)
     folder = cache / "digits" / md5(key.encode(), usedforsecurity=False).hexdigest()
-    if not folder.is_dir():
-        with written_folder(folder) as partial:
-            digits.write_digits(partial, settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # experiments that run side by side share the cache: one of them generates
+        if not folder.is_dir():
+            with written_folder(folder) as partial:
+                digits.write_digits(partial, settings)
     return folder

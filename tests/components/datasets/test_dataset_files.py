@@ -10,6 +10,7 @@ import pytest
 from small_dataset import write_small_dataset
 
 from components.datasets.dataset_files import open_dataset
+from components.datasets.sources import repo_of
 from components.params.schema import IngestParams
 from components.running.digests import directory_digest, folder_md5s
 from components.steps.ingest import ingest
@@ -80,6 +81,19 @@ def test_files_that_have_changed_since_are_refused(project: Path, monkeypatch: p
     shutil.rmtree(root)
     with pytest.raises(InputError, match=r"^dataset folder \S+/set is not there: check ingest\.path$"):
         open_dataset(DATASET)
+
+
+def test_a_repository_beside_the_project_is_found_from_everywhere_in_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.parent / "datasets").mkdir()
+    beside = IngestParams(source="dvc", repo="../datasets", path="roads")
+    for place in (project, project / "configurations" / "other"):
+        place.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(place)
+        assert Path(repo_of(beside)).samefile(project.parent / "datasets")
+    url = "ssh://git@git.example/datasets"
+    assert repo_of(IngestParams(source="dvc", repo=url, path="roads")) == url
 
 
 @pytest.mark.usefixtures("project")

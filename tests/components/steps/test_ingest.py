@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -199,7 +200,7 @@ def test_digits_are_generated_once_into_the_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
 
     def files() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
+        return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file() and path.name != ".lock"}
 
     params = IngestParams(digits=DigitsSettings(train=6, val=3, test=2, size=32, seed=1))
     ingest(params, tmp_path / "dataset", cache)
@@ -212,6 +213,23 @@ def test_digits_are_generated_once_into_the_cache(tmp_path: Path) -> None:
     ingest(IngestParams(digits=DigitsSettings(train=6, val=3, test=2, size=32, seed=2)), tmp_path / "other", cache)
     assert len(files()) == 2 * len(generated)
     assert Dataset.open(tmp_path / "other").digest != dataset.digest == Dataset.open(tmp_path / "again").digest
+
+
+def test_digits_are_generated_once_by_experiments_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segmodels.data import digits
+
+    complete, calls = digits.write_digits, []
+
+    def counted(root: Path, settings: DigitsSettings) -> None:
+        calls.append(root)
+        complete(root, settings)
+
+    monkeypatch.setattr(digits, "write_digits", counted)
+    params = IngestParams(digits=DigitsSettings(train=6, val=3, test=2, size=32))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: ingest(params, tmp_path / name, tmp_path / "cache"), "abcd"))
+    assert len(calls) == 1
+    assert len({Dataset.open(tmp_path / name).digest for name in "abcd"}) == 1
 
 
 def test_digits_that_were_interrupted_are_generated_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
