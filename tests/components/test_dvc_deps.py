@@ -20,7 +20,13 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ELSEWHERE = (
     *("components/params/", "components/running/", "components/storage/", "components/train_job/"),
     *("components/artifacts.py", "components/environment.py", "components/steps/__init__.py"),
-    *("segmodels/checks.py", "segmodels/errors.py", "segmodels/files.py", "segmodels/registry.py"),
+    *(
+        "segmodels/addresses.py",
+        "segmodels/checks.py",
+        "segmodels/errors.py",
+        "segmodels/files.py",
+        "segmodels/registry.py",
+    ),
 )
 
 
