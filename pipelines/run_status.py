@@ -115,10 +115,9 @@ def _steps(workflow: Mapping[str, Any]) -> list[_Step]:
 
 def _step(name: str, path: str, nodes: list[dict[str, str]], workflow: Mapping[str, Any]) -> _Step:
     """The step whose nodes (its driver's, its own, its executor's) have names that start with ``path``."""
-    own = [node for node in nodes if _plain(node["name"]) == _plain(path)] or nodes
-    top = min(own, key=lambda node: len(node["name"]))  # the Retry node, if there is one, of its attempts
-    phase = top["phase"]
-    state = "FAILED" if phase in FAILED else phase.upper()
+    own = [node for node in nodes if _plain(node["name"]) == _plain(path)]
+    top = min(own or nodes, key=lambda node: len(node["name"]))  # the Retry node, if there is one, of its attempts
+    state = "FAILED" if top["phase"] in FAILED else top["phase"].upper() if own else "PENDING"
     if state == "SUCCEEDED" and _is_cached(path, workflow):
         state = "CACHED"
     pods = [node for node in nodes if node["type"] == "Pod" and node["message"]]

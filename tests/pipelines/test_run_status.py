@@ -89,6 +89,7 @@ def test_a_failed_step_tells_its_own_sentence(
         ({"ingest": [CACHED], "train": [RUNNING]}, ["ingest CACHED", "train RUNNING"]),
         ({"train": ["OOMKilled (exit code 137)"]}, ["train FAILED: OOMKilled (exit code 137)"]),
         ({"train-driver": ["no claim"]}, ["train FAILED: Kubeflow's driver, before the step: no claim"]),
+        ({"train-driver": [SUCCEEDED]}, ["train PENDING"]),
         ({}, []),
     ],
 )
