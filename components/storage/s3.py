@@ -2,7 +2,7 @@
 
 Credentials, region and endpoint come from the environment or the user's AWS configuration, as for every AWS tool
 (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, ``AWS_DEFAULT_REGION``, ``AWS_ENDPOINT_URL``,
-``AWS_MAX_ATTEMPTS``, ...).
+``AWS_MAX_ATTEMPTS``, ...). On a cluster they are set from ``SEGMODELS_S3_*``, see environment.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PASSING = (
     "PreconditionFailed",
     "NoSuchKey",
 )
-"""Error codes that may be gone at the next attempt; the last two are of objects that changed after they were listed."""
+"""Error codes of transient errors; the last two are answered for objects that changed after they were listed."""
 
 
 def s3_client(**settings: Any) -> Any:
@@ -42,7 +42,7 @@ def s3_client(**settings: Any) -> Any:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """``s3://bucket/some/folder`` -> ``bucket``, ``some/folder/``: what keys of files in the folder start with. The
+    """``s3://bucket/some/folder`` -> ``bucket``, ``some/folder/``, the prefix of the keys of its files. The
     prefix of a whole bucket is empty.
     """
     bucket, _, prefix = url.removeprefix(SCHEME).partition("/")

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -36,6 +37,7 @@ def strategy(tmp_path: Path, render: object) -> dict[str, str]:  # noqa: ARG001 
         ["kubectl", "kustomize", str(tmp_path / "overlay")], capture_output=True, text=True, timeout=60, check=True
     )
     content = yaml.safe_load(rendered.stdout)
+    kubernetes_validate.validate(content, "1.34", strict=True)
     assert content["metadata"]["namespace"] == "kubeflow"
     assert content["data"]["artifactRepository"] == "archiveLogs: true", "nothing else changes"
     return yaml.safe_load(content["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
