@@ -40,15 +40,18 @@ def unpacked(step: Step, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 
 
 def pack_output(folder: Path) -> None:
-    """Put the archive of ``folder`` in its place."""
+    """Put the archive of ``folder`` in its place. Both together take little more room than one."""
     archive = folder.with_name(f".{folder.name}.tar")
-    pack(folder, archive)
+    pack(folder, archive, remove=True)
     shutil.rmtree(folder)
     archive.replace(folder)
 
 
-def pack(folder: Path, archive: Path) -> None:
+def pack(folder: Path, archive: Path, *, remove: bool = False) -> None:
     """Write the files below ``folder`` into a tar archive: sorted, without owners and times; links as what they name.
+
+    Args:
+        remove: delete each file once it is in the archive.
 
     Raises:
         OSError: the disk is full.
@@ -69,6 +72,8 @@ def pack(folder: Path, archive: Path) -> None:
                 entry.type, entry.linkname, entry.size = tarfile.REGTYPE, "", path.stat().st_size
                 with path.open("rb") as content:
                     tar.addfile(entry, content)
+                if remove:
+                    path.unlink()
 
 
 def unpack(archive: Path, folder: Path) -> None:

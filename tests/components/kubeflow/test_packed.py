@@ -58,6 +58,26 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
             unpack(tmp_path / "archive", tmp_path / "again")
 
 
+def test_an_output_and_its_archive_take_little_more_room_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    for number in range(10):
+        (tmp_path / "dataset" / f"{number}.png").write_bytes(bytes(100_000))
+    sizes: list[int] = []
+    unlink = Path.unlink
+
+    def measured(path: Path, missing_ok: bool = False) -> None:
+        sizes.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", measured)
+    pack_output(tmp_path / "dataset")
+    assert len(sizes) == 10
+    assert max(sizes) < 1_200_000
+    assert not (tmp_path / ".dataset.tar").exists()
+
+
 def test_a_step_reads_folders_and_its_output_becomes_an_archive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
