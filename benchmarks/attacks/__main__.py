@@ -18,18 +18,18 @@ from benchmarks.attacks.ground import Ground, Trial
 from benchmarks.report import markdown_table
 
 KINDS: dict[str, tuple[Callable[[Ground], Iterator[Trial]], int]] = {
-    "kill -9 of dvc repro": (kills.repro, 3),
-    "kill -9 of a first training": (kills.first_training, 3),
-    "kill in DVC's lock file": (kills.dvc_files, 2),
-    "tracking outages": (outages.tracking, 5),
+    "kill -9 of dvc repro": (kills.repro, 4),
+    "kill -9 of a first training": (kills.first_training, 4),
+    "kill in DVC's lock file": (kills.dvc_files, 1),
+    "tracking outages": (outages.tracking, 6),
     "two registers at once": (outages.registers, 2),
     "full disk": (disks.full, 4),
-    "read-only folders": (disks.read_only, 3),
-    "bad parameters": (inputs.parameters, 3),
-    "bad files": (inputs.files, 3),
+    "read-only folders": (disks.read_only, 2),
+    "bad parameters": (inputs.parameters, 2),
+    "bad files": (inputs.files, 2),
     "S3 keys": (network.s3_keys, 1),
     "server fuzz": (network.server, 1),
-    "secrets in addresses": (network.secrets, 3),
+    "secrets in addresses": (network.secrets, 2),
 }
 """Kind -> its attacks, endless or not, and its share of the time."""
 

@@ -281,7 +281,7 @@ def _searched(
 ) -> Iterator[Trial]:
     workspace = ground.copy(*(["data/model", "data/checkpoints"] if command[0] == "train" else []))
     write_params(workspace, params)
-    outcome = run(workspace, *PYTHON, *command, seconds=90, **variables)
+    outcome = ground.call(workspace, *command, seconds=60, **variables)
     yield name, _leak(workspace, outcome.text) or outcome.fault((0, 2, 75))
 
 
