@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.attacks.ground import PYTHON, STEPS, Ground, Trial, remove, run
+from benchmarks.attacks.ground import PYTHON, STEPS, Ground, Trial, remove, run, torn
 
 SMALL_DISK = """
 mount -t tmpfs -o size=2g tmpfs "$1" && cp -a . "$1" && cd "$1" || exit 99
@@ -40,7 +40,7 @@ def read_only(ground: Ground) -> Iterator[Trial]:
         for name, where in {"a file as output": "file", "a file as the output's folder": "file/inside"}.items():
             (workspace / "file").write_text("precious")
             outcome = ground.call(workspace, *command, f"--{option}", where, seconds=60)
-            fault = outcome.fault((2,))
+            fault = outcome.fault((2,)) or torn(workspace)
             if (workspace / "file").read_text() != "precious":
                 fault = fault or "the file is changed"
             yield f"{command[0]} with {name}", fault

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ class Outcome:
             return f"traceback: {(raised or [last])[-1][:160]}"
         if self.code not in codes:
             return f"exit code {self.code}: {last}"
-        if self.code and not re.search(r"^error: |: error: |^ERROR: ", self.text, re.MULTILINE):
+        if self.code in (2, 75) and not re.search(r"^error: |: error: |^ERROR: ", self.text, re.MULTILINE):
             return f"exit code {self.code} without a sentence: {last}"
         return ""
 
@@ -100,11 +100,11 @@ class Ground:
             if outcome.code != 0:
                 raise RuntimeError(f"{step} fails without any attack: {outcome.text}")
 
-    def copy(self, *without: str) -> Path:
-        """A workspace of one's own, without these folders or files in it."""
+    def copy(self, *without: str, of: Path | None = None) -> Path:
+        """A workspace of one's own, like ``of`` (default: the base) without these folders or files in it."""
         self._copies += 1
         target = self.folder / f"{self._copies:04d}"
-        shutil.copytree(self.base, target, symlinks=True)
+        shutil.copytree(of or self.base, target, symlinks=True)
         for name in without:
             remove(target / name)
         return target
@@ -201,7 +201,3 @@ def torn(workspace: Path) -> str:
 def mean_iou(workspace: Path, evaluation: str = "evaluation") -> float:
     metrics = json.loads((workspace / "data" / evaluation / "metrics.json").read_text())
     return float(metrics["mean_iou"])
-
-
-def first_fault(faults: Iterator[str]) -> str:
-    return next((fault for fault in faults if fault), "")

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.attacks.ground import PARAMS, STEPS, Ground, Trial, remove, write_params
+from benchmarks.attacks.ground import PARAMS, STEPS, Ground, Trial, remove, torn, write_params
 
 VALUES = (-1, 0, 10**30, 1e308, float("inf"), float("nan"), "", "text", "x" * 5000, [], {}, True, None, [[1]], "1e400")
 
@@ -107,7 +107,7 @@ def files(ground: Ground) -> Iterator[Trial]:
         if step == "train" and "checkpoints" not in file.parts:
             remove(fresh / "data" / "checkpoints")
         harm(fresh / file, damage, number)
-        yield f"{file}: {damage}, read by {step}", ground.call(fresh, step, seconds=30).fault()
+        yield f"{file}: {damage}, read by {step}", ground.call(fresh, step, seconds=30).fault() or torn(fresh)
         shutil.rmtree(fresh, ignore_errors=True)
         if number % 4 == 0 and (trial := next(folders, None)):
             yield trial

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.attacks.ground import PYTHON, Ground, Trial, kill, remove, run, start, until, wait
+from benchmarks.attacks.ground import PYTHON, Ground, Trial, kill, run, start, until, wait
 
 DVC = ["dvc", "repro"]
 
@@ -20,12 +19,12 @@ def repro(ground: Ground) -> Iterator[Trial]:
     source = _project(ground)
     draw = random.Random(0)
     while True:
-        workspace = ground.copy("data", "mlruns", "mlflow.db")
-        _as(source, workspace)
+        workspace = ground.copy(of=source)
         process = start(workspace, *DVC, "train")
         delay = draw.uniform(1, 12)
         time.sleep(delay)
         kill(process)
+        run(workspace, *PYTHON, "doctor")  # as `make demo` does: DVC's own files may be cut
         outcome = run(workspace, *DVC, "train", seconds=120)
         fault = outcome.fault((0,)) or ("" if weights(workspace) == expected else "other weights")
         yield f"killed after {delay:.1f} s", fault
@@ -56,8 +55,7 @@ def dvc_files(ground: Ground) -> Iterator[Trial]:
     """dvc.lock as a kill leaves it (DVC empties it before it writes): the doctor's repair, and all goes on."""
     source = _project(ground)
     for name, cut in {"empty": 0.0, "half": 0.5, "all but a byte": 0.999}.items():
-        workspace = ground.copy("data", "mlruns", "mlflow.db")
-        _as(source, workspace)
+        workspace = ground.copy(of=source)
         lock = workspace / "dvc.lock"
         text = lock.read_bytes()
         lock.write_bytes(text[: int(len(text) * cut)])
@@ -82,9 +80,3 @@ def _project(ground: Ground) -> Path:
                 raise RuntimeError(f"{command} fails without any attack: {outcome.text}")
         workspace.rename(project)
     return project
-
-
-def _as(project: Path, workspace: Path) -> None:
-    """Make the workspace a copy of the project."""
-    remove(workspace)
-    shutil.copytree(project, workspace, symlinks=True)
