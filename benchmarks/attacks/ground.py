@@ -34,6 +34,8 @@ STEPS = {
 
 PARAMS: dict[str, Any] = {
     "ingest": {"source": "digits", "digits": {"train": 60, "val": 16, "test": 16, "size": 32, "seed": 0}},
+    "validate": {"max_void_share": 0.9},
+    "preprocess": {"longer_side": None},
     "train": {
         "options": {"widths": [4, 8]},
         "epochs": 3,
@@ -42,6 +44,7 @@ PARAMS: dict[str, Any] = {
         "precision": "float32",
         "experiment": "attacks",
     },
+    "evaluate": {"batch_size": 16},
     "register": {"name": "attacked", "metric": "mean_iou", "minimum": 0.0},
 }
 CODES = (0, 2, 75)
