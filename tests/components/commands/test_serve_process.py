@@ -22,7 +22,7 @@ from small_pipeline import LABELS, use_local_store, write_model, write_run
 
 from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry, Version
-from segmodels.inference.bundle import load_bundle
+from segmodels.inference.bundle import bundle_digest, load_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.tasks.registry import create_task
 
@@ -102,6 +102,7 @@ def test_no_request_fails_while_the_champion_changes_and_the_server_ends(
         model = write_model(tmp_path / number / "bundle", steps=steps)
         registry.add(
             run_id=run,
+            model_digest=bundle_digest(model),
             contents=tmp_path / number,
             task=create_task("semantic", LABELS),
             example=IMAGE[None],

@@ -19,7 +19,7 @@ from components.serving.live_model import LiveModel, ModelSource
 from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry, Version
 from segmodels.errors import InputError, TransientError
-from segmodels.inference.bundle import WEIGHTS, load_bundle
+from segmodels.inference.bundle import WEIGHTS, bundle_digest, load_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.tasks.registry import create_task
 
@@ -41,6 +41,7 @@ class Store:
                 (model / WEIGHTS).write_bytes((model / WEIGHTS).read_bytes()[:1000])
             self.registry.add(
                 run_id=run,
+                model_digest=bundle_digest(model),
                 contents=contents,
                 task=create_task("semantic", LABELS),
                 example=IMAGE[None],
