@@ -119,7 +119,9 @@ def _path(data: Any, location: Sequence[int | str]) -> list[int | str]:
     """Pydantic's location without the names of union members and types that it puts between the keys."""
     path: list[int | str] = []
     for place, part in enumerate(location):
-        inside = part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int)
+        inside = (
+            part in data if isinstance(data, Mapping) else part in range(len(data) if isinstance(data, list) else 0)
+        )
         if inside:
             data = data[part]
         if inside or (place == len(location) - 1 and isinstance(data, Mapping)):
