@@ -51,11 +51,12 @@ def pack(folder: Path, archive: Path, *, remove: bool = False) -> None:
     """Write the files below ``folder`` into a tar archive: sorted, without owners and times; links as what they name.
 
     Args:
-        remove: delete each file once it is in the archive.
+        remove: delete each file once it is in the archive, if the folder has no symbolic links.
 
     Raises:
         OSError: the disk is full.
     """
+    remove = remove and not any(path.is_symlink() for path in folder.rglob("*"))  # what they name is not ours
     with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT, dereference=True) as tar:
         for here, subfolders, names in os.walk(folder, followlinks=True):
             subfolders.sort()

@@ -47,6 +47,11 @@ def test_links_travel_as_what_they_name(tmp_path: Path) -> None:
     assert again["second name.txt"] == again["link.txt"] == "a.txt"
     assert again["folder/1.png"] == "b/1.png"
     assert not [path for path in (tmp_path / "again").rglob("*") if path.is_symlink()]
+    write(tmp_path / "elsewhere")
+    (folder / "outside").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    before = content(tmp_path / "elsewhere")
+    pack_output(folder)
+    assert content(tmp_path / "elsewhere") == before, "only links are removed"
 
 
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
