@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from components.params.reading import changed_from_defaults, plain
 from components.params.schema import PipelineParams
 from components.steps import STEPS
 from pipelines.profile import Profile
+from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError
 
 VALUES = {
@@ -90,10 +90,10 @@ def refuse_credentials(values: Mapping[str, Any]) -> None:
     """Reject credentials in addresses: whoever may see a run sees its parameters.
 
     Raises:
-        InputError: an address contains a password or token.
+        InputError: an address contains a password, a token or a signature.
     """
     for name, value in values.items():
-        if isinstance(value, str) and re.search(r"https?://[^/\s@]+@|://[^/\s:@]+:[^/\s@]+@", value):
+        if isinstance(value, str) and holds_credentials(value):
             raise InputError(
                 f"{name} holds a password or token in an address, which everybody who sees the run would see: use an"
                 " address without one, or SSH"

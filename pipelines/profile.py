@@ -16,6 +16,7 @@ from components.params.checking import Params, checked
 from components.params.yaml_files import read_yaml
 from components.steps import CLUSTER_STEPS, STEPS
 from components.tracking.lineage import code_revision
+from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError, nearest
 from segmodels.files import parse_json
 
@@ -156,8 +157,8 @@ class Profile(Params):
     @field_validator("environment")
     @classmethod
     def _no_credentials(cls, environment: dict[str, str]) -> dict[str, str]:
-        for name in environment:
-            if CREDENTIAL.search(name):
+        for name, value in environment.items():
+            if CREDENTIAL.search(name) or holds_credentials(value):
                 raise ValueError(
                     f"{name} looks like a credential: put it into a Kubernetes secret and list that under secrets"
                 )

@@ -60,6 +60,8 @@ def mlflow_client(uri: str | None = None) -> Any:
 
         # of its database MLflow logs every table and, at an error, a traceback; the sentence says what is wrong
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        for handler in logging.getLogger("mlflow").handlers:
+            handler.addFilter(_without_credentials)
         if uri.startswith(SQLITE):
             prepare_store(Path(uri.removeprefix(SQLITE)).absolute())
         client = mlflow.MlflowClient(uri)
@@ -90,6 +92,12 @@ def post(client: Any, endpoint: str, body: Mapping[str, Any], seconds: float) ->
     credentials = get_default_host_creds(client.tracking_uri)
     response = http_request(credentials, path, "POST", json=body, max_retries=0, timeout=seconds, raise_on_status=False)
     verify_rest_response(response, path)
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """MLflow's own lines name the server's address."""
+    record.msg, record.args, record.exc_info = without_credentials(record.getMessage()), (), None
+    return True
 
 
 def recorded_uri(uri: str) -> str:

@@ -31,6 +31,7 @@ from components.storage.folders import exchange_url, put_shards, remove_folder
 from components.tracking.lineage import checkpoint_key, lineage
 from components.train_job.follow import POLL_SECONDS, follow, is_missing, pause, translate_errors
 from components.train_job.owner import own_by_workflow
+from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError
 
 SETTINGS = variable("train_job")
@@ -202,7 +203,7 @@ def _environment(own: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in own.items()
-        if HANDED_ON.match(name) and not CREDENTIAL.search(name) and name != SETTINGS
+        if HANDED_ON.match(name) and not CREDENTIAL.search(name) and not holds_credentials(value) and name != SETTINGS
     }
 
 

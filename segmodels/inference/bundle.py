@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from segmodels.addresses import without_credentials
 from segmodels.errors import InputError, on_one_line
 from segmodels.files import DESCRIPTION, WEIGHTS, reading
 from segmodels.finite import all_finite
@@ -98,7 +99,9 @@ def save_bundle(
     save_model(model, str(folder / WEIGHTS))
     description = {
         "name": name,
-        "options": dict(options),
+        "options": {
+            key: without_credentials(value) if isinstance(value, str) else value for key, value in options.items()
+        },
         "task": {"name": task.name, "settings": settings_to_dict(task.settings)},
         "labels": task.labels.to_dict(),
         "channels": len(mean),

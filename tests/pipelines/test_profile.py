@@ -69,6 +69,7 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("secrets: [{name: s, environment: {k: A}, steps: [trian]}]", "unknown step 'trian': did you mean 'train'"),
         ("pods: {train: {memory_limit: 8 GB}}", "pods.train.memory_limit is '8 GB'"),
         ("environment: {AWS_SECRET_ACCESS_KEY: x}", "looks like a credential: put it into a Kubernetes secret"),
+        ("environment: {MLFLOW_TRACKING_URI: 'http://me:hunter2@mlflow'}", "put it into a Kubernetes secret"),
         ("checkpoints: /mnt/states", "checkpoints is '/mnt/states'"),
         ("run_as_user: 0", "run_as_user is 0"),
         ("secrets: [{name: s}]", "secrets.0.environment is missing"),
@@ -81,6 +82,7 @@ def test_a_mistake_in_a_profile_is_named(tmp_path: Path, content: str, said: str
     with pytest.raises(InputError) as caught:
         load_profile(str(tmp_path / "mine.yaml"))
     assert said in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_profile_that_is_not_there_is_answered_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,11 @@ def test_a_repository_address_with_a_password_is_refused(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     output = tmp_path / "pipeline.yaml"
-    for address in ("https://jane:hunter2@git.example/data.git", "https://hunter2@git.example/data.git"):
+    for address in (
+        "https://jane:hunter2@git.example/data.git",
+        "https://hunter2@git.example/data.git",
+        "https://git.example/data.git?private_token=hunter2",
+    ):
         assert main(["compile", "--image", IMAGE, "--set", f"dataset_repo={address}", "--output", str(output)]) == 2
         said = capsys.readouterr().err
         assert "dataset_repo holds a password" in said

@@ -92,6 +92,7 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
 ) -> None:
     monkeypatch.setenv("SEGMODELS_WEBHOOK_URL", "https://hooks.example/x")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://me:hunter2@store")
     monkeypatch.setenv("SEGMODELS_S3_SECRET_ACCESS_KEY", "hunter2")
     monkeypatch.setenv("SEGMODELS_TRAIN_JOB", "{}")
     settings = TrainJobSettings(
@@ -129,6 +130,7 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
         "AWS_ACCESS_KEY_ID",
         "SEGMODELS_S3_SECRET_ACCESS_KEY",
         "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_S3_ENDPOINT_URL",
         "SEGMODELS_WEBHOOK_URL",
         "SEGMODELS_TRAIN_JOB",
     }
