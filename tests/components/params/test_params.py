@@ -46,6 +46,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("train: {epochs: '3'}", ["train.epochs", "'3'", "integer"]),
         ("train: {lr: -1.0}", ["train.lr", "-1.0", "greater than 0"]),
         ("train: {augment: {crop: [-32, 32]}}", ["train.augment.crop.0 is -32", "from 1 to 32767"]),
+        ("train: {augment: {scale: [1.0]}}", ["train.augment.scale.1 is missing"]),
         ("train: {augment: {scale: [2.0, 1.0]}}", ["scale", "low <= high"]),
         ("train: {precision: float16, accelerator: cpu}", ["float16", "needs a GPU"]),
         ("train: {loss: {}}", ["loss is empty"]),
