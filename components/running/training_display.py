@@ -53,7 +53,7 @@ class TrainingDisplay:
             )
 
     def on_epoch(self, epoch: int, metrics: dict[str, float], *, best: bool) -> None:
-        """``best``: the weights are kept, as none before validated better."""
+        """``best``: whether these weights are the best so far, which are kept."""
         if not self.enabled:
             return
         if self.bar:

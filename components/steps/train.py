@@ -36,8 +36,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         checkpoints: folder of states, one sub-folder per lineage; training resumes from the one of its own lineage.
 
     Raises:
-        InputError: what the parameters name does not exist or does not fit the data, shards are damaged, MLflow's
-            address or store is wrong.
+        InputError: the parameters name something that does not exist or does not fit the data, shards are damaged,
+            MLflow's address or store is wrong, or the training diverges.
         TransientError: another process trains the same, MLflow does not answer at the start.
         SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.
     """

@@ -19,8 +19,7 @@ def open_checkpoints(state: Path) -> Checkpoints:
     """The states in the folder ``state``. With ``SEGMODELS_CHECKPOINTS`` set to ``s3://bucket/prefix`` they are kept
     there, too.
 
-    What the store holds of this training (its folder's name is its key) is fetched first, by one process of each
-    machine.
+    One process of each machine first downloads what the store holds of this training, whose key is the folder's name.
 
     Raises:
         InputError: the store refuses or is not there.
@@ -53,7 +52,7 @@ class MirroredCheckpoints(Checkpoints):
         return s3_client()
 
     def fetch(self) -> None:
-        """Bring here what the store has, unless this folder has a later state."""
+        """Download what the store has, unless this folder has a later state."""
         with translate_errors(self.url, connected=False):
             stored = self._stored()
         mine = max((path.name for path in self.folder.glob(f"*{STATE}")), default="")

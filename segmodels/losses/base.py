@@ -28,7 +28,7 @@ class Loss(nn.Module, ABC):
         reads: ``logits``, a key of ``PixelOutput.extras``, or ``queries`` (``QueryOutput``).
         requires: what the dataset must have beside class maps: ``image_label``, ``objects``.
         accepts_soft_labels: whether ``soft_term`` can take the place of ``term``.
-        curve: name of the value among a training's curves where it is not the loss's own.
+        curve: name of the loss's curve; None: the loss's own name.
     """
 
     reads: ClassVar[str] = "logits"
@@ -37,7 +37,7 @@ class Loss(nn.Module, ABC):
     curve: ClassVar[str | None] = None
 
     def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
-        """The loss of one layer of a model's output, scalar; None where the layer does not have what is read.
+        """The loss of one layer of a model's output, scalar; None if the layer lacks what the loss reads.
 
         Args:
             layer: of ``output.layers(...)``.
@@ -48,7 +48,7 @@ class Loss(nn.Module, ABC):
         return None if output is None else self(output, targets.classes)
 
     def read(self, layer: Any) -> Any:
-        """``reads`` of a layer of a model's output, None where it has none."""
+        """The part ``reads`` of a layer of a model's output; None if it has no such part."""
         if self.reads == "logits":
             return getattr(layer, "logits", None)
         return getattr(layer, "extras", {}).get(self.reads)

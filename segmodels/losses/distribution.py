@@ -1,5 +1,4 @@
-"""Losses that compare the predicted distribution of each pixel with its label: cross-entropy and what weighs its
-pixels.
+"""Losses that compare the predicted distribution of each pixel with its label: cross-entropy, plain and weighted.
 
 All build on the cross-entropy of each pixel, -log s_y, and are means over the valid pixels of the batch.
 """
@@ -59,7 +58,7 @@ class PixelLoss(LogitsLoss):
     ),
 )
 class CrossEntropyLoss(PixelLoss):
-    """Cross-entropy, with class weights and label smoothing on request. Soft labels take neither.
+    """Cross-entropy, with optional class weights and label smoothing. Neither applies to soft labels.
 
     Args:
         class_weights: ``(C,)``.
@@ -219,8 +218,8 @@ class OHEMLoss(PixelLoss):
     """Online hard example mining: mean cross-entropy of the valid pixels with s_y below ``threshold``.
 
     Args:
-        threshold: probability of the true class from which a pixel counts as easy.
-        min_kept: share of the valid pixels that is kept at least, the worst; 0..1.
+        threshold: probability of the true class from which on a pixel counts as easy.
+        min_kept: smallest share of the valid pixels to keep, those with the largest loss; 0..1.
     """
 
     def __init__(
@@ -303,7 +302,7 @@ def _mean_of_largest(values: Tensor, count: int) -> Tensor:
 
 
 def _mean_of_largest_share(values: Tensor, valid: Tensor, share: float) -> Tensor:
-    """Mean of the largest values, as many as ``share`` of the valid pixels, at least one; does not wait for a GPU."""
+    """Mean of the largest values: ``share`` of the number of valid pixels, at least one. Does not wait for a GPU."""
     largest = values.flatten().topk(max(int(values.numel() * share), 1)).values
     count = (valid.sum() * share).long().clamp(min=1)
     return torch.where(torch.arange(len(largest), device=largest.device) < count, largest, 0).sum() / count

@@ -67,8 +67,8 @@ class ImageLabelLoss(Loss):
 class FurtherLoss(Loss):
     """Sum of the cross-entropies of a model's further heads, each over the pixels that have a label of its kind.
 
-    The head ``scene`` learns the classes of the whole images. A head that the dataset has no labels for adds 0 times
-    its logits, so that all its weights have a gradient, which is 0.
+    The head ``scene`` learns the classes of the whole images. A head without labels in the dataset adds 0 times its
+    logits, so that its weights get a gradient of 0 instead of none.
     """
 
     reads: ClassVar[str] = "further"
@@ -93,7 +93,7 @@ class FurtherLoss(Loss):
         Args:
             logits: raw, by name of the head: ``(B, K, *spatial)``, or ``(B, K)`` of whole images.
             labels: by name, ``(B, *spatial)`` or ``(B,)``: uint8, ignored where 255, or of a signed type, ignored where
-                -1. Not every head needs some.
+                -1. Heads may lack labels.
 
         Raises:
             InputError: a label outside the classes of its head, or of another shape.

@@ -62,7 +62,7 @@ class MaskClassificationLoss(Loss):
         self.ignore_index = ignore_index
 
     def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
-        """Of the targets' segments, or of their classes where they have none."""
+        """Compare with the targets' segments, or with their classes if they have none."""
         queries = self.read(layer)
         return None if queries is None else self(queries, getattr(targets, "segments", targets.classes))
 

@@ -32,7 +32,7 @@ class ReconstructionLoss(Loss):
     reads: ClassVar[str] = "reconstruction"
 
     def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
-        """Of what the model rebuilt and what it saw."""
+        """Compare what the model rebuilt with the images that it saw."""
         reconstruction = self.read(layer)
         return None if reconstruction is None else self(reconstruction, _given("reconstruction", images).normalised)
 
@@ -76,7 +76,7 @@ class SoftNormalizedCutLoss(Loss):
         self.radius = radius
 
     def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
-        """Of the segments and the images in their own units."""
+        """Read the segments, and the images in their own units."""
         logits = self.read(layer)
         return None if logits is None else self(logits, _given("soft_normalized_cut", images).raw.float())
 

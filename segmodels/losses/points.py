@@ -18,8 +18,8 @@ from segmodels.outputs import PointPrediction
     LossCard("Kirillov 2020 (1912.08193), section 3.3", "PointRend, which includes it automatically at weight 1"),
 )
 class PointsLoss(Loss):
-    """Cross-entropy of the points' logits and the labels of the pixels that they lie on; points on ignored pixels count
-    nowhere.
+    """Cross-entropy of the points' logits and the labels of the pixels that they lie on. Points on ignored pixels do
+    not count.
 
     Args:
         class_weights: as of ``cross_entropy``.

@@ -23,7 +23,7 @@ from segmodels.losses.registry import LossCard, register_loss
 class PresenceLoss(Loss):
     """Binary cross-entropy of every class: does the image show it at all? Small and large objects count alike.
 
-    An image of which every pixel is ignored does not count.
+    Images whose pixels are all ignored do not count.
     """
 
     reads: ClassVar[str] = "presence"
@@ -64,7 +64,7 @@ class ObjectPresenceLoss(Loss):
     """Cross-entropy of two classes of images: those that show nothing but class 0, the background, and those that show
     an object.
 
-    Ignored pixels show nothing; an image of them alone counts nowhere.
+    Ignored pixels show nothing; images whose pixels are all ignored do not count.
     """
 
     reads: ClassVar[str] = "object_presence"

@@ -25,7 +25,7 @@ class PromptedMasksLoss(Loss):
     """Focal and Dice loss of each prompted object's mask, and the squared error of the estimate of its IoU.
 
     ``loss(answers, segments)`` of one decoder pass, a mean over all objects of the batch. Masks of other resolutions
-    are resized to the targets'. Ignored pixels count nowhere. A batch without objects gives 0 with zero gradient.
+    are resized to the targets'. Ignored pixels do not count. A batch without objects gives 0 with zero gradient.
 
     Args:
         focal_weight, dice_weight, quality_weight: of the three terms.

@@ -107,7 +107,7 @@ class WeightedSum(nn.Module):
         return self.total(terms)
 
     def nothing_read(self, layer: Any) -> InputError:
-        """The error of a layer that has nothing of what the losses read."""
+        """The error to raise when a layer has nothing that the losses read."""
         reads = ", ".join(f"{name!r} reads {loss.reads}" for name, loss in self.losses.items())
         return InputError(
             f"the model's output ({type(layer).__name__}) has nothing to compute a loss from: {reads}; choose losses"
@@ -134,7 +134,7 @@ def create_loss(
 
     Args:
         config: name -> weight, or name -> ``{"weight": ..., option: ...}`` with weight 1 if not given.
-        ignore_index: target value of pixels that count nowhere.
+        ignore_index: train id of pixels that do not count.
         class_weights: ``(C,)``, given to every term that has an option of that name and does not set it.
 
     Raises:

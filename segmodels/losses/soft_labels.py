@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def soft_label_loss(logits: Tensor, soft_labels: Tensor) -> Tensor:
-    """Kullback-Leibler divergence from the prediction to soft labels, mean over the pixels that have labels; 0 if none
-    has.
+    """Kullback-Leibler divergence from the prediction to soft labels, mean over the pixels that have labels; 0 if no
+    pixel has.
 
     The gradient is that of the cross-entropy, whose place it takes (self-correction: Li 2019, 1910.09777). The authors'
     code divides by the number of classes as well; here it is on the scale of the cross-entropy.

@@ -116,11 +116,11 @@ class Task(ABC, Generic[Targets, ResultType]):
 
     Attributes:
         name: in the registry, on model cards and in params.yaml.
-        headline: score -> how people write it (MIoU). The first chooses weights and champions; all are reported after
-            each validation.
-        short: score -> its name among the metrics of a run (val/miou), where that is not its own.
+        headline: score -> its name in print (MIoU). Weights and champions are chosen by the first; all are reported
+            after each validation.
+        short: score -> its short name among the metrics of a run (val/miou); other scores keep their own name.
         answer: what a model says of an image, in words: "one class id per pixel".
-        reads_objects: whether ``targets`` looks at the layers and segments of annotations; without, loaders leave them
+        reads_objects: whether ``targets`` reads the layers and segments of annotations; if not, loaders leave them
             packed.
         class_score: column of ``Evaluator.per_class`` that a run gets for each class.
         Settings: frozen dataclass, how the task predicts; every field has a default.
@@ -166,16 +166,16 @@ class Task(ABC, Generic[Targets, ResultType]):
             network: raw images (B, C, *spatial) on the device -> the model's output; normalises them itself.
             images: on the device, in their own units.
             sizes: of the results, one per image.
-            guides: what the model takes beside images; None for most.
+            guides: the model's second argument, prompts for instance; None for most models.
         """
 
     def results(self, network: Callable[..., Any], batch: EvaluationBatch) -> list[ResultType]:
-        """Results of a batch to measure, each of the size of its annotation; images are on the device."""
+        """Results of a batch that is measured, each at the size of its annotation; images are on the device."""
         return self.predict(network, batch.images, [annotation.size for annotation in batch.annotations])
 
     @abstractmethod
     def evaluator(self) -> Evaluator[ResultType]:
-        """A new one, with nothing counted."""
+        """A new evaluator, with nothing counted yet."""
 
     @abstractmethod
     def truth(self, annotation: Annotation) -> ResultType:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 @register_task
 class InstanceTask(Task[SegmentTargets, Instances]):
-    """Instance segmentation. Models have the things alone as classes: labels of their targets and outputs are places
-    among the things in the order of the train ids.
+    """Instance segmentation. The models' classes are the things alone: labels of targets and outputs are indices among
+    the things, in the order of the train ids.
     """
 
     name: ClassVar[str] = "instance"
@@ -107,8 +107,8 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         )
 
     def tensors(self, results: Sequence[Instances]) -> dict[str, NDArray]:
-        """The objects of all images one after another; ``image`` is the place of each one's image, ``masks`` are JSON
-        of COCO's run-length encoding.
+        """The objects of all images in one list; ``image`` is the index of each object's image, ``masks`` are COCO's
+        run-length encoding as JSON.
         """
         counts = [len(result) for result in results]
         masks = [mask.encode() for result in results for mask in result.written_masks()]

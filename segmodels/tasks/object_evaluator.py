@@ -26,7 +26,7 @@ Row = dict[str, NDArray]
 
 
 class ObjectEvaluator(Evaluator[ResultType]):
-    """Counts of every image, held and written as lists of numbers by name, and added up in the order of the ids.
+    """Counts of every image: lists of numbers by name, written as they are and added up in the order of the ids.
 
     Attributes:
         columns: name -> type of the lists.
@@ -132,11 +132,11 @@ class ObjectEvaluator(Evaluator[ResultType]):
 def confusion_pairs(
     true: Sequence[int], predicted: Sequence[int], pairs: Sequence[tuple[int, int]], size: int
 ) -> NDArray[np.int64]:
-    """Rows and columns ``(N, 2)`` of a confusion matrix whose last row and column mean nothing.
+    """Cells (row, column) ``(N, 2)`` of a confusion matrix whose last row and column stand for *nothing*.
 
     Args:
         true, predicted: rows of the matrix, of all objects that count.
-        pairs: places in ``true`` and ``predicted`` of what was matched.
+        pairs: indices into ``true`` and ``predicted`` of the matches.
         size: rows of the matrix, without the last.
     """
     missed, wrong = set(range(len(true))), set(range(len(predicted)))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @register_task
 class PanopticTask(Task[SegmentTargets, PanopticMap]):
-    """Panoptic segmentation. Segments of the targets have the train ids of their classes."""
+    """Panoptic segmentation. Labels of the targets' segments are train ids."""
 
     name: ClassVar[str] = "panoptic"
     headline: ClassVar[Mapping[str, str]] = {"pq": "PQ", "rq": "RQ", "sq": "SQ"}
@@ -93,7 +93,9 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         )
 
     def tensors(self, results: Sequence[PanopticMap]) -> dict[str, NDArray]:
-        """``ids`` of the segment of every pixel, 0 without one; each segment's id, class, and place of its image."""
+        """``ids`` is the id of each pixel's segment, 0 without one; the others are each segment's id, its class, and
+        the index of its image.
+        """
         sizes = {result.ids.shape for result in results}
         if len(sizes) > 1:
             raise InputError(f"images have the sizes {sorted(sizes)}, expected one size for one tensor of ids")

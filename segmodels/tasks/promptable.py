@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptableSettings:
-    """How masks are asked for.
+    """How a promptable model is measured.
 
     Attributes:
         clicks: clicks on each object when the model is measured; each click after the first corrects the mask so far.
@@ -105,7 +105,7 @@ class PromptableTask(InstanceTask):
 class PromptableEvaluator(ObjectEvaluator[Instances]):
     """The IoU of every object with the mask that its clicks gave; ``object_iou`` is the mean over all objects.
 
-    The confusion matrix has an object under its class where the IoU is at least 0.5, else under nothing.
+    The confusion matrix counts an object under its class if the IoU is at least 0.5, otherwise under nothing.
     """
 
     columns: ClassVar[Mapping[str, pa.DataType]] = {"labels": pa.int64(), "iou": pa.float64()}  # of each object

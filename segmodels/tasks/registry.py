@@ -54,12 +54,12 @@ def create_task(name: str, labels: LabelMap, settings: Any = None) -> Task:
 
 
 def settings_to_dict(settings: Any) -> dict[str, Any]:
-    """For JSON; ``settings_from_dict`` is the inverse."""
+    """The settings as JSON holds them; ``settings_from_dict`` is the inverse."""
     return cast("dict[str, Any]", _plain(dataclasses.asdict(settings)))
 
 
 def settings_from_dict(schema: type[Settings], data: Mapping[str, Any]) -> Settings:
-    """A dataclass from the mapping of its fields; fields that are dataclasses themselves are mappings in it.
+    """Build a dataclass from a mapping of its fields; dataclasses within it are mappings, too.
 
     Raises:
         InputError: a field that the dataclass does not have, or a value it refuses.

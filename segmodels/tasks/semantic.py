@@ -129,8 +129,8 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
     ) -> Iterator[NDArray]:
         """The class map of an image that may be larger than memory, as rows (n, width) from the top down.
 
-        With a sliding window a strip of the image of the window's height is held at a time, and C x window height x
-        width probabilities.
+        With a sliding window, memory holds one strip of the image, as high as the window, and its C x height x width
+        probabilities.
 
         Args:
             read: rows ``start`` .. ``stop - 1`` of the image on the device, (C, rows, width); each row is asked

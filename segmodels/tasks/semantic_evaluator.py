@@ -32,11 +32,11 @@ Cells = tuple[NDArray[np.int32], NDArray[np.int64]]  # of one image, as in the t
 
 
 class SemanticEvaluator(Evaluator[ClassMap]):
-    """Confusion matrices, exact. Of each image only the cells that are not zero are held.
+    """Exact confusion matrices. Only the non-zero cells of each image are kept.
 
     Maps on a device are counted there without waiting for it; their matrices are fetched, many at once, when they take
-    32 MB or a score is asked for. Labels outside the range raise InputError then, those in main memory at once. Of
-    volumes, Dice and surface distances of each are kept too.
+    32 MB or a score is requested. Labels out of range raise InputError at that moment, and at once for maps in main
+    memory. Dice and surface distances of each volume are kept as well.
 
     Args:
         labels: classes and ignored label of the annotations.
@@ -132,7 +132,7 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         return total.reshape(self.labels.num_classes, -1)
 
     def reordered(self, columns: Sequence[int]) -> SemanticEvaluator:
-        """The same counts with other names for what was predicted: class ``i`` is what was called ``columns[i]``."""
+        """The same counts with renamed predictions: class ``i`` is what was predicted as ``columns[i]``."""
         names = np.empty(self.labels.num_classes, dtype=np.int64)
         names[np.asarray(columns)] = np.arange(self.labels.num_classes)
         renamed = SemanticEvaluator(self.labels)

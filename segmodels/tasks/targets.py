@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class SemanticTargets(NamedTuple):
-    """Of class maps."""
+    """Targets of tasks that learn from class maps."""
 
     classes: Tensor  # (B, *spatial) train ids in the labels' dtype
     image_label: Tensor | None = None  # (B,) int64; None where an image has none
@@ -26,7 +26,7 @@ class Segments(NamedTuple):
 
 
 def without_crowds(segments: Segments) -> Segments:
-    """Crowds are no single objects: their pixels are ignored."""
+    """The segments without crowds, which are not single objects: their pixels are ignored."""
     if segments.crowd is None or not segments.crowd.any():
         return segments
     own = ~segments.crowd
@@ -35,7 +35,7 @@ def without_crowds(segments: Segments) -> Segments:
 
 
 class SegmentTargets(NamedTuple):
-    """Of objects or panoptic maps."""
+    """Targets of tasks that learn from objects or panoptic maps."""
 
     segments: list[Segments]  # of each image
     classes: Tensor  # (B, H, W) train ids in the labels' dtype

@@ -32,8 +32,8 @@ def rows_of(prediction: NDArray, annotation: Annotation, labels: LabelMap) -> li
 
 
 def mean_scores(cases: Cases) -> dict[str, float]:
-    """Means over cases and classes. Classes that are neither there nor predicted do not count; in distances neither do
-    those that were missed whole, whose Dice is 0.
+    """Means over cases and classes. A class that a case neither has nor is predicted to have does not count; one that
+    was missed altogether has Dice 0 and does not count in distances.
     """
     means = {}
     for column, name in SCORES.items():
@@ -44,7 +44,7 @@ def mean_scores(cases: Cases) -> dict[str, float]:
 
 
 def write(cases: Cases, labels: LabelMap, folder: Path) -> None:
-    """A row per case and class; a score is empty where it is undefined, ``inf`` where a class was missed whole."""
+    """A row per case and class; a score is empty where it is undefined, ``inf`` where a class was missed altogether."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["id", "label", "class", *SCORES])
@@ -55,7 +55,7 @@ def write(cases: Cases, labels: LabelMap, folder: Path) -> None:
 
 
 def read(folder: Path) -> Cases:
-    """What ``write`` wrote; empty without the file.
+    """The rows that ``write`` wrote; none if there is no file.
 
     Raises:
         InputError: the file is damaged.

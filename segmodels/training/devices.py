@@ -21,11 +21,11 @@ class Devices:
     """The devices of this process and how many share the training.
 
     Attributes:
-        gpu: whether this process has a GPU, else the CPU.
+        gpu: whether this process trains on a GPU, not on the CPU.
         precision: of the forward pass, ``float32``, ``bfloat16`` or ``float16``.
         deterministic: whether torch may only use algorithms that give the same numbers in every run.
-        processes: of the training, on all machines.
-        local_processes: of them, on this machine.
+        processes: number of processes of the training, on all machines.
+        local_processes: number of them on this machine.
     """
 
     gpu: bool
@@ -66,7 +66,7 @@ class Devices:
 def choose_devices(
     accelerator: str = "auto", precision: str = "auto", deterministic: bool | Literal["auto"] = "auto"
 ) -> Devices:
-    """The devices of this process; under ``torchrun`` its environment says how many processes there are.
+    """The devices of this process; under ``torchrun`` the environment gives the number of processes.
 
     Args:
         accelerator: ``cpu``, ``gpu``, or ``auto``: a GPU where there is one.

@@ -25,7 +25,7 @@ class Turn(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Of a batch."""
+    """Losses of a batch."""
 
     loss: Tensor | None  # scalar that is minimised; None in evaluation where no loss has what it reads
     terms: dict[str, Tensor]  # its unweighted terms, and other means over the images worth a curve; scalars
@@ -98,20 +98,20 @@ class Learner(nn.Module):
         return self.task.read(output, [annotation.size for annotation in batch.annotations])
 
     def judged(self, evaluator: Evaluator) -> Evaluator:
-        """The evaluator whose scores count, for that of a validation."""
+        """The evaluator whose scores count, given that of a validation."""
         return evaluator
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """What the weights to keep are chosen by, the more the better; ``metrics`` are those of a validation."""
+        """The score that chooses the weights to keep, higher is better; ``metrics`` are those of a validation."""
         return metrics[self.task.metric(next(iter(self.task.headline)), "val")]
 
     def kept(self, model: nn.Module, evaluator: Evaluator) -> dict[str, Tensor]:
-        """Copy on the CPU of the weights of ``model``, which validated with what ``evaluator`` counted."""
+        """The weights to keep of ``model``, copied to the CPU; ``evaluator`` has its counts of the validation."""
         return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
     @contextmanager
     def using(self, model: nn.Module) -> Iterator[None]:
-        """Other weights, averages say, in the model's place."""
+        """Put another model, an average of the weights for example, in the model's place."""
         own, self.model = self.model, model
         try:
             yield

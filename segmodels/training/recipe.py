@@ -30,7 +30,7 @@ from segmodels.training.settings import TrainSettings
 from segmodels.training.state import FitSettings
 
 DEFAULT_LOSS: Mapping[str, float] = {"cross_entropy": 1.0}
-"""Of models whose paper states none."""
+"""Loss of models whose paper states none."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Recipe:
     """A training before its first step.
 
     Attributes:
-        model_options: all that ``create_model`` was given beyond ``num_classes``.
+        model_options: options of ``create_model`` beside ``num_classes``.
         learner: with the model (in the order of memory and with the batch norms of the devices), task and losses.
         optimizer: over the model's parameters, each group at its peak learning rate.
         learning_rate_factor: share of training done (0..1) -> factor on the learning rates.
         average: of the weights; None for none.
-        fit: how long, and what is kept.
+        fit: how long it runs, and which weights are kept.
     """
 
     model_options: dict[str, Any]

@@ -2,8 +2,8 @@
 
 Training runs in cycles of a falling learning rate. At the end of each, the weights join an average over the cycles,
 whose batch norms are then estimated anew; the average's predictions, mixed with the given labels, are the labels of the
-next cycle. Any model can be trained so. Where paper and authors' code differ, the code is followed: predictions are
-mixed with the given labels, not with the last soft labels.
+next cycle. It works with any model. Where the paper and the authors' code differ, this follows the code: predictions
+are mixed with the given labels, not with the last soft labels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segmodels.training.averages import WeightAverage
 
 
 class SelfCorrection(WeightAverage):
-    """The average over the cycles of ``model``, and what is learnt from it.
+    """The average of the weights of ``model`` over the cycles, and the labels that it corrects.
 
     Args:
         start: epochs after which the first cycle ends; the average is a copy of the weights then.
@@ -86,9 +86,7 @@ class SelfCorrection(WeightAverage):
 
     @torch.no_grad()
     def soft_labels(self, images: Tensor, target: Tensor) -> Tensor | None:
-        """Corrected labels of a batch, see ``refine_labels``; None while no cycle is over, when the given labels are
-        all there is.
-        """
+        """Corrected labels of a batch, see ``refine_labels``; None before the end of the first cycle."""
         if self.cycles == 0:
             return None
         return refine_labels(self.model(images).probabilities(), target, self.cycles, self.ignore_index)
@@ -107,9 +105,8 @@ def cyclic_learning_rate_factor(
     """Factor on the peak learning rate when ``epoch`` epochs are done (a fraction within an epoch).
 
     A linear rise over ``warmup`` epochs, a cosine from 1 to ``floor`` at ``start``, then per cycle a cosine from
-    ``cyclic`` to ``floor``
-    (cosines with restarts: Loshchilov 2017, 1608.03983). The authors' code has warmup 10, start 100 of 150 epochs,
-        cycle 10.
+    ``cyclic`` to ``floor`` (cosines with restarts: Loshchilov 2017, 1608.03983). The authors' code has warmup 10, start
+    100 of 150 epochs, cycle 10.
 
     Raises:
         InputError: ``start`` or ``cycle`` below 1, or ``warmup`` not before ``start``.
