@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from small_dataset import write_small_dataset
 
 from components.datasets import download_cache, s3_dataset
 from components.datasets.download_cache import DownloadCache
+from components.datasets.revision import dataset_revision
 from components.params.schema import IngestParams
 from components.running.digests import directory_digest, folder_md5s
 from components.steps.ingest import ingest
@@ -234,6 +235,20 @@ def test_a_new_state_of_the_bucket_transfers_what_changed_and_keeps_the_old_fold
     assert double.gets == {"set/images/0.png": 1}
     assert contents(new) == under_set(double.objects)
     assert contents(old) == under_set(before)
+
+
+def test_the_revision_follows_the_listing_and_downloads_nothing(double: Double) -> None:
+    params = IngestParams(source="s3", path="s3://data/set")
+    first = dataset_revision(params)
+    assert dataset_revision(params) == first
+    double.objects["other/note.txt"] = b"not of the dataset"
+    assert dataset_revision(params) == first
+    assert dataset_revision(replace(params, layout="voc")) != first
+    double.objects["set/images/0.png"] = b"another image"
+    second = dataset_revision(params)
+    del double.objects["set/images/4.png"]
+    assert len({first, second, dataset_revision(params)}) == 3
+    assert not double.gets
 
 
 def test_a_file_that_was_damaged_in_the_cache_is_transferred_again(double: Double, tmp_path: Path) -> None:
