@@ -48,7 +48,8 @@ def is_whole(text: str) -> bool:
 
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both are safe
-        if _is_usual(yaml.load(text, Loader=loader)):  # nosec B506
+        content = yaml.load(text, Loader=loader)  # nosec B506
+        if _is_usual(content):
             return True
     except yaml.YAMLError:
         return False

@@ -1,6 +1,7 @@
-"""The lock files: everything that pyproject.toml asks for, and all that this needs, by version and by hash."""
+"""The lock files hold all that pyproject.toml asks for, by version and by hash; the image stands on a base by digest."""
 
 import re
+import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -89,3 +90,16 @@ def test_no_md5_is_meant_for_security() -> None:
         if re.search(r"(hashlib\.|\b(?<!file_)(?<!is_))md5\(", line) and "usedforsecurity=False" not in line
     ]
     assert not [call for call in calls if "def " not in call]
+
+
+@pytest.mark.parametrize("base", ["", "python:3.11-slim-bookworm", "python@sha256:12"])
+def test_no_image_is_pushed_on_a_base_without_a_digest(base: str) -> None:
+    arguments = ["push", "REGISTRY=registry.invalid/team", f"BASE_IMAGE={base}"]
+    done = subprocess.run(["make", "--silent", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert f"BASE_IMAGE is '{base}', expected the digest of the image that was checked" in done.stdout
+
+
+def test_the_base_image_comes_from_the_build_argument_alone() -> None:
+    lines = (ROOT / "infra" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert {line.split(" AS ")[0] for line in lines if line.startswith("FROM")} == {"FROM ${BASE_IMAGE}"}
