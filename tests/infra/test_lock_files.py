@@ -1,4 +1,4 @@
-"""The lock files hold all that pyproject.toml asks for, by version and by hash; the image stands on a base by digest."""
+"""The lock files hold what pyproject.toml asks for, by version and by hash; the image stands on a base by digest."""
 
 import re
 import subprocess
