@@ -119,9 +119,10 @@ def _path(data: Any, location: Sequence[int | str]) -> list[int | str]:
     """Pydantic's location without the names of union members and types that it puts between the keys."""
     path: list[int | str] = []
     for place, part in enumerate(location):
-        entry = isinstance(data, list) and isinstance(part, int)
-        inside = part < len(data) if entry else isinstance(data, Mapping) and part in data
-        if inside or (place == len(location) - 1 and (entry or isinstance(data, Mapping))):  # a key may be missing
+        keys = range(len(data)) if isinstance(data, list) else data if isinstance(data, Mapping) else ()
+        inside = part in keys
+        missing = isinstance(data, Mapping) or (isinstance(data, list) and isinstance(part, int))
+        if inside or (place == len(location) - 1 and missing):
             path.append(part)
         if inside:
             data = data[part]
