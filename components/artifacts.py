@@ -7,6 +7,7 @@ writes it, and says so where it is missing or damaged.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ class File:
 
     def path(self, folder: Path) -> Path:
         return folder / self.name
+
+    def reading(self, folder: Path) -> AbstractContextManager[None]:
+        """Around lines that use the file's content: whatever fails there means that the file is damaged."""
+        return files.reading(self.path(folder), self.step)
 
 
 @dataclass(frozen=True)

@@ -40,16 +40,18 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     for column in (*headline.values(), "registered as"):
         summary.add_column(column, justify="right")
     registered = f"{decision['name']} version {decision['version']} ({decision['alias']})"
-    summary.add_row(*(_number(metrics[key]) for key in headline), registered)
+    with METRICS.reading(evaluation):
+        summary.add_row(*(_number(metrics[key]) for key in headline), registered)
     console.print(summary)
 
     table = Table(title="per class", title_justify="left")
     table.add_column("class")
-    columns = [key for key in classes[0] if key != "class"]
-    for column in columns:
-        table.add_column(words(column), justify="right")
-    for row in classes:
-        table.add_row(row["class"], *(cell(row[key], "absent") for key in columns))
+    with PER_CLASS.reading(evaluation):
+        columns = [key for key in classes[0] if key != "class"]
+        for column in columns:
+            table.add_column(words(column), justify="right")
+        for row in classes:
+            table.add_row(row["class"], *(cell(row[key], "absent") for key in columns))
     console.print(table)
     console.print(f"[bold]decision[/bold]  {decision['reason']}", highlight=False, soft_wrap=True)
     for name, where in {

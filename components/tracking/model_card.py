@@ -30,19 +30,20 @@ def write_card(folder: Path, name: str, bundle: Bundle, evaluation: Path, run: R
     facts = {**bundle.lineage, "mlflow_run": run.run_id}
     trained = run.client.get_run(run.run_id).data.params
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    card, text = (
-        model_card(
-            name,
-            bundle,
-            facts=facts,
-            metrics=metrics,
-            per_class=per_class,
-            params=trained,
-            export=export,
-            pictures=shown,
+    with PER_CLASS.reading(evaluation):
+        card, text = (
+            model_card(
+                name,
+                bundle,
+                facts=facts,
+                metrics=metrics,
+                per_class=per_class,
+                params=trained,
+                export=export,
+                pictures=shown,
+            )
+            for shown in (pictures, [])
         )
-        for shown in (pictures, [])
-    )
     MODEL_CARD.write(folder, card)
     return text
 
