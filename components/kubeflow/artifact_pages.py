@@ -44,6 +44,8 @@ def model_card(folder: Path) -> str:
 
 
 def _number(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
 
 

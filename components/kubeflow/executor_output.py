@@ -20,6 +20,7 @@ from components.environment import environment
 from components.kubeflow import artifact_pages
 from components.kubeflow.changed import DATA_REVISION
 from segmodels.errors import InputError, TransientError
+from segmodels.files import parse_json
 
 
 @dataclass
@@ -35,6 +36,10 @@ class Outputs:
     files: dict[str, str] = field(default_factory=dict)
 
 
+TASK = {"outputs": {"outputFile": str}}
+"""Shape of Kubeflow's executor input, as far as every task has it."""
+
+
 def write_executor_output(executor_input: str, artifact: str = "", folder: Path | None = None) -> None:
     """Describe the outputs of a step that has just succeeded.
 
@@ -44,9 +49,14 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
         folder: that holds the artifact.
 
     Raises:
-        InputError: a file of the artifact is missing or damaged.
+        InputError: a file of the artifact is missing or damaged, or ``executor_input`` is no such JSON.
     """
-    task = json.loads(executor_input)
+    try:
+        task = parse_json(executor_input, TASK)
+    except ValueError as error:
+        raise InputError(
+            f"--executor-input cannot be understood ({error}): give the JSON that Kubeflow passes to a task"
+        ) from None
     wanted = task["outputs"]
     outputs = DESCRIBE[artifact](folder) if folder else Outputs()
     described = {}

@@ -16,6 +16,7 @@ from typing import Any
 from components.environment import environment
 from components.kubeflow.termination_message import write_termination_message
 from segmodels.errors import InputError, TransientError
+from segmodels.files import parse_json, reading
 
 LAST_STEP = "last_step.json"
 
@@ -86,7 +87,9 @@ def read_record(name: str) -> dict[str, Any]:
         with translate_errors(folder, connected=True):
             client = s3_client(**IMPATIENT)
             with suppress(client.exceptions.NoSuchKey):
-                facts = json.loads(client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read())
+                content = client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read()
+                with reading(f"{folder}/{name}", damaged="it is left out"):
+                    facts = parse_json(content, {})
     except (InputError, TransientError) as error:
         print(f"{error}", flush=True)
     return facts

@@ -18,6 +18,7 @@ from components.environment import environment, variable
 from components.kubeflow.changed import CONFIRMED_BY
 from components.kubeflow.last_step import LastStep, last_step, read_record, write_record
 from segmodels.errors import InputError, TransientError
+from segmodels.files import parse_json
 
 PIPELINE_RUN = "pipeline_run"
 """Tag of a model version: the pipeline run that registered it or decided on it last."""
@@ -49,7 +50,7 @@ def notify(status: str, name: str) -> None:
     """
     settings = environment()
     run = settings.pipeline_run
-    message = outcome(json.loads(status), run, settings.pipeline_ui, name, _version_tags(name, run), last_step())
+    message = outcome(_state(status), run, settings.pipeline_ui, name, _version_tags(name, run), last_step())
     text = message["text"]
     print(text, flush=True)
     if not settings.webhook_url:
@@ -83,7 +84,7 @@ def outcome(
         last: the step that started last, None if it is not known.
     """
     state = str(status.get("state", "UNKNOWN"))
-    kind, text = _decision(state, str((status.get("error") or {}).get("message", "")), run, name, tags, last)
+    kind, text = _decision(state, _message(status.get("error")), run, name, tags, last)
     text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     fields = {"status": state, "decision": kind}
     if tags and kind in ("champion", "challenger"):
@@ -92,6 +93,19 @@ def outcome(
     fields["run"] = f"{ui.rstrip('/')}/#/runs/details/{run}" if ui else run
     shown = [{"title": title, "value": value, "short": title != "run"} for title, value in fields.items()]
     return {"text": text, "attachments": [{"fallback": text, "color": COLOURS.get(kind, "warning"), "fields": shown}]}
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", "")) if isinstance(error, Mapping) else str(error or "")
+
+
+def _state(status: str) -> dict[str, Any]:
+    """Kubeflow's final status; none of its fields if it is no JSON object."""
+    try:
+        return parse_json(status, {})
+    except ValueError as error:
+        print(f"--status cannot be understood ({error}): the run's state is not known", flush=True)
+        return {}
 
 
 def _decision(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.errors import InputError
+from segmodels.files import parse_json
 from segmodels.metrics import scores
 from segmodels.metrics.counting import count_pairs
 
@@ -149,7 +150,7 @@ class ConfusionMatrix:
             InputError: not such JSON.
         """
         try:
-            data = text if isinstance(text, Mapping) else json.loads(text)
+            data = text if isinstance(text, Mapping) else parse_json(text)
             matrix = cls(data["num_classes"], data["ignore_index"])
             counts = scores.matrix(data["counts"])
         except InputError:

@@ -14,7 +14,7 @@ from components.params.checking import checked
 from components.params.schema import IngestParams
 from components.steps.ingest import ingest
 from components.storage.s3 import s3_client
-from segmodels.errors import TransientError
+from segmodels.errors import InputError, TransientError
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,9 @@ def test_without_an_object_store_it_stays_where_it_is(
     monkeypatch.delenv("SEGMODELS_CHECKPOINTS", raising=False)
     assert main(failing) == 2
     assert (tmp_path / "validation.failed" / "docs" / "index.html").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"outputs": {}}', '{"outputs": {"outputFile": 3}}', "[" * 9000])
+def test_an_executor_input_of_another_form_is_one_sentence(text: str) -> None:
+    with pytest.raises(InputError, match=r"^--executor-input cannot be understood \(.+\): give the JSON that Kubeflow"):
+        executor_output.write_executor_output(text)

@@ -271,3 +271,15 @@ def test_mlflow_that_is_away_is_logged(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path))
     notify(STATUS, "digits")
     assert "MLflow does not answer what it registered" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", ["", "{", "[]", "null", '{"state": 3, "error": "words"}', "[" * 9000])
+def test_a_status_that_is_no_json_object_is_said_and_does_not_fail_the_run(
+    status: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SEGMODELS_WEBHOOK_URL", raising=False)
+    monkeypatch.delenv("SEGMODELS_PIPELINE_RUN", raising=False)
+    notify(status, "digits")
+    said = capsys.readouterr().out
+    assert "digits" in said
+    assert ("--status cannot be understood" in said) is ('"state"' not in status)
