@@ -92,6 +92,8 @@ def _digits(settings: DigitsSettings, cache: Path) -> Path:
 
     key = json.dumps(asdict(settings), sort_keys=True) + inspect.getsource(digits)
     folder = cache / "digits" / md5(key.encode(), usedforsecurity=False).hexdigest()
+    if folder.is_dir():
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # experiments that run side by side share the cache: one of them generates
