@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -67,7 +68,8 @@ class Registry(Generic[Built, CardType]):
         self.kind = kind
         self.package = package
         self._entries: dict[str, Entry[Built, CardType]] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
+        self._lock = threading.RLock()
 
     def register(self, name: str, card: CardType) -> Callable[[Function], Function]:
         """Decorator for the function or class that builds the thing of that name."""
@@ -145,11 +147,14 @@ class Registry(Generic[Built, CardType]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True  # first: a module may look up a name while the others are still being imported
-        try:
-            package = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
-        except BaseException:
-            self._loaded = False
-            raise
+        with self._lock:  # other threads wait until all names are known
+            if self._loaded or self._loading:  # a module may look up a name while the others are still being imported
+                return
+            self._loading = True
+            try:
+                package = importlib.import_module(self.package)
+                for module in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{self.package}.{module.name}")
+                self._loaded = True
+            finally:
+                self._loading = False

@@ -1,6 +1,7 @@
 """The registry that models, encoders, losses, layouts and tasks share."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_every_module_of_the_package_registers_at_the_first_look_up(package: Pat
     assert entry.summary == "Four equal sides."
     assert list(entry.options) == ["side", "colour"]
     assert entry.options["colour"] == "red"
+
+
+def test_threads_that_look_up_first_all_see_every_name(package: Path) -> None:
+    for name in ("a", "b", "c"):
+        (package / f"{name}.py").write_text(
+            "import time\nfrom shapes import SHAPES\ntime.sleep(0.02)\n"
+            f"SHAPES.register({name!r}, 'card')(dict)\nassert {name!r} in SHAPES\n"
+        )
+    registry = shapes()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: registry.names(), range(8))) == [["a", "b", "c"]] * 8
 
 
 def test_an_unknown_name_or_option_names_the_nearest(package: Path) -> None:
