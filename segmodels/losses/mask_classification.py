@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -89,7 +90,9 @@ class MaskClassificationLoss(Loss):
             else [without_crowds(of_image) for of_image in target]
         )
         classes = queries.class_logits.shape[2] - 1
-        wrong = sorted({label for of_image in segments for label in of_image.labels.tolist()} - set(range(classes)))
+        wrong: list[int] = []
+        if not queries.class_logits.is_cuda:  # a GPU would have to be waited for
+            wrong = sorted({label for of_image in segments for label in of_image.labels.tolist()} - set(range(classes)))
         if wrong or len(segments) != len(queries.class_logits):
             raise InputError(
                 f"target has {len(segments)} images with labels {wrong} out of range, expected"
@@ -97,14 +100,15 @@ class MaskClassificationLoss(Loss):
             )
         with torch.autocast(queries.mask_logits.device.type, enabled=False):
             classes_of, masks_of = (_full_precision(logits) for logits in (queries.class_logits, queries.mask_logits))
-            pairs = [self._match(*each) for each in zip(classes_of, masks_of, segments, strict=True)]
+            costs = [self._costs(*each) for each in zip(classes_of, masks_of, segments, strict=True)]
+            pairs = _cheapest(costs)
             return {"class": self._class_loss(classes_of, segments, pairs)} | self._mask_losses(
                 masks_of, segments, pairs
             )
 
     @torch.no_grad()
-    def _match(self, class_logits: Tensor, mask_logits: Tensor, segments: Segments) -> tuple[Tensor, Tensor]:
-        """Queries and segments of the cheapest assignment, at the resolution of the mask logits."""
+    def _costs(self, class_logits: Tensor, mask_logits: Tensor, segments: Segments) -> Tensor:
+        """Cost ``(Q, K)`` of matching each query with each segment, at the resolution of the mask logits."""
         size = mask_logits.shape[1:]
         valid = _nearest(segments.valid[None], size).flatten(1).to(mask_logits)
         masks = _nearest(segments.masks, size).flatten(1).to(mask_logits) * valid
@@ -118,8 +122,7 @@ class MaskClassificationLoss(Loss):
             + self.dice_weight * dice
         )
         # a query that is not finite is matched last instead of stopping the training here
-        rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e30, posinf=1e30, neginf=1e30).cpu())
-        return torch.from_numpy(rows).to(cost.device), torch.from_numpy(columns).to(cost.device)
+        return cost.nan_to_num(nan=1e30, posinf=1e30, neginf=1e30)
 
     def _class_loss(
         self, class_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]
@@ -173,6 +176,15 @@ def semantic_segments(target: Tensor, ignore_index: int = 255) -> list[Segments]
         labels = names[valid].unique().long()
         segments.append(Segments(labels, names == labels[:, None, None], valid))
     return segments
+
+
+def _cheapest(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Rows and columns of the cheapest assignment for each matrix of costs, in one transfer to the CPU and one back."""
+    on_cpu = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
+    found = [linear_sum_assignment(flat.view(cost.shape).numpy()) for flat, cost in zip(on_cpu, costs, strict=True)]
+    ends = torch.from_numpy(np.concatenate([places for pair in found for places in pair])).to(costs[0].device)
+    rows_and_columns = ends.split([len(places) for pair in found for places in pair])
+    return list(zip(rows_and_columns[::2], rows_and_columns[1::2], strict=True))
 
 
 def _nearest(masks: Tensor, size: torch.Size) -> Tensor:

@@ -70,7 +70,7 @@ def segments_of(masks: NDArray[np.bool_], labels: Sequence[int], crowd: Sequence
         torch.from_numpy(np.ascontiguousarray(masks)),
         torch.from_numpy(np.ascontiguousarray(valid)),
         torch.from_numpy(_boxes(masks)),
-        torch.tensor(crowd, dtype=torch.bool)[torch.from_numpy(there)],
+        crowds if (crowds := torch.tensor(crowd, dtype=torch.bool)[torch.from_numpy(there)]).any() else None,
     )
 
 

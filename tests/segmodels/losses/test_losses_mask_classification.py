@@ -198,3 +198,21 @@ def test_labels_out_of_range_are_named() -> None:
         MaskClassificationLoss()(prediction(0), torch.full((2, 12, 16), 7))
     with pytest.raises(InputError, match=r"target has 3 images"):
         MaskClassificationLoss()(prediction(0), torch.zeros(3, 12, 16, dtype=torch.int64))
+
+
+def test_all_images_of_a_batch_are_matched_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    transfers: list[torch.Size] = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (transfers.append(tensor.shape), cpu(tensor))[1])
+    torch.manual_seed(0)
+    target = regions(3, CLASSES, (3, 12, 16))
+    queries = QueryOutput(torch.randn(3, 7, CLASSES + 1), torch.randn(3, 7, 6, 8))
+    loss = create_loss({"mask_classification": 1.0})
+    whole = loss.losses["mask_classification"].parts(queries, target)
+    assert len(transfers) == 1
+    one = [
+        MaskClassificationLoss()._costs(*each)
+        for each in zip(queries.class_logits, queries.mask_logits, semantic_segments(target), strict=True)
+    ]
+    assert transfers[0].numel() == sum(cost.numel() for cost in one)
+    assert whole["class"].isfinite()
