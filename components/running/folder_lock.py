@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,9 @@ from pathlib import Path
 from segmodels.errors import TransientError
 
 LOCK = ".lock"
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""Of file systems that cannot lock, some network mounts for example: there nothing is checked."""
 
 
 @contextmanager
@@ -36,6 +40,9 @@ def locked_folder(folder: Path, work: str) -> Iterator[None]:
                 f"{work} in {folder} is already running ({_holder(file.read())}): wait until it ends, or stop it with"
                 " SIGTERM, then run this step again"
             ) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
         file.truncate(0)
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": started}, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -80,3 +81,12 @@ with locked_folder(pathlib.Path(sys.argv[1]), "training"):
     for _ in range(2):  # also when the holder before ended as it should
         with locked_folder(folder, "training"):
             assert '"since"' in (folder / ".lock").read_text()
+
+
+def test_a_file_system_without_locks_stops_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("components.running.folder_lock.fcntl.flock", flock)
+    with locked_folder(tmp_path / "key", "training"):
+        assert (tmp_path / "key" / ".lock").exists()
