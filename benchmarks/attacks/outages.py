@@ -28,8 +28,10 @@ from benchmarks.attacks.ground import (
 from benchmarks.attacks.proxy import MODES, Proxy, free_port
 
 EPOCHS = 40
-SECONDS_TO_START, SECONDS_TO_STOP = 30, 25
-"""The longest wait for a sentence at the start, and for the end after SIGTERM; Kubernetes kills after 30."""
+SECONDS_TO_START, SECONDS_TO_STOP = 60, 30
+"""The longest wait for a sentence at the start, imports on a busy machine included, and for the end after SIGTERM;
+Kubernetes kills after 30.
+"""
 
 
 def tracking(ground: Ground) -> Iterator[Trial]:
