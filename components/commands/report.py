@@ -1,4 +1,4 @@
-"""Print what the last pipeline run came to."""
+"""Print the results of the last pipeline run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from segmodels.errors import InputError
 
 
 def report(dataset: Path, validation: Path, model: Path, evaluation: Path, registration: Path) -> None:
-    """Tables of the summary and the classes, and where to look further.
+    """Print tables of the scores and of the classes, and the places of further results.
 
     Args:
         dataset: folder that ingest wrote.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path) -> dict[str, float | None]:
-    """Predict the test split, count what is right and wrong, and write the scores that follow.
+    """Predict the test split, count right and wrong predictions, and write the scores that follow from the counts.
 
     Results are compared at the labels' own size, never resized labels. Images pass one batch at a time; of each only
     its counts stay.

@@ -1,4 +1,4 @@
-"""The champion on the test images of a new model: each is measured by its own settings, as each is served."""
+"""Measures the champion on the test images of a new model, each by the settings that it is served with."""
 
 from __future__ import annotations
 

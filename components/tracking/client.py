@@ -55,7 +55,7 @@ def mlflow_client(uri: str | None = None) -> Any:
         raise InputError(f"MLFLOW_TRACKING_URI is {uri!r}, which names no file: use sqlite:///mlflow.db")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    with answers("its list of experiments", uri):
+    with answers("", uri):
         import mlflow
 
         # of its database MLflow logs every table and, at an error, a traceback; the sentence says what is wrong

@@ -20,8 +20,8 @@ from components.tracking.mlflow_errors import answers, damaged, other_version
 STORE, ARTIFACTS = "mlflow.db", "mlruns"
 """Of the local store: its SQLite database and the folder of its artifacts."""
 
-SECONDS = 5
-"""How long to wait for another process that locks the file."""
+SECONDS = 20
+"""How long to wait for another process that locks the file, as MLflow does."""
 
 
 def prepare_store(path: Path) -> None:
@@ -73,7 +73,7 @@ def _check(path: Path) -> None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     uri = f"sqlite:///{path}"
-    with answers("its tables", uri):
+    with answers("", uri):
         file = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=SECONDS)
         with closing(file):
             tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -1,4 +1,4 @@
-"""A thread that sends metrics to MLflow while a training goes on with its work."""
+"""A thread that sends metrics to MLflow beside a training."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MetricSender:
                     self._run.send(batch, seconds)
                 if status is not None:
                     self._run.end(status, seconds)
-            except Exception as error:  # whatever it is, the training goes on and the journal has the metrics
+            except Exception as error:  # whatever fails, the training continues: the journal keeps the metrics
                 self._note(error)
                 if status is not None:
                     return

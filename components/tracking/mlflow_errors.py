@@ -33,7 +33,7 @@ def answers(what: str, uri: str) -> Iterator[None]:
     """Translate the errors of MLflow and of all below it in the block.
 
     Args:
-        what: the block asks for, to start the sentence: ``run 12ab``.
+        what: the object that the block asks for, to start the sentence: ``run 12ab``; empty for MLflow as a whole.
         uri: of the tracking server or store.
 
     Raises:
@@ -68,6 +68,7 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         return InputError(f"MLflow at {place} needs the package {error.name}: install it")
     if not outside and not network and not isinstance(error, FileNotFoundError):
         return None
+    prefix, what = f"{what}: " if what else "", what or "the request"
     text, code, kind = str(error), getattr(error, "error_code", None), type(error).__name__
     if database := _of_database(text.splitlines()[0] if text else "", place):
         return database
@@ -82,14 +83,14 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         )
     if code in DENIED or "AccessDenied" in text:
         return InputError(
-            f"{what}: MLflow at {place} denies access ({reason(error)}): check MLFLOW_TRACKING_USERNAME,"
+            f"{prefix}MLflow at {place} denies access ({reason(error)}): check MLFLOW_TRACKING_USERNAME,"
             " MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, and the server's --allowed-hosts"
         )
     if code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
         return InputError(f"{place} is not an MLflow server ({reason(error)}): correct MLFLOW_TRACKING_URI")
     if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
         return InputError(f"{what} is refused by MLflow ({reason(error)}): correct it")
-    return TransientError(f"{what}: MLflow at {place} does not answer ({reason(error)})")
+    return TransientError(f"{prefix}MLflow at {place} does not answer ({reason(error)})")
 
 
 def is_missing(error: Exception) -> bool:

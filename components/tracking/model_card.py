@@ -20,7 +20,7 @@ def write_card(folder: Path, name: str, bundle: Bundle, evaluation: Path, run: R
 
     Args:
         name: of the registered model.
-        bundle: what is registered, with the settings that it was measured with.
+        bundle: the registered model, with the settings that it was measured with.
         evaluation: folder that evaluate wrote.
         run: of the training.
         export: what became of the torch.export program, in words.

@@ -231,7 +231,7 @@ def _find_version(uri: str, client: Any = None) -> Any:
         name, _, number = name.partition("/")
     if not is_registered(uri) or not name or not (alias or number):
         raise InputError(
-            f"model {uri!r} is no address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
+            f"model {uri!r} is not an address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
         )
     client = client or mlflow_client()
     with answers(f"model {uri}", client.tracking_uri):

@@ -118,7 +118,7 @@ def _signature(example: np.ndarray, task: Task) -> ModelSignature:
     inputs: list[Any] = [TensorSpec(example.dtype, (-1,) * (example.ndim - 1) + example.shape[-1:])]
     signature = ModelSignature(Schema(inputs), Schema(outputs))
     # MLflow then hands over the input as it comes instead of refusing single images and lists of images of several
-    # sizes, which no one shape of a signature can describe. The model itself refuses what is no image.
+    # sizes, which no one shape of a signature can describe. The model itself rejects anything that is not an image.
     signature._is_signature_from_type_hint = True
     return signature
 

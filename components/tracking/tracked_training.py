@@ -1,8 +1,8 @@
 """The MLflow run around a training.
 
 A training never waits for the tracking server: metrics are written to a journal beside the checkpoints and sent from
-there by a thread. What the server lacks when the training ends is in the journal beside the model, from where evaluate
-and register send it; a resumed training sends it, too.
+there by a thread. A copy of the journal lies beside the model: evaluate and register send the metrics that the server
+lacks when the training has ended, and a resumed training sends them too.
 """
 
 from __future__ import annotations
@@ -93,13 +93,15 @@ class TrackedTraining:
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         unsent = self.sender.finish(status, SECONDS_TO_FINISH if error is None else SECONDS_TO_STOP)
         if unsent:
-            later = "evaluate and register send them" if error is None else "they are sent when it is resumed"
-            what = f"the metrics of {unsent} epochs" if unsent > 0 else "the end of the training"
-            print(f"MLflow does not have {what} yet; the journal {self.journal.path} does: {later}", flush=True)
+            lacks = f"the metrics of {unsent} epochs" if unsent > 0 else "the end of this run"
+            who = "the next evaluate or register step sends" if error is None else "a resumed training sends"
+            print(
+                f"MLflow lacks {lacks}: the journal {self.journal.path} keeps the metrics, {who} the rest", flush=True
+            )
 
 
 def _start_system_metrics(run: runs.Run) -> Any:
-    """Log CPU, memory and GPU use every 10 seconds until ``.finish()`` of what is returned."""
+    """Log CPU, memory and GPU use every 10 seconds until the returned monitor's ``finish()``."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(run.run_id, resume_logging=True, tracking_uri=run.client.tracking_uri)

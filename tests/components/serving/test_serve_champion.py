@@ -209,7 +209,7 @@ def signals() -> Iterator[None]:
         (
             f"models:/{NAME}",
             (
-                f"model 'models:/{NAME}' is no address in the registry, expected models:/NAME@ALIAS or"
+                f"model 'models:/{NAME}' is not an address in the registry, expected models:/NAME@ALIAS or"
                 " models:/NAME/VERSION"
             ),
         ),
@@ -261,5 +261,5 @@ def test_answers_are_sent_at_once() -> None:
 
 def test_addresses_in_the_registry_have_one_of_two_forms() -> None:
     for address in ("models:/", "models:/@champion", "models:/name@", "models:/name/"):
-        with pytest.raises(InputError, match="is no address in the registry"):
+        with pytest.raises(InputError, match="is not an address in the registry"):
             ModelSource(address).version_now()
