@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("step", choices=ALL, metavar="STEP")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the step")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of that step")
     chosen = parser.parse_args(argv)
     set_aws_variables()
     return guarded(lambda: run_step(ALL[chosen.step], chosen.options))

@@ -1,7 +1,7 @@
-"""What a dataset knows about an image: class maps, objects, an image label, the spacing of its pixels.
+"""Annotations of an image: class maps, objects, an image label, the spacing of its pixels.
 
-Whatever is per pixel is a map, whatever is not is a row; resizing, cropping and flipping work on a stack of maps and
-never learn what a map means.
+Per-pixel data is a map, all other data a row. Resizing, cropping and flipping work on a stack of maps, whatever the maps
+mean.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""The one reader of this project's files: whatever is wrong with one becomes a sentence that names it and says what to
-do.
+"""The one reader of this project's files: a damaged or missing file becomes a sentence that says what to do.
 
 ``reading`` surrounds the lines that open a file and build something from its content:
 

@@ -1,4 +1,4 @@
-"""Clicks on objects: where they are placed, and how promptable models are given them."""
+"""Clicks on objects: where to place them, and the tensors that promptable models take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Prompts(NamedTuple):
 
 
 class Click(NamedTuple):
-    """In pixels of a mask; the centre of the first pixel is (0.5, 0.5)."""
+    """A point in pixels of a mask; the centre of the first pixel is (0.5, 0.5)."""
 
     x: float
     y: float
@@ -28,20 +28,22 @@ class Click(NamedTuple):
 
 
 def first_click(mask: NDArray[np.bool_]) -> Click:
-    """On the pixel of a mask ``(H, W)`` that lies farthest from all others, as users click (SAM, Kirillov 2023,
+    """A click on the pixel of a mask ``(H, W)`` that is farthest from its border, as users click (SAM, Kirillov 2023,
     2304.02643, section 7.1).
     """
     return Click(*_innermost(mask), 1)
 
 
 def random_click(mask: NDArray[np.bool_], rng: np.random.Generator) -> Click:
-    """On any pixel of a mask ``(H, W)``, each as likely, as models are trained (SAM, appendix A)."""
+    """A click on a random pixel of a mask ``(H, W)``, as models are trained (SAM, appendix A)."""
     row, column = np.unravel_index(int(rng.choice(np.flatnonzero(mask))), mask.shape)
     return Click(float(column) + 0.5, float(row) + 0.5, 1)
 
 
 def next_click(mask: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Click | None:
-    """In the larger of what is missing and what is too much (Sofiiuk 2021, 2102.06583); None where nothing is wrong."""
+    """A click in the larger of the missing and the surplus region (Sofiiuk 2021, 2102.06583); None if the prediction
+    is right.
+    """
     missing, surplus = mask & ~predicted, predicted & ~mask
     if not (missing.any() or surplus.any()):
         return None
@@ -50,8 +52,8 @@ def next_click(mask: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Click |
 
 
 def add_clicks(clicks: Sequence[list[Click]], masks: NDArray[np.bool_], predicted: Iterable[NDArray[np.bool_]]) -> None:
-    """One more click on each of N objects of an image, where its mask is wrong (``next_click``); the last click again
-    where nothing is.
+    """Add a click to each of N objects of an image, where its predicted mask is wrong (``next_click``); if it is right,
+    the last click is repeated.
 
     Args:
         clicks: on each object, at least one; extended in place.
@@ -65,7 +67,7 @@ def add_clicks(clicks: Sequence[list[Click]], masks: NDArray[np.bool_], predicte
 def prompts_of(
     clicks: Sequence[Sequence[Sequence[Click]]], sizes: Sequence[tuple[int, ...]], images: Tensor
 ) -> Prompts:
-    """Clicks as a model takes them, on the device of its images.
+    """The clicks as tensors for a model, on the device of its images.
 
     Args:
         clicks: on every object of every image, the same number on each.

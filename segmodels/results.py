@@ -1,4 +1,4 @@
-"""What is predicted for an image. Results write and draw themselves."""
+"""Results of predicting one image: class maps, objects, panoptic maps. Each writes its own files and draws itself."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class ClassMap:
         return {".png": data.getvalue()}
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
-        """The classes' colours over the image ``(*spatial, C)`` of any type, of a volume over the slice with most of
-        them; RGB uint8 ``(H, W, 3)``. ``alpha`` is the colours' opacity.
+        """Draw the classes' colours over an image ``(*spatial, C)`` of any type, of a volume over the slice with most
+        labelled pixels; RGB uint8 ``(H, W, 3)``. ``alpha`` is the opacity of the colours.
         """
         from segmodels import plots
         from segmodels.data.preview import flat

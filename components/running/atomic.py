@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.running.machine import OF_THE_MACHINE
+
 
 @contextmanager
 def written_file(target: Path) -> Iterator[Path]:
@@ -22,6 +24,9 @@ def written_file(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.replace(target)
+    except OSError as error:
+        _name(error, target)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -42,8 +47,9 @@ def written_folder(target: Path) -> Iterator[Path]:
     try:
         with _removed_on_sigterm(partial):
             yield partial
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        _name(error, target)
         raise
     if target.exists():
         shutil.rmtree(target)
@@ -65,3 +71,9 @@ def _removed_on_sigterm(folder: Path) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _name(error: BaseException, target: Path) -> None:
+    """Name the output in an error of a write: that of a full disk names no file."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in OF_THE_MACHINE:
+        error.filename = str(target)

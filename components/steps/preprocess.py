@@ -83,6 +83,8 @@ def _passed(validation: Path, digest: str) -> dict[str, Any]:
         raise InputError(
             f"{path} is the report of the dataset {report['digest']}, not of {digest}: run the step validate again"
         )
+    with REPORT.reading(validation):
+        np.dtype(report["form"]["dtype"] if report["form"] else np.uint8)
     return report
 
 

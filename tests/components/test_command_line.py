@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from components.__main__ import ALL, described_arguments, main
+from components.running.atomic import written_file, written_folder
 from components.running.exit_codes import guarded
 from components.running.machine import check_temporary_space
 from components.steps import Step
@@ -214,3 +215,25 @@ def test_too_little_room_for_temporary_files_is_said_before_the_work(
         InputError, match=r"MB free, registering the model needs 1000000000000 MB there: free space or set"
     ):
         check_temporary_space(10**18, "registering the model")
+
+
+def test_a_file_takes_its_name_when_it_is_whole_and_leaves_nothing_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with written_file(tmp_path / "new" / "a.png") as partial:
+        partial.write_text("first")
+        assert not (tmp_path / "new" / "a.png").exists()
+
+    def fill_the_disk() -> None:
+        with written_folder(tmp_path / "folder"), written_file(tmp_path / "new" / "a.png") as partial:
+            partial.write_text("half")
+            raise OSError(errno.ENOSPC, "full")
+
+    assert guarded(fill_the_disk) == 2
+    assert f"the disk is full ({tmp_path}/new/a.png): free" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*folder*"))
+    assert [path.read_text() for path in (tmp_path / "new").iterdir()] == ["first"]
+    (tmp_path / "afile").write_text("mine")
+    with pytest.raises(NotADirectoryError), written_folder(tmp_path / "afile"):
+        pytest.fail("nothing is begun")
+    assert (tmp_path / "afile").read_text() == "mine"
