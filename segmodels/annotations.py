@@ -1,7 +1,7 @@
 """Annotations of an image: class maps, objects, an image label, the spacing of its pixels.
 
-Per-pixel data is a map, all other data a row. Resizing, cropping and flipping work on a stack of maps, whatever the maps
-mean.
+Per-pixel data is a map, all other data a row. Resizing, cropping and flipping work on a stack of maps, whatever the
+maps mean.
 """
 
 from __future__ import annotations
