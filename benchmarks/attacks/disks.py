@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.attacks.ground import PYTHON, STEPS, Ground, Trial, remove, run, torn
+from benchmarks.attacks.inputs import write_folder
 
 SMALL_DISK = """
 mount -t tmpfs -o size=2g tmpfs "$1" && cp -a . "$1" && cd "$1" || exit 99
@@ -57,8 +58,6 @@ def _ready(ground: Ground, command: tuple[str, ...]) -> Path:
     if command[0] == "train":
         remove(workspace / "data" / "checkpoints")
     if command[0] == "predict":
-        from benchmarks.attacks.inputs import write_folder
-
         write_folder(workspace / "set")
         shutil.move(workspace / "set" / "images", workspace / "images")
     return workspace
