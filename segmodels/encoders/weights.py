@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from segmodels.errors import InputError, TransientError
+from segmodels.errors import InputError, TransientError, refusal
 from segmodels.files import parse_json, reason
 
 # Names under which trainers keep the body's weights in a checkpoint of a whole model.
@@ -193,6 +194,8 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     except (PermissionError, ImportError, ValueError) as error:
         raise InputError(f"weights {uri} cannot be fetched: {error}") from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise InputError(refusal(error, folder)) from None
         if type(error).__name__ == "NoCredentialsError":
             raise InputError(f"weights {uri} cannot be fetched: no credentials for that store are configured") from None
         raise TransientError(f"weights {uri} cannot be fetched now ({type(error).__name__}: {error})") from error

@@ -2,6 +2,7 @@
 no credentials.
 """
 
+import errno
 import functools
 import hashlib
 import http.server
@@ -9,6 +10,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,3 +109,20 @@ def test_weights_load_from_s3_and_again_when_the_object_changed():
 def test_an_object_that_is_not_there_is_named():
     with pytest.raises(InputError, match=r"s3://models/nothing\.pth are not there"):
         fetch("s3://models/nothing.pth")
+
+
+def test_a_full_disk_is_no_outage_and_a_damaged_note_fetches_the_file_again(web, monkeypatch, tmp_path):
+    address, folder = web
+    (folder / "a.bin").write_bytes(b"weights")
+    copy = fetch(f"{address}/a.bin")
+    for damage in (b"", b"[]", b"null", b"\xff", b'{"sha256": 3}'):
+        copy.with_name(copy.name + ".json").write_bytes(damage)
+        assert fetch(f"{address}/a.bin").read_bytes() == b"weights"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = SimpleNamespace(ukey=str, get_file=full)
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda uri: (store, uri))
+    with pytest.raises(InputError, match=r"^the disk is full \(.*other cache\): free some space"):
+        fetch(f"{address}/a.bin", tmp_path / "other cache")
