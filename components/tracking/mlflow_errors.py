@@ -74,8 +74,7 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         return database
     if kind.startswith("Unsupported") or kind in ("InvalidUrlException", "ArgumentError"):
         return InputError(
-            f"MLFLOW_TRACKING_URI is {place!r}, expected http(s)://HOST:PORT or sqlite:///FILE ({reason(error)}):"
-            " correct it"
+            f"MLFLOW_TRACKING_URI is {place!r}, expected http(s)://HOST:PORT or sqlite:///FILE: correct it"
         )
     if is_missing(error):
         return InputError(
