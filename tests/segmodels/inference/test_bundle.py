@@ -205,7 +205,7 @@ def test_a_description_of_no_task_is_refused(tmp_path: Path, change: dict, messa
         ({"metrics": {"val/miou": "high"}}, "expected an object of finite numbers"),
         ({"lineage": None}, "lineage is None, expected an object"),
         ({"shape": [3]}, "has unknown fields 'shape': train again or copy the model again, or use the version"),
-        ({"options": {"widths": "abc"}}, r"model.json is damaged \(.*\): train again"),
+        ({"options": {"widths": "abc"}}, "model.json: option 'widths' of model 'unet' is 'abc', expected a list"),
         ({"options": {**OPTIONS, "num_classes": 2}}, "num_classes is 2, but classes and channels make it 3"),
         ({"options": {**OPTIONS, "in_channels": 4}}, "in_channels is 4, but classes and channels make it 3"),
         (
