@@ -189,7 +189,7 @@ def test_outputs_are_pytrees() -> None:
     [
         (lambda: InstanceSettings(score=1.5), "score is 1.5, expected a number from 0 to 1"),
         (lambda: InstanceSettings(overlap=-1), "overlap is -1"),
-        (lambda: InstanceSettings(most=0), "most is 0, expected a whole number greater than 0"),
+        (lambda: InstanceSettings(most=0), "most is 0, expected a whole number from 1 to 100000"),
         (lambda: PanopticSettings(visible=2), "visible is 2"),
         (lambda: PanopticSettings(stuff_area=-1), "stuff_area is -1"),
     ],

@@ -131,7 +131,7 @@ def test_mistakes_are_refused() -> None:
     task = create_task("promptable", LABELS)
     with pytest.raises(InputError, match="got images alone, expected clicks too"):
         task.predict(oracle(1, []), torch.zeros(1, 3, 4, 4), [(4, 4)])
-    with pytest.raises(InputError, match="clicks is 0, expected a whole number greater than 0"):
+    with pytest.raises(InputError, match="clicks is 0, expected a whole number from 1 to 1000"):
         PromptableSettings(clicks=0)
     evaluator = task.evaluator()
     with pytest.raises(InputError, match="0 masks were predicted for 2 objects"):
