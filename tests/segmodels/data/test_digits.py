@@ -198,5 +198,5 @@ def test_scenes_of_any_size_have_digits(size):
 
 
 def test_scenes_too_small_for_digits_are_refused(tmp_path):
-    with pytest.raises(InputError, match="is 20, expected a whole number of at least 32"):
+    with pytest.raises(InputError, match="is 20, expected a whole number from 32 to 4096"):
         write_digits(tmp_path, DigitsSettings(train=1, val=1, test=1, size=20, seed=0))
