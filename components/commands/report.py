@@ -22,6 +22,7 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     Raises:
         InputError: the pipeline has not run to its end.
     """
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -35,7 +36,8 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     classes = PER_CLASS.read(evaluation)
 
     console = Console()
-    summary = Table(title=f"test split, {facts['samples'].get('test', 0)} images", title_justify="left")
+    images = facts["samples"].get("test", 0)
+    summary = Table(box=box.SIMPLE_HEAD, title=f"test split, {images} images", title_justify="left")
     headline = EVALUATION.read(evaluation)["headline"]
     for column in (*headline.values(), "registered as"):
         summary.add_column(column, justify="right")
@@ -44,7 +46,7 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
         summary.add_row(*(_number(metrics[key]) for key in headline), registered)
     console.print(summary)
 
-    table = Table(title="per class", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, title="per class", title_justify="left")
     table.add_column("class")
     with PER_CLASS.reading(evaluation):
         columns = [key for key in classes[0] if key != "class"]
