@@ -11,7 +11,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -78,16 +78,25 @@ def pack(folder: Path, archive: Path, *, remove: bool = False) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Write the files of ``archive`` into ``folder``.
+    """Write the files of ``archive`` into ``folder``, and nothing elsewhere: only ``extractall`` of newer Pythons 3.11
+    knows how to.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or holds anything but files and folders below ``folder``.
         OSError: the disk is full.
     """
     try:
         with tarfile.open(archive, "r|") as tar:
-            tar.extractall(folder, filter="data")
-    except tarfile.TarError as error:
+            for entry in tar:
+                name, content = PurePosixPath(entry.name), tar.extractfile(entry) if entry.isfile() else None
+                if name.is_absolute() or ".." in name.parts or not (content or entry.isdir()):
+                    raise tarfile.ReadError(f"{entry.name!r} is neither a file nor a folder below it")
+                if content is None:
+                    (folder / name).mkdir(parents=True, exist_ok=True)
+                else:
+                    with content, (folder / name).open("wb") as file:
+                        shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError) as error:
         raise InputError(
             f"artifact {archive} is damaged ({error}): run the pipeline again without the cache, so that its step"
             " writes it anew"

@@ -1,6 +1,7 @@
 """Artifacts of many files: one archive, the same bytes for the same files, and the same files again."""
 
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,19 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
         (tmp_path / "archive").write_bytes(damaged)
         with pytest.raises(InputError, match=r"artifact .*archive is damaged"):
             unpack(tmp_path / "archive", tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../out", tarfile.REGTYPE), ("/out", tarfile.REGTYPE), ("link", tarfile.SYMTYPE), ("pipe", tarfile.FIFOTYPE)],
+)
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, name: str, kind: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / "archive", "w") as tar:
+        tar.addfile(entry)
+    with pytest.raises(InputError, match=f"{name!r} is neither a file nor a folder below it"):
+        unpack(tmp_path / "archive", tmp_path / "again")
 
 
 def test_an_output_and_its_archive_take_little_more_room_than_one(
