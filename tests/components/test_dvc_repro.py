@@ -61,6 +61,7 @@ def test_the_built_in_digits_are_ingested_once(project: Path) -> None:
     assert SKIPPED in run("dvc", "repro", "ingest", cwd=project)
 
 
+@pytest.mark.slow
 def test_another_file_of_parameters_runs_in_a_folder_of_its_own(project: Path, tmp_path: Path) -> None:
     """And leaves params.yaml and its outputs alone; a step that both share is computed once."""
     environment = tmp_path / "venv"

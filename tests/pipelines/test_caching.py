@@ -60,6 +60,7 @@ def commit(repository: Path, seed: int) -> None:
     git(repository, "commit", "-q", "-m", f"data {seed}")
 
 
+@pytest.mark.slow
 def test_changed_data_under_the_same_branch_is_not_served_from_the_cache(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def test_the_training_run_gets_test_metrics_and_pictures(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(model: Path, tmp_path: Path) -> None:
     program = """
 import resource, sys

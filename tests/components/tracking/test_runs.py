@@ -172,6 +172,7 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
     server.stop()
 
 
+@pytest.mark.slow
 def test_an_outage_costs_neither_training_nor_metrics(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
