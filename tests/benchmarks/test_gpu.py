@@ -21,9 +21,8 @@ def test_without_a_gpu_it_says_how_to_rehearse() -> None:
 
 
 @pytest.mark.slow
-def test_a_rehearsal_measures_the_loop_and_checks_that_resuming_and_the_models_are_right() -> None:
-    ended = run("loop", "resume", "correctness", "--rehearse")
+def test_a_rehearsal_measures_the_loop_and_checks_that_the_models_are_right() -> None:
+    ended = run("loop", "correctness", "--rehearse")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "## loop" in ended.stdout
-    assert ended.stdout.count("| True | True |") == 2  # stopped, and equal
     assert "| vnet | 0 | 0 |" in ended.stdout

@@ -1,5 +1,6 @@
 """MLflow's store on one machine is whole or not there, and whatever is wrong with it is a sentence."""
 
+import os
 import shutil
 import signal
 import sqlite3
@@ -102,13 +103,18 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none(store: Path, monk
     assert store.read_bytes() == whole.read_bytes()
 
 
+OWN_STORE = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+"""The environment before any test: MLflow leaves the address of its last store there."""
+
 MAKE = "from components.tracking.client import mlflow_client; mlflow_client().create_experiment('{}')"
 
 
 @pytest.mark.slow
 def test_several_first_processes_make_one_store(tmp_path: Path) -> None:
     processes = [
-        subprocess.Popen([sys.executable, "-c", MAKE.format(number)], cwd=tmp_path, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", MAKE.format(number)], cwd=tmp_path, env=OWN_STORE, stderr=subprocess.PIPE
+        )
         for number in range(4)
     ]
     assert [(process.communicate()[1][-500:], process.returncode) for process in processes] == [(b"", 0)] * 4
@@ -120,7 +126,8 @@ def test_several_first_processes_make_one_store(tmp_path: Path) -> None:
 def test_a_first_process_killed_at_any_moment_leaves_a_store_that_the_next_can_make(tmp_path: Path) -> None:
     partial = tmp_path / ".mlflow.db.partial"
     for wait in (0.0, 0.3, 0.8, 1.5):
-        process = subprocess.Popen([sys.executable, "-c", MAKE.format(wait)], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-c", MAKE.format(wait)]
+        process = subprocess.Popen(command, cwd=tmp_path, env=OWN_STORE, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
