@@ -24,7 +24,7 @@ PREDICT = ("predict", "--model", "data/model", "--images", "images", "--out", "d
 
 
 def full(ground: Ground) -> Iterator[Trial]:
-    """Each command with so many KiB left on the disk of its workspace, the temporary files' included."""
+    """Each command on a disk, temporary files included, that has 256, 0 or 2048 KiB free."""
     for free in (256, 0, 2048):
         for command in _commands():
             workspace = _ready(ground, command)

@@ -1,4 +1,4 @@
-"""A server between a client and a real one, which answers as it is told."""
+"""A server in front of a real one that passes requests on, refuses them, hangs or answers 500."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def test_the_webhook_gets_json_and_its_address_is_not_printed(
 
 
 def test_one_run_tells_one_outcome_once(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often Argo starts the exit handler; another outcome after a later attempt is told."""
+    """However often Argo starts the exit handler. If a later attempt ends otherwise, that is a second message."""
     records: dict[str, dict[str, Any]] = {}
     ends = LastStep("train", error="the learning rate is negative")
     monkeypatch.setattr(notification, "read_record", lambda name: records.get(name, {}))
