@@ -1,9 +1,13 @@
 """One place to run the pipeline in, for all tests of a process, and a Kubeflow server to talk to."""
 
+import inspect
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import kfp.dsl.pipeline_task
 import pytest
 from kfp_here import Cluster, cluster_here
 from kfp_server import Server, kfp_server
@@ -12,6 +16,16 @@ from pipelines import __main__ as command_line
 from pipelines.profile import Image, Profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _callers_without_their_source() -> Iterator[None]:
+    """kfp asks for the name of a caller and gets the source lines of every frame too. In a process with all modules of
+    the tests, under pytest's deep stack, that makes a compilation take nine seconds.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kfp.dsl.pipeline_task, "inspect", SimpleNamespace(stack=partial(inspect.stack, 0)))
+        yield
 
 
 @pytest.fixture(scope="session")
