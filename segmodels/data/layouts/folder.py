@@ -14,6 +14,7 @@ from segmodels.annotations import Annotation
 from segmodels.data.classes_file import Classes, read_classes
 from segmodels.data.decoding import SUFFIXES, read_mask, read_pixels
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.pairing import encode_labels, files_by_id, read_table, require_pairs, split_ids
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
@@ -68,6 +69,14 @@ splits/train.txt            optional, with val.txt and test.txt: one sample id p
 groups.csv                  optional: header id,group; default: every sample its own group
 image_labels.csv            optional: header id,label; class of the whole image, a number from 0
 """
+
+    marks = "images/ beside classes.txt or classes.json (masks/ with the masks, objects/ with maps of objects)"
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        if not (root / "images").is_dir() or Mads.fits(root):  # whose trees are alike
+            return False
+        return any((root / part).exists() for part in ("masks", "classes.txt", "classes.json"))
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)

@@ -348,8 +348,11 @@ def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
     ("facts", "sentence"),
     [
         ({"path": "nothing/here"}, r"^dataset folder nothing/here is not there: check ingest\.path$"),
-        ({"layout": "camvid"}, r"^dataset folder \S+ has none of train\.txt, val\.txt, test\.txt, expected CamVid"),
-        ({"layout": "camvit"}, r"^unknown layout 'camvit': did you mean 'camvid'\?$"),
+        (
+            {"layout": "camvid"},
+            r"^dataset folder \S+ is not organised as layout 'camvid', expected train\.txt, val\.txt or test\.txt",
+        ),
+        ({"layout": "camvit"}, r"^unknown layout 'camvit': did you mean 'camvid' or 'camvid32'\?$"),
         (
             {"splits": {"test": "testing"}},
             r"^split 'test' has no samples, the dataset's splits are test, train, val: set ingest\.splits",
