@@ -31,9 +31,9 @@ class CamVid(Published):
     ``train.txt``, ``val.txt`` and ``test.txt`` (those that are there) name ``{split}/{frame}.png`` and
     ``{split}annot/{frame}.png``, one pair per line.
 
-    The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11. Every frame is its
-    own group: the four videos (the prefix of the name) are shared among the published splits, so grouping by video
-    would contradict them. SegNet draws Pavement as (60, 40, 222); the original colour of Sidewalk is (0, 0, 192).
+    The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11, or in SegNet's
+    colours. Every frame is its own group: the four videos (the prefix of the name) are shared among the published
+    splits, so grouping by video would contradict them. SegNet draws Pavement as (60, 40, 222); the original colour of Sidewalk is (0, 0, 192).
     """
 
     table = "camvid"
@@ -67,7 +67,8 @@ trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
 
     def annotation(self, sample: Sample) -> Annotation | None:
         (mask,) = sample.files
-        return Annotation.of_classes(encode_labels(self.labels, read_mask(self.root / mask), mask))
+        ids = read_mask(self.root / mask, colors_of(self.table))
+        return Annotation.of_classes(encode_labels(self.labels, ids, mask))
 
 
 @register_layout(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.decoding import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.id_maps import one_layer
+from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
@@ -103,7 +103,7 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png       optional: 
         return replace(annotation, layers=layers, segments=segments)
 
     def _rows(self, numbers: NDArray) -> Iterable[Segment]:
-        for value in np.unique(numbers).tolist():
+        for value in values_in(numbers):
             label = self.labels.ids.get(value if value < PER_CLASS else value // PER_CLASS)
             if label in self.labels.things:
                 yield Segment(value, label, crowd=value < PER_CLASS)

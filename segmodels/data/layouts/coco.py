@@ -27,7 +27,7 @@ from segmodels.data.layouts.coco_json import (
     object_annotation,
     with_background,
 )
-from segmodels.data.layouts.id_maps import one_layer
+from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published, read_label_table
 from segmodels.errors import InputError
@@ -131,14 +131,14 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
         ids = ids @ np.array([1, 256, 65536], dtype=np.int32)
         check_shape(row, {"segments_info": [SEGMENT]})
         segments = [self._segment(info, file) for info in row["segments_info"]]
-        classes = np.full(ids.shape, self.labels.ignore_index, self.labels.dtype)
         known = {segment.id: segment.label for segment in segments} | {0: self.labels.ignore_index}
-        values, place = np.unique(ids, return_inverse=True)
-        if unknown := [value for value in values.tolist() if value not in known]:
+        values = values_in(ids)
+        if unknown := [value for value in values if value not in known]:
             raise InputError(f"{mask} holds the segments {unknown[:5]}, which {name} does not list: replace both")
-        classes = np.array([known[value] for value in values.tolist()], self.labels.dtype)[place].reshape(ids.shape)
+        table = np.zeros(values[-1] + 1, self.labels.dtype)
+        table[values] = [known[value] for value in values]
         layers, found = one_layer(ids, segments)
-        return replace(Annotation.of_classes(classes), layers=layers, segments=found)
+        return replace(Annotation.of_classes(table[ids]), layers=layers, segments=found)
 
     def _segment(self, info: Mapping[str, Any], file: CocoFile) -> Segment:
         label = self.labels.ids.get(info["category_id"])

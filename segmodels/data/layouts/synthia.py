@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.decoding import read_mask, read_pixels
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.id_maps import one_layer
+from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
 from segmodels.errors import InputError
@@ -67,7 +67,7 @@ RAND_CITYSCAPES/
         if stored.shape[-1] == 1:
             return annotation
         numbers = ids * PER_CLASS + stored[..., 1]
-        values = [value for value in np.unique(numbers).tolist() if value % PER_CLASS]
+        values = [value for value in values_in(numbers) if value % PER_CLASS]
         rows = [Segment(value, self.labels.ids[value // PER_CLASS]) for value in values]
         layers, segments = one_layer(numbers, [row for row in rows if row.label in self.labels.things])
         return replace(annotation, layers=layers, segments=segments)
