@@ -33,7 +33,8 @@ class CamVid(Published):
 
     The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11, or in SegNet's
     colours. Every frame is its own group: the four videos (the prefix of the name) are shared among the published
-    splits, so grouping by video would contradict them. SegNet draws Pavement as (60, 40, 222); the original colour of Sidewalk is (0, 0, 192).
+    splits, so grouping by video would contradict them. SegNet draws Pavement as (60, 40, 222); the original
+    colour of Sidewalk is (0, 0, 192).
     """
 
     table = "camvid"
