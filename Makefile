@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@touch $@
 
 demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, show the results
-	@python -m components doctor
+	@python -m components doctor --repair
 	dvc repro
 	@python -m components report
 
@@ -55,8 +55,8 @@ lint: $(VENV)/.installed  ## ruff, mypy, bandit, and imports that go down only
 docs: $(VENV)/.installed  ## write the generated pages of docs/: models, encoders, losses, metrics, datasets, parameters
 	python -m components.commands.docs docs
 
-ui: $(VENV)/.installed  ## the MLflow UI on the local store, http://localhost:5000
-	mlflow ui --backend-store-uri sqlite:///mlflow.db
+ui: $(VENV)/.installed  ## the MLflow UI, with links to its pages: PORT=5000
+	@python -m components ui --port $(or $(PORT),5000)
 
 attacks: $(VENV)/.installed  ## kills, outages, full disks, bad files and requests on a tiny workspace, in ten minutes
 	python -m benchmarks.attacks
@@ -69,7 +69,7 @@ bench-gpu:  ## on a GPU, with torch alone: at most 8 minutes, resumable; writes 
 	$(PYTHON) -m benchmarks.gpu
 
 sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
-	@python -m components doctor
+	@python -m components doctor --repair
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
 run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params.NAME.yaml
@@ -77,7 +77,7 @@ run: $(VENV)/.installed  ## the six steps with another file of parameters, in co
 	@mkdir -p "$(CONFIGURATION)"
 	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name "$(CONFIGURATION)/$$name"; done
 	@ln -sfn "$(abspath $(PARAMS))" "$(CONFIGURATION)/params.yaml"
-	@cd "$(CONFIGURATION)" && python -m components doctor
+	@cd "$(CONFIGURATION)" && python -m components doctor --repair
 	cd "$(CONFIGURATION)" && dvc repro $(STAGE)
 	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || python -m components report; }
 

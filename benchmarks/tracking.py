@@ -115,6 +115,8 @@ def tracking(state: Path, *, enabled: bool) -> TrackedTraining:
         name="unet",
         params={},
         facts={"data_digest": "0"},
+        description="",
+        columns=(),
         state=state,
         reader=reader,
         system_metrics=False,

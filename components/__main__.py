@@ -1,7 +1,8 @@
 """The command line of the steps: ``python -m components STEP --params params.yaml --dataset data/dataset ...``.
 
-A step is a plain function, see components/steps/__init__.py. Its argument ``params`` is its section of params.yaml, the
-others are options of the same name, explained by the function's docstring. Exit codes: running/exit_codes.py.
+A step is a plain function, see components/steps/__init__.py. Its argument ``params`` is its section of params.yaml,
+positional-only arguments are arguments of the command line, and the others options of the same name; the function's
+docstring explains them. Exit codes: running/exit_codes.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], exec
         if output in options:
             check_writable(options[output], folder_wanted=step not in DVC_STEPS)
     try:
-        retried(lambda: function(**options), retries)
+        retried(lambda: _call(function, options), retries)
     except InputError:
         if executor_input and step.writes:
             from components.kubeflow.executor_output import keep_what_failed
@@ -93,6 +94,12 @@ def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], exec
         write_executor_output(executor_input, step.writes, options.get(step.writes))
         if step.packs:
             pack_output(options[step.writes])
+
+
+def _call(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    bound = inspect.signature(function).bind_partial()
+    bound.arguments.update(options)
+    return function(*bound.args, **bound.kwargs)
 
 
 def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser:
@@ -111,7 +118,12 @@ def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser
     text = "times to try again, after a growing pause, after a transient error (default: %(default)s)"
     add("--retry", type=int, default=0, metavar="TIMES", help=text)
     for key, parameter in signature.items():
-        _add_option(parser, key, hints[key], parameter.default, texts[key].replace("%", "%%"))
+        text = texts[key].replace("%", "%%")
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            several = parameter.default is not inspect.Parameter.empty
+            add(key, nargs="*" if several else None, metavar=key.upper(), help=text)
+        else:
+            _add_option(parser, key, hints[key], parameter.default, text)
     return parser
 
 

@@ -131,6 +131,11 @@ RUN = JsonFile("run.json", "train", {"run_id": str, "tracking_uri": str})
 JOURNAL = TextFile("metrics.jsonl", "train")
 """Metrics on their way to MLflow, beside the checkpoints."""
 
+CLASS_SCORES = CsvFile("val_class_scores.csv", "train")
+"""Beside the checkpoints: epoch, score of a class and its value, of each validation with many classes."""
+VALIDATION_PICTURES = "pictures"
+"""Subfolder beside the checkpoints: pictures on their way to MLflow."""
+
 METRICS = JsonFile("metrics.json", "evaluate", {str: (float, None)})
 """Dataset-level scores."""
 EVALUATION = JsonFile(

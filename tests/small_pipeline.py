@@ -109,10 +109,10 @@ def write_model(folder: Path, *, steps: int = 40, seed: int = 0, labels: LabelMa
     return folder
 
 
-def write_run(model: Path, state: Path) -> str:
+def write_run(model: Path, state: Path, lr: float = 0.01) -> str:
     """Give the model an MLflow run, as train does; returns the run's id."""
     run = runs.start_run(
-        experiment="tests", name="unet", state=state, params={"lr": 0.01, "epochs": 3}, tags={"data_digest": DIGEST}
+        experiment="tests", name="unet", state=state, params={"lr": lr, "epochs": 3}, tags={"data_digest": DIGEST}
     )
     run.end()
     (model / "run.json").write_text((state / "run.json").read_text())

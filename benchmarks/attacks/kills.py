@@ -24,7 +24,7 @@ def repro(ground: Ground) -> Iterator[Trial]:
         delay = draw.uniform(1, 12)
         time.sleep(delay)
         kill(process)
-        run(workspace, *PYTHON, "doctor")  # as `make demo` does: DVC's own files may be cut
+        run(workspace, *PYTHON, "doctor", "--repair")  # as `make demo` does: DVC's own files may be cut
         outcome = run(workspace, *DVC, "train", seconds=120)
         fault = outcome.fault((0,)) or ("" if weights(workspace) == expected else "other weights")
         yield f"killed after {delay:.1f} s", fault
@@ -59,7 +59,7 @@ def dvc_files(ground: Ground) -> Iterator[Trial]:
         lock = workspace / "dvc.lock"
         text = lock.read_bytes()
         lock.write_bytes(text[: int(len(text) * cut)])
-        repaired = run(workspace, *PYTHON, "doctor")
+        repaired = run(workspace, *PYTHON, "doctor", "--repair")
         fault = repaired.fault((0,)) or run(workspace, *DVC, "preprocess", seconds=90).fault((0,))
         yield f"dvc.lock {name}", fault
 

@@ -1,4 +1,5 @@
-"""Repairs what a killed DVC or Git leaves behind. `make demo`, `make run` and `make sweep` begin with it.
+"""Repairs what a killed DVC or Git leaves behind, with which `make demo`, `make run` and `make sweep` begin, and checks
+what the pipeline needs.
 
 DVC truncates ``dvc.lock`` and ``.dvc/tmp/rwlock`` before it writes them; killed in between, every later command of DVC
 refuses to work. Git, and dulwich in DVC, leave lock files that nobody removes.
@@ -15,14 +16,31 @@ from pathlib import Path
 from typing import Any
 
 from components.running.project import project_root
+from segmodels.errors import InputError
 
 LOCK = "dvc.lock"
 
 
-def doctor() -> None:
+def doctor(repair: bool = False) -> None:
     """Remove an incomplete ``dvc.lock`` of the working directory, an incomplete ``.dvc/tmp/rwlock`` and lock files in
-    ``.git`` whose process has ended, and say so. Leaves everything alone while DVC is at work.
+    ``.git`` whose process has ended, and say so; nothing of this while DVC is at work. Then check packages, MLflow,
+    object store, DVC's remote, Kubeflow, Docker, GPU, shared memory, disk and limits, a line each.
+
+    Args:
+        repair: only repair, in a moment.
+
+    Raises:
+        InputError: something needed is wrong; its line says what to do.
     """
+    _repair()
+    if not repair:
+        from components.commands.checkup import checkup
+
+        if not checkup():
+            raise InputError("the lines that begin with !! say what to do")
+
+
+def _repair() -> None:
     project = project_root()
     with _alone(project / ".dvc" / "tmp" / "lock") as alone:
         if not alone:

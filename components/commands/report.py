@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import DATASET, EVALUATION, METRICS, OVERVIEW, PER_CLASS, PICTURES, REGISTRATION, RUN
 from components.tracking.model_card import cell, words
-from segmodels.errors import InputError
+from segmodels.errors import InputError, TransientError
 
 
 def report(dataset: Path, validation: Path, model: Path, evaluation: Path, registration: Path) -> None:
@@ -24,6 +26,7 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     """
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     for folder in (dataset, validation, model, evaluation, registration):
@@ -32,9 +35,9 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     metrics = METRICS.read(evaluation)
     decision = REGISTRATION.read(registration)
     facts = DATASET.read(dataset)
-    run = RUN.read(model)
     classes = PER_CLASS.read(evaluation)
 
+    pages = _pages(model, decision)
     console = Console()
     images = facts["samples"].get("test", 0)
     summary = Table(box=box.SIMPLE_HEAD, title=f"test split, {images} images", title_justify="left")
@@ -55,15 +58,37 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
         for row in classes:
             table.add_row(row["class"], *(cell(row[key], "absent") for key in columns))
     console.print(table)
-    console.print(f"[bold]decision[/bold]  {decision['reason']}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{'decision':<13}[/bold] {escape(decision['reason'])}", highlight=False, soft_wrap=True)
     for name, where in {
         "pictures": evaluation / PICTURES,
         "data docs": OVERVIEW.path(validation),
         "metrics": f"{METRICS.path(evaluation)}  (dvc metrics show, dvc metrics diff, dvc plots diff)",
-        "MLflow run": f"{run['run_id']}  (make ui, then http://localhost:5000)",
+        **pages,
         "predict": f"python -m components predict --model models:/{decision['name']}@champion --images DIR --out DIR",
     }.items():
-        console.print(f"[bold]{name:<10}[/bold] {where}", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name:<13}[/bold] {escape(str(where))}", highlight=False, soft_wrap=True)
+
+
+def _pages(model: Path, decision: Mapping[str, Any]) -> dict[str, str]:
+    """Addresses in MLflow's UI; without an answer of MLflow, the run's id and the reason."""
+    from components.tracking.links import experiment_links, model_page, run_page, ui_address
+    from components.tracking.mlflow_errors import answers
+    from components.tracking.runs import open_run
+
+    try:
+        run = open_run(model)
+        experiment = run.experiment_id()
+        ui = ui_address(run.client.tracking_uri)
+        with answers("", run.client.tracking_uri):
+            others = experiment_links(run.client, ui, experiment)
+    except (InputError, TransientError) as error:
+        return {"MLflow run": f"{RUN.read(model)['run_id']}  ({error})"}
+    return {
+        "MLflow UI": ui if str(run.client.tracking_uri).startswith("http") else "make ui, then these links",
+        "this run": run_page(ui, experiment, run.run_id),
+        **others,
+        "model": model_page(ui, decision["name"], decision["version"]),
+    }
 
 
 def _number(score: float | None) -> str:

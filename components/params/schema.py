@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,9 +29,7 @@ class IngestParams:
             s3://bucket/prefix.
         repo: dvc: URL or path of the Git repository that versions the dataset.
         rev: dvc: branch, tag or commit. None: the default branch.
-        layout: how the files are organised; docs/datasets.md lists the layouts. auto: the one that fits the folder.
-        classes: merges, renames and drops classes: {vehicle: [car, truck, bus], ignore: [sky]} makes one class of
-            three, and pixels of the sky count nowhere. Classes that are not named stay.
+        layout: how the files are organised; docs/datasets.md lists the layouts.
         splits: train, val or test -> name of that split in the dataset, where they differ: {test: val} measures on the
             dataset's val.
         split: how samples are split when the dataset ships no splits.
@@ -42,8 +40,7 @@ class IngestParams:
     path: str | None = None
     repo: str | None = None
     rev: str | None = None
-    layout: str = "auto"
-    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    layout: str = "folder"
     splits: Mapping[Split, str] = field(default_factory=dict)
     split: SplitSettings = field(default_factory=SplitSettings)
     digits: DigitsSettings = field(default_factory=DigitsSettings)
@@ -155,15 +152,29 @@ class RegisterParams:
         metric: score that decides who is champion. None: the task's first, mean_iou for semantic segmentation.
         minimum: smallest score of a champion, 0 to 1; a model below it is registered as challenger.
         tolerance: how much worse than the champion a new model may be and still replace it, 0 to 1.
+        min_gain: how much better than the champion a new model must be to replace it, 0 to 1.
+        confidence: how sure the difference must be, above 0 and below 1: the lower end of its interval (paired
+            bootstrap over the test images) decides in its place. None: the measured difference decides.
+        max_class_loss: how much of its score any one class may lose against the champion, 0 to 1. None: any amount.
     """
 
     name: str = "segmodel"
     metric: str | None = None
     minimum: float = 0.0
     tolerance: float = 0.0
+    min_gain: float = 0.0
+    confidence: float | None = None
+    max_class_loss: float | None = None
 
     def __post_init__(self) -> None:
-        check(self, name=_name(without="/:"), minimum=number(0, 1), tolerance=number(0, 1))
+        share = number(0, 1)
+        check(self, name=_name(without="/:"), minimum=share, tolerance=share, min_gain=share)
+        check(self, confidence=optional(number(above=0, below=1)), max_class_loss=optional(share))
+        if self.tolerance and self.min_gain:
+            raise InputError(
+                f"tolerance is {self.tolerance:g} and min_gain {self.min_gain:g}, expected one of them: a new model"
+                " may be a little worse, or must be better"
+            )
 
 
 @dataclass(frozen=True)

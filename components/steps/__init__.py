@@ -114,6 +114,24 @@ COMMANDS = (
         "print the results of the last pipeline run",
         reads=("dataset", "validation", "model", "evaluation", "registration"),
     ),
-    Step("doctor", "components.commands.doctor", "repair what a killed DVC or Git left behind"),
+    Step("compare", "components.commands.compare", "compare runs: parameters, scores with intervals, significance"),
+    Step("promote", "components.commands.promote", "make a registered version the champion"),
+    Step("rollback", "components.commands.promote", "make the previous champion the champion again"),
+    Step("archive", "components.commands.promote", "take a registered version out of use"),
+    Step(
+        "reproduce",
+        "components.commands.reproduce",
+        "check that a registered version can be made again",
+        reads=("shards",),
+    ),
+    Step(
+        "sync",
+        "components.commands.sync",
+        "send what MLflow lacks of trainings after an outage",
+        reads=("model",),
+        keeps=("checkpoints",),
+    ),
+    Step("ui", "components.commands.ui", "show MLflow's UI; links to the runs and their comparison"),
+    Step("doctor", "components.commands.doctor", "repair what a killed DVC or Git left; check machine and servers"),
 )
 """Commands that people call by hand."""

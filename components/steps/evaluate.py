@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from components.tracking.runs import Run
     from segmodels.data.shards import ShardReader
     from segmodels.inference.predictor import Predictor
-    from segmodels.tasks.base import Evaluator, Task
+    from segmodels.tasks.base import Evaluator
 
 
 def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path) -> dict[str, float | None]:
@@ -38,7 +37,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         evaluation.json: the parameters, the task and how it predicted, and the model's digest. The model is registered
             with these settings and predicts by them from then on.
 
-    The MLflow run that trained the model (run.json beside it) gets ``test/...`` metrics and the pictures; a model
+    The MLflow run that trained the model (run.json beside it) gets ``test/...`` metrics and these files; a model
     without run.json has no run.
 
     Args:
@@ -58,7 +57,9 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
     reader = ShardReader(shards, "test")
 
     from components.params.tasks import task_settings
+    from components.tracking.compared_runs import EVALUATION_FOLDER
     from components.tracking.model_registry import bundle_folder
+    from components.tracking.presentation import class_metrics
     from segmodels.inference.bundle import bundle_digest, load_bundle
     from segmodels.inference.measure import measure
     from segmodels.inference.predictor import Predictor, choose_device
@@ -101,12 +102,13 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         EVALUATION.write(folder, facts)
         _draw(folder / PICTURES, evaluator, reader, predictor, params.overlays)
 
-    if run:
-        run.log_metrics(_run_metrics(task, scores, evaluator))
-        for name in (PICTURES, PER_CLASS.name, CONFUSION.name):
-            run.log_artifact(evaluation / name, f"evaluation/{PICTURES}" if name == PICTURES else "evaluation")
-        run.end()
     written = ", ".join(f"{words} {scores[name]:.4f}" for name, words in task.headline.items())
+    if run:
+        named = {task.metric(name, "test"): value for name, value in scores.items()}
+        run.log_metrics(named | class_metrics(task, evaluator, "test"))
+        run.log_artifact(evaluation, EVALUATION_FOLDER)
+        run.describe(f"test split: {written}")
+        run.end()
     print(f"test split, {len(reader)} images: {written}; pictures in {evaluation / PICTURES}")
     return metrics
 
@@ -118,15 +120,6 @@ def _training_run(model: Path) -> Run | None:
     from components.tracking import runs
 
     return runs.open_run(model)
-
-
-def _run_metrics(task: Task, scores: dict[str, float], evaluator: Evaluator) -> dict[str, float]:
-    """The scores under their names in the run, those of the classes included."""
-    metrics = {task.metric(name, "test"): value for name, value in scores.items()}
-    for row in evaluator.per_class():
-        name = re.sub(r"[^\w\-. ]", "_", row["class"])  # the characters that MLflow takes
-        metrics[task.metric(task.class_score, "test") + f"/{name}"] = row[task.class_score]
-    return metrics
 
 
 def _write_tables(folder: Path, evaluator: Evaluator, ignore_index: int) -> None:

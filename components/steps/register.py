@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from segmodels.data.shards import ShardReader
     from segmodels.inference.bundle import Bundle
 
+CONFIDENCE = 0.95
+"""Of the interval that the decision names, where ``params.confidence`` does not set another."""
+
 EXAMPLE = {2: (slice(64),) * 2, 3: (slice(16),) * 3}
 """Part of the first test image that a version keeps as the example of its input, by spatial dimensions."""
 
@@ -32,7 +36,8 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
 
     What is registered predicts with the settings it was measured with. The new version wins when its score is at least
     ``params.minimum`` and, with ``params.tolerance`` to spare, not below that of the champion, which is measured again
-    on the same test shards by its own settings. The winner gets the alias ``champion`` and the old champion
+    on the same test shards by its own settings; ``params.min_gain``, ``confidence`` and ``max_class_loss`` demand more.
+    The winner gets the alias ``champion`` and the old champion
     ``previous``; a version that does not win gets ``challenger``. Where the champion cannot be measured: if its files
     are gone or damaged it serves nobody, and a version above the minimum takes its place; if it knows other classes, or
     its code has changed since, it still serves, and stays until a person moves the alias.
@@ -65,7 +70,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     from components.tracking.champion import measure_champion
     from components.tracking.model_card import write_card
     from components.tracking.model_registry import Registry
-    from components.tracking.promotion import Decision, decide, promote
+    from components.tracking.promotion import Decision, Gate, decide, promote
     from segmodels.inference.bundle import bundle_digest, copy_bundle, load_bundle
     from segmodels.inference.predictor import choose_device
     from segmodels.tasks.registry import create_task
@@ -77,6 +82,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     metric = params.metric or next(iter(task.headline))
     if not isinstance(metrics.get(metric), float):
         raise nearest("score (register.metric)", metric, [key for key, one in metrics.items() if type(one) is float])
+    gate = Gate(params.minimum, params.tolerance, params.min_gain, params.confidence, params.max_class_loss)
     run = runs.open_run(model)
     registry = Registry(run.client, params.name)
 
@@ -98,11 +104,12 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
                     task,
                     type(task.evaluator()).read(evaluation),
                     metric,
+                    confidence=params.confidence or CONFIDENCE,
                     batch_size=measured["params"]["batch_size"],
                     device=choose_device(measured["params"]["accelerator"]),
                     watch=lambda batches: track(batches, "measuring the champion", len(batches)),
                 )
-            return decide(metric, metrics[metric], rival, minimum=params.minimum, tolerance=params.tolerance)
+            return decide(metric, metrics[metric], rival, gate)
 
         def tags(decision: Decision) -> dict[str, str]:
             return _tags(metric, metrics, bundle, decision, measured) | {"export": export}
@@ -125,6 +132,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
             )
         version, decision = promote(registry, version, champion, decision, same=same, judge=judge, tags=tags)
         run.set_tags({"registered_model": f"{params.name}/{version.number}"})
+        run.describe(f"registered as {params.name} version {version.number}, {decision.alias}")
         run.end()
         facts = {
             "name": params.name,
@@ -132,8 +140,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
             "uri": f"models:/{params.name}/{version.number}",
             "metric": metric,
             "value": metrics[metric],
-            "minimum": params.minimum,
-            "tolerance": params.tolerance,
+            **asdict(gate),
             **decision.to_dict(),
             "settings": measured["settings"],
             "run_id": run.run_id,

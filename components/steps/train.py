@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.artifacts import VALIDATION_PICTURES
 from components.params.reading import plain
 from components.params.schema import TrainParams
 from components.running.atomic import written_folder
 from components.running.folder_lock import locked_folder
 from components.running.stop_signal import StopSignal
 from components.tracking.lineage import checkpoint_key, lineage
+from components.tracking.presentation import SEPARATOR, dataset_words, run_name
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,25 +85,41 @@ def _train(
     from components.running.training_display import TrainingDisplay
     from components.storage.checkpoints import open_checkpoints
     from components.tracking.tracked_training import TrackedTraining
+    from components.tracking.validation_pictures import ValidationPictures
+    from segmodels.models.registry import model_entry
     from segmodels.training.fit import Fit, Stopped
+    from segmodels.training.recipe import loss_config
 
     saved = open_checkpoints(state)  # the other processes wait below for the one that fetches
     fabric = recipe.devices.launch(reaches_all_parameters=recipe.learner.reaches_all_parameters)
     first, size = fabric.is_global_zero, sum(p.numel() for p in recipe.learner.model.parameters())
+    headline = list(recipe.task.headline)[:2]
     tracked = TrackedTraining(
         experiment=params.experiment,
-        name=params.model,
+        name=run_name(
+            params.model, loss_config(params, model_entry(params.model).card), params.lr, checkpoint_key(facts)
+        ),
         params={**plain(params), "parameters": size, "classes": reader.labels.num_classes},
         facts=facts,
+        description=SEPARATOR.join(
+            (
+                f"dataset {dataset_words(reader.source)}, {len(reader):,} training images,"
+                f" {reader.labels.num_classes} classes",
+                f"model {params.model}, {size:,} parameters",
+            )
+        ),
+        columns=[*(recipe.task.metric(score, split) for split in ("test", "val") for score in headline), "val/loss"],
         state=state,
         reader=reader,
+        task=recipe.task,
+        pictures=ValidationPictures(recipe.task, state / VALIDATION_PICTURES, params.epochs, recipe.fit.validate_every),
         system_metrics=params.system_metrics,
         enabled=first,
     )
     with tracked as run, TrainingDisplay(params.epochs, recipe.task, enabled=first) as display:
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            run.log(epoch, metrics)
+            run.log(epoch, metrics | gpu_memory())
             display.on_epoch(epoch, metrics, best=fit.progress.best_epoch == epoch)
 
         fit = Fit(
@@ -114,6 +132,8 @@ def _train(
             average=recipe.average,
             checkpoints=saved,
             on_batch=display.on_batch,
+            on_results=lambda batch, results: run.see(fit.progress.epoch, batch, results),
+            on_validation=run.count,
             on_epoch=on_epoch,
             stop=stop,
             warn=display.warn,
@@ -141,6 +161,13 @@ def _train(
                 run.leave_with(folder)
     if fabric.world_size > 1:
         fabric.barrier()
+
+
+def gpu_memory() -> dict[str, float]:
+    """Most gigabytes of GPU memory that tensors of this process have taken; empty without a GPU."""
+    import torch
+
+    return {"gpu_memory_gb": torch.cuda.max_memory_allocated() / 1e9} if torch.cuda.is_initialized() else {}
 
 
 def _write_bundle(

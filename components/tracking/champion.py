@@ -34,6 +34,7 @@ def measure_champion(
     candidate: Evaluator,
     metric: str,
     *,
+    confidence: float,
     batch_size: int,
     device: str,
     watch: Callable[[EvaluationLoader], Iterable[EvaluationBatch]],
@@ -44,6 +45,7 @@ def measure_champion(
         task: of the new model.
         candidate: counts of the new model on the same images.
         metric: name of the score.
+        confidence: of the interval of the difference.
         watch: wraps the batches, to show progress.
     """
     from segmodels.inference.bundle import load_bundle
@@ -68,7 +70,12 @@ def measure_champion(
     if problem := _differs(bundle, reader, task):
         return Rival(number, problem=f"{problem}: {BY_HAND}")
     evaluator = measure(Predictor(bundle, device), reader, batch_size, watch)
-    return Rival(number, evaluator.scores()[metric], significance=_significance(candidate, evaluator, metric))
+    return Rival(
+        number,
+        evaluator.scores()[metric],
+        significance=_significance(candidate, evaluator, metric, confidence),
+        class_losses=_class_losses(candidate, evaluator, task.class_score),
+    )
 
 
 def _differs(bundle: Bundle, reader: ShardReader, task: Task) -> str:
@@ -86,7 +93,14 @@ def _differs(bundle: Bundle, reader: ShardReader, task: Task) -> str:
     return ""
 
 
-def _significance(candidate: Evaluator, baseline: Evaluator, metric: str) -> Comparison | None:
+def _class_losses(candidate: Evaluator, baseline: Evaluator, score: str) -> dict[str, float]:
+    """Class -> how much lower the candidate's score is; without classes that either has no score of."""
+    mine, theirs = ({row["class"]: row[score] for row in one.per_class()} for one in (candidate, baseline))
+    losses = {name: value - mine[name] for name, value in theirs.items() if name in mine}
+    return {name: loss for name, loss in losses.items() if loss == loss}
+
+
+def _significance(candidate: Evaluator, baseline: Evaluator, metric: str, confidence: float) -> Comparison | None:
     """None where there is nothing to resample."""
     from segmodels.metrics import compare
 
@@ -94,4 +108,4 @@ def _significance(candidate: Evaluator, baseline: Evaluator, metric: str) -> Com
     if len(ids) < 2 or ids != baseline.images()["id"] or math.isnan(baseline.scores()[metric]):
         return None
     mine, theirs = (partial(evaluator.resampled, metric) for evaluator in (candidate, baseline))
-    return compare(mine, theirs, metric, len(ids), RESAMPLES)
+    return compare(mine, theirs, metric, len(ids), RESAMPLES, confidence)

@@ -1,9 +1,10 @@
-"""A thread that sends metrics to MLflow beside a training."""
+"""A thread that sends metrics and files to MLflow beside a training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,16 @@ SECONDS_TO_FINISH, SECONDS_TO_STOP = 60.0, 5.0
 
 
 class MetricSender:
-    """Sends entries in their order, and the run's end after the last. Nobody ever waits for the server, except
-    ``finish``, which waits a little.
+    """Sends entries in their order, then files, and the run's end after the last. Nobody ever waits for the server,
+    except ``finish``, which waits a little.
 
-    While the server is away entries stay; the thread tries again once a minute.
+    While the server is away entries and files stay; the thread tries again once a minute.
     """
 
     def __init__(self, run: Run, waiting: Sequence[Entry]) -> None:
         self._run = run
         self._waiting = list(waiting)
+        self._files: list[Callable[[], None]] = []
         self._status: str | None = None
         self._away = False
         self._next_attempt = 0.0
@@ -45,6 +47,12 @@ class MetricSender:
     def add(self, entry: Entry) -> None:
         with self._changed:
             self._waiting.append(entry)
+            self._changed.notify()
+
+    def upload(self, send: Callable[[], None]) -> None:
+        """Call ``send``, which sends a file, when all entries are sent; again later if it raises TransientError."""
+        with self._changed:
+            self._files.append(send)
             self._changed.notify()
 
     def finish(self, status: str, seconds: float) -> int:
@@ -61,17 +69,19 @@ class MetricSender:
             return 0 if self._ended else len(self._waiting) or -1
 
     def _work(self) -> None:
-        while True:
+        while not self._ended:
             with self._changed:
                 while self._status is None and (pause := self._pause()) != 0:
                     self._changed.wait(pause)
-                batch, status = list(self._waiting), self._status
+                batch, files, status = list(self._waiting), list(self._files[:1]), self._status
             seconds = PATIENCE_AWAY if self._away else PATIENCE
             try:
                 if batch:
                     self._run.send(batch, seconds)
                 if status is not None:
                     self._run.end(status, seconds)
+                elif files and not batch:
+                    self._upload(files[0])
             except Exception as error:  # whatever fails, the training continues: the journal keeps the metrics
                 self._note(error)
                 if status is not None:
@@ -80,12 +90,25 @@ class MetricSender:
                 with self._changed:
                     del self._waiting[: len(batch)]
                     self._away, self._ended = False, status is not None
-                if status is not None:
-                    return
+        if self._status == "FINISHED":
+            with suppress(TransientError):
+                while self._files:
+                    self._upload(self._files[0])
+
+    def _upload(self, send: Callable[[], None]) -> None:
+        """A file that MLflow refuses is given up. Raises TransientError: it is to be sent again."""
+        try:
+            send()
+        except TransientError:
+            raise
+        except Exception as error:
+            print(f"a file cannot be sent to MLflow ({as_clause(error)}): the training continues", flush=True)
+        with self._changed:
+            self._files.remove(send)
 
     def _pause(self) -> float | None:
         """Seconds until something is to be done; None: until something changes."""
-        if not self._waiting:
+        if not self._waiting and not self._files:
             return None
         return max(self._next_attempt - time.monotonic(), 0.0) if self._away else 0.0
 

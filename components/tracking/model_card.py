@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.artifacts import METRICS, MODEL_CARD, PER_CLASS, PICTURES
+from components.tracking.links import run_page, ui_address
 
 if TYPE_CHECKING:
     from components.tracking.runs import Run
@@ -29,6 +30,7 @@ def write_card(folder: Path, name: str, bundle: Bundle, evaluation: Path, run: R
     metrics, per_class = METRICS.read(evaluation), PER_CLASS.read(evaluation)
     facts = {**bundle.lineage, "mlflow_run": run.run_id}
     trained = run.client.get_run(run.run_id).data.params
+    page = run_page(ui_address(run.client.tracking_uri), run.experiment_id(), run.run_id)
     pictures = sorted(path.name for path in folder.glob("*.png"))
     with PER_CLASS.reading(evaluation):
         card, text = (
@@ -40,6 +42,7 @@ def write_card(folder: Path, name: str, bundle: Bundle, evaluation: Path, run: R
                 per_class=per_class,
                 params=trained,
                 export=export,
+                page=page,
                 pictures=shown,
             )
             for shown in (pictures, [])
@@ -57,6 +60,7 @@ def model_card(
     per_class: Sequence[Mapping[str, str]],
     params: Mapping[str, Any],
     export: str,
+    page: str,
     pictures: Sequence[str],
 ) -> str:
     """The card.
@@ -69,6 +73,7 @@ def model_card(
         per_class: rows of per_class.csv.
         params: of the training.
         export: what became of the torch.export program, in words.
+        page: address of the training's run in MLflow's UI.
         pictures: file names beside the card.
     """
     from segmodels.tasks.registry import settings_to_dict
@@ -87,6 +92,7 @@ def model_card(
         ),
         "## Where it comes from",
         _table(["", ""], [[key.replace("_", " "), f"`{value}`"] for key, value in facts.items()]),
+        f"[Curves and pictures of its training]({page}) in MLflow's UI.",
         "## How it predicts",
         "The settings that it was measured with, and that it is loaded and served with.",
         _table(["setting", "value"], [[key, f"`{value}`"] for key, value in flattened(settings).items()]),

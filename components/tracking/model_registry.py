@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from components.tracking.client import mlflow_client
 from components.tracking.mlflow_errors import answers, is_missing
+from components.tracking.presentation import user
 from components.tracking.registry_turn import turn
 from components.tracking.runs import TAG_LENGTH
 from components.tracking.saved_model import save_model
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from segmodels.tasks.base import Task
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+ARCHIVED, HISTORY = "archived", "history."
+"""Tag of a version that is out of use, and how the tags of its history begin; a time follows."""
 
 REGISTERED = "models:/"
 
@@ -64,6 +69,15 @@ class Registry:
     def challenger(self) -> Version | None:
         """None if no version has the alias."""
         return self._aliased(CHALLENGER)
+
+    def previous(self) -> Version | None:
+        """The champion before; None if no version has the alias."""
+        return self._aliased(PREVIOUS)
+
+    def version(self, number: str) -> Version:
+        """Raises InputError: there is none of that number."""
+        with answers(f"model {self.name}/{number}", self.client.tracking_uri):
+            return Version(number, self.client.get_model_version(self.name, number).tags)
 
     def _aliased(self, alias: str) -> Version | None:
         with self._answers():
@@ -138,6 +152,30 @@ class Registry:
     def make_challenger(self, version: Version) -> None:
         with self._answers():
             self.client.set_registered_model_alias(self.name, CHALLENGER, version.number)
+
+    def archive(self, version: Version, reason: str) -> None:
+        """Take all aliases from ``version`` and tag it."""
+        with self._answers():
+            for alias, number in self._aliases().items():
+                if number == version.number:
+                    self.client.delete_registered_model_alias(self.name, alias)
+        self.set_tags(version, {ARCHIVED: reason})
+
+    def unarchive(self, version: Version) -> None:
+        if ARCHIVED in version.tags:
+            with self._answers():
+                self.client.delete_model_version_tag(self.name, version.number, ARCHIVED)
+
+    def record(self, version: Version, decision: str, reason: str) -> None:
+        """Note a decision about a version: as its tags ``decision`` and ``reason``, and with time and user in its
+        history, unless that ends with the same decision.
+        """
+        now, history = datetime.now(UTC), {key: value for key, value in version.tags.items() if key.startswith(HISTORY)}
+        last = history[max(history)] if history else ""
+        tags = {"decision": decision, "reason": reason}
+        if not (last.startswith(f"{decision} by ") and last.endswith(f": {reason}")):
+            tags[f"{HISTORY}{now:%Y%m%dT%H%M%S.%f}"] = f"{decision} by {user()} at {now:%Y-%m-%d %H:%M} UTC: {reason}"
+        self.set_tags(version, tags)
 
     def _aliases(self) -> dict[str, str]:
         """Alias -> version; empty where nothing is registered yet."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from segmodels.metrics.significance import Comparison
@@ -17,7 +17,7 @@ class Rival:
     """The champion on the same test images.
 
     ``value`` is its score, None where it cannot be measured; ``problem`` says why, and ``usable`` whether it still
-    serves those who load it.
+    serves those who load it. ``class_losses`` is, for each class, how much less its score is in the new model.
     """
 
     version: str
@@ -25,6 +25,26 @@ class Rival:
     problem: str = ""
     usable: bool = True
     significance: Comparison | None = None
+    class_losses: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a new version must reach to be champion.
+
+    Attributes:
+        minimum: a version below is never champion.
+        tolerance: a version may be this much worse than the champion and still take its place.
+        min_gain: a version must be this much better.
+        confidence: of the interval whose lower end counts as the difference; None: the measured difference counts.
+        max_class_loss: how much of its score any class may lose; None: any amount.
+    """
+
+    minimum: float = 0.0
+    tolerance: float = 0.0
+    min_gain: float = 0.0
+    confidence: float | None = None
+    max_class_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,15 +73,14 @@ class Decision:
         }
 
 
-def decide(metric: str, value: float, rival: Rival | None, *, minimum: float, tolerance: float) -> Decision:
-    """Champion or challenger: the gate.
+def decide(metric: str, value: float, rival: Rival | None, gate: Gate) -> Decision:
+    """Champion or challenger.
 
     Args:
         metric, value: name of the score that decides, and the new version's on the test split.
         rival: the champion so far, None where there is none.
-        minimum: a version below is never champion.
-        tolerance: a version may be this much worse than the champion and still take its place.
     """
+    minimum = gate.minimum
     score = f"{metric} {value:.4f}"
     compared: dict[str, Any] = (
         {"champion": rival.version, "champion_value": rival.value, "significance": rival.significance} if rival else {}
@@ -81,15 +100,35 @@ def decide(metric: str, value: float, rival: Rival | None, *, minimum: float, to
         f"{value - rival.value:+.4f} against {rival.value:.4f} of version {rival.version} on the same test"
         f" images{_describe(rival.significance)}"
     )
-    if value < rival.value - tolerance:
-        return Decision(
-            False,
-            f"{score} is worse than the champion by more than the tolerance {tolerance:g}: {difference}",
-            **compared,
-        )
-    return Decision(
-        True, f"{reached} and is not worse than the champion (tolerance {tolerance:g}): {difference}", **compared
+    if refused := _refused(value, rival, gate):
+        return Decision(False, f"{score} {refused}: {difference}", **compared)
+    better = (
+        f"better than the champion by {gate.min_gain:g} or more" if gate.min_gain else "not worse than the champion"
     )
+    sure = f" with a confidence of {gate.confidence:.0%}" if gate.confidence else ""
+    allowed = "" if gate.min_gain else f" (tolerance {gate.tolerance:g})"
+    return Decision(True, f"{reached} and is {better}{sure}{allowed}: {difference}", **compared)
+
+
+def _refused(value: float, rival: Rival, gate: Gate) -> str:
+    """Why a version does not take the place of a champion that was measured; empty if it does."""
+    assert rival.value is not None
+    reached, sure = value, ""
+    if gate.confidence is not None:
+        if rival.significance is None:
+            return f"has no interval of its difference from the champion (confidence {gate.confidence:g})"
+        reached, sure = rival.value + rival.significance.low, f" with a confidence of {gate.confidence:.0%}"
+    if gate.min_gain and reached < rival.value + gate.min_gain:
+        return f"is not better than the champion by {gate.min_gain:g}{sure}"
+    if reached < rival.value - gate.tolerance:
+        if sure:
+            return f"may be worse than the champion by more than the tolerance {gate.tolerance:g}{sure}"
+        return f"is worse than the champion by more than the tolerance {gate.tolerance:g}"
+    if gate.max_class_loss is not None and rival.class_losses:
+        name = max(rival.class_losses, key=lambda one: rival.class_losses[one])
+        if (lost := rival.class_losses[name]) > gate.max_class_loss:
+            return f"loses {lost:.4f} of class {name!r}, more than {gate.max_class_loss:g} (max_class_loss)"
+    return ""
 
 
 def promote(
@@ -126,6 +165,7 @@ def promote(
                     registry.make_champion(version, champion)
                 else:
                     registry.make_challenger(version)
+                registry.record(version, decision.alias, decision.reason)
                 return version, decision
         version, champion = first, now
         decision = judge(version, champion)

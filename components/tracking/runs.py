@@ -17,6 +17,7 @@ from components.tracking.client import mlflow_client, post, recorded_uri, resolv
 from components.tracking.journal import Entry, Journal, entry_now
 from components.tracking.local_store import ARTIFACTS
 from components.tracking.mlflow_errors import answers, is_missing
+from components.tracking.presentation import EXPERIMENT, NOTE, present_experiment, user, with_part
 from segmodels.addresses import without_credentials
 from segmodels.errors import InputError
 
@@ -61,6 +62,16 @@ class Run:
                 self.run_id, tags=[RunTag(key, _text(value, TAG_LENGTH)) for key, value in tags.items()]
             )
 
+    def experiment_id(self) -> str:
+        with self._answers():
+            return str(self.client.get_run(self.run_id).info.experiment_id)
+
+    def describe(self, part: str) -> None:
+        """Put ``part`` into the run's description, see ``presentation.with_part``."""
+        with self._answers():
+            note = self.client.get_run(self.run_id).data.tags.get(NOTE, "")
+        self.set_tags({NOTE: with_part(note, part)})
+
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """As ``journal.entry_now``; values that the run already has are left out."""
         entry = entry_now(metrics, step)
@@ -87,6 +98,13 @@ class Run:
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         with self._answers():
             log(self.run_id, str(path), folder or None)
+
+    def log_picture(self, path: Path, key: str, step: int) -> None:
+        """A PNG file as one of a series of pictures that MLflow shows step by step."""
+        from PIL import Image
+
+        with self._answers(), Image.open(path) as picture:
+            self.client.log_image(self.run_id, picture, key=key, step=step, synchronous=True)
 
     def send(self, entries: Sequence[Entry], seconds: float | None = None) -> None:
         """Metrics of several steps. A point that MLflow has already is not doubled.
@@ -145,9 +163,19 @@ class Run:
         return str(self.client.tracking_uri).startswith("http")
 
 
-def start_run(*, experiment: str, name: str, state: Path, params: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
+def start_run(
+    *,
+    experiment: str,
+    name: str,
+    state: Path,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    description: str = "",
+    columns: Sequence[str] = (),
+) -> Run:
     """Start the run of a training, or resume the one that ``state`` (the checkpoints' folder) names.
 
+    ``name`` and ``description`` are those of a new run; ``columns`` are metrics that the experiment's table shows.
     ``MLFLOW_RUN_ID``, which Kubeflow's MLflow plugin sets, names the run to use; the experiment is then its own.
 
     Raises:
@@ -166,7 +194,8 @@ def start_run(*, experiment: str, name: str, state: Path, params: Mapping[str, A
             facts = {"tracking_uri": uri, "experiment": experiment, STARTED_AS: uuid.uuid4().hex} | earlier
             state.mkdir(parents=True, exist_ok=True)
             RUN.write(state, facts | {"run_id": ""})
-            run_id = _new_run(client, experiment, name, facts[STARTED_AS])
+            run_id = _new_run(client, experiment, name, description, facts[STARTED_AS])
+        present_experiment(client, client.get_run(run_id).info.experiment_id, columns)
     state.mkdir(parents=True, exist_ok=True)
     RUN.write(state, {"run_id": run_id, "tracking_uri": uri, "experiment": experiment})
     run = Run(client, run_id)
@@ -228,15 +257,14 @@ def _taken_up(client: Any, run_id: str) -> bool:
     return True
 
 
-def _new_run(client: Any, experiment: str, name: str, started_as: str) -> str:
+def _new_run(client: Any, experiment: str, name: str, description: str, started_as: str) -> str:
     """A new run, or that which a killed process has made under this name and not noted."""
     from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
     experiment_id = _experiment_id(client, experiment)
     for made in client.search_runs([experiment_id], f"tags.{STARTED_AS} = '{started_as}'", max_results=1):
         return made.info.run_id
-    user = os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
-    tags = {MLFLOW_RUN_NAME: name, MLFLOW_USER: user, STARTED_AS: started_as}
+    tags = {MLFLOW_RUN_NAME: name, MLFLOW_USER: user(), NOTE: description, STARTED_AS: started_as}
     return client.create_run(experiment_id, tags=tags).info.run_id
 
 
@@ -248,7 +276,7 @@ def _experiment_id(client: Any, name: str) -> str:
         local = str(client.tracking_uri).startswith("sqlite:")
         try:
             return client.create_experiment(
-                name, artifact_location=(project_root() / ARTIFACTS).as_uri() if local else None
+                name, artifact_location=(project_root() / ARTIFACTS).as_uri() if local else None, tags=EXPERIMENT
             )
         except Exception as error:
             if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":

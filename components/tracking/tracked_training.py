@@ -7,17 +7,29 @@ lacks when the training has ended, and a resumed training sends them too.
 
 from __future__ import annotations
 
+import csv
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.artifacts import JOURNAL, RUN
+from components.artifacts import CLASS_SCORES, JOURNAL, RUN
 from components.tracking import runs
 from components.tracking.journal import Journal, entry_now
 from components.tracking.metric_sender import SECONDS_TO_FINISH, SECONDS_TO_STOP, MetricSender
+from components.tracking.presentation import class_metrics, source_tags
+from components.tracking.reproduction import machine_facts
+from components.tracking.validation_pictures import ValidationPictures, key_and_step, waiting
 from segmodels.data.shards import ShardReader
+
+if TYPE_CHECKING:
+    from segmodels.data.batches import EvaluationBatch
+    from segmodels.tasks.base import Evaluator, Task
+
+MOST_CLASS_CURVES = 20
+"""Classes whose scores are metrics of each epoch; of more, they are rows of a table among the run's artifacts."""
 
 
 class TrackedTraining:
@@ -29,8 +41,12 @@ class TrackedTraining:
         name: of the run.
         params: section ``train`` of params.yaml, and other facts worth a parameter of the run.
         facts: lineage, as tags.
+        description: of the run, one line.
+        columns: metrics that the experiment's table of runs shows.
         state: folder of the training's states, where run.json and the journal lie.
         reader: of the training set.
+        task: that is trained.
+        pictures: of the validations.
         system_metrics: log CPU, memory and GPU use.
     """
 
@@ -41,8 +57,12 @@ class TrackedTraining:
         name: str,
         params: Mapping[str, Any],
         facts: Mapping[str, str],
+        description: str,
+        columns: Sequence[str],
         state: Path,
         reader: ShardReader,
+        task: Task,
+        pictures: ValidationPictures,
         system_metrics: bool,
         enabled: bool,
     ) -> None:
@@ -50,15 +70,26 @@ class TrackedTraining:
         self.name = name
         self.params = params
         self.facts = facts
+        self.description = description
+        self.columns = columns
         self.state = state
         self.reader = reader
+        self.task = task
+        self.pictures = pictures
         self.system_metrics = system_metrics
         self.enabled = enabled
+        self._of_classes: dict[str, float] = {}
 
     def __enter__(self) -> TrackedTraining:
         if self.enabled:
-            run = runs.start_run(
-                experiment=self.experiment, name=self.name, state=self.state, params=self.params, tags=self.facts
+            self.run = run = runs.start_run(
+                experiment=self.experiment,
+                name=self.name,
+                state=self.state,
+                params=self.params,
+                tags={**self.facts, **source_tags(self.facts.get("code_revision", "unknown")), **machine_facts()},
+                description=self.description,
+                columns=self.columns,
             )
             run.log_dataset(name="train", source=self.reader.source, digest=self.reader.digest)
             self.journal = Journal(JOURNAL.path(self.state))
@@ -66,15 +97,42 @@ class TrackedTraining:
             # another pod resumes from what the object store has, which may be older than what this run has logged
             self.done = {entry.step for entry in entries} | run.steps("learning_rate")
             self.sender = MetricSender(run, run.lacks(entries))
+            for path in waiting(self.pictures.folder):
+                self.sender.upload(partial(self._send_picture, path))
             self.monitor = _start_system_metrics(run) if self.system_metrics else None
         return self
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Metrics of an epoch, once: a resumed training may validate an epoch again. Returns at once."""
-        if self.enabled and epoch not in self.done:
-            entry = entry_now(metrics, epoch)
+        """Metrics and pictures of an epoch, once: a resumed training may validate an epoch again. Returns at once."""
+        if not self.enabled:
+            return
+        pictures = self.pictures.write(epoch)
+        if epoch not in self.done:
+            entry = entry_now({**metrics, **self._of_classes}, epoch)
             self.journal.append(entry)
             self.sender.add(entry)
+            for path in pictures:
+                self.sender.upload(partial(self._send_picture, path))
+
+    def see(self, epoch: int, batch: EvaluationBatch, results: Sequence[Any]) -> None:
+        """Some of a validation's results become pictures."""
+        if self.enabled:
+            self.pictures.see(epoch, batch, results)
+
+    def count(self, epoch: int, evaluator: Evaluator) -> None:
+        """Scores of the classes, for the next ``log``; those of many classes go into a table of their own."""
+        if not self.enabled:
+            return
+        scores = class_metrics(self.task, evaluator, "val")
+        self._of_classes = scores if len(scores) <= MOST_CLASS_CURVES else {}
+        if not self._of_classes and epoch not in self.done:
+            with CLASS_SCORES.path(self.state).open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([epoch, *item] for item in scores.items())
+
+    def _send_picture(self, path: Path) -> None:
+        if path.exists():
+            self.run.log_picture(path, *key_and_step(path))
+            path.unlink()
 
     def leave_with(self, model: Path) -> None:
         """Put the run's name and its journal beside the model."""
@@ -90,6 +148,8 @@ class TrackedTraining:
             ending = Thread(target=self.monitor.finish, daemon=True)
             ending.start()
             ending.join(2)
+        if error is None and (scores := CLASS_SCORES.path(self.state)).exists():
+            self.sender.upload(partial(self.run.log_artifact, scores))
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         unsent = self.sender.finish(status, SECONDS_TO_FINISH if error is None else SECONDS_TO_STOP)
         if unsent:

@@ -152,6 +152,26 @@ def compare(
     )
 
 
+def interval(
+    score: Resampled,
+    images: int,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    chunk: int = 256,
+) -> tuple[float, float]:
+    """Percentile interval of one model's score over sets of images drawn with replacement; arguments as ``compare``.
+
+    NaN where no set has a score.
+    """
+    random, scores = np.random.default_rng(seed), np.empty(resamples)
+    for start in range(0, resamples, chunk):
+        weights = draw(random, images, min(chunk, resamples - start))
+        scores[start : start + len(weights)] = score(weights)
+    low, high = np.nanquantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def statistics(image_counts: ArrayLike) -> NDArray[np.float64]:
     """Per-image counts (N, C, C) -> (N, 3, C): hits, true and predicted pixels, all that the scores need.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.errors import InputError
 from segmodels.finite import all_finite
+from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
 from segmodels.training.feeding import on_device
@@ -56,6 +57,8 @@ class Fit:
         average: of the weights, on the CPU or the device; None validates and keeps the trained weights.
         checkpoints: where states are saved; the training resumes from the newest.
         on_batch: called after each batch with the progress and the batches per epoch.
+        on_results: called with each batch of a validation and its results.
+        on_validation: called after each validation with epoch (0-based) and what it counted.
         on_epoch: called after each validation with epoch (0-based) and metrics.
         stop: polled after each optimiser step and each batch of validation; true saves and raises ``Stopped``.
         warn: called with a sentence when a state is damaged or weights are not finite.
@@ -74,6 +77,8 @@ class Fit:
         checkpoints: Checkpoints,
         average: WeightAverage | None = None,
         on_batch: Callable[[Progress, int], None] = lambda *_: None,
+        on_results: Callable[[EvaluationBatch, Sequence[Any]], None] = lambda *_: None,
+        on_validation: Callable[[int, Evaluator], None] = lambda *_: None,
         on_epoch: Callable[[int, dict[str, float]], None] = lambda *_: None,
         stop: Callable[[], bool] = lambda: False,
         warn: Callable[[str], None] = print,
@@ -90,6 +95,8 @@ class Fit:
         self.settings = settings
         self.checkpoints = checkpoints
         self.on_batch = on_batch
+        self.on_results = on_results
+        self.on_validation = on_validation
         self.on_epoch = on_epoch
         self.stop = stop
         self.warn = warn
@@ -308,14 +315,23 @@ class Fit:
     def _validate(self) -> None:
         progress, learner = self.progress, self.learner
         with learner.using(self._candidate), self._eager():
-            found = validate(self.fabric, learner, self.validation, self._share_done(), self._after_validation_batch)
+            found = validate(
+                self.fabric,
+                learner,
+                self.validation,
+                self._share_done(),
+                self._after_validation_batch,
+                self.on_results,
+            )
+        judged = learner.judged(found.evaluator)
         (progress.seconds,) = largest_of_all(self.fabric, progress.seconds)
         metrics = {
             **self._train_metrics(),
             **found.losses,
-            **learner.task.headline_metrics(learner.judged(found.evaluator).scores(), "val"),
+            **learner.task.headline_metrics(judged.scores(), "val"),
         }
         self._keep_best(metrics, found)
+        self.on_validation(progress.epoch, judged)
         self.on_epoch(progress.epoch, metrics)
 
     def _after_validation_batch(self, seconds: float) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
@@ -35,6 +35,7 @@ def validate(
     batches: Iterable[EvaluationBatch],
     share_done: float,
     after_batch: Callable[[float], None],
+    on_results: Callable[[EvaluationBatch, Sequence[Any]], None] = lambda *_: None,
 ) -> Validation:
     """Measure the learner's model in evaluation mode.
 
@@ -42,6 +43,7 @@ def validate(
         batches: this process's share of the images; annotations have the size of the images.
         share_done: of the training, 0..1.
         after_batch: called with the seconds that each batch took; what it raises ends the validation.
+        on_results: called with each batch and its results.
     """
     learner.eval()
     task, evaluator = learner.task, learner.task.evaluator()
@@ -56,6 +58,7 @@ def validate(
         finite &= all_finite(losses.output)  # stays on the device until the end
         results = learner.results(losses.output, batch._replace(images=inputs.images))
         evaluator.update(results, batch.annotations, batch.ids)
+        on_results(batch, results)
         add_losses(sums, losses, len(batch.ids))
         now = time.monotonic()
         after_batch(now - start)

@@ -43,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_sound_project_is_left_alone(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
-    doctor()
+    doctor(repair=True)
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
     assert capsys.readouterr().out == ""
 
@@ -73,7 +73,7 @@ def test_what_a_killed_process_left_is_removed_and_said(project: Path, capsys: p
     left = [".git/index.lock", ".git/objects/ab/cdef.lock", ".git/refs/exps/stash.lock"]
     for name in left:
         (project / name).touch()
-    doctor()
+    doctor(repair=True)
     removed = ["dvc.lock", ".dvc/tmp/rwlock", *left]
     assert not any((project / name).exists() for name in removed)
     lines = capsys.readouterr().out.splitlines()
@@ -87,22 +87,22 @@ def test_nothing_is_touched_while_dvc_or_git_is_at_work(project: Path) -> None:
     (project / "dvc.lock").write_text("")
     with (project / ".dvc" / "tmp" / "lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        doctor()
+        doctor(repair=True)
     assert lock.exists()
     assert (project / "dvc.lock").exists()
     (project / "git").symlink_to(sys.executable)
     with subprocess.Popen([project / "git", "-c", "input()"], stdin=subprocess.PIPE) as process:
-        doctor()
+        doctor(repair=True)
         process.communicate(b"\n")
     assert lock.exists()
     assert not (project / "dvc.lock").exists()
-    doctor()
+    doctor(repair=True)
     assert not lock.exists()
 
 
 def test_a_merge_conflict_stays(project: Path) -> None:
     (project / "dvc.lock").write_text(f"<<<<<<< HEAD\n{WHOLE}=======\n>>>>>>> other\n")
-    doctor()
+    doctor(repair=True)
     assert (project / "dvc.lock").exists()
 
 

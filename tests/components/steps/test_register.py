@@ -16,17 +16,19 @@ import pytest
 import torch
 from small_pipeline import DIGEST, LABELS, use_local_store, write_model, write_run, write_shards
 
+from components.__main__ import main
 from components.params.schema import EvaluateParams, RegisterParams
 from components.steps.evaluate import evaluate
 from components.steps.register import register
 from components.tracking.client import mlflow_client, tracking_uri
-from components.tracking.promotion import Decision, Rival, decide
+from components.tracking.promotion import Decision, Gate, Rival, decide
 from components.tracking.saved_model import REQUIREMENTS
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
+from segmodels.metrics import Comparison
 
 NAME = "scenes"
 STEPS = {"poor": 8, "good": 40}  # of training; mean IoU about 0.3 and 0.97
@@ -235,6 +237,10 @@ print(masks.shape, segmodels.__file__)
 # --- who is champion
 
 
+def difference(value: float, low: float) -> Comparison:
+    return Comparison("mean_iou", 0.7 + value, 0.7, value, low, 2 * value - low, 0.2, 0.9, 100, 2000)
+
+
 def test_the_better_model_takes_over_and_the_worse_one_challenges(workplace: Workplace) -> None:
     workplace.train("first", "poor")
     workplace.train("second", "good")
@@ -388,13 +394,69 @@ def test_a_champion_of_other_classes_stays_until_a_person_decides(workplace: Wor
         (0.7, Rival("3", problem="is damaged", usable=False), {}, "champion"),
         (0.4, Rival("3", problem="is damaged", usable=False), {"minimum": 0.5}, "challenger"),
         (0.7, Rival("3", problem="knows other classes"), {}, "challenger"),
+        (0.72, Rival("3", 0.7), {"min_gain": 0.01}, "champion"),
+        (0.705, Rival("3", 0.7), {"min_gain": 0.01}, "challenger"),
+        (0.72, Rival("3", 0.7, significance=difference(0.02, low=0.005)), {"confidence": 0.9}, "champion"),
+        (0.72, Rival("3", 0.7, significance=difference(0.02, low=-0.005)), {"confidence": 0.9}, "challenger"),
+        (
+            0.72,
+            Rival("3", 0.7, significance=difference(0.02, low=-0.005)),
+            {"confidence": 0.9, "tolerance": 0.01},
+            "champion",
+        ),
+        (
+            0.72,
+            Rival("3", 0.7, significance=difference(0.02, low=0.005)),
+            {"confidence": 0.9, "min_gain": 0.01},
+            "challenger",
+        ),
+        (0.72, Rival("3", 0.7), {"confidence": 0.9}, "challenger"),
+        (0.72, Rival("3", 0.7, class_losses={"road": -0.1, "sign": 0.2}), {"max_class_loss": 0.1}, "challenger"),
+        (0.72, Rival("3", 0.7, class_losses={"road": -0.1, "sign": 0.05}), {"max_class_loss": 0.1}, "champion"),
     ],
 )
 def test_the_gate(value: float, rival: Rival | None, params: dict, alias: str) -> None:
-    decision = decide("mean_iou", value, rival, **{"minimum": 0.0, "tolerance": 0.0} | params)
+    decision = decide("mean_iou", value, rival, Gate(**params))
     assert isinstance(decision, Decision)
     assert decision.alias == alias
     assert f"mean_iou {value:.4f}" in decision.reason
+
+
+def test_people_promote_roll_back_and_archive_and_the_tags_tell(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workplace.train("first")
+    workplace.train("second", "poor")
+    for name in ("first", "second"):
+        workplace.register(name)
+
+    def command(*arguments: str, code: int = 0) -> str:
+        assert main([*arguments, "--reason", "the night camera"]) == code
+        return "".join(capsys.readouterr())
+
+    assert "version 2 is the champion, version 1 the previous one" in command("promote", f"models:/{NAME}/2")
+    assert workplace.aliases() == {"champion": "2", "previous": "1"}
+    assert "already" in command("promote", f"{NAME}/2", code=2)
+    command("rollback", NAME)
+    assert workplace.aliases() == {"champion": "1", "previous": "2"}
+    assert "in use" in command("archive", f"{NAME}/1", code=2)
+    command("archive", f"{NAME}/2")
+    assert workplace.aliases() == {"champion": "1"}
+    assert "no version with the alias previous" in command("rollback", NAME, code=2)
+    assert "expected NAME/NUMBER" in command("promote", NAME, code=2)
+    assert "not in MLflow" in command("promote", f"{NAME}/7", code=2)
+    tags = workplace.client.get_model_version(NAME, "2").tags
+    assert tags["archived"] == "the night camera"
+    history = [value for key, value in sorted(tags.items()) if key.startswith("history.")]
+    assert [entry.split(" by ")[0] for entry in history] == ["challenger", "champion", "rolled back", "archived"]
+    assert all("the night camera" in entry for entry in history[1:])
+
+
+def test_registering_again_adds_nothing_to_the_history(workplace: Workplace) -> None:
+    workplace.train("first")
+    for _ in range(2):
+        workplace.register("first")
+    assert sum(key.startswith("history.") for key in workplace.client.get_model_version(NAME, "1").tags) == 1
 
 
 # --- interruptions and bad input

@@ -88,6 +88,7 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
         "learning_rate",
         "images_per_second",
     } <= set(stored.data.metrics)
+    assert {f"val/iou/{name}" for name in ("grass", "brick", "pond")} <= set(stored.data.metrics)
     assert stored.data.params["lr"] == "0.001"
     assert stored.data.params["options.widths"] == "[4, 8]"
     assert stored.data.tags["data_digest"] == DIGEST
@@ -97,6 +98,28 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
         "folder",
         {"kind": "folder", "path": "somewhere"},
     )
+
+
+def test_people_find_and_understand_the_run_in_mlflow_s_pages(folder: Path) -> None:
+    run(folder, lr=0.003)
+    opened = runs.open_run(folder / "model")
+    stored = opened.client.get_run(opened.run_id)
+    tags, (key,) = stored.data.tags, [path.name for path in (folder / "checkpoints").iterdir() if path.is_dir()]
+    assert stored.info.run_name == f"unet cross_entropy lr=0.003 · {key[:6]}"
+    size = int(stored.data.params["parameters"])
+    assert tags["mlflow.note.content"] == (
+        f"dataset somewhere, 12 training images, 4 classes · model unet, {size:,} parameters"
+    )
+    assert tags["mlflow.source.name"] == "python -m components train"
+    experiment = opened.client.get_experiment(stored.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    columns = json.loads(experiment.tags["mlflow.sharedViewState.scores"])["selectedColumns"]
+    assert {"metrics.`test/miou`", "metrics.`test/fwiou`", "metrics.`val/loss`"} <= set(columns)
+    pictures = [file.path for file in opened.client.list_artifacts(opened.run_id, "images")]
+    for image in range(4):
+        for epoch in range(2):
+            assert sum(f"validation~val~{image}+step+{epoch}+" in path for path in pictures) == 2, "and its thumbnail"
+    assert not list((folder / "checkpoints").rglob("*.png")), "what MLflow has waits no longer"
 
 
 def test_joint_training_learns_the_classes_of_whole_images(folder: Path) -> None:

@@ -1,0 +1,105 @@
+"""Move a registered model's aliases by hand. Servers follow; the versions keep the history as tags."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from segmodels.errors import InputError
+
+if TYPE_CHECKING:
+    from components.tracking.model_registry import Registry, Version
+
+
+def promote(version: str, /, reason: str) -> None:
+    """Make a version the champion, whatever its score; the champion before it becomes ``previous``.
+
+    Args:
+        version: NAME/NUMBER, or models:/NAME/NUMBER, of the registered model.
+        reason: why; it is kept as a tag.
+
+    Raises:
+        InputError: there is no such version, or it is the champion already.
+        TransientError: MLflow does not answer.
+    """
+    registry, chosen = _version(version)
+    with registry.turn(chosen):
+        before = registry.champion()
+        if before and before.number == chosen.number:
+            raise InputError(f"{registry.name} version {chosen.number} is the champion already: nothing to promote")
+        registry.make_champion(chosen, before)
+        registry.unarchive(chosen)
+        registry.record(chosen, "champion", f"promoted over {_named(before)}: {reason}")
+        if before:
+            registry.record(before, "previous", f"replaced by version {chosen.number}: {reason}")
+    print(f"{registry.name} version {chosen.number} is the champion, {_named(before)} the previous one")
+
+
+def rollback(name: str, /, reason: str) -> None:
+    """Make the previous champion the champion again; the one that it replaces becomes ``previous``, so that a second
+    rollback undoes the first.
+
+    Args:
+        name: of the registered model.
+        reason: why; it is kept as a tag.
+
+    Raises:
+        InputError: the model has no previous champion.
+        TransientError: MLflow does not answer.
+    """
+    from components.tracking.client import mlflow_client
+    from components.tracking.model_registry import REGISTERED, Registry
+
+    registry = Registry(mlflow_client(), name.removeprefix(REGISTERED))
+    previous = registry.previous()
+    if previous is None:
+        raise InputError(
+            f"registered model {registry.name!r} has no version with the alias previous: name a version,"
+            f" `python -m components promote {registry.name}/NUMBER --reason ...`"
+        )
+    with registry.turn(previous):
+        before = registry.champion()
+        registry.make_champion(previous, before)
+        registry.record(previous, "champion", f"rolled back from {_named(before)}: {reason}")
+        if before:
+            registry.record(before, "rolled back", f"rolled back to version {previous.number}: {reason}")
+    print(f"{registry.name} version {previous.number} is the champion again, {_named(before)} the previous one")
+
+
+def archive(version: str, /, reason: str) -> None:
+    """Take a version out of use: it loses its aliases and gets the tag ``archived``; its files stay.
+
+    Args:
+        version: NAME/NUMBER, or models:/NAME/NUMBER, of the registered model.
+        reason: why; it is kept as a tag.
+
+    Raises:
+        InputError: there is no such version, or it is the champion.
+        TransientError: MLflow does not answer.
+    """
+    registry, chosen = _version(version)
+    with registry.turn(chosen):
+        champion = registry.champion()
+        if champion and champion.number == chosen.number:
+            raise InputError(
+                f"{registry.name} version {chosen.number} is the champion and in use: promote another version or roll"
+                " back first"
+            )
+        registry.archive(chosen, reason)
+        registry.record(chosen, "archived", reason)
+    print(f"{registry.name} version {chosen.number} is archived")
+
+
+def _version(address: str) -> tuple[Registry, Version]:
+    from components.tracking.client import mlflow_client
+    from components.tracking.model_registry import REGISTERED, Registry
+
+    client = mlflow_client()
+    name, _, number = address.removeprefix(REGISTERED).rpartition("/")
+    if not name or not number.isdecimal():
+        raise InputError(f"version is {address!r}, expected NAME/NUMBER, such as road-scenes/3")
+    registry = Registry(client, name)
+    return registry, registry.version(number)
+
+
+def _named(version: Version | None) -> str:
+    return f"version {version.number}" if version else "no version"

@@ -1,0 +1,265 @@
+"""The steps with MLflow as teams run it: a server on PostgreSQL, artifacts in an object store, users and passwords."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from mlflow import MlflowClient
+from ports import free_port
+from postgresql import PASSWORD, Database, postgresql
+from s3server import Server, s3_server
+from small_pipeline import write_shards
+
+from components.artifacts import JOURNAL
+from components.tracking import metric_sender, runs
+from components.tracking.journal import Entry, Journal
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+REPOSITORY = Path(__file__).parents[2]
+PARAMS = {
+    "train": {
+        "options": {"widths": [4, 8]},
+        "epochs": 3,
+        "batch_size": 4,
+        "accelerator": "cpu",
+        "precision": "float32",
+        "augment": {"crop": [16, 16]},
+    },
+    "evaluate": {"overlays": 1},
+    "register": {"name": "scenes"},
+}
+ADMIN, ADMIN_PASSWORD = "admin", "a long enough password"
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        key = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+        client = boto3.client(
+            "s3",
+            endpoint_url=server.endpoint,
+            region_name="us-east-1",
+            **{name: server.environment[variable] for name, variable in key.items()},
+        )
+        client.create_bucket(Bucket="mlflow")
+        yield server
+
+
+@contextmanager
+def mlflow_server(
+    database: Database, store: Server, folder: Path, name: str, *arguments: str, **variables: str
+) -> Iterator[str]:
+    """The address of an MLflow server on the database ``name``, which is made."""
+    database.run("createdb", name)
+    port = free_port()
+    uri = f"postgresql+psycopg2://mlflow@127.0.0.1:{database.port}/{name}"
+    command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={port}", f"--backend-store-uri={uri}"]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PGPASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = folder / f"{name}.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, *arguments],
+            env={**clean(), **store.environment, **quiet, **variables},
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(400):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5)
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()[-3000:]
+                time.sleep(0.3)
+        yield address
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait(30)
+
+
+def clean(**variables: str) -> dict[str, str]:
+    """The environment of a process that knows no server."""
+    known = ("MLFLOW_", "AWS_", "DVC_", "PG")
+    own = {key: value for key, value in os.environ.items() if not key.startswith(known)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+    return {**own, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", **variables}
+
+
+def workspace(folder: Path, params: Mapping[str, object] = PARAMS) -> Path:
+    """A DVC repository with the project's stages from train on."""
+    write_shards(folder / "data" / "shards", train=12, val=4, scale=1)
+    (folder / "params.yaml").write_text(yaml.safe_dump(dict(params)))
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    kept = {name: stages[name] for name in ("train", "evaluate", "register")}
+    for stage in kept.values():
+        stage["deps"] = [path for path in stage["deps"] if path.startswith("data/")]
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": kept}))
+    subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=folder, env=clean(), check=True)
+    return folder
+
+
+def dvc_repro(folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["dvc", "repro", "-q"], cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("artifacts", ["proxied", "direct"])
+def test_the_steps_work_on_a_server_as_on_a_file(
+    database: Database, store: Server, tmp_path: Path, artifacts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Artifacts pass through the server, which alone has the keys of the object store; or the steps have them, too."""
+    place = f"s3://mlflow/{artifacts}"
+    proxied = artifacts == "proxied"
+    options = (
+        [f"--artifacts-destination={place}"]
+        if proxied
+        else ["--no-serve-artifacts", f"--default-artifact-root={place}"]
+    )
+    keys = {} if proxied else store.environment
+    with mlflow_server(database, store, tmp_path, artifacts, *options) as address:
+        done = dvc_repro(workspace(tmp_path), clean(MLFLOW_TRACKING_URI=address, **keys))
+        assert done.returncode == 0, done.stderr[-3000:]
+        for name, value in {**keys, "MLFLOW_TRACKING_URI": address}.items():
+            monkeypatch.setenv(name, value)
+        client = MlflowClient(address)
+        run_id = json.loads((tmp_path / "data" / "model" / "run.json").read_text())["run_id"]
+        run = client.get_run(run_id)
+        assert run.info.status == "FINISHED"
+        assert [point.step for point in client.get_metric_history(run_id, "val/miou")] == [0, 1, 2]
+        scores = json.loads((tmp_path / "data" / "evaluation" / "metrics.json").read_text())
+        assert run.data.metrics["test/miou"] == pytest.approx(scores["mean_iou"])
+        kept = {file.path for file in client.list_artifacts(run_id, "evaluation")}
+        assert {"evaluation/pictures", "evaluation/per_image.parquet", "evaluation/confusion.json"} <= kept
+        assert len(client.list_artifacts(run_id, "images")) == 3 * 4 * 2, "4 images, 3 epochs, each with a thumbnail"
+        assert run.info.artifact_uri.startswith("mlflow-artifacts:" if proxied else place)
+        assert client.get_model_version_by_alias("scenes", "champion").version == "1"
+        check = [sys.executable, "-m", "components", "reproduce", "scenes/1"]
+        reproduced = subprocess.run(
+            check,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=clean(MLFLOW_TRACKING_URI=address, PYTHONPATH=str(REPOSITORY), **keys),
+        )
+        assert reproduced.returncode == 0, reproduced.stderr
+        assert "confusion      identical" in reproduced.stdout
+
+
+def test_a_server_that_asks_for_passwords(database: Database, store: Server, tmp_path: Path) -> None:
+    (tmp_path / "basic_auth.ini").write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"database_uri = postgresql+psycopg2://mlflow@127.0.0.1:{database.port}/users\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    database.run("createdb", "users")
+    variables = {
+        "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "basic_auth.ini"),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN_PASSWORD,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
+    }
+    place = "--artifacts-destination=s3://mlflow/auth"
+    with mlflow_server(database, store, tmp_path, "auth", place, "--app-name=basic-auth", **variables) as address:
+        folder = workspace(tmp_path)
+        refused = dvc_repro(folder, clean(MLFLOW_TRACKING_URI=address))
+        assert refused.returncode != 0
+        assert "MLFLOW_TRACKING_PASSWORD" in refused.stderr + refused.stdout
+        login = {"MLFLOW_TRACKING_USERNAME": ADMIN, "MLFLOW_TRACKING_PASSWORD": ADMIN_PASSWORD}
+        done = dvc_repro(folder, clean(MLFLOW_TRACKING_URI=address, **login))
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert ADMIN_PASSWORD not in done.stdout + done.stderr
+        assert ADMIN_PASSWORD not in (folder / "data" / "model" / "run.json").read_text()
+
+
+def test_two_pipelines_that_register_at_once_leave_one_champion(
+    database: Database, store: Server, tmp_path: Path
+) -> None:
+    with mlflow_server(database, store, tmp_path, "race", "--artifacts-destination=s3://mlflow/race") as address:
+        environment = clean(MLFLOW_TRACKING_URI=address, PYTHONPATH=str(REPOSITORY))
+        shards, scores, folders = tmp_path / "shards", {}, []
+        write_shards(shards, train=12, val=4, scale=1)
+        for lr in (0.0003, 0.01):
+            folder = tmp_path / str(lr)
+            folder.mkdir()
+            (folder / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "train": {**PARAMS["train"], "lr": lr}}))
+            for step in ("train", "evaluate"):
+                command = [sys.executable, "-m", "components", step, "--shards", str(shards)]
+                subprocess.run(command, cwd=folder, env=environment, check=True, timeout=200)
+            scores[lr] = json.loads((folder / "data" / "evaluation" / "metrics.json").read_text())["mean_iou"]
+            folders.append(folder)
+        command = [sys.executable, "-m", "components", "register", "--shards", str(shards)]
+        both = [subprocess.Popen(command, cwd=folder, env=environment) for folder in folders]
+        assert [process.wait(200) for process in both] == [0, 0]
+        client = MlflowClient(address)
+        versions = client.search_model_versions("name = 'scenes'")
+        assert len(versions) == 2
+        champion = client.get_model_version_by_alias("scenes", "champion")
+        assert float(champion.tags["test.mean_iou"]) == pytest.approx(max(scores.values()), abs=1e-5)
+        assert [one.tags["decision"] for one in versions].count("champion") >= 1
+
+
+def test_no_crash_of_the_database_loses_or_doubles_a_metric(
+    database: Database, store: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty crashes at random moments while metrics are sent; `sync` sends the rest."""
+    monkeypatch.setattr(metric_sender, "PAUSE", 0.05)
+    monkeypatch.setattr(metric_sender, "SECONDS_TO_FINISH", 0.5)
+    monkeypatch.chdir(tmp_path)
+    with mlflow_server(database, store, tmp_path, "crashes", "--artifacts-destination=s3://mlflow/crashes") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        state = tmp_path / "data" / "checkpoints" / "training"
+        run = runs.start_run(experiment="crashes", name="unet", state=state, params={}, tags={})
+        journal, sender, rng = Journal(JOURNAL.path(state)), metric_sender.MetricSender(run, []), random.Random(0)
+        names, ended = ("val/miou", "val/fwiou", "train/loss"), threading.Event()
+
+        def crash() -> None:
+            for _ in range(30):
+                time.sleep(rng.uniform(0.05, 0.8))
+                database.crash()
+            ended.set()
+
+        thread = threading.Thread(target=crash)
+        thread.start()
+        step = 0
+        while not ended.is_set():
+            entry = Entry(step, 1000 + step, dict.fromkeys(names, step / 7))
+            journal.append(entry)
+            sender.add(entry)
+            step += 1
+            time.sleep(0.03)
+        thread.join()
+        sender.finish("FINISHED", 0.5)
+        done = subprocess.run(
+            [sys.executable, "-m", "components", "sync"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=clean(MLFLOW_TRACKING_URI=address, PYTHONPATH=str(REPOSITORY)),
+        )
+        assert done.returncode == 0, done.stderr
+        for name in names:
+            points = Counter(point.step for point in run.client.get_metric_history(run.run_id, name))
+            assert points == dict.fromkeys(range(step), 1), name
