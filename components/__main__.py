@@ -21,10 +21,10 @@ from components.environment import set_aws_variables
 from components.params import FILE
 from components.running.exit_codes import guarded, retried
 from components.running.machine import check_writable
-from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, STEPS, Step
+from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, PART_STEPS, STEPS, Step
 from segmodels.errors import InputError
 
-ALL = {step.name: step for step in (*STEPS, *DVC_STEPS, *CLUSTER_STEPS, *COMMANDS)}
+ALL = {step.name: step for step in (*STEPS, *PART_STEPS, *DVC_STEPS, *CLUSTER_STEPS, *COMMANDS)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m components",
         description="The steps of the segmentation pipeline, and commands around it.",
         epilog="\n\n".join(
-            f"{title}:\n" + "\n".join(f"  {step.name:<11} {step.help}" for step in steps)
+            f"{title}:\n" + "\n".join(f"  {step.name:<16} {step.help}" for step in steps)
             for title, steps in {
                 "steps": STEPS,
                 "with DVC": DVC_STEPS,
-                "on a cluster": CLUSTER_STEPS,
+                "on a cluster": (*CLUSTER_STEPS, *PART_STEPS),
                 "commands": COMMANDS,
             }.items()
         )
@@ -53,14 +53,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_step(step: Step, argv: list[str]) -> None:
     """Run one step with its command-line options."""
-    function = getattr(importlib.import_module(step.module), step.name)
+    function = getattr(importlib.import_module(step.module), step.function)
     options = vars(_parser(step, function).parse_args(argv))
     executor_input = options.pop("executor_input", None)
     if executor_input:
+        from components.kubeflow.executor_output import input_paths
         from components.kubeflow.last_step import recorded
         from components.kubeflow.packed import unpacked
 
-        with recorded(step.name), unpacked(step, options) as folders:
+        if step.gathers:
+            options[step.gathers] = input_paths(executor_input, step.gathers)
+        with recorded(step.name, options.get("part")), unpacked(step, options) as folders:
             _run(step, function, folders, executor_input)
     else:
         _run(step, function, options)
@@ -75,7 +78,7 @@ def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], exec
         # steps that read shards import torch in any case, for the others it would cost seconds
         params = assembled_params(fragments or file, assignments, names="shards" in step.reads)
         whole = typing.get_type_hints(function)["params"] is type(params)
-        options["params"] = params if whole else params.section(step.name)
+        options["params"] = params if whole else params.section(step.section)
     for output in (step.writes, "out"):
         if output in options:
             check_writable(options[output], folder_wanted=step not in DVC_STEPS)
@@ -113,6 +116,7 @@ def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser
         add("--params-json", action="append", default=[], metavar="JSON", help=text)
         text = "one parameter's value, for example train.epochs=40; may be repeated"
         add("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    if "params" in hints or step.writes:
         text = "Kubeflow's description of the task; the step describes its outputs in the file that this names"
         add("--executor-input", metavar="JSON", help=text)
     text = "times to try again, after a growing pause, after a transient error (default: %(default)s)"
@@ -134,7 +138,7 @@ def _add_option(parser: argparse.ArgumentParser, key: str, hint: Any, default: A
         default = Path("data") / key
     required = default is inspect.Parameter.empty
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else "%(default)s"
-    text += "" if required or default is None else f" (default: {shown})"
+    text += "" if required or default in (None, ()) else f" (default: {shown})"
     settings: dict[str, Any] = {"help": text, "required": required, "default": None if required else default}
     if type(None) in typing.get_args(hint):
         hint = next(one for one in typing.get_args(hint) if one is not type(None))

@@ -117,6 +117,11 @@ REPORT = JsonFile("report.json", "validate", {"success": bool, "digest": str, "f
 OVERVIEW = TextFile("docs/index.html", "validate")
 """First page of the data docs."""
 
+PLACE = {"part": int, "parts": int, "digest": str}
+PLACE_OF_FACTS = JsonFile("place.json", "validate-part", PLACE)
+PLACE_OF_SHARDS = JsonFile(PLACE_OF_FACTS.name, "preprocess-part", PLACE)
+"""Beside the facts or shards of one part of a dataset: which part of how many."""
+
 STATISTICS = JsonFile(
     files.STATISTICS, "preprocess", {"digest": str, "labels": {"classes": [str]}, "mean": [float], "std": [float]}
 )

@@ -136,22 +136,15 @@ def pin(chosen: argparse.Namespace) -> None:
 
 def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Default of each pipeline parameter, its value after ``--set``, the profile and the image."""
-    from components.params.checking import checked
     from components.params.reading import load_params
     from pipelines.parameters import default_values, given_values, refuse_credentials
-    from pipelines.profile import Profile, load_profile, pinned_image
+    from pipelines.profile import load_profile, pinned_image, shaped
 
     profile = load_profile(chosen.profile)
     default = default_values(load_params(chosen.params), profile)
-    values = default | given_values(chosen.set, default)
+    values = default | given_values(chosen.set, default | {"parts": profile.parts})
     refuse_credentials(values)
-    if profile.gpu:  # their number decides whether the training is a TrainJob
-        gpu = {"type": values["gpu_type"], "count": values["gpu_count"]}
-        profile = checked(
-            Profile,
-            {**profile.model_dump(by_alias=True, exclude_unset=True), "gpu": gpu},
-            "with gpu_type and gpu_count, the profile",
-        )
+    profile = shaped(profile, values)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 

@@ -66,11 +66,9 @@ def connect(host: str | None = None, namespace: str | None = None, token_file: P
             f"Kubeflow at {host} is single-user, got namespace {namespace!r}: remove --namespace or unset"
             " KF_PIPELINES_NAMESPACE"
         )
-    from kfp.client import Client
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        client = Client(
+        client = _client_class()(
             host=host,
             namespace=namespace or "kubeflow",
             existing_token=token,
@@ -81,6 +79,23 @@ def connect(host: str | None = None, namespace: str | None = None, token_file: P
     with translate_errors(server):
         client.list_experiments(page_size=1, namespace=namespace)
     return server
+
+
+def _client_class() -> Any:
+    """kfp's client without ~/.config/kfp/context.json, which holds the namespace, the cookie and a header of a login,
+    perhaps at another server: kfp would send them to this one.
+    """
+    from kfp.client import Client
+
+    class OwnSettings(Client):
+        def _load_context_setting_or_default(self) -> None:
+            self._context_setting = {"namespace": ""}
+
+        def set_user_namespace(self, namespace: str) -> None:
+            """Does not save it for other programs, as kfp does in a pod that was given no namespace."""
+            self._context_setting["namespace"] = namespace
+
+    return OwnSettings
 
 
 def _token(file: Path | None) -> str | None:

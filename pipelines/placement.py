@@ -8,11 +8,11 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.environment import Environment, variable
-from components.steps import CLUSTER_STEPS, STEPS
+from components.steps import CLUSTER_STEPS, PART_STEPS, STEPS, section_of
 from components.train_job.launch import TrainJobSettings
 from pipelines.profile import Image, Pod, Profile
 
-CACHED = {step.name for step in (*STEPS, *CLUSTER_STEPS) if step.cached}
+CACHED = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS) if step.cached}
 
 WORKING_FOLDER = "/work/data"
 """The image's working folder, with downloads and checkpoints."""
@@ -27,9 +27,9 @@ class Placement:
         """Apply the profile to ``task``. ``gpu_type`` and ``gpu_count``, pipeline parameters, count only if the profile
         has GPUs.
         """
-        step = task.name
         task.set_container_image(self.image.reference)
-        task.set_caching_options(step in CACHED)
+        task.set_caching_options(task.name in CACHED)
+        step = section_of(task.name)
         retries = self.profile.retries
         if retries.count and step != "notify":
             task.set_retry(

@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
@@ -146,6 +146,15 @@ class Profile(Params):
     nodes: int = Field(
         1, ge=1, description="pods that share a training; with several, the train step starts a Kubeflow TrainJob"
     )
+    parts: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description=(
+            "pods that share validate, and then preprocess: each opens some of the samples, and a further pod puts"
+            " their results together. The shards are the same for any number"
+        ),
+    )
     checkpoints: str | None = Field(
         None, pattern="^s3://[^/]+", description="where checkpoints are kept, so that a new pod resumes from them"
     )
@@ -197,6 +206,22 @@ class Image:
 
     reference: str
     code_revision: str
+
+
+def shaped(profile: Profile, values: dict[str, Any]) -> Profile:
+    """The profile with those values of a run that decide the pipeline's shape: ``parts``, which leaves ``values``
+    because a compiled pipeline has no such parameter, and the GPUs, whose number makes the training a TrainJob.
+
+    Raises:
+        InputError: a value is not possible.
+    """
+    shape: dict[str, Any] = {"parts": values.pop("parts", profile.parts)}
+    if profile.gpu:
+        shape["gpu"] = {"type": values["gpu_type"], "count": values["gpu_count"]}
+    if all(getattr(profile, name) == value for name, value in shape.items()):
+        return profile
+    content = profile.model_dump(by_alias=True, exclude_unset=True) | shape
+    return checked(Profile, content, "with parts, gpu_type and gpu_count, the profile")
 
 
 def load_profile(name: str) -> Profile:

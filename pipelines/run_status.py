@@ -19,11 +19,11 @@ from typing import Any
 
 from components.kubeflow.termination_message import NOT_RETRIED
 from components.running.exit_codes import ERROR
-from components.steps import CLUSTER_STEPS, STEPS
+from components.steps import CLUSTER_STEPS, PART_STEPS, STEPS
 from pipelines.cluster import Server, run_link, shortened, translate_errors
 from segmodels.errors import InputError, TransientError
 
-TASKS = {step.name for step in (*STEPS, *CLUSTER_STEPS)}
+TASKS = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS)}
 """A Workflow holds further nodes: drivers, executors, groups, attempts."""
 
 DRIVER = "-driver"
@@ -54,7 +54,8 @@ def describe_run(server: Server, run_id: str) -> str:
         lines.append(f"  {shortened(run.error.message)}")
     workflow = _workflow(server, run_id)
     steps = _steps(workflow)
-    lines += [f"  {step.name:<12} {step.state}{_because(server, run_id, workflow, step)}" for step in steps]
+    width = max((len(step.name) for step in steps), default=0)
+    lines += [f"  {step.name:<{width}} {step.state}{_because(server, run_id, workflow, step)}" for step in steps]
     if not steps:
         lines += _states_of_tasks(run)
     failed = [node for node in _nodes(workflow) if node["phase"] in FAILED and node["message"]]
@@ -117,6 +118,8 @@ def _step(name: str, path: str, nodes: list[dict[str, str]], workflow: Mapping[s
     """The step whose nodes (its driver's, its own, its executor's) have names that start with ``path``."""
     own = [node for node in nodes if _plain(node["name"]) == _plain(path)]
     top = min(own or nodes, key=lambda node: len(node["name"]))  # the Retry node, if there is one, of its attempts
+    part = re.search(r"\.iteration-iterations\((\d+):", path)  # dsl.ParallelFor: argocompiler/dag.go of KFP
+    name = f"{name} {part[1]}" if part else name
     state = "FAILED" if top["phase"] in FAILED else top["phase"].upper() if own else "PENDING"
     if state == "SUCCEEDED" and _is_cached(path, workflow):
         state = "CACHED"

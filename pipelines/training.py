@@ -81,13 +81,8 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                 gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
                 data = place(steps.ingest(params=ingest_params, **source, **revision, **known))
                 dataset = data.outputs["dataset"]
-                checked = place(steps.validate(dataset=dataset, params=validate_params, **known))
-                packed = place(
-                    steps.preprocess(
-                        dataset=dataset, validation=checked.outputs["validation"], params=preprocess_params, **known
-                    )
-                )
-                shards = packed.outputs["shards"]
+                prepare = _prepared if profile.parts == 1 else _prepared_in_parts
+                shards = prepare(place, dataset, validate_params, preprocess_params, known)
                 trained = place(steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
                 weights = trained.outputs["model"]
                 measured = place(
@@ -107,3 +102,29 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                 )
 
     return dsl.pipeline(name=NAME, description="Ingest, validate, preprocess, train, evaluate, register")(training)
+
+
+def _prepared(place: Placement, dataset: Any, validate_params: Any, preprocess_params: Any, known: Any) -> Any:
+    """The shards of ``dataset``."""
+    checked = place(steps.validate(dataset=dataset, params=validate_params, **known))
+    validation = checked.outputs["validation"]
+    packed = place(steps.preprocess(dataset=dataset, validation=validation, params=preprocess_params, **known))
+    return packed.outputs["shards"]
+
+
+def _prepared_in_parts(place: Placement, dataset: Any, validate_params: Any, preprocess_params: Any, known: Any) -> Any:
+    """The same shards, by several pods. What concerns the whole dataset is checked once all parts have their facts."""
+    parts = place.profile.parts
+    with dsl.ParallelFor(list(range(parts)), name="facts of each part") as part:
+        opened = place(steps.validate_part(dataset=dataset, params=validate_params, part=part, parts=parts, **known))
+    facts = dsl.Collected(opened.outputs["facts"])
+    checked = place(steps.validate_merge(dataset=dataset, facts=facts, params=validate_params, **known))
+    validation = checked.outputs["validation"]
+    with dsl.ParallelFor(list(range(parts)), name="shards of each part") as part:
+        packed = place(
+            steps.preprocess_part(
+                dataset=dataset, validation=validation, params=preprocess_params, part=part, parts=parts, **known
+            )
+        )
+    merged = place(steps.preprocess_merge(packed=dsl.Collected(packed.outputs["packed"]), **known))
+    return merged.outputs["shards"]

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 DATASET, MANIFEST = "dataset.json", "manifest.parquet"
-STATISTICS = "statistics.json"
+STATISTICS, SHARD_PART = "statistics.json", "part.json"
 DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
-"""Files that the library writes: of a dataset on record, of shards, of a trained model."""
+"""Files that the library writes: of a dataset on record, of shards and a part of them, of a trained model."""
 
 LARGEST_TEXT = 2**28
 """Bytes of a text file that people write: 256 MB, some millions of samples."""

@@ -9,6 +9,7 @@ nodes are attempts of a Retry node, which KFP 2.17's ``templateDefaults`` put ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ def workflow(name: str, pods: Mapping[str, Sequence[str]], *, wrapped: bool = Fa
     Args:
         name: of the Workflow.
         pods: step -> how each attempt of its pod ended: SUCCEEDED, CACHED, RUNNING, or Argo's message of a failed pod.
-            ``notify`` is the exit hook's; ``NAME-driver`` stands for the driver's pod.
+            ``notify`` is the exit hook's; ``NAME-driver`` stands for the driver's pod, ``NAME 2`` for the step in an
+            iteration of a loop.
         wrapped: with Retry nodes around every template.
     """
     nodes = _Nodes(name, wrapped)
@@ -33,6 +35,9 @@ def workflow(name: str, pods: Mapping[str, Sequence[str]], *, wrapped: bool = Fa
             nodes.add([*GROUP, step], "Pod", ends[-1], "system-container-driver")
             continue
         group = [*GROUP[:-1], "exit-handler-1.onExit"] if step == "notify" else GROUP
+        step, _, part = step.partition(" ")
+        if part:
+            group = [*GROUP, f"for-loop-of-{step}", f"iteration-iterations({part}:{part})", "iteration-item"]
         nodes.add([*group, f"{step}-driver"], "Pod", template="system-container-driver")
         nodes.add([*group, step], "DAG", ends[-1], "system-container-executor")
         if ends[-1] == CACHED:
@@ -68,6 +73,10 @@ def pod_name(workflow_name: str, node: Mapping[str, Any]) -> str:
     return f"{workflow_name}-{node['templateName']}-{node['id'].rpartition('-')[2]}"
 
 
+def _is_attempt(part: str) -> bool:
+    return re.search(r"\(\d+\)$", part) is not None
+
+
 class _Nodes:
     def __init__(self, workflow_name: str, wrapped: bool) -> None:
         self.workflow, self.wrapped = workflow_name, wrapped
@@ -75,13 +84,13 @@ class _Nodes:
 
     def add(self, path: list[str], kind: str, end: str = SUCCEEDED, template: str = "root") -> None:
         """A node; its time is its number."""
-        if self.wrapped and path and "(" not in path[-1] and kind not in ("Retry", "Skipped"):
+        if self.wrapped and path and not _is_attempt(path[-1]) and kind not in ("Retry", "Skipped"):
             self._put(path, "Retry", end, template)
             path = [*path[:-1], f"{path[-1]}(0)"]
         self._put(path, kind, end, template)
 
     def _put(self, path: list[str], kind: str, end: str, template: str) -> None:
-        above = [f"{part}(0)" if self.wrapped and "(" not in part else part for part in path[:-1]]
+        above = [f"{part}(0)" if self.wrapped and not _is_attempt(part) else part for part in path[:-1]]
         name = ".".join([self.workflow, *above, *path[-1:]])
         phase = {SUCCEEDED: "Succeeded", CACHED: "Skipped" if kind == "Skipped" else "Succeeded", RUNNING: "Running"}
         key = node_id(self.workflow, name)

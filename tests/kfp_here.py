@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 from components.params.reading import load_params
 from pipelines.local import resolve_named_outputs
 from pipelines.parameters import default_values, given_values
-from pipelines.profile import Image, Profile, Retries
+from pipelines.profile import Image, Profile, Retries, shaped
 from pipelines.training import NAME, training_pipeline
 
 DIGEST = "sha256:" + "0" * 64
@@ -44,6 +45,7 @@ class Cluster:
         self.ran: list[str] = []
         self.runs = 0
         self.unavailable: set[str] = set()  # steps whose containers fail to start
+        self._turn = Lock()
         (folder / "params.yaml").write_text(SMALL)
 
     def run(self, *assignments: str, revision: str = REVISION) -> Path:
@@ -52,7 +54,8 @@ class Cluster:
         self.runs += 1
         profile = Profile(retries=Retries(count=0))
         values = default_values(load_params(self.folder / "params.yaml"), profile)
-        values |= given_values(assignments, values)
+        values |= given_values(assignments, values | {"parts": profile.parts})
+        profile = shaped(profile, values)
         root = self.folder / "outputs"
         before = set(root.glob("*"))
         environment = {"SEGMODELS_PIPELINE_RUN": f"run-{self.runs}", "SEGMODELS_CODE_REVISION": revision}
@@ -62,7 +65,13 @@ class Cluster:
         return outputs
 
     def container(self, *, command: list[str], **arguments: Any) -> int:
-        """Stands for kfp's ``run_docker_container``; the exit code."""
+        """Stands for kfp's ``run_docker_container``; the exit code. Parts of a step, which kfp starts in threads, take
+        turns, because a process has one environment.
+        """
+        with self._turn:
+            return self._run(command, **arguments)
+
+    def _run(self, command: list[str], **arguments: Any) -> int:
         from components.__main__ import main
 
         assert command[:3] == ["python", "-m", "components"]

@@ -33,6 +33,7 @@ class Server(Store):
         url: its address.
         token: that requests must carry, None for any.
         login: what those without it get: ``page`` (HTML, 200), ``redirect`` (302) or ``401``.
+        received: path, headers and content of every request.
         fail: (method, path pattern) of requests that fail with ``failure``.
     """
 
@@ -42,6 +43,7 @@ class Server(Store):
     fail: tuple[str, str] | None = None
     failure: Refusal = field(default_factory=lambda: Refusal(500, "InternalServerError: the database is away"))
     writes: list[str] = field(default_factory=list)
+    received: list[str] = field(default_factory=list)
 
     def answer(self, method: str, path: str, query: Mapping[str, str], content: bytes) -> Any:
         """JSON, or bytes as they are."""
@@ -110,6 +112,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.state.received.append(f"{self.path}\n{self.headers}{content!r}")
         if (self.headers.get("Content-Type") or "").startswith("multipart/"):
             whole = b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + content
             parts: Any = message_from_bytes(whole).get_payload()

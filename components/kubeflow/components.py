@@ -124,6 +124,49 @@ def preprocess(
 
 
 @dsl.container_component
+def validate_part(
+    dataset: Input[Dataset],
+    facts: Output[Dataset],
+    params: str,
+    part: int,
+    parts: int,
+    code_revision: str,
+):
+    return _step("validate-part", params, {}, dataset=dataset, part=part, parts=parts, facts=facts)
+
+
+@dsl.container_component
+def validate_merge(
+    dataset: Input[Dataset],
+    facts: Input[list[Dataset]],  # found in the executor input, see executor_output.py
+    validation: Output[Artifact],
+    data_docs: Output[HTML],
+    params: str,
+    code_revision: str,
+):
+    return _step("validate-merge", params, {}, dataset=dataset, validation=validation)
+
+
+@dsl.container_component
+def preprocess_part(
+    dataset: Input[Dataset],
+    validation: Input[Artifact],
+    packed: Output[Dataset],
+    params: str,
+    part: int,
+    parts: int,
+    code_revision: str,
+):
+    folders = {"dataset": dataset, "validation": validation, "packed": packed}
+    return _step("preprocess-part", params, {}, part=part, parts=parts, **folders)
+
+
+@dsl.container_component
+def preprocess_merge(packed: Input[list[Dataset]], shards: Output[Dataset], code_revision: str):
+    return _step("preprocess-merge", (), {}, shards=shards)
+
+
+@dsl.container_component
 def train(
     shards: Input[Dataset],
     model: Output[Model],

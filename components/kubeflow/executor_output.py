@@ -12,10 +12,23 @@ import math
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import CONFUSION, DATASET, DESCRIPTION, METRICS, REGISTRATION, REPORT, RUN, STATISTICS
+from components.artifacts import (
+    CONFUSION,
+    DATASET,
+    DESCRIPTION,
+    METRICS,
+    PLACE_OF_FACTS,
+    PLACE_OF_SHARDS,
+    REGISTRATION,
+    REPORT,
+    RUN,
+    STATISTICS,
+    JsonFile,
+)
 from components.environment import environment
 from components.kubeflow import artifact_pages
 from components.kubeflow.changed import DATA_REVISION
@@ -51,12 +64,7 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
     Raises:
         InputError: a file of the artifact is missing or damaged, or ``executor_input`` is no such JSON.
     """
-    try:
-        task = parse_json(executor_input, TASK)
-    except ValueError as error:
-        raise InputError(
-            f"--executor-input cannot be understood ({error}): give the JSON that Kubeflow passes to a task"
-        ) from None
+    task = _task(executor_input, TASK)
     wanted = task["outputs"]
     outputs = DESCRIBE[artifact](folder) if folder else Outputs()
     described = {}
@@ -69,6 +77,18 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
     _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1, allow_nan=False))
     if artifact == "registration" and folder:
         _tag_version(REGISTRATION.read(folder), task.get("inputs", {}).get("parameterValues", {}).get(DATA_REVISION))
+
+
+def input_paths(executor_input: str, artifact: str) -> tuple[Path, ...]:
+    """Where Kubeflow's launcher has put all artifacts of an input that is a list of them. A command line can name one
+    artifact of a list only (getPlaceholders in backend/src/v2/component/launcher_v2.go).
+
+    Raises:
+        InputError: ``executor_input`` is no such JSON, or has no such input.
+    """
+    shape = {"inputs": {"artifacts": {artifact: {"artifacts": [{"uri": str}]}}}}
+    artifacts = _task(executor_input, shape)["inputs"]["artifacts"][artifact]["artifacts"]
+    return tuple(local_path(one["uri"]) for one in artifacts)
 
 
 def keep_what_failed(output: Path) -> None:
@@ -98,6 +118,15 @@ def local_path(uri: str) -> Path:
         if uri.startswith(scheme):
             return Path(folder + uri.removeprefix(scheme))
     return Path(uri)
+
+
+def _task(executor_input: str, shape: Any) -> Any:
+    try:
+        return parse_json(executor_input, shape)
+    except ValueError as error:
+        raise InputError(
+            f"--executor-input cannot be understood ({error}): give the JSON that Kubeflow passes to a task"
+        ) from None
 
 
 def _accepted(value: Any) -> Any:
@@ -201,9 +230,15 @@ def _tag_version(facts: Mapping[str, Any], data_revision: str | None) -> None:
         Registry(mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), known)
 
 
+def _part(artifact: str, place: JsonFile, folder: Path) -> Outputs:
+    return Outputs({artifact: place.read(folder)})
+
+
 DESCRIBE: dict[str, Callable[[Path], Outputs]] = {
     "dataset": _dataset,
     "validation": _validation,
+    "facts": partial(_part, "facts", PLACE_OF_FACTS),
+    "packed": partial(_part, "packed", PLACE_OF_SHARDS),
     "shards": _shards,
     "model": _model,
     "evaluation": _evaluation,

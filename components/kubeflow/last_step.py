@@ -2,7 +2,8 @@
 
 Kubeflow Pipelines 2.17 tells an exit handler neither which step failed nor why (backend/src/v2/driver/resolve.go: the
 error of the final status is empty). So each step writes a small object beside the checkpoints, ``runs/RUN/``, when it
-starts and when it ends. A step that was killed leaves the record of its start.
+starts and when it ends. A step that was killed leaves the record of its start. Parts of a step run side by side, so
+each has an object of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from segmodels.errors import InputError, TransientError
 from segmodels.files import parse_json, reading
 
 LAST_STEP = "last_step.json"
+PARTS = "parts_of_steps/"
+"""Begins the names of the records of parts."""
 
 IMPATIENT: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 2}}
 """Of the store's client: a record is not worth a minute of every step if the store does not answer."""
@@ -40,25 +43,30 @@ class LastStep:
 
 
 @contextmanager
-def recorded(step: str) -> Iterator[None]:
-    """Record that ``step`` runs, and how it ends, in the object store and as the container's termination message.
+def recorded(step: str, part: int | None = None) -> Iterator[None]:
+    """Record that ``step`` (or one part of it) runs, and how it ends, in the object store and as the container's
+    termination message.
 
     A store that does not answer does not fail the step.
     """
-    write_record(LAST_STEP, asdict(LastStep(step)))
+    name = LAST_STEP if part is None else f"{PARTS}{step}-{part}.json"
+    step = step if part is None else f"{step} {part}"
+    write_record(name, asdict(LastStep(step)))
     try:
         yield
     except BaseException as error:
         write_termination_message(error, _sentence(error))
-        write_record(LAST_STEP, asdict(LastStep(step, error=_sentence(error))))
+        write_record(name, asdict(LastStep(step, error=_sentence(error))))
         raise
-    write_record(LAST_STEP, asdict(LastStep(step, ended=True)))
+    write_record(name, asdict(LastStep(step, ended=True)))
 
 
 def last_step() -> LastStep | None:
-    """The last step of this pipeline run; None if none is known."""
-    record = read_record(LAST_STEP)
-    return LastStep(**record) if record else None
+    """The last step of this pipeline run, or a part of a step that failed; None if none is known."""
+    records = [read_record(name) for name in (*_names_of_parts(), LAST_STEP)]
+    steps = [LastStep(**record) for record in records if record]
+    failed = [step for step in steps if step.error] or [step for step in steps if not step.ended]
+    return next(iter(failed or steps[-1:]), None)
 
 
 def write_record(name: str, facts: dict[str, Any]) -> None:
@@ -88,19 +96,32 @@ def read_record(name: str) -> dict[str, Any]:
             client = s3_client(**IMPATIENT)
             with suppress(client.exceptions.NoSuchKey):
                 content = client.get_object(Bucket=bucket, Key=prefix + name)["Body"].read()
-                with reading(f"{folder}/{name}", damaged="it is left out"):
+                with reading(f"{folder}{name}", damaged="it is left out"):
                     facts = parse_json(content, {})
     except (InputError, TransientError) as error:
         print(f"{error}", flush=True)
     return facts
 
 
+def _names_of_parts() -> list[str]:
+    """Of the records of parts; none if the store does not answer."""
+    from components.storage.s3 import list_folder, s3_client, translate_errors
+
+    if not (folder := _folder()):
+        return []
+    try:
+        with translate_errors(folder, connected=True):
+            return [PARTS + name for name, _ in list_folder(s3_client(**IMPATIENT), folder + PARTS)]
+    except (InputError, TransientError):  # reading the other record says so
+        return []
+
+
 def _folder() -> str:
-    """``s3://...`` of this pipeline run's records; empty without an object store or outside of a pipeline run."""
+    """``s3://.../`` of this pipeline run's records; empty without an object store or outside of a pipeline run."""
     settings = environment()
     if not settings.pipeline_run or not settings.checkpoints.startswith("s3://"):
         return ""
-    return f"{settings.checkpoints.rstrip('/')}/runs/{settings.pipeline_run}"
+    return f"{settings.checkpoints.rstrip('/')}/runs/{settings.pipeline_run}/"
 
 
 def _sentence(error: BaseException) -> str:

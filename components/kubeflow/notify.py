@@ -8,6 +8,7 @@ decides first, then what the steps recorded, then the state.
 
 from __future__ import annotations
 
+import html
 import json
 import urllib.error
 import urllib.request
@@ -161,9 +162,14 @@ def _version_tags(name: str, run: str) -> dict[str, str] | None:
 
 
 def _post(url: str, message: Mapping[str, Any]) -> tuple[bool, str]:
-    """Send; whether that worked, and a sentence without the address."""
+    """Send; whether that worked, and a sentence without the address.
+
+    Slack and its kin take ``<...>`` for links and mentions, so that a file's name could call everybody: &, < and > are
+    escaped as Slack asks (https://docs.slack.dev/messaging/formatting-message-text, "Escaping text").
+    """
+    content = html.escape(json.dumps(message), quote=False).encode()  # JSON itself needs none of the three
     try:
-        request = urllib.request.Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
         if request.type not in ("http", "https"):
             return False, "no notification sent: the webhook's address is neither http nor https"
         with urllib.request.urlopen(request, timeout=20):

@@ -13,11 +13,12 @@ class Step:
     """One command line, ``python -m components NAME``.
 
     Attributes:
-        name: of the step and of its function.
+        name: of the step; with _ for - that of its function.
         module: that holds the function.
         help: what the step does, in a line.
         reads: options that name folders of earlier steps.
         writes: option that names the folder it writes; empty where it writes none that a later step reads.
+        gathers: option that names the folders of all parts of the step before it.
         packs: whether the output is many small files, which travel as one archive between machines.
         keeps: options that name folders kept between runs.
         cached: whether equal inputs give equal outputs, so that Kubeflow may serve them from its cache.
@@ -28,9 +29,25 @@ class Step:
     help: str
     reads: tuple[str, ...] = ()
     writes: str = ""
+    gathers: str = ""
     packs: bool = False
     keeps: tuple[str, ...] = ()
     cached: bool = True
+
+    @property
+    def function(self) -> str:
+        """Name of its function in the module."""
+        return self.name.replace("-", "_")
+
+    @property
+    def section(self) -> str:
+        """Of params.yaml, of the profile's pods and secrets: a part of a step has those of the step."""
+        return section_of(self.name)
+
+
+def section_of(step: str) -> str:
+    """``validate`` for ``validate``, ``validate-part`` and ``validate-merge``."""
+    return step.partition("-")[0]
 
 
 STEPS = (
@@ -81,6 +98,40 @@ STEPS = (
     ),
 )
 """The pipeline, in its order. Each has a section of its name in params.yaml."""
+
+PART_STEPS = (
+    Step(
+        "validate-part",
+        "components.steps.validate",
+        "open the samples of one part and gather their facts",
+        reads=("dataset",),
+        writes="facts",
+    ),
+    Step(
+        "validate-merge",
+        "components.steps.validate",
+        "check the facts of all parts; data docs",
+        reads=("dataset",),
+        gathers="facts",
+        writes="validation",
+        packs=True,
+    ),
+    Step(
+        "preprocess-part",
+        "components.steps.preprocess",
+        "pack the shards of one part",
+        reads=("dataset", "validation"),
+        writes="packed",
+    ),
+    Step(
+        "preprocess-merge",
+        "components.steps.preprocess",
+        "put the shards of all parts together; statistics",
+        gathers="packed",
+        writes="shards",
+    ),
+)
+"""In the place of validate and preprocess where several pods share them, ``parts`` of a profile."""
 
 CLUSTER_STEPS = (
     Step(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,19 +12,24 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from components.artifacts import REPORT
+from components.artifacts import FACTS, PLACE_OF_SHARDS, REPORT
 from components.datasets.dataset_files import open_dataset
 from components.params.schema import PreprocessParams
 from components.running.atomic import written_folder
 from components.running.parallel import parallel_map
+from components.running.parts import in_order, share
 from components.running.progress_bar import track
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import converted, resize_image
+from segmodels.data.decoding import converted, resize_image, scaled_size
+from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Layout, Sample, check_sizes
-from segmodels.data.manifest import SPLITS
-from segmodels.data.shard_writer import ShardWriter
+from segmodels.data.manifest import SPLITS, Dataset
+from segmodels.data.shard_parts import Size, files_of, merge_parts
+from segmodels.data.shard_writer import Borders, ShardWriter, shard_name
 from segmodels.data.statistics import DatasetStatistics, SampleCounts
 from segmodels.errors import InputError
+
+MEGABYTE = 1_000_000
 
 
 def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards: Path) -> DatasetStatistics:
@@ -44,22 +51,119 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
     """
     data = open_dataset(dataset)
     report = _passed(validation, data.digest)
-    samples = [sample for split in SPLITS for sample in data.samples(split)]
-    common = data.layout, params.longer_side, report["form"]
-    prepared = parallel_map(_prepare, samples, params.workers, _start, common)
+    samples = [data.samples()[position] for position in _packing_order(data)]
     with written_folder(shards) as folder:
-        with ShardWriter(
-            folder, data.labels, data.digest, params.shard_megabytes * 1_000_000, params.longer_side, data.source
-        ) as writer:
-            for sample, one in zip(samples, track(prepared, "preprocess", len(samples)), strict=True):
-                label = sample.image_label
-                writer.add(
-                    str(sample.split), sample.id, one.image, one.annotation, image_label=label, counts=one.counts
-                )
-        statistics = writer.statistics
-    megabytes = sum(path.stat().st_size for path in shards.glob("*.arrow")) / 1e6
-    print(f"{len(samples)} samples in {len(list(shards.glob('*.arrow')))} shards, {megabytes:.0f} MB")
+        statistics = _write(params, data, samples, report["form"], folder).statistics
+    _print(shards, len(samples))
     return statistics
+
+
+def preprocess_part(
+    params: PreprocessParams, dataset: Path, validation: Path, part: int, parts: int, packed: Path
+) -> None:
+    """Write some of the shards that ``preprocess`` would write, the same bytes, into the folder ``packed``.
+
+    Which samples a shard holds follows from the sizes that validate found, so each part packs whole shards. With fewer
+    shards than parts some parts have nothing to do.
+
+    Args:
+        dataset: folder that ingest wrote.
+        validation: folder that validate or validate-merge wrote; the dataset must have passed.
+        part: number of the part, from 0.
+        parts: number of parts.
+        packed: output folder.
+
+    Raises:
+        InputError: as ``preprocess``, or an image has another size than validate found.
+    """
+    data = open_dataset(dataset)
+    report = _passed(validation, data.digest)
+    order = _packing_order(data)
+    files = _planned(params, data, validation, report["form"], order)
+    known = list(dict.fromkeys(files))
+    own = {known[place] for place in share(len(known), part, parts)}
+    samples = [data.samples()[position] for position, file in zip(order, files, strict=True) if file in own]
+    first = {split: min(number for of, number in own if of == split) for split, _ in own}
+    with written_folder(packed) as folder:
+        shards = _write(params, data, samples, report["form"], folder, first).shards
+        written = {file["file"]: file["samples"] for split in shards.values() for file in split}
+        planned = Counter(shard_name(*file) for file in files if file in own)
+        if written != planned:
+            raise InputError(
+                f"images of dataset {dataset} have other sizes than {FACTS.path(validation)} says: run the step"
+                " validate again"
+            )
+        PLACE_OF_SHARDS.write(folder, {"part": part, "parts": parts, "digest": data.digest})
+    _print(packed, len(samples), f"part {part} of {parts}: ")
+
+
+def preprocess_merge(shards: Path, packed: tuple[Path, ...] = ()) -> DatasetStatistics:
+    """Put the shards of all parts and their statistics into the folder ``shards``: what ``preprocess`` writes.
+
+    Args:
+        shards: output folder.
+        packed: folders that preprocess-part wrote, in any order.
+
+    Raises:
+        InputError: a part is missing, damaged or of another dataset.
+    """
+    with written_folder(shards) as folder:
+        statistics = merge_parts(in_order(packed, PLACE_OF_SHARDS), folder)
+    _print(shards, sum(statistics.images.values()))
+    return statistics
+
+
+def _packing_order(data: Dataset) -> list[int]:
+    """Positions in the manifest, split after split."""
+    splits = [sample.split for sample in data.samples()]
+    return [position for split in SPLITS for position, own in enumerate(splits) if own == split]
+
+
+def _planned(
+    params: PreprocessParams, data: Dataset, validation: Path, form: dict[str, Any], order: list[int]
+) -> list[tuple[str, int]]:
+    """Split and number of the shard of each sample in ``order``."""
+    facts = FACTS.read(validation)
+    with FACTS.reading(validation):
+        columns = [facts.column(name).to_pylist() for name in ("split", "size", "annotation_size")]
+        rows = list(zip(*columns, strict=True))
+        sizes = [_stored_size(params.longer_side, *rows[position]) for position in order]
+    with REPORT.reading(validation):
+        image = ImageForm(np.dtype(form["dtype"]), form["channels"], form["spatial_dims"])
+    shard_bytes = params.shard_megabytes * MEGABYTE
+    return files_of(sizes, {split: Borders(data.labels, image, shard_bytes) for split in SPLITS})
+
+
+def _stored_size(longer_side: int | None, split: str, image: list[int], annotation: list[int] | None) -> Size:
+    """Of a sample in its shard, from its sizes in the dataset; ``_prepare`` rejects volumes that are to be resized."""
+    stored = scaled_size((image[0], image[1]), longer_side) if longer_side is not None else image
+    if annotation is None or (longer_side is not None and split != "test"):
+        annotation = list(stored)
+    return Size(split, stored, annotation)
+
+
+def _write(
+    params: PreprocessParams,
+    data: Dataset,
+    samples: Sequence[Sample],
+    form: dict[str, Any] | None,
+    folder: Path,
+    first: Mapping[str, int] | None = None,
+) -> ShardWriter:
+    """Prepare the samples and write them to ``folder``; ``first`` as in ``ShardWriter``."""
+    common = data.layout, params.longer_side, form
+    prepared = parallel_map(_prepare, samples, params.workers, _start, common)
+    shard_bytes = params.shard_megabytes * MEGABYTE
+    with ShardWriter(folder, data.labels, data.digest, shard_bytes, params.longer_side, data.source, first) as writer:
+        for sample, one in zip(samples, track(prepared, "preprocess", len(samples)), strict=True):
+            label = sample.image_label
+            writer.add(str(sample.split), sample.id, one.image, one.annotation, image_label=label, counts=one.counts)
+    return writer
+
+
+def _print(shards: Path, samples: int, part: str = "") -> None:
+    sizes = [path.stat().st_size for path in shards.glob("*.arrow")]
+    print(f"{part}{samples} samples in {len(sizes)} shards, {sum(sizes) / 1e6:.0f} MB")
 
 
 class Prepared(NamedTuple):

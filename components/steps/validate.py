@@ -8,19 +8,25 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.artifacts import FACTS, OVERVIEW, REPORT
+from components.artifacts import FACTS, OVERVIEW, PLACE_OF_FACTS, REPORT
 from components.datasets.dataset_files import open_dataset
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
+from components.running.parts import in_order, share
 from components.running.wording import first_few
 from components.validation.checks import checks
 from components.validation.data_docs import make_offline, write_overview
 from components.validation.duplicate_images import with_duplicates
 from components.validation.great_expectations_suite import Finding, run_checks
 from components.validation.report import annotated, class_counts, make_report
+from components.validation.sample_facts import FACTS as SAMPLE_FACTS
 from components.validation.sample_facts import gather_facts
 from components.validation.tables import tables
+from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
+
+IDENTITY = pa.schema([SAMPLE_FACTS.field("split"), SAMPLE_FACTS.field("id")])
+"""Columns that name a sample."""
 
 
 def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
@@ -38,7 +44,51 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
         InputError: critical checks failed; names files and what to do, and the page with all of it.
     """
     opened = open_dataset(dataset)
-    facts = with_duplicates(gather_facts(opened, params.workers), params.near_duplicate_distance)
+    _check(params, opened, gather_facts(opened, params.workers), validation)
+
+
+def validate_part(params: ValidateParams, dataset: Path, part: int, parts: int, facts: Path) -> None:
+    """Write ``facts.parquet`` with the facts of one part of the samples into the folder ``facts``.
+
+    Args:
+        dataset: folder that ingest wrote.
+        part: number of the part, from 0; the parts are ranges of the manifest.
+        parts: number of parts.
+        facts: output folder.
+    """
+    opened = open_dataset(dataset)
+    gathered = gather_facts(opened, params.workers, share(opened.table.num_rows, part, parts))
+    with written_folder(facts) as folder:
+        pq.write_table(gathered, FACTS.path(folder))
+        PLACE_OF_FACTS.write(folder, {"part": part, "parts": parts, "digest": opened.digest})
+    print(f"part {part} of {parts}: {gathered.num_rows} of {opened.table.num_rows} samples")
+
+
+def validate_merge(params: ValidateParams, dataset: Path, validation: Path, facts: tuple[Path, ...] = ()) -> None:
+    """Check the facts of all parts together, and write what ``validate`` writes. Opens no sample.
+
+    Args:
+        dataset: folder that ingest wrote.
+        validation: output folder.
+        facts: folders that validate-part wrote, in any order.
+
+    Raises:
+        InputError: as ``validate``, or a part is missing, damaged or of another dataset.
+    """
+    opened = open_dataset(dataset)
+    gathered = pa.concat_tables([FACTS.read(folder, SAMPLE_FACTS) for folder in in_order(facts, PLACE_OF_FACTS)])
+    if not gathered.select(["split", "id"]).equals(opened.table.select(["split", "id"]).cast(IDENTITY)):
+        raise InputError(
+            f"the parts' facts are of {gathered.num_rows} samples that are not those of dataset {dataset}"
+            f" ({opened.table.num_rows} samples): run validate-part for every part again"
+        )
+    _check(params, opened, gathered, validation)
+
+
+def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validation: Path) -> None:
+    """Check the facts of all samples and write the output, or say what is wrong."""
+    # one chunk, so that the bytes of the file do not depend on how the facts were gathered
+    facts = with_duplicates(gathered, params.near_duplicate_distance).combine_chunks()
     classes = class_counts(facts, opened)
     failed = validation.with_name(f"{validation.name}.failed")
     shutil.rmtree(failed, ignore_errors=True)

@@ -60,17 +60,19 @@ FACTS = pa.schema(
 )
 
 
-def gather_facts(dataset: Dataset, workers: int) -> pa.Table:
+def gather_facts(dataset: Dataset, workers: int, positions: range | None = None) -> pa.Table:
     """One row of ``FACTS`` per sample of the manifest, in its order.
 
     Args:
         workers: processes; 0 means one per core.
+        positions: of the samples in the manifest. None: all.
 
     Raises:
         TransientError: a process was killed.
     """
-    starts = range(0, dataset.table.num_rows, SAMPLES_PER_TASK)
-    batches = track(parallel_map(_measure, starts, workers, _open, (dataset,)), "opening samples", len(starts))
+    positions = range(dataset.table.num_rows) if positions is None else positions
+    tasks = [positions[start : start + SAMPLES_PER_TASK] for start in range(0, len(positions), SAMPLES_PER_TASK)]
+    batches = track(parallel_map(_measure, tasks, workers, _open, (dataset,)), "opening samples", len(tasks))
     return pa.Table.from_batches(batches, schema=FACTS)
 
 
@@ -97,8 +99,8 @@ def _open(dataset: Dataset) -> None:
     _worker.update(dataset=dataset, samples=dataset.samples())
 
 
-def _measure(start: int) -> pa.RecordBatch:
-    samples = _worker["samples"][start : start + SAMPLES_PER_TASK]
+def _measure(positions: range) -> pa.RecordBatch:
+    samples = _worker["samples"][positions.start : positions.stop]
     return pa.RecordBatch.from_pylist([_facts(_worker["dataset"], sample) for sample in samples], schema=FACTS)
 
 

@@ -20,7 +20,7 @@ from segmodels.data.image_form import ImageForm
 from segmodels.data.records import SCHEMA, encode, record_schema
 from segmodels.data.statistics import DatasetStatistics, SampleCounts, StatisticsBuilder
 from segmodels.errors import InputError
-from segmodels.files import STATISTICS
+from segmodels.files import SHARD_PART, STATISTICS
 from segmodels.labels import LabelMap
 
 
@@ -31,14 +31,15 @@ class Borders:
         labels: of the annotations.
         form: of the images.
         shard_bytes: a file takes samples until its raw pixels reach this size.
+        first: number of the first file.
     """
 
-    def __init__(self, labels: LabelMap, form: ImageForm, shard_bytes: int) -> None:
+    def __init__(self, labels: LabelMap, form: ImageForm, shard_bytes: int, first: int = 0) -> None:
         self._of_image = form.channels * form.dtype.itemsize
         self._of_map = sum(own.dtype.itemsize for own in (labels, *labels.further.values()))
         self._shard_bytes = shard_bytes
         self._filled = 0
-        self._number = 0
+        self._number = first
 
     def file_of(self, size: Sequence[int], map_size: Sequence[int]) -> int:
         """Number of the file of the next sample of the split, whose image and annotation have these sizes."""
@@ -46,6 +47,11 @@ class Borders:
             self._number, self._filled = self._number + 1, 0
         self._filled += int(np.prod(size)) * self._of_image + int(np.prod(map_size)) * self._of_map
         return self._number
+
+
+def shard_name(split: str, number: int) -> str:
+    """Name of a file of a split; files are numbered from 0."""
+    return f"{split}-{number:05d}.arrow"
 
 
 class ShardFile:
@@ -82,6 +88,8 @@ class ShardWriter:
         shard_bytes: a shard is closed when its raw pixels reach this size: see ``Borders``.
         longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
         source: where the dataset came from.
+        first: of a writer that writes one part of the files: split -> number of its first file. The folder is then one
+            of those that ``merge_parts`` puts together.
     """
 
     def __init__(
@@ -92,6 +100,7 @@ class ShardWriter:
         shard_bytes: int = 256_000_000,
         longer_side: int | None = None,
         source: Mapping[str, Any] | None = None,
+        first: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.labels = labels
@@ -99,12 +108,14 @@ class ShardWriter:
         self.shard_bytes = shard_bytes
         self.longer_side = longer_side
         self.source = dict(source or {})
+        self.first = first
         self._statistics = StatisticsBuilder(labels.num_classes)
         self._shards: dict[str, list[dict[str, Any]]] = {}
         self._borders: dict[str, Borders] = {}
         self._form: ImageForm | None = None
         self._file: ShardFile | None = None
         self._split: str | None = None
+        self._number = 0
 
     def add(
         self,
@@ -130,9 +141,10 @@ class ShardWriter:
         self._check_form(split, sample_id, image)
         size, map_size = image.shape[:-1], image.shape[:-1] if annotation is None else annotation.size
         if split not in self._borders:
-            self._shards[split], self._borders[split] = [], Borders(self.labels, self.form, self.shard_bytes)
+            first = (self.first or {}).get(split, 0)
+            self._shards[split], self._borders[split] = [], Borders(self.labels, self.form, self.shard_bytes, first)
         number = self._borders[split].file_of(size, map_size)
-        if split != self._split or number == len(self._shards[split]):
+        if split != self._split or number != self._number:
             self._finish_shard()
             self._start_shard(split, number)
         assert self._file is not None
@@ -157,20 +169,28 @@ class ShardWriter:
         """Of the samples so far."""
         return self._statistics.build()
 
+    @property
+    def shards(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Split -> its files in order: name, samples, annotated samples, objects, bytes."""
+        return self._shards
+
     def close(self) -> None:
-        """Complete the last shard and write ``statistics.json``."""
+        """Complete the last shard and write ``statistics.json``, or ``part.json`` for one part of the files."""
         self._finish_shard()
-        form = self.form
-        facts = self.statistics.to_dict() | {
+        form = self._form if self.first is not None else self.form
+        facts = {
             "schema": SCHEMA,
-            "image": {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims},
+            "image": form and {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims},
             "labels": self.labels.to_dict(),
             "digest": self.digest,
             "longer_side": self.longer_side,
             "source": self.source,
             "shards": self._shards,
         }
-        (self.folder / STATISTICS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        if self.first is None:
+            write_statistics(self.folder, self.statistics, facts)
+        else:
+            write_json(self.folder / SHARD_PART, facts | {"counts": self._statistics.to_dict()})
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -197,11 +217,20 @@ class ShardWriter:
             )
 
     def _start_shard(self, split: str, number: int) -> None:
-        name = f"{split}-{number:05d}.arrow"
-        self._file, self._split = ShardFile(self.folder / name, self.labels), split
+        name = shard_name(split, number)
+        self._file, self._split, self._number = ShardFile(self.folder / name, self.labels), split, number
         self._shards[split].append({"file": name, "samples": 0, "annotated": 0, "objects": 0, "bytes": 0})
 
     def _finish_shard(self) -> None:
         if self._file is not None:
             self._shards[str(self._split)][-1]["bytes"] = self._file.close()
             self._file = None
+
+
+def write_statistics(folder: Path, statistics: DatasetStatistics, facts: Mapping[str, Any]) -> None:
+    """Write ``statistics.json``, which makes a folder of shards complete."""
+    write_json(folder / STATISTICS, statistics.to_dict() | dict(facts))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

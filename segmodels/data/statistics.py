@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -93,6 +93,15 @@ class Moments:
         squares = [((values - total / values.size) ** 2).sum() for values, total in zip(channels, sums, strict=True)]
         return cls(channels[0].size, sums, np.array(squares))
 
+    def to_list(self) -> list[Any]:
+        """For JSON, which keeps every bit of a float; ``from_list`` is the inverse."""
+        return [self.pixels, self.sums.tolist(), self.squares.tolist()]
+
+    @classmethod
+    def from_list(cls, data: Sequence[Any]) -> Moments:
+        pixels, sums, squares = data
+        return cls(int(pixels), np.array(sums, np.float64), np.array(squares, np.float64))
+
 
 @dataclass(frozen=True)
 class SampleCounts:
@@ -141,6 +150,33 @@ class StatisticsBuilder:
                 self._add(counts.values)
             self._class_pixels += counts.classes
             self._present_pixels += np.where(counts.classes > 0, counts.classes.sum(), 0)
+
+    def merge(self, counts: Mapping[str, Any]) -> None:
+        """Count the samples of another builder, which follow in the manifest; ``counts`` is its ``to_dict``.
+
+        The statistics are those of one builder that got all samples, to the last bit: histograms and pixels are whole
+        numbers, and ``math.fsum`` rounds a sum of floats once.
+        """
+        if counts["histogram"] is not None:
+            self._add(Histogram(int(counts["low"]), np.array(counts["histogram"], np.int64)))
+        self._moments += [Moments.from_list(one) for one in counts["moments"]]
+        self._class_pixels += np.array(counts["class_pixels"], np.int64)
+        self._present_pixels += np.array(counts["present_pixels"], np.int64)
+        for own, others in ((self._images, counts["images"]), (self._pixels, counts["pixels"])):
+            for split, count in others.items():
+                own[split] = own.get(split, 0) + int(count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All counts so far, for JSON; see ``merge``."""
+        return {
+            "low": self._low,
+            "histogram": None if self._histogram is None else self._histogram.tolist(),
+            "moments": [moments.to_list() for moments in self._moments],
+            "class_pixels": self._class_pixels.tolist(),
+            "present_pixels": self._present_pixels.tolist(),
+            "images": dict(self._images),
+            "pixels": dict(self._pixels),
+        }
 
     def build(self) -> DatasetStatistics:
         """The statistics of all samples so far."""

@@ -9,7 +9,7 @@ import pytest
 
 from components import artifacts
 from components.environment import Environment, environment
-from components.steps import STEPS
+from components.steps import PART_STEPS, STEPS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("components", "pipelines")
@@ -58,5 +58,5 @@ def test_the_environment_is_read_when_it_is_asked_for(monkeypatch: pytest.Monkey
 
 
 def test_a_file_knows_a_step_that_there_is() -> None:
-    steps = {step.name for step in STEPS}
+    steps = {step.name for step in (*STEPS, *PART_STEPS)}
     assert {one.step for one in vars(artifacts).values() if isinstance(one, artifacts.File)} <= steps

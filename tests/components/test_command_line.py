@@ -34,12 +34,12 @@ print(sorted({"torch", "mlflow", "pydantic", "numpy"} & set(sys.modules)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
     for step in ALL.values():
-        assert f"  {step.name:<11} {step.help}" in done.stdout
+        assert f"  {step.name:<16} {step.help}" in done.stdout
 
 
 @pytest.mark.parametrize("step", ALL.values(), ids=ALL)
 def test_every_option_is_explained_by_the_docstring_of_its_function(step: Step) -> None:
-    function = getattr(importlib.import_module(step.module), step.name)
+    function = getattr(importlib.import_module(step.module), step.function)
     options = set(inspect.signature(function).parameters) - {"params"}
     texts = described_arguments(function)
     assert options <= set(texts)

@@ -26,11 +26,14 @@ class KubeflowCache:
 
     def compute_key(self, *, image: str, full_command: list[str], arguments: dict[str, Any], **_: Any) -> str:
         inputs = {
-            name: self.ids.setdefault(value.uri, len(self.ids) + 1) if isinstance(value, Artifact) else value
+            name: [self._id(one) for one in value] if isinstance(value, list) else self._id(value)
             for name, value in arguments.items()
         }
         self.keys.append({"image": image, "command": tuple(full_command), **inputs})
         return repr(sorted(self.keys[-1].items()))
+
+    def _id(self, value: Any) -> Any:
+        return self.ids.setdefault(value.uri, len(self.ids) + 1) if isinstance(value, Artifact) else value
 
     def get(self, key: str) -> Any:
         return self.outputs.get(key)

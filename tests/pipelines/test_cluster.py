@@ -1,5 +1,6 @@
 """``submit``, and errors of Kubeflow's API server, against a double of it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,27 @@ def test_a_namespace_is_needed_on_multi_user_kubeflow(server: Server, said: Said
     server.writes.clear()
     assert "up to date" in schedule(said, "--every", "1d", "--token-file", str(token), "--namespace", "jane")[1]
     assert server.writes == []
+
+
+def test_a_login_at_another_server_is_not_sent_to_this_one(
+    server: Server, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kfp keeps namespace, cookie and header of a login in ~/.config/kfp/context.json."""
+    from kfp.client import Client
+
+    saved = {
+        "namespace": "joe",
+        "client_authentication_cookie": "authservice_session=of-another-server",
+        "client_authentication_header_name": "x-goog-iap-jwt-assertion",
+        "client_authentication_header_value": "of-another-server",
+    }
+    (tmp_path / "context.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    assert said("submit", "--image", IMAGE)[0] == 0
+    assert len(server.runs) == 1
+    for request in server.received:
+        assert not [secret for secret in ("joe", "of-another-server", "x-goog-iap") if secret in request.lower()]
+    assert json.loads((tmp_path / "context.json").read_text()) == saved
 
 
 def test_a_namespace_is_refused_on_single_user_kubeflow(server: Server, said: Said) -> None:

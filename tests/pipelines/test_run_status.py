@@ -90,6 +90,10 @@ def test_a_failed_step_tells_its_own_sentence(
         ({"train": ["OOMKilled (exit code 137)"]}, ["train FAILED: OOMKilled (exit code 137)"]),
         ({"train-driver": ["no claim"]}, ["train FAILED: Kubeflow's driver, before the step: no claim"]),
         ({"train-driver": [SUCCEEDED]}, ["train PENDING"]),
+        (
+            {"validate-part 0": [SUCCEEDED], "validate-part 10": ["pod deleted", "OOMKilled"], "ingest": [CACHED]},
+            ["validate-part 0 SUCCEEDED", "validate-part 10 FAILED: OOMKilled", "ingest CACHED"],
+        ),
         ({}, []),
     ],
 )

@@ -1,5 +1,6 @@
 """The message at the end of a pipeline run, and a webhook that takes it or does not."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +17,7 @@ from components.kubeflow import notify as notification
 from components.kubeflow.last_step import LastStep, last_step, recorded
 from components.kubeflow.notify import notify, outcome
 from components.storage.s3 import s3_client
-from segmodels.errors import TransientError
+from segmodels.errors import InputError, TransientError
 
 REGISTERED = {
     "pipeline_run": "run-7",
@@ -148,6 +149,24 @@ def test_a_step_records_its_own_sentence() -> None:
     assert last_step() == LastStep("validate", ended=True)
 
 
+@pytest.mark.usefixtures("in_a_run")
+def test_the_part_that_failed_is_told_whatever_the_others_did_later() -> None:
+    def end(part: int, error: str = "") -> None:
+        with contextlib.suppress(InputError), recorded("validate-part", part):
+            if error:
+                raise InputError(error)
+
+    with recorded("ingest"):
+        pass
+    end(0)
+    end(1, "the image is cut off")
+    end(2)
+    assert last_step() == LastStep("validate-part 1", error="the image is cut off")
+    end(1)
+    with recorded("validate-merge"):
+        assert last_step() == LastStep("validate-merge"), "its next attempt succeeded"
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -226,6 +245,19 @@ def test_the_webhook_gets_json_and_its_address_is_not_printed(
     said = capsys.readouterr().out
     assert "notification sent" in said
     assert "secret" not in said
+
+
+def test_words_of_a_failed_step_are_no_links_and_mentions(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = 'a & b: <!channel> <https://evil.example|see "here">'
+    monkeypatch.setattr(notification, "last_step", lambda: LastStep("train", error=sentence))
+    notify(json.dumps({"state": "FAILED <!here>"}), "digits")
+    (message,) = webhook.received
+    assert message["text"].endswith('step train: a &amp; b: &lt;!channel&gt; &lt;https://evil.example|see "here"&gt;')
+    assert "<" not in json.dumps(message)
+    assert message["attachments"][0]["fields"][0]["value"] == "FAILED &lt;!here&gt;"
+    assert sentence in capsys.readouterr().out, "the log is no chat"
 
 
 def test_one_run_tells_one_outcome_once(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
