@@ -1,4 +1,6 @@
-"""The library's catalogue: ``python -m segmodels models|encoders|losses|tasks|metrics|layouts``, ``describe MODEL``."""
+"""The library's catalogue: ``python -m segmodels models|encoders|losses|tasks|metrics|layouts [NAME]``, ``describe
+MODEL``.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     for kind in LISTINGS:
         listing = commands.add_parser(kind, help=f"every {kind.removesuffix('es' if kind == 'losses' else 's')}")
         listing.add_argument("--markdown", action="store_true", help="as a table for a document")
+        if kind == "layouts":
+            listing.add_argument("name", nargs="?", help="one layout: its folder, classes, licence and how to get it")
     description = commands.add_parser("describe", help="structure of a model, with shapes")
     description.add_argument("model")
     description.add_argument("--classes", type=int, help="number of classes (default: that of the model's card)")
@@ -46,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
             from segmodels.models.analysis import describe
 
             print(describe(chosen.model, chosen.classes, chosen.size))
+        elif getattr(chosen, "name", None):
+            _print_layout(chosen.name)
         elif chosen.markdown:
             print(LISTINGS[chosen.command]().markdown())
         else:
@@ -67,6 +73,15 @@ def _print(listing: Listing) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=200)
     console.print(table)
+
+
+def _print_layout(name: str) -> None:
+    from rich.console import Console
+
+    from segmodels.data.layout_cards import printed_card
+
+    console = Console()
+    (console if console.is_terminal else Console(width=200)).print(printed_card(name))
 
 
 def models() -> Listing:

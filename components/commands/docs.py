@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from components.params.reference import parameters_page
 from segmodels.__main__ import LISTINGS
-from segmodels.data.layouts.base import LAYOUTS, Layout
+from segmodels.data.layout_cards import markdown_card
+from segmodels.data.layouts.base import LAYOUTS
 
 
 class Page(NamedTuple):
@@ -55,9 +56,11 @@ PAGES = {
     ),
     "datasets": Page(
         "Dataset layouts",
-        "`ingest.layout: NAME` says how the files of a dataset are organised;"
-        " [your-own-dataset.md](your-own-dataset.md) shows the rest of the section.",
-        lambda: f"{LISTINGS['layouts']().markdown()}\n\n{_trees()}",
+        "`ingest.layout: auto`, the default, finds the layout that fits the folder; `ingest.layout: NAME` chooses one."
+        " `ingest.classes: {vehicle: [car, truck], ignore: [sky]}` merges and drops classes."
+        " [your-own-dataset.md](your-own-dataset.md) shows the rest of the section,"
+        " `python -m segmodels layouts NAME` prints the card of a layout.",
+        lambda: "\n\n".join([LISTINGS["layouts"]().markdown(), *map(markdown_card, LAYOUTS.names())]),
     ),
     "parameters": Page(
         "Parameters",
@@ -81,12 +84,6 @@ def main(argv: list[str]) -> int:
         (folder / f"{name}.md").write_text(page(name), encoding="utf-8")
         print(folder / f"{name}.md")
     return 0
-
-
-def _trees() -> str:
-    """The folder that each layout reads."""
-    layouts = {entry.name: cast("type[Layout]", entry.build) for entry in LAYOUTS}
-    return "\n\n".join(f"## {name}\n\n```\n{layout.tree.strip()}\n```" for name, layout in layouts.items())
 
 
 if __name__ == "__main__":

@@ -54,4 +54,4 @@ def _params(facts: dict[str, Any]) -> IngestParams:
         return IngestParams(source=kind, digits=DigitsSettings(**source))
     if kind == "dvc":
         source["rev"] = facts["revision"]
-    return IngestParams(source=kind, layout=facts["layout"], **source)
+    return IngestParams(source=kind, layout=facts["layout"], classes=facts.get("classes", {}), **source)

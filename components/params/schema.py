@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,7 +29,9 @@ class IngestParams:
             s3://bucket/prefix.
         repo: dvc: URL or path of the Git repository that versions the dataset.
         rev: dvc: branch, tag or commit. None: the default branch.
-        layout: how the files are organised; docs/datasets.md lists the layouts.
+        layout: how the files are organised; docs/datasets.md lists the layouts. auto: the one that fits the folder.
+        classes: merges, renames and drops classes: {vehicle: [car, truck, bus], ignore: [sky]} makes one class of
+            three, and pixels of the sky count nowhere. Classes that are not named stay.
         splits: train, val or test -> name of that split in the dataset, where they differ: {test: val} measures on the
             dataset's val.
         split: how samples are split when the dataset ships no splits.
@@ -40,7 +42,8 @@ class IngestParams:
     path: str | None = None
     repo: str | None = None
     rev: str | None = None
-    layout: str = "folder"
+    layout: str = "auto"
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     splits: Mapping[Split, str] = field(default_factory=dict)
     split: SplitSettings = field(default_factory=SplitSettings)
     digits: DigitsSettings = field(default_factory=DigitsSettings)

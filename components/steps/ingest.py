@@ -16,7 +16,7 @@ from components.params.schema import IngestParams
 from components.running.atomic import written_folder
 from components.running.digests import directory_digest
 from components.running.wording import first_few
-from segmodels.data.layouts import Sample, open_layout
+from segmodels.data.layouts import AUTO, Layout, Sample, find_layout, open_layout
 from segmodels.data.manifest import SPLITS, manifest_row, split_by_group, write_dataset
 from segmodels.errors import InputError
 
@@ -48,8 +48,9 @@ def ingest(
             f"the dataset changed while the run was starting (its revision is {now}, expected {revision}): start a new"
             " run"
         )
-    layout = open_layout(data.layout, data.root)
-    samples = _in_our_splits(list(layout.samples()), params)
+    name = find_layout(data.root) if data.layout == AUTO else data.layout
+    layout = open_layout(name, data.root, params.classes)
+    samples = _in_our_splits(list(layout.samples()), params, layout)
     if missing := [path for sample in samples for path in (sample.image, *sample.files) if path not in data.md5s]:
         raise InputError(
             f"dataset {data.root} lists {len(missing)} files that are not there ({first_few(missing)}): add them or"
@@ -65,7 +66,8 @@ def ingest(
             root = os.path.relpath(data.root.absolute(), dataset.resolve())
         write_dataset(
             folder,
-            layout=data.layout,
+            layout=layout.name,
+            classes=params.classes,
             root=root,
             labels=layout.labels,
             source=data.source,
@@ -76,7 +78,9 @@ def ingest(
     counts = Counter(sample.split for sample in samples)
     splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
     alone = "" if any(sample.files for sample in samples) else ", not annotated"
-    print(f"{len(samples)} samples ({splits}) of dataset {digest}{alone}")
+    print(f"{len(samples)} samples ({splits}) of dataset {digest}, layout {layout.name}{alone}")
+    if layout.left_out:
+        print(f"{len(layout.left_out)} files without their other half are left out ({first_few(layout.left_out)})")
 
 
 def _link(source: str, target: str) -> None:
@@ -86,12 +90,14 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _in_our_splits(samples: Sequence[Sample], params: IngestParams) -> list[Sample]:
+def _in_our_splits(samples: Sequence[Sample], params: IngestParams, layout: Layout) -> list[Sample]:
     """The samples of train, val and test: as the dataset ships them, by ``params.splits``, or else split by group."""
     shipped = sorted({sample.split for sample in samples if sample.split is not None})
     if not samples:
+        alone = f", but files without their other half ({first_few(layout.left_out)})" if layout.left_out else ""
         raise InputError(
-            f"dataset {params.path} has no samples in layout {params.layout!r}: check ingest.path and ingest.layout"
+            f"dataset {params.path} has no samples in layout {layout.name!r}{alone}: check ingest.path and"
+            " ingest.layout"
         )
     if not shipped:
         if params.splits:

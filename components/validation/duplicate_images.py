@@ -16,10 +16,12 @@ def with_duplicates(facts: pa.Table, distance: int) -> pa.Table:
     """
     split, image = (facts.column(name).to_numpy(zero_copy_only=False) for name in ("split", "image"))
     md5 = facts.column("image_md5").to_numpy(zero_copy_only=False)
-    equal = same_elsewhere(md5, split)
+    parts = _parts_of_files(image, facts.column("id").to_pylist())
+    equal = same_elsewhere(np.array([None if part else one for part, one in zip(parts, md5, strict=True)]), split)
     hashes = facts.column("image_hash")
     hashed = np.flatnonzero(hashes.is_valid().to_numpy())
-    _, first = np.unique(md5[hashed].astype(str), return_index=True)
+    content = np.where(parts, facts.column("id").to_numpy(zero_copy_only=False), md5)
+    _, first = np.unique(content[hashed].astype(str), return_index=True)
     distinct = hashed[np.sort(first)]  # exact duplicates are reported elsewhere
     partner = near_elsewhere(hashes.take(distinct).to_numpy(), split[distinct], distance)
     similar = np.full(len(split), -1)
@@ -28,6 +30,14 @@ def with_duplicates(facts: pa.Table, distance: int) -> pa.Table:
         places = [None if place < 0 else f"{split[place]}: {image[place]}" for place in other]
         facts = facts.append_column(name, pa.array(places, pa.string()))
     return facts
+
+
+def _parts_of_files(image: np.ndarray, ids: list[str]) -> np.ndarray:
+    """Which samples are parts of a file (pages, slices), ``(N,)`` bool: files that hold samples of several ids."""
+    holds: dict[str, set[str]] = {}
+    for file, sample in zip(image, ids, strict=True):
+        holds.setdefault(file, set()).add(sample)
+    return np.array([len(holds[file]) > 1 for file in image], dtype=bool)
 
 
 def same_elsewhere(content: np.ndarray, split: np.ndarray) -> np.ndarray:

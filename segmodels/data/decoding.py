@@ -144,6 +144,28 @@ def read_pages(path: str | Path) -> np.ndarray:
     return np.moveaxis(geometry.upright(np.moveaxis(values, 0, -1), orientation(picture)), -1, 0)
 
 
+def page_count(path: str | Path) -> int:
+    """Number of pages of a TIFF file, 1 of others; errors as ``read_pages``."""
+    return int(getattr(_decode(_read(path), path), "n_frames", 1))
+
+
+def read_page(path: str | Path, number: int) -> np.ndarray:
+    """One grey page ``(H, W)`` of a TIFF file, of its own type; ``number`` counts from 0.
+
+    Raises:
+        InputError: as ``read_pages``, or the file has fewer pages.
+    """
+    picture = _decode(_read(path), path)
+    try:
+        picture.seek(number)
+        page = np.array(picture)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
+    if page.ndim != 2:
+        raise InputError(f"file {path} has a page of the shape {page.shape}, expected grey pages: convert it")
+    return page
+
+
 def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
     """Decode a mask to the label ids in the file, ``(H, W)`` uint8, uint16 or int32.
 

@@ -101,7 +101,7 @@ class Dataset:
                 f"dataset folder {folder} has a manifest.parquet of dataset {written} and a dataset.json of {digest}:"
                 " run the step ingest again"
             )
-        layout = open_layout(name, root)
+        layout = open_layout(name, root, facts.get("classes"))
         if layout.labels != labels:
             raise InputError(
                 f"the classes of dataset {root} have changed since it was ingested: run the step ingest again"
@@ -142,6 +142,7 @@ def write_dataset(
     layout: str,
     root: str | Path,
     labels: LabelMap,
+    classes: Mapping[str, Sequence[str]] | None = None,
     source: Mapping[str, Any],
     revision: str | None,
     digest: str,
@@ -151,6 +152,7 @@ def write_dataset(
 
     Args:
         layout: name of the layout.
+        classes: merged, renamed and dropped classes, as ``open_layout`` takes them.
         root: folder of the data, absolute or relative to ``folder``.
         rows: as ``manifest_row`` makes them; their order is kept.
 
@@ -172,6 +174,7 @@ def write_dataset(
     pq.write_table(table.replace_schema_metadata({DIGEST: digest}), folder / MANIFEST)
     facts = {
         "layout": layout,
+        **({"classes": {name: list(parts) for name, parts in classes.items()}} if classes else {}),
         "root": str(root),
         "labels": labels.to_dict(),
         "source": dict(source),

@@ -16,6 +16,9 @@ from segmodels.errors import InputError
 
 SUFFIXES = (".nii", ".nii.gz")
 
+ROUNDING = 1e-4
+"""Label ids that a file scales are read with this error at most: 0.99999997 is 1."""
+
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -59,9 +62,18 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
     if values.ndim != 3:
         raise InputError(f"label map {path} has {values.ndim} axes, expected 3")
     labels = np.rint(values)
-    if not np.array_equal(labels, values):
+    if not np.allclose(labels, values, rtol=0, atol=ROUNDING):  # NaN is not close to anything
         raise InputError(f"label map {path} holds values that are not whole numbers, expected label ids: correct it")
     return np.ascontiguousarray(labels.transpose()).astype(np.int32), _spacing(image)
+
+
+def volume_depth(path: str | Path) -> int:
+    """D of a volume, from its header.
+
+    Raises:
+        InputError: as ``read_volume``.
+    """
+    return int(_load(path).shape[2])
 
 
 def write_nifti(path: str | Path, classes: NDArray, like: str | Path) -> None:

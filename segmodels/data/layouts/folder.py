@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import Classes, read_classes
 from segmodels.data.decoding import SUFFIXES, read_mask, read_pixels
+from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.pairing import encode_labels, files_by_id, read_table, require_pairs, split_ids
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
@@ -51,6 +53,10 @@ class Folder(Layout):
         {"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, "car"],
          "ignore": [255, {"color": [0, 0, 0]}], "things": ["car"]}
 
+    Without a classes file the masks must leave no doubt: 0 and 255, or 0 and 1, are background and foreground; palette
+    indices are ``class 0``, ``class 1``, ... in the palette's colours, 255 is void; colours become classes that are
+    named by them (``#804080``), black first.
+
     ``objects/`` holds, under the names of the masks, maps of object ids, 0 where there is none: grey PNG of 8 or 16
     bits, or TIFF with a page for each layer where objects overlap (an object is on one page). Each object has the class
     that most of its pixels have in the mask, unless ``NAME.json`` beside the map gives classes, by name, and crowds::
@@ -63,11 +69,19 @@ images/road/0001.jpg        any depth of folders; png jpg bmp tif gif webp pgm p
 masks/road/0001.png         the same path below masks/, the ending may differ; without masks/: not annotated
 objects/road/0001.png       optional: ids of objects, png or tif
 objects/road/0001.json      optional: classes and crowds of the objects
-classes.txt                 or classes.json
+classes.txt                 or classes.json; may be left out where masks are binary, palettes or colours
 splits/train.txt            optional, with val.txt and test.txt: one sample id per line
 groups.csv                  optional: header id,group; default: every sample its own group
 image_labels.csv            optional: header id,label; class of the whole image, a number from 0
 """
+
+    marks = "images/ beside classes.txt or classes.json (masks/ with the masks, objects/ with maps of objects)"
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        if not (root / "images").is_dir() or Mads.fits(root):  # whose trees are alike
+            return False
+        return any((root / part).exists() for part in ("masks", "classes.txt", "classes.json"))
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -79,7 +93,9 @@ image_labels.csv            optional: header id,label; class of the whole image,
         self._annotated, self._has_objects = ((self.root / part).is_dir() for part in ("masks", "objects"))
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
-        self._classes: Classes = read_classes(self.root)
+        listed = any((self.root / name).is_file() for name in ("classes.txt", "classes.json"))
+        masks = [] if listed or not self._annotated else list(files_by_id(self.root, "masks").values())
+        self._classes: Classes = inferred_classes(self.root, masks) if masks else read_classes(self.root)
         self.assumed_void = self._classes.assumed_void
 
     @cached_property

@@ -18,6 +18,7 @@ from segmodels.annotations import Annotation
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import composed, encode_labels
+from segmodels.data.layouts.slices import Slices
 from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
@@ -26,7 +27,15 @@ from segmodels.labels import LabelMap
 _MODALITY = re.compile(r"(.+)_(\d{4})$")
 
 
-@register_layout("nifti", LayoutCard("volumes in NIfTI files", "https://medicaldecathlon.com"))
+CARD = LayoutCard(
+    "volumes in NIfTI files",
+    "https://medicaldecathlon.com",
+    licence="of the Medical Segmentation Decathlon CC BY-SA 4.0",
+    get="https://medicaldecathlon.com, or arrange your own volumes so",
+)
+
+
+@register_layout("nifti", CARD)
 class Nifti(Layout):
     """A folder of volumes.
 
@@ -35,6 +44,7 @@ class Nifti(Layout):
     without a label map, as in ``imagesTs/``, are for ``predict``.
     """
 
+    marks = "imagesTr/ and dataset.json (labelsTr/ with the label maps)"
     tree: ClassVar[str] = """\
 imagesTr/la_003.nii.gz      volumes, .nii or .nii.gz; or la_003_0000.nii.gz, la_003_0001.nii.gz: a modality each
 labelsTr/la_003.nii.gz      label ids; without labelsTr/: not annotated
@@ -49,6 +59,10 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
                     f"dataset folder {self.root} has no {part}, expected imagesTr/, labelsTr/ and dataset.json (layout"
                     f" {self.name!r})"
                 )
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return (root / "imagesTr").is_dir() and (root / "dataset.json").is_file()
 
     @cached_property
     def labels(self) -> LabelMap:
@@ -105,6 +119,23 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
         folder = self.root / part
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         return [path for path in found if is_nifti(path) and not path.name.startswith(".")]
+
+
+@register_layout("nifti_slices", replace(CARD, reads="volumes in NIfTI files, slice by slice"))
+class NiftiSlices(Slices):
+    """The axial slices of ``nifti``, for models of images."""
+
+    volumes = Nifti
+    tree = Nifti.tree
+
+
+@register_layout("nifti_slices_25d", replace(CARD, reads="volumes in NIfTI files, slices with their neighbours"))
+class NiftiSlices25d(Slices):
+    """The axial slices of ``nifti``, with the slices above and below as further channels (2.5-D)."""
+
+    volumes = Nifti
+    neighbours = 1
+    tree = Nifti.tree
 
 
 def _label(key: str, value: Any) -> tuple[int, str]:

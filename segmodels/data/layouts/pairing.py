@@ -18,6 +18,17 @@ from segmodels.labels import LabelMap, UnknownLabelsError
 
 SPLITS = ("train", "val", "test")
 
+PUBLISHED_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of the splits in datasets, lower case, and here."""
+
 
 def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
     """Sample id -> path relative to ``root``, of all files below the folder ``part``, sorted.
@@ -29,6 +40,7 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
         InputError: two files of one id, or as ``files_below``.
     """
     found: dict[str, str] = {}
+    prefix = f"{part.rstrip('/')}/" if part else ""
     for name in files_below(root / part) if (root / part).is_dir() else ():
         path = PurePosixPath(name)
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
@@ -39,8 +51,13 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
                 f"{root / found[sample_id]} and {path.name} have the same name up to the ending, expected one file per"
                 " sample: rename or remove one"
             )
-        found[sample_id] = f"{part}/{name}"
+        found[sample_id] = f"{prefix}{name}"
     return found
+
+
+def published_split(name: str) -> str | None:
+    """The split that a dataset calls ``name``, with or without a year; None where that is no split's name."""
+    return PUBLISHED_SPLITS.get(name.lower().rstrip("0123456789"))
 
 
 def composed(name: str) -> str:

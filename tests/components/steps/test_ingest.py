@@ -291,6 +291,7 @@ def latin1_name(root: Path) -> None:
 
 def no_classes(root: Path) -> None:
     (root / "classes.txt").unlink()
+    write(root / "masks" / "val" / "000.png", Image.new("L", (32, 24), 7))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,11 @@ def no_classes(root: Path) -> None:
         ),
         (circle, r"^folder \S+/images/again is a link to a folder that it lies in: remove the link$"),
         (latin1_name, r"^folder \S+ holds a file whose name is not UTF-8, masks/val/stra\\xdfe\.png: rename it"),
-        (no_classes, r"^dataset folder \S+ has neither classes\.txt nor classes\.json, expected one of them$"),
+        (
+            no_classes,
+            r"^dataset folder \S+ has neither classes\.txt nor classes\.json, and its masks leave doubts: they"
+            r" hold the grey values \[0, 1, 7\]; correct the masks, or write classes\.txt",
+        ),
     ],
 )
 def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
@@ -348,8 +353,11 @@ def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
     ("facts", "sentence"),
     [
         ({"path": "nothing/here"}, r"^dataset folder nothing/here is not there: check ingest\.path$"),
-        ({"layout": "camvid"}, r"^dataset folder \S+ has none of train\.txt, val\.txt, test\.txt, expected CamVid"),
-        ({"layout": "camvit"}, r"^unknown layout 'camvit': did you mean 'camvid'\?$"),
+        (
+            {"layout": "camvid"},
+            r"^dataset folder \S+ is not organised as layout 'camvid', expected train\.txt, val\.txt or test\.txt",
+        ),
+        ({"layout": "camvit"}, r"^unknown layout 'camvit': did you mean 'camvid' or 'camvid32'\?$"),
         (
             {"splits": {"test": "testing"}},
             r"^split 'test' has no samples, the dataset's splits are test, train, val: set ingest\.splits",

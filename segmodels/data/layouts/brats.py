@@ -1,0 +1,107 @@
+"""Brain tumours of the BraTS challenges (Menze, IEEE TMI 34, 2015): a folder of NIfTI files for each case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation
+from segmodels.data.classes_file import distinct_colors
+from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.pairing import encode_labels, published_split
+from segmodels.data.layouts.published import Published
+from segmodels.data.layouts.slices import Slices
+from segmodels.data.nifti import SUFFIXES, read_label_volume, read_volume, stem
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+CLASSES = ("background", "necrosis", "oedema", "non-enhancing tumour", "enhancing tumour")
+MODALITIES = ("flair", "t1", "t1c", "t1ce", "t2")
+"""Names that a file of the image has, lower case, in the order of the channels."""
+
+LABELS = ("otmulticlass", "seg")
+CARD = LayoutCard(
+    "BraTS, brain tumours",
+    "https://www.med.upenn.edu/cbica/brats2020/",
+    licence="CC BY-NC-SA 3.0 (2013, 2015); see the challenge's page for others",
+    get="register for the challenge of a year at https://www.med.upenn.edu/cbica/brats2020/registration.html",
+)
+
+
+@register_layout("brats", CARD)
+class Brats(Published):
+    """BraTS, as the challenges and DeepMedic's examples have it: modalities are channels, in the order flair, t1, t1c,
+    t2. A case's folder may lie in a folder of its split. Cases without labels are not annotated.
+    """
+
+    places = ("", "brats2015TrainingData/", "MICCAI_BraTS2020_TrainingData/", "BraTS2020_TrainingData/")
+    marks = "a folder for each case, in it *_flair.nii.gz or Flair*.nii.gz, with *_seg.nii.gz or OTMultiClass.nii.gz"
+    tree: ClassVar[str] = """\
+train/brats_2013_pat0005_1/Flair_subtrMeanDivStd.nii.gz       DeepMedic; with T1c_subtrMeanDivStd.nii.gz
+train/brats_2013_pat0005_1/OTMultiClass.nii.gz                label ids 0..4
+BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz        the challenge; with _t1, _t1ce, _t2
+BraTS20_Training_001/BraTS20_Training_001_seg.nii.gz          label ids 0, 1, 2, 4
+"""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        paths = (path for place in ("*/*.nii*", "*/*/*.nii*") for path in folder.glob(place))
+        return any(_part(path.name) == "flair" for path in paths)
+
+    @classmethod
+    def published(cls) -> LabelMap | None:
+        return LabelMap(CLASSES, distinct_colors(len(CLASSES)), {train: train for train in range(len(CLASSES))})
+
+    def samples(self) -> Iterable[Sample]:
+        cases: dict[str, dict[str, str]] = {}
+        for file in self.files("", (".gz", ".nii")).values():
+            folder, _, name = file.rpartition("/")
+            if name.endswith(SUFFIXES) and (part := _part(name)) is not None:
+                cases.setdefault(folder, {})[part] = file
+        for folder, parts in cases.items():
+            images = [parts[modality] for modality in MODALITIES if modality in parts]
+            if not images:
+                continue
+            masks = [parts[label] for label in LABELS if label in parts][:1]
+            path = PurePosixPath(folder)
+            split = published_split(path.parent.name)
+            yield Sample(path.name, split, images[0], (*masks, *images[1:]), group=path.name)
+
+    def read_image(self, sample: Sample) -> NDArray:
+        others = [file for file in sample.files if _part(file) in MODALITIES]
+        volumes = [read_volume(self.root / file)[0] for file in (sample.image, *others)]
+        if len({volume.shape for volume in volumes}) > 1:
+            sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
+            raise InputError(f"modalities of {sample.id} have the sizes {sizes}, expected one size: replace them")
+        return np.concatenate(volumes, axis=-1)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        mask = sample.annotation_file
+        if mask is None or _part(mask) not in LABELS:
+            return None
+        ids, spacing = read_label_volume(self.root / mask)
+        return replace(Annotation.of_classes(encode_labels(self.labels, ids, mask)), spacing=spacing)
+
+
+@register_layout("brats_slices", replace(CARD, reads="BraTS, slice by slice"))
+class BratsSlices(Slices):
+    """The axial slices of ``brats``."""
+
+    volumes = Brats
+    tree = Brats.tree
+
+    @classmethod
+    def published(cls) -> LabelMap | None:
+        return Brats.published()
+
+
+def _part(file: str) -> str | None:
+    """The modality or the labels that a file holds, by its name."""
+    name = stem(file.rpartition("/")[2]).lower()
+    words = {name.rpartition("_")[2], name.partition("_")[0]}
+    return next((word for word in (*MODALITIES, *LABELS) if word in words), None)

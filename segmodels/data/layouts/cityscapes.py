@@ -1,0 +1,143 @@
+"""Cityscapes (Cordts, CVPR 2016): 19 classes of street scenes, with objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation, Segment
+from segmodels.data.decoding import read_mask
+from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.id_maps import one_layer, values_in
+from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.published import Published
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+IMAGE = "_leftImg8bit"
+LABELS, TRAIN_IDS, INSTANCES = "labelIds", "labelTrainIds", "instanceIds"
+PER_CLASS = 1000
+"""An object's value is its label id times this, plus its number; smaller values are label ids."""
+
+LICENCE = "research and teaching only, no redistribution: https://www.cityscapes-dataset.com/license/"
+GET = "register at https://www.cityscapes-dataset.com, then unpack leftImg8bit_trainvaltest.zip and {} into one folder"
+
+
+@register_layout(
+    "cityscapes",
+    LayoutCard(
+        "Cityscapes, fine annotations",
+        "https://www.cityscapes-dataset.com",
+        "train 2975, val 500, test 1525 (annotated as void only: measure on val)",
+        LICENCE,
+        GET.format("gtFine_trainvaltest.zip"),
+    ),
+)
+class Cityscapes(Published):
+    """Cityscapes.
+
+    Splits are the folders; a sample's group is its city. The class map comes from ``labelIds``, without it from
+    ``labelTrainIds``, without both from ``instanceIds``. Objects come from ``instanceIds``; a region of a countable
+    class without numbers is a crowd. Images without annotation, and the reverse, are left out.
+    """
+
+    table = "cityscapes"
+    marks = "leftImg8bit/ and gtFine/, in them a folder for each split and city"
+    tree: ClassVar[str] = """\
+leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png         likewise val/ and test/
+gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png          label ids 0..33
+gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png     or these: train ids 0..18, 255 void
+gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png       optional: 16 bits, label id * 1000 + number
+"""
+    truth: ClassVar[str] = "gtFine"
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        return (folder / "leftImg8bit").is_dir() and (folder / cls.truth).is_dir()
+
+    @cached_property
+    def labels(self) -> LabelMap:
+        labels = super().labels
+        return labels if self._files[INSTANCES] else replace(labels, things=frozenset())
+
+    @cached_property
+    def _files(self) -> dict[str, dict[str, str]]:
+        """Kind of file -> ``split/city/frame`` -> path."""
+        found: dict[str, dict[str, str]] = {LABELS: {}, TRAIN_IDS: {}, INSTANCES: {}}
+        for name, file in self.files(self.truth, (".png",)).items():
+            frame, _, kind = name.rpartition("_")
+            if kind in found and frame.endswith(f"_{self.truth}"):
+                found[kind][frame.removesuffix(f"_{self.truth}")] = file
+        return found
+
+    def samples(self) -> Iterable[Sample]:
+        pictures = self.files("leftImg8bit").items()
+        images = {name.removesuffix(IMAGE): image for name, image in pictures if name.endswith(IMAGE)}
+        kinds = self._files
+        masks = kinds[INSTANCES] | kinds[TRAIN_IDS] | kinds[LABELS]
+        for name, image, mask in self.paired(images, masks):
+            split, _, frame = name.partition("/")
+            objects = (kinds[INSTANCES][name],) if name in kinds[INSTANCES] and mask != kinds[INSTANCES][name] else ()
+            yield Sample(frame, split, image, (mask, *objects), group=frame.split("/")[0])
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        mask, *objects = sample.files
+        stored = read_mask(self.root / mask).astype(np.int64)
+        ids = stored
+        if mask.endswith(f"{INSTANCES}.png"):
+            objects, ids = [mask], np.where(stored < PER_CLASS, stored, stored // PER_CLASS)
+        labels = self._train_ids if mask.endswith(f"{TRAIN_IDS}.png") else self.labels
+        annotation = Annotation.of_classes(encode_labels(labels, ids, mask))
+        if not objects:
+            return annotation
+        numbers = stored if objects[0] == mask else read_mask(self.root / objects[0]).astype(np.int64)
+        if numbers.shape != annotation.size:
+            raise InputError(f"{objects[0]} and {mask} have different sizes, expected one size: replace one of them")
+        layers, segments = one_layer(numbers, self._rows(numbers))
+        return replace(annotation, layers=layers, segments=segments)
+
+    def _rows(self, numbers: NDArray) -> Iterable[Segment]:
+        for value in values_in(numbers):
+            label = self.labels.ids.get(value if value < PER_CLASS else value // PER_CLASS)
+            if label in self.labels.things:
+                yield Segment(value, label, crowd=value < PER_CLASS)
+
+    @property
+    def _train_ids(self) -> LabelMap:
+        """For masks that hold train ids already."""
+        labels = self.labels
+        trains = {train: train for train in range(labels.num_classes)}
+        return replace(labels, ids=trains | {labels.ignore_index: labels.ignore_index})
+
+
+@register_layout(
+    "cityscapes_coarse",
+    LayoutCard(
+        "Cityscapes, coarse annotations",
+        "https://www.cityscapes-dataset.com",
+        "train 2975, train_extra 19998, val 500",
+        LICENCE,
+        GET.format("leftImg8bit_trainextra.zip and gtCoarse.zip"),
+    ),
+)
+class CityscapesCoarse(Cityscapes):
+    """Cityscapes with its coarse polygons; the split ``train_extra`` has no fine ones."""
+
+    marks = "leftImg8bit/ and gtCoarse/, without gtFine/"
+    truth: ClassVar[str] = "gtCoarse"
+    tree: ClassVar[str] = """\
+leftImg8bit/train_extra/augsburg/augsburg_000000_000000_leftImg8bit.png           likewise train/ and val/
+gtCoarse/train_extra/augsburg/augsburg_000000_000000_gtCoarse_labelIds.png        label ids 0..33
+gtCoarse/train_extra/augsburg/augsburg_000000_000000_gtCoarse_instanceIds.png     optional
+"""
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """With ``gtFine/`` beside it, only ``cityscapes``."""
+        return super().fits(root) and not (root / "gtFine").is_dir()

@@ -1,0 +1,155 @@
+"""COCO's JSON files as annotation tools export them: CVAT, Roboflow, Supervisely, Label Studio, labelme2coco."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation
+from segmodels.data.decoding import read_pixels
+from segmodels.data.folder_files import files_below
+from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.coco import Coco
+from segmodels.data.layouts.coco_json import CocoFile, find_image, labels_of, object_annotation
+from segmodels.data.layouts.pairing import published_split
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+PLACES = ("*.json", "annotations/*.json", "*/*.json", "*/annotations/*.json")
+"""Where exports have their JSON file, below the dataset's folder."""
+
+OTHERS = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_", "stuff_")
+"""Beginnings of the names of COCO's other files."""
+
+KEYS = (b'"images"', b'"annotations"', b'"categories"')
+LARGEST_LOOKED_INTO = 2**24
+"""Bytes of a JSON file; a larger one is an export by its name alone."""
+
+
+@register_layout(
+    "coco_export",
+    LayoutCard(
+        "objects in COCO's JSON, as CVAT, Roboflow, Supervisely and Label Studio export them",
+        "https://cocodataset.org/#format-data",
+        get="export your project from the annotation tool as COCO (for Roboflow: COCO Segmentation)",
+    ),
+)
+class CocoExport(Layout):
+    """Objects in COCO's JSON, with the export's own categories. Class 0 is the background.
+
+    Every JSON file is a split: by the folder it lies in (``train/_annotations.coco.json``) or the end of its name
+    (``instances_train.json``); ``valid`` and ``validation`` are val. Where a file's split has no known name there are
+    no splits. Images are looked for beside the JSON file, in ``images/`` and under the split's name. Objects without a
+    mask are left out; images without objects are background.
+    """
+
+    marks = (
+        "a JSON file of COCO's form: annotations/instances_default.json (CVAT), train/_annotations.coco.json"
+        " (Roboflow), DATASET/annotations/instances.json (Supervisely), result.json (Label Studio)"
+    )
+    tree: ClassVar[str] = """\
+annotations/instances_default.json       CVAT, images in images/
+train/_annotations.coco.json             Roboflow, images beside it; likewise valid/ and test/
+DATASET/annotations/instances.json       Supervisely, images in DATASET/images/
+result.json                              Label Studio, images in images/
+"""
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
+        found = _json_files(self.root)
+        if not found:
+            raise InputError(
+                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
+                " path"
+            )
+        self._json = {name: CocoFile(self.root / name, name) for name in found}
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        return not Coco.fits(root) and bool(_json_files(root))
+
+    @cached_property
+    def labels(self) -> LabelMap:
+        return labels_of(self._json.values())
+
+    def samples(self) -> Iterable[Sample]:
+        self.left_out = []
+        splits = {name: _split(name) for name in self._json}
+        named = all(splits.values())
+        for name, file in self._json.items():
+            images = self._images(name)
+            self.left_out += [own for own in file.images if own not in images]
+            for own, image in images.items():
+                sample = _stem(own) if named else _stem(image)
+                yield Sample(sample, splits[name] if named else None, image, (name,), group=sample)
+
+    def read_image(self, sample: Sample) -> NDArray:
+        return read_pixels(self.root / sample.image)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        name = sample.files[0]
+        return object_annotation(self._json[name], self._rows[name][sample.image], self.labels)
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """JSON file -> path of the image relative to the root -> its row."""
+        return {
+            name: {image: file.images[own] for own, image in self._images(name).items()}
+            for name, file in self._json.items()
+        }
+
+    @cached_property
+    def _all_files(self) -> frozenset[str]:
+        return frozenset(files_below(self.root))
+
+    def _images(self, name: str) -> dict[str, str]:
+        """Image as a JSON file names it -> its path relative to the root, of those that are there."""
+        folders = _folders(name)
+        places = {own: find_image(own, folders, self._all_files) for own in self._json[name].images}
+        return {own: place for own, place in places.items() if place is not None}
+
+
+def _json_files(root: Path) -> list[str]:
+    """Files of COCO's form, relative to ``root``."""
+    found = []
+    for place in PLACES:
+        for path in sorted(root.glob(place)):
+            if not path.name.startswith(OTHERS) and _is_coco(path):
+                found.append(path.relative_to(root).as_posix())
+    return list(dict.fromkeys(found))
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file has COCO's keys."""
+    try:
+        if path.stat().st_size > LARGEST_LOOKED_INTO:
+            return path.name.startswith("instances") or path.name.endswith(".coco.json")
+        text = path.read_bytes()
+        return all(key in text for key in KEYS) and isinstance(json.loads(text), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _split(name: str) -> str | None:
+    """Of a JSON file: by the end of its name, else by the folder that it lies in."""
+    path = PurePosixPath(name)
+    return published_split(path.stem.rpartition("_")[2]) or published_split(path.parent.name)
+
+
+def _folders(name: str) -> list[str]:
+    """Where the images of a JSON file may be, relative to the root, each with a final slash."""
+    path = PurePosixPath(name)
+    subset = path.stem.rpartition("_")[2]
+    here = [path.parent, path.parent.parent] if path.parent.name == "annotations" else [path.parent]
+    parts = ("", "images", f"images/{subset}", subset, "JPEGImages", "data", "img")
+    folders = [folder / part for folder in here for part in parts]
+    return ["" if str(folder) == "." else f"{folder}/" for folder in dict.fromkeys(folders)]
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))

@@ -1,0 +1,218 @@
+"""COCO's JSON files of objects, as COCO publishes them and as annotation tools export them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation, Box, Segment, pack_layers
+from segmodels.checks import shown
+from segmodels.data.classes_file import distinct_colors
+from segmodels.data.decoding import Color
+from segmodels.data.layouts.id_maps import as_stated
+from segmodels.errors import InputError
+from segmodels.files import check_shape, reading
+from segmodels.labels import LabelMap
+
+BACKGROUND = "background"
+"""The class of pixels without an object."""
+
+FEWEST_NUMBERS = 6
+"""Of a polygon: three corners."""
+
+FORM = {"images": [{"id": (int, str), "file_name": str}], "categories": [{"id": int, "name": str}]}
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """One JSON file.
+
+    Attributes:
+        path: of the file.
+        name: relative to the dataset's root, for errors.
+    """
+
+    path: Path
+    name: str
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The whole file.
+
+        Raises:
+            InputError: missing, no JSON, or without images, annotations or categories.
+        """
+        with reading(self.path, damaged="export the annotations again"):
+            content = json.loads(self.path.read_bytes())
+            check_shape(content, {"images": list, "annotations": list, "categories": list})
+            check_shape({"images": content["images"][:1], "categories": content["categories"]}, FORM)
+            return dict(content)
+
+    @cached_property
+    def categories(self) -> dict[int, str]:
+        """Id -> name. Without groups that no annotation has: Roboflow adds the project's name as category 0."""
+        rows = self.content["categories"]
+        used = {row.get("category_id") for row in self._annotation_rows()}
+        groups = {row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]}
+        return {row["id"]: row["name"] for row in rows if row["id"] in used or row["name"] not in groups}
+
+    @cached_property
+    def images(self) -> dict[str, dict[str, Any]]:
+        """File name, with ``/``, -> row."""
+        rows = self.content["images"]
+        return {str(PurePosixPath(row["file_name"].replace("\\", "/").lstrip("/"))): row for row in rows}
+
+    @cached_property
+    def annotations(self) -> Mapping[Any, list[dict[str, Any]]]:
+        """Id of an image -> its annotations."""
+        found = defaultdict(list)
+        for row in self._annotation_rows():
+            found[row.get("image_id")].append(row)
+        return found
+
+    def _annotation_rows(self) -> list[dict[str, Any]]:
+        return list(self.content["annotations"])
+
+
+def labels_of(files: Iterable[CocoFile]) -> LabelMap:
+    """A background and the categories of all files, by name; their train ids are their label ids."""
+    names = list(dict.fromkeys(name for file in files for _, name in sorted(file.categories.items())))
+    things = [name for name in names if name.lower() != BACKGROUND]
+    return with_background(things, distinct_colors(len(things) + 1)[1:], {id + 1: id for id in range(len(things))})
+
+
+def with_background(names: Sequence[str], palette: Sequence[Color], ids: Mapping[int, int]) -> LabelMap:
+    """Things ``names``, and before them a black background of the label id 0.
+
+    Args:
+        ids: label id -> place in ``names``.
+    """
+    return LabelMap(
+        (BACKGROUND, *names),
+        ((0, 0, 0), *palette),
+        {0: 0} | {source: place + 1 for source, place in ids.items()},
+        255 if len(names) < 255 else -1,
+        frozenset(range(1, len(names) + 1)),
+    )
+
+
+def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap) -> Annotation:
+    """The objects of an image, and its class map: large objects below small ones, crowds at the bottom.
+
+    Args:
+        image: row of ``images``.
+
+    Raises:
+        InputError: a segmentation that is none, a category that the file does not list, or an image without a size.
+    """
+    with reading(file.path, damaged="export the annotations again"):
+        check_shape(image, {"height": int, "width": int})
+    height, width = image["height"], image["width"]
+    named = {name: train for train, name in enumerate(labels.classes)}
+    trains = {id: 0 if name.lower() == BACKGROUND else named[name] for id, name in file.categories.items()}
+    rows = [row for row in file.annotations.get(image["id"], ()) if row.get("segmentation")]
+    masks, segments = [], []
+    for row in rows:
+        if row.get("category_id") not in trains:
+            raise InputError(
+                f"{file.name}: annotation {row.get('id')} has the category {row.get('category_id')}, expected one of"
+                f" {sorted(trains)}: correct it"
+            )
+        masks.append(decode_mask(row["segmentation"], (height, width), f"{file.name}: annotation {row.get('id')}"))
+        crowd, area = bool(row.get("iscrowd", 0)), row.get("area")
+        segments.append(Segment(len(masks), trains[row["category_id"]], crowd, box_of(row.get("bbox")), area))
+    classes = np.zeros((height, width), labels.dtype)
+    sizes = [int(mask.sum()) for mask in masks]
+    for place in sorted(range(len(masks)), key=lambda place: (not segments[place].crowd, -sizes[place])):
+        classes[masks[place]] = segments[place].label
+    layers = pack_layers(masks, (height, width))
+    layers = layers[layers.any(axis=(1, 2))]
+    return replace(Annotation.of_classes(classes), layers=layers, segments=as_stated(layers, segments))
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """Polygons, or a run-length encoding, compressed or not, as pixels ``(H, W)``.
+
+    Args:
+        where: what errors call it.
+
+    Raises:
+        InputError: it is neither, or of another size.
+    """
+    from pycocotools import mask as coco
+
+    height, width = size
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            numbers = isinstance(polygon, list) and all(isinstance(one, int | float) for one in polygon)
+            if not numbers or len(polygon) < FEWEST_NUMBERS or len(polygon) % 2:
+                raise InputError(
+                    f"{where} has the polygon {shown(polygon)}, expected [x1, y1, x2, y2, x3, y3, ...]: correct it"
+                )
+        runs = coco.merge(coco.frPyObjects(segmentation, height, width))
+    else:
+        runs = _runs(segmentation, size, where)
+    return np.asarray(coco.decode(runs), dtype=bool)
+
+
+def _runs(encoded: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
+    """A compressed run-length encoding that covers exactly the image: pycocotools would read beyond it."""
+    from pycocotools import mask as coco
+
+    try:
+        check_shape(encoded, {"size": [int], "counts": (str, [int])})
+        counts = encoded["counts"]
+        runs = _decompressed(counts) if isinstance(counts, str) else counts
+        if encoded["size"] != list(size) or sum(runs) != size[0] * size[1] or min(runs) < 0:
+            raise ValueError(f"it covers {sum(runs)} pixels and its size is {encoded['size']}, expected {list(size)}")
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{where} has a segmentation that cannot be understood ({error}): correct it") from None
+    if isinstance(counts, str):
+        return {"size": list(size), "counts": counts.encode("ascii")}
+    return dict(coco.frPyObjects(encoded, *size))
+
+
+def _decompressed(text: str) -> list[int]:
+    """The run lengths of COCO's compressed form (cocoapi, maskApi.c, ``rleFrString``): 5 bits per character, the sixth
+    says that more follow; from the third length on, differences to the one before the last.
+    """
+    counts: list[int] = []
+    place = 0
+    while place < len(text):
+        value = shift = 0
+        more = True
+        while more:
+            bits = ord(text[place]) - 48
+            if not 0 <= bits < 64:
+                raise ValueError(f"character {text[place]!r} in the run lengths")
+            value |= (bits & 0x1F) << shift
+            more, shift, place = bool(bits & 0x20), shift + 5, place + 1
+            if not more and bits & 0x10:
+                value |= -1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
+
+
+def box_of(box: Sequence[float] | None) -> Box | None:
+    """Left, top, right, bottom of COCO's left, top, width, height."""
+    if not box or len(box) != 4:
+        return None
+    left, top, width, height = map(float, box)
+    return left, top, left + width, top + height
+
+
+def find_image(name: str, folders: Iterable[str], files: frozenset[str]) -> str | None:
+    """The path of an image that a JSON file names, in the first of ``folders`` that has it.
+
+    Args:
+        files: of the whole dataset, relative to its root.
+    """
+    return next((path for folder in folders if (path := f"{folder}{name}") in files), None)

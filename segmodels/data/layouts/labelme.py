@@ -1,0 +1,243 @@
+"""JSON files of the annotation tool labelme (https://github.com/wkentaro/labelme): shapes drawn on a picture."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.data.classes_file import distinct_colors
+from segmodels.data.decoding import decode_pixels, read_pixels
+from segmodels.data.folder_files import files_below
+from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.pairing import published_split
+from segmodels.errors import InputError, nearest
+from segmodels.files import parse_json, read_plain_text, reading
+from segmodels.labels import LabelMap
+
+BACKGROUND, IGNORED = "_background_", "__ignore__"
+"""labelme's names; the first is called background here."""
+
+LIST = "labels.txt"
+FORM = {"shapes": [{"label": str, "points": [[float]]}], "imagePath": str}
+LINE_WIDTH, POINT_RADIUS = 10, 5
+"""Pixels, as labelme draws lines and points."""
+
+KEYS = (b'"shapes"', b'"imagePath"')
+
+
+@register_layout(
+    "labelme",
+    LayoutCard(
+        "pictures annotated with labelme",
+        "https://github.com/wkentaro/labelme",
+        get="annotate your pictures with labelme and save the JSON files beside them",
+    ),
+)
+class Labelme(Layout):
+    """Pictures annotated with labelme.
+
+    Shapes are drawn in their order, as ``labelme2voc`` does, each an object; shapes of one label and group are one
+    object. ``__ignore__`` counts nowhere; what no shape covers is background, class 0. Classes stand in ``labels.txt``
+    in the order of the train ids, else all labels that occur in alphabetical order. A missing picture is read from the
+    JSON file where labelme saved it there. Folders train, val and test are splits.
+    """
+
+    marks = "JSON files of labelme (shapes and imagePath), at the top or one folder below"
+    tree: ClassVar[str] = """\
+labels.txt        optional: __ignore__, _background_ and the classes, one per line
+001.json          shapes, and the name of the picture
+001.jpg
+"""
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(root)
+        if not self._json:
+            raise InputError(
+                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
+                " path"
+            )
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+        firsts = (next(iter(sorted(folder.glob("*.json"))), None) for folder in folders)
+        return any(path is not None and _is_labelme(path) for path in firsts)
+
+    @cached_property
+    def _all_files(self) -> list[str]:
+        return files_below(self.root)
+
+    @cached_property
+    def _json(self) -> list[str]:
+        names = (name for name in self._all_files if name.endswith(".json"))
+        return [name for name in names if _is_labelme(self.root / name)]
+
+    @cached_property
+    def labels(self) -> LabelMap:
+        path = self.root / LIST
+        if path.is_file():
+            listed = [line.strip() for line in read_plain_text(path).splitlines() if line.strip()]
+        else:
+            listed = sorted({shape["label"] for name in self._json for shape in self._content(name)["shapes"]})
+        names = ("background", *(name for name in listed if name not in (BACKGROUND, IGNORED, "background")))
+        ignore_index = 255 if len(names) <= 255 else -1
+        ids = {train: train for train in range(len(names))}
+        return LabelMap(names, distinct_colors(len(names)), ids, ignore_index, frozenset(range(1, len(names))))
+
+    def samples(self) -> Iterable[Sample]:
+        self.left_out = []
+        folders = {name.partition("/")[0]: published_split(name.partition("/")[0]) for name in self._json}
+        split = all(folders.values())
+        for name in self._json:
+            image = self._image(name)
+            if image is None:
+                self.left_out.append(name)
+                continue
+            sample = str(PurePosixPath(name).with_suffix(""))
+            yield Sample(sample, folders[name.partition("/")[0]] if split else None, image, (name,), group=sample)
+
+    def read_image(self, sample: Sample) -> NDArray:
+        if not sample.image.endswith(".json"):
+            return read_pixels(self.root / sample.image)
+        with reading(self.root / sample.image, damaged="save the picture again"):
+            data = base64.b64decode(self._content(sample.image)["imageData"], validate=True)
+        return decode_pixels(data, sample.image)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        (name,) = sample.files
+        content = self._content(name)
+        size = self._size(content, sample)
+        classes = np.zeros(size, self.labels.dtype)
+        objects: dict[object, tuple[int, NDArray[np.bool_]]] = {}
+        for number, shape in enumerate(content["shapes"]):
+            mask = drawn(shape, size, f"{name}: shape {number + 1}")
+            label = self._label(shape["label"], name)
+            classes[mask] = label
+            if label in self.labels.things:
+                group = shape.get("group_id")
+                key = number if group is None else (label, group)
+                before = objects.get(key, (label, np.zeros(size, dtype=bool)))[1]
+                objects[key] = label, before | mask
+        layers = pack_layers([mask for _, mask in objects.values()], size)
+        segments = [Segment(number, label) for number, (label, _) in enumerate(objects.values(), start=1)]
+        layers = layers[layers.any(axis=(1, 2))]
+        return replace(Annotation.of_classes(classes), layers=layers, segments=rows_of(layers, segments))
+
+    def _content(self, name: str) -> dict[str, Any]:
+        with reading(self.root / name, damaged="save it in labelme again"):
+            content: dict[str, Any] = parse_json((self.root / name).read_bytes(), FORM)
+            return content
+
+    def _size(self, content: Mapping[str, Any], sample: Sample) -> tuple[int, int]:
+        """Height and width of the picture."""
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
+            return height, width
+        image = self.read_image(sample)
+        return image.shape[0], image.shape[1]
+
+    def _label(self, label: str, name: str) -> int:
+        """Train id."""
+        if label == IGNORED:
+            return self.labels.ignore_index
+        if label == BACKGROUND:
+            return 0
+        if label not in self.labels.classes:
+            raise InputError(f"{name}: {nearest('class', label, self.labels.classes)}")
+        return self.labels.classes.index(label)
+
+    def _image(self, name: str) -> str | None:
+        """The picture's path relative to the root: beside the JSON file, else the only one of its name in the dataset,
+        else the JSON file itself where it holds the picture.
+        """
+        content = self._content(name)
+        own = PurePosixPath(content["imagePath"].replace("\\", "/"))
+        parts: list[str] = []
+        for part in (PurePosixPath(name).parent / own).parts:
+            parts = parts[:-1] if part == ".." else [*parts, part]
+        if "/".join(parts) in self._places.get(own.name, ()):
+            return "/".join(parts)
+        places = self._places.get(own.name, ())
+        if len(places) == 1:
+            return places[0]
+        return name if content.get("imageData") else None
+
+    @cached_property
+    def _places(self) -> dict[str, list[str]]:
+        """File name -> paths."""
+        found: dict[str, list[str]] = {}
+        for path in self._all_files:
+            found.setdefault(path.rpartition("/")[2], []).append(path)
+        return found
+
+
+def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """The pixels ``(H, W)`` of a shape, as labelme draws it.
+
+    Args:
+        where: what errors call the shape.
+
+    Raises:
+        InputError: a kind of shape that is not known, or too few points.
+    """
+    kind, points = shape.get("shape_type") or "polygon", [tuple(point) for point in shape["points"]]
+    canvas = Image.new("L", (size[1], size[0]))
+    draw = ImageDraw.Draw(canvas)
+    fewest = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 2}
+    if kind not in fewest or len(points) < fewest[kind] or any(len(point) != 2 for point in points):
+        raise InputError(
+            f"{where} is a {kind} of {len(points)} points, expected one of"
+            f" {', '.join(f'{name} ({count} points)' for name, count in fewest.items())}: draw it again"
+        )
+    if kind == "mask":
+        return _pasted(shape, points, size, where)
+    if kind == "polygon":
+        draw.polygon(points, outline=1, fill=1)
+    elif kind == "rectangle":
+        draw.rectangle(_corners(points), outline=1, fill=1)
+    elif kind in ("line", "linestrip"):
+        draw.line(points, fill=1, width=LINE_WIDTH)
+    else:
+        radius = math.dist(points[0], points[1]) if kind == "circle" else POINT_RADIUS
+        x, y = points[0]
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], outline=1, fill=1)
+    return np.asarray(canvas) > 0
+
+
+def _pasted(shape: Mapping[str, Any], points: Sequence[Any], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
+    """A shape that holds the pixels inside its box as a PNG file in base64."""
+    try:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
+    except (KeyError, TypeError, ValueError, OSError, binascii.Error) as error:
+        raise InputError(f"{where} has a mask that cannot be read ({error}): draw it again") from None
+    left, top = (round(value) for value in _corners(points)[:2])
+    mask = np.zeros(size, dtype=bool)
+    inside = mask[max(top, 0) : top + pixels.shape[0], max(left, 0) : left + pixels.shape[1]]
+    inside[...] = pixels[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
+    return mask
+
+
+def _corners(points: Sequence[Any]) -> list[float]:
+    """Left, top, right, bottom."""
+    (x1, y1), (x2, y2) = points[:2]
+    return [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+
+
+def _is_labelme(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+        return all(key in content for key in KEYS)
+    except OSError:
+        return False

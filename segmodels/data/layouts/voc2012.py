@@ -1,0 +1,167 @@
+"""PASCAL VOC 2012 segmentation (Everingham, IJCV 111, 2015): 20 classes and background, objects with void borders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from segmodels.annotations import Annotation, Segment
+from segmodels.data.classes_file import distinct_colors
+from segmodels.data.decoding import read_mask
+from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.id_maps import one_layer
+from segmodels.data.layouts.pairing import composed, encode_labels
+from segmodels.data.layouts.published import Published, colors_of
+from segmodels.data.object_maps import classes_under
+from segmodels.errors import InputError
+from segmodels.files import read_plain_text
+from segmodels.labels import LabelMap
+
+VOID = 255
+NUMBERS = {color: number for number, color in enumerate(distinct_colors(256))}
+"""Of objects, where their map was converted to RGB."""
+GET = (
+    "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; unpack it and give ingest.path"
+    " the folder that holds VOCdevkit/"
+)
+
+
+@register_layout(
+    "voc2012",
+    LayoutCard(
+        "PASCAL VOC 2012, classes and objects",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+        "train 1464, val 1449; test 1456 without public masks",
+        "photographs under the terms of Flickr; annotations for research",
+        GET,
+    ),
+)
+class Voc2012(Published):
+    """PASCAL VOC 2012.
+
+    Splits are the lists ``train.txt`` and ``val.txt`` of ``ImageSets/Segmentation`` (``test.txt`` too where its images
+    have masks), else ``trainval.txt``, else there are none and every image with a mask is a sample. Masks hold class
+    ids as palette indices; void, 255, counts nowhere. Masks converted to RGB are read by VOC's colours. An object of
+    ``SegmentationObject`` has the class that most of its pixels have. Without that folder there are no objects.
+    """
+
+    table = "voc2012"
+    places = ("", "VOCdevkit/VOC2012/", "VOC2012/", "VOCtrainval_11-May-2012/VOCdevkit/VOC2012/")
+    marks = "JPEGImages/ and SegmentationClass/, at the top or in VOCdevkit/VOC2012/"
+    tree: ClassVar[str] = """\
+VOCdevkit/VOC2012/
+  JPEGImages/2007_000032.jpg
+  SegmentationClass/2007_000032.png      class ids as palette indices, 255 void
+  SegmentationObject/2007_000032.png     optional: numbers of objects, 255 void
+  ImageSets/Segmentation/train.txt       with val.txt: one id per line
+"""
+    masks: ClassVar[str] = "SegmentationClass"
+    lists: ClassVar[tuple[str, ...]] = ("ImageSets/Segmentation/{split}.txt",)
+    """Where the list of a split may lie."""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        return (folder / "JPEGImages").is_dir() and (folder / cls.masks).is_dir()
+
+    @cached_property
+    def labels(self) -> LabelMap:
+        labels = super().labels
+        return labels if self._objects else replace(labels, things=frozenset())
+
+    @cached_property
+    def _objects(self) -> dict[str, str]:
+        return self.files("SegmentationObject")
+
+    def samples(self) -> Iterable[Sample]:
+        images, masks = self.files("JPEGImages"), self.files(self.masks)
+        pairs = {name: (image, mask) for name, image, mask in self.paired(images, masks)}
+        self.left_out = [file for file in self.left_out if f"/{self.masks}/" in f"/{file}"]  # most images have no mask
+        for split, names in self._splits(list(pairs)):
+            for name in names:
+                if name not in pairs:
+                    raise InputError(
+                        f"dataset folder {self.root} lacks the image or the mask of {name}, which the list of"
+                        f" {split} names: add them or correct the list"
+                    )
+                image, mask = pairs[name]
+                objects = (self._objects[name],) if name in self._objects else ()
+                yield Sample(name, split, image, (mask, *objects), group=name)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        mask, *objects = sample.files
+        classes = encode_labels(self.labels, read_mask(self.root / mask, colors_of(self.table)), mask)
+        annotation = Annotation.of_classes(classes)
+        if not objects:
+            return annotation
+        ids = read_mask(self.root / objects[0], NUMBERS)
+        if ids.shape != classes.shape:
+            raise InputError(f"{objects[0]} is {ids.shape} but its class mask {classes.shape}, expected the same size")
+        ids = np.where(ids == VOID, 0, ids)
+        under = classes_under(ids.astype(np.uint16), classes, self.labels)
+        rows = [Segment(id, label) for id, label in sorted(under.items()) if label in self.labels.things]
+        layers, segments = one_layer(ids, rows)
+        return replace(annotation, layers=layers, segments=segments)
+
+    def _splits(self, annotated: list[str]) -> list[tuple[str | None, list[str]]]:
+        lists = {split: names for split in ("train", "val", "test") if (names := self._list(split)) is not None}
+        known = set(annotated)
+        if not known.intersection(lists.get("test", ())):
+            lists.pop("test", None)  # published without masks
+        if lists:
+            return list(lists.items())
+        return [(None, annotated if (both := self._list("trainval")) is None else both)]
+
+    def _list(self, split: str) -> list[str] | None:
+        """The ids of a split, None without a list of it."""
+        for place in self.lists:
+            path = self.root / self.top / place.format(split=split)
+            if path.is_file():
+                lines = (line.split() for line in read_plain_text(path).splitlines())
+                return [composed(Path(words[0]).stem) for words in lines if words]
+        return None
+
+
+@register_layout(
+    "voc2012_aug",
+    LayoutCard(
+        "PASCAL VOC 2012 with the masks of SBD, 10,582 for training",
+        "Hariharan, ICCV 2011; https://github.com/DrSleep/tensorflow-deeplab-resnet (SegmentationClassAug)",
+        "train 10582, val 1449",
+        "photographs under the terms of Flickr; annotations for research",
+        f"{GET}; put SegmentationClassAug/ and the list trainaug.txt beside its files",
+    ),
+)
+class Voc2012Aug(Voc2012):
+    """PASCAL VOC 2012 with the further masks of SBD: grey PNG, without objects."""
+
+    marks = "JPEGImages/ and SegmentationClassAug/, at the top or in VOCdevkit/VOC2012/"
+    masks: ClassVar[str] = "SegmentationClassAug"
+    lists: ClassVar[tuple[str, ...]] = (
+        "ImageSets/Segmentation/{split}aug.txt",
+        "ImageSets/Segmentation/{split}_aug.txt",
+        "ImageSets/SegmentationAug/{split}_aug.txt",
+        "ImageSets/SegmentationAug/{split}.txt",
+        "ImageSets/Segmentation/{split}.txt",
+    )
+    tree: ClassVar[str] = """\
+VOCdevkit/VOC2012/
+  JPEGImages/2007_000032.jpg
+  SegmentationClassAug/2007_000032.png          grey masks of class ids, 255 void
+  ImageSets/Segmentation/trainaug.txt           or train_aug.txt, or ImageSets/SegmentationAug/train_aug.txt
+  ImageSets/Segmentation/val.txt
+"""
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """With the original masks beside these, only ``voc2012``."""
+        place = cls.place(root)
+        return place is not None and not Voc2012.begins(root / place)
+
+    @cached_property
+    def _objects(self) -> dict[str, str]:
+        return {}

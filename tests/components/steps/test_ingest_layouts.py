@@ -1,0 +1,61 @@
+"""Ingest finds the layout of a folder, keeps the classes that the parameters ask for, and later steps read the same."""
+
+import json
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+
+from components.params.checking import checked
+from components.params.schema import IngestParams
+from components.steps.ingest import ingest
+from segmodels.data.manifest import Dataset
+from segmodels.errors import InputError
+
+THREE_TIMES = {"train": "train", "val": "train", "test": "train"}
+
+
+def ingested(root: Path, **facts: object) -> Dataset:
+    params = checked(IngestParams, {"source": "folder", "path": str(root), **facts})
+    ingest(params, root.parent / "dataset", root.parent / "cache")
+    return Dataset.open(root.parent / "dataset")
+
+
+def test_the_layout_is_found_and_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = ingested(trees.voc2012(tmp_path / "set"), splits={"test": "val"})
+    assert dataset.layout.name == "voc2012"
+    assert "layout voc2012" in capsys.readouterr().out
+    assert [sample.id for sample in dataset.samples("test")] == ["2007_000033"]
+    assert "classes" not in json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+
+
+def test_merged_classes_are_what_every_later_step_reads(tmp_path: Path) -> None:
+    root = trees.cityscapes(tmp_path / "set")
+    dataset = ingested(root, classes={"vehicle": ["car", "truck", "bus"], "ignore": ["sky"]})
+    assert dataset.labels.classes[11:14] == ("rider", "vehicle", "train")
+    annotation = dataset.layout.annotation(dataset.samples("train")[0])
+    assert np.count_nonzero(annotation.classes == 12) == 48
+    assert [segment.label for segment in annotation.segments] == [10, 12, 12]
+    facts = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
+    assert facts["classes"] == {"vehicle": ["car", "truck", "bus"], "ignore": ["sky"]}
+
+
+def test_files_without_their_other_half_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingested(trees.apsis(tmp_path / "set"), splits={"val": "test"})
+    expected = "2 files without their other half are left out (images_mask/00002_mask.mat, images_mask/00004_mask.mat)"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({}, r"fits no layout, it holds nothing; correct ingest\.path"),
+        ({"classes": {"a": "b"}}, r"classes"),
+        ({"classes": ["a"]}, r"classes"),
+    ],
+)
+def test_wrong_parameters_are_one_sentence(tmp_path: Path, facts: dict, sentence: str) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(InputError, match=sentence):
+        ingested(tmp_path / "set", **facts)

@@ -1,0 +1,136 @@
+"""COCO's views, and COCO's JSON as annotation tools export it."""
+
+import json
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+from layout_trees import SIZE, histogram, objects, opened
+
+from segmodels.data.layouts import find_layout, open_layout
+from segmodels.errors import InputError
+
+
+def test_instances_hold_polygons_runs_and_crowds(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("coco_instances", trees.coco_instances(tmp_path))
+    assert find_layout(tmp_path) == "coco"
+    assert [(sample.split, sample.id) for sample in samples] == [
+        (split, f"{number:012}") for split in ("train", "val") for number in (139, 140)
+    ]
+    # the polygon's 48 pixels, less the 16 under the smaller dog
+    assert histogram(layout, annotation) == {"person": 48 - 16 + 96, "dog": 24, "background": 768 - 48 - 96 - 8}
+    assert objects(layout, annotation) == [("person", 48, False), ("dog", 24, False), ("person", 96, True)]
+    assert annotation.layers.shape == (2, *SIZE)
+    assert annotation.segments[0].box == (2, 4, 8, 12)
+    assert [segment.area for segment in annotation.segments] == [48, 24, 96]
+    empty = layout.annotation(samples[1])
+    assert set(histogram(layout, empty)) == {"background"}
+    assert empty.layers.shape == (0, *SIZE)
+
+
+def test_panoptic_maps_keep_every_segment_as_stated(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("coco_panoptic", trees.coco_panoptic(tmp_path))
+    assert [sample.split for sample in samples] == ["train", "val"]
+    assert histogram(layout, annotation) == {"person": 48 + 96, "grass-merged": 288, "void": 768 - 432}
+    assert objects(layout, annotation) == [("person", 48, False), ("person", 96, True), ("grass-merged", 288, False)]
+    assert layout.labels.things == {0}
+    path = tmp_path / "annotations" / "panoptic_train2017.json"
+    rows = json.loads(path.read_text())
+    rows["annotations"][0]["segments_info"].pop()
+    path.write_text(json.dumps(rows))
+    layout = open_layout("coco_panoptic", tmp_path)
+    with pytest.raises(InputError, match=r"holds the segments \[5\], which .*panoptic_train2017\.json does not list"):
+        layout.annotation(next(iter(layout.samples())))
+
+
+def test_stuff_maps_hold_category_ids_less_one(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("coco_stuff", trees.coco_stuff(tmp_path))
+    assert find_layout(tmp_path) == "coco"
+    assert [(sample.split, sample.image) for sample in samples] == [
+        ("train", "images/train2017/000000000139.jpg"),
+        ("val", "images/val2017/000000000139.jpg"),
+    ]
+    assert layout.labels.num_classes == 171
+    assert histogram(layout, annotation) == {"person": 23 * 24, "wood": 23 * 8, "void": 32}
+
+
+def test_coco_is_its_richest_view(tmp_path: Path) -> None:
+    trees.coco_instances(tmp_path)
+    assert open_layout("coco", tmp_path).labels.classes[0] == "background"
+    trees.coco_panoptic(tmp_path)
+    assert open_layout("coco", tmp_path).labels.classes == ("person", "grass-merged")
+
+
+@pytest.mark.parametrize(
+    ("write", "splits"),
+    [
+        (trees.cvat, [None, None]),
+        (trees.supervisely, [None, None]),
+        (trees.roboflow, ["test", "test", "train", "train", "val", "val"]),
+    ],
+)
+def test_exports_have_their_own_categories(write, splits, tmp_path: Path) -> None:
+    assert find_layout(write(tmp_path)) == "coco_export"
+    layout, samples, annotation = opened("coco_export", tmp_path)
+    assert [sample.split for sample in samples] == splits
+    assert layout.labels.classes == ("background", "person", "dog")
+    assert layout.labels.things == {1, 2}
+    assert objects(layout, annotation) == [("person", 48, False), ("dog", 24, False), ("person", 96, True)]
+
+
+def test_an_export_finds_images_of_windows_paths_and_leaves_out_those_that_are_gone(tmp_path: Path) -> None:
+    rows = trees.coco_rows("sub\\000000000139.jpg")
+    trees.photo(tmp_path / "images" / "sub" / "000000000139.jpg")
+    trees.write_text(tmp_path / "annotations" / "instances_default.json", json.dumps(rows))
+    layout = open_layout("coco_export", tmp_path)
+    assert [sample.image for sample in layout.samples()] == ["images/sub/000000000139.jpg"]
+    assert layout.left_out == ["sub/000000000140.jpg"]
+
+
+RUNS = {"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "sentence"),
+    [
+        ([[1, 2, 3, 4]], r"annotation 1 has the polygon \[1, 2, 3, 4\], expected \[x1, y1"),
+        ([[1, 2, 3, 4, 5]], "has the polygon"),
+        ([["a"] * 6], "has the polygon"),
+        (RUNS | {"counts": [5, 5]}, "covers 10 pixels"),
+        (RUNS | {"counts": [-5, 773]}, "cannot be understood"),
+        (RUNS | {"counts": "WWWW"}, "cannot be understood"),
+        (RUNS | {"size": [4, 4]}, "cannot be understood"),
+        (RUNS | {"counts": [2**40]}, "cannot be understood"),
+        ("text", "cannot be understood"),
+    ],
+)
+def test_a_segmentation_that_is_none_is_one_sentence(segmentation, sentence: str, tmp_path: Path) -> None:
+    rows = trees.coco_rows()
+    rows["annotations"][0]["segmentation"] = segmentation
+    trees.cvat(tmp_path)
+    (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(rows))
+    layout = open_layout("coco_export", tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        layout.annotation(next(iter(layout.samples())))
+
+
+def test_real_panoptic_maps_and_objects_of_coco(shared_data: Path) -> None:
+    root = shared_data / "coco-sample"
+    assert find_layout(root) == find_layout(root / "coco") == "coco"
+    layout, samples, annotation = opened("coco", root / "coco")
+    assert [sample.id for sample in samples] == ["000000142238", "000000439180"]
+    assert layout.labels.num_classes == 133
+    stated = json.loads((root / "coco" / "annotations" / "panoptic_val2017.json").read_text())
+    infos = {row["image_id"]: row["segments_info"] for row in stated["annotations"]}
+    for sample in samples:
+        annotation = layout.annotation(sample)
+        own = infos[int(sample.id)]
+        assert [segment.crowd for segment in annotation.segments] == [bool(info["iscrowd"]) for info in own]
+        assert [mask.sum() for mask in annotation.masks()] == [info["area"] for info in own]
+    layout, samples, annotation = opened("coco_instances", root / "coco")
+    assert layout.labels.num_classes == 81
+    crowds = [sum(segment.crowd for segment in layout.annotation(sample).segments) for sample in samples]
+    assert crowds == [1, 2]
+    assert len(annotation.segments) == 15
+    assert np.count_nonzero(annotation.classes) == sum(annotation.masks().any(axis=0).ravel())

@@ -1,0 +1,70 @@
+"""The layout folder without a classes file: classes come from masks that leave no doubt."""
+
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+from layout_trees import halves, opened
+
+from segmodels.data.layouts import find_layout, open_layout
+from segmodels.errors import InputError
+
+
+def with_masks(root: Path, *masks: np.ndarray, palette: np.ndarray | None = None, ending: str = "png") -> Path:
+    for number, mask in enumerate(masks):
+        trees.photo(root / "images" / f"{number}.png")
+        trees.save(root / "masks" / f"{number}.{ending}", mask, palette)
+    assert find_layout(root) == "folder"
+    return root
+
+
+def colored(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarray:
+    return np.where(halves(0, 1)[:, :, None] == 1, np.uint8(right), np.uint8(left)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        (halves(0, 255), halves(0, 0)),
+        (halves(0, 1), halves(1, 1)),
+        (colored((0, 0, 0), (255, 255, 255)), colored((0, 0, 0), (0, 0, 0))),
+        (halves(0, 1).astype(bool),),
+    ],
+)
+def test_binary_masks_are_background_and_foreground(masks, tmp_path: Path) -> None:
+    layout, _, annotation = opened("folder", with_masks(tmp_path, *masks))
+    assert layout.labels.classes == ("background", "foreground")
+    np.testing.assert_array_equal(annotation.classes, halves(0, 1))
+
+
+def test_palette_masks_have_the_colours_of_their_palette(tmp_path: Path) -> None:
+    masks = halves(0, 3), halves(2, 255)
+    layout, samples, annotation = opened("folder", with_masks(tmp_path, *masks, palette=trees.VOC_PALETTE))
+    assert layout.labels.classes == ("class 0", "class 1", "class 2", "class 3")
+    assert layout.labels.palette == tuple(map(tuple, trees.VOC_PALETTE[:4].tolist()))
+    np.testing.assert_array_equal(annotation.classes, masks[0])
+    np.testing.assert_array_equal(layout.annotation(samples[1]).classes, masks[1])  # 255 is void
+
+
+def test_colours_become_classes_that_are_named_by_them(tmp_path: Path) -> None:
+    masks = colored((0, 0, 0), (128, 64, 128)), colored((244, 35, 232), (128, 64, 128)), colored((0, 0, 0), (0, 0, 0))
+    layout, samples, annotation = opened("folder", with_masks(tmp_path, *masks))
+    assert layout.labels.classes == ("#000000", "#804080", "#f423e8")
+    np.testing.assert_array_equal(annotation.classes, halves(0, 1))
+    np.testing.assert_array_equal(layout.annotation(samples[1]).classes, halves(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("masks", "ending", "sentence"),
+    [
+        ((halves(0, 2),), "png", r"its masks leave doubts: they hold the grey values \[0, 2\]; correct"),
+        ((halves(3, 3),), "png", r"grey values \[3\]"),
+        ((halves(0, 1), colored((0, 0, 0), (9, 8, 7))), "png", r"2 colours and grey values"),
+        ((trees.RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8),), "png", r"holds 768 colours, expected at most 64"),
+        ((colored((0, 0, 0), (200, 30, 90)),), "jpg", r"0\.jpg (holds|is) .*; correct the masks"),
+    ],
+)
+def test_masks_that_leave_doubts_ask_for_a_classes_file(masks, ending: str, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=sentence):
+        open_layout("folder", with_masks(tmp_path, *masks, ending=ending))

@@ -1,0 +1,87 @@
+"""The layout labelme: shapes are drawn as labelme itself draws them."""
+
+import json
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+from layout_trees import histogram, objects, opened
+from PIL import Image
+
+from segmodels.data.layouts import find_layout, open_layout
+from segmodels.errors import InputError
+
+
+def test_groups_are_one_object_later_shapes_lie_above_and_ignored_ones_count_nowhere(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("labelme", trees.labelme(tmp_path))
+    assert layout.labels.classes == ("background", "cat", "tv/monitor")
+    assert [sample.id for sample in samples] == ["0", "1", "2"]
+    assert objects(layout, annotation) == [("cat", 49 + 9, False), ("tv/monitor", 25, False)]
+    counts = histogram(layout, annotation)
+    assert counts["cat"] == 49 + 9 - 9
+    assert counts["tv/monitor"] == 25
+    assert counts["void"] == 21
+
+
+def test_a_list_of_labels_gives_their_order_and_names_what_it_lacks(tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    (tmp_path / "labels.txt").write_text("__ignore__\n_background_\ntv/monitor\ncat\n")
+    assert open_layout("labelme", tmp_path).labels.classes == ("background", "tv/monitor", "cat")
+    (tmp_path / "labels.txt").write_text("_background_\ntv/monitor\n")
+    layout = open_layout("labelme", tmp_path)
+    with pytest.raises(InputError, match=r"0\.json: unknown class 'cat'"):
+        layout.annotation(next(iter(layout.samples())))
+
+
+def test_masks_and_pictures_inside_the_file_are_read(tmp_path: Path) -> None:
+    blob = np.array([[1, 0, 1], [1, 1, 1]], np.uint8) * 255
+    shape = {"label": "cell", "shape_type": "mask", "points": [[4, 5], [6, 6]], "mask": trees.png_in_base64(blob)}
+    picture = trees.RNG.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    content = {"imagePath": "..\\gone.jpg", "imageData": trees.png_in_base64(picture), "shapes": [shape]}
+    trees.write_text(tmp_path / "train" / "a.json", json.dumps(content))
+    layout, samples, annotation = opened("labelme", tmp_path)
+    np.testing.assert_array_equal(layout.read_image(samples[0]), picture)
+    assert samples[0].split == "train"
+    np.testing.assert_array_equal(annotation.classes[5:7, 4:7], blob // 255)
+    assert annotation.classes.sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ({"points": [[1, 1], [2, 2]], "shape_type": "polygon"}, "shape 1 is a polygon of 2 points, expected one of"),
+        ({"points": [[1, 1]], "shape_type": "cube"}, "shape 1 is a cube"),
+        ({"points": [[1, 1], [2, 2]], "shape_type": "mask", "mask": "####"}, "shape 1 has a mask that cannot be read"),
+        ({"points": 3}, "shapes.0.points"),
+    ],
+)
+def test_a_shape_that_cannot_be_drawn_is_one_sentence(shape: dict, sentence: str, tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    content = json.loads((tmp_path / "0.json").read_text())
+    (tmp_path / "labels.txt").write_text("_background_\ncat\n")
+    (tmp_path / "0.json").write_text(json.dumps(content | {"shapes": [{"label": "cat"} | shape]}))
+    layout = open_layout("labelme", tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        layout.annotation(next(iter(layout.samples())))
+
+
+def test_real_shapes_give_the_masks_that_labelme_exported(shared_data: Path, tmp_path: Path) -> None:
+    """The same photograph, annotated in labelme and exported to VOC by it."""
+    source = shared_data / "voc-labelme"
+    home = source / "VOCdevkit" / "VOC2012"
+    for path in (source / "data_annotated").glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / f"{path.stem}.jpg").write_bytes((home / "JPEGImages" / f"{path.stem}.jpg").read_bytes())
+    (tmp_path / "labels.txt").write_bytes((source / "labels.txt").read_bytes())
+    assert find_layout(tmp_path) == "labelme"
+    layout = open_layout("labelme", tmp_path)
+    voc = {sample.id: sample for sample in (opened("voc2012", source)[1])}
+    for sample in layout.samples():
+        annotation = layout.annotation(sample)
+        exported = np.asarray(Image.open(home / "SegmentationClass" / f"{sample.id}.png"))
+        np.testing.assert_array_equal(annotation.classes, exported)
+        theirs = open_layout("voc2012", source).annotation(voc[sample.id])
+        assert [segment.label for segment in annotation.segments] == [segment.label for segment in theirs.segments]
+        numbers = np.asarray(Image.open(home / "SegmentationObject" / f"{sample.id}.png"))
+        assert set(np.unique(numbers)) - {0, 255} == {segment.id for segment in annotation.segments}

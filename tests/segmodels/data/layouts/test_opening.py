@@ -1,0 +1,76 @@
+"""Finding the layout of a folder, and merging, renaming and dropping classes."""
+
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+from layout_trees import histogram, objects
+
+from segmodels.data.layouts import LAYOUTS, find_layout, open_layout
+from segmodels.errors import InputError
+
+
+def test_a_folder_that_fits_nothing_says_what_each_layout_looks_for(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(
+        InputError, match=r"fits no layout, it holds notes\.txt, pictures/; correct ingest\.path"
+    ) as told:
+        find_layout(tmp_path)
+    for entry in LAYOUTS:
+        assert (f"\n  {entry.name}: {entry.build.marks}" in str(told.value)) == entry.build.automatic
+    with pytest.raises(InputError, match="is not there"):
+        find_layout(tmp_path / "missing")
+
+
+def test_two_layouts_that_fit_are_both_named(tmp_path: Path) -> None:
+    trees.voc2012(tmp_path)
+    trees.cityscapes(tmp_path)
+    with pytest.raises(InputError, match=r"fits the layouts cityscapes and voc2012: set ingest\.layout"):
+        find_layout(tmp_path)
+
+
+def test_classes_are_merged_renamed_and_ignored(tmp_path: Path) -> None:
+    trees.cityscapes(tmp_path)
+    plain = open_layout("cityscapes", tmp_path)
+    classes = {"human, été": ["person", "rider"], "ignore": ["sky"], "Straße": ["road"], "flat": ["car", "sidewalk"]}
+    layout = open_layout("cityscapes", tmp_path, classes)
+    samples = list(layout.samples())
+    before, after = plain.annotation(samples[1]), layout.annotation(samples[1])
+    assert layout.labels.classes[:3] == ("Straße", "flat", "building")
+    assert layout.labels.num_classes == 19 - 1 - 1 - 1
+    counts = histogram(plain, before)
+    assert histogram(layout, after) == {
+        "human, été": counts["person"],
+        "Straße": counts["road"],
+        "flat": counts["car"],
+        "void": counts["void"] + counts["sky"],
+    }
+    assert objects(layout, after) == [("human, été", 20, True)]  # flat is no thing: one of its parts is stuff
+    assert after.layers.shape[0] == 1
+    assert set(np.unique(after.layers)) == {0, after.segments[0].id}
+    assert layout.labels.palette[0] == plain.labels.palette[0]
+    assert layout.labels.palette[1] == plain.labels.palette[plain.labels.classes.index("car")]
+    assert layout.labels.ids[23] == 255
+    np.testing.assert_array_equal(layout.read_image(samples[1]), plain.read_image(samples[1]))
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        ({"vehicle": ["car", "truk"]}, r"ingest\.classes\.vehicle: unknown class 'truk': did you mean 'truck'"),
+        ({"vehicle": []}, r"gives 'vehicle' no classes"),
+        ({"a": ["car"], "b": ["car"]}, r"has 'car' in both 'a' and 'b'"),
+        ({"car": ["truck"]}, r"makes the class 'car', which the dataset has already"),
+    ],
+)
+def test_wrong_classes_are_one_sentence(classes: dict, sentence: str, tmp_path: Path) -> None:
+    trees.cityscapes(tmp_path)
+    with pytest.raises(InputError, match=sentence):
+        open_layout("cityscapes", tmp_path, classes)
+
+
+def test_at_least_two_classes_stay(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"leaves the classes \['nucleus'\], expected at least 2"):
+        open_layout("dsb2018", trees.dsb2018(tmp_path), {"ignore": ["background"]})
