@@ -52,6 +52,8 @@ class Batches:
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None: ...
 
+    def close(self) -> None: ...
+
     def __len__(self) -> int:
         return len(self.batches)
 

@@ -101,7 +101,7 @@ class Pod(Params):
     memory_request: Quantity | None = None
     memory_limit: Quantity | None = None
     shared_memory: Quantity | None = Field(
-        None, description="size of /dev/shm, which loader processes use; counts as memory"
+        None, description="size of /dev/shm, through which the GPUs of a node may talk; counts as memory"
     )
     scratch: Quantity | None = Field(
         None, description="size of the working folder on the node's disk: downloads, unpacked datasets, checkpoints"

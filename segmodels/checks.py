@@ -113,6 +113,11 @@ def optional(expectation: Expectation) -> Expectation:
     return Expectation(f"{expectation.text}, or null", lambda value: value is None or expectation.holds(value))
 
 
+def or_word(word: str, expectation: Expectation) -> Expectation:
+    """A word, such as auto, or as expected."""
+    return Expectation(f"{expectation.text}, or {word}", lambda value: value == word or expectation.holds(value))
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value read from YAML or JSON has the type that an argument is annotated with: a whole number for
     ``float``, a list for ``Sequence`` and ``tuple``; True and False are no numbers.

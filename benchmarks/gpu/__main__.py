@@ -38,6 +38,7 @@ PARTS: dict[str, tuple[Part, int]] = {  # in the order of what is asked first; s
     "compile": (steps.compiled, 180),
     "prediction": (prediction.prediction, 90),
     "workers": (loop.workers, 120),
+    "host": (loop.host, 60),
     "utilisation": (steps.utilisation, 90),
     "processes": (loop.processes, 120),
 }

@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,18 +45,63 @@ def loop(setting: Setting, known: set[str]) -> Rows:
 
 def saves(setting: Setting, known: set[str]) -> Rows:
     """Images per second of a whole training of three epochs with validations and saves as they are by default, by the
-    clock on the wall.
+    clock on the wall; and its seconds until the end of the first step, in training and validation (the first batch of
+    each left out) and waiting for saves.
     """
     if MODEL not in known:
         settings = setting.training(MODEL, epochs=3, validate_every=1)
         with TemporaryDirectory() as folder:
-            fit = create_fit(setting, settings, Path(folder))
+            fit, steps = create_fit(setting, settings, Path(folder)), []
+            fit.checkpoints = saving = TimedCheckpoints(Path(folder))
+            fit.on_batch = lambda *_: steps.append(time.perf_counter())
             start = time.perf_counter()
             fit.run()
             seconds = time.perf_counter() - start
-        images = 3 * len(setting.readers()[0])
-        in_loop = fit.progress.seconds
-        yield MODEL, {"images/s": images / seconds, "seconds": seconds, "of them training and validation": in_loop}
+        row = {"images/s": 3 * len(setting.readers()[0]) / seconds, "seconds": seconds, "first step": steps[0] - start}
+        yield MODEL, {**row, "training and validation": fit.progress.seconds, "saves": saving.seconds}
+
+
+class TimedCheckpoints(Checkpoints):
+    """Adds up the seconds that the training waits for its saves."""
+
+    seconds = 0.0
+
+    def save(self, state: dict[str, Any], best: dict[str, Any]) -> None:
+        self.wait()
+        start = time.perf_counter()
+        super().save(state, best)
+        self.seconds += time.perf_counter() - start
+
+    def wait(self) -> None:
+        start = time.perf_counter()
+        super().wait()
+        self.seconds += time.perf_counter() - start
+
+
+def host(setting: Setting, known: set[str]) -> Rows:
+    """What Python is at during the training loop: the functions in which its threads were found, every 5 ms."""
+    if known:
+        return
+    found: dict[str, Counter[str]] = {}
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(0.005):
+            names = {thread.ident: thread.name for thread in threading.enumerate()}
+            for ident, frame in sys._current_frames().items():
+                code = frame.f_code
+                place = f"{Path(code.co_filename).name}:{code.co_name}"
+                found.setdefault(names.get(ident, "?"), Counter())[place] += 1
+
+    sampler = threading.Thread(target=sample, name="sampler")
+    sampler.start()
+    loop_speed(setting, setting.training(MODEL))
+    ended.set()
+    sampler.join()
+    for thread in ("MainThread", "prefetch"):
+        places = found.get(thread, Counter())
+        for place, count in places.most_common(12):
+            yield f"{thread} {place}", {"% of its samples": 100 * count / places.total()}
 
 
 def resume(setting: Setting, known: set[str]) -> Rows:
@@ -72,7 +119,7 @@ def resume(setting: Setting, known: set[str]) -> Rows:
 
 def workers(setting: Setting, known: set[str]) -> Rows:
     """Images per second of the training loop by the number of loader processes."""
-    for count in (0, 4, 8) if not setting.rehearse else (0, 1):
+    for count in (0, 1, 2, 4, 8) if not setting.rehearse else (0, 1):
         if (name := f"{count} workers") not in known:
             yield name, {"images/s": loop_speed(setting, setting.training(MODEL, workers=count))}
 

@@ -14,7 +14,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (B, C, *spatial) raw, in the units and the type of the shards
     targets: Any  # what ``Task.targets`` makes of the annotations
-    ids: Tensor  # (B,) int64, numbers of the samples in their split
+    ids: Tensor  # (B,) int64, numbers of the samples in their split; always in main memory
 
 
 class EvaluationBatch(NamedTuple):

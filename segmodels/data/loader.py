@@ -6,9 +6,11 @@ and over all ranks together the same whatever the number of ranks.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import weakref
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar, cast
 
@@ -61,8 +63,8 @@ def training_loader(
 
     Args:
         batch_size: samples per batch and rank.
-        workers: processes; 0 loads in one thread of this process. A script that asks for processes must guard its
-            work by ``if __name__ == "__main__"``, because each of them imports it.
+        workers: processes; 0 loads in one thread of this process, which on a GPU slows the training. A script that asks
+            for processes must guard its work by ``if __name__ == "__main__"``, because each of them imports it.
         pin: give batches in pinned memory, from which a GPU copies without making the host wait.
 
     Raises:
@@ -83,8 +85,8 @@ def training_loader(
             f"split {reader.split!r} has {len(reader)} samples for {world_size} processes, expected at least one each:"
             " start fewer processes"
         )
-    samples = _AugmentedBatches(reader, augment, task, seed)
-    return TrainingLoader(samples, len(reader), batch_size, seed, workers, rank, world_size, pin)
+    order = _Order(len(reader), batch_size, seed, rank, world_size)
+    return TrainingLoader(_AugmentedBatches(reader, augment, task, seed), order, workers, pin)
 
 
 class TrainingLoader:
@@ -93,29 +95,20 @@ class TrainingLoader:
     Images have the shards' type; those of two spatial axes are in channels_last memory. Of each global batch of
     ``batch_size * world_size`` samples the rank takes every ``world_size``-th. The last, incomplete batch of an epoch
     is left out, unless it is the only one.
+
+    The thread and the processes live until ``close``: at the end of an epoch they make the first batches of the next.
+    A new iteration ends the one before it.
     """
 
-    def __init__(
-        self,
-        samples: _AugmentedBatches,
-        length: int,
-        batch_size: int,
-        seed: int,
-        workers: int,
-        rank: int,
-        world_size: int,
-        pin: bool,
-    ) -> None:
+    def __init__(self, samples: _AugmentedBatches, order: _Order, workers: int, pin: bool) -> None:
         self._samples = samples
-        self._length = length
-        self._batch_size = batch_size
-        self._seed = seed
+        self._order = order
         self._workers = workers
-        self._rank = rank
-        self._world_size = world_size
         self._pin = pin
         self._epoch = 0
         self._start_batch = 0
+        self._made: Generator[Batch, None, None] = prefetch(())
+        self._following: int | None = None  # number of the batch that ``_made`` gives next, over all epochs
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the order and the draws of the next iterations, which begin with batch ``start_batch``."""
@@ -123,43 +116,77 @@ class TrainingLoader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return max(1, self._length // (self._batch_size * self._world_size))
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        samples = self._samples.of_epoch(self._epoch)
-        batches = self._indices()[self._start_batch :]
-        made = worker_batches(samples.make, batches, self._workers) if self._workers else map(samples.make, batches)
-        if self._pin:
-            return prefetch(map(_pinned, made))
-        return made if self._workers else prefetch(made)
+        first = self._epoch * len(self)
+        if self._following != first + self._start_batch:
+            self.close()
+            self._made = self._from(first + self._start_batch)
+            weakref.finalize(self, self._made.close)  # the interpreter must not end before the thread
+        made = self._made
+        for number in range(first + self._start_batch, first + len(self)):
+            self._following = None  # until a batch has come
+            batch = next(made)
+            self._following = number + 1
+            yield batch
 
-    def _indices(self) -> list[np.ndarray]:
-        """The samples of each batch of this rank."""
-        order = np.random.default_rng((self._seed, self._epoch, 0)).permutation(self._length)
-        step = self._batch_size * self._world_size
-        return [order[batch * step : (batch + 1) * step][self._rank :: self._world_size] for batch in range(len(self))]
+    def close(self) -> None:
+        """End the thread and the processes; the next iteration starts them anew."""
+        self._following = None
+        self._made.close()
+
+    def _from(self, number: int) -> Generator[Batch, None, None]:
+        """The batches from this number on, without end."""
+        make, orders = self._samples.make, self._order.batches(number)
+        if self._workers:
+            return prefetch(worker_batches(make, orders, self._workers, pin=self._pin))
+        return prefetch(map(_pinned, map(make, orders)) if self._pin else map(make, orders))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which samples each batch of a rank has."""
+
+    samples: int
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return max(1, self.samples // (self.batch_size * self.world_size))
+
+    def batches(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Epoch and samples of each batch from this number on, without end."""
+        first, skipped = divmod(number, len(self))
+        step = self.batch_size * self.world_size
+        for epoch in itertools.count(first):
+            order = np.random.default_rng((self.seed, epoch, 0)).permutation(self.samples)
+            for batch in range(skipped, len(self)):
+                yield epoch, order[batch * step : (batch + 1) * step][self.rank :: self.world_size]
+            skipped = 0
 
 
 class _AugmentedBatches:
     """The batch of any samples in one epoch; sent to worker processes."""
 
-    def __init__(self, reader: ShardReader, augment: Augment, task: MakesTargets, seed: int, epoch: int = 0) -> None:
+    def __init__(self, reader: ShardReader, augment: Augment, task: MakesTargets, seed: int) -> None:
         self._reader = reader
         self._augment = augment
         self._task = task
         self._seed = seed
-        self._epoch = epoch
         self._outside = _outside(reader)
 
-    def of_epoch(self, epoch: int) -> _AugmentedBatches:
-        return _AugmentedBatches(self._reader, self._augment, self._task, self._seed, epoch)
-
-    def make(self, indices: np.ndarray) -> Batch:
-        images, annotations = zip(*[self._sample(int(index)) for index in indices], strict=True)
+    def make(self, order: tuple[int, np.ndarray]) -> Batch:
+        """The batch of an epoch and of the numbers of samples."""
+        epoch, indices = order
+        images, annotations = zip(*[self._sample(epoch, int(index)) for index in indices], strict=True)
         return Batch(_channels_first(images), self._task.targets(annotations), torch.from_numpy(indices))
 
-    def _sample(self, index: int) -> tuple[np.ndarray, Annotation]:
-        rng = np.random.default_rng((self._seed, self._epoch, 1 + index))
+    def _sample(self, epoch: int, index: int) -> tuple[np.ndarray, Annotation]:
+        rng = np.random.default_rng((self._seed, epoch, 1 + index))
         annotation = self._reader.annotation(index, objects=self._task.reads_objects)
         return self._augment(self._reader.image(index), annotation, rng, self._outside)
 
@@ -225,7 +252,7 @@ def _in_memory(annotation: Annotation) -> Annotation:
     )
 
 
-def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Generator[T, None, None]:
     """The same items, made up to ``depth`` ahead in a thread.
 
     An exception while making an item is raised where the item was due. The thread ends with the items, or when the

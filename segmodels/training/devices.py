@@ -13,6 +13,9 @@ from lightning_utilities.core import rank_zero
 
 from segmodels.errors import InputError
 
+MOST_LOADERS = 4
+"""Processes that make the batches of one GPU."""
+
 _PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
@@ -38,6 +41,14 @@ class Devices:
     def device(self) -> torch.device:
         """Kind of device, without a number."""
         return torch.device("cuda" if self.gpu else "cpu")
+
+    @property
+    def loader_processes(self) -> int:
+        """For a GPU, which a loader's thread in the training process would slow down: 4 for each process of the
+        training, which keeps a core for itself. On the CPU 0.
+        """
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(MOST_LOADERS, max(0, cores // self.local_processes - 1)) if self.gpu else 0
 
     def launch(self, *, reaches_all_parameters: bool) -> Fabric:
         """Join the other processes.

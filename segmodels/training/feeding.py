@@ -12,7 +12,7 @@ from segmodels.data.batches import Batch
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on ``device``.
+    """The same batches with images and targets on ``device``; the numbers of the samples stay in main memory.
 
     For a GPU each batch is copied by a stream of its own while the step before it is computed; neither the host nor the
     step waits, provided that the batches are in pinned memory.
@@ -33,14 +33,15 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
+    images, targets = tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch[:2])
+    return Batch(images, targets, batch.ids)
 
 
 def _handed_over(batch: Batch, copied: torch.cuda.Event) -> Batch:
     """The batch for the stream that computes: its memory is kept until that has used it."""
     computing = torch.cuda.current_stream()
     computing.wait_event(copied)
-    for tensor in tree_leaves(batch):
+    for tensor in tree_leaves(batch[:2]):
         if isinstance(tensor, Tensor):
             tensor.record_stream(computing)
     return batch

@@ -26,18 +26,21 @@ from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
 from segmodels.training.feeding import on_device
 from segmodels.training.learner import Learner, Losses, Turn
-from segmodels.training.means import add_losses, mean_losses, total_sums
+from segmodels.training.means import LossSums, mean_losses, total_sums
 from segmodels.training.processes import largest_of_all, of_all
 from segmodels.training.state import FitSettings, Progress
 from segmodels.training.validation import Validation, validate
 
 
 class TrainingLoader(Protocol):
-    """Batches of an epoch, from ``start_batch`` on; which ones depends on the epoch alone."""
+    """Batches of an epoch, from ``start_batch`` on; which ones depends on the epoch alone. ``close`` ends what makes
+    them.
+    """
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Batch]: ...
+    def close(self) -> None: ...
 
 
 class Stopped(BaseException):
@@ -122,6 +125,7 @@ class Fit:
         except Stopped:
             stopped = True
         finally:
+            self.training.close()
             self.checkpoints.wait()
         if self.fabric.world_size > 1:
             self.fabric.barrier()  # no process leaves before the state is written
@@ -170,10 +174,7 @@ class Fit:
         progress, batches = self.progress, len(self.training)
         self.parallel.train()
         self.training.set_epoch(progress.epoch, progress.batch)
-        sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
-            for name, value in progress.sums.items()
-        }
+        sums = LossSums(progress.sums)
         start = time.monotonic()
         if progress.batch < batches:
             for batch in on_device(self.training, self.fabric.device):
@@ -189,7 +190,7 @@ class Fit:
                         progress.batch = batches
                         break
                 start = time.monotonic()  # saving does not count
-        self._keep_sums(sums)
+        progress.sums = sums.totals()
 
     def _counted(self, stage: str, seconds: float) -> float:
         """Seconds of a batch that count as training time: none of a process's first batch of each stage where kernels
@@ -200,14 +201,14 @@ class Fit:
         self._cold.remove(stage)
         return 0.0
 
-    def _leave_or_save(self, sums: dict[str, Tensor]) -> None:
+    def _leave_or_save(self, sums: LossSums) -> None:
         """Save the state if a save is due; raise ``Stopped``, the state saved, if any process was asked to stop."""
         self.checkpoints.check()
         stop, due, self.progress.seconds = largest_of_all(
             self.fabric, self.stop(), self._save_is_due(), self.progress.seconds
         )
         if stop or due:
-            self._keep_sums(sums)
+            self.progress.sums = sums.totals()
             self._save()
         if stop:
             raise Stopped
@@ -215,7 +216,7 @@ class Fit:
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
 
-    def _train_batch(self, batch: Batch, *, last: bool, sums: dict[str, Tensor]) -> bool:
+    def _train_batch(self, batch: Batch, *, last: bool, sums: LossSums) -> bool:
         """Whether the batch completed an optimiser step."""
         settings, progress = self.settings, self.progress
         soft_labels = self._soft_labels(batch)
@@ -229,13 +230,13 @@ class Fit:
         for objective in self.learner.objectives:
             with self.fabric.no_backward_sync(self.parallel, enabled=not steps_now):
                 output = self.parallel(batch, Turn(objective, share_done, soft_labels))
-                self.fabric.backward(output.loss / settings.accumulate)
+                self.fabric.backward(output.loss if settings.accumulate == 1 else output.loss / settings.accumulate)
             if steps_now:
                 self._step()
             losses.append(output.loss.detach())
             terms |= output.terms
         progress.step += steps_now
-        add_losses(sums, Losses(torch.stack(losses).sum(), terms), len(batch.images))
+        sums.add(Losses(sum(losses[1:], losses[0]), terms), len(batch.images))
         return steps_now
 
     def _step(self) -> None:
@@ -254,10 +255,6 @@ class Fit:
         if self.settings.minutes is not None:
             share = max(share, self.progress.seconds / (60 * self.settings.minutes))
         return share
-
-    def _keep_sums(self, sums: dict[str, Tensor]) -> None:
-        """Copy the running sums from the device into the progress, so that they are saved with it."""
-        self.progress.sums = {name: float(value) for name, value in sums.items()}
 
     def _check_losses(self) -> None:
         """Stop a training that has diverged; its last metrics show it."""

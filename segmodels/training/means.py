@@ -10,13 +10,44 @@ from torch import Tensor
 from segmodels.training.learner import Losses
 
 
-def add_losses(sums: dict[str, Tensor], losses: Losses, images: int) -> None:
-    """Add a batch's losses to running sums that stay on the device: no synchronisation per batch."""
-    total = {} if losses.loss is None else {"loss": losses.loss}
-    for name, value in {**total, **losses.terms}.items():
-        value = value.detach().double() * images
-        sums[name] = sums[name] + value if name in sums else value
-    sums["images"] = sums["images"] + images if "images" in sums else torch.tensor(float(images), dtype=torch.float64)
+class LossSums:
+    """Sums of losses over images, by name, and their number as ``images``.
+
+    Losses stay on their device until the sums are asked for: adding them neither waits for a GPU nor gives it work.
+
+    Args:
+        sums: to begin with.
+    """
+
+    KEPT = 1000
+    """Batches whose losses stay on the device at most."""
+
+    def __init__(self, sums: Mapping[str, float] | None = None) -> None:
+        self._sums = dict(sums or {})
+        self._losses: dict[str, list[Tensor]] = {}
+        self._images: dict[str, list[int]] = {}  # of the batches that these losses are means of
+
+    def add(self, losses: Losses, images: int) -> None:
+        """Add the losses of a batch, means over its images."""
+        total = {} if losses.loss is None else {"loss": losses.loss}
+        for name, value in {**total, **losses.terms}.items():
+            self._losses.setdefault(name, []).append(value.detach())
+            self._images.setdefault(name, []).append(images)
+            if len(self._losses[name]) == self.KEPT:
+                self._add_up()
+        self._sums["images"] = self._sums.get("images", 0.0) + images
+
+    def totals(self) -> dict[str, float]:
+        """The sums so far; waits for the device once for each name."""
+        self._add_up()
+        return dict(self._sums)
+
+    def _add_up(self) -> None:
+        for name, losses in self._losses.items():
+            values = torch.stack(losses).tolist()
+            for value, images in zip(values, self._images[name], strict=True):
+                self._sums[name] = self._sums.get(name, 0.0) + value * images
+        self._losses, self._images = {}, {}
 
 
 def mean_losses(prefix: str, sums: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""What the processes of a training tell each other."""
+"""What the processes of a training tell each other: by their CPUs, so that none waits for the work of its GPU."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ def largest_of_all(fabric: Fabric, *values: float) -> list[float]:
     """The largest value that any process has, for each of ``values``: what all of them can decide by."""
     if fabric.world_size == 1:
         return list(values)
-    largest = torch.tensor(values, dtype=torch.float64, device=fabric.device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    largest = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts(fabric))
     return largest.tolist()
 
 
@@ -23,5 +24,15 @@ def of_all(fabric: Fabric, value: Any) -> list[Any]:
     if fabric.world_size == 1:
         return [value]
     values: list[Any] = [None] * fabric.world_size
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_hosts(fabric))
     return values
+
+
+def _hosts(fabric: Fabric) -> dist.ProcessGroup | None:
+    """The group of all processes whose messages go from CPU to CPU; None is the default group."""
+    return None if fabric.device.type == "cpu" else _gloo_beside(dist.group.WORLD)
+
+
+@cache
+def _gloo_beside(_world: dist.ProcessGroup) -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo")

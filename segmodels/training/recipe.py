@@ -107,9 +107,10 @@ def create_loaders(
         InputError: the augmentation does not fit the images, or there are fewer samples than processes.
     """
     share = {"batch_size": settings.batch_size, "rank": rank, "world_size": processes}
-    pin = choose_devices(settings.accelerator).gpu
+    devices = choose_devices(settings.accelerator, settings.precision, settings.deterministic)
+    workers = devices.loader_processes if settings.workers == "auto" else settings.workers
     loader = training_loader(
-        training, settings.augment, task, seed=settings.seed, workers=settings.workers, pin=pin, **share
+        training, settings.augment, task, seed=settings.seed, workers=workers, pin=devices.gpu, **share
     )
     return loader, evaluation_loader(validation, **share)
 
@@ -270,7 +271,7 @@ def _on_devices(settings: TrainSettings, model: nn.Module, devices: Devices) -> 
     if devices.processes > 1:
         model = synchronize_batch_norm(model, devices.device)
     if settings.compile:
-        model.compile()
+        model.compile(mode="default" if settings.compile is True else settings.compile)
     return model
 
 

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from segmodels.checks import HIGHEST_SEED, MOST_WORKERS, check, each, number, one_of, optional, whole_number
+from segmodels.checks import (
+    HIGHEST_SEED,
+    MOST_WORKERS,
+    check,
+    each,
+    number,
+    one_of,
+    optional,
+    or_word,
+    whole_number,
+)
 from segmodels.data.augment import Augment
 from segmodels.errors import InputError
 
@@ -103,7 +113,8 @@ class TrainSettings:
             it, else float32.
         accelerator: device of the training. auto: the GPU if there is one.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
-        compile: compile the model with torch.compile.
+        compile: compile the model with torch.compile. reduce-overhead: and replay its kernels as CUDA graphs, which
+            helps where the host cannot queue them fast enough.
         deterministic: use deterministic algorithms, so that the same parameters give the same weights. On a GPU they
             are slower, and a warning names the operations that have none. auto: on the CPU alone.
         ema: decay of the exponential moving average of the weights, between 0 and 1; the average is validated and kept
@@ -112,7 +123,8 @@ class TrainSettings:
         validate_every: epochs between validations.
         save_minutes: minutes between two saves of the training's state; the end and SIGTERM save it, too. 0: save after
             every step.
-        workers: loader processes. 0: one thread beside training.
+        workers: loader processes. 0: one thread of the process that trains, which slows a GPU down. auto: 0 on the CPU;
+            on a GPU 4, or fewer where the machine has too few cores.
         seed: seed of all random draws.
     """
 
@@ -139,13 +151,13 @@ class TrainSettings:
     precision: Precision = "auto"
     accelerator: Accelerator = "auto"
     channels_last: bool = True
-    compile: bool = False
+    compile: bool | Literal["reduce-overhead"] = False
     deterministic: bool | Literal["auto"] = "auto"
     ema: float | None = None
     early_stopping: EarlyStopping | None = None
     validate_every: int = 1
     save_minutes: float = 10.0
-    workers: int = 0
+    workers: int | Literal["auto"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -167,7 +179,7 @@ class TrainSettings:
             precision=one_of(Precision),
             accelerator=one_of(Accelerator),
             ema=optional(number(above=0, below=1)),
-            workers=whole_number(0, MOST_WORKERS),
+            workers=or_word("auto", whole_number(0, MOST_WORKERS)),
             seed=whole_number(0, HIGHEST_SEED),
         )
         if self.loss is not None and not self.loss:

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
 from segmodels.training.learner import Learner, Turn
-from segmodels.training.means import add_losses, mean_losses
+from segmodels.training.means import LossSums, mean_losses
 from segmodels.training.processes import of_all
 
 
@@ -47,25 +46,24 @@ def validate(
     """
     learner.eval()
     task, evaluator = learner.task, learner.task.evaluator()
-    sums: dict[str, Tensor] = {}
+    sums = LossSums()
     finite = torch.tensor(True, device=fabric.device)
     turn, start = Turn(learner.objectives[0], share_done), time.monotonic()
     for batch in batches:
-        targets = task.targets(batch.annotations)
-        inputs = fabric.to_device(Batch(batch.images, targets, torch.tensor(batch.indices)))
+        images, targets = fabric.to_device((batch.images, task.targets(batch.annotations)))
+        inputs = Batch(images, targets, torch.tensor(batch.indices))
         with fabric.autocast():
             losses = learner(inputs, turn)
         finite &= all_finite(losses.output)  # stays on the device until the end
         results = learner.results(losses.output, batch._replace(images=inputs.images))
         evaluator.update(results, batch.annotations, batch.ids)
         on_results(batch, results)
-        add_losses(sums, losses, len(batch.ids))
+        sums.add(losses, len(batch.ids))
         now = time.monotonic()
         after_batch(now - start)
         start = now
-    own = {name: float(value) for name, value in sums.items()}
     return Validation(
         reduce(operator.add, of_all(fabric, evaluator)),
-        mean_losses("val", of_all(fabric, own)),
+        mean_losses("val", of_all(fabric, sums.totals())),
         all(of_all(fabric, bool(finite))),
     )

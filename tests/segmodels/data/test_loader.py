@@ -3,6 +3,9 @@ behaves.
 """
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -17,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from segmodels.annotations import Annotation, Segment, rows_of
 from segmodels.data import augment as augmentation
 from segmodels.data.batches import Batch
-from segmodels.data.loader import evaluation_loader, prefetch, training_loader
+from segmodels.data.loader import PREFETCH, evaluation_loader, prefetch, training_loader
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
@@ -45,6 +48,17 @@ class Classes:
             "classes": torch.from_numpy(np.stack([annotation.classes for annotation in annotations])),
             "image_label": torch.tensor(labels),
         }
+
+
+class Makers(Classes):
+    """Tells which thread of which process made a batch, and counts those of this process."""
+
+    made = 0
+
+    def targets(self, annotations: Sequence[Annotation]) -> dict[str, torch.Tensor]:
+        self.made += 1
+        maker = torch.tensor([os.getpid(), threading.get_native_id()])
+        return {**super().targets(annotations), "maker": maker.sum().expand(len(annotations))}
 
 
 TASK = Classes()
@@ -119,7 +133,8 @@ def test_batches_are_pinned_beside_the_training(reader, workers, monkeypatch):
     plain = list(loader())
     assert not threads
     assert same(list(loader(pin=True)), plain)
-    assert threads == ["prefetch"] * len(tree_leaves(plain))
+    assert set(threads) == {"prefetch"}
+    assert len(threads) >= (len(plain) if workers else len(tree_leaves(plain))), "a process hands over one piece"
 
 
 def test_targets_are_made_where_the_batches_are_made(reader):
@@ -184,6 +199,63 @@ def test_workers_change_nothing(reader, workers):
     batches = list(shared)
     assert same(list(alone), batches)
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_thread_and_the_processes_make_one_epoch_after_another(tmp_path, workers):
+    reader, task = shards(tmp_path, [(8, 8)] * 24), Makers()
+    loader = training_loader(reader, Augment(flip=0.5), task, batch_size=2, seed=0, workers=workers)
+    seen, makers = {}, set()
+    for epoch in (0, 1, 2, 2, 3):  # twice: an average of the weights looks at the images of an epoch again
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        own = {maker for batch in batches for maker in batch.targets["maker"].flatten().tolist()}
+        assert len(own) == max(1, workers)
+        if epoch not in seen:
+            makers |= own
+        seen[epoch] = batches
+    assert len(makers) == 2 * max(1, workers), "new ones for what does not follow alone"
+    for epoch, batches in seen.items():
+        alone = training_loader(reader, Augment(flip=0.5), Classes(), batch_size=2, seed=0)
+        alone.set_epoch(epoch)
+        for batch, expected in zip(batches, alone, strict=True):
+            assert torch.equal(batch.images, expected.images)
+            assert torch.equal(batch.targets["classes"], expected.targets["classes"])
+
+
+def test_the_first_batches_of_the_next_epoch_are_made_before_it_begins(tmp_path):
+    reader, task = shards(tmp_path, [(8, 8)] * 6), Makers()
+    loader = training_loader(reader, Augment(), task, batch_size=2, seed=0)
+    assert len(list(loader)) == 3
+    deadline = time.monotonic() + 5
+    while task.made < 3 + PREFETCH and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert task.made >= 3 + PREFETCH
+    loader.set_epoch(1)
+    next(iter(loader))
+    loader.close()
+    assert task.made <= 3 + PREFETCH + 2
+    assert threads() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_program_that_leaves_a_loader_open_ends(reader, workers):
+    script = (
+        "from segmodels.data.augment import Augment\n"
+        "from segmodels.data.loader import training_loader\n"
+        "from segmodels.data.shards import ShardReader\n"
+        "from segmodels.tasks.registry import create_task\n"
+        "if __name__ == '__main__':\n"
+        f"    reader = ShardReader({str(reader.folder)!r}, 'train')\n"
+        "    task = create_task('semantic', reader.labels)\n"
+        f"    loader = training_loader(reader, Augment(), task, batch_size=2, seed=0, workers={workers})\n"
+        "    batches = iter(loader)\n"
+        "    print(next(batches).images.shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "torch.Size([2, 3, 20, 30])\n"
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

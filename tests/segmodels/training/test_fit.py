@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodels.annotations import Annotation
 from segmodels.data.batches import Batch, EvaluationBatch
@@ -19,6 +21,7 @@ from segmodels.errors import InputError
 from segmodels.finite import all_finite
 from segmodels.labels import LabelMap
 from segmodels.losses import create_loss
+from segmodels.losses.base import LogitsLoss
 from segmodels.outputs import PixelOutput
 from segmodels.tasks.registry import create_task
 from segmodels.tasks.targets import SemanticTargets
@@ -60,6 +63,8 @@ class Batches:
 
     def __len__(self) -> int:
         return self.batches
+
+    def close(self) -> None: ...
 
     def __iter__(self) -> Any:
         return (self.batch(index) for index in range(self.start, self.batches))
@@ -120,7 +125,7 @@ def new_fit(
     return Fit(
         Fabric(accelerator="cpu", devices=1, precision=settings.pop("precision", "32-true")),
         learner,
-        torch.optim.AdamW(learner.model.parameters(), lr=0.02),
+        torch.optim.AdamW(learner.model.parameters(), lr=0.02, fused=settings.pop("fused", None)),
         lambda share: learning_rate_factor("polynomial", share, warmup=0.1),
         batches,
         validation,
@@ -271,6 +276,53 @@ def test_states_are_saved_by_the_clock_and_at_the_end_and_a_finished_training_is
     for _ in range(2):
         new_fit(tmp_path / "again", save_minutes=10.0).run()
         assert [path.name.split("-")[0] for path in (tmp_path / "again").glob("*.ckpt")] == ["00000000"]
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations at which a host waits for its GPU."""
+
+    NAMES = frozenset(
+        {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ in self.NAMES
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"gradient_clip": 1.0, "accumulate": 2}])
+def test_no_step_waits_for_the_device(tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a host that waits in every step cannot queue the next one while the last is computed."""
+    counts = []
+    for batches in (4, 8):
+        fit = new_fit(tmp_path / str(batches), batches=Batches(batches), save_minutes=10.0, fused=True, **options)
+        monkeypatch.setattr(LogitsLoss, "_check", lambda *_: None)  # of labels, on the CPU alone
+        monkeypatch.setattr(Tensor, "cpu", None)
+        monkeypatch.setattr(Tensor, "numpy", None)
+        with Waits() as waits:
+            fit._train_epoch()
+        monkeypatch.undo()
+        counts.append(waits.count)
+    assert counts[0] == counts[1]
+
+
+def test_what_makes_the_batches_is_closed_however_a_training_ends(tmp_path: Path) -> None:
+    def ended(fit: Fit) -> list[str]:
+        closed: list[str] = []
+        fit.training.close = lambda: closed.append("closed")  # type: ignore[method-assign]
+        with suppress(Stopped, InputError):
+            fit.run()
+        return closed
+
+    assert ended(new_fit(tmp_path / "end")) == ["closed"]
+    assert ended(new_fit(tmp_path / "stopped", stop=StopAfter(2))) == ["closed"]
+    diverged = new_fit(tmp_path / "diverged")
+    diverged.peaks = [math.inf]
+    assert ended(diverged) == ["closed"]
 
 
 def test_saving_does_not_count_as_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

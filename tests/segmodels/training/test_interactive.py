@@ -80,6 +80,8 @@ class Batches:
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         self.start = start_batch
 
+    def close(self) -> None: ...
+
     def __len__(self) -> int:
         return 3
 

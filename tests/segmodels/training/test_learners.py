@@ -122,6 +122,8 @@ class Batches:
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None: ...
 
+    def close(self) -> None: ...
+
     def __len__(self) -> int:
         return 2
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +13,16 @@ import torch
 from small_pipeline import write_shards
 from torch import Tensor, nn
 
+from segmodels.data.augment import Augment
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import PixelOutput
-from segmodels.training.devices import choose_devices
+from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.devices import Devices, choose_devices
+from segmodels.training.fit import Fit, Stopped
 from segmodels.training.moving_average import MovingAverage
-from segmodels.training.recipe import Recipe, create_optimizer, create_recipe
+from segmodels.training.recipe import Recipe, create_loaders, create_optimizer, create_recipe
 from segmodels.training.self_correction import SelfCorrection
 from segmodels.training.settings import DeepSupervision, SelfCorrectionSettings, TrainSettings
 
@@ -167,6 +174,67 @@ def test_one_kernel_updates_all_parameters_on_gpus_alone(readers: tuple[ShardRea
     assert [group["fused"] for group in on_cpu.optimizer.param_groups] == [None] * 2
     fused = create_optimizer(TrainSettings(optimizer=name), Positions(4), fused=True)
     assert {group["fused"] for group in fused.param_groups} == {True}
+
+
+@pytest.mark.parametrize(
+    ("cores", "local", "expected"), [(16, 1, 4), (4, 1, 3), (2, 1, 1), (1, 1, 0), (16, 8, 1), (8, 8, 0)]
+)
+def test_a_gpu_is_fed_by_processes_as_far_as_there_are_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, local: int, expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
+    devices = Devices(gpu=True, precision="float32", processes=2 * local, local_processes=local)
+    assert devices.loader_processes == expected
+    assert replace(devices, gpu=False).loader_processes == 0
+
+
+@pytest.mark.parametrize(("gpu", "workers", "expected"), [(True, "auto", 3), (False, "auto", 0), (True, 0, 0)])
+def test_loaders_have_the_processes_of_the_settings(
+    readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch, gpu: bool, workers: Any, expected: int
+) -> None:
+    task = recipe(readers).task
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("segmodels.training.recipe.training_loader", lambda *_, **options: asked.update(options))
+    settings = TrainSettings(**{**SMALL, "accelerator": "auto", "workers": workers})
+    create_loaders(settings, task, *readers, rank=0, processes=1)
+    assert (asked["workers"], asked["pin"]) == (expected, gpu)
+
+
+def test_workers_change_no_bit_of_the_weights(readers: tuple[ShardReader, ShardReader], tmp_path: Path) -> None:
+    """Of a model with dropout, over epochs, stopped and resumed."""
+    ends = {}
+    for workers, polls in ((0, None), (2, None), (2, 3)):
+        for stop_after in [polls, None] if polls else [None]:
+            changes = {
+                "model": "unet_original",
+                "epochs": 3,
+                "batch_size": 1,
+                "workers": workers,
+                "augment": Augment((20, 20)),
+            }
+            settings = TrainSettings(**{**SMALL, **changes})
+            made = create_recipe(settings, *readers)
+            fabric = made.devices.launch(reaches_all_parameters=True)
+            loaders = create_loaders(settings, made.task, *readers, rank=0, processes=1)
+            left = itertools.count(1)
+            fit = Fit(
+                fabric,
+                made.learner,
+                made.optimizer,
+                made.learning_rate_factor,
+                *loaders,
+                settings=made.fit,
+                checkpoints=Checkpoints(tmp_path / f"{workers}-{polls}"),
+                stop=lambda left=left, stop_after=stop_after: next(left) == stop_after,
+            )
+            with suppress(Stopped):
+                ends[workers, polls] = fit.run()
+    first, *others = ends.values()
+    assert len(others) == 2
+    for other in others:
+        assert all(torch.equal(value, other[name]) for name, value in first.items())
 
 
 def test_deterministic_algorithms_are_for_cpus_unless_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
