@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from functools import cache
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,22 +15,33 @@ from torch import Tensor
 from segmodels.errors import InputError
 from segmodels.metrics.counting import out_of_range
 
+COPIES = 64  # tables of few classes: additions to one cell wait for each other
+MOST_CELLS = 1 << 19  # of all tables, 4 MiB; with many classes neighbours seldom meet
+
 
 class DeviceCounts:
     """Counts on one device until they are read: adding a batch queues kernels and copies nothing back.
 
     Integer additions in any order give the same sum, so the result is deterministic. Whether all labels were in the
     range shows when the counts are read.
+
+    Attributes:
+        kernels: Triton's; None: torch counts.
+        broken: whether Triton could not compile them in this process.
     """
+
+    broken: ClassVar[bool] = False
 
     def __init__(self, num_classes: int, ignore_index: int, device: torch.device) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        # the last cell takes what does not count: ignored pixels and labels outside the range
-        self.table = torch.zeros(num_classes**2 + 1, dtype=torch.int64, device=device)
-        # lowest and highest label of target and prediction, ignored pixels left out
-        self.lowest = torch.zeros(2, dtype=torch.int64, device=device)
-        self.highest = torch.zeros(2, dtype=torch.int64, device=device)
+        self.kernels = None if self.broken else compiled_for(device)
+        width = num_classes**2 + 1  # the last cell is of what does not count
+        copies = max(1, min(COPIES, MOST_CELLS // width))
+        # one tensor, since each costs a launch: tables, and lowest and highest target, lowest and highest prediction,
+        # ignored pixels left out
+        self.numbers = torch.zeros(copies * width + 4, dtype=torch.int64, device=device)
+        self.tables, self.extremes = self.numbers[:-4].view(copies, width), self.numbers[-4:]
 
     def add(self, prediction: Any, target: Any) -> None:
         """Label maps of integers and one shape, as in ``counting.count_pairs``; those on another device are brought
@@ -44,13 +58,34 @@ class DeviceCounts:
             )
         if target.numel() == 0:
             return
-        labels = torch.stack((target.reshape(-1), prediction.reshape(-1)))
+        prediction, target = prediction.reshape(-1).contiguous(), target.reshape(-1).contiguous()
+        if not self.added_by_kernels(prediction, target):
+            self.add_by_torch(prediction, target)
+
+    def added_by_kernels(self, prediction: Tensor, target: Tensor) -> bool:
+        if self.kernels is None:
+            return False
+        maps = (labels if labels.dtype in self.kernels.TYPES else labels.long() for labels in (prediction, target))
+        try:
+            self.kernels.count(*maps, self.tables, self.extremes, self.num_classes, self.ignore_index)
+        except Exception as error:  # no C compiler, no place for its cache, ...: nothing was counted
+            logging.getLogger(__name__).info("Triton cannot compile the counting of labels, torch counts: %s", error)
+            self.kernels, DeviceCounts.broken = None, True
+        return self.kernels is not None
+
+    def add_by_torch(self, prediction: Tensor, target: Tensor) -> None:
+        # int64: in uint8, comparing with -1 and multiplying by the number of classes would wrap around
+        labels = torch.stack((target.long(), prediction.long()))
         ignored = labels[0] == self.ignore_index
         lowest, highest = labels.masked_fill_(ignored, 0).aminmax(dim=1)
-        self.lowest, self.highest = torch.minimum(self.lowest, lowest), torch.maximum(self.highest, highest)
+        torch.minimum(self.extremes[::2], lowest, out=self.extremes[::2])
+        torch.maximum(self.extremes[1::2], highest, out=self.extremes[1::2])
         counted = ~ignored & ((labels >= 0) & (labels < self.num_classes)).all(0)
         cells = torch.where(counted, labels[0] * self.num_classes + labels[1], self.num_classes**2)
-        self.table.scatter_add_(0, cells, self.table.new_ones(1).expand_as(cells))
+        copies, width = self.tables.shape
+        in_turn = cells[: len(cells) // copies * copies].view(-1, copies)
+        in_turn += torch.arange(0, copies * width, width, device=cells.device)
+        self.numbers.scatter_add_(0, cells, self.numbers.new_ones(1).expand_as(cells))
 
     def read(self) -> NDArray[np.int64]:
         """Counts ``(C, C)`` so far, rows = truth. Waits for the device.
@@ -58,20 +93,29 @@ class DeviceCounts:
         Raises:
             InputError: a batch held labels outside the range (the message names the lowest and highest).
         """
-        for name, lowest, highest in zip(
-            ("target", "prediction"), self.lowest.tolist(), self.highest.tolist(), strict=True
-        ):
-            if wrong := [label for label in (lowest, highest) if not 0 <= label < self.num_classes]:
+        numbers = torch.cat((self.tables.sum(0), self.extremes)).cpu().numpy()
+        for name, extremes in (("target", numbers[-4:-2]), ("prediction", numbers[-2:])):
+            if wrong := [int(label) for label in extremes if not 0 <= label < self.num_classes]:
                 raise InputError(out_of_range(name, wrong, self.num_classes, self.ignore_index))
-        return self.table[:-1].reshape(self.num_classes, self.num_classes).cpu().numpy().copy()
+        return numbers[:-5].reshape(self.num_classes, self.num_classes).copy()
 
     def integers(self, name: str, labels: Any) -> Tensor:
-        """``labels`` as int64 on this device: in uint8, comparing with -1 and multiplying by the number of classes
-        would wrap around.
-        """
-        labels = torch.as_tensor(labels, device=self.table.device)
+        """``labels`` on this device."""
+        labels = torch.as_tensor(labels, device=self.numbers.device)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(
                 f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first"
             )
-        return labels.long()
+        return labels
+
+
+@cache
+def compiled_for(device: torch.device) -> ModuleType | None:
+    """Kernels for a device that Triton serves, where it is installed."""
+    if device.type != "cuda":
+        return None
+    try:
+        from segmodels.metrics import counting_triton
+    except ImportError:
+        return None
+    return counting_triton

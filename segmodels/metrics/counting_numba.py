@@ -1,8 +1,12 @@
 """Compiled counting of label pairs in one pass, for maps large enough to pay for importing numba.
 
-Label maps consist of regions, so most blocks of neighbouring pixels hold a single pair of labels: such a block is
-counted at once, others pixel by pixel. Compiled per pair of types at first use (a fraction of a second), not cached on
-disk: nothing to write in a read-only install.
+Nothing branches on a pixel's value: what a processor cannot predict costs more than counting. Each chunk of pixels
+first becomes indices of the table's cells, many pixels an instruction. Label maps consist of regions, so most groups of
+neighbouring pixels hold a single pair of labels: such a group adds once, the others are listed and add pixel by pixel.
+Neighbouring additions go to different tables: to one cell they would wait for each other.
+
+Compiled per pair of types at first use (a fraction of a second), not cached on disk: nothing to write in a read-only
+install.
 """
 
 import os
@@ -13,73 +17,52 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 8  # pixels; of uint8 one 64-bit word
-TABLES = 4  # of a thread, for the pixels of mixed words
+CHUNK = 2048  # pixels: their cells stay in the processor's fastest cache
+GROUP = 8  # pixels that add once where they are alike
+TABLES = 8  # of a thread
 MOST_THREADS = 4  # more do not read memory faster
 
 
-@numba.njit(inline="always")
-def cell(prediction, target, num_classes, ignore_index):
-    """Index of a pair of labels in the table of ``counting.tally``; as unsigned numbers, negative labels are large
-    ones.
-    """
-    row = np.uint64(np.int64(target))
-    column = np.uint64(np.int64(prediction))
-    if row >= num_classes:
-        row = num_classes if row == ignore_index else num_classes + np.uint64(1)
-    if column >= num_classes:
-        column = num_classes
-    return row * (num_classes + np.uint64(1)) + column
-
-
 @numba.njit(nogil=True)
-def tally_words(prediction, target, rows, columns, tables):
-    """uint8 maps as uint64 words of eight pixels: a run of words that repeat one pair of bytes is counted when it ends.
-    The pixels of other words take turns with the tables: additions to one cell would wait for each other.
+def add_pixels(prediction, target, last, ignored, num_classes, ignored_row, cells, mixed, tables):
+    """Add flat maps to the first of ``tables``' axes' sum: cells as of ``counting.tally``, and a last one for nothing.
 
-    ``rows`` and ``columns`` hold what each byte as target and as prediction adds to the index of a cell.
+    Args:
+        last: highest label of a class, of the type of each map.
+        ignored: in the target's type.
+        ignored_row: of pixels with that target.
+        cells, mixed: memory for a chunk's cells and for its groups of different pixels.
     """
-    repeat, lowest, bits = np.uint64(0x0101010101010101), np.uint64(255), np.uint64(8)
-    run_target, run_prediction, run = np.uint64(0), np.uint64(0), 0
-    for word in range(target.size):
-        targets, predictions = target[word], prediction[word]
-        if targets == run_target and predictions == run_prediction:
-            run += BLOCK
-            continue
-        tables[0, rows[run_target & lowest] + columns[run_prediction & lowest]] += run
-        run_target, run_prediction, run = repeat * (targets & lowest), repeat * (predictions & lowest), BLOCK
-        if targets != run_target or predictions != run_prediction:
-            run = 0
-            for pixel in range(BLOCK):
-                shift = bits * np.uint64(pixel)
-                place = rows[(targets >> shift) & lowest] + columns[(predictions >> shift) & lowest]
-                tables[pixel % TABLES, place] += 1
-    tables[0, rows[run_target & lowest] + columns[run_prediction & lowest]] += run
-
-
-@numba.njit(nogil=True)
-def tally_integers(prediction, target, num_classes, ignore_index, table):
-    """Maps of any integer types: a block is counted at once where all of it equals its first pixel."""
-    whole = target.size - target.size % BLOCK
-    for first in range(0, whole, BLOCK):
-        uniform = True
-        for pixel in range(first, first + BLOCK):
-            uniform &= (target[pixel] == target[first]) & (prediction[pixel] == prediction[first])
-        if uniform:
-            table[cell(prediction[first], target[first], num_classes, ignore_index)] += BLOCK
-        else:
-            for pixel in range(first, first + BLOCK):
-                table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
-    for pixel in range(whole, target.size):
-        table[cell(prediction[pixel], target[pixel], num_classes, ignore_index)] += 1
+    kind = cells.dtype.type
+    width = kind(num_classes + 1)
+    for first in range(0, target.size, CHUNK):
+        truths, guesses = target[first : first + CHUNK], prediction[first : first + CHUNK]
+        for i in range(truths.size):
+            truth, guess = truths[i], guesses[i]
+            row = kind(truth) if (truth >= 0) & (truth <= last[1]) else kind(ignored_row if truth == ignored else width)
+            column = kind(guess) if (guess >= 0) & (guess <= last[0]) else kind(num_classes)
+            cells[i] = row * width + column
+        cells[truths.size :] = tables.shape[1] - 1
+        count = 0
+        for group in range(-(-truths.size // GROUP)):
+            own = cells[GROUP * group : GROUP * (group + 1)]
+            differences = own[0] ^ own[1]
+            for i in range(2, GROUP):
+                differences |= own[0] ^ own[i]
+            tables[group % TABLES, own[0]] += GROUP * (differences == 0)
+            mixed[count] = group
+            count += differences != 0
+        for place in range(count):
+            for i in range(GROUP):
+                tables[i % TABLES, cells[GROUP * mixed[place] + i]] += 1
 
 
 def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    """The same table as ``counting.tally``. Each core counts a stretch of the maps into a table of its own:
+    """The same table as ``counting.tally``. Each core counts a stretch of the maps into tables of its own:
     one core alone waits for memory.
     """
     parts = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_THREADS)
-    length = max(-(-target.size // (parts * BLOCK)), 1) * BLOCK  # whole words: a view of the next stretch stays aligned
+    length = max(-(-target.size // parts), 1)
     starts = range(0, max(target.size, 1), length)
     count = partial(_tally_stretch, num_classes=num_classes, ignore_index=ignore_index)
     count(prediction[:0], target[:0])  # compiles here: threads would queue for the compiler's lock, and it logs
@@ -93,22 +76,12 @@ def tally(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: 
 
 
 def _tally_stretch(prediction: NDArray, target: NDArray, num_classes: int, ignore_index: int) -> NDArray[np.int64]:
-    tables = np.zeros((TABLES, (num_classes + 2) * (num_classes + 1)), dtype=np.int64)
-    words = 0
-    if prediction.dtype == target.dtype == np.uint8:
-        words = target.size - target.size % BLOCK
-        rows = np.full(256, num_classes + 1, dtype=np.uint64)
-        rows[:num_classes] = np.arange(min(num_classes, 256))
-        if 0 <= ignore_index < 256:
-            rows[ignore_index] = num_classes
-        columns = np.minimum(np.arange(256), num_classes).astype(np.uint64)
-        tally_words(
-            prediction[:words].view(np.uint64),
-            target[:words].view(np.uint64),
-            rows * (num_classes + 1),
-            columns,
-            tables,
-        )
-    limits = np.uint64(num_classes), np.int64(ignore_index).view(np.uint64)
-    tally_integers(prediction[words:], target[words:], *limits, tables[0])
-    return tables.sum(axis=0)
+    number = (num_classes + 2) * (num_classes + 1)
+    tables = np.zeros((TABLES, number + 1), dtype=np.int64)
+    last = tuple(labels.dtype.type(min(num_classes - 1, np.iinfo(labels.dtype).max)) for labels in (prediction, target))
+    known = np.iinfo(target.dtype).min <= ignore_index <= np.iinfo(target.dtype).max
+    ignored = target.dtype.type(ignore_index if known else 0)
+    cells = np.empty(CHUNK, np.uint16 if number < 1 << 16 else np.uint32)
+    mixed = np.empty(CHUNK // GROUP, np.int64)
+    add_pixels(prediction, target, last, ignored, num_classes, num_classes + (not known), cells, mixed, tables)
+    return tables[:, :number].sum(axis=0)

@@ -1,0 +1,110 @@
+"""Predictions and true segments in pairs: costs leave the device once for all of a step, the pairs return once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from segmodels.tasks.targets import Segments
+
+
+class Truth(NamedTuple):
+    """The segments of a batch on its device: K places per image, of which the present ones hold a segment."""
+
+    labels: Tensor  # (B, K) int64, class of each segment
+    present: Tensor  # (B, K) bool
+    valid: Tensor  # (B, H, W) bool, False where ignored
+    masks: Sequence[Tensor]  # of each image: bool (K, H, W), or its class map (H, W), where place k is the class k
+
+    @classmethod
+    def of_classes(cls, target: Tensor, num_classes: int, ignore_index: int) -> Truth:
+        """Each class of an image as one segment: train ids ``(B, H, W)``."""
+        valid = target != ignore_index
+        cells = torch.where(valid, target.long(), num_classes).flatten(1)
+        present = valid.new_zeros(len(target), num_classes + 1).scatter_(1, cells, True)[:, :num_classes]
+        labels = torch.arange(num_classes, device=target.device).expand_as(present)
+        return cls(labels, present, valid, list(target))
+
+    @classmethod
+    def of_segments(cls, segments: Sequence[Segments]) -> Truth:
+        """Crowds are not single objects: no prediction is matched with them, and their pixels are ignored."""
+        own = [torch.ones_like(each.labels).bool() if each.crowd is None else ~each.crowd for each in segments]
+        masks = [each.masks for each in segments]
+        valid = [
+            each.valid if each.crowd is None else each.valid & (_union(each.masks, alone) | ~each.masks.any(dim=0))
+            for each, alone in zip(segments, own, strict=True)
+        ]
+        labels = pad_sequence([each.labels for each in segments], batch_first=True)
+        return cls(labels, pad_sequence(own, batch_first=True), torch.stack(valid), masks)
+
+    def masks_of(self, image: int, places: Tensor) -> Tensor:
+        """``(N, H, W)`` bool."""
+        masks = self.masks[image]
+        return masks[places] if masks.ndim == 3 else masks == places[:, None, None]
+
+    def at(self, size: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Masks ``(B, K, h * w)`` without ignored pixels and valid pixels ``(B, 1, h * w)``, as numbers 0 or 1 at the
+        nearest pixels of a smaller map.
+        """
+        valid = _nearest(self.valid, size).flatten(1).to(dtype)[:, None]
+        if self.masks[0].ndim == 3:
+            masks = pad_sequence([_nearest(each, size).flatten(1) for each in self.masks], batch_first=True)
+        else:
+            masks = _nearest(torch.stack(list(self.masks)), size).flatten(1)[:, None] == self.labels[..., None]
+        return masks.to(dtype) * valid, valid
+
+
+class Pairs(NamedTuple):
+    """Matched predictions and segments of a batch, N in all, image by image."""
+
+    image: Tensor  # (N,) int64
+    prediction: Tensor  # (N,) int64, its place among the image's predictions
+    place: Tensor  # (N,) int64, the segment's place in ``Truth``
+    counts: list[int]  # pairs of each image
+    segments: int  # of the batch, matched or not
+
+
+def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
+    """The cheapest assignment of predictions to present segments for every image and layer.
+
+    The device is waited for once, for the costs of all layers.
+
+    Args:
+        costs: of each layer, ``(B, Q, K)``.
+        present: ``(B, K)`` bool.
+    """
+    sent = torch.cat([*(cost.flatten() for cost in costs), present.flatten().to(costs[0])]).cpu()
+    *matrices, held = sent.split([*(cost.numel() for cost in costs), present.numel()])
+    places = [row.nonzero()[0] for row in held.view(present.shape).numpy()]
+    found = []
+    for cost, matrix in zip(costs, matrices, strict=True):
+        for image, (own, known) in enumerate(zip(matrix.view(cost.shape).numpy(), places, strict=True)):
+            rows, columns = linear_sum_assignment(own[:, known])
+            found.append(np.stack([np.full_like(rows, image), rows, known[columns]]))
+    lengths = [pairs.shape[1] for pairs in found]
+    everything = _to_device(torch.from_numpy(np.concatenate(found, axis=1)), present.device)
+    images, segments = len(present), sum(map(len, places))
+    counts = [lengths[start : start + images] for start in range(0, len(lengths), images)]
+    of_layers = everything.split([sum(own) for own in counts], dim=1)
+    return [Pairs(*ends, own, segments) for ends, own in zip(of_layers, counts, strict=True)]
+
+
+def _to_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """From pinned memory, so that a GPU is not waited for."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+
+
+def _union(masks: Tensor, chosen: Tensor) -> Tensor:
+    return (masks & chosen[:, None, None]).any(dim=0)
+
+
+def _nearest(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps ``(N, H, W)`` of masks or of labels below 2^24, as float32 ``(N, h, w)``."""
+    return F.interpolate(maps[:, None].float(), size=tuple(size), mode="nearest")[:, 0]

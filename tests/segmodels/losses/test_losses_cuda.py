@@ -1,0 +1,100 @@
+"""On a GPU: how often losses wait for it, and that their numbers are those of the CPU.
+
+Needs nothing but torch, scipy and pytest: ``python -m pytest --noconftest`` runs it on a bare machine.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from segmodels.losses import create_loss
+from segmodels.losses.base import LogitsLoss
+from segmodels.losses.mask_classification import MaskClassificationLoss
+from segmodels.losses.points import PointsLoss
+from segmodels.losses.registry import LOSSES
+from segmodels.models.registry import create_model
+from segmodels.outputs import QueryOutput
+from segmodels.tasks.targets import Segments
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+BY_DESIGN = {"border_weighted_cross_entropy", "boundary", "distance_penalized_cross_entropy", "hausdorff"}
+"""Distances are computed on the CPU."""
+
+NAMES = sorted(
+    name
+    for name in LOSSES.names()
+    if isinstance(LOSSES[name].build, type) and issubclass(LOSSES[name].build, LogitsLoss) and name not in BY_DESIGN
+)
+
+
+@contextmanager
+def waits() -> Iterator[Callable[[], int]]:
+    """How often the block waited for the GPU."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield lambda: sum("synchronizing" in str(one.message) for one in caught)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_of_logits_does_not_wait_and_gives_the_numbers_of_the_cpu(name: str) -> None:
+    torch.manual_seed(0)
+    classes, side = 2 if name == "lovasz_hinge" else 4, 192 if name == "ms_ssim" else 16
+    loss = create_loss({name: 1.0}, class_weights=torch.ones(classes))
+    logits = torch.randn(2, classes, side, side, requires_grad=True)
+    target = torch.randint(0, classes, (2, side, side), dtype=torch.uint8)
+    target[:, :3] = 255
+    expected = loss(logits, target)
+    (slope,) = torch.autograd.grad(expected, logits)
+    loss, there, labels = loss.cuda(), logits.detach().cuda().requires_grad_(), target.cuda()
+    with waits() as count:
+        found = loss(there, labels)
+        (gradient,) = torch.autograd.grad(found, there)
+    assert count() == 0
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient.cpu(), slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
+
+
+def test_a_step_of_pointrend_does_not_wait() -> None:
+    model, images = create_model("pointrend_r50", 3).cuda(), torch.randn(2, 3, 64, 64, device="cuda")
+    target = torch.zeros(2, 64, 64, dtype=torch.uint8, device="cuda")
+    points, whole = PointsLoss(), create_loss({"cross_entropy": 1.0})
+    with waits() as count:
+        output = model(images)
+        (whole(output.logits, target) + points(output.extras["points"], target)).backward()
+    assert count() == 0
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_a_step_of_mask_classification_waits_once(objects: bool) -> None:
+    torch.manual_seed(0)
+    loss, classes = MaskClassificationLoss(), 5
+    target = torch.randint(0, classes, (3, 3, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    target[:, 0] = 255
+    logits = [(2 * torch.randn(3, 9, classes + 1), 3 * torch.randn(3, 9, 6, 8)) for _ in range(7)]
+
+    def value(device: str) -> tuple[Tensor, int]:
+        layers = [QueryOutput(*(part.to(device).requires_grad_() for part in layer)) for layer in logits]
+        own = target.to(device)
+        labels = torch.arange(classes, device=device)
+        crowd = labels == 2
+        segments = [Segments(labels, names == labels[:, None, None], names != 255, crowd=crowd) for names in own]
+        with waits() as count:
+            total = torch.stack(loss.of_layers(layers, segments if objects else own)).sum()
+            total.backward()
+        return total.detach().cpu(), count()
+
+    (expected, _), (found, number) = value("cpu"), value("cuda")
+    assert number == 1
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
