@@ -2,7 +2,7 @@
 
 A step is a plain function, see components/steps/__init__.py. Its argument ``params`` is its section of params.yaml,
 positional-only arguments are arguments of the command line, and the others options of the same name; the function's
-docstring explains them. Exit codes: running/exit_codes.py.
+docstring explains them. Exit codes: segmodels/exit_codes.py.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from typing import Any
 
 from components.environment import set_aws_variables
 from components.params import FILE
-from components.running.exit_codes import guarded, retried
-from components.running.machine import check_writable
+from components.running.retries import retried
 from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, PART_STEPS, STEPS, Step
 from segmodels.errors import InputError
+from segmodels.exit_codes import guarded
+from segmodels.machine import check_writable
 
 ALL = {step.name: step for step in (*STEPS, *PART_STEPS, *DVC_STEPS, *CLUSTER_STEPS, *COMMANDS)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m components",
         description="The steps of the segmentation pipeline, and commands around it.",
@@ -48,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of that step")
     chosen = parser.parse_args(argv)
     set_aws_variables()
-    return guarded(lambda: run_step(ALL[chosen.step], chosen.options))
+    run_step(ALL[chosen.step], chosen.options)
 
 
 def run_step(step: Step, argv: list[str]) -> None:
@@ -64,12 +68,12 @@ def run_step(step: Step, argv: list[str]) -> None:
         if step.gathers:
             options[step.gathers] = input_paths(executor_input, step.gathers)
         with recorded(step.name, options.get("part")), unpacked(step, options) as folders:
-            _run(step, function, folders, executor_input)
+            _call(step, function, folders, executor_input)
     else:
-        _run(step, function, options)
+        _call(step, function, options)
 
 
-def _run(step: Step, function: Callable[..., Any], options: dict[str, Any], executor_input: str = "") -> None:
+def _call(step: Step, function: Callable[..., Any], options: dict[str, Any], executor_input: str = "") -> None:
     retries = options.pop("retry")
     if "set" in options:
         from components.params.overrides import assembled_params

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from components.params import FILE
-from components.running.exit_codes import guarded
 from segmodels.errors import InputError
+from segmodels.exit_codes import guarded
 
 if TYPE_CHECKING:
     from pipelines.profile import Image, Profile
@@ -29,9 +29,13 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    return guarded(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
     chosen = _parser().parse_args(argv)
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
-    return guarded(lambda: chosen.command(chosen))
+    chosen.command(chosen)
 
 
 # --- commands

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from segmodels.errors import InputError
+from segmodels.exit_codes import guarded
 
 
 class Listing(NamedTuple):
@@ -27,6 +26,10 @@ class Listing(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
+    return guarded(lambda: _run(argv))
+
+
+def _run(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m segmodels", description="The library's catalogue.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for kind in LISTINGS:
@@ -45,21 +48,16 @@ def main(argv: list[str] | None = None) -> int:
         help="size of the image (default: that of the model's card)",
     )
     chosen = parser.parse_args(argv)
-    try:
-        if chosen.command == "describe":
-            from segmodels.models.analysis import describe
+    if chosen.command == "describe":
+        from segmodels.models.analysis import describe
 
-            print(describe(chosen.model, chosen.classes, chosen.size))
-        elif getattr(chosen, "name", None):
-            _print_layout(chosen.name)
-        elif chosen.markdown:
-            print(LISTINGS[chosen.command]().markdown())
-        else:
-            _print(LISTINGS[chosen.command]())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        print(describe(chosen.model, chosen.classes, chosen.size))
+    elif getattr(chosen, "name", None):
+        _print_layout(chosen.name)
+    elif chosen.markdown:
+        print(LISTINGS[chosen.command]().markdown())
+    else:
+        _print(LISTINGS[chosen.command]())
 
 
 def _print(listing: Listing) -> None:
@@ -151,6 +149,4 @@ LISTINGS: dict[str, Callable[[], Listing]] = {
 }
 
 if __name__ == "__main__":
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `... | head` ends without a traceback
     sys.exit(main())

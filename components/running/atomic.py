@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.running.machine import OF_THE_MACHINE
+from segmodels.machine import OF_THE_MACHINE
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from components.artifacts import EVALUATION, METRICS, REGISTRATION
 from components.params.schema import RegisterParams
 from components.running.atomic import written_folder
-from components.running.machine import check_temporary_space
 from components.running.progress_bar import track
 from segmodels.errors import InputError, nearest
 from segmodels.files import WEIGHTS
+from segmodels.machine import check_temporary_space
 
 if TYPE_CHECKING:
     from components.tracking.model_registry import Version

@@ -17,6 +17,8 @@ from segmodels.errors import InputError
 PROBE_SECONDS = 5
 """How long the first request waits for an answer."""
 
+VARIABLE = "MLFLOW_TRACKING_URI"
+
 SQLITE = "sqlite:///"
 
 SETTINGS = {
@@ -34,7 +36,7 @@ def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else a SQLite file in the project's root: runs of `dvc exp run --queue` and of
     configurations in folders of their own go to one store.
     """
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_root() / STORE}"
+    return os.environ.get(VARIABLE) or f"{SQLITE}{project_root() / STORE}"
 
 
 def mlflow_client(uri: str | None = None) -> Any:
@@ -48,11 +50,11 @@ def mlflow_client(uri: str | None = None) -> Any:
     uri = uri or tracking_uri()
     if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
         raise InputError(
-            f"MLFLOW_TRACKING_URI is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a"
+            f"{VARIABLE} is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a"
             " server's http(s) address"
         )
     if uri in ("sqlite:", "sqlite://", SQLITE, f"{SQLITE}:memory:"):
-        raise InputError(f"MLFLOW_TRACKING_URI is {uri!r}, which names no file: use sqlite:///mlflow.db")
+        raise InputError(f"{VARIABLE} is {uri!r}, which names no file: use sqlite:///mlflow.db")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     with answers("", uri):
@@ -66,8 +68,24 @@ def mlflow_client(uri: str | None = None) -> Any:
             prepare_store(Path(uri.removeprefix(SQLITE)).absolute())
         client = mlflow.MlflowClient(uri)
         _probe(client)
-        mlflow.set_tracking_uri(uri)
+        _use_without_client(uri)
     return client
+
+
+def _use_without_client(uri: str) -> None:
+    """Let MLflow's functions that take no client, as its way to save and load models does, go to this address.
+
+    MLflow puts it into the environment as well, where later commands of this process and its children would take it
+    for the user's choice.
+    """
+    import mlflow
+
+    before = os.environ.get(VARIABLE)
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = before
 
 
 def _probe(client: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from components.artifacts import JOURNAL, RUN
 from components.running.project import project_root
-from components.tracking.client import mlflow_client, post, recorded_uri, resolved_uri
+from components.tracking.client import VARIABLE, mlflow_client, post, recorded_uri, resolved_uri
 from components.tracking.journal import Entry, Journal, entry_now
 from components.tracking.local_store import ARTIFACTS
 from components.tracking.mlflow_errors import answers, is_missing
@@ -213,7 +213,7 @@ def open_run(model: Path) -> Run:
         TransientError: the tracking server does not answer.
     """
     facts = RUN.read(model)
-    client = mlflow_client(os.environ.get("MLFLOW_TRACKING_URI") or resolved_uri(facts["tracking_uri"]))
+    client = mlflow_client(os.environ.get(VARIABLE) or resolved_uri(facts["tracking_uri"]))
     run = Run(client, facts["run_id"])
     with answers(f"run {run.run_id}", client.tracking_uri):
         try:

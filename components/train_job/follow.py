@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
-from components.running.exit_codes import ERROR, PASSING
 from segmodels.errors import InputError, TransientError
+from segmodels.exit_codes import ERROR, PASSING
 
 POLL_SECONDS = 5.0
 START_MINUTES = 60

@@ -15,8 +15,8 @@ from pathlib import Path
 from components.datasets.download_cache import DownloadCache
 from components.datasets.s3_dataset import download
 from components.environment import set_aws_variables
-from components.running.exit_codes import STOPPED, TRANSIENT, WRONG, guarded
 from components.storage.folders import put_folder
+from segmodels.exit_codes import STOPPED, TRANSIENT, WRONG, guarded
 
 WORK = Path("data")
 """In the working directory of the image."""

@@ -16,13 +16,13 @@ from components.artifacts import DATASET, REGISTRATION, REPORT, RUN
 from components.kubeflow.executor_output import DESCRIBE
 from components.params.checking import checked
 from components.params.schema import EvaluateParams, IngestParams
-from components.running.exit_codes import guarded
 from components.steps.evaluate import evaluate
 from components.steps.ingest import ingest
 from components.steps.preprocess import _passed
 from components.steps.register import _evaluated
 from segmodels.data.manifest import Dataset
 from segmodels.data.shards import ShardReader
+from segmodels.exit_codes import guarded
 from segmodels.inference.bundle import load_bundle
 from segmodels.tasks.semantic_evaluator import SemanticEvaluator
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import segmodels
-from segmodels.__main__ import LISTINGS, main
+from segmodels.__main__ import LISTINGS, Listing, main
 from segmodels.data.layouts import list_layouts
 from segmodels.encoders.registry import list_encoders
 from segmodels.losses import list_losses
@@ -84,3 +84,14 @@ def test_a_layout_is_described_with_its_folder_classes_and_licence(capsys: pytes
 def test_an_unknown_model_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "unett"]) == 2
     assert "'unet'" in capsys.readouterr().err
+
+
+def test_what_the_machine_refuses_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused() -> Listing:
+        raise PermissionError(13, "Permission denied", "/x")
+
+    monkeypatch.setitem(LISTINGS, "models", refused)
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err.startswith("error: /x cannot be used (permission denied)")

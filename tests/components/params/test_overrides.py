@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.params.overrides import assembled_params
-from components.running.exit_codes import retried
+from components.running.retries import retried
 from segmodels.errors import InputError, TransientError
 
 

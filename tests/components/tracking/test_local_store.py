@@ -104,7 +104,6 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none(store: Path, monk
 
 
 OWN_STORE = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-"""The environment before any test: MLflow leaves the address of its last store there."""
 
 MAKE = "from components.tracking.client import mlflow_client; mlflow_client().create_experiment('{}')"
 

@@ -1,10 +1,12 @@
 """MLflow runs: real stores, a real server that goes away and comes back."""
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow_server import MlflowServer
 from ports import free_port
@@ -121,7 +123,6 @@ def test_a_moved_project_uses_its_own_store(local_store: Path, monkeypatch: pyte
         shutil.copytree(local_store, project)
         if noted:
             RUN.write(project / "data" / "model", {"run_id": run.run_id, "tracking_uri": noted, "experiment": "tests"})
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it
         monkeypatch.chdir(project)
         opened = runs.open_run(Path("data/model"))
         assert opened.client.tracking_uri == f"sqlite:///{project}/mlflow.db"
@@ -141,6 +142,18 @@ def test_a_queued_experiment_logs_to_the_repository_s_store(tmp_path: Path, monk
     queued.mkdir(parents=True)
     monkeypatch.chdir(queued)
     assert tracking_uri() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.mark.parametrize("chosen", [None, "http://chosen"])
+def test_the_address_in_use_does_not_become_the_user_s_choice(
+    local_store: Path, monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    if chosen:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", chosen)
+    uri = f"sqlite:///{local_store}/mlflow.db"
+    mlflow_client(uri)
+    assert os.environ.get("MLFLOW_TRACKING_URI") == chosen
+    assert mlflow.get_tracking_uri() == uri
 
 
 def test_a_server_that_does_not_answer_at_the_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
