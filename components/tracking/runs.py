@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import JOURNAL, RUN
+from components.environment import environment
 from components.running.project import project_root
 from components.tracking.client import VARIABLE, mlflow_client, post, recorded_uri, resolved_uri
 from components.tracking.journal import Entry, Journal, entry_now
@@ -26,8 +28,8 @@ BATCH = 1000
 """Metrics of one request; MLflow refuses more."""
 
 STARTED_AS = "started_as"
-"""Tag of a run, and key of run.json: a name drawn before the run is made, so that a process killed in that moment
-leaves a run that is found again.
+"""Tag of a run, and key of run.json: a name that is known before the run is made, so that a process killed then, or a
+pod before its first state is stored, leaves a run that the next attempt finds and takes up.
 """
 
 
@@ -191,7 +193,7 @@ def start_run(
             print(f"MLflow does not have run {run_id} any more: a new run takes its place", flush=True)
             run_id = None
         if not run_id:
-            facts = {"tracking_uri": uri, "experiment": experiment, STARTED_AS: uuid.uuid4().hex} | earlier
+            facts = {"tracking_uri": uri, "experiment": experiment, STARTED_AS: _name_of_start(state)} | earlier
             state.mkdir(parents=True, exist_ok=True)
             RUN.write(state, facts | {"run_id": ""})
             run_id = _new_run(client, experiment, name, description, facts[STARTED_AS])
@@ -257,12 +259,21 @@ def _taken_up(client: Any, run_id: str) -> bool:
     return True
 
 
+def _name_of_start(state: Path) -> str:
+    """On a cluster all attempts of a training have the same name, as no file of a killed pod may be left. Elsewhere it
+    is drawn, and run.json keeps it.
+    """
+    shared = environment().checkpoints or environment().pipeline_run
+    return hashlib.sha256(f"{shared}/{state.name}".encode()).hexdigest()[:32] if shared else uuid.uuid4().hex
+
+
 def _new_run(client: Any, experiment: str, name: str, description: str, started_as: str) -> str:
     """A new run, or that which a killed process has made under this name and not noted."""
     from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME, MLFLOW_USER
 
     experiment_id = _experiment_id(client, experiment)
-    for made in client.search_runs([experiment_id], f"tags.{STARTED_AS} = '{started_as}'", max_results=1):
+    unended = f"tags.{STARTED_AS} = '{started_as}' and attributes.status = 'RUNNING'"
+    for made in client.search_runs([experiment_id], unended, max_results=1):
         return made.info.run_id
     tags = {MLFLOW_RUN_NAME: name, MLFLOW_USER: user(), NOTE: description, STARTED_AS: started_as}
     return client.create_run(experiment_id, tags=tags).info.run_id

@@ -103,6 +103,22 @@ def test_a_training_killed_while_its_run_was_made_takes_it_up(
     assert [found.info.run_id for found in run.client.search_runs([experiment])] == [run.run_id]
 
 
+@pytest.mark.parametrize("variable", ["SEGMODELS_CHECKPOINTS", "SEGMODELS_PIPELINE_RUN"])
+def test_a_pod_killed_before_its_first_state_is_stored_leaves_its_run_to_the_next_pod(
+    local_store: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "s3://bucket/it's")
+    killed = start(local_store / "pod 1" / "key")
+    resumed = start(local_store / "pod 2" / "key")
+    assert resumed.run_id == killed.run_id
+    others = [start(local_store / "pod 1" / "another key")]
+    resumed.end()
+    others.append(start(local_store / "pod 3" / "key"))
+    monkeypatch.setenv(variable, "s3://bucket/other")
+    others.append(start(local_store / "pod 4" / "key"))
+    assert len({resumed.run_id, *(run.run_id for run in others)}) == 4
+
+
 @pytest.mark.parametrize("content", ["", '{"run_id": "0123', "null", "[]", '{"run_id": 5}'])
 def test_a_damaged_run_json_costs_a_new_run_and_no_training(
     local_store: Path, capsys: pytest.CaptureFixture[str], content: str
