@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -23,6 +24,11 @@ class Database:
     port: int
     programs: Path
     folder: Path
+
+    @property
+    def uri(self) -> str:
+        """Of the database mlflow."""
+        return f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/mlflow"
 
     def crash(self) -> None:
         """Kill one of its processes; it then drops all connections, recovers and starts anew, as after a crash."""
@@ -99,10 +105,12 @@ def postgresql(log_folder: Path) -> Iterator[Database]:
             ):
                 break
             time.sleep(0.1)
-        database.run("createdb", "mlflow")
-        yield database
-        pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, 2)  # fast shutdown
-        server.wait(30)
+        try:
+            database.run("createdb", "mlflow")
+            yield database
+        finally:
+            pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+            os.kill(pid, 2)  # fast shutdown
+            server.wait(30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,16 +1,24 @@
 """Several registrations at once: the best model is champion, and a model has one version. A real MLflow store."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from small_pipeline import use_local_store
+from postgresql import postgresql
+from small_pipeline import use_local_store, write_run
 from test_register import NAME, Workplace
 
+import components.steps.register as register_step
+from components.params.schema import RegisterParams
 from components.tracking import registry_turn
+from components.tracking.client import tracking_uri
 from components.tracking.model_registry import Registry, Version
 
 
@@ -119,29 +127,49 @@ def test_files_that_a_killed_process_left_unfinished_are_completed(
     assert [one.status.name for one in workplace.client.search_logged_models([experiment])] == ["READY"]
 
 
+ROUNDS = 3
+MODELS = ["good", "good", "poor", "another"]  # one is registered by two processes
+
+
 @pytest.mark.slow
-def test_the_best_is_champion_whoever_comes_first(workplace: Workplace) -> None:
-    for name, seed in (("poor-1", 1), ("poor-2", 2)):
-        workplace.train(name, "poor", seed)
-    failures: list[BaseException] = []
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_processes_that_register_at_once_agree_on_the_best_and_lose_no_version(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["components.steps.register", "components.tracking.saved_model", "mlflow.pyfunc"])
+    workplace.train("another", "poor", seed=1)
+    with postgresql(workplace.folder) if kind == "postgresql" else nullcontext() as database:
+        uri = database.uri if database else tracking_uri()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        runs = {name: write_run(workplace.folder / name, workplace.folder / f"{name}-state") for name in set(MODELS)}
+        for number in range(ROUNDS):
+            start = processes.Barrier(len(MODELS))
+            registrations = [
+                processes.Process(
+                    target=register_at_once,
+                    args=(uri, f"round-{number}", workplace.folder, name, f"out-{number}-{place}", start),
+                )
+                for place, name in enumerate(MODELS)
+            ]
+            for one in registrations:
+                one.start()
+            for one in registrations:
+                one.join()
+            assert [one.exitcode for one in registrations] == [0] * len(MODELS)
+            versions = workplace.client.search_model_versions(f"name = 'round-{number}'")
+            assert sorted(one.run_id for one in versions) == sorted(runs.values())
+            assert all("decision" in one.tags and registry_turn.TAG not in one.tags for one in versions)
+            champion = workplace.client.get_model_version_by_alias(f"round-{number}", "champion")
+            assert champion.run_id == runs["good"]
 
-    def register(name: str, start: threading.Barrier) -> None:
-        try:
-            start.wait()
-            workplace.register(name)
-        except BaseException as error:
-            failures.append(error)
 
-    for _ in range(8):
-        names = ["poor", "good", "poor-1", "poor-2"]
-        start = threading.Barrier(len(names))
-        threads = [threading.Thread(target=register, args=[name, start]) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failures
-        champion = workplace.client.get_model_version_by_alias(NAME, "champion")
-        assert champion.run_id == workplace.runs["good"]
-        assert len(workplace.versions()) == len(names)
-        workplace.client.delete_registered_model(NAME)
+def register_at_once(uri: str, registered: str, folder: Path, name: str, output: str, start: Barrier) -> None:
+    """In a process of its own."""
+    os.chdir(folder)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    registry_turn.POLL = 0.02
+    register_step._export = lambda *_: "none"
+    params = RegisterParams(name=registered)
+    start.wait(120)
+    register_step.register(params, folder / "shards", folder / name, folder / f"{name}-evaluation", folder / output)
