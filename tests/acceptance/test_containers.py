@@ -4,18 +4,21 @@ Docker is installed and started where it is missing (root on Debian), the base i
 tests/dockerhost.py. What takes long is kept in ~/.cache/segmodels for the next time.
 """
 
+import gzip
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from dockerhost import DockerHost, Unavailable, docker_host
@@ -25,6 +28,9 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segmodels"
 REVISION = "acceptance-test"
+MARK = "S3CR3T-of-who-builds"
+LEFT_LYING = (".env", ".git/config", "params.yaml", "data/key", "infra/.env", "segmodels/.env", "components/key.json")
+"""Files with a secret, where users leave them in the build's context. pip's settings hold one, too."""
 USER = 12345
 """Whom the pipeline is run as, where the tests are root."""
 
@@ -163,6 +169,9 @@ def built(host: DockerHost, workplace: Path) -> Build:
     for name in (*locks, ".dockerignore", "infra/Dockerfile"):
         (context / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(REPOSITORY / name, context / name)
+    for name in LEFT_LYING:
+        (context / name).parent.mkdir(parents=True, exist_ok=True)
+        (context / name).write_text(f"password = {MARK}\n")
     (context / "wheelhouse").mkdir()
     wheel = shutil.copy(torch_wheel(), context / "wheelhouse")
     secrets = [f"--secret=id=pip.conf,src={pip_settings(workplace / 'pip.conf')}"]
@@ -222,7 +231,7 @@ def pip_settings(path: Path) -> Path:
         name: " ".join(part for part in value.split() if not part.startswith("file:"))
         for name, value in settings.items()
     }
-    path.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in remote.items() if value))
+    path.write_text(f"# {MARK}\n[global]\n" + "".join(f"{name} = {value}\n" for name, value in remote.items() if value))
     return path
 
 
@@ -272,6 +281,38 @@ def test_settings_of_the_build_are_not_in_the_image(build: Build) -> None:
         "cat /etc/pip.conf /run/secrets/* 2>/dev/null; true",
     )
     assert left == ""
+
+
+def test_no_layer_of_the_image_and_no_line_of_its_history_holds_a_secret(build: Build) -> None:
+    described = build.host.run("image", "inspect", build.image) + build.host.run("history", "--no-trunc", build.image)
+    assert MARK not in described
+    secret, code, dependencies = MARK.encode(), b"class MirroredCheckpoints", b"Name: torch\n"
+    holders: dict[bytes, list[str]] = {secret: [], code: [], dependencies: []}
+    command = [build.host.client, "save", build.image]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | build.host.environment) as saved,
+        tarfile.open(fileobj=saved.stdout, mode="r|") as archive,
+    ):
+        for member in archive:
+            if file := archive.extractfile(member):
+                for text in found_in(file, holders):
+                    holders[text].append(member.name)
+    assert saved.returncode == 0
+    assert holders[secret] == []
+    assert holders[code], "the layer of the code was searched"
+    assert holders[dependencies], "the layer of the dependencies was searched"
+
+
+def found_in(file: IO[bytes], texts: Iterable[bytes]) -> set[bytes]:
+    """Those of the texts that a layer, gzipped or not, or another file of a saved image holds."""
+    assert isinstance(file, io.BufferedReader)
+    layer = gzip.GzipFile(fileobj=file) if file.peek(2).startswith(b"\x1f\x8b") else file
+    found: set[bytes] = set()
+    end = b""
+    while part := layer.read(1 << 22):
+        found |= {text for text in texts if text in end + part}
+        end = part[-100:]
+    return found
 
 
 def test_any_user_of_group_0_can_run_a_step(build: Build) -> None:
