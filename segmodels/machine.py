@@ -21,6 +21,7 @@ SAID_BY_LIBRARIES = {
     "read-only file system": errno.EROFS,
     "attempt to write a readonly database": errno.EROFS,
     "too many open files": errno.EMFILE,
+    "file too large": errno.EFBIG,
 }
 """What SQLite, MLflow, Arrow, safetensors and torch say, in lower case -> the number of the error behind it."""
 

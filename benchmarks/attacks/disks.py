@@ -1,4 +1,4 @@
-"""Disks that are full or read-only, and outputs that cannot be made. Small file systems need ``unshare -rm``."""
+"""Disks that are full or read-only, files of limited size, outputs that cannot be made. Needs ``unshare -rm``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.attacks.ground import PYTHON, STEPS, Ground, Trial, remove, run, torn
+from benchmarks.attacks.ground import PYTHON, STEPS, Ground, Trials, remove, run, torn
 from benchmarks.attacks.inputs import write_folder
 
 SMALL_DISK = """
@@ -23,7 +23,7 @@ READ_ONLY = "ro"
 PREDICT = ("predict", "--model", "data/model", "--images", "images", "--out", "data/masks")
 
 
-def full(ground: Ground) -> Iterator[Trial]:
+def full(ground: Ground) -> Trials:
     """Each command on a disk, temporary files included, that has 256, 0 or 2048 KiB free."""
     for free in (256, 0, 2048):
         for command in _commands():
@@ -32,7 +32,22 @@ def full(ground: Ground) -> Iterator[Trial]:
             yield f"{command[0]} with {free} KiB left", _small(workspace, f"size={size}k", command)
 
 
-def read_only(ground: Ground) -> Iterator[Trial]:
+def limited_files(ground: Ground) -> Trials:
+    """Each command under a limit of the size of files (``ulimit -f``) of 64, 4 or 1024 KiB: a result or a sentence, and
+    no half output.
+    """
+    for limit in (64, 4, 1024):
+        for command in sorted(_commands(), key=lambda command: command[0] not in ("train", "register")):
+            workspace = _ready(ground, command)
+            limited = ["prlimit", f"--fsize={limit * 1024}", *PYTHON, *command]
+            outcome = run(workspace, *limited, seconds=90, TMPDIR=str(workspace))
+            fault = outcome.fault((0, 2)) or torn(workspace)
+            if outcome.code == 2 and (workspace / "data" / STEPS.get(command[0], "masks")).exists():
+                fault = fault or "an output of a command that failed"
+            yield f"{command[0]} with files of at most {limit} KiB", fault
+
+
+def read_only(ground: Ground) -> Trials:
     """Each command in a workspace that cannot be written; with a file where its output, or its folder, should be."""
     for command in _commands():
         yield f"{command[0]} in a read-only workspace", _small(_ready(ground, command), READ_ONLY, command)

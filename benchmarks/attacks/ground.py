@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,9 @@ CODES = (0, 2, 75)
 
 Trial = tuple[str, str]
 """What was tried, and what went wrong; empty where nothing did."""
+
+Trials = Generator[Trial, None, None]
+"""Of one kind of attack, one after another, endless or not."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from benchmarks.attacks.ground import PARAMS, STEPS, Ground, Trial, remove, torn, write_params
+from benchmarks.attacks.ground import PARAMS, STEPS, Ground, Trials, remove, torn, write_params
 
 VALUES = (-1, 0, 10**30, 1e308, float("inf"), float("nan"), "", "text", "x" * 5000, [], {}, True, None, [[1]], "1e400")
 
@@ -38,7 +38,7 @@ TEXTS: dict[str, bytes] = {
 DAMAGES = ("empty", "half", "zeros", "noise", "flipped", "list", "number", "nested", "folder", "unreadable", "loop")
 
 
-def parameters(ground: Ground) -> Iterator[Trial]:
+def parameters(ground: Ground) -> Trials:
     """Files of parameters that are none, then every key with values that it cannot have, in random order."""
     from components.params.reading import plain
     from components.params.schema import PipelineParams
@@ -81,7 +81,7 @@ def parameters(ground: Ground) -> Iterator[Trial]:
         yield f"{'.'.join(path)}: {str(value)[:20]!r}", outcome.fault()
 
 
-def files(ground: Ground) -> Iterator[Trial]:
+def files(ground: Ground) -> Trials:
     """Every file of the workspace, damaged, for the step that reads it; then a dataset's own files."""
     readers = {
         "dataset": "preprocess",
@@ -113,7 +113,7 @@ def files(ground: Ground) -> Iterator[Trial]:
             yield trial
 
 
-def _datasets(ground: Ground) -> Iterator[Trial]:
+def _datasets(ground: Ground) -> Trials:
     """Datasets in a folder: ingest, validate and preprocess, as far as they go."""
     for name in ("classes.txt", "images/train/000.png", "masks/train/000.png", "splits"):
         for damage in (*DAMAGES, "pipe", "endless", "name"):

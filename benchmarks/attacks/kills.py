@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.attacks.ground import PYTHON, Ground, Trial, kill, run, start, until, wait
+from benchmarks.attacks.ground import PYTHON, Ground, Trials, kill, run, start, until, wait
 
 DVC = ["dvc", "repro"]
 
 
-def repro(ground: Ground) -> Iterator[Trial]:
+def repro(ground: Ground) -> Trials:
     """`dvc repro train` killed with all its processes, and run again: the weights of an undisturbed training."""
     expected = weights(ground.base)
     source = _project(ground)
@@ -30,7 +29,7 @@ def repro(ground: Ground) -> Iterator[Trial]:
         yield f"killed after {delay:.1f} s", fault
 
 
-def first_training(ground: Ground) -> Iterator[Trial]:
+def first_training(ground: Ground) -> Trials:
     """A workspace's first training, killed around the making of its MLflow store, or begun by two at once."""
     draw = random.Random(1)
     while True:
@@ -51,7 +50,7 @@ def first_training(ground: Ground) -> Iterator[Trial]:
             yield f"two at once, number {number}", wait(process, 120).fault((0, 75))
 
 
-def dvc_files(ground: Ground) -> Iterator[Trial]:
+def dvc_files(ground: Ground) -> Trials:
     """dvc.lock as a kill leaves it (DVC empties it before it writes): the doctor's repair, and all goes on."""
     source = _project(ground)
     for name, cut in {"empty": 0.0, "half": 0.5, "all but a byte": 0.999}.items():

@@ -16,7 +16,7 @@ from benchmarks.attacks.ground import (
     PARAMS,
     PYTHON,
     Ground,
-    Trial,
+    Trials,
     kill,
     mean_iou,
     run,
@@ -34,7 +34,7 @@ Kubernetes kills after 30.
 """
 
 
-def tracking(ground: Ground) -> Iterator[Trial]:
+def tracking(ground: Ground) -> Trials:
     """Away from the start; away from an epoch on; SIGTERM meanwhile; and what is missing is sent when it is back."""
     with mlflow_server(ground.folder / "server") as port, Proxy(port) as proxy:
         for mode in MODES:
@@ -87,7 +87,7 @@ def _stopped(ground: Ground, proxy: Proxy, mode: str) -> str:
     return wait(process, SECONDS_TO_STOP).fault((0, 143))
 
 
-def registers(ground: Ground) -> Iterator[Trial]:
+def registers(ground: Ground) -> Trials:
     """Two models at once: the better one is champion. One model twice: one version."""
     from mlflow import MlflowClient
 

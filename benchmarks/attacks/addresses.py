@@ -1,13 +1,7 @@
-"""An object store with hostile keys, requests that no client sends, and secrets in addresses."""
+"""An object store with hostile keys, and secrets in addresses."""
 
 from __future__ import annotations
 
-import http.client
-import io
-import json
-import random
-import re
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
-import numpy as np
-from PIL import Image
-
-from benchmarks.attacks.ground import PARAMS, PYTHON, Ground, Trial, kill, run, start, until, write_params
+from benchmarks.attacks.ground import PARAMS, PYTHON, Ground, Outcome, Trials, run, write_params
 
 KEYS = (
     "set/../../escaped",
@@ -39,16 +30,23 @@ KEYS = (
     "set/$(touch escaped)",
 )
 SECRET = "s3cr3tpassw0rd"
+ADDRESSES = {
+    "a password in the endpoint": ("s3://bucket/set", f"user:{SECRET}@"),
+    "a password in the path": (f"s3://user:{SECRET}@bucket/set", ""),
+    "a key in the path": (f"s3://{SECRET}@bucket/set", ""),
+    "a signed path": (f"s3://bucket/set?X-Amz-Credential=x&X-Amz-Signature={SECRET}", ""),
+    "a token in the path": (f"s3://bucket/set?token={SECRET}", ""),
+    "a signed path of the web": (f"https://bucket.s3.amazonaws.com/set?X-Amz-Signature={SECRET}", ""),
+}
+"""Name -> what a user writes as the dataset's path, and before the host of ``AWS_ENDPOINT_URL``."""
 
 
-def s3_keys(ground: Ground) -> Iterator[Trial]:
-    """A store that lists a dataset and one hostile key: nothing is written outside the cache."""
+def s3(ground: Ground) -> Trials:
+    """A store that lists a dataset and one hostile key: nothing is written outside the cache. Then addresses of the
+    store that hold a secret: nothing printed or written holds it.
+    """
     for key in KEYS:
-        workspace = ground.copy("data")
-        write_params(workspace, {"ingest": {"source": "s3", "path": "s3://bucket/set"}})
-        with _store(key) as address:
-            credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-            outcome = ground.call(workspace, "ingest", seconds=30, AWS_ENDPOINT_URL=address, **credentials)
+        workspace, outcome = _ingested(ground, "s3://bucket/set", key)
         outside = [
             path
             for folder in (workspace, ground.folder)
@@ -58,6 +56,19 @@ def s3_keys(ground: Ground) -> Iterator[Trial]:
         yield repr(key[:40]), f"written outside: {outside[0]}" if outside else outcome.fault()
         for path in outside:
             path.unlink()
+    for name, (path, user) in ADDRESSES.items():
+        workspace, outcome = _ingested(ground, path, "set/masks/0.png", user)
+        yield name, _leak(workspace, outcome.text) or outcome.fault()
+
+
+def _ingested(ground: Ground, path: str, key: str, user: str = "") -> tuple[Path, Outcome]:
+    """ingest from a store with that key, at an address with that user; the workspace afterwards."""
+    workspace = ground.copy("data")
+    write_params(workspace, {"ingest": {"source": "s3", "path": path}})
+    credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+    with _store(key) as address:
+        endpoint = address.replace("://", f"://{user}")
+        return workspace, ground.call(workspace, "ingest", seconds=30, AWS_ENDPOINT_URL=endpoint, **credentials)
 
 
 @contextmanager
@@ -101,114 +112,7 @@ def _listing(objects: dict[str, bytes]) -> str:
     return f"{head}<Name>bucket</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
 
 
-# --- the server
-
-
-def server(ground: Ground) -> Iterator[Trial]:
-    """Random and half requests at ``serve``: no answer of 500, no traceback in its log, and it still predicts."""
-    workspace = ground.copy()
-    log = workspace / "serve.log"
-    process = start(
-        workspace, "sh", "-c", f'exec "$@" > {log} 2>&1', "sh", *PYTHON, "serve", "--model", "data/model", "--port", "0"
-    )
-    try:
-        if not until(lambda: "is served" in log.read_text() or process.poll() is not None, 60):
-            raise RuntimeError("the server does not start")
-        found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", log.read_text())
-        port = int(found[1]) if found else 0
-        yield "a good request", _predicts(port)
-        draw = random.Random(0)
-        for number in range(400):
-            name, request = _request(draw)
-            before = len(log.read_text())
-            status = _exchange(port, request)
-            printed = log.read_text()[before:]
-            fault = (
-                "traceback in the log" if "Traceback" in printed else f"answer {status}" if status in (500, 502) else ""
-            )
-            yield f"request {number}: {name}", fault
-        yield "a good request afterwards", _predicts(port)
-    finally:
-        kill(process)
-
-
-def _predicts(port: int) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST", "/predict", body=_picture())
-    status = connection.getresponse().status
-    return "" if status == 200 else f"answer {status}"
-
-
-def _picture() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def _request(draw: random.Random) -> tuple[str, bytes]:
-    """A name and the bytes of a request."""
-    picture = _picture()
-    tensor = {"name": "images", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192}
-    key, value = (
-        draw.choice(list(tensor)),
-        draw.choice([None, -1, 1e400, "x", [], {}, [[[]]], [10**9] * 4, 2**70, True]),
-    )
-    bodies = {
-        "noise": draw.randbytes(draw.randrange(3000)),
-        "half a picture": picture[: draw.randrange(len(picture))],
-        "a flipped picture": bytes(byte ^ (draw.random() < 0.02) for byte in picture),
-        f"a tensor with {key} {str(value)[:20]}": json.dumps({"inputs": [{**tensor, key: value}]}).encode(),
-        "inputs of a wrong type": json.dumps({"inputs": draw.choice([None, 1, "x", {}, [], [None], [[]]])}).encode(),
-        "JSON nested deeply": b'{"inputs": ' + b"[" * 50_000,
-        "no UTF-8": b'{"inputs": "\xff\xfe"}',
-        "many tensors": json.dumps({"inputs": [tensor] * 300}).encode(),
-    }
-    name, body = draw.choice(list(bodies.items()))
-    path = draw.choice(
-        [
-            "/predict",
-            "/v2/models/model/infer",
-            "/v2/models/x/infer",
-            "/predict?output=" + "%00",
-            "/../..",
-            "/metrics",
-            "/v2",
-        ]
-    )
-    kind = draw.choice(
-        [
-            "",
-            "Content-Type: application/json\r\n",
-            "Content-Type: image/png\r\n",
-            "Content-Type: multipart/form-data; boundary=x\r\n",
-            "Content-Encoding: gzip\r\n",
-            f"Inference-Header-Content-Length: {draw.choice(['-1', '5', 'x', '99999999'])}\r\n",
-        ]
-    )
-    length = draw.choice([len(body)] * 6 + [0, len(body) // 2])
-    method = draw.choice(["POST"] * 6 + ["GET", "PUT", "DELETE", "PATCH", "\x00"])
-    return (
-        f"{name} to {path}",
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n\r\n".encode()
-        + body,
-    )
-
-
-def _exchange(port: int, request: bytes) -> int:
-    """The answer's status; 0 when the connection ends without one."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-            connection.sendall(request)
-            answer = connection.recv(4096)
-    except ConnectionError:
-        return 0
-    return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0
-
-
-# --- secrets
-
-
-def secrets(ground: Ground) -> Iterator[Trial]:
+def secrets(ground: Ground) -> Trials:
     """A password or a signature in every address that a user writes: no output and no file holds it afterwards."""
     closed = "127.0.0.1:9"
     url = f"http://user:{SECRET}@{closed}"
@@ -276,9 +180,7 @@ def secrets(ground: Ground) -> Iterator[Trial]:
         yield f"compile with {name}", _leak(workspace, outcome.text) or outcome.fault((0, 2))
 
 
-def _searched(
-    ground: Ground, name: str, params: dict[str, Any], variables: dict[str, str], *command: str
-) -> Iterator[Trial]:
+def _searched(ground: Ground, name: str, params: dict[str, Any], variables: dict[str, str], *command: str) -> Trials:
     workspace = ground.copy(*(["data/model", "data/checkpoints"] if command[0] == "train" else []))
     write_params(workspace, params)
     outcome = ground.call(workspace, *command, seconds=60, **variables)
