@@ -1,0 +1,64 @@
+"""What the checksums of records cost a training: ``python -m benchmarks.integrity``. Target: at most 1 %.
+
+Each record is compared with its checksum when it is first read, so the first epoch pays for all. Seconds within the
+check are counted in a training of one epoch, start and validation left out: no second training is needed to compare
+with, and no noise hides what is measured.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.report import markdown_table, write_section
+from components.__main__ import main as command
+from segmodels.data.records import Record
+from segmodels.training.fit import Fit
+
+TRAIN, SIZE = 1200, 96
+PARAMS = {
+    "ingest": {"digits": {"train": TRAIN, "val": 20, "test": 20, "size": SIZE}},
+    "train": {"epochs": 1, "batch_size": 16, "accelerator": "cpu", "options": {"widths": [16, 32, 64, 128, 256]}},
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        Path("params.yaml").write_text(json.dumps(PARAMS))
+        os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{name}/mlflow.db"
+        for step in ("ingest", "validate", "preprocess"):
+            assert command([step]) == 0
+        with counted(Record, "check") as checks, counted(Fit, "_train_epoch") as epochs:
+            assert command(["train"]) == 0
+    rows = [["one epoch", sum(epochs)], ["checksums within it", sum(checks)], ["share", sum(checks) / sum(epochs)]]
+    text = (
+        f"U-Net of the demo, {TRAIN} images of {SIZE}x{SIZE} in batches of 16, {len(checks)} records"
+        f" checked.\n\n{markdown_table(['', 's'], rows)}"
+    )
+    write_section("Checksums of records", text)
+
+
+@contextlib.contextmanager
+def counted(owner: type, method: str) -> Iterator[list[float]]:
+    """The seconds of each call of a method while the block lasts."""
+    original, seconds = getattr(owner, method), []
+
+    def timed(*arguments: object) -> object:
+        start = time.perf_counter()
+        try:
+            return original(*arguments)
+        finally:
+            seconds.append(time.perf_counter() - start)
+
+    setattr(owner, method, timed)
+    try:
+        yield seconds
+    finally:
+        setattr(owner, method, original)
+
+
+if __name__ == "__main__":
+    main()
