@@ -7,230 +7,30 @@ Each rule takes the objects and returns its findings, one line each; no findings
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-Object = dict[str, Any]
+from lint_pods import (
+    containers_drop_all_capabilities,
+    containers_gain_no_privileges,
+    containers_have_a_read_only_root,
+    containers_have_requests_and_limits,
+    empty_folders_have_a_limit,
+    images_are_pinned_by_digest,
+    mounts_have_volumes,
+    pods_are_not_root,
+    pods_have_an_account_of_their_own_without_token,
+    pods_have_the_default_seccomp_profile,
+    pods_stay_in_their_namespaces,
+    probes_name_ports_that_are_there,
+    what_serves_has_probes,
+    what_serves_requests_ends_late,
+)
+from manifest_objects import Object, named, pods, ports, selects
 
 SECRETS = {("segmodels", "object-store"), ("segmodels", "postgresql"), ("kubeflow", "object-store")}
 """Namespace and name of what infra/kustomize/secrets makes."""
 
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 IN_AN_ADDRESS = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
-
-
-@dataclass(frozen=True)
-class Pod:
-    """Pods that an object makes: a workload's, a TrainJob runtime's, an InferenceService's."""
-
-    owner: Object
-    namespace: str
-    labels: dict[str, str]
-    spec: Object
-
-    @property
-    def name(self) -> str:
-        return f"{self.owner['kind']} {self.owner['metadata']['name']}"
-
-    @property
-    def containers(self) -> list[Object]:
-        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
-
-    @property
-    def serves(self) -> bool:
-        """Runs until it is told to stop."""
-        return self.owner["kind"] in ("Deployment", "StatefulSet", "InferenceService")
-
-
-def pods(objects: list[Object]) -> Iterator[Pod]:
-    for one in objects:
-        kind, spec = one["kind"], one.get("spec", {})
-        templates = []
-        if kind in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            templates = [spec["template"]]
-        elif kind == "CronJob":
-            templates = [spec["jobTemplate"]["spec"]["template"]]
-        elif kind == "TrainingRuntime":
-            templates = [job["template"]["spec"]["template"] for job in spec["template"]["spec"]["replicatedJobs"]]
-        elif kind == "InferenceService":
-            templates = [{"metadata": {"labels": spec["predictor"].get("labels", {})}, "spec": spec["predictor"]}]
-        for template in templates:
-            yield Pod(one, one["metadata"]["namespace"], template["metadata"]["labels"], template["spec"])
-
-
-def named(objects: list[Object], kind: str) -> dict[tuple[str, str], Object]:
-    return {
-        (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one for one in objects if one["kind"] == kind
-    }
-
-
-def selects(selector: Object, labels: dict[str, str]) -> bool:
-    return set(selector.get("matchLabels", {}).items()) <= set(labels.items())
-
-
-# --- pods
-
-
-def pods_are_not_root(objects: list[Object]) -> list[str]:
-    wrong = []
-    for pod in pods(objects):
-        context = pod.spec.get("securityContext", {})
-        if not context.get("runAsNonRoot") or not context.get("runAsUser"):
-            wrong.append(f"{pod.name}: runAsNonRoot and a runAsUser above 0 are needed")
-        wrong += [
-            f"{pod.name}: {c['name']} is root"
-            for c in pod.containers
-            if c.get("securityContext", {}).get("runAsUser") == 0
-        ]
-    return wrong
-
-
-def pods_have_the_default_seccomp_profile(objects: list[Object]) -> list[str]:
-    profiles = {
-        pod.name: pod.spec.get("securityContext", {}).get("seccompProfile", {}).get("type") for pod in pods(objects)
-    }
-    return [f"{name}: seccompProfile is {profile}" for name, profile in profiles.items() if profile != "RuntimeDefault"]
-
-
-def pods_stay_in_their_namespaces(objects: list[Object]) -> list[str]:
-    keys = ("hostNetwork", "hostPID", "hostIPC")
-    wrong = [f"{pod.name}: {key}" for pod in pods(objects) for key in keys if pod.spec.get(key)]
-    volumes = [(pod, volume) for pod in pods(objects) for volume in pod.spec.get("volumes", [])]
-    return wrong + [
-        f"{pod.name}: volume {volume['name']} is a hostPath" for pod, volume in volumes if "hostPath" in volume
-    ]
-
-
-def pods_have_an_account_of_their_own_without_token(objects: list[Object]) -> list[str]:
-    accounts, wrong = named(objects, "ServiceAccount"), []
-    for pod in pods(objects):
-        if (pod.namespace, pod.spec.get("serviceAccountName", "default")) not in accounts:
-            wrong.append(f"{pod.name}: its ServiceAccount is not among the objects")
-        if pod.spec.get("automountServiceAccountToken") is not False:
-            wrong.append(f"{pod.name}: gets a token for Kubernetes' API, which it does not need")
-    return wrong
-
-
-def empty_folders_have_a_limit(objects: list[Object]) -> list[str]:
-    volumes = [(pod, volume) for pod in pods(objects) for volume in pod.spec.get("volumes", [])]
-    return [
-        f"{pod.name}: emptyDir {volume['name']} has no sizeLimit"
-        for pod, volume in volumes
-        if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]
-    ]
-
-
-# --- containers
-
-
-def containers_have_a_read_only_root(objects: list[Object]) -> list[str]:
-    return _security(
-        objects, lambda context: context.get("readOnlyRootFilesystem") is True, "its root filesystem can be written"
-    )
-
-
-def containers_gain_no_privileges(objects: list[Object]) -> list[str]:
-    return _security(
-        objects,
-        lambda context: context.get("allowPrivilegeEscalation") is False and not context.get("privileged"),
-        "may gain privileges",
-    )
-
-
-def containers_drop_all_capabilities(objects: list[Object]) -> list[str]:
-    return _security(objects, lambda context: context.get("capabilities") == {"drop": ["ALL"]}, "keeps capabilities")
-
-
-def _security(objects: list[Object], good: Any, finding: str) -> list[str]:
-    return [
-        f"{pod.name}: {c['name']}: {finding}"
-        for pod in pods(objects)
-        for c in pod.containers
-        if not good(c.get("securityContext", {}))
-    ]
-
-
-def containers_have_requests_and_limits(objects: list[Object]) -> list[str]:
-    return [
-        f"{pod.name}: {c['name']}: no {kind} of {resource}"
-        for pod in pods(objects)
-        for c in pod.containers
-        for kind in ("requests", "limits")
-        for resource in ("cpu", "memory")
-        if resource not in c.get("resources", {}).get(kind, {})
-    ]
-
-
-def what_serves_has_probes(objects: list[Object]) -> list[str]:
-    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
-    return [
-        f"{pod.name}: {c['name']}: no {kind}"
-        for pod in pods(objects)
-        if pod.serves
-        for c in pod.spec["containers"]
-        for kind in kinds
-        if kind not in c
-    ]
-
-
-def what_serves_requests_ends_late(objects: list[Object]) -> list[str]:
-    """A pod still receives requests for some seconds after Kubernetes stops it: it must keep serving (preStop) and then
-    have time to finish.
-    """
-    wrong = []
-    for pod in pods(objects):
-        if pod.owner["kind"] not in ("Deployment", "InferenceService"):
-            continue
-        for c in pod.spec["containers"]:
-            command = c.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])
-            pause = int(command[1]) if command[0] == "sleep" else 0
-            if not 3 <= pause <= pod.spec.get("terminationGracePeriodSeconds", 30) - 20:
-                wrong.append(
-                    f"{pod.name}: {c['name']}: preStop sleeps {pause} s, expected 3 s or more, and 20 s less than its"
-                    " grace period"
-                )
-    return wrong
-
-
-def probes_name_ports_that_are_there(objects: list[Object]) -> list[str]:
-    wrong = []
-    for pod in pods(objects):
-        for c in pod.containers:
-            known = _ports(c)
-            asked = {
-                c[kind]["httpGet"]["port"]
-                for kind in ("startupProbe", "readinessProbe", "livenessProbe")
-                if "httpGet" in c.get(kind, {})
-            }
-            wrong += [f"{pod.name}: {c['name']}: a probe asks port {port}" for port in asked - known]
-    return wrong
-
-
-def _ports(container: Object) -> set[Any]:
-    ports = container.get("ports", [])
-    return {port["containerPort"] for port in ports} | {port["name"] for port in ports if "name" in port}
-
-
-def images_are_pinned_by_digest(objects: list[Object]) -> list[str]:
-    pinned = re.compile(r"[^:]+(:[^:@]+)?@sha256:[0-9a-f]{64}")
-    return [
-        f"{pod.name}: image {c['image']}"
-        for pod in pods(objects)
-        for c in pod.containers
-        if not pinned.fullmatch(c["image"]) or ":latest@" in c["image"]
-    ]
-
-
-def mounts_have_volumes(objects: list[Object]) -> list[str]:
-    wrong = []
-    for pod in pods(objects):
-        claims = {claim["metadata"]["name"] for claim in pod.owner.get("spec", {}).get("volumeClaimTemplates", [])}
-        there = claims | {volume["name"] for volume in pod.spec.get("volumes", [])}
-        mounted = {mount["name"] for c in pod.containers for mount in c.get("volumeMounts", [])}
-        wrong += [f"{pod.name}: {name} is mounted and not there" for name in mounted - there]
-        wrong += [f"{pod.name}: {name} is there and not mounted" for name in there - mounted]
-    return wrong
 
 
 # --- secrets and settings
@@ -311,7 +111,7 @@ def services_have_targets(objects: list[Object]) -> list[str]:
         if not behind:
             wrong.append(f"Service {name} has no pods")
         for pod in behind:
-            known = set().union(*(_ports(c) for c in pod.spec["containers"]))
+            known = set().union(*(ports(c) for c in pod.spec["containers"]))
             wrong += [
                 f"Service {name}: {pod.name} has no port {p['targetPort']}"
                 for p in service["spec"]["ports"]

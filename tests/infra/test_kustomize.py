@@ -16,7 +16,8 @@ import pytest
 import yaml
 from kserve_schema import check_inference_service
 from kubeflow_trainer_api import models
-from lint_rules import RULES, SECRETS, Object, named, pods
+from lint_rules import RULES, SECRETS
+from manifest_objects import Object, named, pods
 
 from pipelines.profile import load_profile
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import lint_rules
 import pytest
-from lint_rules import RULES, Object, pods
+from lint_rules import RULES
+from manifest_objects import Object, pods
 
 OVERLAYS = Path(__file__).resolve().parents[2] / "infra" / "kustomize" / "overlays"
 Render = Callable[[Path], list[Object]]

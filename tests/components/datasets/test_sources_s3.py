@@ -10,20 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import urlsplit
 
 import boto3
 import numpy as np
 import pytest
+from s3double import Double, cut_off, flip_a_bit, listening, send, times
 from s3server import Server, s3_server
 from small_dataset import write_small_dataset
 
@@ -35,100 +33,6 @@ from components.running.digests import directory_digest, folder_md5s
 from components.steps.ingest import ingest
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError, TransientError
-
-
-@dataclass
-class Double:
-    """Just enough of S3: listing in pages of ``page`` keys and GET with If-Match; ``faults`` spoils the answers to
-    chosen keys.
-    """
-
-    objects: dict[str, bytes]
-    page: int = 2
-    faults: dict[str, Callable[[BaseHTTPRequestHandler, bytes], bool]] = field(default_factory=dict)
-    gets: Counter[str] = field(default_factory=Counter)
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        url = urlsplit(request.path)
-        bucket, _, key = unquote(url.path).lstrip("/").partition("/")
-        if bucket == "locked":
-            return _error(request, 403, "AccessDenied")
-        if bucket == "expired":
-            return _error(request, 400, "ExpiredToken")
-        if bucket == "web":
-            return _send(request, 404, b"<!doctype html><p>Not found")
-        if bucket == "busy":
-            return _error(request, 503, "SlowDown")
-        if bucket != "data":
-            return _error(request, 404, "NoSuchBucket")
-        if not key:
-            return self._list(request, parse_qs(url.query))
-        self.gets[key] += 1
-        data = self.objects[key]
-        if key in self.faults and self.faults[key](request, data):
-            return None
-        if request.headers["If-Match"] != _etag(data):
-            return _error(request, 412, "PreconditionFailed")
-        return _send(request, 200, data, ETag=_etag(data))
-
-    def _list(self, request: BaseHTTPRequestHandler, query: dict[str, list[str]]) -> None:
-        prefix, start = query.get("prefix", [""])[0], int(query.get("continuation-token", ["0"])[0])
-        keys = sorted(key for key in self.objects if key.startswith(prefix))
-        entries = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size><ETag>{escape(_etag(self.objects[key]))}</ETag></Contents>"
-            for key in keys[start : start + self.page]
-        )
-        more = start + self.page < len(keys)
-        token = f"<NextContinuationToken>{start + self.page}</NextContinuationToken>" if more else ""
-        _send(
-            request,
-            200,
-            f"<ListBucketResult><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>".encode(),
-        )
-
-
-def _etag(data: bytes) -> str:
-    return f'"{hashlib.md5(data).hexdigest()}"'
-
-
-def _send(request: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
-    request.send_response(status)
-    for name, value in {"Content-Length": str(len(body)), **headers}.items():
-        request.send_header(name, value)
-    request.end_headers()
-    request.wfile.write(body)
-
-
-def _error(request: BaseHTTPRequestHandler, status: int, code: str) -> None:
-    _send(request, status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode())
-
-
-def _cut_off(request: BaseHTTPRequestHandler, data: bytes) -> bool:
-    """Promise the whole object, send half of it and hang up."""
-    request.send_response(200)
-    request.send_header("Content-Length", str(len(data)))
-    request.send_header("ETag", _etag(data))
-    request.end_headers()
-    request.wfile.write(data[: len(data) // 2])
-    request.close_connection = True
-    return True
-
-
-def _flip_a_bit(request: BaseHTTPRequestHandler, data: bytes) -> bool:
-    _send(request, 200, bytes([data[0] ^ 1]) + data[1:], ETag=_etag(data))
-    return True
-
-
-def _times(
-    count: int, fault: Callable[[BaseHTTPRequestHandler, bytes], bool]
-) -> Callable[[BaseHTTPRequestHandler, bytes], bool]:
-    left = [count]
-
-    def limited(request: BaseHTTPRequestHandler, data: bytes) -> bool:
-        left[0] -= 1
-        return left[0] >= 0 and fault(request, data)
-
-    return limited
 
 
 @pytest.fixture
@@ -165,30 +69,6 @@ def double(settings: pytest.MonkeyPatch) -> Iterator[Double]:
         yield bucket
 
 
-@contextmanager
-def listening(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """An HTTP server in threads of this process; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            answer(self)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -208,7 +88,7 @@ def test_everything_under_the_prefix_arrives_and_equal_files_are_transferred_onc
 
 
 def test_after_an_interruption_only_the_missing_files_are_transferred(double: Double, tmp_path: Path) -> None:
-    double.faults["set/images/3.png"] = _cut_off
+    double.faults["set/images/3.png"] = cut_off
     with pytest.raises(TransientError, match=r"s3://data/set/images/3\.png cannot be read"):
         s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert double.gets["set/images/3.png"] == download_cache.ATTEMPTS
@@ -262,16 +142,16 @@ def test_a_file_that_was_damaged_in_the_cache_is_transferred_again(double: Doubl
     assert contents(root) == under_set(double.objects)
 
 
-@pytest.mark.parametrize("fault", [_cut_off, _flip_a_bit])
+@pytest.mark.parametrize("fault", [cut_off, flip_a_bit])
 def test_a_file_that_arrives_broken_once_is_fetched_again(double: Double, tmp_path: Path, fault: Callable) -> None:
-    double.faults["set/images/1.png"] = _times(1, fault)
+    double.faults["set/images/1.png"] = times(1, fault)
     root, _ = s3_dataset.download("s3://data/set", DownloadCache(tmp_path))
     assert double.gets["set/images/1.png"] == 2
     assert contents(root) == under_set(double.objects)
 
 
 def test_bytes_that_never_match_the_etag_are_not_kept(double: Double, tmp_path: Path) -> None:
-    double.faults["set/images/1.png"] = _flip_a_bit
+    double.faults["set/images/1.png"] = flip_a_bit
     with pytest.raises(
         TransientError,
         match=r"^s3://data/set/images/1\.png arrived with other bytes than its ETag \"[0-9a-f]{32}\" says$",
@@ -466,7 +346,7 @@ def test_a_killed_ingest_goes_on_where_it_stopped(client: Any, server: Server, t
         connection = http.client.HTTPConnection(urlsplit(server.endpoint).netloc)
         connection.request(request.command, request.path, headers=dict(request.headers.items()))
         answer = connection.getresponse()
-        _send(
+        send(
             request,
             answer.status,
             answer.read(),

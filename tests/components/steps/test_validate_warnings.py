@@ -1,0 +1,157 @@
+"""Validation: what is warned about, and the pages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_dataset import write
+from test_validate import other_size
+from validated_set import ONE_WORKER, SIZE, image, ingested, labels, mask, validated, warnings
+
+from components.steps.validate import validate
+from segmodels.data.decoding import ORIENTATION
+from segmodels.errors import InputError
+
+
+def test_duplicates_in_two_splits_and_in_one_are_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def change(root: Path) -> None:
+        shutil.copy(image(root, 0), image(root, 1, "test"))
+        shutil.copy(image(root, 2), image(root, 3))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    assert warnings(report) == {
+        "in_one_split": [
+            "images/train/000.png (test: images/test/001.png)",
+            "images/test/001.png (train: images/train/000.png)",
+        ],
+        "images_distinct": ["images/train/002.png", "images/train/003.png"],
+    }
+    assert facts["test", "images/test/001.png"]["also_in"] == "train: images/train/000.png"
+    row = (
+        r"│ images that are more than once in their split: 2 +│ images/train/002\.png, images/train/003\.png +│ remove"
+        r" the copies +│"
+    )
+    assert re.search(row, capsys.readouterr().out)
+
+
+def test_an_image_that_was_rescaled_and_recompressed_into_another_split_is_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        image(root, 2, "val").unlink()
+        mask(root, 2, "val").unlink()
+        picture = Image.open(image(root, 6)).resize((128, 96), Image.Resampling.BICUBIC)
+        picture.save(root / "images" / "val" / "002.jpg", quality=80)
+        write(mask(root, 2, "val"), Image.fromarray(np.zeros((96, 128), np.uint8)))
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert warnings(report)["unlike_other_splits"] == [
+        "images/train/006.png (val: images/val/002.jpg)",
+        "images/val/002.jpg (train: images/train/006.png)",
+    ]
+
+
+def test_images_without_texture_do_not_look_like_one_another(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def change(root: Path) -> None:
+        for path in (root / "images").rglob("*.png"):
+            write(path, Image.fromarray(random.integers(20, 24, (SIZE[1], SIZE[0], 3), dtype=np.uint8)))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    assert warnings(report) == {}
+    assert {row["image_hash"] for row in facts.values()} == {None}
+
+
+def test_void_sizes_and_classes_are_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        (root / "classes.txt").write_text("background\nobject\nghost\n!ignore, 255\n")
+        write(mask(root, 5), Image.fromarray(labels(*[255] * 15, 1).astype(np.uint8)))
+        write(image(root, 6), Image.open(image(root, 6)).crop((0, 0, 40, 40)))
+        write(mask(root, 6), Image.fromarray(np.zeros((40, 40), np.uint8)))
+        write(mask(root, 0, "val"), Image.fromarray(labels(2).astype(np.uint8)))
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert report["success"]
+    assert warnings(report) == {
+        "mostly_labelled": ["masks/train/005.png (0.938)"],
+        "one_size": [],
+        "classes_occur": ["ghost (train)", "ghost (test)"],
+    }
+    assert report["sizes"] == {"64x48": 15, "40x40": 1}
+    assert report["classes"]["val"]["ghost"] == {"pixels": SIZE[0] * SIZE[1], "samples": 1}
+
+
+def test_turned_photos_masks_in_alpha_and_nearly_empty_ranges_are_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for path in (root / "images").rglob("*.png"):
+            picture = Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16)
+            exif = Image.Exif()
+            exif[ORIENTATION] = 3 if path == image(root, 3) else 1
+            picture.save(path, exif=exif)
+        write(mask(root, 2), Image.fromarray(np.dstack([labels(1)] * 3 + [labels(0, 255)]).astype(np.uint8), "RGBA"))
+        flat = Image.fromarray(np.zeros(SIZE[::-1], np.uint8))
+        mask(root, 4).unlink()
+        flat.save(mask(root, 4).with_suffix(".jpg"))
+
+    ingested(tmp_path, change)
+    report, facts = validated(tmp_path)
+    found = warnings(report)
+    top = max(row["highest"] for row in facts.values())
+    assert report["form"] == {"dtype": "uint16", "channels": 1, "spatial_dims": 2}
+    assert top < 4096
+    assert found.pop("range_used")[0] == f"images/train/000.png (values up to {top} of 65535)"
+    assert found == {
+        "upright": ["images/train/003.png (3)"],
+        "alpha_unused": ["masks/train/002.png"],
+        "masks_lossless": ["masks/train/004.jpg"],
+    }
+
+
+# Pages
+
+
+def test_the_pages_are_plain_words_linked_and_need_no_other_host(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        other_size(root)
+        (root / "classes.txt").write_text("background\nobject\nwitch & <wizard>\n")
+
+    ingested(tmp_path, change)
+    with pytest.raises(InputError):
+        validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+    docs = tmp_path / "validation.failed" / "docs"
+    pages = {page: page.read_text() for page in docs.rglob("*.html")}
+    assert {page.parent.name if page.name == "index.html" else page.relative_to(docs).parts[2] for page in pages} == {
+        "docs",
+        "Images and masks",
+        "Images and masks.html",
+        "Classes in each split",
+        "Classes in each split.html",
+    }
+    for page, text in pages.items():
+        assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(|<script""", text), page
+        for link in re.findall(r'href="([^"#]+)', text):
+            assert (page.parent / unquote(link)).exists(), (page, link)
+    overview = pages[docs / "index.html"]
+    for words in (
+        "Every mask has the size of its image.",
+        "masks/train/003.png (64x47)",
+        "witch &amp; &lt;wizard&gt;",
+        "facts.parquet",
+    ):
+        assert words in overview
+    results = next(text for page, text in pages.items() if page.parts[-4:-3] == ("Images and masks",))
+    assert "Every mask has the size of its image." in results
+    assert "masks/train/003.png" in results
