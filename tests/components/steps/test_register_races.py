@@ -1,6 +1,5 @@
 """Several registrations at once: the best model is champion, and a model has one version. A real MLflow store."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from forked import PROCESSES
 from postgresql import postgresql
 from small_pipeline import use_local_store, write_run
 from test_register import NAME, Workplace
@@ -136,17 +136,15 @@ MODELS = ["good", "good", "poor", "another"]  # one is registered by two process
 def test_processes_that_register_at_once_agree_on_the_best_and_lose_no_version(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["components.steps.register", "components.tracking.saved_model", "mlflow.pyfunc"])
     workplace.train("another", "poor", seed=1)
     with postgresql(workplace.folder) if kind == "postgresql" else nullcontext() as database:
         uri = database.uri if database else tracking_uri()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         runs = {name: write_run(workplace.folder / name, workplace.folder / f"{name}-state") for name in set(MODELS)}
         for number in range(ROUNDS):
-            start = processes.Barrier(len(MODELS))
+            start = PROCESSES.Barrier(len(MODELS))
             registrations = [
-                processes.Process(
+                PROCESSES.Process(
                     target=register_at_once,
                     args=(uri, f"round-{number}", workplace.folder, name, f"out-{number}-{place}", start),
                 )

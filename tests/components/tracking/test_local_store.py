@@ -2,10 +2,7 @@
 
 import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from forked import PROCESSES
 from mlflow.exceptions import MlflowException
 from small_pipeline import use_local_store
 from sqlalchemy.exc import OperationalError
@@ -103,20 +101,21 @@ def test_a_process_killed_while_it_makes_the_store_leaves_none(store: Path, monk
     assert store.read_bytes() == whole.read_bytes()
 
 
-OWN_STORE = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-
-MAKE = "from components.tracking.client import mlflow_client; mlflow_client().create_experiment('{}')"
+def make_experiment(folder: Path, name: str) -> None:
+    """In a process of its own, whose working directory has no store."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.chdir(folder)
+    mlflow_client().create_experiment(name)
 
 
 @pytest.mark.slow
 def test_several_first_processes_make_one_store(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", MAKE.format(number)], cwd=tmp_path, env=OWN_STORE, stderr=subprocess.PIPE
-        )
-        for number in range(4)
-    ]
-    assert [(process.communicate()[1][-500:], process.returncode) for process in processes] == [(b"", 0)] * 4
+    processes = [PROCESSES.Process(target=make_experiment, args=(tmp_path, str(number))) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
     names = {experiment.name for experiment in mlflow_client(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()}
     assert names == {"Default", "0", "1", "2", "3"}
 
@@ -125,14 +124,14 @@ def test_several_first_processes_make_one_store(tmp_path: Path) -> None:
 def test_a_first_process_killed_at_any_moment_leaves_a_store_that_the_next_can_make(tmp_path: Path) -> None:
     partial = tmp_path / ".mlflow.db.partial"
     for wait in (0.0, 0.3, 0.8, 1.5):
-        command = [sys.executable, "-c", MAKE.format(wait)]
-        process = subprocess.Popen(command, cwd=tmp_path, env=OWN_STORE, stderr=subprocess.DEVNULL)
+        process = PROCESSES.Process(target=make_experiment, args=(tmp_path, str(wait)))
+        process.start()
         deadline = time.monotonic() + 60
-        while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+        while not partial.exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     mlflow_client(f"sqlite:///{tmp_path}/mlflow.db").create_experiment("at last")
     assert not partial.exists()
 
