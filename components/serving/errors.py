@@ -34,7 +34,7 @@ def answer_errors(app: FastAPI) -> Counter[int]:
         return answer(408, str(error), Connection="close")
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> JSONResponse:  # noqa: ARG001
+    async def gone(_: Request, _error: ClientDisconnect) -> JSONResponse:
         return answer(CLIENT_GONE, "the client closed the connection")  # nobody reads it
 
     @app.exception_handler(TransientError)

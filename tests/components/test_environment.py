@@ -1,6 +1,7 @@
 """The project's own names for S3 settings, which leave AWS_* to Kubeflow's launcher."""
 
 import os
+from types import ModuleType
 
 import pytest
 
@@ -18,11 +19,11 @@ OWN = {"SEGMODELS_S3_ACCESS_KEY_ID": "ours", "SEGMODELS_S3_ENDPOINT_URL": "http:
     ],
 )
 def test_own_names_become_aws_variables_within_the_command(
-    module: object, works: str, argv: list[str], monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, works: str, argv: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, str | None] = {}
     monkeypatch.setattr(module, works, lambda *_, **__: seen.update(os.environ))
     with monkeypatch.context() as patch:
         patch.setattr(os, "environ", os.environ.copy() | OWN | {"AWS_ACCESS_KEY_ID": "the launcher's"})
-        assert module.main(argv) == 0  # type: ignore[attr-defined]
+        assert module.main(argv) == 0
     assert (seen["AWS_ACCESS_KEY_ID"], seen["AWS_ENDPOINT_URL"]) == ("ours", "http://store:9000")

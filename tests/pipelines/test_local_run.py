@@ -51,7 +51,8 @@ def test_the_dataset_travels_with_its_manifest_once_and_in_one_file(outputs: Pat
     assert not [path for step in outputs.iterdir() for path in step.rglob("files")]
 
 
-def test_no_step_leaves_its_working_folders(cluster: Cluster, outputs: Path) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("outputs")
+def test_no_step_leaves_its_working_folders(cluster: Cluster) -> None:
     assert not list((cluster.folder / "data").glob(".unpacked-*"))
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -337,12 +338,12 @@ def no_classes(root: Path) -> None:
     ],
 )
 def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
-    tmp_path: Path, damage: object, sentence: str
+    tmp_path: Path, damage: Callable[[Path], object], sentence: str
 ) -> None:
     root = write_small_dataset(tmp_path / "set", SMALL)
     ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
     before = folder_md5s(tmp_path / "dataset")
-    damage(root)  # type: ignore[operator]
+    damage(root)
     with pytest.raises(InputError, match=sentence):
         ingest(from_folder(root), tmp_path / "dataset", tmp_path / "cache")
     assert folder_md5s(tmp_path / "dataset") == before

@@ -20,19 +20,20 @@ from components.tracking.runs import Run
 from segmodels.errors import InputError, TransientError
 
 
-class FakeRun:
+class FakeRun(Run):
     """Takes metrics while ``away`` is None; else raises it. ``hang`` holds each call up."""
 
     def __init__(self) -> None:
+        super().__init__(client=None, run_id="1")
         self.points: list[tuple[int, str, float]] = []
-        self.patience: list[float] = []
+        self.patience: list[float | None] = []
         self.status = "RUNNING"
         self.away: Exception | None = None
         self.hang = threading.Event()
         self.hang.set()
         self.called = threading.Semaphore(0)
 
-    def send(self, entries: Sequence[Entry], seconds: float) -> None:
+    def send(self, entries: Sequence[Entry], seconds: float | None = None) -> None:
         self.patience.append(seconds)
         self.called.release()
         self.hang.wait(20)
@@ -40,7 +41,7 @@ class FakeRun:
             raise self.away
         self.points += [(entry.step, name, value) for entry in entries for name, value in entry.metrics.items()]
 
-    def end(self, status: str, seconds: float) -> None:
+    def end(self, status: str = "FINISHED", seconds: float | None = None) -> None:
         self.send([], seconds)
         self.status = status
 
@@ -55,7 +56,7 @@ def entry(step: int) -> Entry:
 
 
 def test_metrics_arrive_in_their_order_and_the_run_ends_after_the_last(run: FakeRun) -> None:
-    sender = MetricSender(run, [entry(0)])  # type: ignore[arg-type]
+    sender = MetricSender(run, [entry(0)])
     for step in range(1, 5):
         sender.add(entry(step))
     assert sender.finish("FINISHED", 10) == 0
@@ -64,7 +65,7 @@ def test_metrics_arrive_in_their_order_and_the_run_ends_after_the_last(run: Fake
 
 
 def test_nobody_waits_for_a_server_that_hangs(run: FakeRun) -> None:
-    sender = MetricSender(run, [])  # type: ignore[arg-type]
+    sender = MetricSender(run, [])
     run.hang.clear()
     sender.add(entry(0))
     run.called.acquire()  # the thread is inside the call
@@ -83,7 +84,7 @@ def test_an_outage_is_said_once_and_metrics_follow_when_it_is_over(
 ) -> None:
     monkeypatch.setattr(metric_sender, "PAUSE", 0.01)
     run.away = error
-    sender = MetricSender(run, [entry(0)])  # type: ignore[arg-type]
+    sender = MetricSender(run, [entry(0)])
     for _ in range(4):
         run.called.acquire()
     run.away = None
@@ -96,7 +97,7 @@ def test_an_outage_is_said_once_and_metrics_follow_when_it_is_over(
 
 def test_while_the_server_is_away_it_is_asked_once_a_minute(run: FakeRun) -> None:
     run.away = TransientError("MLflow is away")
-    sender = MetricSender(run, [entry(0)])  # type: ignore[arg-type]
+    sender = MetricSender(run, [entry(0)])
     run.called.acquire()
     for step in range(1, 10):
         sender.add(entry(step))
@@ -107,7 +108,7 @@ def test_while_the_server_is_away_it_is_asked_once_a_minute(run: FakeRun) -> Non
 
 
 def test_a_run_whose_end_alone_is_missing_is_unfinished(run: FakeRun) -> None:
-    sender = MetricSender(run, [])  # type: ignore[arg-type]
+    sender = MetricSender(run, [])
     run.away = TransientError("MLflow is away")
     assert sender.finish("FINISHED", 10) == -1
 

@@ -136,11 +136,8 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
     }
 
 
-def test_shards_are_uploaded_once_under_the_digest_of_their_bytes(
-    cluster: Cluster,  # noqa: ARG001
-    shards: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: ARG001
-) -> None:
+@pytest.mark.usefixtures("cluster", "capsys")
+def test_shards_are_uploaded_once_under_the_digest_of_their_bytes(shards: Path) -> None:
     url = put_shards(shards)
     first = keys()
     assert {name.split("/", 2)[2] for name in first} == {

@@ -1,4 +1,5 @@
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def small(**options: object) -> UNetPlusPlus:
+def small(**options: Any) -> UNetPlusPlus:
     torch.manual_seed(0)
-    return UNetPlusPlus(3, 3, WIDTHS, **options)  # type: ignore[arg-type]
+    return UNetPlusPlus(3, 3, WIDTHS, **options)
 
 
 def count(model: torch.nn.Module) -> int:
