@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from forked import PROCESSES
 from postgresql import postgresql
+from registry_workplace import NAME, Workplace
 from small_pipeline import use_local_store, write_run
-from test_register import NAME, Workplace
 
 import components.steps.register as register_step
 from components.params.schema import RegisterParams
