@@ -2,7 +2,8 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -59,3 +60,11 @@ def listening(client: TestClient) -> Iterator[tuple[str, int]]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until it is true; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ports import free_port
 from small_pipeline import LABELS, use_local_store, write_model, write_run
-from small_server import served
+from small_server import served, until
 
 from components.__main__ import main
 from components.commands.serve import _listen
@@ -78,13 +78,6 @@ def following() -> Iterator[Callable[[LiveModel], threading.Thread]]:
     stop.set()
     for thread in threads:
         thread.join(30)
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_the_champion_answers_under_its_registered_name_and_version(store: Store) -> None:

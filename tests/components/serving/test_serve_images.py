@@ -6,28 +6,15 @@ import io
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from small_pipeline import LABELS, write_model
-from small_server import served
+from small_pipeline import LABELS
 
 from components.commands.predict import predict
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("serve") / "scenes", steps=20)
-
-
-@pytest.fixture(scope="module")
-def client(model: Path) -> Iterator[TestClient]:
-    with served(str(model)) as (client, _):
-        yield client
 
 
 def encoded(picture: Image.Image, kind: str = "PNG") -> bytes:

@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,10 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from small_pipeline import write_model
-from small_server import listening, served
+from small_server import listening, served, until
 
 from components.serving.connections import TimedConnection
 from components.serving.live_model import LiveModel
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("serve") / "scenes", steps=1)
-
-
-@pytest.fixture(scope="module")
-def client(model: Path) -> Iterator[TestClient]:
-    with served(str(model)) as (client, _):
-        yield client
 
 
 def request(*shape: int) -> bytes:
@@ -55,13 +42,6 @@ def infer(client: TestClient, body: Any) -> Any:
 def metric(client: TestClient, name: str) -> float:
     found = re.search(rf"^segmodels_{re.escape(name)} (\S+)$", client.get("/metrics").text, re.MULTILINE)
     return float(found.group(1)) if found else 0.0
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- images

@@ -5,7 +5,6 @@ open_inference_rest.yaml).
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import tifffile
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
-from small_pipeline import OPTIONS, write_model
+from small_pipeline import OPTIONS
 from small_server import served
 
 from segmodels.inference.bundle import copy_bundle, load_bundle, save_bundle
@@ -82,17 +81,6 @@ INFERENCE = of(
     {"model_version": TEXT, "id": TEXT, "parameters": {"type": "object"}},
 )
 ERROR = of({"error": {"type": "string", "minLength": 10}})
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("serve") / "scenes", steps=20)
-
-
-@pytest.fixture(scope="module")
-def client(model: Path) -> Iterator[TestClient]:
-    with served(str(model)) as (client, _):
-        yield client
 
 
 def images(count: int = 2, height: int = 24, width: int = 37) -> np.ndarray:

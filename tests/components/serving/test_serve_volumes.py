@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
-from small_server import served
 
 from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
@@ -43,12 +41,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         spatial_dims=3,
     )
     return folder
-
-
-@pytest.fixture(scope="module")
-def client(model: Path) -> Iterator[TestClient]:
-    with served(str(model)) as (client, _):
-        yield client
 
 
 def infer(client: TestClient, **changes: Any) -> Any:
