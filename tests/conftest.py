@@ -1,10 +1,17 @@
 """Fixtures of all tests."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from s3server import Server
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -22,3 +29,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real datasets in {folder}: set SEGMODELS_SHARED_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3 server for all tests, each of which makes its own buckets."""
+    from s3server import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_store: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of the server; the environment tells every other client where it is."""
+    import boto3
+
+    for name, value in s3_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return boto3.session.Session().client("s3")

@@ -22,7 +22,7 @@ import boto3
 import numpy as np
 import pytest
 from s3double import Double, cut_off, flip_a_bit, listening, send, times
-from s3server import Server, s3_server
+from s3server import Server
 from small_dataset import write_small_dataset
 
 from components.datasets import download_cache, s3_dataset
@@ -263,15 +263,9 @@ def test_a_server_that_is_too_busy_may_be_tried_again(tmp_path: Path) -> None:
 # The rest needs a real S3 server.
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
 @pytest.fixture
-def client(server: Server, settings: pytest.MonkeyPatch) -> Any:
-    for name, value in server.environment.items():
+def client(s3_store: Server, settings: pytest.MonkeyPatch) -> Any:
+    for name, value in s3_store.environment.items():
         settings.setenv(name, value)
     return boto3.session.Session().client("s3")
 
@@ -330,7 +324,7 @@ def test_objects_uploaded_in_parts_are_checked_against_the_parts(client: Any, tm
 
 
 @pytest.mark.acceptance
-def test_a_killed_ingest_goes_on_where_it_stopped(client: Any, server: Server, tmp_path: Path) -> None:
+def test_a_killed_ingest_goes_on_where_it_stopped(client: Any, s3_store: Server, tmp_path: Path) -> None:
     folder = write_small_dataset(tmp_path / "set", {"train": 150, "val": 5, "test": 5})
     upload(client, folder, "killed", "set/")
     (tmp_path / "params.yaml").write_text("ingest: {source: s3, path: s3://killed/set}\n")
@@ -343,7 +337,7 @@ def test_a_killed_ingest_goes_on_where_it_stopped(client: Any, server: Server, t
             gets.append(request.path)
             if slow.is_set():
                 time.sleep(0.1)
-        connection = http.client.HTTPConnection(urlsplit(server.endpoint).netloc)
+        connection = http.client.HTTPConnection(urlsplit(s3_store.endpoint).netloc)
         connection.request(request.command, request.path, headers=dict(request.headers.items()))
         answer = connection.getresponse()
         send(

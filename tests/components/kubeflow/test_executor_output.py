@@ -1,11 +1,10 @@
 """What is kept of a step that failed. (The outputs of those that succeed: tests/pipelines/test_local_run.py.)"""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from s3server import Server, s3_server
 from small_dataset import write_small_dataset
 
 from components.__main__ import main
@@ -13,14 +12,7 @@ from components.kubeflow import executor_output, termination_message
 from components.params.checking import checked
 from components.params.schema import IngestParams
 from components.steps.ingest import ingest
-from components.storage.s3 import s3_client
 from segmodels.errors import InputError, TransientError
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture
@@ -37,11 +29,9 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_report_of_a_failed_validation_outlives_its_pod(
-    server: Server, failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    s3: Any, failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    s3_client().create_bucket(Bucket="kept")
+    s3.create_bucket(Bucket="kept")
     monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://kept/checkpoints")
     assert main(failing) == 2
     said = capfd.readouterr()
@@ -49,16 +39,15 @@ def test_the_report_of_a_failed_validation_outlives_its_pod(
     assert said.err.startswith("error: the dataset has")
     stored = {
         entry["Key"].removeprefix("checkpoints/failed/run-1/validation/")
-        for entry in s3_client().list_objects_v2(Bucket="kept")["Contents"]
+        for entry in s3.list_objects_v2(Bucket="kept")["Contents"]
     }
     assert {"report.json", "facts.parquet", "docs/index.html"} <= stored
 
 
+@pytest.mark.usefixtures("s3")
 def test_a_store_that_refuses_does_not_hide_why_the_step_failed(
-    server: Server, failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://no-such-bucket/checkpoints")
     assert main(failing) == 2
     said = capfd.readouterr()

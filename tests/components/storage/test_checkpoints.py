@@ -1,11 +1,10 @@
 """Training states in a real object store: a training resumes in another pod."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from s3server import Server, s3_server
 
 from components.storage.checkpoints import MirroredCheckpoints, open_checkpoints
 from components.storage.s3 import s3_client
@@ -13,18 +12,10 @@ from segmodels.errors import InputError, TransientError
 from segmodels.training.checkpoints import Checkpoints
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def bucket(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+def bucket(s3: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
     name = f"states-{abs(hash(request.node.name)) % 10**8}"
-    s3_client().create_bucket(Bucket=name)
+    s3.create_bucket(Bucket=name)
     monkeypatch.setenv("SEGMODELS_CHECKPOINTS", f"s3://{name}/trainings")
     return name
 

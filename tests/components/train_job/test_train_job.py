@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from s3server import Server, s3_server
+from s3server import Server
 from safetensors.torch import load_file
 from small_pipeline import write_shards
 from train_cluster import Cluster
@@ -40,23 +40,15 @@ DIGEST = "registry.example/segmodels@sha256:" + "a" * 64
 SETTINGS = TrainJobSettings(image=DIGEST, nodes=2, resources={"cpu": "8", "memory": "16Gi"})
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+def cluster(s3_store: Server, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     bucket = f"jobs-{tmp_path.name.replace('_', '-').lower()[-40:].strip('-')}"
-    s3_client().create_bucket(Bucket=bucket)
+    s3.create_bucket(Bucket=bucket)
     monkeypatch.setenv("SEGMODELS_CHECKPOINTS", f"s3://{bucket}/states")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr(launch, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.05)
-    cluster = Cluster(tmp_path / "pods", server.environment)
+    cluster = Cluster(tmp_path / "pods", s3_store.environment)
     yield cluster
     for pods in cluster.pods.values():
         for pod in pods:

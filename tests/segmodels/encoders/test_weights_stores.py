@@ -6,7 +6,6 @@ import errno
 import functools
 import hashlib
 import http.server
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from s3server import Server, s3_server
 from safetensors.torch import save, save_file
 
 from segmodels.encoders.registry import create_encoder
@@ -71,36 +69,22 @@ def test_what_http_does_not_have_is_named_and_a_silent_server_may_be_tried_again
         fetch("http://127.0.0.1:9/weights.pth")  # the discard port: nothing answers
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        before = {name: os.environ.get(name) for name in server.environment}
-        os.environ.update(server.environment)
-        yield server
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("s3")
-def test_weights_load_from_s3_and_again_when_the_object_changed():
-    import boto3
-
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="models")
+def test_weights_load_from_s3_and_again_when_the_object_changed(s3):
+    s3.create_bucket(Bucket="models")
     first, second = (
         {key: torch.rand_like(value.float()) for key, value in create_encoder("resnet18").state_dict().items()}
         for _ in range(2)
     )
 
-    client.put_object(Bucket="models", Key="bodies/resnet18.safetensors", Body=save(first))
+    s3.put_object(Bucket="models", Key="bodies/resnet18.safetensors", Body=save(first))
     uri = "s3://models/bodies/resnet18.safetensors"
     assert torch.equal(create_encoder("resnet18", weights=uri).conv1.weight, first["conv1.weight"])
     copy = fetch(uri)
     written = copy.stat().st_mtime_ns
     assert fetch(uri).stat().st_mtime_ns == written, "the same object is fetched once"
 
-    client.put_object(Bucket="models", Key="bodies/resnet18.safetensors", Body=save(second))
+    s3.put_object(Bucket="models", Key="bodies/resnet18.safetensors", Body=save(second))
     assert torch.equal(create_encoder("resnet18", weights=uri).conv1.weight, second["conv1.weight"])
 
 
