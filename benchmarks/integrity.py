@@ -33,7 +33,11 @@ def main() -> None:
             assert command([step]) == 0
         with counted(Record, "check") as checks, counted(Fit, "_train_epoch") as epochs:
             assert command(["train"]) == 0
-    rows = [["one epoch", sum(epochs)], ["checksums within it", sum(checks)], ["share", sum(checks) / sum(epochs)]]
+    rows: list[list[object]] = [
+        ["one epoch", sum(epochs)],
+        ["checksums within it", sum(checks)],
+        ["share", sum(checks) / sum(epochs)],
+    ]
     text = (
         f"U-Net of the demo, {TRAIN} images of {SIZE}x{SIZE} in batches of 16, {len(checks)} records"
         f" checked.\n\n{markdown_table(['', 's'], rows)}"

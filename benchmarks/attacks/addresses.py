@@ -56,15 +56,15 @@ def s3(ground: Ground) -> Trials:
         yield repr(key[:40]), f"written outside: {outside[0]}" if outside else outcome.fault()
         for path in outside:
             path.unlink()
-    for name, (path, user) in ADDRESSES.items():
-        workspace, outcome = _ingested(ground, path, "set/masks/0.png", user)
+    for name, (url, user) in ADDRESSES.items():
+        workspace, outcome = _ingested(ground, url, "set/masks/0.png", user)
         yield name, _leak(workspace, outcome.text) or outcome.fault()
 
 
-def _ingested(ground: Ground, path: str, key: str, user: str = "") -> tuple[Path, Outcome]:
+def _ingested(ground: Ground, url: str, key: str, user: str = "") -> tuple[Path, Outcome]:
     """ingest from a store with that key, at an address with that user; the workspace afterwards."""
     workspace = ground.copy("data")
-    write_params(workspace, {"ingest": {"source": "s3", "path": path}})
+    write_params(workspace, {"ingest": {"source": "s3", "path": url}})
     credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
     with _store(key) as address:
         endpoint = address.replace("://", f"://{user}")
