@@ -68,12 +68,12 @@ def run_step(step: Step, argv: list[str]) -> None:
         if step.gathers:
             options[step.gathers] = input_paths(executor_input, step.gathers)
         with recorded(step.name, options.get("part")), unpacked(step, options) as folders:
-            _call(step, function, folders, executor_input)
+            _do(step, function, folders, executor_input)
     else:
-        _call(step, function, options)
+        _do(step, function, options)
 
 
-def _call(step: Step, function: Callable[..., Any], options: dict[str, Any], executor_input: str = "") -> None:
+def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], executor_input: str = "") -> None:
     retries = options.pop("retry")
     if "set" in options:
         from components.params.overrides import assembled_params
