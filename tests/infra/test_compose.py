@@ -97,6 +97,13 @@ def test_mlflow_runs_as_on_the_cluster(services: dict[str, dict[str, Any]]) -> N
     assert {"mlflow", "mlflow:5000", "localhost", "localhost:*", "127.0.0.1:*"} <= set(names)
 
 
+def test_the_object_store_runs_as_on_the_cluster(services: dict[str, dict[str, Any]]) -> None:
+    documents = yaml.safe_load_all((INFRA / "kustomize" / "base" / "object-store.yaml").read_text())
+    (stateful,) = [one for one in documents if one["kind"] == "StatefulSet"]
+    (script,) = stateful["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert script.splitlines()[-1].split() == ["exec", "weed", *services["object-store"]["command"]]
+
+
 def test_docker_compose_accepts_it() -> None:
     if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
         pytest.skip("`docker compose` is not on this machine: the file was checked by its structure alone")

@@ -10,14 +10,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
 from ports import free_port
 from postgresql import PASSWORD, Database, postgresql
-from s3server import Server, s3_server
+from s3server import Server, s3_server, seaweedfs_server
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
 BASE = Path(__file__).resolve().parents[2] / "infra" / "kustomize" / "base"
@@ -31,7 +33,17 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+    """SeaweedFS by the manifest's command; the store of other tests where it cannot be installed."""
+    manifest = yaml.safe_load_all((BASE / "object-store.yaml").read_text())
+    (stateful,) = [one for one in manifest if one["kind"] == "StatefulSet"]
+    container = stateful["spec"]["template"]["spec"]["containers"][0]
+    folder = tmp_path_factory.mktemp("s3")
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(seaweedfs_server(folder / "weed", [*container["command"], *container["args"]]))
+        except (OSError, RuntimeError, subprocess.SubprocessError) as reason:
+            warnings.warn(f"SeaweedFS does not start here: {reason}", stacklevel=2)
+            server = stack.enter_context(s3_server(folder))
         yield server
 
 
@@ -145,6 +157,8 @@ def test_composes_commands_find_the_servers_healthy(tracking: str, database: Dat
         "accepting connections"
         in subprocess.run([database.programs / program, *here], check=True, capture_output=True, text=True).stdout
     )
+    *_, status = services["object-store"]["healthcheck"]["test"]
+    urllib.request.urlopen(status.replace("http://127.0.0.1:9000", store.endpoint), timeout=5).close()
     _, *probe = services["mlflow"]["healthcheck"]["test"]
     subprocess.run(
         [sys.executable, *(part.replace("http://127.0.0.1:5000", tracking) for part in probe[1:])], check=True
