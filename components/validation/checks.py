@@ -116,8 +116,9 @@ def _all_checks(params: ValidateParams) -> list[Check]:
         Check("upright", "warning", _null("image_orientation"),
               "No image has an EXIF or TIFF orientation that turns or mirrors it.",
               "images that their EXIF or TIFF orientation turns or mirrors",
-              "they are read as viewers show them; check that their masks fit, and if not, draw the masks again or"
-              " remove the orientation tag", detail="image_orientation"),
+              "each is read in the position that fits its annotation; where both fit, as stored (with the layout"
+              " labelme as viewers show it): compare image and mask, and remove the orientation tag",
+              detail="image_orientation"),
         Check("range_used", "warning", _null("narrow"), "Images of 16 bits use their range of values.",
               "16-bit images that use a small part of their range",
               "they train as they are; a model of 8-bit images sees them nearly black, so multiply the values (12 bits:"

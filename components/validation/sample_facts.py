@@ -17,7 +17,7 @@ from components.running.digests import file_md5
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import orientation
+from segmodels.data.decoding import TURNED, orientation
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
@@ -177,7 +177,7 @@ def _of_file(part: str, path: Path) -> dict[str, Any]:
             turned = orientation(picture)
             facts |= {
                 f"{part}_format": picture.format,
-                f"{part}_orientation": turned if turned in range(2, 9) else None,
+                f"{part}_orientation": turned if turned in TURNED else None,
                 f"{part}_mode": picture.mode,
                 f"{part}_bits": int(bits[1]) if bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8),
             }

@@ -16,9 +16,6 @@ from segmodels.data.image_form import NARROW, ImageForm, common_form
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
-
 
 def tables(
     facts: pa.Table, classes: ClassCounts, manifest: pa.Table, assumed_void: int | None = None
@@ -65,20 +62,15 @@ def tables(
 def _other_sizes(facts: pa.Table) -> list[str | None]:
     """Sizes of annotations that differ from their image's, with the cause where it shows."""
     found: list[str | None] = []
-    sizes, orientations = sizes_of(facts, "annotation_size"), facts.column("image_orientation").to_pylist()
+    sizes = sizes_of(facts, "annotation_size")
     pairs = zip(facts.column("size").to_pylist(), facts.column("annotation_size").to_pylist(), strict=True)
-    for (size, other), text, orientation in zip(pairs, sizes, orientations, strict=True):
+    for (size, other), text in zip(pairs, sizes, strict=True):
         if size is None or other is None or size == other:
             found.append(None)
         elif size != other[::-1]:
             found.append(text)
-        elif orientation in SIDEWAYS:
-            found.append(
-                f"{text}: the image's EXIF orientation {orientation} exchanges width and height, and the mask was drawn"
-                " over the stored pixels"
-            )
         else:
-            found.append(f"{text}: width and height are exchanged, and the image has no EXIF orientation that does so")
+            found.append(f"{text}: width and height are exchanged")
     return found
 
 

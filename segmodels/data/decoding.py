@@ -2,8 +2,8 @@
 
 Pillow decodes, not OpenCV: it gives the palette index where OpenCV expands palettes to colours, refuses truncated
 files, and keeps libpng's messages off stderr. ``deep_images.py`` reads what Pillow cannot hold: more than three
-channels, or 16 bits in several of them. Images and masks alike are turned as their EXIF or TIFF orientation asks: as
-viewers, browsers and the annotation tools in them show them.
+channels, or 16 bits in several of them. Images and masks alike are turned as their EXIF or TIFF orientation asks, as
+viewers, browsers and the annotation tools in them show them; a caller of ``read_pixels`` may decide otherwise.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import io
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from segmodels.data import deep_images, geometry
+from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
@@ -32,6 +34,15 @@ Color = tuple[int, int, int]
 
 ORIENTATION = 0x0112
 """EXIF and TIFF tag."""
+
+TURNED = range(2, 9)
+"""Orientations other than upright."""
+
+SIDEWAYS = range(5, 9)
+"""Orientations that exchange width and height."""
+
+Turns = Callable[[tuple[int, int], tuple[int, int]], bool]
+"""Whether a picture with an orientation is turned, by its height and width as stored and as turned."""
 
 JPEG_MASK = "JPEG changes label values when it compresses: export masks as PNG"
 
@@ -54,25 +65,50 @@ def decode_image(data: bytes, name: str | Path) -> np.ndarray:
     return converted(decode_pixels(data, name), 3, np.dtype(np.uint8), name)
 
 
-def read_pixels(path: str | Path) -> np.ndarray:
-    """Decode an image with its own channels and type: ``(H, W, C)`` uint8, uint16, int16 or float32, upright.
+def read_pixels(path: str | Path, turns: Turns | None = None) -> np.ndarray:
+    """Decode an image with its own channels and type: ``(H, W, C)`` uint8, uint16, int16 or float32.
 
     Palettes are expanded to RGB, CMYK is converted, 1-bit pixels become 0 and 255, the alpha of pictures is dropped.
     TIFF files have any number of channels; those above 8 bits keep all of them, since a fourth one is most often near
     infrared, whatever the file declares it to be. Of a file with several pages the first is read.
 
+    Args:
+        turns: whether the picture is turned as its EXIF or TIFF orientation asks; asked only where it has one. None:
+            it is, as viewers show it.
+
     Raises:
         InputError: missing, truncated, broken, 32-bit integers, or a compression that is not known; names the file.
     """
-    return decode_pixels(_read(path), path)
+    return decode_pixels(_read(path), path, turns)
 
 
-def decode_pixels(data: bytes, name: str | Path) -> np.ndarray:
+def decode_pixels(data: bytes, name: str | Path, turns: Turns | None = None) -> np.ndarray:
     """``read_pixels`` of a file's contents; ``name`` is what errors call it."""
     if data[:4] in deep_images.TIFF_MAGIC and (bands := deep_images.tiff_bands(data, name)) is not None:
-        return bands
-    picture = _decode(data, name)
-    return geometry.upright(_pixels(picture, data, name), orientation(picture))
+        pixels, tag = bands
+    else:
+        picture = _decode(data, name)
+        pixels, tag = _pixels(picture, data, name), orientation(picture)
+    stored = pixels.shape[0], pixels.shape[1]
+    if tag not in TURNED or (turns is not None and not turns(stored, stored[::-1] if tag in SIDEWAYS else stored)):
+        return pixels
+    return geometry.upright(pixels, tag)
+
+
+def picture_orientation(path: Path) -> int | None:
+    """2..8, as EXIF counts them; None for upright pictures, and for files that are none."""
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as picture:
+        tag = orientation(picture)
+        return tag if tag in TURNED else None
+    return None
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as viewers show it, from its header; None for files that are none."""
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as picture:
+        width, height = picture.size
+        return (width, height) if orientation(picture) in SIDEWAYS else (height, width)
+    return None
 
 
 def orientation(picture: Image.Image) -> int:
@@ -130,8 +166,10 @@ def read_pages(path: str | Path) -> np.ndarray:
         InputError: missing, truncated, broken, colours, or pages of several sizes; names the file.
     """
     picture = _decode(_read(path), path)
+    if (count := getattr(picture, "n_frames", 1)) > 1:
+        require_size((count, picture.height, picture.width), path)
     pages = []
-    for number in range(getattr(picture, "n_frames", 1)):
+    for number in range(count):
         try:
             picture.seek(number)
             pages.append(np.array(picture))

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.data import geometry
+from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def deep_png(data: bytes) -> NDArray[np.uint16]:
     return np.ascontiguousarray(pixels[:, :, :1] if grey else pixels[:, :, 2::-1])
 
 
-def tiff_bands(data: bytes, name: str | Path) -> NDArray | None:
-    """The channels ``(H, W, C)`` of the first page of a TIFF file, upright: uint8, uint16, int16 or float32.
+def tiff_bands(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:
+    """The channels ``(H, W, C)`` of the first page of a TIFF file as stored, uint8, uint16, int16 or float32, and its
+    orientation.
 
     None for pictures that Pillow reads: 8 bits in up to three channels and alpha, 16-bit grey, palettes, CMYK.
 
@@ -52,13 +53,14 @@ def tiff_bands(data: bytes, name: str | Path) -> NDArray | None:
             page = file.pages.first
             if page.dtype is None or _is_picture(page):
                 return None
+            require_size((page.imagelength, page.imagewidth), name, page.samplesperpixel)
             if page.dtype.name not in DTYPES:
                 raise InputError(f"image {name} has {page.dtype} pixels, expected 8 or 16 bits or float32: convert it")
             if any(start + size > len(data) for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
                 raise InputError(f"file {name} is truncated ({len(data)} bytes): replace it")
             bands = _decoded(page, data, name)
             kept = bands.shape[-1] - (_alpha(page) if page.dtype == np.uint8 else 0)
-            return geometry.upright(bands[..., :kept], int(page.tags.valueof("Orientation", default=1)))
+            return bands[..., :kept], int(page.tags.valueof("Orientation", default=1))
     except InputError:
         raise
     except (TiffFileError, OSError, ValueError, KeyError, IndexError, RuntimeError, zlib.error) as error:

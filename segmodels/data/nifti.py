@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -116,6 +117,7 @@ def _load(path: str | Path) -> Any:
     if not isinstance(image, nibabel.Nifti1Pair) or image.ndim not in (3, 4):
         kind = f"{type(image).__name__} of {len(image.shape)} axes"
         raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels")
+    require_size(image.shape[:3], path, image.shape[3] if image.ndim == 4 else 1)
     return image
 
 

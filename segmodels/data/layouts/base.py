@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
+from segmodels.data.decoding import picture_orientation, picture_size, read_pixels
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.registry import Registry
@@ -66,6 +67,7 @@ class Layout(ABC):
         name: that it is registered under.
         tree: what the folder looks like, for people to compare with.
         marks: files and folders by which ``layout: auto`` knows it, in words.
+        turned: whether a picture is turned by its EXIF orientation where both positions fit its annotation.
         automatic: whether ``layout: auto`` looks for it; further views of a dataset are chosen by name.
         assumed_void: label id that counts as void by a default of the layout, not because the dataset says so.
         left_out: files without their other half, which ``samples`` left out.
@@ -75,6 +77,7 @@ class Layout(ABC):
     tree: ClassVar[str]
     marks: ClassVar[str] = ""
     automatic: ClassVar[bool] = True
+    turned: ClassVar[bool] = False
     assumed_void: int | None = None
 
     def __init__(self, root: str | Path) -> None:
@@ -118,6 +121,24 @@ class Layout(ABC):
             InputError: file missing or broken; names it.
             UnknownLabelsError: a label that ``labels`` does not know; names the file.
         """
+
+    def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
+        """Height and width of the annotation as far as its file's header tells; None where there is none."""
+        return None if sample.annotation_file is None else picture_size(self.root / sample.annotation_file)
+
+    def read_picture(self, sample: Sample) -> NDArray:
+        """The image file. Its EXIF or TIFF orientation turns it where that alone fits the annotation, where both the
+        stored and the turned picture fit and the layout is ``turned``, and where there is no annotation.
+        """
+
+        def turns(stored: tuple[int, int], shown: tuple[int, int]) -> bool:
+            size = self.annotation_size(sample)
+            if size != stored:
+                return True
+            own = None if sample.annotation_file is None else picture_orientation(self.root / sample.annotation_file)
+            return shown == stored and (self.turned or own is not None)
+
+        return read_pixels(self.root / sample.image, turns)
 
 
 LAYOUTS: Registry[Layout, LayoutCard] = Registry("layout", "segmodels.data.layouts")

@@ -25,6 +25,7 @@ from segmodels.data.layouts.coco_json import (
     find_image,
     labels_of,
     object_annotation,
+    stated_size,
     with_background,
 )
 from segmodels.data.layouts.id_maps import one_layer, values_in
@@ -190,6 +191,9 @@ annotations/instances_val2017.json
                     self.left_out.append(name)
                     continue
                 yield Sample(_stem(name), _plain(split), image, (file.name,), group=_stem(name))
+
+    def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
+        return stated_size(self._rows[sample.files[0]][sample.id][1])
 
     def annotation(self, sample: Sample) -> Annotation | None:
         file, row = self._rows[sample.files[0]][sample.id]

@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import read_pixels
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco import Coco
-from segmodels.data.layouts.coco_json import CocoFile, find_image, labels_of, object_annotation
+from segmodels.data.layouts.coco_json import CocoFile, find_image, labels_of, object_annotation, stated_size
 from segmodels.data.layouts.pairing import published_split
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -89,7 +88,10 @@ result.json                              Label Studio, images in images/
                 yield Sample(sample, splits[name] if named else None, image, (name,), group=sample)
 
     def read_image(self, sample: Sample) -> NDArray:
-        return read_pixels(self.root / sample.image)
+        return self.read_picture(sample)
+
+    def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
+        return stated_size(self._rows[sample.files[0]][sample.image])
 
     def annotation(self, sample: Sample) -> Annotation | None:
         name = sample.files[0]

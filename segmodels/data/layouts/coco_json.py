@@ -18,6 +18,7 @@ from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import Color
 from segmodels.data.layouts.id_maps import as_stated
+from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import check_shape, reading
 from segmodels.labels import LabelMap
@@ -116,6 +117,7 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     with reading(file.path, damaged="export the annotations again"):
         check_shape(image, {"height": int, "width": int})
     height, width = image["height"], image["width"]
+    require_size((height, width), f"{file.name}, image {image.get('id')}")
     named = {name: train for train, name in enumerate(labels.classes)}
     trains = {id: 0 if name.lower() == BACKGROUND else named[name] for id, name in file.categories.items()}
     rows = [row for row in file.annotations.get(image["id"], ()) if row.get("segmentation")]
@@ -136,6 +138,12 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     layers = pack_layers(masks, (height, width))
     layers = layers[layers.any(axis=(1, 2))]
     return replace(Annotation.of_classes(classes), layers=layers, segments=as_stated(layers, segments))
+
+
+def stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width in a row of ``images``, None where they are missing."""
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import Classes, read_classes
-from segmodels.data.decoding import SUFFIXES, read_mask, read_pixels
+from segmodels.data.decoding import SUFFIXES, read_mask
 from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mads import Mads
@@ -119,7 +119,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
             yield Sample(sample_id, split, images[sample_id], files, group, labels.get(sample_id))
 
     def read_image(self, sample: Sample) -> NDArray:
-        return read_pixels(self.root / sample.image)
+        return self.read_picture(sample)
 
     def annotation(self, sample: Sample) -> Annotation | None:
         if not sample.files:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import page_count, read_mask, read_page, read_pixels
+from segmodels.data.decoding import page_count, read_mask, read_page
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published
@@ -61,7 +61,7 @@ train-volume.tif                    or the stacks, with train-labels.tif
 
     def read_image(self, sample: Sample) -> NDArray:
         if not sample.image.endswith(VOLUME):
-            return read_pixels(self.root / sample.image)
+            return self.read_picture(sample)
         return read_page(self.root / sample.image, int(sample.id))[:, :, None].astype(np.uint8)
 
     def annotation(self, sample: Sample) -> Annotation | None:

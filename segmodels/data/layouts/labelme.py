@@ -18,10 +18,11 @@ from PIL import Image, ImageDraw
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.classes_file import distinct_colors
-from segmodels.data.decoding import decode_pixels, read_pixels
+from segmodels.data.decoding import decode_pixels
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import published_split
+from segmodels.data.limits import require_size
 from segmodels.errors import InputError, nearest
 from segmodels.files import parse_json, read_plain_text, reading
 from segmodels.labels import LabelMap
@@ -54,6 +55,7 @@ class Labelme(Layout):
     JSON file where labelme saved it there. Folders train, val and test are splits.
     """
 
+    turned = True  # as labelme shows pictures
     marks = "JSON files of labelme (shapes and imagePath), at the top or one folder below"
     tree: ClassVar[str] = """\
 labels.txt        optional: __ignore__, _background_ and the classes, one per line
@@ -110,15 +112,20 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
 
     def read_image(self, sample: Sample) -> NDArray:
         if not sample.image.endswith(".json"):
-            return read_pixels(self.root / sample.image)
+            return self.read_picture(sample)
         with reading(self.root / sample.image, damaged="save the picture again"):
             data = base64.b64decode(self._content(sample.image)["imageData"], validate=True)
         return decode_pixels(data, sample.image)
 
+    def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
+        content = self._content(sample.files[0])
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
     def annotation(self, sample: Sample) -> Annotation | None:
         (name,) = sample.files
         content = self._content(name)
-        size = self._size(content, sample)
+        size = self._size(sample)
         classes = np.zeros(size, self.labels.dtype)
         objects: dict[object, tuple[int, NDArray[np.bool_]]] = {}
         for number, shape in enumerate(content["shapes"]):
@@ -140,11 +147,11 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
             content: dict[str, Any] = parse_json((self.root / name).read_bytes(), FORM)
             return content
 
-    def _size(self, content: Mapping[str, Any], sample: Sample) -> tuple[int, int]:
+    def _size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of the picture."""
-        height, width = content.get("imageHeight"), content.get("imageWidth")
-        if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-            return height, width
+        if (size := self.annotation_size(sample)) is not None:
+            require_size(size, sample.files[0])
+            return size
         image = self.read_image(sample)
         return image.shape[0], image.shape[1]
 
@@ -220,7 +227,7 @@ def _pasted(shape: Mapping[str, Any], points: Sequence[Any], size: tuple[int, in
     """A shape that holds the pixels inside its box as a PNG file in base64."""
     try:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
-    except (KeyError, TypeError, ValueError, OSError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError, OSError, binascii.Error, Image.DecompressionBombError) as error:
         raise InputError(f"{where} has a mask that cannot be read ({error}): draw it again") from None
     left, top = (round(value) for value in _corners(points)[:2])
     mask = np.zeros(size, dtype=bool)

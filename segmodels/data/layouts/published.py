@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from numpy.typing import NDArray
 
-from segmodels.data.decoding import SUFFIXES, Color, read_pixels
+from segmodels.data.decoding import SUFFIXES, Color
 from segmodels.data.layouts.base import Layout, Sample
 from segmodels.data.layouts.pairing import files_by_id
 from segmodels.errors import InputError
@@ -67,7 +67,7 @@ class Published(Layout):
         return labels
 
     def read_image(self, sample: Sample) -> NDArray:
-        return read_pixels(self.root / sample.image)
+        return self.read_picture(sample)
 
     def files(self, part: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, str]:
         """Path below the folder ``part`` without the ending -> path relative to the root; empty without the folder."""

@@ -99,7 +99,7 @@ def test_turned_photos_masks_in_alpha_and_nearly_empty_ranges_are_warned_about(t
         for path in (root / "images").rglob("*.png"):
             picture = Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16)
             exif = Image.Exif()
-            exif[ORIENTATION] = 3 if path == image(root, 3) else 1
+            exif[ORIENTATION] = {image(root, 3): 3, image(root, 5): 6}.get(path, 1)
             picture.save(path, exif=exif)
         write(mask(root, 2), Image.fromarray(np.dstack([labels(1)] * 3 + [labels(0, 255)]).astype(np.uint8), "RGBA"))
         flat = Image.fromarray(np.zeros(SIZE[::-1], np.uint8))
@@ -114,7 +114,7 @@ def test_turned_photos_masks_in_alpha_and_nearly_empty_ranges_are_warned_about(t
     assert top < 4096
     assert found.pop("range_used")[0] == f"images/train/000.png (values up to {top} of 65535)"
     assert found == {
-        "upright": ["images/train/003.png (3)"],
+        "upright": ["images/train/003.png (3)", "images/train/005.png (6)"],
         "alpha_unused": ["masks/train/002.png"],
         "masks_lossless": ["masks/train/004.jpg"],
     }
