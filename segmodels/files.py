@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import math
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,13 @@ DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
 
 LARGEST_TEXT = 2**28
 """Bytes of a text file that people write: 256 MB, some millions of samples."""
+
+
+def cache_folder() -> Path:
+    """Folder of copies of files that lie elsewhere, ``$SEGMODELS_CACHE`` or ``~/.cache/segmodels``; may be emptied at
+    any time.
+    """
+    return Path(os.environ.get("SEGMODELS_CACHE") or Path.home() / ".cache" / "segmodels")
 
 
 class DamagedFileError(InputError):

@@ -52,13 +52,14 @@ def write_shards(
     scale: int = 2,
     digest: str = DIGEST,
     image_classes: int = 0,
+    shard_bytes: int = 256_000_000,
 ) -> Path:
     """Images of two sizes; their masks are ``scale`` times as large, as when preprocess shrinks images. Labels of
     images go round ``image_classes``.
     """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    with ShardWriter(folder, labels, digest, source={"kind": "folder", "path": "somewhere"}) as writer:
+    with ShardWriter(folder, labels, digest, shard_bytes, source={"kind": "folder", "path": "somewhere"}) as writer:
         for split, count in {"train": train, "val": val, "test": test}.items():
             for index in range(count):
                 image, mask = scene(rng, (24, 32) if index % 3 else (20, 40), labels)

@@ -94,11 +94,15 @@ class PreprocessParams:
         longer_side: longer side of the resized images, pixels. None: images keep their size.
         workers: processes. 0: one per core.
         shard_megabytes: size at which a shard is closed, MB of raw pixels.
+        store: folder in an object store, ``s3://bucket/prefix``, that keeps the shards; the output then only says where
+            they are, and steps fetch the shards that they read (``train.cache_gigabytes``). For datasets that outgrow
+            the disk of a machine. None: the shards are in the output.
     """
 
     longer_side: int | None = None
     workers: int = 0
     shard_megabytes: int = 256
+    store: str | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -107,6 +111,8 @@ class PreprocessParams:
             workers=whole_number(0, MOST_WORKERS),
             shard_megabytes=whole_number(1, 1_000_000),
         )
+        if self.store is not None and not self.store.startswith("s3://"):
+            raise InputError(f"store is {self.store!r}, expected s3://bucket/prefix")
 
 
 @dataclass(frozen=True)

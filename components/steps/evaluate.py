@@ -149,9 +149,9 @@ def _draw(folder: Path, evaluator: Evaluator, reader: ShardReader, predictor: Pr
         plots.save(figure, folder / f"{name}.png")
     images = evaluator.images().select(["id", "score"])
     scores = dict(zip(*(images[name].to_pylist() for name in ("id", "score")), strict=True))
+    numbers = {reader.id(index): index for index in range(len(reader))}
     for name, chosen in examples(scores, overlays).items():
-        indices = {sample: index for index in range(len(reader)) if (sample := reader.id(index)) in chosen}
-        rows = [_compared(reader, predictor, indices[sample], score) for sample, score in chosen.items()]
+        rows = [_compared(reader, predictor, numbers[sample], score) for sample, score in chosen.items()]
         plots.save(plots.comparisons(rows, reader.labels), folder / f"{name}.png")
 
 

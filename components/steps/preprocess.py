@@ -19,17 +19,22 @@ from components.running.atomic import written_folder
 from components.running.parallel import parallel_map
 from components.running.parts import in_order, share
 from components.running.progress_bar import track
+from components.storage.folders import keep_in_store
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import converted, resize_image, scaled_size
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Layout, Sample, check_sizes
 from segmodels.data.manifest import SPLITS, Dataset
+from segmodels.data.shard_info import read_info
 from segmodels.data.shard_parts import Size, files_of, merge_parts
 from segmodels.data.shard_writer import Borders, ShardWriter, shard_name
 from segmodels.data.statistics import DatasetStatistics, SampleCounts
 from segmodels.errors import InputError
 
 MEGABYTE = 1_000_000
+
+Shards = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Split -> its files, as in statistics.json."""
 
 
 def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards: Path) -> DatasetStatistics:
@@ -41,21 +46,25 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
     found for all: grey among RGB becomes RGB, 16 bits among 8 become 8. The same dataset and parameters give the same
     bytes. Memory holds a few samples per worker.
 
+    With ``store`` set, the shards lie there in a folder named by the digest of their bytes, and ``shards`` holds
+    statistics.json alone, with the folder's address.
+
     Args:
         dataset: folder that ingest wrote.
         validation: folder that validate wrote; the dataset must have passed.
         shards: output folder.
 
     Raises:
-        InputError: the dataset did not pass, or a file is missing or broken.
+        InputError: the dataset did not pass, a file is missing or broken, or the store refuses.
+        TransientError: the store does not answer.
     """
     data = open_dataset(dataset)
     report = _passed(validation, data.digest)
     samples = [data.samples()[position] for position in _packing_order(data)]
     with written_folder(shards) as folder:
-        statistics = _write(params, data, samples, report["form"], folder).statistics
-    _print(shards, len(samples))
-    return statistics
+        writer = _write(params, data, samples, report["form"], folder)
+        _finish(params, folder, writer.shards)
+    return writer.statistics
 
 
 def preprocess_part(
@@ -93,8 +102,8 @@ def preprocess_part(
                 f"images of dataset {dataset} have other sizes than {FACTS.path(validation)} says: run the step"
                 " validate again"
             )
+        _finish(params, folder, shards, f"part {part} of {parts}: ")
         PLACE_OF_SHARDS.write(folder, {"part": part, "parts": parts, "digest": data.digest})
-    _print(packed, len(samples), f"part {part} of {parts}: ")
 
 
 def preprocess_merge(shards: Path, packed: tuple[Path, ...] = ()) -> DatasetStatistics:
@@ -109,7 +118,7 @@ def preprocess_merge(shards: Path, packed: tuple[Path, ...] = ()) -> DatasetStat
     """
     with written_folder(shards) as folder:
         statistics = merge_parts(in_order(packed, PLACE_OF_SHARDS), folder)
-    _print(shards, sum(statistics.images.values()))
+        print(_described(read_info(folder).shards))
     return statistics
 
 
@@ -161,9 +170,16 @@ def _write(
     return writer
 
 
-def _print(shards: Path, samples: int, part: str = "") -> None:
-    sizes = [path.stat().st_size for path in shards.glob("*.arrow")]
-    print(f"{part}{samples} samples in {len(sizes)} shards, {sum(sizes) / 1e6:.0f} MB")
+def _finish(params: PreprocessParams, folder: Path, shards: Shards, part: str = "") -> None:
+    print(f"{part}{_described(shards)}")
+    if params.store and shards:
+        print(f"they are in {keep_in_store(folder, params.store)}")
+
+
+def _described(shards: Shards) -> str:
+    files = [file for of_split in shards.values() for file in of_split]
+    samples, size = (sum(file[name] for file in files) for name in ("samples", "bytes"))
+    return f"{samples} samples in {len(files)} shards, {size / 1e6:.0f} MB"
 
 
 class Prepared(NamedTuple):

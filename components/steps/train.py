@@ -40,7 +40,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     Raises:
         InputError: the parameters name something that does not exist or does not fit the data, shards are damaged,
             MLflow's address or store is wrong, or the training diverges.
-        TransientError: another process trains the same, MLflow does not answer at the start.
+        TransientError: another process trains the same, MLflow does not answer at the start, or the object store of the
+            shards stops answering.
         SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.
     """
     from components.train_job.launch import train_by_job, train_job_settings
@@ -52,7 +53,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     from segmodels.data.shards import ShardReader
 
     with StopSignal() as stop:
-        readers = reader, _ = ShardReader(shards, "train"), ShardReader(shards, "val")
+        cache_bytes = 1e9 * params.cache_gigabytes
+        readers = reader, _ = [ShardReader(shards, split, cache_bytes=cache_bytes) for split in ("train", "val")]
 
         # torch from here on: missing shards are reported without waiting for it
         from segmodels.training.code_digest import code_digest, training_code
@@ -66,6 +68,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             params=plain(params),
             longer_side=reader.longer_side,
             code_digest=code_digest(training_code(params, recipe.task.name)),
+            sample_order=reader.order_name if reader.windowed else None,
         )
         state = checkpoints / checkpoint_key(facts)
         with locked_folder(state, "training") if rank == 0 else nullcontext():

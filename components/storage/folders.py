@@ -1,11 +1,13 @@
-"""Folders that the train step and the pods of its TrainJob exchange through the object store of the checkpoints.
+"""Folders in an object store: shards that are read from there, and what the train step and the pods of its TrainJob
+exchange.
 
-Shards lie under the digest of their bytes, so a training that starts again finds them. A model lies under the name of
-its TrainJob and is removed when the step has fetched it.
+Shards lie under the digest of their bytes, so a step that starts again finds them. A model lies under the name of its
+TrainJob and is removed when the step has fetched it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from components.running.digests import folder_digest
 from components.running.progress_bar import track
 from components.storage.s3 import SCHEME, THREADS, list_folder, s3_client, split_url, translate_errors
 from segmodels.errors import InputError, TransientError
+from segmodels.files import SHARD_PART, STATISTICS, read_json
 
 
 def exchange_url() -> str:
@@ -36,6 +39,33 @@ def put_shards(folder: Path, check: Callable[[], None] = lambda: None) -> str:
     """Upload the files that the store lacks; their address, ``s3://...``. ``check``: see ``put_folder``."""
     url = f"{exchange_url()}/shards/{folder_digest(folder)}"
     put_folder(folder, url, check)
+    return url
+
+
+def keep_in_store(shards: Path, store: str) -> str:
+    """Move the shards in a folder to an object store; statistics.json, or part.json, stays and says where they are.
+
+    Args:
+        shards: folder that ``ShardWriter`` completed.
+        store: ``s3://bucket/prefix``.
+
+    Returns:
+        Their address: ``store`` and the digest of their bytes.
+
+    Raises:
+        InputError: the store refuses or is not there.
+        TransientError: the store does not answer.
+    """
+    url = f"{store.rstrip('/')}/{folder_digest(shards)}"
+    put_folder(shards, url)
+    for name in (STATISTICS, SHARD_PART):
+        if (path := shards / name).is_file():
+            facts = read_json(path, "preprocess")
+            for file in [file for files in facts["shards"].values() for file in files]:
+                file["url"] = url
+            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    for path in shards.glob("*.arrow"):
+        path.unlink()
     return url
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from components.environment import environment
 
+KEY = ("data_digest", "code_digest", "params_digest", "sample_order")
+"""Facts that a training's checkpoints are found by."""
+
 
 def code_revision() -> str:
     """Git commit of the working directory, ``-dirty`` when files differ; in an image, what the build wrote down."""
@@ -34,7 +37,12 @@ def params_digest(params: Mapping[str, Any]) -> str:
 
 
 def lineage(
-    *, data_digest: str, params: Mapping[str, Any], longer_side: int | None, code_digest: str | None = None
+    *,
+    data_digest: str,
+    params: Mapping[str, Any],
+    longer_side: int | None,
+    code_digest: str | None = None,
+    sample_order: str | None = None,
 ) -> dict[str, str]:
     """Tags of the run and of the registered model version.
 
@@ -43,6 +51,7 @@ def lineage(
         params: of the training.
         longer_side: of the images after preprocess, pixels; None where it kept their size.
         code_digest: of the code that decides the weights; None where it does not matter.
+        sample_order: name of the order of the samples in an epoch; None for one permutation of all.
     """
     facts = {
         "data_digest": data_digest,
@@ -51,6 +60,8 @@ def lineage(
     }
     if code_digest is not None:
         facts["code_digest"] = code_digest
+    if sample_order is not None:
+        facts["sample_order"] = sample_order
     if image := environment().image:
         facts["image"] = image
     for tag, variable in {
@@ -64,7 +75,7 @@ def lineage(
 
 
 def checkpoint_key(facts: Mapping[str, str]) -> str:
-    """The same data, code that decides the weights, and parameters give the same key: a training with that key is
-    resumed.
+    """The same data, code that decides the weights, parameters and order of the samples give the same key: a training
+    with that key is resumed.
     """
-    return params_digest({name: facts.get(name) for name in ("data_digest", "code_digest", "params_digest")})
+    return params_digest({name: facts.get(name) for name in KEY})

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment, Outside
 from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.data.read_ahead import reading_ahead
 from segmodels.data.shards import ShardReader
 from segmodels.data.worker_batches import worker_batches
 from segmodels.errors import InputError
@@ -68,8 +69,8 @@ def training_loader(
         pin: give batches in pinned memory, from which a GPU copies without making the host wait.
 
     Raises:
-        InputError: images of different sizes without a crop, an augmentation that the images cannot have, or fewer
-            samples than ranks.
+        InputError: images of different sizes without a crop, an augmentation that the images cannot have, fewer
+            samples than ranks, or a cache too small for the shards.
     """
     augment.check(reader.channels, reader.dtype, reader.spatial_dims)
     if augment.crop is None and (reader.sizes != reader.sizes[0]).any():
@@ -85,7 +86,8 @@ def training_loader(
             f"split {reader.split!r} has {len(reader)} samples for {world_size} processes, expected at least one each:"
             " start fewer processes"
         )
-    order = _Order(len(reader), batch_size, seed, rank, world_size)
+    reader.check_window()
+    order = _Order(reader, batch_size, seed, rank, world_size)
     return TrainingLoader(_AugmentedBatches(reader, augment, task, seed), order, workers, pin)
 
 
@@ -138,7 +140,8 @@ class TrainingLoader:
 
     def _from(self, number: int) -> Generator[Batch, None, None]:
         """The batches from this number on, without end."""
-        make, orders = self._samples.make, self._order.batches(number)
+        make = self._samples.make
+        orders = reading_ahead(self._order.reader, self._order.batches(number), lambda order: order[1])
         if self._workers:
             return prefetch(worker_batches(make, orders, self._workers, pin=self._pin))
         return prefetch(map(_pinned, map(make, orders)) if self._pin else map(make, orders))
@@ -148,7 +151,7 @@ class TrainingLoader:
 class _Order:
     """Which samples each batch of a rank has."""
 
-    samples: int
+    reader: ShardReader
     batch_size: int
     seed: int
     rank: int
@@ -156,14 +159,14 @@ class _Order:
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        return max(1, self.samples // (self.batch_size * self.world_size))
+        return max(1, len(self.reader) // (self.batch_size * self.world_size))
 
     def batches(self, number: int) -> Iterator[tuple[int, np.ndarray]]:
         """Epoch and samples of each batch from this number on, without end."""
         first, skipped = divmod(number, len(self))
         step = self.batch_size * self.world_size
         for epoch in itertools.count(first):
-            order = np.random.default_rng((self.seed, epoch, 0)).permutation(self.samples)
+            order = self.reader.shuffled(np.random.default_rng((self.seed, epoch, 0)))
             for batch in range(skipped, len(self)):
                 yield epoch, order[batch * step : (batch + 1) * step][self.rank :: self.world_size]
             skipped = 0
@@ -226,7 +229,7 @@ class EvaluationLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        return prefetch(map(self._read, self._batches))
+        return prefetch(map(self._read, reading_ahead(self._reader, self._batches, lambda batch: batch)))
 
     def _read(self, indices: list[int]) -> EvaluationBatch:
         reader = self._reader

@@ -44,7 +44,7 @@ def files_of(sizes: Iterable[Size], borders: Mapping[str, Borders]) -> list[tupl
 def merge_parts(parts: Sequence[Path], folder: Path) -> DatasetStatistics:
     """Put the shards of all parts and their statistics into ``folder``, which exists and is empty.
 
-    Files are linked where the file system allows it, else copied.
+    Files are linked where the file system allows it, else copied; those in an object store stay there.
 
     Args:
         parts: folders of writers with ``first``, in the order of the manifest.
@@ -85,6 +85,9 @@ def _take(part: Path, split: str, facts: dict[str, Any], taken: list[dict[str, A
             f"the shard {name} is in none of the parts, the next one is {path}: give all parts, each once, in their"
             " order"
         )
+    taken.append(facts)
+    if "url" in facts:  # it lies in an object store
+        return
     with reading(path, STEP):
         if path.stat().st_size != facts["bytes"]:
             raise ValueError(f"it has {path.stat().st_size:,} bytes, expected {facts['bytes']:,}")
@@ -92,4 +95,3 @@ def _take(part: Path, split: str, facts: dict[str, Any], taken: list[dict[str, A
         (folder / name).hardlink_to(path)
     except OSError:  # another file system
         shutil.copyfile(path, folder / name)
-    taken.append(facts)

@@ -154,6 +154,10 @@ class ShardWriter:
         facts["samples"] += 1
         facts["annotated"] += annotation is not None
         facts["objects"] += 0 if annotation is None else len(annotation.segments)
+        if facts["sizes"] and facts["sizes"][-1][1] == list(size):
+            facts["sizes"][-1][0] += 1
+        else:
+            facts["sizes"].append([1, list(size)])
         classes = None if annotation is None else annotation.classes
         self._statistics.add(split, counts or SampleCounts.of(image, classes, self.labels.num_classes))
 
@@ -171,7 +175,7 @@ class ShardWriter:
 
     @property
     def shards(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """Split -> its files in order: name, samples, annotated samples, objects, bytes."""
+        """Split -> its files in order: name, samples, annotated samples, objects, bytes, sizes of the images."""
         return self._shards
 
     def close(self) -> None:
@@ -219,7 +223,7 @@ class ShardWriter:
     def _start_shard(self, split: str, number: int) -> None:
         name = shard_name(split, number)
         self._file, self._split, self._number = ShardFile(self.folder / name, self.labels), split, number
-        self._shards[split].append({"file": name, "samples": 0, "annotated": 0, "objects": 0, "bytes": 0})
+        self._shards[split].append({"file": name, "samples": 0, "annotated": 0, "objects": 0, "bytes": 0, "sizes": []})
 
     def _finish_shard(self) -> None:
         if self._file is not None:

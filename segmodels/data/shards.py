@@ -1,112 +1,34 @@
 """Datasets as Arrow IPC shards of raw pixels: memory-mapped, random access, no decoding.
 
 A shard folder holds ``{split}-{00000}.arrow`` files, one record batch per sample (``records.py`` has its columns), and
-``statistics.json``. ``shard_writer.py`` writes them.
+``statistics.json``. ``shard_writer.py`` writes them. The folder may lie in an object store, or hold ``statistics.json``
+alone, which says where in a store each file is: files are then fetched by need (``shard_files.py``).
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from segmodels.annotations import Annotation
-from segmodels.checks import shown
-from segmodels.data.image_form import DTYPES, ImageForm
-from segmodels.data.records import SCHEMA, Record, record_schema
+from segmodels.data.records import Record, record_schema
+from segmodels.data.sample_order import WINDOW, order_name, shuffled
+from segmodels.data.shard_files import CACHE_BYTES, LocalFile, StoredFile, is_url
+from segmodels.data.shard_info import read_info
 from segmodels.data.statistics import DatasetStatistics
 from segmodels.errors import InputError
-from segmodels.files import STATISTICS, check_shape, parse_json, reading
+from segmodels.files import DamagedFileError, cache_folder, reading
 from segmodels.labels import LabelMap
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """``statistics.json``: facts about the shards that are known without opening them.
-
-    Attributes:
-        labels: the label map whose train ids the annotations hold.
-        form: type, channels and spatial axes of every image.
-        statistics: counts over all splits.
-        digest: of the dataset that the shards were made from.
-        longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
-        source: where the dataset came from, as ingest recorded it; empty when not known.
-        shards: split -> its files in order: ``{"file": name, "samples": n, "annotated": n, "objects": n, "bytes":
-            size}``.
-    """
-
-    labels: LabelMap
-    form: ImageForm
-    statistics: DatasetStatistics
-    digest: str
-    longer_side: int | None
-    source: Mapping[str, Any]
-    shards: Mapping[str, list[dict[str, Any]]]
-
-
-SHAPE = {
-    "labels": object,
-    "image": {"dtype": str, "channels": int, "spatial_dims": int},
-    "mean": [float],
-    "std": [float],
-    "class_pixels": [int],
-    "present_pixels": [int],
-    "images": {str: int},
-    "pixels": {str: int},
-    "digest": str,
-    "longer_side": (int, None),
-    "source": {str: object},
-    "shards": {str: [{"file": str, "samples": int, "annotated": int, "objects": int, "bytes": int}]},
-}
-"""Of statistics.json."""
-
-
-def read_info(folder: str | Path) -> ShardInfo:
-    """Read ``statistics.json`` of a shard folder.
-
-    Raises:
-        InputError: missing, broken, or of another schema.
-    """
-    path = Path(folder) / STATISTICS
-    with reading(path, "preprocess"):
-        data = parse_json(path.read_bytes(), {})
-    if (schema := data.get("schema", 1)) != SCHEMA:
-        raise InputError(
-            f"shards in {folder} have schema {shown(schema)}, expected {SCHEMA}: rerun the step preprocess, which"
-            " writes them anew"
-        )
-    with reading(path, "preprocess"):
-        check_shape(data, SHAPE)
-        labels, statistics = LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data)
-        image = data["image"]
-        form = ImageForm(np.dtype(image["dtype"]), image["channels"], image["spatial_dims"])
-        _check_sense(data, labels, form)
-        return ShardInfo(labels, form, statistics, data["digest"], data["longer_side"], data["source"], data["shards"])
-
-
-def _check_sense(data: Mapping[str, Any], labels: LabelMap, form: ImageForm) -> None:
-    """Raise ValueError where the values of ``statistics.json`` do not belong together."""
-    if form.dtype.name not in DTYPES or form.channels < 1 or form.spatial_dims not in (2, 3):
-        raise ValueError(f"image is {shown(data['image'])}, expected {', '.join(DTYPES)}, channels, 2 or 3 dimensions")
-    lengths = {"mean": form.channels, "std": form.channels} | dict.fromkeys(
-        ("class_pixels", "present_pixels"), labels.num_classes
-    )
-    for name, length in lengths.items():
-        if len(data[name]) != length and (data[name] or "train" in data["shards"]):
-            raise ValueError(f"{name} has {len(data[name])} entries, expected {length}")
-    if data["longer_side"] is not None and data["longer_side"] < 1:
-        raise ValueError(f"longer_side is {data['longer_side']}, expected at least 1")
-    for split, files in data["shards"].items():
-        if not files or any(one["samples"] < 1 or Path(one["file"]).name != one["file"] for one in files):
-            raise ValueError(f"shards.{split} is {shown(files)}, expected files of at least one sample each")
 
 
 class ShardReader:
@@ -115,18 +37,27 @@ class ShardReader:
     Pickles as its folder and split: a worker process opens its own map. Pages are read when touched, so a crop of a
     large image costs the crop; but the first time that a sample is read, its checksum is compared.
 
+    Args:
+        folder: of the shards, or its URL in an object store.
+        cache_bytes: limit of the local copies of shards in an object store; they lie in the folder ``shards`` of
+            ``files.cache_folder()``.
+
     Attributes:
         labels, statistics, digest, longer_side, source: as in ``ShardInfo``.
         dtype, channels, spatial_dims: of every image: ``(*spatial, channels)``.
         annotated: whether any sample of the split is annotated.
         has_objects: whether any sample of the dataset has objects.
+        is_local: whether the shards lie on the local disk.
+        windowed: whether ``shuffled`` reads the shards window by window, because not all of the split fit the cache.
+        shards_at_once: number of shards that are on the local disk while the samples are read in an order.
 
     Raises:
         InputError: no such split, or a shard that is missing or damaged; names it.
+        TransientError: an object store does not answer.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, split: str, *, cache_bytes: float = CACHE_BYTES) -> None:
+        self.folder = folder if is_url(folder) else Path(folder)
         self.split = split
         info = read_info(folder)
         if split not in info.shards:
@@ -146,9 +77,25 @@ class ShardReader:
         self._form = info.form
         self._shards = info.shards[split]
         self._ends = np.cumsum([shard["samples"] for shard in self._shards])
-        for shard in self._shards:
-            self._check_size(shard)
+        self._cache_bytes = cache_bytes
+        cache = cache_folder() / "shards"
+        self._files: list[LocalFile | StoredFile] = [
+            StoredFile(f"{url}/{shard['file']}", info.version, shard["bytes"], cache, cache_bytes)
+            if (url := shard.get("url", info.url))
+            else LocalFile(Path(folder) / shard["file"], shard["bytes"])
+            for shard in self._shards
+        ]
+        stored = [file.size for file in self._files if isinstance(file, StoredFile)]
+        self.is_local = not stored
+        self.windowed = sum(stored) > cache_bytes
+        self.shards_at_once = len(self._files)
+        if self.windowed:
+            self.shards_at_once = min(len(self._files), 2 * WINDOW, max(1, int(cache_bytes // max(stored))))
+        for file in self._files:
+            with reading(file.address, "preprocess"):
+                file.check()
         self._open: dict[int, tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]] = {}
+        self._versions: dict[int, tuple[int, int]] = {}
         self._intact: set[int] = set()
         self._last: tuple[int, Record] | None = None
 
@@ -174,6 +121,9 @@ class ShardReader:
     @cached_property
     def sizes(self) -> np.ndarray:
         """Height and width, or depth, height and width, of every image, int ``(N, 2)`` or ``(N, 3)``."""
+        if all("sizes" in shard for shard in self._shards):
+            runs = [run for shard in self._shards for run in shard["sizes"]]
+            return np.repeat(np.array([size for _, size in runs]), [count for count, _ in runs], axis=0)
         return np.array([self._read(index, lambda record: record.size) for index in range(len(self))])
 
     @cached_property
@@ -181,6 +131,34 @@ class ShardReader:
         """Class of every whole image, int64 ``(N,)``; -1 where the dataset has none."""
         labels = (self._read(index, lambda record: record.value("image_label")) for index in range(len(self)))
         return np.array([-1 if label is None else label for label in labels], dtype=np.int64)
+
+    @property
+    def order_name(self) -> str:
+        """Of the orders that ``shuffled`` gives; part of the key of a training's checkpoints."""
+        return order_name(self._ends, self.windowed)
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of all samples in a random order."""
+        return shuffled(rng, self._ends, self.windowed)
+
+    def check_window(self) -> None:
+        """Raise InputError where the cache is too small for the shards that ``shuffled`` reads at once."""
+        if self.windowed and self.shards_at_once <= WINDOW:
+            largest, wanted = max(shard["bytes"] for shard in self._shards), min(WINDOW + 1, len(self._shards))
+            raise InputError(
+                f"the cache of shards may hold {self._cache_bytes / 1e9:g} GB, expected room for {wanted} of the"
+                f" shards of split {self.split!r} in {self.folder}, which have up to {largest / 1e9:.2g} GB: raise"
+                " train.cache_gigabytes or lower preprocess.shard_megabytes"
+            )
+
+    def shards_of(self, samples: ArrayLike) -> set[int]:
+        """Numbers of the shards that hold these samples."""
+        return set(np.searchsorted(self._ends, samples, side="right").tolist())
+
+    def fetch(self, shard: int) -> None:
+        """Put a shard from an object store onto the local disk. Raises what reading it would raise."""
+        with reading(self._files[shard].address, "preprocess"):
+            self._files[shard].open().close()
 
     def release(self) -> None:
         """Drop the memory maps, and with them the pages read so far; they are mapped again when next read. Views handed
@@ -190,22 +168,26 @@ class ShardReader:
         self._last = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardReader, (self.folder, self.split)
+        return partial(ShardReader, self.folder, self.split, cache_bytes=self._cache_bytes), ()
 
     def _read(self, index: int, part: Callable[[Record], T], check: bool = False) -> T:
         """A part of a sample's record."""
         shard, place = self._locate(index)
         last = self._last  # another thread may read or release at any time
-        with reading(self._path(shard), "preprocess"):
-            if last is not None and last[0] == index and (not check or index in self._intact):
-                return part(last[1])
-            reader, file = self._map(shard)
-            record = Record(reader.get_batch(place), self.labels, self._form)
-            self._last = index, record
-            if check and index not in self._intact:
-                record.check(file)
-                self._intact.add(index)
-            return part(record)
+        try:
+            with reading(self._files[shard].address, "preprocess"):
+                if last is not None and last[0] == index and (not check or index in self._intact):
+                    return part(last[1])
+                reader, file = self._map(shard)
+                record = Record(reader.get_batch(place), self.labels, self._form)
+                self._last = index, record
+                if check and index not in self._intact:
+                    record.check(file)
+                    self._intact.add(index)
+                return part(record)
+        except DamagedFileError:
+            self._files[shard].discard()
+            raise
 
     def _checked(self, index: int, part: Callable[[Record], T]) -> T:
         """A part of a record whose checksum has been compared."""
@@ -216,12 +198,13 @@ class ShardReader:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of split {self.split!r}, which has {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+        return shard, index - self._start(shard)
 
     def _map(self, shard: int) -> tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]:
         opened = self._open.get(shard)  # another thread may release the maps at any time
         if opened is None:
-            with self._path(shard).open("rb") as file:
+            with self._files[shard].open() as file:
+                self._note_version(shard, os.fstat(file.fileno()))
                 pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages)))
             if (
@@ -229,14 +212,17 @@ class ShardReader:
                 or reader.num_record_batches != self._shards[shard]["samples"]
             ):
                 raise ValueError(f"{reader.num_record_batches} samples of schema {reader.schema.names}")
+            if self.windowed and len(self._open) >= WINDOW:  # a file that was removed keeps its room while it is mapped
+                self._open.pop(next(iter(self._open)), None)
             opened = self._open[shard] = reader, pages
         return opened
 
-    def _check_size(self, shard: Mapping[str, Any]) -> None:
-        path = self.folder / shard["file"]
-        with reading(path, "preprocess"):
-            if (size := path.stat().st_size) != shard["bytes"]:
-                raise ValueError(f"{size} bytes, expected {shard['bytes']}")
+    def _note_version(self, shard: int, facts: os.stat_result) -> None:
+        """Checksums are compared again where the file is not the one that was mapped before."""
+        version = facts.st_ino, facts.st_mtime_ns
+        if self._versions.setdefault(shard, version) != version:
+            self._versions[shard] = version
+            self._intact.difference_update(range(self._start(shard), int(self._ends[shard])))
 
-    def _path(self, shard: int) -> Path:
-        return self.folder / self._shards[shard]["file"]
+    def _start(self, shard: int) -> int:
+        return int(self._ends[shard - 1]) if shard else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import pickle
 import re
 import tempfile
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from segmodels.errors import InputError, TransientError, refusal
-from segmodels.files import parse_json, reason
+from segmodels.files import cache_folder, parse_json, reason
 
 # Names under which trainers keep the body's weights in a checkpoint of a whole model.
 PREFIXES = ("", "module.", "backbone.", "encoder.", "module.backbone.", "module.encoder.")
@@ -143,8 +142,8 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     finds the credentials: environment, profile or configuration file.
 
     Args:
-        cache: folder of the copies, by default ``$SEGMODELS_CACHE`` or ``~/.cache/segmodels``; nothing is ever removed
-            from it, it may be emptied at any time.
+        cache: folder of the copies, by default ``files.cache_folder()``; nothing is ever removed from it, it may be
+            emptied at any time.
 
     Raises:
         InputError: no such file, no right to read it, a package for that kind of store is missing, or another checksum
@@ -157,7 +156,7 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     name = uri.rsplit("/", 1)[-1]
     named = re.search(r"-([0-9a-f]{8,64})\.[a-z.]+$", name)
     pinned = checksum.lower() or (named.group(1) if named and not named.group(1).isdecimal() else "")
-    folder = cache or Path(os.environ.get("SEGMODELS_CACHE") or Path.home() / ".cache" / "segmodels")
+    folder = cache or cache_folder()
     copy = folder / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}-{name}"
     note = copy.with_name(copy.name + ".json")
     try:

@@ -208,7 +208,9 @@ def _check_requirements(settings: TrainSettings, criterion: WeightedSum, *reader
     """What the losses require, against what the shards have."""
     needs = {need: name for name, loss in criterion.losses.items() for need in loss.requires}
     for reader in readers:
-        has = {"image_label": bool((reader.image_labels >= 0).all()), "objects": reader.has_objects}
+        has = {"objects": reader.has_objects}
+        if "image_label" in needs:  # they lie in the shards, which may be far away
+            has["image_label"] = bool((reader.image_labels >= 0).all())
         if lacking := [need for need in needs if not has[need]]:
             missing = _missing_labels(reader) if lacking[0] == "image_label" else f"split {reader.split!r} has none"
             raise InputError(

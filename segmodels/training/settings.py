@@ -125,6 +125,9 @@ class TrainSettings:
             every step.
         workers: loader processes. 0: one thread of the process that trains, which slows a GPU down. auto: 0 on the CPU;
             on a GPU 4, or fewer where the machine has too few cores.
+        cache_gigabytes: local disk that copies of shards may take, GB, where ``preprocess.store`` keeps the shards in
+            an object store. If the shards of the train split fit, each epoch is one permutation of its samples; else
+            shards are shuffled, and then the samples of each 4 shards.
         seed: seed of all random draws.
     """
 
@@ -158,6 +161,7 @@ class TrainSettings:
     validate_every: int = 1
     save_minutes: float = 10.0
     workers: int | Literal["auto"] = "auto"
+    cache_gigabytes: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -180,6 +184,7 @@ class TrainSettings:
             accelerator=one_of(Accelerator),
             ema=optional(number(above=0, below=1)),
             workers=or_word("auto", whole_number(0, MOST_WORKERS)),
+            cache_gigabytes=number(above=0, high=MOST),
             seed=whole_number(0, HIGHEST_SEED),
         )
         if self.loss is not None and not self.loss:

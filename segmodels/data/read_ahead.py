@@ -1,0 +1,56 @@
+"""Fetches the shards that come next while the present ones are read."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from typing import TypeVar
+
+from numpy.typing import ArrayLike
+
+from segmodels.data.shards import ShardReader
+
+T = TypeVar("T")
+
+
+def reading_ahead(reader: ShardReader, batches: Iterable[T], samples: Callable[[T], ArrayLike]) -> Iterator[T]:
+    """The same batches, while a thread fetches the shards of those that follow: as many as the cache has room for.
+
+    Args:
+        batches: may be endless; read some way ahead.
+        samples: numbers of the samples of a batch.
+    """
+    if reader.is_local:
+        yield from batches
+        return
+    wanted: SimpleQueue[int] = SimpleQueue()
+    dropped = threading.Event()
+
+    def fetch() -> None:
+        while (shard := wanted.get()) >= 0 and not dropped.is_set():
+            try:
+                reader.fetch(shard)
+            except Exception:  # the reader meets it again, where the shard is due
+                continue
+
+    threading.Thread(target=fetch, name="shards", daemon=True).start()
+    source, following = iter(batches), deque[tuple[T, set[int]]]()
+    near: Counter[int] = Counter()  # the shards of these batches
+    try:
+        while True:
+            while (len(near) < reader.shards_at_once or not following) and (batch := next(source, None)) is not None:
+                shards = reader.shards_of(samples(batch))
+                for shard in sorted(shards - near.keys()):
+                    wanted.put(shard)
+                near.update(shards)
+                following.append((batch, shards))
+            if not following:
+                return
+            batch, shards = following.popleft()
+            yield batch
+            near -= Counter(shards)
+    finally:
+        dropped.set()
+        wanted.put(-1)
