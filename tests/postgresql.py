@@ -28,7 +28,7 @@ class Database:
     @property
     def uri(self) -> str:
         """Of the database mlflow."""
-        return f"postgresql://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/mlflow"
+        return f"postgresql+psycopg2://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/mlflow"
 
     def crash(self) -> None:
         """Kill one of its processes; it then drops all connections, recovers and starts anew, as after a crash."""

@@ -127,7 +127,7 @@ def test_files_that_a_killed_process_left_unfinished_are_completed(
     assert [one.status.name for one in workplace.client.search_logged_models([experiment])] == ["READY"]
 
 
-ROUNDS = 3
+ROUNDS = 2
 MODELS = ["good", "good", "poor", "another"]  # one is registered by two processes
 
 
