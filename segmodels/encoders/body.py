@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,11 @@ from segmodels.errors import InputError
 
 DEEP_STEM: Mapping[str, Any] = {"deep_stem": True}
 """Options of the ResNet of mmsegmentation's context models: three 3x3 convolutions for the 7x7 one (its V1c)."""
+
+
+def grid_option(multi_grid: Sequence[int] | None) -> dict[str, Any]:
+    """The encoder's option ``multi_grid`` where one is given; ResNet alone has it (DeepLab v3, 1706.05587, 3.2.1)."""
+    return {"multi_grid": multi_grid} if multi_grid else {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,12 @@ class Body:
         Raises:
             InputError: as ``create_encoder``.
         """
+        for option in ("in_channels", "output_stride"):
+            if option in self.options:
+                raise InputError(
+                    f"{option} is among the options of encoder {self.encoder!r}, expected it as an option of the model,"
+                    " where the model has it: take it out of encoder_options"
+                )
         return create_encoder(self.encoder, in_channels, output_stride, self.weights, **{**own, **self.options})
 
     def replaced(

@@ -1,11 +1,12 @@
 """MSCAN, the body of SegNeXt (Guo et al., SegNeXt: Rethinking Convolutional Attention Design for Semantic Segmentation,
 NeurIPS 2022, arXiv 2209.08575).
 
-The keys are those of the authors' release.
+The keys are those of the authors' release; mmsegmentation's load too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -175,6 +176,10 @@ class MSCAN(Encoder):
 
     def stages(self) -> list[list[nn.Module]]:
         return [[self.get_submodule(f"{part}{i}") for part in ("patch_embed", "block", "norm")] for i in (1, 2, 3, 4)]
+
+    def translate(self, key: str) -> str:
+        """In mmsegmentation the depthwise convolution of an MLP is no module of its own."""
+        return re.sub(r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1", key)
 
 
 @register_encoder("mscan_t")

@@ -55,17 +55,29 @@ def create_encoder(
     """
     encoder = _build(name, in_channels, output_stride, options)
     if weights is not None:
-        load_weights(encoder, weights, translate=encoder.translate, ignore=encoder.classifier, adapt=encoder.adapt)
+        load_weights(
+            encoder,
+            weights,
+            translate=encoder.translate,
+            ignore=encoder.classifier,
+            adapt=encoder.adapt,
+            advice=encoder.advice,
+        )
     freeze(encoder, frozen_stages)
     if frozen_batch_norm:
         freeze_batch_norm(encoder)
     return encoder
 
 
+def encoder_options(name: str) -> set[str]:
+    """Names of the options that ``create_encoder`` takes in ``options`` for that encoder; of timm's none are known."""
+    if name.startswith("timm:"):
+        return set()
+    return {*ENCODERS[name].options, "frozen_stages", "frozen_batch_norm"} - {"in_channels", "output_stride"}
+
+
 def _build(name: str, in_channels: int, output_stride: int, options: dict[str, Any]) -> Encoder:
     if name.startswith("timm:"):
         return TimmEncoder(name.removeprefix("timm:"), in_channels, output_stride, **options)
-    entry = ENCODERS[name]
-    allowed = {*entry.options, "frozen_stages", "frozen_batch_norm"} - {"in_channels", "output_stride"}
-    ENCODERS.check_options(name, options, allowed)
+    ENCODERS.check_options(name, options, encoder_options(name))
     return ENCODERS.built(name, options, in_channels=in_channels, output_stride=output_stride)

@@ -7,7 +7,8 @@ current checkpoints have it; the paper's is an option).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -133,6 +134,17 @@ class ResNet(Encoder):
 
     def stages(self) -> list[list[nn.Module]]:
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+
+    def translate(self, key: str) -> str:
+        """mmsegmentation's deep stem (ResNetV1c) is one list of layers, ``stem``, whose last norm is ``bn1`` here."""
+        return re.sub(r"^stem\.", "conv1.", re.sub(r"^stem\.7\.", "bn1.", key))
+
+    def advice(self, keys: Collection[str]) -> str:
+        if "conv1.weight" in keys and self.first_layer == "conv1.0.weight":
+            return "these have no deep stem, and this encoder has: set encoder_options {deep_stem: false}"
+        if "conv1.0.weight" in keys and self.first_layer == "conv1.weight":
+            return "these have a deep stem, and this encoder has none: set encoder_options {deep_stem: true}"
+        return ""
 
 
 def _deep_stem(in_channels: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
-from segmodels.errors import InputError
+from segmodels.errors import InputError, on_one_line
 from segmodels.layers.blocks import check_images
 
 
@@ -38,6 +38,7 @@ class TimmEncoder(Encoder):
             raise InputError(
                 f"timm cannot build {name!r} with in_channels {in_channels}, output_stride {output_stride}: {error}"
             ) from None
+        self.name = name
         self.in_channels = in_channels
         self.channels = tuple(self.body.feature_info.channels())
         self.strides = tuple(self.body.feature_info.reduction())
@@ -46,7 +47,14 @@ class TimmEncoder(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
-        maps = self.body(images)
+        try:
+            maps = self.body(images)
+        except AssertionError as error:  # of encoders with a fixed input size
+            height, width = images.shape[-2:]
+            raise InputError(
+                f"timm's {self.name} does not take images of {height} x {width} pixels ({on_one_line(error)}): set"
+                f" encoder_options {{img_size: [{height}, {width}]}}, or {{strict_img_size: false}} where it has that"
+            ) from None
         return [features.movedim(-1, 1) for features in maps] if self.channels_last else maps
 
     def stages(self) -> list[list[nn.Module]]:

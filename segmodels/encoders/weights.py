@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from segmodels.errors import InputError, TransientError, refusal
 from segmodels.files import cache_folder, parse_json, reason
 
+log = logging.getLogger(__name__)
 # Names under which trainers keep the body's weights in a checkpoint of a whole model.
 PREFIXES = ("", "module.", "backbone.", "encoder.", "module.backbone.", "module.encoder.")
 COUNTER = "num_batches_tracked"  # of a batch norm: old files have none, and no result depends on it
@@ -40,6 +42,7 @@ def load_weights(
     translate: Callable[[str], str] = str,
     ignore: tuple[str, ...] = (),
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    advice: Callable[[Collection[str]], str] | None = None,
     strict: bool = True,
 ) -> LoadReport:
     """Copy the tensors of a weights file into ``module`` by their names.
@@ -50,10 +53,11 @@ def load_weights(
         translate: our name of a tensor, from the file's.
         ignore: prefixes of keys (after translation) that are left out, such as the classifier.
         adapt: makes the tensors that are left fit the module's shapes, see ``Encoder.adapt``.
+        advice: what to do about tensors of these names that do not fit, see ``Encoder.advice``.
         strict: raise where anything differs; False loads what fits and reports the rest.
 
     A prefix that trainers add (``module.``, ``backbone.``, ``encoder.``) is taken off; then keys without it, the rest
-    of the model, are left out.
+    of the model, are left out, and a warning says so.
 
     Raises:
         InputError: no such file, not a weights file, a wrong checksum, or (strict) weights of another architecture,
@@ -61,44 +65,73 @@ def load_weights(
         TransientError: the store does not answer.
     """
     own = module.state_dict()
-    given = _best_prefix(read_state_dict(source), own, translate)
+    file = read_state_dict(source)
+    given = _best_prefix(file, own, translate)
+    if rest := len(file) - len(given):
+        log.warning(
+            "weights %s are of a whole model: its body was loaded, %d tensors of its heads were not; to load them too,"
+            " give the file as the model's option weights, not encoder_weights",
+            source,
+            rest,
+        )
     given = {key: value for key, value in given.items() if not key.startswith(ignore)} if ignore else given
     given = adapt(given)
+    report = compared(given, own)
+    if strict and (report.missing or report.unexpected or report.mismatched):
+        raise foreign(source, type(module).__name__, report, given, own, advice(given) if advice else "")
+    copy_tensors(given, own, report.loaded)
+    return report
 
-    fits = [key for key in own if key in given and given[key].shape == own[key].shape]
-    report = LoadReport(
-        loaded=tuple(fits),
+
+def compared(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> LoadReport:
+    """Which of a module's tensors are given, in the right shape. Counters of batch norms may be missing."""
+    return LoadReport(
+        loaded=tuple(key for key in own if key in given and given[key].shape == own[key].shape),
         missing=tuple(key for key in own if key not in given and not key.endswith(COUNTER)),
         unexpected=tuple(sorted(key for key in given if key not in own and not key.endswith(COUNTER))),
         mismatched=tuple(key for key in own if key in given and given[key].shape != own[key].shape),
     )
-    if strict and (report.missing or report.unexpected or report.mismatched):
-        shapes = [f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in report.mismatched]
-        differences = [("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", shapes)]
-        listed = "; ".join(f"{len(keys)} {kind}: {_few(keys)}" for kind, keys in differences if keys)
-        raise InputError(
-            f"weights {source} are not of this {type(module).__name__}: of {len(own)} tensors {len(fits)} fit,"
-            f" {listed}; give weights of the same architecture"
-        )
+
+
+def foreign(
+    source: str | Path,
+    kind: str,
+    report: LoadReport,
+    given: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    advice: str = "",
+) -> InputError:
+    """The error for weights of another architecture than the module of type ``kind`` has."""
+    shapes = [f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in report.mismatched]
+    differences = [("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", shapes)]
+    listed = "; ".join(f"{len(keys)} {difference}: {_few(keys)}" for difference, keys in differences if keys)
+    return InputError(
+        f"weights {source} are not of this {kind}: of {len(own)} tensors {len(report.loaded)} fit, {listed};"
+        f" {advice or 'give weights of the same architecture'}"
+    )
+
+
+def copy_tensors(given: Mapping[str, Tensor], own: Mapping[str, Tensor], keys: Sequence[str]) -> None:
+    """Copy the tensors of these names from ``given`` into the module whose ``state_dict`` is ``own``."""
     with torch.no_grad():
-        for key in fits:
+        for key in keys:
             own[key].copy_(given[key])
-    return report
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     """The weight of a first convolution, ``(out, channels, k, k)``, for another number of input channels.
 
-    One channel: the sum over channels, so that a grey image gives the same response as its RGB copy. Otherwise the
-    channels are repeated in turn and scaled by channels / in_channels, so that the response to equal channels stays the
-    same.
+    The response to equal channels stays the same: a grey image gives what its RGB copy gave. For more channels the
+    given ones are repeated in turn, each divided by the number of its copies; for fewer they are added up in turn (one
+    channel has the sum of all, two have red plus blue, and green).
     """
     channels = weight.shape[1]
     if in_channels == channels:
         return weight
-    if in_channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    return weight[:, torch.arange(in_channels) % channels] * (channels / in_channels)
+    if in_channels < channels:
+        return torch.stack([weight[:, i::in_channels].sum(dim=1) for i in range(in_channels)], dim=1)
+    places = torch.arange(in_channels) % channels
+    return weight[:, places] / places.bincount()[places][:, None, None]
 
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ Xception-39.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -61,8 +62,10 @@ class AlignedXception65(Encoder):
     """Aligned Xception (Chen et al., DeepLab v3+, 1802.02611, figure 4): no max-pools, 16 middle blocks, batch norm
     after every depthwise convolution.
 
-    Maps: after the first convolution pair (stride 2), the three entry blocks (4, 8, 16) and the exit flow (32).
-    The keys and the batch norms' epsilon (1e-3, as in TensorFlow) are those of timm's ``xception65``.
+    Maps: after the first convolution pair (stride 2), inside the second entry block before it strides (4), after the
+    second and third entry blocks (8, 16) and the exit flow (32). The map at stride 4 is the one that the authors'
+    release reads (``entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise``). The keys and the epsilon of
+    the batch norms (1e-3, as in TensorFlow) are those of timm's ``xception65``.
 
     Args:
         output_stride: 32, 16 or 8; in place of a stride all later depthwise convolutions dilate.
@@ -75,7 +78,7 @@ class AlignedXception65(Encoder):
         super().__init__()
         check_output_stride("Xception-65", output_stride, (8, 16, 32))
         self.in_channels = in_channels
-        self.channels = (64, 128, 256, 728, 2048)
+        self.channels = (64, 256, 256, 728, 2048)
         self.strides = tuple(min(stride, output_stride) for stride in (2, 4, 8, 16, 32))
         self.stem = nn.Sequential(_stem_conv(in_channels, 32, 2), _stem_conv(32, 64, 1))
         plan = [
@@ -92,25 +95,24 @@ class AlignedXception65(Encoder):
             taken = wanted if reached * wanted <= output_stride else 1
             self.blocks.append(AlignedBlock(channels, widths, taken, dilation, exit_flow=i == len(plan) - 1))
             channels, reached, dilation = widths[-1], reached * taken, dilation * wanted // taken
-        self.ends = (0, 1, 18, 20)  # the last block of each size
         _initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
-        x = self.stem(images)
-        maps = [x]
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self.ends:
-                maps.append(x)
+        maps = [self.stem(images)]
+        first, second, *_ = self.blocks
+        x = first(maps[0])
+        maps.append(second.stack[:4](x))
+        x = second.stack[4:](maps[1]) + second.shortcut(x)
+        maps.append(x)
+        for blocks in (self.blocks[2:19], self.blocks[19:]):
+            maps.append(blocks(maps[-1]))
         return maps
 
     def stages(self) -> list[list[nn.Module]]:
-        starts = (0, *(end + 1 for end in self.ends))
-        return [
-            [self.stem],
-            *(list(self.blocks)[start : end + 1] for start, end in zip(starts, self.ends, strict=False)),
-        ]
+        first, second, *_ = self.blocks
+        entry = [[first, second.stack[:4]], [second.stack[4:], second.shortcut]]
+        return [[self.stem], *entry, [self.blocks[2:19]], [self.blocks[19:]]]
 
 
 def _stem_conv(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
@@ -126,17 +128,24 @@ class LightBlock(nn.Module):
     first one strides.
 
     The block of Xception-39 (BiSeNet) and of DFANet's XceptionA. ReLU after the first two and after the sum.
+
+    Args:
+        separable_shortcut: a shortcut that strides is a depthwise-separable 3x3 convolution too, not a 1x1 convolution.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, separable_shortcut: bool = False) -> None:
         super().__init__()
         self.convs = nn.Sequential(
             _light_conv(in_channels, width, stride, nn.ReLU),
             _light_conv(width, width, 1, nn.ReLU),
             _light_conv(width, 4 * width, 1, None),
         )
-        same = stride == 1 and in_channels == 4 * width
-        self.shortcut = nn.Identity() if same else ConvNormAct(in_channels, 4 * width, 1, stride, activation=None)
+        if stride == 1 and in_channels == 4 * width:
+            self.shortcut: nn.Module = nn.Identity()
+        elif separable_shortcut:
+            self.shortcut = _light_conv(in_channels, 4 * width, stride, None)
+        else:
+            self.shortcut = ConvNormAct(in_channels, 4 * width, 1, stride, activation=None)
         self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,19 +157,19 @@ def _light_conv(in_channels: int, out_channels: int, stride: int, activation: ty
     return nn.Sequential(depthwise, ConvNormAct(in_channels, out_channels, 1, activation=activation))
 
 
-def light_stage(in_channels: int, width: int, blocks: int) -> nn.Sequential:
+def light_stage(in_channels: int, width: int, blocks: int, separable_shortcut: bool = False) -> nn.Sequential:
     """``blocks`` light blocks, the first of which halves the size; the output has ``4 * width`` channels."""
-    return nn.Sequential(
-        LightBlock(in_channels, width, 2), *(LightBlock(4 * width, width, 1) for _ in range(blocks - 1))
-    )
+    first = LightBlock(in_channels, width, 2, separable_shortcut)
+    return nn.Sequential(first, *(LightBlock(4 * width, width, 1) for _ in range(blocks - 1)))
 
 
 class Xception39(Encoder):
     """The light body of BiSeNet V1 (Yu et al., 1808.00897), in the layout of its authors' release: a 3x3 convolution of
-    8, a max-pool, and stages of 4, 8 and 4 blocks of width 16, 32 and 64. Maps: of the convolution (stride 2), the pool
-    (4) and the three stages (8, 16, 32).
+    8, a max-pool, and stages of 4, 8 and 4 blocks of width 16, 32 and 64, whose striding shortcuts are separable 3x3
+    convolutions. Maps: of the convolution (stride 2), the pool (4) and the three stages (8, 16, 32).
     """
 
+    classifier = ("fc.",)
     first_layer = "stem.conv.weight"
 
     def __init__(self, in_channels: int = 3, output_stride: int = 32) -> None:
@@ -171,9 +180,9 @@ class Xception39(Encoder):
         self.strides = (2, 4, 8, 16, 32)
         self.stem = ConvNormAct(in_channels, 8, 3, 2)
         self.pool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = light_stage(8, 16, 4)
-        self.layer2 = light_stage(64, 32, 8)
-        self.layer3 = light_stage(128, 64, 4)
+        self.layer1 = light_stage(8, 16, 4, separable_shortcut=True)
+        self.layer2 = light_stage(64, 32, 8, separable_shortcut=True)
+        self.layer3 = light_stage(128, 64, 4, separable_shortcut=True)
         _initialise(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -185,6 +194,13 @@ class Xception39(Encoder):
 
     def stages(self) -> list[list[nn.Module]]:
         return [[self.stem], [self.pool], [self.layer1], [self.layer2], [self.layer3]]
+
+    def translate(self, key: str) -> str:
+        """Names of the authors' release."""
+        key = re.sub(r"^conv1\.", "stem.", key)
+        key = re.sub(r"\.residual_branch\.", ".convs.", re.sub(r"\.proj\.", ".shortcut.", key))
+        key = re.sub(r"\.point_wise_cbr\.", ".1.", re.sub(r"\.conv1\.", ".0.", key))
+        return re.sub(r"\.bn\.", ".norm.", key)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -190,6 +190,7 @@ def _untrained(name: str, options: Mapping[str, Any], task: Task, channels: int)
     """The model without the weights of its encoder, which would be fetched."""
     known = model_options(name)
     arguments = {**task.model_arguments(task.labels), **options}
+    arguments["weights"] = None
     if "encoder_weights" in known:
         arguments["encoder_weights"] = None
     if "in_channels" in known:

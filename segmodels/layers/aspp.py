@@ -8,11 +8,14 @@ DeepLab v3 (Chen et al., arXiv 1706.05587, section 3.3), with separable convolut
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import resize
+from segmodels.layers.names import ASPP as ASPP_NAMES
+from segmodels.layers.names import Names
 
 
 class SummedASPP(nn.Module):
@@ -52,12 +55,22 @@ class AtrousClassifier(nn.Sequential):
     Args:
         kernel_size, rate: of the first convolution.
         hidden: width of the first two.
+        pool5a: a 3x3 average pool of stride 1 comes first, as in the released LargeFOV models.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, kernel_size: int, rate: int, hidden: int, dropout: float = 0.5
+        self,
+        in_channels: int,
+        num_classes: int,
+        kernel_size: int,
+        rate: int,
+        hidden: int,
+        dropout: float = 0.5,
+        pool5a: bool = False,
     ) -> None:
         super().__init__()
+        if pool5a:
+            self.pool5a = nn.AvgPool2d(3, 1, 1)
         self.fc6 = nn.Conv2d(in_channels, hidden, kernel_size, padding=rate * (kernel_size - 1) // 2, dilation=rate)
         self.relu6 = nn.ReLU()
         self.drop6 = nn.Dropout(dropout)
@@ -89,7 +102,10 @@ class ASPP(nn.Module):
             torchvision.
         projection: size of the last convolution's kernel: 1 in the paper, 3 in mmseg.
         dropout: after the projection.
+        drop_channels: dropout leaves out whole channels, as in mmseg, not single elements.
     """
+
+    published: ClassVar[Names] = ASPP_NAMES
 
     def __init__(
         self,
@@ -101,6 +117,7 @@ class ASPP(nn.Module):
         pooling_first: bool = False,
         projection: int = 1,
         dropout: float = 0.5,
+        drop_channels: bool = False,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -108,7 +125,9 @@ class ASPP(nn.Module):
         convs = [conv(in_channels, channels, 1), *(atrous(in_channels, channels, 3, rate) for rate in rates)]
         pooling = ImagePooling(in_channels, channels)
         self.convs = nn.ModuleList([pooling, *convs] if pooling_first else [*convs, pooling])
-        self.project = conv(len(self.convs) * channels, channels, projection).append(nn.Dropout(dropout))
+        self.project = conv(len(self.convs) * channels, channels, projection).append(
+            nn.Dropout2d(dropout) if drop_channels else nn.Dropout(dropout)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))

@@ -67,6 +67,47 @@ class UpBlock(nn.Module):
         return self.convs(torch.cat([skip, self.up(deep)], dim=1))
 
 
+class UpConcat(nn.Module):
+    """The coarse map, doubled by nearest neighbours, behind it the finer maps where there are any, and twice: 3x3
+    convolution, batch normalisation, ReLU.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.convs = double_conv(in_channels + skip_channels, out_channels)
+
+    def forward(self, coarse: Tensor, *skips: Tensor) -> Tensor:
+        up = resize(coarse, [2 * size for size in coarse.shape[-2:]], "nearest")
+        return self.convs(torch.cat([up, *skips], dim=1))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, 1603.09382): in training a residual is left out for a share ``rate`` of the
+    images, and scaled up for the others.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, residual: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return residual
+        kept = torch.rand(residual.shape[0], *[1] * (residual.dim() - 1), device=residual.device) >= self.rate
+        return residual * kept / (1 - self.rate)
+
+
+def initialise_transformer(module: nn.Module) -> None:
+    """The usual start of vision transformers: linear layers from a normal distribution of 0.02, cut at two standard
+    deviations, biases 0.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation in 32 groups, for ``norm`` of ``ConvNormAct``."""
     return nn.GroupNorm(32, channels)

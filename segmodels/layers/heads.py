@@ -11,15 +11,21 @@ from segmodels.layers.blocks import ConvNormAct
 class FCNHead(nn.Sequential):
     """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout, 1x1 to the classes: torchvision's head
     and its keys.
+
+    Args:
+        dropout: leaves out whole channels, as mmsegmentation does, or single elements (``nn.Dropout``), as torchvision
+            does.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self, in_channels: int, num_classes: int, dropout: type[nn.Dropout | nn.Dropout2d] = nn.Dropout2d
+    ) -> None:
         channels = in_channels // 4
         super().__init__(
             nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            dropout(0.1),
             nn.Conv2d(channels, num_classes, 1),
         )
 

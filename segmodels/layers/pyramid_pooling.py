@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.names import Names
 
 
 class PyramidPooling(nn.Module):
@@ -22,6 +24,8 @@ class PyramidPooling(nn.Module):
             with 2048 input channels.
         sizes: cells of the grids along height and width.
     """
+
+    published: ClassVar[Names] = ((r"^psp_modules\.", "stages."),)
 
     def __init__(self, in_channels: int, channels: int = 512, sizes: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()

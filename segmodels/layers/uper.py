@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.fpn import top_down
+from segmodels.layers.names import Names
 from segmodels.layers.pyramid_pooling import PyramidPooling
 
 
@@ -27,6 +28,14 @@ class UPerDecoder(nn.Module):
     Batch norm and ReLU after every convolution. Maps ``(B, in_channels[i], h_i, w_i)``, from fine to coarse, of any
     sizes.
     """
+
+    published: ClassVar[Names] = (
+        (r"^psp_modules\.", "pooling.stages."),
+        (r"^bottleneck\.", "pooling.bottleneck."),
+        (r"^lateral_convs\.", "laterals."),
+        (r"^fpn_convs\.", "outputs."),
+        (r"^fpn_bottleneck\.", "fuse."),
+    )
 
     def __init__(self, in_channels: Sequence[int], channels: int = 512) -> None:
         super().__init__()

@@ -82,9 +82,13 @@ class APCHead(nn.Module):
     ),
 )
 def apcnet_r50_d8(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    output_stride: int = 8,
+    auxiliary: bool = True,
 ) -> DilatedModel:
     """ResNet-50 with a deep stem at output stride 8; auxiliary weight 0.4."""
-    encoder = body.build(in_channels, 8)
+    encoder = body.build(in_channels, output_stride)
     head = APCHead(encoder.channels[-1], num_classes)
     return DilatedModel(encoder, head, FCNHead(encoder.channels[-2], num_classes) if auxiliary else None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
 from segmodels.errors import InputError
+from segmodels.layers.names import AUXILIARY_HEAD, NORM, Names, renamed
 from segmodels.outputs import PromptedOutput
 from segmodels.prompts import Prompts
 
@@ -24,6 +25,21 @@ class Model(nn.Module):
                 prompts of promptable models. All others ignore it.
         """
         raise NotImplementedError
+
+    published: ClassVar[Names] = ()
+    """Names of mmsegmentation's heads as patterns, and ours in their place; applied in turn, see ``translate``."""
+
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Prefixes, after translation, of published tensors that the published code itself does not read."""
+
+    def translate(self, key: str) -> str:
+        """Our name of a tensor that published checkpoints of the whole model (of mmsegmentation, of torchvision) know
+        under another name.
+        """
+        encoder = getattr(self, "encoder", None)
+        if isinstance(encoder, Encoder) and key.startswith("backbone."):
+            return f"encoder.{encoder.translate(key.removeprefix('backbone.'))}"
+        return renamed(key, (*AUXILIARY_HEAD, NORM, *self.published))
 
     def classifiers(self) -> list[nn.Module]:
         """The last layers, whose outputs are scores of the ``num_classes`` classes: the main head's first, then those
@@ -46,7 +62,8 @@ class Model(nn.Module):
         """Parameters that learn at a rate of their own, ``{"params": [...], "lr_factor": 10.0}`` each; the rest has the
         factor 1. None: all learn alike.
         """
-        return None
+        encoders = (module for module in self.modules() if isinstance(module, Encoder))
+        return [group for encoder in encoders for group in encoder.parameter_groups()] or None
 
 
 class PromptableModel(Model):

@@ -9,7 +9,7 @@ another gate in the fusion module.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
 from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.names import Names
 from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -25,6 +26,13 @@ from segmodels.outputs import PixelOutput
 PAPER = (
     "Yu et al.: BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation, ECCV 2018, arXiv"
     " 1808.00897"
+)
+
+HEADS: Names = (
+    (r"^decode_head\.convs\.", "head."),
+    (r"^decode_head\.conv_seg\.", "head.2."),
+    (r"^auxiliary_head\.(\d)\.convs\.", r"auxiliary_heads.\1."),
+    (r"^auxiliary_head\.(\d)\.conv_seg\.", r"auxiliary_heads.\1.2."),
 )
 
 
@@ -86,6 +94,24 @@ class BiSeNetV1(Model):
     1).
     """
 
+    published: ClassVar[Names] = (
+        (r"^backbone\.", ""),
+        (r"^ffm\.conv1\.", "fusion.conv."),
+        (r"^ffm\.conv_atten\.0\.", "fusion.gate."),
+        (r"^context_path\.gap_conv\.1\.", "context_path.mean."),
+        (r"^context_path\.conv_head(\d+)\.", r"context_path.up\1."),
+        (r"^context_path\.arm(\d+)\.conv_layer\.", r"context_path.refine\1.conv."),
+        (r"^context_path\.arm(\d+)\.atten_conv_layer\.1\.", r"context_path.refine\1.gate."),
+        *((rf"^spatial_path\.layer{i + 1}\.", f"spatial_path.{i}.") for i in range(4)),
+        *HEADS,
+    )
+
+    def translate(self, key: str) -> str:
+        body = "backbone.context_path.backbone."
+        if key.startswith(body):
+            return f"context_path.encoder.{self.context_path.encoder.translate(key.removeprefix(body))}"
+        return super().translate(key)
+
     def __init__(
         self,
         context_path: ContextPath,
@@ -133,7 +159,7 @@ RECIPE: dict[str, Any] = {
     Card(
         PAPER,
         2018,
-        parameters=2_158_121,
+        parameters=2_159_921,
         num_classes=19,
         size=(512, 1024),
         gmac=9.82,

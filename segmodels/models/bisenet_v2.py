@@ -9,13 +9,14 @@ and aggregation layers) mmseg's form is taken, whose counts and results are know
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.layers.blocks import ConvNormAct, check_images, resize
+from segmodels.layers.names import Names
 from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -111,6 +112,36 @@ class BiSeNetV2(Model):
     """Any input size. Four auxiliary outputs, of the boosters on the semantic branch at strides 4, 8, 16 and 32 (the
     paper weighs their losses 1).
     """
+
+    published: ClassVar[Names] = (
+        (r"^backbone\.", ""),
+        *(
+            (rf"^detail\.detail_branch\.{stage}\.{layer}\.", f"detail.{first + layer}.")
+            for stage, first, layers in ((0, 0, 2), (1, 2, 3), (2, 5, 3))
+            for layer in range(layers)
+        ),
+        *((rf"^semantic\.stage{i + 1}\.", f"semantic.{i}.") for i in range(4)),
+        (r"\.conv_first\.", ".first."),
+        (r"\.fuse_last\.", ".fuse."),
+        (r"^(semantic\.\d\.\d)\.conv1\.", r"\1.gather."),
+        (r"^(semantic\.\d\.0)\.dwconv\.", r"\1.expand."),
+        (r"^(semantic\.\d\.\d)\.dwconv\.0\.", r"\1.expand."),
+        (r"^(semantic\.\d\.\d)\.conv2\.0\.", r"\1.project."),
+        (r"\.shortcut\.0\.depthwise_conv\.", ".shortcut.0."),
+        (r"\.shortcut\.0\.pointwise_conv\.", ".shortcut.1."),
+        (r"^semantic\.stage4_CEBlock\.gap\.1\.", "context.norm."),
+        (r"^semantic\.stage4_CEBlock\.conv_gap\.", "context.mix."),
+        (r"^semantic\.stage4_CEBlock\.conv_last\.", "context.last."),
+        (r"^bga\.(detail|semantic)_dwconv\.0\.depthwise_conv\.", r"aggregation.\1.0."),
+        (r"^bga\.(detail|semantic)_dwconv\.0\.pointwise_conv\.conv\.", r"aggregation.\1.1."),
+        (r"^bga\.detail_down\.", "aggregation.detail_down."),
+        (r"^bga\.semantic_conv\.0\.", "aggregation.semantic_up."),
+        (r"^bga\.conv\.", "aggregation.last."),
+        (r"^decode_head\.convs\.0\.", "head.0."),
+        (r"^decode_head\.conv_seg\.", "head.2."),
+        (r"^auxiliary_head\.(\d)\.convs\.", r"boosters.\1."),
+        (r"^auxiliary_head\.(\d)\.conv_seg\.", r"boosters.\1.3."),
+    )
 
     def __init__(self, num_classes: int, in_channels: int = 3, auxiliary: bool = True) -> None:
         super().__init__()

@@ -42,9 +42,20 @@ RECIPE: dict[str, Any] = {
         **RECIPE,
     ),
 )
-def deeplab_v1_large_fov(num_classes: int, in_channels: int = 3, body: Body = BODY) -> DilatedModel:
-    """VGG-16 at output stride 8, its fully connected layers as convolutions of 1024, the first 3x3 with dilation 12."""
-    return _deeplab(num_classes, in_channels, body, kernel_size=3, rate=12, hidden=1024)
+def deeplab_v1_large_fov(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = BODY,
+    output_stride: int = 8,
+    rate: int = 12,
+    pool5a: bool = False,
+) -> DilatedModel:
+    """VGG-16 at output stride 8, its fully connected layers as convolutions of 1024, the first 3x3 with dilation 12.
+
+    ``pool5a``, which the paper does not mention, is the 3x3 average pool of stride 1 in front of them in the authors'
+    released model: set it to compute with those weights.
+    """
+    return _deeplab(num_classes, in_channels, body, output_stride, 3, rate, hidden=1024, pool5a=pool5a)
 
 
 @register_model(
@@ -60,9 +71,11 @@ def deeplab_v1_large_fov(num_classes: int, in_channels: int = 3, body: Body = BO
         **RECIPE,
     ),
 )
-def deeplab_v1_4x4(num_classes: int, in_channels: int = 3, body: Body = BODY) -> DilatedModel:
+def deeplab_v1_4x4(
+    num_classes: int, in_channels: int = 3, body: Body = BODY, output_stride: int = 8, rate: int = 8
+) -> DilatedModel:
     """The first fully connected layer as a 4x4 convolution of 4096 with dilation 8."""
-    return _deeplab(num_classes, in_channels, body, kernel_size=4, rate=8, hidden=4096)
+    return _deeplab(num_classes, in_channels, body, output_stride, 4, rate, hidden=4096)
 
 
 @register_model(
@@ -78,13 +91,25 @@ def deeplab_v1_4x4(num_classes: int, in_channels: int = 3, body: Body = BODY) ->
         **RECIPE,
     ),
 )
-def deeplab_v1_7x7(num_classes: int, in_channels: int = 3, body: Body = BODY) -> DilatedModel:
+def deeplab_v1_7x7(
+    num_classes: int, in_channels: int = 3, body: Body = BODY, output_stride: int = 8, rate: int = 4
+) -> DilatedModel:
     """The first fully connected layer as a 7x7 convolution of 4096 with dilation 4."""
-    return _deeplab(num_classes, in_channels, body, kernel_size=7, rate=4, hidden=4096)
+    return _deeplab(num_classes, in_channels, body, output_stride, 7, rate, hidden=4096)
 
 
-def _deeplab(num_classes: int, in_channels: int, body: Body, kernel_size: int, rate: int, hidden: int) -> DilatedModel:
-    """VGG-16 at output stride 8, its fully connected layers as convolutions: the rows of table 2."""
-    encoder = body.build(in_channels, 8)
+def _deeplab(
+    num_classes: int,
+    in_channels: int,
+    body: Body,
+    output_stride: int,
+    kernel_size: int,
+    rate: int,
+    hidden: int,
+    pool5a: bool = False,
+) -> DilatedModel:
+    """VGG-16 and its fully connected layers as convolutions: the rows of table 2."""
+    encoder = body.build(in_channels, output_stride)
     check_vgg(encoder, "DeepLab v1")
-    return DilatedModel(encoder, AtrousClassifier(encoder.channels[-1], num_classes, kernel_size, rate, hidden), None)
+    classifier = AtrousClassifier(encoder.channels[-1], num_classes, kernel_size, rate, hidden, pool5a=pool5a)
+    return DilatedModel(encoder, classifier, None)

@@ -83,6 +83,8 @@ def deeplab_v2_resnet101(
     in_channels: int = 3,
     body: Body = Body("resnet101", options={"contract_dilation": False, "stride_in_1x1": True, "ceil_mode": True}),
     scales: Sequence[float] = (0.5, 0.75),
+    rates: Sequence[int] = (6, 12, 18, 24),
+    output_stride: int = 8,
 ) -> DeepLabV2:
     """The paper's best: three scales, dilations 6 to 24.
 
@@ -90,8 +92,8 @@ def deeplab_v2_resnet101(
     block of a dilated stage has its dilation. With weights of torchvision or timm set ``encoder_options={
     "stride_in_1x1": False}``; ``{"frozen_batch_norm": True}`` keeps the statistics of batch norm as the paper does.
     """
-    encoder = body.build(in_channels, 8)
-    return DeepLabV2(encoder, SummedASPP(encoder.channels[-1], num_classes), scales)
+    encoder = body.build(in_channels, output_stride)
+    return DeepLabV2(encoder, SummedASPP(encoder.channels[-1], num_classes, rates), scales)
 
 
 @register_model(
@@ -113,9 +115,11 @@ def deeplab_v2_vgg16(
     in_channels: int = 3,
     body: Body = Body("vgg16", options={"pool": 3}),
     scales: Sequence[float] = (),
+    rates: Sequence[int] = (6, 12, 18, 24),
+    output_stride: int = 8,
 ) -> DeepLabV2:
     """The paper's ASPP-L on VGG-16: in each of four branches the fully connected layers as convolutions of 1024; one
     scale.
     """
-    encoder = body.build(in_channels, 8)
-    return DeepLabV2(encoder, SummedASPP(encoder.channels[-1], num_classes, hidden=1024), scales)
+    encoder = body.build(in_channels, output_stride)
+    return DeepLabV2(encoder, SummedASPP(encoder.channels[-1], num_classes, rates, hidden=1024), scales)

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.body import DEEP_STEM, Body
+from segmodels.encoders.body import DEEP_STEM, Body, grid_option
 from segmodels.layers.aspp import ASPP, conv, rates_at, separable_conv
 from segmodels.layers.blocks import resize
 from segmodels.layers.heads import FCNHead
+from segmodels.layers.names import ASPP as ASPP_NAMES
+from segmodels.layers.names import Names
 from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -33,6 +36,16 @@ class DeepLabV3Plus(Model):
         aux_classifier: on the map before the last, training mode only.
         dropout: before the classes.
     """
+
+    published: ClassVar[Names] = (
+        (r"^decode_head\.conv_seg\.", "conv_seg."),
+        (r"^decode_head\.c1_bottleneck\.conv\.", "reduce.0."),
+        (r"^decode_head\.c1_bottleneck\.norm\.", "reduce.1."),
+        (r"^decode_head\.sep_bottleneck\.", "decoder."),
+        (r"^decode_head\.", ""),
+        *ASPP_NAMES,
+        (r"^(convs|project)\.", r"aspp.\1."),
+    )
 
     def __init__(
         self,
@@ -75,19 +88,28 @@ RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.007, "schedule": "polynomi
     Card(
         PAPER,
         2018,
-        parameters=41_049_269,
-        gmac=51.18,
+        parameters=41_055_413,
+        gmac=51.28,
         source="own count",
         result="PASCAL VOC 2012 test: mIoU 87.8; Cityscapes test: 82.1 (paper)",
         **RECIPE,
     ),
 )
 def deeplab_v3_plus_xception65(
-    num_classes: int, in_channels: int = 3, body: Body = Body("xception65"), output_stride: int = 16
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("xception65"),
+    output_stride: int = 16,
+    rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
-    """The paper's form on aligned Xception-65: output stride 16, 256 channels, no auxiliary head."""
-    encoder = body.build(in_channels, output_stride)
-    aspp = ASPP(encoder.channels[-1], 256, rates_at(output_stride), separable=True, dropout=0.1)
+    """The paper's form on aligned Xception-65: output stride 16, 256 channels, no auxiliary head.
+
+    ``rates`` are the dilations of ASPP; None: 6, 12, 18 at output stride 16, and twice as much at 8. ``multi_grid`` are
+    factors on the dilation of the blocks of layer 4 of a ResNet.
+    """
+    encoder = body.build(in_channels, output_stride, **grid_option(multi_grid))
+    aspp = ASPP(encoder.channels[-1], 256, rates or rates_at(output_stride), separable=True, dropout=0.1)
     return DeepLabV3Plus(encoder, aspp, num_classes)
 
 
@@ -95,10 +117,15 @@ def deeplab_v3_plus_xception65(
     "deeplab_v3_plus_resnet50", Card(PAPER, 2018, parameters=26_696_133, gmac=37.69, source="own count", **RECIPE)
 )
 def deeplab_v3_plus_resnet50(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), output_stride: int = 16
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50"),
+    output_stride: int = 16,
+    rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
     """The paper's form on ResNet-50."""
-    return deeplab_v3_plus_xception65(num_classes, in_channels, body, output_stride)
+    return deeplab_v3_plus_xception65(num_classes, in_channels, body, output_stride, rates, multi_grid)
 
 
 @register_model(
@@ -114,10 +141,15 @@ def deeplab_v3_plus_resnet50(
     ),
 )
 def deeplab_v3_plus_resnet101(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101"), output_stride: int = 16
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101"),
+    output_stride: int = 16,
+    rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
     """The paper's form on ResNet-101."""
-    return deeplab_v3_plus_xception65(num_classes, in_channels, body, output_stride)
+    return deeplab_v3_plus_xception65(num_classes, in_channels, body, output_stride, rates, multi_grid)
 
 
 @register_model(
@@ -134,13 +166,20 @@ def deeplab_v3_plus_resnet101(
     ),
 )
 def deeplab_v3_plus_r50_d8(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    output_stride: int = 8,
+    auxiliary: bool = True,
+    rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
     """mmseg's form: a deep stem, output stride 8, ASPP of 512 channels with the pooled image first and a 3x3
     projection; auxiliary weight 0.4.
     """
-    encoder = body.build(in_channels, 8)
-    aspp = ASPP(encoder.channels[-1], 512, rates_at(8), separable=True, pooling_first=True, projection=3, dropout=0.0)
+    encoder = body.build(in_channels, output_stride, **grid_option(multi_grid))
+    rates = rates or rates_at(output_stride)
+    aspp = ASPP(encoder.channels[-1], 512, rates, separable=True, pooling_first=True, projection=3, dropout=0.0)
     aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
     return DeepLabV3Plus(encoder, aspp, num_classes, aux_classifier, dropout=0.1)
 
@@ -157,7 +196,13 @@ def deeplab_v3_plus_r50_d8(
     ),
 )
 def deeplab_v3_plus_r101_d8(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM), auxiliary: bool = True
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101", options=DEEP_STEM),
+    output_stride: int = 8,
+    auxiliary: bool = True,
+    rates: Sequence[int] | None = None,
+    multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
     """``deeplab_v3_plus_r50_d8`` on the deeper ResNet-101."""
-    return deeplab_v3_plus_r50_d8(num_classes, in_channels, body, auxiliary)
+    return deeplab_v3_plus_r50_d8(num_classes, in_channels, body, output_stride, auxiliary, rates, multi_grid)

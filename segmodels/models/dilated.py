@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
 from segmodels.layers.blocks import resize
+from segmodels.layers.names import renamed
 from segmodels.models.base import Model, last_layers
 from segmodels.outputs import PixelOutput
 
@@ -33,6 +34,13 @@ class DilatedModel(Model):
         if not self.training or self.aux_classifier is None:
             return PixelOutput(logits)
         return PixelOutput(logits, (resize(self.aux_classifier(middle), images.shape[-2:]),))
+
+    def translate(self, key: str) -> str:
+        """The head has names of its own, ``published`` of its class."""
+        key = super().translate(key)
+        if not key.startswith("decode_head."):
+            return key
+        return f"classifier.{renamed(key.removeprefix('decode_head.'), getattr(self.classifier, 'published', ()))}"
 
     def classifiers(self) -> list[nn.Module]:
         return last_layers(self.classifier, self.aux_classifier)

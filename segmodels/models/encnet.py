@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.heads import FCNHead
+from segmodels.layers.names import Names
 from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -65,6 +66,8 @@ class EncNet(Model):
     loss ``presence``).
     """
 
+    published: ClassVar[Names] = ((r"^decode_head\.", ""),)
+
     def __init__(
         self,
         encoder: Encoder,
@@ -116,7 +119,11 @@ class EncNet(Model):
     ),
 )
 def encnet_r50_d8(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    output_stride: int = 8,
+    auxiliary: bool = True,
 ) -> EncNet:
     """ResNet-50 with a deep stem at output stride 8 and 32 code words."""
-    return EncNet(body.build(in_channels, 8), num_classes, auxiliary=auxiliary)
+    return EncNet(body.build(in_channels, output_stride), num_classes, auxiliary=auxiliary)

@@ -191,8 +191,8 @@ def fcn_resnet50(
     weight 0.5.
     """
     encoder = body.build(in_channels, output_stride)
-    aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
-    return DilatedModel(encoder, FCNHead(encoder.channels[-1], num_classes), aux_classifier)
+    aux_classifier = FCNHead(encoder.channels[-2], num_classes, nn.Dropout) if auxiliary else None
+    return DilatedModel(encoder, FCNHead(encoder.channels[-1], num_classes, nn.Dropout), aux_classifier)
 
 
 @register_model(
@@ -235,12 +235,16 @@ def fcn_resnet101(
     ),
 )
 def fcn_r50_d8(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50", options=DEEP_STEM), auxiliary: bool = True
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50", options=DEEP_STEM),
+    output_stride: int = 8,
+    auxiliary: bool = True,
 ) -> DilatedModel:
     """mmseg's form: ResNet-50 with a deep stem at output stride 8, two 3x3 convolutions whose result lies beside the
     input of the last.
     """
-    encoder = body.build(in_channels, 8)
+    encoder = body.build(in_channels, output_stride)
     aux_classifier = FCNHead(encoder.channels[-2], num_classes) if auxiliary else None
     return DilatedModel(encoder, ConcatHead(encoder.channels[-1], num_classes), aux_classifier)
 
@@ -250,7 +254,11 @@ def fcn_r50_d8(
     Card(PAPER, 2015, parameters=68_491_402, gmac=275.18, source="mmsegmentation 1.2.2 fcn_r101-d8, counted"),
 )
 def fcn_r101_d8(
-    num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM), auxiliary: bool = True
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101", options=DEEP_STEM),
+    output_stride: int = 8,
+    auxiliary: bool = True,
 ) -> DilatedModel:
     """``fcn_r50_d8`` on the deeper ResNet-101."""
-    return fcn_r50_d8(num_classes, in_channels, body, auxiliary)
+    return fcn_r50_d8(num_classes, in_channels, body, output_stride, auxiliary)

@@ -10,7 +10,7 @@ learned, ``masks_to_weights`` is ``torch.sigmoid``, and kernels are matched with
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from segmodels.layers.aspp import ASPP, rates_at
 from segmodels.layers.attention import SelfAttention
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.heads import ConcatFeatures, FCNHead
+from segmodels.layers.names import Names, renamed
 from segmodels.layers.pyramid_pooling import PyramidPooling
 from segmodels.layers.uper import UPerDecoder
 from segmodels.models.base import Model, last_layers
@@ -124,6 +125,15 @@ class KNet(Model):
         decoder: the encoder's maps to features ``(B, channels, h, w)``.
     """
 
+    published: ClassVar[Names] = (
+        (r"^decode_head\.kernel_generate_head\.conv_seg\.", "conv_seg."),
+        (r"^decode_head\.kernel_update_head\.", "kernel_update_head."),
+        (r"\.attention\.attn\.in_proj_(weight|bias)$", r".attention.in_proj.\1"),
+        (r"\.attention\.attn\.out_proj\.", ".attention.out_proj."),
+        (r"\.ffn\.layers\.0\.0\.", ".ffn.0."),
+        (r"\.ffn\.layers\.1\.", ".ffn.2."),
+    )
+
     def __init__(
         self,
         encoder: Encoder,
@@ -151,6 +161,14 @@ class KNet(Model):
         return PixelOutput(
             resize(masks, size), tuple(resize(x, size) for x in (*earlier, self.aux_classifier(maps[-2])))
         )
+
+    def translate(self, key: str) -> str:
+        """The decoder has names of its own, ``published`` of its one part."""
+        key, head = super().translate(key), "decode_head.kernel_generate_head."
+        if not key.startswith(head):
+            return key
+        name, part = next(self.decoder.named_children())
+        return f"decoder.{name}.{renamed(key.removeprefix(head), getattr(part, 'published', ()))}"
 
     def classifiers(self) -> list[nn.Module]:
         return last_layers(self.conv_seg, self.aux_classifier)

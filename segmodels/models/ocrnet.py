@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.heads import FCNHead
+from segmodels.layers.names import Names
 from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -63,6 +64,19 @@ class OCRNet(Model):
         coarse: from the map that the coarse head reads to the classes; the loss of its scores weighs 0.4 in the paper.
         concatenate: read all maps.
     """
+
+    published: ClassVar[Names] = (
+        (r"^decode_head\.0\.convs\.0\.", "coarse.0."),
+        (r"^decode_head\.0\.conv_seg\.", "coarse.1."),
+        (r"^decode_head\.1\.", ""),
+    )
+
+    def translate(self, key: str) -> str:
+        """The coarse head is mmsegmentation's first of two; that on a ResNet has the keys of an auxiliary head."""
+        if isinstance(self.coarse, FCNHead) and key.startswith("decode_head.0."):
+            key = super().translate(key.replace("decode_head.0.", "auxiliary_head."))
+            return key.replace("aux_classifier.", "coarse.")
+        return super().translate(key)
 
     def __init__(
         self,
@@ -155,13 +169,18 @@ def ocrnet_hr48(num_classes: int, in_channels: int = 3, body: Body = Body("hrnet
         **RECIPE,
     ),
 )
-def ocrnet_r101_d8(num_classes: int, in_channels: int = 3, body: Body = Body("resnet101", options=DEEP_STEM)) -> OCRNet:
+def ocrnet_r101_d8(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet101", options=DEEP_STEM),
+    output_stride: int = 8,
+) -> OCRNet:
     """ResNet-101 with a deep stem at output stride 8."""
-    return _ocrnet(num_classes, in_channels, body)
+    return _ocrnet(num_classes, in_channels, body, output_stride)
 
 
-def _ocrnet(num_classes: int, in_channels: int, body: Body) -> OCRNet:
-    """On all maps of an HRNet, or on the last two of another encoder at output stride 8."""
+def _ocrnet(num_classes: int, in_channels: int, body: Body, output_stride: int = 8) -> OCRNet:
+    """On all maps of an HRNet, or on the last two of another encoder at ``output_stride``."""
     if body.encoder.startswith("hrnet"):
         encoder = body.build(in_channels)
         width = sum(encoder.channels)
@@ -169,5 +188,5 @@ def _ocrnet(num_classes: int, in_channels: int, body: Body) -> OCRNet:
         return OCRNet(encoder, coarse, num_classes, concatenate=True)
     # A ResNet has a deep stem, in place of an HRNet too.
     stem = DEEP_STEM if body.encoder.startswith("resnet") else {}
-    encoder = body.build(in_channels, 8, **stem)
+    encoder = body.build(in_channels, output_stride, **stem)
     return OCRNet(encoder, FCNHead(encoder.channels[-2], num_classes), num_classes, concatenate=False, dropout=0.1)

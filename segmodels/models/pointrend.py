@@ -5,7 +5,7 @@ segmentation on a feature pyramid.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import resize
 from segmodels.layers.fpn import FPN, SemanticBranch
+from segmodels.layers.names import FPN as FPN_NAMES
+from segmodels.layers.names import SEMANTIC_BRANCH, Names
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput, PointPrediction
@@ -82,16 +84,23 @@ class PointRend(Model):
     """Semantic FPN gives coarse logits at stride 4, a point head on the finest level of the pyramid those of points
     where they are uncertain.
 
-    In training ``points`` are random points, more of them where the coarse logits are uncertain, for the loss
-    ``points`` (weight 1 in the paper); their logits also stand in ``logits`` at the pixels that they lie on. In
-    evaluation the coarse logits are doubled in size, step by step, and at each step those of the most uncertain pixels
-    are the point head's. Any input size.
+    In training ``logits`` are the coarse ones, and ``points`` are random points, more of them where the coarse logits
+    are uncertain, for the loss ``points`` (weight 1 in the paper). In evaluation the coarse logits are doubled in size,
+    step by step, and at each step those of the most uncertain pixels are the point head's. Any input size.
 
     Args:
         points, oversampling, importance: N, k and β of the training's points (section 3.1).
         steps: doublings in evaluation; 2 come back to the input's size.
         pixels: refined at each step: 8096 in the paper (section 5), 8196 in mmseg.
     """
+
+    published: ClassVar[Names] = (
+        (r"^decode_head\.0\.", ""),
+        (r"^decode_head\.1\.fcs\.(\d)\.conv\.", r"point_head.fcs.\1."),
+        (r"^decode_head\.1\.", "point_head."),
+        *FPN_NAMES,
+        *SEMANTIC_BRANCH,
+    )
 
     def __init__(
         self,
@@ -124,9 +133,7 @@ class PointRend(Model):
         with torch.no_grad():
             coordinates = training_points(coarse, self.points, self.oversampling, self.importance)
         points = PointPrediction(self.refine(pyramid[0], coarse, coordinates), coordinates)
-        return PixelOutput(
-            _replaced(resize(coarse, size), points.pixels(*size), points.logits), extras={"points": points}
-        )
+        return PixelOutput(resize(coarse, size), extras={"points": points})
 
     def classifiers(self) -> list[nn.Module]:
         return [self.conv_seg, self.point_head.fc_seg]

@@ -128,6 +128,7 @@ def psanet_r50_d8(
     num_classes: int,
     in_channels: int = 3,
     body: Body = Body("resnet50", options=DEEP_STEM),
+    output_stride: int = 8,
     mask_size: int = 97,
     mmseg_resampling: bool = False,
     auxiliary: bool = True,
@@ -135,6 +136,6 @@ def psanet_r50_d8(
     """ResNet-50 with a deep stem at output stride 8; ``mask_size`` 97 for crops of 769, 59 for 473, 66 in mmseg for
     ADE20K; auxiliary weight 0.4.
     """
-    encoder = body.build(in_channels, 8)
+    encoder = body.build(in_channels, output_stride)
     head = PSAHead(encoder.channels[-1], num_classes, mask_size=mask_size, mmseg_resampling=mmseg_resampling)
     return DilatedModel(encoder, head, FCNHead(encoder.channels[-2], num_classes) if auxiliary else None)

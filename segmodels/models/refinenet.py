@@ -84,8 +84,8 @@ class RefineBlock(nn.Module):
 
 
 class RefineNet(Model):
-    """Four blocks over the encoder's four coarsest maps: 512 channels in the coarsest, 256 in the others. Any input
-    size.
+    """Four blocks over the encoder's four coarsest maps: 512 channels in the coarsest, 256 in the others. Dropout
+    stands on the two coarsest maps and before the classes. Any input size.
     """
 
     def __init__(self, encoder: Encoder, num_classes: int, dropout: float = 0.5) -> None:
@@ -103,7 +103,7 @@ class RefineNet(Model):
         x = None
         for block, features in zip(self.blocks, maps, strict=True):
             x = block(features, x)
-        return PixelOutput(resize(self.classifier(x), images.shape[-2:], align_corners=True))
+        return PixelOutput(resize(self.classifier(self.dropout(x)), images.shape[-2:], align_corners=True))
 
     def classifiers(self) -> list[nn.Module]:
         return [self.classifier]

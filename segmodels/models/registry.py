@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from segmodels.checks import shown
 from segmodels.encoders.body import Body
+from segmodels.encoders.registry import encoder_options
 from segmodels.errors import InputError
 from segmodels.models.base import Model
+from segmodels.models.published import load_published
 from segmodels.registry import Entry, Registry
 
 Builder = TypeVar("Builder", bound=Callable[..., Model])
@@ -19,6 +22,8 @@ BODY_OPTIONS: Mapping[str, Any] = {
     "encoder_options": Mapping[str, Any] | None,
 }
 """Options of models with an encoder, and their types; ``Body.replaced`` takes them."""
+WEIGHTS: Mapping[str, Any] = {"weights": str | Path | None}
+"""An option of every model: weights of the whole model, see ``load_published``."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +90,39 @@ def model_entry(name: str) -> Entry[Model, Card]:
 def model_body(name: str, **options: Any) -> Body | None:
     """The encoder that a variant stands on with these options (``encoder``, ``encoder_weights``, ``encoder_options``,
     or ``body`` itself); None for models without one.
+
+    Raises:
+        InputError: weights or options of an encoder, where the variant has none until one is named.
     """
-    default = options.get("body") or MODELS[name].options.get("body")
-    return default and default.replaced(**{key: options[key] for key in BODY_OPTIONS if key in options})
+    own = MODELS[name].options
+    given = {key: options[key] for key in BODY_OPTIONS if options.get(key) is not None}
+    default = options.get("body") or own.get("body")
+    if default is None and "body" in own and given:
+        if "encoder" not in given:
+            raise InputError(f"{', '.join(given)} of model {name!r} is given without an encoder: name one as encoder")
+        default = Body(given["encoder"])
+    return default and default.replaced(**given)
 
 
 def model_options(name: str) -> dict[str, Any]:
     """Options of a variant beyond ``num_classes`` with their defaults; ``body`` as its three parts."""
-    options = {key: default for key, default in MODELS[name].options.items() if key not in ("num_classes", "body")}
-    if body := model_body(name):
-        options |= dict(zip(BODY_OPTIONS, (body.encoder, body.weights, dict(body.options)), strict=True))
-    return options
+    own = MODELS[name].options
+    options = {key: default for key, default in own.items() if key not in ("num_classes", "body")}
+    if "body" in own:
+        body = model_body(name)
+        parts = (body.encoder, body.weights, dict(body.options)) if body else (None, None, None)
+        options |= dict(zip(BODY_OPTIONS, parts, strict=True))
+    return options | {"weights": None}
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> Model:
     """Build a model of ``num_classes`` classes: at least 2, or what its card says.
 
     Args:
-        options: of the variant. All have ``in_channels`` (default 3). Those with an encoder take ``encoder`` (its
-            name), ``encoder_weights`` (path or URI) and ``encoder_options``, or ``body``, a ``Body`` of all three.
+        options: of the variant. All have ``in_channels`` (default 3), and ``weights``: path or URI of weights of the
+            whole model, ours, mmsegmentation's or torchvision's (``load_published``). Those with an encoder take
+            ``encoder`` (its name), ``encoder_weights`` (path or URI) and ``encoder_options``, or ``body``, a ``Body``
+            of all three.
 
     Raises:
         InputError: unknown model (with the nearest names), unknown option (with the nearest names), too few
@@ -113,11 +132,35 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
     if num_classes < (least := entry.card.least_classes):
         hint = ": a binary task has the classes background and object" if least > 1 else ""
         raise InputError(f"num_classes is {num_classes}, expected at least {least}{hint}")
-    MODELS.check_options(name, options, {*model_options(name), *entry.options} - {"num_classes"}, BODY_OPTIONS)
+    known = {*model_options(name), *entry.options} - {"num_classes"}
+    _check_encoder_options(name, options, known)
+    MODELS.check_options(name, options, known, {**BODY_OPTIONS, **WEIGHTS})
     if options.get("in_channels", 1) < 1:
         raise InputError(
             f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
         )
     if body := model_body(name, **options):
         options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
-    return MODELS.built(name, options, num_classes=num_classes)
+    weights = options.pop("weights", None)
+    if weights is not None and body and body.weights is not None:
+        raise InputError(
+            f"model {name!r} got weights of the whole model ({weights}) and of its encoder ({body.weights}), expected"
+            " one of them: leave out encoder_weights"
+        )
+    model = MODELS.built(name, options, num_classes=num_classes)
+    if weights is not None:
+        load_published(model, weights)
+    return model
+
+
+def _check_encoder_options(name: str, options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise InputError for an option that only the model's encoder has."""
+    unknown = [option for option in options if option not in known]
+    body = model_body(name) if unknown else None
+    of_encoder = encoder_options(body.encoder) if body else set()
+    for option in unknown:
+        if option in of_encoder:
+            raise InputError(
+                f"option {option!r} of model {name!r} belongs to its encoder: give it as encoder_options"
+                f" {{{option}: {shown(options[option])}}}"
+            )

@@ -8,7 +8,7 @@ ICLR 2021) stands for global attention.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
 from segmodels.layers.blocks import ConvNormAct, group_norm, resize
+from segmodels.layers.names import Names
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -90,6 +91,11 @@ class SegNeXt(Model):
     """The maps at strides 8, 16 and 32 side by side at stride 8, squeezed to ``channels``, Hamburger, classes. Any
     input size.
     """
+
+    published: ClassVar[Names] = (
+        (r"^decode_head\.", ""),
+        (r"^hamburger\.ham_in\.conv\.", "hamburger.ham_in."),
+    )
 
     def __init__(self, encoder: Encoder, num_classes: int, channels: int, dropout: float = 0.1) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ on a feature pyramid.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,8 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import DEEP_STEM, Body
 from segmodels.layers.blocks import group_norm, resize
 from segmodels.layers.fpn import FPN, SemanticBranch
+from segmodels.layers.names import FPN as FPN_NAMES
+from segmodels.layers.names import SEMANTIC_BRANCH, Names
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
@@ -23,6 +25,8 @@ STRIDES = (4, 8, 16, 32)
 
 class SemanticFPN(Model):
     """Encoder with maps at strides 4 to 32, feature pyramid, semantic branch, classes at stride 4. Any input size."""
+
+    published: ClassVar[Names] = ((r"^decode_head\.", ""), *FPN_NAMES, *SEMANTIC_BRANCH)
 
     def __init__(self, encoder: Encoder, num_classes: int, norm: Callable[[int], nn.Module], dropout: float) -> None:
         super().__init__()

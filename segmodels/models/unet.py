@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segmodels.encoders.body import Body
 from segmodels.errors import InputError
 from segmodels.layers.blocks import UpBlock, check_images, check_widths, double_conv
 from segmodels.layers.padding import crop, mirror_index, pad_to_multiple
 from segmodels.models.base import Model
+from segmodels.models.encoder_unet import EncoderUNet, unet_resnet34
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -162,11 +164,22 @@ class _ValidUpBlock(nn.Module):
 
 
 @register_model("unet", Card(PAPER, 2015, parameters=31_038_933, gmac=193.01, source="own count"))
-def unet(num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS) -> UNet:
+def unet(
+    num_classes: int, in_channels: int = 3, widths: Sequence[int] = WIDTHS, body: Body | None = None
+) -> UNet | EncoderUNet:
     """U-Net, padded with batch normalisation; ``widths`` are the channels per level, finest first, their number sets
     the depth.
+
+    ``encoder: NAME`` puts that encoder in the place of the contracting path: ``unet_resnet34`` on it.
     """
-    return UNet(num_classes, in_channels, widths)
+    if body is None:
+        return UNet(num_classes, in_channels, widths)
+    if tuple(widths) != WIDTHS:
+        raise InputError(
+            f"widths of unet is {list(widths)}, but encoder {body.encoder!r} has its own: leave out widths, or take"
+            " model unet_resnet34 with this encoder and decoder_widths"
+        )
+    return unet_resnet34(num_classes, in_channels, body)
 
 
 @register_model(

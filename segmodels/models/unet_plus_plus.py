@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segmodels.encoders.body import Body
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct, check_images, check_widths, relu
 from segmodels.layers.padding import crop, pad_to_multiple
 from segmodels.models.base import Model
+from segmodels.models.encoder_unet import EncoderUNetPlusPlus, unet_plus_plus_resnet34
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
 
@@ -170,10 +172,19 @@ def unet_plus_plus(
     deep_supervision: bool = True,
     inference: str = "fast",
     batch_norm: bool = False,
-) -> UNetPlusPlus:
+    body: Body | None = None,
+) -> UNetPlusPlus | EncoderUNetPlusPlus:
     """UNet++ as published: 32-512 channels, no normalisation, a head on every column.
 
     ``level`` 1 to 4 builds the pruned network; ``inference`` is "fast" or "accurate"; ``batch_norm`` adds the
-    normalisation popular implementations have.
+    normalisation popular implementations have. ``encoder: NAME`` puts that encoder in the place of the first column:
+    ``unet_plus_plus_resnet34`` on it.
     """
-    return UNetPlusPlus(num_classes, in_channels, widths, level, deep_supervision, inference, batch_norm)
+    if body is None:
+        return UNetPlusPlus(num_classes, in_channels, widths, level, deep_supervision, inference, batch_norm)
+    if (tuple(widths), level, deep_supervision, inference, batch_norm) != (WIDTHS, None, True, "fast", False):
+        raise InputError(
+            f"unet_plus_plus on encoder {body.encoder!r} got widths, level, deep_supervision, inference or batch_norm,"
+            " which are of its own encoder: leave them out"
+        )
+    return unet_plus_plus_resnet34(num_classes, in_channels, body)

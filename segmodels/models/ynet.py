@@ -33,7 +33,7 @@ POOL_SHARES = (
     (1, 2),
     (3, 8),
 )  # of the map's height and width: 40, 32, 24 and 18 of 48, as in the authors' code
-_norm = partial(nn.BatchNorm2d, eps=1e-3)
+_norm = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.95)  # as in the authors' code: the last batch counts most
 _conv = partial(ConvNormAct, norm=_norm, activation=relu)
 
 

@@ -64,7 +64,9 @@ def test_a_model_takes_a_body_or_its_parts() -> None:
         "encoder": "resnet50",
         "encoder_weights": None,
         "encoder_options": {"deep_stem": True},
+        "output_stride": 8,
         "auxiliary": True,
+        "weights": None,
     }
     with torch.device("meta"):
         parts = create_model("pspnet_r50_d8", 3, encoder="resnet18", encoder_options={"deep_stem": False})

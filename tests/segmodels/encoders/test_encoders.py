@@ -387,6 +387,30 @@ def test_an_adapted_layer_keeps_its_response_to_channels_of_equal_weight(in_chan
     torch.testing.assert_close(adapted.sum(1), weight.sum(1))
 
 
+@pytest.mark.parametrize("in_channels", [1, 2, 3, 4, 5, 7])
+def test_an_adapted_layer_keeps_its_response_to_equal_channels_of_any_number(in_channels):
+    weight = torch.rand(5, 3, 7, 7, dtype=torch.float64)
+    adapted = adapt_channels(weight, in_channels)
+    assert adapted.shape == (5, in_channels, 7, 7)
+    torch.testing.assert_close(adapted.sum(1), weight.sum(1))
+
+
+def test_weights_without_the_deep_stem_of_an_encoder_name_the_option(tmp_path):
+    save_file(resnet_state_dict("resnet18"), tmp_path / "plain.safetensors")
+    with pytest.raises(InputError, match=r"no deep stem, and this encoder has: set encoder_options \{deep_stem: false"):
+        create_encoder("resnet18", deep_stem=True, weights=tmp_path / "plain.safetensors")
+    save_file(create_encoder("resnet18", deep_stem=True).state_dict(), tmp_path / "deep.safetensors")
+    with pytest.raises(InputError, match=r"set encoder_options \{deep_stem: true"):
+        create_encoder("resnet18", weights=tmp_path / "deep.safetensors")
+
+
+def test_the_heads_that_the_weights_of_a_body_leave_out_are_reported(tmp_path, caplog):
+    whole = {f"backbone.{key}": value for key, value in resnet_state_dict("resnet18").items() if "fc" not in key}
+    save_file(whole | {"classifier.4.weight": torch.zeros(21, 512, 1, 1)}, tmp_path / "whole.safetensors")
+    create_encoder("resnet18", weights=tmp_path / "whole.safetensors")
+    assert "its body was loaded, 1 tensors of its heads were not; to load them too, give the file as" in caplog.text
+
+
 def test_files_that_are_no_weights_are_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere.pth is not there"):
         create_encoder("resnet18", weights=tmp_path / "nowhere.pth")
@@ -564,3 +588,16 @@ def test_a_timm_encoder_keeps_the_contract_of_encoders(monkeypatch, tmp_path):
     assert (encoder.channels, encoder.strides) == ((8, 16), (4, 8))
     with pytest.raises(InputError, match="timm cannot build 'swin_tiny' with in_channels 3, output_stride 8"):
         create_encoder("timm:swin_tiny", output_stride=8)
+
+
+def test_a_timm_encoder_of_fixed_size_says_which_option_changes_it(monkeypatch):
+    class FixedSize(FakeTimmBody):
+        def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+            assert images.shape[-1] == 224, "Input width (64) doesn't match model (224)."
+            return super().forward(images)
+
+    timm = types.SimpleNamespace(create_model=lambda *_, in_chans, **__: FixedSize(in_chans))
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    encoder = create_encoder("timm:swin_tiny")
+    with pytest.raises(InputError, match=r"swin_tiny does not take images of 32 x 64 pixels .*img_size: \[32, 64\]"):
+        encoder(torch.zeros(2, 3, 32, 64))

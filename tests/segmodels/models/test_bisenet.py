@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmodels.encoders.registry import create_encoder
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.bisenet_v1 import AttentionRefinement, FeatureFusion
 from segmodels.models.bisenet_v2 import GatherExpand, GuidedAggregation
@@ -83,6 +84,35 @@ def test_v1_context_reaches_the_output_only_through_the_context_path():
     sum(auxiliary.sum() for auxiliary in prediction.auxiliary).backward()
     assert all(parameter.grad is None for parameter in model.spatial_path.parameters())
     assert all(parameter.grad is not None for parameter in model.context_path.parameters())
+
+
+def test_striding_shortcuts_of_xception39_are_separable_3x3_convolutions_under_the_releases_names():
+    with torch.device("meta"):
+        encoder = create_encoder("xception39")
+    depthwise, pointwise = encoder.layer2[0].shortcut
+    assert (depthwise.kernel_size, depthwise.stride, depthwise.groups) == ((3, 3), (2, 2), 64)
+    assert (pointwise.conv.kernel_size, pointwise.conv.out_channels) == ((1, 1), 128)
+    names = {
+        "conv1.bn.running_var": "stem.norm.running_var",
+        "layer1.0.proj.conv1.weight": "layer1.0.shortcut.0.weight",
+        "layer1.0.proj.point_wise_cbr.bn.bias": "layer1.0.shortcut.1.norm.bias",
+        "layer3.3.residual_branch.2.conv1.weight": "layer3.3.convs.2.0.weight",
+        "layer2.1.residual_branch.0.point_wise_cbr.conv.weight": "layer2.1.convs.0.1.conv.weight",
+    }
+    assert {theirs: encoder.translate(theirs) for theirs in names} == names
+    assert set(names.values()) <= encoder.state_dict().keys()
+
+
+def test_dropout_leaves_out_whole_channels_as_the_reference():
+    with torch.device("meta"):
+        dropped = [
+            layer
+            for name in ("bisenet_v1_r18", "bisenet_v2")
+            for layer in create_model(name, 3).modules()
+            if "Dropout" in type(layer).__name__
+        ]
+    assert len(dropped) == 3 + 5
+    assert {type(layer) for layer in dropped} == {nn.Dropout2d}
 
 
 # --- V2

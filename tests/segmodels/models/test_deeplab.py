@@ -35,6 +35,14 @@ def test_v1_scores_every_eighth_pixel_with_dilated_last_convolutions():
     assert dilations(model.classifier) == [12]
 
 
+def test_v1_with_the_average_pool_of_the_release_has_the_same_weights():
+    plain, images = on_meta("deeplab_v1_large_fov", size=(129, 129))
+    pooled, _ = on_meta("deeplab_v1_large_fov", pool5a=True)
+    assert list(pooled.state_dict()) == list(plain.state_dict())
+    assert next(pooled.classifier.children()).kernel_size == 3
+    assert pooled.eval()(images).logits.shape == plain.eval()(images).logits.shape
+
+
 # --- v2
 # ------------------------------------------------------------------------------------------------------------
 
@@ -182,6 +190,49 @@ def test_mmsegs_v3_pools_first_and_projects_by_a_3x3():
     assert dilations(model.encoder.layer4) == [2, 4, 4]
 
 
+@pytest.mark.parametrize(
+    "name", ["deeplab_v3_r50_d8", "deeplab_v3_plus_resnet50", "deeplab_v3_plus_r50_d8", "deeplab_v2_resnet101"]
+)
+def test_rates_output_stride_and_multi_grid_are_options(name):
+    model, images = on_meta(name, size=(128, 128), output_stride=16, rates=[2, 4, 6])
+    assert model.encoder.strides[-1] == 16
+    assert model.eval()(images).logits.shape[-2:] == (128, 128)
+    head = getattr(model, "aspp", None) or model.classifier
+    assert [rate for rate in dilations(head) if rate > 1] == [2, 4, 6]
+    if name != "deeplab_v2_resnet101":
+        gridded, _ = on_meta(name, size=(128, 128), output_stride=16, multi_grid=[1, 2, 4])
+        assert dilations(gridded.encoder.layer4) == [2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fcn_r50_d8",
+        "pspnet_r50_d8",
+        "encnet_r50_d8",
+        "psanet_r50_d8",
+        "apcnet_r50_d8",
+        "dmnet_r50_d8",
+        "ocrnet_r101_d8",
+    ],
+)
+def test_the_output_stride_of_dilated_models_is_an_option(name):
+    model, images = on_meta(name, size=(128, 128), output_stride=16)
+    assert model.encoder.strides == (2, 4, 8, 16, 16)
+    assert model.eval()(images).logits.shape[-2:] == (128, 128)
+
+
+def test_dropout_of_mmsegs_heads_leaves_out_channels_and_torchvisions_elements():
+    def kinds(name):
+        model, _ = on_meta(name)
+        return [type(layer) for layer in model.modules() if "Dropout" in type(layer).__name__]
+
+    assert kinds("deeplab_v3_r50_d8") == [nn.Dropout2d, nn.Dropout2d]
+    assert kinds("pspnet_r50_d8") == [nn.Dropout2d, nn.Dropout2d]
+    assert kinds("deeplab_v3_resnet50") == [nn.Dropout, nn.Dropout]
+    assert kinds("fcn_resnet50") == [nn.Dropout, nn.Dropout]
+
+
 # --- v3+
 # ------------------------------------------------------------------------------------------------------------
 
@@ -192,6 +243,12 @@ def test_v3_plus_on_xception_works_at_stride_16_with_the_papers_rates():
     assert maps[-1].shape == (1, 2048, 8, 8)
     assert dilations(model.aspp) == [6, 12, 18]
     assert model.reduce(maps[model.fine]).shape == (1, 48, 32, 32)
+    entry = []
+    second = model.encoder.blocks[1].stack
+    second.conv2.register_forward_hook(lambda _module, _inputs, output: entry.append(output))
+    assert model.encoder(images)[1].shape == entry[0].shape == (1, 256, 32, 32), (
+        "the release's block2 before its stride"
+    )
     dilated = [layer.dilation[0] for layer in convolutions(model.encoder.blocks)]
     assert dilated == [1] * (3 * 20) + [2] * 3  # only the last block lies behind the stride that was left out
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
+from segmodels.losses.points import PointsLoss
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.base import Model
 from segmodels.models.registry import MODELS, create_model, model_body, model_entry, model_options
@@ -34,15 +35,22 @@ def family(name: str) -> str:
     return inspect.unwrap(model_entry(name).build).__module__.rsplit(".", 1)[-1]
 
 
-def stands_on_resnet(name: str) -> bool:
+# What stands for the encoder of a variant of ``SMALL``, and everywhere for ViT-L: prefix -> (encoder, options).
+SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
+    "resnet": ("resnet18", {}),
+    "vit": ("vit_tiny", {"image_size": 64, "out_blocks": [3, 6, 9, 12]}),
+}
+
+
+def stands_on(name: str, prefix: str) -> bool:
     body = model_body(name)
-    return body is not None and body.encoder.startswith("resnet")
+    return body is not None and body.encoder.startswith(prefix)
 
 
 def size_in_tests(name: str) -> float:
     """How large a variant is as ``build`` makes it, to compare with others of its family."""
     card = model_entry(name).card
-    return (card.parameters or 0) * (card.gmac or 0) / (20 if stands_on_resnet(name) else 1)
+    return (card.parameters or 0) * (card.gmac or 0) / (20 if stands_on(name, "resnet") else 1)
 
 
 def smallest_of_each_family() -> list[str]:
@@ -64,7 +72,10 @@ STRIDE_64 = (
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {"dfanet_a": STRIDE_64, "dfanet_b": STRIDE_64}
 # Too large for the machine that runs the tests; their counts are checked, their code is that of a smaller variant:
 # variant -> reason.
-TOO_LARGE: dict[str, str] = {}
+TOO_LARGE: dict[str, str] = dict.fromkeys(
+    ("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask"),
+    "larger numbers in the code of the smaller variants",
+)
 # torch.export with a dynamic height and width: variant -> reason why only the batch is dynamic.
 STATIC_SIZE: dict[str, str] = {}
 # Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
@@ -74,6 +85,10 @@ UPSAMPLING = (("upscore.", "upscore_pools."), "the scores themselves are upsampl
 DEPENDENT: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("fcn16s_vgg16", "fcn32s_vgg16", "fcn8s_vgg16"), UPSAMPLING),
     "pointrend_r50": (("point_head.fcs.",), "every layer of the point head sees the coarse scores"),
+    **dict.fromkeys(
+        ("segmenter_t_mask", "segmenter_s_mask", "segmenter_b_mask", "segmenter_l_mask"),
+        (("decoder.cls_emb",), "every class has an embedding"),
+    ),
     "wnet": (("decoder.contracting.0.",), "the second network rebuilds the image from the segments"),
     "ynet": (("decoder1.", "decoder2.", "decoder3."), "its decoder has as many channels as there are classes"),
 }
@@ -99,8 +114,9 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
     """A variant with random weights. Those of ``SMALL`` are made smaller where an option does it and the model stays
     the same: another body, fewer channels.
     """
-    if name in SMALL and stands_on_resnet(name):
-        options.setdefault("encoder", "resnet18")
+    for prefix, (encoder, encoder_options) in SMALLER_ENCODERS.items():
+        if stands_on(name, prefix if name in SMALL else "vit_large") and stands_on(name, prefix):
+            options = {"encoder": encoder, "encoder_options": encoder_options, **options}
     if name in SMALL and "widths" in model_options(name):
         options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
     torch.manual_seed(0)
@@ -192,7 +208,7 @@ def loss_of(prediction: PixelOutput, classes: int) -> torch.Tensor:
             classes, (logits.shape[0], *logits.shape[2:]), generator=torch.Generator().manual_seed(2)
         )
         total = total + F.cross_entropy(logits, labels)
-    for other in tensors_of({name: value for name, value in prediction.extras.items() if name != "points"}):
+    for other in tensors_of(prediction.extras):
         total = total + other.square().mean()
     return total
 
@@ -328,6 +344,8 @@ def test_learns_eight_scenes(name):
         loss = F.cross_entropy(prediction.logits, masks) + 0.4 * sum(
             F.cross_entropy(auxiliary, masks) for auxiliary in prediction.auxiliary
         )
+        if "points" in prediction.extras:
+            loss = loss + PointsLoss()(prediction.extras["points"], masks)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)

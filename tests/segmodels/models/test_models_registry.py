@@ -28,6 +28,29 @@ from segmodels.models.registry import create_model
             "unknown option of encoder 'resnet18' 'deep_stm': did you mean 'deep_stem'",
         ),
         (
+            "pspnet_r50_d8",
+            {"encoder": "resnet18", "encoder_options": {"output_stride": 16}},
+            "output_stride is among the options of encoder 'resnet18', expected it as an option of the model",
+        ),
+        (
+            "unet_resnet34",
+            {"frozen_stages": 2},
+            r"option 'frozen_stages' of model 'unet_resnet34' belongs to its encoder: give it as encoder_options"
+            r" \{frozen_stages: 2\}",
+        ),
+        ("unet", {"encoder_weights": "a.pth"}, "encoder_weights of model 'unet' is given without an encoder"),
+        (
+            "unet",
+            {"encoder": "resnet18", "widths": [4, 8]},
+            "but encoder 'resnet18' has its own: leave out widths, or take model unet_resnet34",
+        ),
+        ("unet_resnet34", {"decoder_widths": [8, 4]}, r"decoder_widths is \[8, 4\], expected at least 5"),
+        (
+            "unet_plus_plus",
+            {"encoder": "resnet18", "level": 2},
+            "unet_plus_plus on encoder 'resnet18' got .* which are of its own encoder: leave them out",
+        ),
+        (
             "deeplab_v3_resnet50",
             {"encoder": "resnet18", "output_stride": 4},
             "output_stride of ResNet is 4, expected 8 or 16 or 32",

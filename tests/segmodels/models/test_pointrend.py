@@ -117,18 +117,18 @@ def test_the_coarse_logits_enter_every_layer_of_the_point_head():
             layer.weight.copy_(original)
 
 
-def test_in_training_the_logits_are_the_coarse_ones_with_the_points_in_their_pixels():
+def test_in_training_the_logits_are_the_coarse_heads_at_every_pixel():
+    """So that the coarse head has its loss on all pixels; that of the points comes beside it."""
     model = small_model(points=100).train()
-    images = torch.randn(2, 3, 64, 64)
-    prediction = model(images)
-    points = prediction.extras["points"]
-    assert points.logits.shape == (2, 3, 100)
-    places = points.pixels(64, 64)
-    at_points = prediction.logits.flatten(2).gather(2, places[:, None].expand(-1, 3, -1))
-    alone = torch.stack([(row[:, None] == row).sum(dim=1) == 1 for row in places])  # no other point lies on the pixel
-    assert alone.sum() > 100
-    assert torch.equal(at_points.transpose(1, 2)[alone], points.logits.transpose(1, 2)[alone])
-    assert model.eval()(images).extras == {}
+    coarse: list[torch.Tensor] = []
+    model.conv_seg.register_forward_hook(lambda _module, _inputs, output: coarse.append(output))
+    prediction = model(torch.randn(2, 3, 64, 64))
+    expected = F.interpolate(coarse[0], (64, 64), mode="bilinear", align_corners=False)
+    assert torch.equal(prediction.logits, expected)
+    assert prediction.extras["points"].logits.shape == (2, 3, 100)
+    F.cross_entropy(prediction.logits, torch.randint(3, (2, 64, 64))).backward()
+    assert all(parameter.grad is None for parameter in model.point_head.parameters())
+    assert model.eval()(torch.randn(2, 3, 64, 64)).extras == {}
 
 
 def test_the_loss_of_points_trains_the_point_head_and_comes_with_the_model():

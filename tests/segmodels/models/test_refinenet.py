@@ -96,3 +96,12 @@ def test_the_decoder_has_512_channels_in_the_coarsest_block_256_elsewhere_and_no
     assert [block.reduce.in_channels for block in model.blocks] == [2048, 1024, 512, 256]
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in model.blocks.modules())
     assert model.classifier.kernel_size == (3, 3)
+
+
+def test_dropout_comes_before_the_classes_too():
+    torch.manual_seed(0)
+    model = create_model("refinenet_resnet101", 2, encoder="resnet18").train()
+    shapes = []
+    model.dropout.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:])))
+    model(torch.randn(2, 3, 64, 64))
+    assert shapes == [(512, 2, 2), (256, 4, 4), (256, 16, 16)]

@@ -148,6 +148,16 @@ def test_texture_is_read_from_the_encoders_map_at_stride_4(multitask):
     assert widths == [128, 128, 128, 128, 6]
 
 
+def test_the_objects_head_of_the_paper_has_a_3x3_convolution_as_those_of_parts_and_materials():
+    with torch.device("meta"):
+        heads = create_model("upernet_r50_multitask", 3)
+        semantic = create_model("upernet_r50", 3)
+    assert [tuple(p.shape) for p in heads.object_conv.parameters()] == [
+        tuple(p.shape) for p in heads.task_heads["part"][0].parameters()
+    ]
+    assert not list(semantic.object_conv.parameters())
+
+
 def test_without_tasks_there_are_no_heads_for_them():
     semantic, _ = on_meta("upernet_r50")
     multitask, _ = on_meta("upernet_r50_multitask", num_classes=150, tasks=None)

@@ -112,3 +112,9 @@ def test_both_outputs_train_the_encoder() -> None:
 def test_options_that_make_no_network_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         create_model("ynet", 2, **options)
+
+
+def test_batch_norms_have_the_momentum_and_epsilon_of_the_authors_code() -> None:
+    with torch.device("meta"):
+        norms = {(layer.momentum, layer.eps) for layer in YNet(8).modules() if isinstance(layer, nn.BatchNorm2d)}
+    assert norms == {(0.95, 1e-3)}
