@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class WindowAttention(nn.Module):
     """Attention inside windows, with a learned bias for each offset between two tokens (section 3.2): windows ``(B, n,
     w * w, C)``.
     """
+
+    relative_position_index: Tensor
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
@@ -202,7 +204,7 @@ class Swin(Encoder):
         x = self.patch_embed["proj"](functional.pad(images, (0, -width % 4, 0, -height % 4))).permute(0, 2, 3, 1)
         x = self.patch_embed["norm"](x)
         maps = []
-        for i, stage in enumerate(self.layers):
+        for i, stage in enumerate(self._layers()):
             for block in stage.blocks:
                 x = self.run(block, x)
             maps.append(self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2))
@@ -212,9 +214,13 @@ class Swin(Encoder):
 
     def stages(self) -> list[list[nn.Module]]:
         """The merging before a stage belongs to that stage, as the patches do to the first."""
-        starts = [self.patch_embed, *(stage.downsample for stage in self.layers[:-1])]
+        starts = [self.patch_embed, *(stage.downsample for stage in self._layers())]
         norms = [self.get_submodule(f"norm{i}") for i in range(4)]
-        return [[start, stage.blocks, norm] for start, stage, norm in zip(starts, self.layers, norms, strict=True)]
+        groups = zip(starts, self._layers(), norms, strict=False)
+        return [[start, stage.blocks, norm] for start, stage, norm in groups if start is not None]
+
+    def _layers(self) -> list[Stage]:
+        return cast("list[Stage]", list(self.layers))
 
     def translate(self, key: str) -> str:
         return renamed(key, TRANSFORMERS) if re.match(r"^(swin|embeddings|encoder|hidden_states_norms)\.", key) else key

@@ -105,7 +105,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(attend(*self.qkv(x).chunk(3, dim=2), self.heads))
+        query, key, value = self.qkv(x).chunk(3, dim=2)
+        return self.proj(attend(query, key, value, self.heads))
 
 
 class MLP(nn.Module):

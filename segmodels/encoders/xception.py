@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -100,8 +101,8 @@ class AlignedXception65(Encoder):
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
         maps = [self.stem(images)]
-        first, second, *_ = self.blocks
-        x = first(maps[0])
+        second = self._second_block()
+        x = self.blocks[0](maps[0])
         maps.append(second.stack[:4](x))
         x = second.stack[4:](maps[1]) + second.shortcut(x)
         maps.append(x)
@@ -110,9 +111,12 @@ class AlignedXception65(Encoder):
         return maps
 
     def stages(self) -> list[list[nn.Module]]:
-        first, second, *_ = self.blocks
-        entry = [[first, second.stack[:4]], [second.stack[4:], second.shortcut]]
+        second = self._second_block()
+        entry: list[list[nn.Module]] = [[self.blocks[0], second.stack[:4]], [second.stack[4:], second.shortcut]]
         return [[self.stem], *entry, [self.blocks[2:19]], [self.blocks[19:]]]
+
+    def _second_block(self) -> AlignedBlock:
+        return cast("AlignedBlock", self.blocks[1])
 
 
 def _stem_conv(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
