@@ -12,7 +12,7 @@ What a component passes beyond dvc.yaml's options:
 Kubeflow's cache looks at a task's image, command and parameters, and at the ids of its input artifacts. An artifact of
 a cached task keeps its id, one of a task that ran gets a new id. So ``changed``, which is never cached, finds the
 dataset's revision without a download; ingest takes it as a parameter and is cached; and what follows ingest is cached
-until it or its own parameters change. ``code_revision`` is there for the cache alone, for images that are named by a
+until it or its own parameters change. ``code_revision`` only changes the cache's key, for images that are named by a
 tag.
 """
 

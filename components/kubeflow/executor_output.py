@@ -62,7 +62,7 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
         folder: that holds the artifact.
 
     Raises:
-        InputError: a file of the artifact is missing or damaged, or ``executor_input`` is no such JSON.
+        InputError: a file of the artifact is missing or damaged, or ``executor_input`` is not such JSON.
     """
     task = _task(executor_input, TASK)
     wanted = task["outputs"]
@@ -84,7 +84,7 @@ def input_paths(executor_input: str, artifact: str) -> tuple[Path, ...]:
     artifact of a list only (getPlaceholders in backend/src/v2/component/launcher_v2.go).
 
     Raises:
-        InputError: ``executor_input`` is no such JSON, or has no such input.
+        InputError: ``executor_input`` is not such JSON, or lacks that input.
     """
     shape = {"inputs": {"artifacts": {artifact: {"artifacts": [{"uri": str}]}}}}
     artifacts = _task(executor_input, shape)["inputs"]["artifacts"][artifact]["artifacts"]

@@ -101,7 +101,7 @@ def _message(error: Any) -> str:
 
 
 def _state(status: str) -> dict[str, Any]:
-    """Kubeflow's final status; none of its fields if it is no JSON object."""
+    """Kubeflow's final status; empty if it is not a JSON object."""
     try:
         return parse_json(status, {})
     except ValueError as error:

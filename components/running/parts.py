@@ -1,4 +1,4 @@
-"""Parts of a dataset that several pods work on side by side, and how a later step finds them all."""
+"""How several pods share a dataset, and how a later step checks that it has the results of all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from segmodels.errors import InputError
 
 
 def share(count: int, part: int, parts: int) -> range:
-    """The positions, of ``count``, that belong to one part: every position to one, in order, their numbers alike.
+    """Positions from 0 to ``count - 1`` that belong to one part. Parts are consecutive ranges; their lengths differ by
+    at most one.
 
     Raises:
-        InputError: there is no such part.
+        InputError: ``part`` is not one of ``parts``.
     """
     if not 0 <= part < parts:
         raise InputError(f"--part is {part} with --parts {parts}, expected a part from 0 to {parts - 1}")
@@ -30,12 +31,14 @@ def in_order(folders: Sequence[Path], place: JsonFile) -> list[Path]:
         InputError: a part is missing, there twice, or of another dataset.
     """
     if not folders:
-        raise InputError("no folders of parts are given, expected those of all parts: name them")
+        raise InputError("no parts are given, expected the folders of all parts of the dataset: name them")
     places = {folder: place.read(folder) for folder in folders}
     ordered = sorted(folders, key=lambda folder: places[folder]["part"])
     parts, digest = (places[ordered[0]][key] for key in ("parts", "digest"))
     found = [(places[folder]["part"], places[folder]["parts"], places[folder]["digest"]) for folder in ordered]
     if found != [(part, parts, digest) for part in range(parts)]:
         shown = ", ".join(f"{number} of {of} of dataset {of_dataset}" for number, of, of_dataset in found)
-        raise InputError(f"the parts given are {shown}, expected each part of one dataset once: write the others too")
+        raise InputError(
+            f"the parts given are {shown}, expected each part of one dataset once: run the step for the others"
+        )
     return ordered

@@ -86,7 +86,7 @@ def validate_merge(params: ValidateParams, dataset: Path, validation: Path, fact
 
 
 def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validation: Path) -> None:
-    """Check the facts of all samples and write the output, or say what is wrong."""
+    """Check the facts of all samples and write the output. Raises InputError: critical checks failed."""
     # one chunk, so that the bytes of the file do not depend on how the facts were gathered
     facts = with_duplicates(gathered, params.near_duplicate_distance).combine_chunks()
     classes = class_counts(facts, opened)
@@ -111,7 +111,7 @@ def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validati
 
 
 def _sentence(critical: list[Finding], facts: pa.Table) -> str:
-    """What is wrong, where, and what to do. Of files that cannot be read, the first one's own story."""
+    """Names the problems, their samples and the next action; for unreadable files the first file's own error."""
     parts = []
     for finding in critical:
         check = finding.check

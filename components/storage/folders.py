@@ -73,7 +73,7 @@ def put_folder(folder: Path, url: str, check: Callable[[], None] = lambda: None)
     """Upload the files below ``folder`` that ``url`` does not hold at their size.
 
     Args:
-        check: called after each file; what it raises ends the upload when the files under way are there.
+        check: called after each file; an exception of it ends the upload once the files in transfer are stored.
 
     Raises:
         InputError: the store refuses or is not there.

@@ -100,3 +100,21 @@ def test_without_an_object_store_it_stays_where_it_is(
 def test_an_executor_input_of_another_form_is_one_sentence(text: str) -> None:
     with pytest.raises(InputError, match=r"^--executor-input cannot be understood \(.+\): give the JSON that Kubeflow"):
         executor_output.write_executor_output(text)
+
+
+def test_a_merging_step_finds_all_artifacts_of_a_list(capfd: pytest.CaptureFixture[str]) -> None:
+    """As Kubeflow's launcher writes its input (protojson of ExecutorInput), and where it downloads them to."""
+    root = "mlpipeline/v2/artifacts/segmentation-training/run-1"
+    artifacts = [
+        {"name": str(7 - part), "type": {"schemaTitle": "system.Dataset"}, "uri": f"{scheme}{root}/{part}/facts"}
+        for part, scheme in enumerate(("minio://", "s3://", "gs://"))
+    ]
+    task = {"inputs": {"artifacts": {"facts": {"artifacts": artifacts}}}, "outputs": {"outputFile": "/tmp/out"}}
+    paths = executor_output.input_paths(json.dumps(task), "facts")
+    assert [str(path) for path in paths] == [
+        f"/{name}/{root}/{part}/facts" for part, name in enumerate(("minio", "s3", "gcs"))
+    ]
+    assert main(["preprocess-merge", "--executor-input", json.dumps(task)]) == 2
+    assert "inputs.artifacts.packed is missing" in capfd.readouterr().err
+    assert main(["preprocess-merge"]) == 2
+    assert "no parts are given" in capfd.readouterr().err

@@ -115,7 +115,7 @@ def test_a_part_that_is_missing_or_of_another_dataset_is_named(
     with pytest.raises(InputError, match="--part is 3 with --parts 3, expected a part from 0 to 2"):
         validate_part(VALIDATE, dataset, 3, 3, tmp_path / "facts")
     for given, message in (
-        ((), "no folders of parts are given"),
+        ((), "no parts are given"),
         (facts[:2], r"the parts given are 1 of 3 .*, 2 of 3 of dataset .*, expected each part of one dataset once"),
         ((*facts[:2], facts[1]), "the parts given are 1 of 3 .*, 1 of 3"),
         ((*facts[:2], tmp_path), r"place\.json is not there: run the step validate-part first"),
