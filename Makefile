@@ -72,8 +72,8 @@ sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2
 	@python -m components doctor --repair
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
-run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params.NAME.yaml
-	@test -f "$(PARAMS)" || { echo "name a file of parameters: make run PARAMS=params.camvid.yaml"; exit 2; }
+run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params/NAME.yaml
+	@test -f "$(PARAMS)" || { echo "name a file of parameters: make run PARAMS=params/camvid.yaml"; exit 2; }
 	@mkdir -p "$(CONFIGURATION)"
 	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name "$(CONFIGURATION)/$$name"; done
 	@ln -sfn "$(abspath $(PARAMS))" "$(CONFIGURATION)/params.yaml"
@@ -82,7 +82,7 @@ run: $(VENV)/.installed  ## the six steps with another file of parameters, in co
 	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || python -m components report; }
 
 camvid:  ## train on CamVid, in configurations/camvid
-	$(MAKE) run PARAMS=params.camvid.yaml
+	$(MAKE) run PARAMS=params/camvid.yaml
 
 image: $(VENV)/.installed  ## build the image of the steps and its SBOM: VARIANT=cpu|gpu TORCH_INDEX=index of CPU wheels BASE_IMAGE=name@digest; wheelhouse/ is looked into first
 	@mkdir -p build
