@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -108,13 +109,13 @@ def resume(setting: Setting, known: set[str]) -> Rows:
     """Whether a training that is stopped and resumed in another process ends with the same weights, bit for bit, with
     ``deterministic``.
     """
-    for name in (MODEL, "unet"):
-        if name not in known:
-            with TemporaryDirectory() as folder:
-                whole = in_process(train_to_end, setting, name, Path(folder, "whole"), None)
-                half = in_process(train_to_end, setting, name, Path(folder, "halves"), 3)
-                resumed = in_process(train_to_end, setting, name, Path(folder, "halves"), None)
-            yield name, {"stopped": half == "stopped", "equal": whole == resumed, "digest": whole}
+    names = [name for name in (MODEL, "unet") if name not in known]
+    with TemporaryDirectory() as folder:
+        first = [(name, Path(folder, kind, name), end) for name in names for kind, end in (("a", None), ("b", 3))]
+        ends = in_process(trained_to_end, setting, first)
+        resumed = in_process(trained_to_end, setting, [(name, Path(folder, "b", name), None) for name in names])
+    for name, whole, half, rest in zip(names, ends[::2], ends[1::2], resumed, strict=True):
+        yield name, {"stopped": half == "stopped", "equal": whole == rest, "digest": whole}
 
 
 def workers(setting: Setting, known: set[str]) -> Rows:
@@ -198,6 +199,11 @@ def create_fit(
     )  # fmt: skip
 
 
+def trained_to_end(setting: Setting, trainings: list[tuple[str, Path, int | None]]) -> list[str]:
+    """``train_to_end`` of each."""
+    return [train_to_end(setting, *training) for training in trainings]
+
+
 def train_to_end(setting: Setting, name: str, folder: Path, stop_after: int | None) -> str:
     """Digest of the weights after two epochs, or "stopped"."""
     steps = 0
@@ -208,7 +214,7 @@ def train_to_end(setting: Setting, name: str, folder: Path, stop_after: int | No
         return steps == stop_after
 
     settings = setting.training(name, epochs=2, validate_every=1, deterministic=True)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         weights = create_fit(setting, settings, folder, stop).run()
     except Stopped:
@@ -219,10 +225,10 @@ def train_to_end(setting: Setting, name: str, folder: Path, stop_after: int | No
     return digest.hexdigest()[:16]
 
 
-def in_process(function: Callable[..., str], *arguments: Any) -> str:
+def in_process(function: Callable[..., list[str]], *arguments: Any) -> list[str]:
     """The result of a function that runs in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 if __name__ == "__main__":

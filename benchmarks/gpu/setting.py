@@ -53,7 +53,12 @@ class Setting:
     def training(self, name: str, **changes: Any) -> TrainSettings:
         """A training that validates at its end alone."""
         settings = TrainSettings(
-            **self.model(name), epochs=1000, validate_every=1000, batch_size=self.batch, schedule="constant"
+            **self.model(name),
+            epochs=1000,
+            validate_every=1000,
+            batch_size=self.batch,
+            schedule="constant",
+            workers=1 if self.rehearse else "auto",
         )
         return replace(settings, **changes)
 

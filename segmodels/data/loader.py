@@ -24,7 +24,7 @@ from segmodels.data.augment import Augment, Outside
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.data.read_ahead import reading_ahead
 from segmodels.data.shards import ShardReader
-from segmodels.data.worker_batches import worker_batches
+from segmodels.data.worker_batches import prepare_workers, worker_batches
 from segmodels.errors import InputError
 
 T = TypeVar("T")
@@ -87,8 +87,10 @@ def training_loader(
             " start fewer processes"
         )
     reader.check_window()
-    order = _Order(reader, batch_size, seed, rank, world_size)
-    return TrainingLoader(_AugmentedBatches(reader, augment, task, seed), order, workers, pin)
+    samples = _AugmentedBatches(reader, augment, task, seed)
+    if workers:
+        prepare_workers(samples.make)
+    return TrainingLoader(samples, _Order(reader, batch_size, seed, rank, world_size), workers, pin)
 
 
 class TrainingLoader:

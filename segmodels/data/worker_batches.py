@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.reduction import DupFd
@@ -59,8 +60,8 @@ def worker_batches(
         InputError: the processes cannot start.
         TransientError: a process was killed, or made no batch in ``SECONDS``.
     """
+    prepare_workers(make)
     context = multiprocessing.get_context("forkserver")  # a fork of this process would inherit its threads' locks
-    context.set_forkserver_preload([__name__, make.__module__])  # imported once, not once in every worker
     pool = [_Worker(context, make) for _ in range(workers)]
     ordered: deque[_Worker] = deque()
     try:
@@ -75,6 +76,12 @@ def worker_batches(
     finally:
         for worker in pool:
             worker.end()
+
+
+def prepare_workers(make: Callable[[Any], Batch]) -> None:
+    """Let a process import, once for all workers and while this one does other work, what they need."""
+    forkserver.set_forkserver_preload([__name__, make.__module__])
+    forkserver.ensure_running()
 
 
 class _Worker:

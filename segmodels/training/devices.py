@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,10 +46,12 @@ class Devices:
     @property
     def loader_processes(self) -> int:
         """For a GPU, which a loader's thread in the training process would slow down: 4 for each process of the
-        training, which keeps a core for itself. On the CPU 0.
+        training, which keeps a core for itself. On the CPU, and in a process that may not start others, 0.
         """
+        if not self.gpu or multiprocessing.current_process().daemon:
+            return 0
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(MOST_LOADERS, max(0, cores // self.local_processes - 1)) if self.gpu else 0
+        return min(MOST_LOADERS, max(0, cores // self.local_processes - 1))
 
     def launch(self, *, reaches_all_parameters: bool) -> Fabric:
         """Join the other processes.
