@@ -47,6 +47,10 @@ class Loss(nn.Module, ABC):
         output = self.read(layer)
         return None if output is None else self(output, targets.classes)
 
+    def terms(self, layers: Sequence[Any], targets: Any, images: Images | None = None) -> list[Tensor | None]:
+        """``term`` of each layer of one output; a loss that shares work between layers overrides both."""
+        return [self.term(layer, targets, images) for layer in layers]
+
     def read(self, layer: Any) -> Any:
         """The part ``reads`` of a layer of a model's output; None if it has no such part."""
         if self.reads == "logits":

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import resize
 from segmodels.losses.base import Images, Loss
+from segmodels.losses.matching import Pairs, Truth, cheapest
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
-from segmodels.tasks.targets import Segments, without_crowds
+from segmodels.tasks.targets import Segments
 
 
 @register_loss(
@@ -62,13 +61,14 @@ class MaskClassificationLoss(Loss):
         self.gamma = gamma
         self.ignore_index = ignore_index
 
-    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
+    def terms(self, layers: Sequence[Any], targets: Any, images: Images | None = None) -> list[Tensor | None]:
         """Compare with the targets' segments, or with their classes if they have none."""
-        queries = self.read(layer)
-        return None if queries is None else self(queries, getattr(targets, "segments", targets.classes))
+        queries = [layer for layer in layers if isinstance(layer, QueryOutput)]
+        values = iter(self.of_layers(queries, getattr(targets, "segments", targets.classes)) if queries else [])
+        return [next(values) if isinstance(layer, QueryOutput) else None for layer in layers]
 
-    def read(self, layer: Any) -> QueryOutput | None:
-        return layer if isinstance(layer, QueryOutput) else None
+    def term(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor | None:
+        return self.terms([layer], targets, images)[0]
 
     def forward(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> Tensor:
         """Scalar.
@@ -76,119 +76,95 @@ class MaskClassificationLoss(Loss):
         Args:
             queries: class logits ``(B, Q, C + 1)``, the last "no object", and mask logits ``(B, Q, h, w)``.
             target: train ids ``(B, H, W)``, each class of an image a segment, or the segments of each image.
-        """
-        terms = self.parts(queries, target)
-        return (
-            self.class_weight * terms["class"] + self.focal_weight * terms["focal"] + self.dice_weight * terms["dice"]
-        )
 
-    def parts(self, queries: QueryOutput, target: Tensor | Sequence[Segments]) -> dict[str, Tensor]:
-        """Unweighted ``class``, ``focal`` and ``dice``."""
-        segments = (
-            semantic_segments(target, self.ignore_index)
-            if isinstance(target, Tensor)
-            else [without_crowds(of_image) for of_image in target]
-        )
-        classes = queries.class_logits.shape[2] - 1
-        wrong: list[int] = []
-        if not queries.class_logits.is_cuda:  # a GPU would have to be waited for
-            wrong = sorted({label for of_image in segments for label in of_image.labels.tolist()} - set(range(classes)))
-        if wrong or len(segments) != len(queries.class_logits):
-            raise InputError(
-                f"target has {len(segments)} images with labels {wrong} out of range, expected"
-                f" {len(queries.class_logits)} images with labels 0..{classes - 1}"
+        Raises:
+            InputError: not as many targets as images, or (on the CPU, where it costs no synchronisation) labels outside
+                0..C-1.
+        """
+        return self.of_layers([queries], target)[0]
+
+    def of_layers(self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments]) -> list[Tensor]:
+        """As ``forward`` for each layer of a decoder, with one wait for the device in all."""
+        return [
+            self.class_weight * parts["class"] + self.focal_weight * parts["focal"] + self.dice_weight * parts["dice"]
+            for parts in self.parts(layers, target)
+        ]
+
+    def parts(self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments]) -> list[dict[str, Tensor]]:
+        """Unweighted ``class``, ``focal`` and ``dice`` of each layer."""
+        self._check(layers[0].class_logits, target)
+        with torch.autocast(layers[0].mask_logits.device.type, enabled=False):
+            logits = [(_full_precision(layer.class_logits), _full_precision(layer.mask_logits)) for layer in layers]
+            truth = (
+                Truth.of_classes(target, logits[0][0].shape[2] - 1, self.ignore_index)
+                if isinstance(target, Tensor)
+                else Truth.of_segments(target)
             )
-        with torch.autocast(queries.mask_logits.device.type, enabled=False):
-            classes_of, masks_of = (_full_precision(logits) for logits in (queries.class_logits, queries.mask_logits))
-            costs = [self._costs(*each) for each in zip(classes_of, masks_of, segments, strict=True)]
-            pairs = _cheapest(costs)
-            return {"class": self._class_loss(classes_of, segments, pairs)} | self._mask_losses(
-                masks_of, segments, pairs
+            costs = [self._costs(class_logits, mask_logits, truth) for class_logits, mask_logits in logits]
+            return [
+                {"class": self._class_loss(class_logits, truth, pairs)} | self._mask_losses(mask_logits, truth, pairs)
+                for (class_logits, mask_logits), pairs in zip(logits, cheapest(costs, truth.present), strict=True)
+            ]
+
+    def _check(self, class_logits: Tensor, target: Tensor | Sequence[Segments]) -> None:
+        images, _, classes = class_logits.shape
+        wrong: list[int] = []
+        if class_logits.device.type == "cpu":  # a GPU would have to be waited for
+            labels = [target[target != self.ignore_index]] if isinstance(target, Tensor) else [s.labels for s in target]
+            wrong = sorted({label for own in labels for label in own.unique().tolist()} - set(range(classes - 1)))
+        if wrong or len(target) != images:
+            raise InputError(
+                f"target has {len(target)} images with labels {wrong} out of range, expected {images} images with"
+                f" labels 0..{classes - 2}"
             )
 
     @torch.no_grad()
-    def _costs(self, class_logits: Tensor, mask_logits: Tensor, segments: Segments) -> Tensor:
-        """Cost ``(Q, K)`` of matching each query with each segment, at the resolution of the mask logits."""
-        size = mask_logits.shape[1:]
-        valid = _nearest(segments.valid[None], size).flatten(1).to(mask_logits)
-        masks = _nearest(segments.masks, size).flatten(1).to(mask_logits) * valid
-        scores = mask_logits.flatten(1)
-        focal = self._focal(scores) * self.alpha @ masks.T + self._focal(-scores) * (1 - self.alpha) @ (valid - masks).T
+    def _costs(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth) -> Tensor:
+        """Cost ``(B, Q, K)`` of matching each query with each place, at the resolution of the mask logits."""
+        masks, valid = truth.at(mask_logits.shape[2:], mask_logits.dtype)
+        scores = mask_logits.flatten(2)
+        focal = (
+            self._focal(scores) * self.alpha @ masks.mT + self._focal(-scores) * (1 - self.alpha) @ (valid - masks).mT
+        )
         probabilities = scores.sigmoid() * valid
-        dice = 1 - (2 * probabilities @ masks.T + 1) / (probabilities.sum(dim=1)[:, None] + masks.sum(dim=1) + 1)
+        covered = probabilities.sum(dim=2)[..., None] + masks.sum(dim=2)[:, None]
+        dice = 1 - (2 * probabilities @ masks.mT + 1) / (covered + 1)
+        of_class = class_logits.softmax(dim=2).gather(2, truth.labels[:, None].expand(-1, scores.shape[1], -1))
         cost = (
-            -self.class_weight * class_logits.softmax(dim=1)[:, segments.labels]
-            + self.focal_weight * focal / valid.sum().clamp(min=1)
+            -self.class_weight * of_class
+            + self.focal_weight * focal / valid.sum(dim=2)[..., None].clamp(min=1)
             + self.dice_weight * dice
         )
         # a query that is not finite is matched last instead of stopping the training here
         return cost.nan_to_num(nan=1e30, posinf=1e30, neginf=1e30)
 
-    def _class_loss(
-        self, class_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> Tensor:
+    def _class_loss(self, class_logits: Tensor, truth: Truth, pairs: Pairs) -> Tensor:
         none = class_logits.shape[2] - 1
         labels = torch.full(class_logits.shape[:2], none, device=class_logits.device)
-        for of_image, (matched, order), names in zip(segments, pairs, labels, strict=True):
-            names[matched] = of_image.labels[order]
+        labels[pairs.image, pairs.prediction] = truth.labels[pairs.image, pairs.place]
         weights = class_logits.new_ones(none + 1)
         weights[none] = self.no_object
-        counted = torch.stack([of_image.valid.any() for of_image in segments])[:, None] * weights[labels]
+        counted = truth.valid.flatten(1).any(dim=1)[:, None] * weights[labels]
         values = counted * F.cross_entropy(class_logits.transpose(1, 2), labels, reduction="none")
         return values.sum() / torch.where(counted.sum() > 0, counted.sum(), 1)
 
-    def _mask_losses(
-        self, mask_logits: Tensor, segments: Sequence[Segments], pairs: Sequence[tuple[Tensor, Tensor]]
-    ) -> dict[str, Tensor]:
-        matched = torch.cat([logits[rows] for logits, (rows, _) in zip(mask_logits, pairs, strict=True)])
-        valid = (
-            torch.cat(
-                [of_image.valid.expand(len(rows), -1, -1) for of_image, (rows, _) in zip(segments, pairs, strict=True)]
-            )
-            .flatten(1)
-            .to(matched)
-        )
-        masks = (
-            torch.cat([of_image.masks[columns] for of_image, (_, columns) in zip(segments, pairs, strict=True)])
-            .flatten(1)
-            .to(matched)
-            * valid
-        )
+    def _mask_losses(self, mask_logits: Tensor, truth: Truth, pairs: Pairs) -> dict[str, Tensor]:
+        matched = mask_logits[pairs.image, pairs.prediction]
         if not len(matched):
             return dict.fromkeys(("focal", "dice"), mask_logits.sum() * 0)
-        scores = resize(matched[:, None], segments[0].masks.shape[1:]).flatten(1)
-        count = max(1, sum(len(of_image.labels) for of_image in segments))
+        places = enumerate(pairs.place.split(pairs.counts))
+        valid = truth.valid[pairs.image].flatten(1).to(matched)
+        masks = torch.cat([truth.masks_of(image, own) for image, own in places]).flatten(1).to(matched) * valid
+        scores = resize(matched[:, None], truth.valid.shape[1:]).flatten(1)
         focal = masks * self.alpha * self._focal(scores) + (valid - masks) * (1 - self.alpha) * self._focal(-scores)
         probabilities = scores.sigmoid() * valid
         dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)
-        return {"focal": (focal.sum(dim=1) / valid.sum(dim=1).clamp(min=1)).sum() / count, "dice": dice.sum() / count}
+        means = {"focal": focal.sum(dim=1) / valid.sum(dim=1).clamp(min=1), "dice": dice}
+        return {name: values.sum() / pairs.segments for name, values in means.items()}
 
     def _focal(self, scores: Tensor) -> Tensor:
         """Focal loss of scores that ought to be positive."""
         return torch.sigmoid(-scores) ** self.gamma * -F.logsigmoid(scores)
-
-
-def semantic_segments(target: Tensor, ignore_index: int = 255) -> list[Segments]:
-    """Each class of an image as one segment: train ids ``(B, H, W)``."""
-    segments = []
-    for names in target:
-        valid = names != ignore_index
-        labels = names[valid].unique().long()
-        segments.append(Segments(labels, names == labels[:, None, None], valid))
-    return segments
-
-
-def _cheapest(costs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Rows and columns of the cheapest assignment for each matrix of costs, in one transfer to the CPU and one back."""
-    on_cpu = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
-    found = [linear_sum_assignment(flat.view(cost.shape).numpy()) for flat, cost in zip(on_cpu, costs, strict=True)]
-    ends = torch.from_numpy(np.concatenate([places for pair in found for places in pair])).to(costs[0].device)
-    rows_and_columns = ends.split([len(places) for pair in found for places in pair])
-    return list(zip(rows_and_columns[::2], rows_and_columns[1::2], strict=True))
-
-
-def _nearest(masks: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(masks[:, None].float(), size=size, mode="nearest")[:, 0]
 
 
 def _full_precision(logits: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -83,17 +83,24 @@ class WeightedSum(nn.Module):
             images: of the batch, for losses that compare a prediction with them.
             soft_labels: ``(B, C, *spatial)``, in place of the targets for the losses that accept them.
         """
-        layer = PixelOutput(layer) if isinstance(layer, Tensor) else layer
+        return self.terms_of_layers([layer], targets, images, soft_labels)[0]
+
+    def terms_of_layers(
+        self, layers: Sequence[Any], targets: Any, images: Images | None = None, soft_labels: Tensor | None = None
+    ) -> list[dict[str, Tensor]]:
+        """``terms`` of each layer of one output."""
+        layers = [PixelOutput(layer) if isinstance(layer, Tensor) else layer for layer in layers]
         targets = SemanticTargets(targets) if isinstance(targets, Tensor) else targets
-        values = {}
+        found: list[dict[str, Tensor]] = [{} for _ in layers]
         for name, loss in self.losses.items():
             if soft_labels is not None and loss.accepts_soft_labels:
-                value = loss.soft_term(layer, soft_labels)
+                values = [loss.soft_term(layer, soft_labels) for layer in layers]
             else:
-                value = loss.term(layer, targets, images)
-            if value is not None:
-                values[name] = value
-        return values
+                values = loss.terms(layers, targets, images)
+            for of_layer, value in zip(found, values, strict=True):
+                if value is not None:
+                    of_layer[name] = value
+        return found
 
     def forward(self, layer: Any, targets: Any, images: Images | None = None) -> Tensor:
         """Σ weight · term, scalar, float32 at least; arguments as of ``terms``.

@@ -142,16 +142,18 @@ class SupervisedLearner(Learner):
         images = Images(batch.images, self.normalised(batch.images))
         output = self.model(images.normalised, guide=batch.targets if self.training else None)
         (_, whole), *auxiliary = output.layers(self.auxiliary_weights)
-        terms = self.criterion.terms(whole, batch.targets, images, turn.soft_labels)
+        decay = 1 - turn.share_done if self.auxiliary_decay else 1.0
+        weighted = [(decay * weight, layer) for weight, layer in auxiliary if decay * weight]
+        terms, *further = self.criterion.terms_of_layers(
+            [whole, *(layer for _, layer in weighted)], batch.targets, images, turn.soft_labels
+        )
         if not terms:
             if self.training:
                 raise self.criterion.nothing_read(whole)
             return Losses(None, {}, output)
         loss = self.criterion.total(terms)
-        decay = 1 - turn.share_done if self.auxiliary_decay else 1.0
-        for own_weight, layer in auxiliary:
-            weight = decay * own_weight
-            if weight and (further := self.criterion.terms(layer, batch.targets, images, turn.soft_labels)):
-                loss = loss + weight * self.criterion.total(further)
+        for (weight, _), of_layer in zip(weighted, further, strict=True):
+            if of_layer:
+                loss = loss + weight * self.criterion.total(of_layer)
         curves = self.criterion.curves(whole, batch.targets, terms)
         return Losses(loss, curves, None if self.training else output)

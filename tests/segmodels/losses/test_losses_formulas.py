@@ -271,11 +271,11 @@ def test_queries_without_a_segment_pay_for_their_class_and_not_for_their_mask() 
     class_logits, mask_logits = torch.zeros(1, 2, 4), torch.zeros(1, 2, 4, 4)
     class_logits[0, 0, 1], mask_logits[0, 0] = 5.0, 9.0  # the first query matches the only segment
     loss, target = MaskClassificationLoss(), torch.ones(1, 4, 4, dtype=torch.int64)
-    terms = loss.parts(QueryOutput(class_logits, mask_logits), target)
+    (terms,) = loss.parts([QueryOutput(class_logits, mask_logits)], target)
     log_s = class_logits[0].log_softmax(1)
     torch.testing.assert_close(terms["class"], -(log_s[0, 1] + 0.1 * log_s[1, 3]) / 1.1)
     mask_logits[0, 1] = 4.0
-    other = loss.parts(QueryOutput(class_logits, mask_logits), target)
+    (other,) = loss.parts([QueryOutput(class_logits, mask_logits)], target)
     assert other["focal"] == terms["focal"]
     assert other["dice"] == terms["dice"]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from loss_cases import regions
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
-from segmodels.losses.mask_classification import MaskClassificationLoss, semantic_segments
+from segmodels.losses.mask_classification import MaskClassificationLoss
 from segmodels.outputs import PixelOutput, QueryOutput
-from segmodels.tasks.targets import Segments, SegmentTargets
+from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds
 
 CLASSES, QUERIES = 5, 9
 
@@ -27,6 +31,16 @@ def prediction(seed: int, images: int = 2, layers: int = 2, size: tuple[int, int
     return QueryOutput(*one(), auxiliary=tuple(QueryOutput(*one()) for _ in range(layers)))
 
 
+def semantic_segments(target: Tensor) -> list[Segments]:
+    """Each class that an image ``(H, W)`` of the batch has as one segment."""
+    segments = []
+    for names in target:
+        valid = names != 255
+        labels = names[valid].unique().long()
+        segments.append(Segments(labels, names == labels[:, None, None], valid))
+    return segments
+
+
 def gradients(value: Tensor, queries: QueryOutput) -> list[Tensor]:
     return list(torch.autograd.grad(value, [tensor for layer in (queries, *queries.auxiliary) for tensor in layer[:2]]))
 
@@ -34,8 +48,8 @@ def gradients(value: Tensor, queries: QueryOutput) -> list[Tensor]:
 def over_layers(queries: QueryOutput, target: Tensor | list[Segments]) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its parts, each the sum over the decoder's layers."""
     loss, layers = MaskClassificationLoss(), [layer for _, layer in queries.layers((1.0,))]
-    parts = [loss.parts(layer, target) for layer in layers]
-    total = torch.stack([loss(layer, target) for layer in layers]).sum()
+    parts = loss.parts(layers, target)
+    total = torch.stack(loss.of_layers(layers, target)).sum()
     return total, {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
 
@@ -91,7 +105,7 @@ def test_an_image_without_segments_asks_for_no_objects() -> None:
     torch.testing.assert_close(
         over_layers(queries, segments)[0], transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
     )
-    nothing = MaskClassificationLoss().parts(queries, [empty, empty])
+    (nothing,) = MaskClassificationLoss().parts([queries], [empty, empty])
     assert nothing["focal"] == 0
     assert nothing["dice"] == 0
     assert nothing["class"] > 0
@@ -200,19 +214,60 @@ def test_labels_out_of_range_are_named() -> None:
         MaskClassificationLoss()(prediction(0), torch.zeros(3, 12, 16, dtype=torch.int64))
 
 
-def test_all_images_of_a_batch_are_matched_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
-    transfers: list[torch.Size] = []
-    cpu = torch.Tensor.cpu
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (transfers.append(tensor.shape), cpu(tensor))[1])
-    torch.manual_seed(0)
-    target = regions(3, CLASSES, (3, 12, 16))
-    queries = QueryOutput(torch.randn(3, 7, CLASSES + 1), torch.randn(3, 7, 6, 8))
+def test_crowds_are_matched_with_nothing_and_their_pixels_are_ignored() -> None:
+    queries = prediction(14)
+    masks = torch.zeros(3, 12, 16, dtype=torch.bool)
+    masks[0, :6], masks[1, 4:8], masks[2, 8:] = True, True, True
+    valid = torch.ones(12, 16, dtype=torch.bool)
+    valid[:, 0] = False
+    crowd = Segments(torch.tensor([1, 2, 3]), masks, valid, crowd=torch.tensor([False, True, False]))
+    without = Segments(torch.tensor([1, 3]), masks[[0, 2]], valid & ~(masks[1] & ~masks[0]))
+    plain = Segments(torch.tensor([4]), masks[:1], valid)
+    for given in (without, without_crowds(crowd)):
+        for of_crowd, of_given in zip(
+            *(
+                MaskClassificationLoss().of_layers([queries, *queries.auxiliary], [one, plain])
+                for one in (crowd, given)
+            ),
+            strict=True,
+        ):
+            torch.testing.assert_close(of_crowd, of_given, rtol=1e-6, atol=0)
+
+
+class Waits(TorchDispatchMode):
+    """Names of the operations that ask a tensor's values: each would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            isinstance(one, Tensor) and one.dtype in (torch.bool, torch.uint8) for one in tree_leaves(args[1:2])
+        )
+        if by_mask or name in {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "item", "equal"}:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_all_layers_and_images_of_a_step_are_matched_in_one_transfer(
+    objects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfers: list[int] = []
+    cpu = Tensor.cpu
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: (transfers.append(tensor.numel()), cpu(tensor))[1])
+    monkeypatch.setattr(MaskClassificationLoss, "_check", lambda *_: None)  # of the CPU alone
+    queries, target = prediction(15, images=3, layers=6), regions(3, CLASSES, (3, 12, 16))
+    segments = [own._replace(crowd=torch.zeros(len(own.labels), dtype=torch.bool)) for own in semantic_segments(target)]
     loss = create_loss({"mask_classification": 1.0})
-    whole = loss.losses["mask_classification"].parts(queries, target)
-    assert len(transfers) == 1
-    one = [
-        MaskClassificationLoss()._costs(*each)
-        for each in zip(queries.class_logits, queries.mask_logits, semantic_segments(target), strict=True)
-    ]
-    assert transfers[0].numel() == sum(cost.numel() for cost in one)
-    assert whole["class"].isfinite()
+    layers = [layer for _, layer in queries.layers((1.0,))]
+    with Waits() as waits:
+        terms = loss.terms_of_layers(layers, SegmentTargets(segments, target) if objects else target)
+        torch.stack([term["mask_classification"] for term in terms]).sum().backward()
+    assert waits.seen == []
+    places = max(len(own.labels) for own in segments) if objects else CLASSES
+    assert transfers == [7 * 3 * QUERIES * places + 3 * places]
+    for term, layer in zip(terms, layers, strict=True):
+        torch.testing.assert_close(term["mask_classification"], loss(layer, target), rtol=1e-6, atol=0)
