@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from slow_store import slow_store
 from small_dataset import write, write_small_dataset
 
 from components.params.schema import IngestParams, PreprocessParams, ValidateParams
@@ -15,6 +17,8 @@ from components.steps import preprocess as packing
 from components.steps.ingest import ingest
 from components.steps.preprocess import preprocess, preprocess_merge, preprocess_part
 from components.steps.validate import validate, validate_merge, validate_part
+from components.storage import folders
+from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 
 PARTS = 3
@@ -99,6 +103,33 @@ def test_shards_and_statistics_are_those_of_one_pod(
     shards = [len(list(folder.glob("*.arrow"))) for folder in folders]
     assert sum(shards) == len(list((tmp_path / "whole").glob("*.arrow"))) > 3
     assert max(shards) - min(shards) <= 1
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_shards_in_an_object_store_stay_there(
+    dataset: Path, validation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put_folder(folder: Path, url: str) -> None:
+        shutil.copytree(folder, tmp_path / "store" / url.removeprefix("s3://"))
+
+    monkeypatch.setattr(folders, "put_folder", put_folder)
+    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
+    params = PreprocessParams(workers=1, shard_megabytes=1)
+    preprocess(params, dataset, validation, tmp_path / "whole")
+    packed = tuple(tmp_path / f"part-{part}" for part in range(2))
+    for part, folder in enumerate(packed):
+        preprocess_part(replace(params, store="s3://bucket/shards"), dataset, validation, part, 2, folder)
+    preprocess_merge(tmp_path / "merged", packed)
+    assert set(content(packed[0])) == {"part.json", "place.json"}
+    assert set(content(tmp_path / "merged")) == {"statistics.json"}
+    with slow_store(tmp_path / "store") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        for split in ("train", "val", "test"):
+            reader, local = ShardReader(tmp_path / "merged", split), ShardReader(tmp_path / "whole", split)
+            assert not reader.is_local
+            for index in range(len(local)):
+                np.testing.assert_array_equal(reader.image(index), local.image(index))
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 100])
