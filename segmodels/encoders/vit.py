@@ -77,7 +77,7 @@ class PatchEmbed(nn.Module):
         if self.cls_token is None:
             return x + self.positions(size), size
         first = self.cls_token + self.pos_embed[:, :1]
-        return torch.cat([first.expand(len(x), -1, -1), x + self.positions(size)], dim=1), size
+        return torch.cat([first.expand(x.shape[0], -1, -1), x + self.positions(size)], dim=1), size
 
     def positions(self, size: tuple[int, int]) -> Tensor:
         """``(1, h * w, C)``, without the class token's."""
@@ -201,7 +201,11 @@ class ViT(Encoder):
             x = self.run(block, x)
             if i in self.out_blocks:
                 tokens = self.norm(x) if self.norm is not None and i == len(self.blocks) else x
-                maps.append(tokens[:, extra:].transpose(1, 2).unflatten(2, size))
+                if (
+                    extra
+                ):  # a copy: whether the rest is contiguous depends on the batch, which would tie an exported graph
+                    tokens = tokens[:, extra:].clone(memory_format=torch.contiguous_format)
+                maps.append(tokens.transpose(1, 2).unflatten(2, size))
         return maps
 
     def stages(self) -> list[list[nn.Module]]:

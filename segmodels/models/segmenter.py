@@ -56,7 +56,7 @@ class MaskTransformer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         classes = self.cls_emb.shape[1]
         x = self.proj_dec(features.flatten(2).transpose(1, 2))
-        x = torch.cat([x, self.cls_emb.expand(len(x), -1, -1)], dim=1)
+        x = torch.cat([x, self.cls_emb.expand(x.shape[0], -1, -1)], dim=1)
         for block in self.blocks:
             x = block(x)
         x = self.decoder_norm(x)
