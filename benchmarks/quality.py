@@ -75,7 +75,7 @@ def ours(params: dict, folder: Path) -> tuple[float, float]:
         command = [sys.executable, "-m", "components", step, *places]
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=sys.stderr)
     metrics = json.loads((folder / "data/evaluation/metrics.json").read_text())
-    return metrics["mean_iou"], metrics["fw_iou"]
+    return metrics["mean_iou"], metrics["frequency_weighted_iou"]
 
 
 def measured(camvid: Path, predictions: Path) -> tuple[float, float]:
