@@ -39,7 +39,7 @@ STEPS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", type=Path, required=True, help="of the environment with the peer")
-    parser.add_argument("--params", type=Path, default=ROOT / "params.camvid.yaml", help="ours (params.camvid.yaml)")
+    parser.add_argument("--params", type=Path, default=ROOT / "params/camvid.yaml", help="ours (params/camvid.yaml)")
     parser.add_argument("--minutes", type=float, default=10, help="of each training (10)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (3)")
     arguments = parser.parse_args()
