@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import correctness, counters, loop, prediction, steps
+from benchmarks.gpu import correctness, counters, loop, precision, prediction, steps
 from benchmarks.gpu.setting import Setting
 from benchmarks.report import markdown_table
 
@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[Part, int]] = {  # in the order of what is asked first; s
     "steps": (steps.beside_torchvision, 120),
     "resume": (loop.resume, 120),
     "correctness": (correctness.correctness, 240),
+    "precision": (precision.precision, 90),
     "compile": (steps.compiled, 180),
     "prediction": (prediction.prediction, 90),
     "workers": (loop.workers, 120),

@@ -93,7 +93,7 @@ def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
     images, segments = len(present), sum(map(len, places))
     counts = [lengths[start : start + images] for start in range(0, len(lengths), images)]
     of_layers = everything.split([sum(own) for own in counts], dim=1)
-    return [Pairs(*ends, own, segments) for ends, own in zip(of_layers, counts, strict=True)]
+    return [Pairs(ends[0], ends[1], ends[2], own, segments) for ends, own in zip(of_layers, counts, strict=True)]
 
 
 def _to_device(numbers: Tensor, device: torch.device) -> Tensor:

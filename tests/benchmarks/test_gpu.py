@@ -26,3 +26,4 @@ def test_a_rehearsal_measures_the_loop_and_checks_that_the_models_are_right() ->
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "## loop" in ended.stdout
     assert "| vnet | 0 | 0 |" in ended.stdout
+    assert ended.stdout.count("| yes |") == 2
