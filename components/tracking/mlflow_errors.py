@@ -110,6 +110,11 @@ def _of_database(text: str, place: str) -> Exception | None:
         return TransientError(f"MLflow's database {place} is locked by another process")
     if "disk is full" in text or "No space left" in text:
         return InputError(f"the disk is full ({place}): free some space and run the step again")
+    if "disk I/O error" in text:
+        return InputError(
+            f"MLflow's database {place} cannot be read or written ({why}): check the disk and the limit of file sizes"
+            " (ulimit -f)"
+        )
     if "readonly database" in text or "unable to open database file" in text:
         return InputError(f"MLflow's database {place} cannot be opened or written ({why}): check its permissions")
     if any(words in text for words in DAMAGED) and ("sqlite3." in text or text.startswith(DAMAGED)):

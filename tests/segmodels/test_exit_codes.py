@@ -74,6 +74,7 @@ def behind(cause: Exception) -> Exception:
         (LibraryError("(sqlite3.OperationalError) database or disk is full"), "the disk is full: free some space"),
         (LibraryError("IoError(Os { code: 28, message: No space left on device })"), "the disk is full"),
         (LibraryError("attempt to write a readonly database"), "read-only file system"),
+        (LibraryError("IoError(Os { code: 27, message: File too large })"), "(file too large): raise the limit"),
         (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "set TMPDIR to a folder"),
         (MemoryError(), "memory ran out (MemoryError): lower batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "memory ran out"),

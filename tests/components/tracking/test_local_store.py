@@ -160,6 +160,7 @@ def test_a_mistyped_address_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str
         (sqlite3.OperationalError("no such table: runs"), InputError, "damaged"),
         (sqlite3.OperationalError("database or disk is full"), InputError, "the disk is full"),
         (sqlite3.OperationalError("attempt to write a readonly database"), InputError, "check its permissions"),
+        (sqlite3.OperationalError("disk I/O error"), InputError, "check the disk and the limit of file sizes"),
         (sqlite3.OperationalError("database is locked"), TransientError, "is locked by another process"),
         (ConnectionResetError(104, "Connection reset by peer"), TransientError, "does not answer"),
         (ModuleNotFoundError("No module named 'x'", name="x"), InputError, "needs the package x"),
