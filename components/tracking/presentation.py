@@ -108,8 +108,8 @@ def present_experiment(client: Any, experiment_id: str, metrics: Sequence[str]) 
 
 
 def _columns(tag: str | None) -> list[str]:
-    """Of the tag that MLflow's UI reads; a new one has those that tell runs apart."""
+    """Of the tag that MLflow's UI reads; a new one has the registered models."""
     try:
         return list(json.loads(tag or "")["selectedColumns"])
     except (ValueError, TypeError, KeyError):  # there is none, or a person changed it
-        return [f"attributes.`{name}`" for name in ("User", "Version", "Dataset", "Models")]
+        return ["attributes.`Models`"]
