@@ -29,7 +29,7 @@ from components.steps.evaluate import evaluate
 from components.steps.register import register
 from components.steps.train import train
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1200)]
 SECONDS = 60
 SMALL = {
     "options": {"widths": [4, 8]},

@@ -28,7 +28,7 @@ from components.artifacts import JOURNAL
 from components.tracking import metric_sender, runs
 from components.tracking.journal import Entry, Journal
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = {
     "train": {
@@ -123,7 +123,7 @@ def workspace(folder: Path, params: Mapping[str, object] = PARAMS) -> Path:
 
 def dvc_repro(folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["dvc", "repro", "-q"], cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=300
+        ["dvc", "repro", "-q"], cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=800
     )
 
 
