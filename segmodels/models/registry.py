@@ -139,7 +139,8 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
         raise InputError(
             f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
         )
-    if body := model_body(name, **options):
+    body = model_body(name, **options)
+    if "body" in entry.options:  # without an encoder only None is left of its options
         options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
     weights = options.pop("weights", None)
     if weights is not None and body and body.weights is not None:
