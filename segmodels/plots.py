@@ -36,7 +36,8 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], counted: str = 
 
     Args:
         counts: (C, C) int64, rows = truth, columns = prediction.
-        classes: C names. Classes that never occur have a grey row in the second panel.
+        classes: C names. Classes that never occur have a grey row in the second panel. Above 30, a list of the most
+            confused pairs takes the place of numbers in the cells.
         counted: what the counts are of.
     """
     many = len(classes) > ANNOTATED_CLASSES
@@ -57,7 +58,23 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], counted: str = 
         None if many else [[_percent(s) for s in row] for row in share],
     )
     left.set_ylabel("truth", color=TEXT)
+    if many:
+        lines = [
+            f"{true} → {predicted}  {_percent(part)} %" for true, predicted, part in confused_pairs(counts, classes)
+        ]
+        figure.text(1.02, 1, "\n".join(["most confused", *lines]), va="top", fontsize=14, color=TEXT)
     return figure
+
+
+def confused_pairs(counts: np.ndarray, classes: Sequence[str], most: int = 20) -> list[tuple[str, str, float]]:
+    """Truth, prediction and share of the true class in percent, of the cells beside the diagonal with most counts."""
+    wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
+    cells = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    rows, columns = np.unravel_index(cells[wrong.reshape(-1)[cells] > 0], counts.shape)
+    shares = 100 * counts[rows, columns] / counts.sum(axis=1)[rows]
+    return [
+        (classes[row], classes[column], float(share)) for row, column, share in zip(rows, columns, shares, strict=True)
+    ]
 
 
 def class_bars(

@@ -44,6 +44,18 @@ def test_a_matrix_without_any_pixel_is_drawn(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "confusion.png").size[0] > 300
 
 
+def test_the_most_confused_pairs_take_the_place_of_numbers_that_would_be_too_small() -> None:
+    counts = np.diag(np.full(31, 90))
+    counts[4, 7], counts[2, 0] = 30, 10
+    figure = plots.confusion_matrix(counts, labels_of(31).classes)
+    assert texts(figure.axes[0]) == []
+    assert texts(figure)[0].splitlines() == [
+        "most confused",
+        "some class 4 → some class 7  25 %",
+        "some class 2 → some class 0  10 %",
+    ]
+
+
 @pytest.mark.parametrize("count", [2, 11, 150])
 def test_confusion_matrix_gives_every_class_room(tmp_path: Path, count: int) -> None:
     counts = np.random.default_rng(0).integers(0, 10**6, (count, count))
