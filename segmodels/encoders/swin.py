@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
-from segmodels.encoders.vit import MLP
+from segmodels.encoders.vit import MLP, joined_attention
 from segmodels.layers.blocks import DropPath, check_images, initialise_transformer
 from segmodels.layers.names import Names, renamed
 
@@ -230,9 +230,7 @@ class Swin(Encoder):
         state = {
             key: value for key, value in state.items() if not key.endswith(("relative_position_index", "attn_mask"))
         }
-        for key in [key for key in state if ".attn.q." in key]:
-            parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
-            state[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([state.pop(part) for part in parts])
+        state = joined_attention(state)
         if any(key.startswith("layers.3.downsample.") for key in state):  # timm: the merging opens a stage
             for i in (1, 2, 3):
                 before = f"layers.{i - 1}.downsample."

@@ -7,7 +7,7 @@ mmsegmentation load, position embeddings of any grid included.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +93,16 @@ def resample_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
     side = round(positions.shape[1] ** 0.5)
     grid = positions.transpose(1, 2).unflatten(2, (side, side))
     return functional.interpolate(grid, tuple(size), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def joined_attention(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of layers ``attn.q``, ``attn.k`` and ``attn.v`` as those of one layer ``attn.qkv``."""
+    joined = dict(state)
+    for key in [key for key in state if ".attn.q." in key]:
+        parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if all(part in joined for part in parts):
+            joined[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([joined.pop(part) for part in parts])
+    return joined
 
 
 class Attention(nn.Module):
@@ -224,10 +234,7 @@ class ViT(Encoder):
         """Separate queries, keys and values are joined, position embeddings resampled; those of a class token that the
         encoder does not have are left out.
         """
-        state = dict(state)
-        for key in [key for key in state if ".attn.q." in key]:
-            parts = [key.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
-            state[key.replace(".attn.q.", ".attn.qkv.")] = torch.cat([state.pop(part) for part in parts])
+        state = joined_attention(state)
         extra = int(self.embed.cls_token is not None)
         given = state.get("embed.pos_embed")
         if given is not None and given.shape != self.embed.pos_embed.shape:

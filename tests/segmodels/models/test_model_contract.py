@@ -39,6 +39,7 @@ def family(name: str) -> str:
 SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
     "resnet": ("resnet18", {}),
     "vit": ("vit_tiny", {"image_size": 64, "out_blocks": [3, 6, 9, 12]}),
+    "r50_vit": ("r50_vit_base", {"image_size": 64, "depth": 2, "resnet_depths": [1, 1, 1]}),
 }
 
 
@@ -73,7 +74,7 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {"dfanet_a": ST
 # Too large for the machine that runs the tests; their counts are checked, their code is that of a smaller variant:
 # variant -> reason.
 TOO_LARGE: dict[str, str] = dict.fromkeys(
-    ("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask"),
+    ("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask", "transunet_r50_l16"),
     "larger numbers in the code of the smaller variants",
 )
 # torch.export with a dynamic height and width: variant -> reason why only the batch is dynamic.
