@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.report import markdown_table, write_section
 from components.tracking.tracked_training import TrackedTraining
+from components.tracking.validation_pictures import ValidationPictures
 from segmodels.models.registry import create_model
 
 ROUNDS, EPOCHS, EPOCH_SECONDS = 6, 6, 0.25
@@ -162,6 +163,8 @@ def tracking(state: Path, *, enabled: bool) -> TrackedTraining:
         columns=(),
         state=state,
         reader=reader,
+        task=None,
+        pictures=ValidationPictures(None, state / "pictures", EPOCHS, 1),
         system_metrics=False,
         enabled=enabled,
     )
