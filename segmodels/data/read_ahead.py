@@ -14,9 +14,12 @@ from segmodels.data.shards import ShardReader
 
 T = TypeVar("T")
 
+THREADS = 2
+"""One begins a shard while the other ends one."""
+
 
 def reading_ahead(reader: ShardReader, batches: Iterable[T], samples: Callable[[T], ArrayLike]) -> Iterator[T]:
-    """The same batches, while a thread fetches the shards of those that follow: as many as the cache has room for.
+    """The same batches, while threads fetch the shards of those that follow: as many as the cache has room for.
 
     Args:
         batches: may be endless; read some way ahead.
@@ -35,7 +38,8 @@ def reading_ahead(reader: ShardReader, batches: Iterable[T], samples: Callable[[
             except Exception:  # the reader meets it again, where the shard is due
                 continue
 
-    threading.Thread(target=fetch, name="shards", daemon=True).start()
+    for _ in range(THREADS):
+        threading.Thread(target=fetch, name="shards", daemon=True).start()
     source, following = iter(batches), deque[tuple[T, set[int]]]()
     near: Counter[int] = Counter()  # the shards of these batches
     try:
@@ -53,4 +57,5 @@ def reading_ahead(reader: ShardReader, batches: Iterable[T], samples: Callable[[
             near -= Counter(shards)
     finally:
         dropped.set()
-        wanted.put(-1)
+        for _ in range(THREADS):
+            wanted.put(-1)

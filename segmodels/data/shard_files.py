@@ -208,7 +208,13 @@ def _file_system(url: str) -> tuple[Any, str]:
     if url.startswith("s3://") and endpoint:  # from_uri would ask AWS for the bucket's region
         scheme, _, host = endpoint.rstrip("/").rpartition("://")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        store = fs.S3FileSystem(endpoint_override=host, scheme=scheme or "https", region=region, connect_timeout=10)
+        store = fs.S3FileSystem(
+            endpoint_override=host,
+            scheme=scheme or "https",
+            region=region,
+            connect_timeout=10,
+            tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
+        )
         return store, url.removeprefix("s3://").rstrip("/")
     try:
         store, folder = fs.FileSystem.from_uri(url)
