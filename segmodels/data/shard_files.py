@@ -31,8 +31,18 @@ SECONDS_BEFORE_RETRY = 0.5
 CHUNK, STREAMS = 2**24, 4
 """Bytes of a request, and requests at once for one file: together they hide the latency of a store."""
 
-REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE", "status 403")
-"""Parts of pyarrow's messages that name no outage but wrong credentials."""
+REFUSED = (
+    "ACCESS_DENIED",
+    "INVALID_ACCESS_KEY_ID",
+    "SIGNATURE",
+    "HTTP status 400",
+    "HTTP status 401",
+    "HTTP status 403",
+)
+"""Parts of pyarrow's messages that name no outage but wrong credentials or a wrong address."""
+
+GOOGLE_SECONDS = 30
+"""The longest that pyarrow retries a request to ``gs://``, instead of 15 minutes."""
 
 PARTIAL, LOCK = ".partial", ".lock"
 
@@ -217,7 +227,8 @@ def _file_system(url: str) -> tuple[Any, str]:
         )
         return store, url.removeprefix("s3://").rstrip("/")
     try:
-        store, folder = fs.FileSystem.from_uri(url)
+        google = url.startswith("gs://") and "?" not in url
+        store, folder = fs.FileSystem.from_uri(f"{url}?retry_limit_seconds={GOOGLE_SECONDS}" if google else url)
     except ValueError as error:
         raise InputError(
             f"shards at {url} cannot be read ({reason(error)}): expected s3://bucket/prefix, gs://bucket/prefix or"
@@ -236,7 +247,7 @@ def _translated(address: str) -> Iterator[None]:
             raise
         if any(part in str(error) for part in REFUSED):
             raise InputError(
-                f"{address} cannot be read, access is denied ({on_one_line(error)}): check the credentials of the store"
+                f"{address} cannot be read, the store refuses ({on_one_line(error)}): check the address, the credentials"
                 " and the bucket's permissions"
             ) from None
         raise TransientError(f"{address} cannot be read from its store ({on_one_line(error)})") from None
