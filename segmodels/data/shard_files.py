@@ -31,14 +31,7 @@ SECONDS_BEFORE_RETRY = 0.5
 CHUNK, STREAMS = 2**24, 4
 """Bytes of a request, and requests at once for one file: together they hide the latency of a store."""
 
-REFUSED = (
-    "ACCESS_DENIED",
-    "INVALID_ACCESS_KEY_ID",
-    "SIGNATURE",
-    "HTTP status 400",
-    "HTTP status 401",
-    "HTTP status 403",
-)
+REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", *(f"HTTP status {code}" for code in (400, 401, 403)))
 """Parts of pyarrow's messages that name no outage but wrong credentials or a wrong address."""
 
 GOOGLE_SECONDS = 30
@@ -247,8 +240,8 @@ def _translated(address: str) -> Iterator[None]:
             raise
         if any(part in str(error) for part in REFUSED):
             raise InputError(
-                f"{address} cannot be read, the store refuses ({on_one_line(error)}): check the address, the credentials"
-                " and the bucket's permissions"
+                f"{address} cannot be read, the store refuses ({on_one_line(error)}): check the address, the"
+                " credentials and the bucket's permissions"
             ) from None
         raise TransientError(f"{address} cannot be read from its store ({on_one_line(error)})") from None
 

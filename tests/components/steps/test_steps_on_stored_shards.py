@@ -20,6 +20,7 @@ from components.steps.evaluate import evaluate
 from components.steps.train import train
 from components.storage.folders import keep_in_store
 from components.storage.s3 import s3_client
+from segmodels.data import shard_files
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
@@ -95,12 +96,18 @@ def test_a_training_that_outgrows_the_cache_resumes_bit_for_bit_and_has_a_key_of
 
 
 @pytest.mark.slow
-def test_shards_that_were_removed_from_the_store_are_named(folder: Path) -> None:
+def test_shards_that_were_removed_from_the_store_are_named_and_wrong_credentials(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = json.loads((folder / "shards" / "statistics.json").read_text())["shards"]["val"][0]["url"]
     client, (bucket, _, prefix) = s3_client(), url.removeprefix("s3://").partition("/")
     client.delete_object(Bucket=bucket, Key=f"{prefix}/val-00000.arrow")
     with pytest.raises(InputError, match=rf"^{url}/val-00000\.arrow is not there: run the step preprocess"):
         ShardReader(folder / "shards", "val").image(0)
+    shard_files._file_system.cache_clear()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(InputError, match=r"^s3://.*/test-00000\.arrow cannot be read, the store refuses \(.*ACCESS_"):
+        ShardReader(folder / "shards", "test").image(0)
 
 
 def test_a_store_that_is_no_address_is_refused() -> None:
