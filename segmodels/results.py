@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +16,14 @@ from segmodels.annotations import MOST_SEGMENTS, Segment
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import SURE
+
+
+class Region(NamedTuple):
+    """The pixels of one class, object or segment of an image; its score where it has one."""
+
+    label: int
+    mask: NDArray[np.bool_]
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class ClassMap:
         data = io.BytesIO()
         picture.save(data, "PNG")
         return {".png": data.getvalue()}
+
+    def regions(self) -> list[Region]:
+        """A region for each class that occurs."""
+        return [Region(label, self.classes == label) for label in np.unique(self.classes).tolist()]
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """Draw the classes' colours over an image ``(*spatial, C)`` of any type, of a volume over the slice with most
@@ -119,6 +131,11 @@ class Instances:
         ]
         return {".json": json.dumps(rows).encode()}
 
+    def regions(self) -> list[Region]:
+        """A region for each object."""
+        scored = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
+        return [Region(label, self.mask(number), score) for number, (label, score) in scored]
+
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The masks in their classes' colours over the image ``(H, W, 3)`` uint8 RGB, best last, each with an outline,
         and its class and score beside it; objects with a score below ``SURE`` are left out.
@@ -176,6 +193,10 @@ class PanopticMap:
             for segment in self.segments
         ]
         return {".png": data.getvalue(), ".json": json.dumps(rows).encode()}
+
+    def regions(self) -> list[Region]:
+        """A region for each segment."""
+        return [Region(segment.label, self.ids == segment.id) for segment in self.segments]
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The classes' colours over the image ``(H, W, 3)`` uint8 RGB, things with an outline and their class."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,24 +37,33 @@ def write_classes(out: Path, labels: LabelMap) -> None:
 
 def write(out: Path, folder: Path, path: Path, image: np.ndarray, result: Any, labels: LabelMap) -> None:
     """masks/NAME.png (or the files of another task's result) and overlays/NAME.jpg of an image (*spatial, C) and its
-    result; ``path`` is the image's, relative to ``folder``.
+    result; ``path`` is the image's, relative to ``folder``. The class map of a GeoTIFF is masks/NAME.tif with the same
+    georeference.
     """
+    from segmodels.data.georeference import georeference
     from segmodels.data.nifti import is_nifti, stem
     from segmodels.data.preview import as_rgb
+    from segmodels.results import ClassMap
 
     name = path.with_name(stem(path))
     if is_nifti(path):
         _save_nifti(result.classes, folder / path, out / "masks" / name.with_name(f"{name.name}.nii.gz"))
+    elif isinstance(result, ClassMap) and (tags := georeference(folder / path)):
+        size = result.classes.shape[0], result.classes.shape[1]
+        _save_tiles(result.classes, size, out / "masks" / path.with_suffix(".tif"), labels, tags)
     else:
         for suffix, content in result.files(labels).items():
             _write(content, out / "masks" / path.with_suffix(suffix))
     _save_jpeg(result.draw(as_rgb(image), labels, ALPHA), out / "overlays" / name.with_name(f"{name.name}.jpg"))
 
 
-def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarray], labels: LabelMap) -> None:
-    """masks/NAME.tif, tiled and deflated, and overlays/NAME.jpg of at most ``OVERLAY_SIDE`` pixels; ``mask``: rows (W,)
-    from the top down.
+def write_large(
+    out: Path, folder: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarray], labels: LabelMap
+) -> None:
+    """masks/NAME.tif, tiled and deflated, with the image's georeference if it has one, and overlays/NAME.jpg of at most
+    ``OVERLAY_SIDE`` pixels; ``mask``: rows (W,) from the top down.
     """
+    from segmodels.data.georeference import georeference
     from segmodels.data.large_images import shrink
     from segmodels.plots import blend
 
@@ -72,7 +81,8 @@ def write_large(out: Path, path: Path, image: ImageRows, mask: Iterable[np.ndarr
                 small_mask[place[number]] = row[columns]
             yield row
 
-    _save_tiles(watched(), (image.height, image.width), out / "masks" / path.with_suffix(".tif"), labels)
+    size, tags = (image.height, image.width), georeference(folder / path)
+    _save_tiles(watched(), size, out / "masks" / path.with_suffix(".tif"), labels, tags)
     overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, ALPHA)
     _save_jpeg(overlay, out / "overlays" / path.with_suffix(".jpg"))
 
@@ -95,7 +105,10 @@ def _write(content: bytes, path: Path) -> None:
         partial.write_bytes(content)
 
 
-def _save_tiles(mask: Iterable[np.ndarray], size: tuple[int, int], path: Path, labels: LabelMap) -> None:
+def _save_tiles(
+    mask: Iterable[np.ndarray], size: tuple[int, int], path: Path, labels: LabelMap, tags: Sequence[tuple[Any, ...]]
+) -> None:
+    """Rows (W,) of a mask as a tiled file; ``tags`` are further ones, as tifffile takes them."""
     import tifffile
 
     dtype, photometric, colors = np.dtype(np.uint16), "minisblack", None
@@ -113,6 +126,7 @@ def _save_tiles(mask: Iterable[np.ndarray], size: tuple[int, int], path: Path, l
             colormap=colors,
             tile=(TILE, TILE),
             compression="zlib",
+            extratags=tags,
             metadata=None,
             maxworkers=1,
         )

@@ -18,6 +18,7 @@ from segmodels.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from components.commands.annotation_files import AnnotationFiles
     from segmodels.inference.predictor import Predictor
 
     Content = (
@@ -38,6 +39,7 @@ def predict(
     flip: bool | None = None,
     scales: tuple[float, ...] | None = None,
     crf: bool | None = None,
+    annotations: str | None = None,
 ) -> None:
     """Predict every image below a folder with the settings that the model was measured with.
 
@@ -46,11 +48,14 @@ def predict(
             than semantic segmentation, the files of their results.
         overlays/NAME.jpg: the image with the result drawn over it.
         classes.csv: id, class and colour.
+        labelme/NAME.json or coco.json: with ``annotations``.
 
     An image of more than 33.5 million pixels (``large_images.LARGE``) is predicted row by row and needs ``window``,
     unless the model sees images at a fixed size. Its mask is masks/NAME.tif, tiled and deflated, its overlay has 4096
     pixels at most. With a TIFF file in grey or RGB, uncompressed or deflated, neither the image nor its mask is ever
     whole in memory; files of other kinds are read whole.
+
+    The mask of a GeoTIFF file is masks/NAME.tif with the same georeference.
 
     A volume is a NIfTI file, with modalities on its fourth axis. Its mask is masks/NAME.nii.gz with the affine of the
     volume, its overlay shows one slice.
@@ -67,6 +72,8 @@ def predict(
         flip: average with the mirrored image.
         scales: average over these scales of the image, or of each window.
         crf: refine by the image's edges with a dense CRF (``DenseCRF``'s defaults); whole images only.
+        annotations: also write the results for correction by hand, as polygons for labelme or as masks in COCO's JSON:
+            labelme or coco. Not of volumes and of images that are predicted row by row.
 
     Raises:
         InputError: no such model, no images, two images of one name, or an option that the model's task does not have.
@@ -75,6 +82,7 @@ def predict(
     """
     folder, paths = _find(images, out)
 
+    from components.commands.annotation_files import annotation_files
     from components.commands.mask_files import write, write_classes
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
@@ -85,6 +93,9 @@ def predict(
 
     with bundle_folder(model) as bundle_path:
         bundle = load_bundle(bundle_path)
+    if annotations and bundle.spatial_dims != 2:
+        raise InputError(f"--annotations {annotations} is of images, expected a model of images: leave it out")
+    files = annotation_files(annotations, folder, out, bundle.labels) if annotations else None
     measured = settings_to_dict(bundle.task.settings)
     side = [window] * bundle.spatial_dims if window else window
     settings = _overridden(measured, side, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
@@ -103,13 +114,19 @@ def predict(
         for batch in _batches(track(ahead, "predicting", len(paths)), problems, large):
             for (path, image), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
                 written.append(pool.submit(write, out, folder, path, image, result, bundle.labels))
+                if files:
+                    written.append(pool.submit(_annotate, files, path, image, result))
             while len(written) > 2 * IMAGES_AT_ONCE:
                 written.popleft().result()
         for future in written:
             future.result()
+    if files:
+        files.close()
     for path in large:
         try:
             _predict_large(predictor, folder, path, out)
+            if files:
+                raise InputError(f"{path} is predicted row by row: it has a mask, but no annotations for {annotations}")
         except InputError as error:
             problems.append(str(error))
     done = len(paths) - len(problems)
@@ -150,13 +167,19 @@ def _overridden(
     return settings | ({"sliding_window": settings["sliding_window"] | given} if given else {})
 
 
+def _annotate(files: AnnotationFiles, path: Path, image: np.ndarray, result: Any) -> None:
+    files.add(path, (image.shape[0], image.shape[1]), result.regions())
+
+
 def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) -> None:
     from components.commands.mask_files import write_large
     from segmodels.data.large_images import open_rows
 
     with open_rows(folder / path) as image:
         rows = (row for rows in predictor.rows(image) for row in rows)
-        write_large(out, path, image, track(rows, f"predicting the rows of {path}", image.height), predictor.labels)
+        write_large(
+            out, folder, path, image, track(rows, f"predicting the rows of {path}", image.height), predictor.labels
+        )
 
 
 def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:

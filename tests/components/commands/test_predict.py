@@ -272,7 +272,9 @@ def test_masks_of_many_classes_have_16_bits(tmp_path: Path) -> None:
         -1,
     )
     mask = np.arange(40 * 30, dtype=np.int16).reshape(40, 30) % 300
-    mask_files.write_large(tmp_path, Path("image.tif"), ArrayRows(np.zeros((40, 30, 3), dtype=np.uint8)), mask, labels)
+    mask_files.write_large(
+        tmp_path, tmp_path, Path("image.tif"), ArrayRows(np.zeros((40, 30, 3), dtype=np.uint8)), mask, labels
+    )
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "masks" / "image.tif"), mask)
 
 
