@@ -22,6 +22,9 @@ LEAST_FREE, LEAST_SHARED = 5e9, 1e9
 LEAST_FILES = 1024
 SECONDS = 10
 
+NOTE = "note.txt"
+"""An artifact that shows whether MLflow's store keeps what it takes."""
+
 
 class Unused(Exception):
     """What a check looks at is not used here; the text says how it would be."""
@@ -77,9 +80,9 @@ def mlflow() -> str:
         (experiment,) = client.search_experiments(max_results=1, order_by=["creation_time ASC"])
         run = client.create_run(experiment.experiment_id, run_name="doctor").info
         try:
-            client.log_text(run.run_id, "kept", "note.txt")
+            client.log_text(run.run_id, "kept", NOTE)
             back = mlflow.artifacts.download_artifacts(
-                run_id=run.run_id, artifact_path="note.txt", dst_path=folder, tracking_uri=uri
+                run_id=run.run_id, artifact_path=NOTE, dst_path=folder, tracking_uri=uri
             )
             if Path(back).read_text() != "kept":
                 raise InputError(f"MLflow at {uri} gives back another artifact than it took: check its artifact store")

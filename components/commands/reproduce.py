@@ -12,7 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from components.params import FILE
 from components.params.schema import PipelineParams
+from components.tracking.local_store import STORE
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,13 +123,13 @@ def _check_counts(client: Any, run_id: str, evaluator: Evaluator, folder: Path, 
 
 def _trained(params: Mapping[str, Any], shards: Path, folder: Path) -> Path:
     """The folder of a model trained anew, by a process of its own and without a trace in MLflow's server."""
-    file, model = folder / "params.yaml", folder / "again"
+    file, model = folder / FILE.name, folder / "again"
     file.write_text(json.dumps({"train": params}), encoding="utf-8")  # JSON is YAML
     options = {"params": file, "shards": shards, "checkpoints": folder / "checkpoints", "model": model}
     command = [sys.executable, "-m", "components", "train", *(f"--{name}={path}" for name, path in options.items())]
     names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
     own = {key: value for key, value in os.environ.items() if key not in names}
-    done = subprocess.run(command, env=own | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"})
+    done = subprocess.run(command, env=own | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / STORE}"})
     if done.returncode:
         raise InputError(f"the training that was to be repeated ended with exit code {done.returncode}: see above")
     return model

@@ -142,8 +142,6 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
     body = model_body(name, **options)
     if "body" in entry.options:  # without an encoder only None is left of its options
         options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
-    else:  # of a model that has an encoder only if it is named, a bundle says that it has no weights
-        options = {key: value for key, value in options.items() if key not in BODY_OPTIONS or value is not None}
     weights = options.pop("weights", None)
     if weights is not None and body and body.weights is not None:
         raise InputError(
