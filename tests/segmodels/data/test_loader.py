@@ -127,7 +127,7 @@ def test_a_batch_holds_what_the_task_makes_of_the_annotations_and_the_samples_nu
 def test_batches_are_pinned_beside_the_training(reader, workers, monkeypatch):
     threads = []
     monkeypatch.setattr(
-        torch.Tensor, "pin_memory", lambda tensor: (threads.append(threading.current_thread().name), tensor)[1]
+        torch.Tensor, "pin_memory", lambda tensor: (threads.append(threading.current_thread().name), tensor.clone())[1]
     )
     loader = partial(training_loader, reader, FULL, TASK, batch_size=8, seed=0, workers=workers)
     plain = list(loader())
