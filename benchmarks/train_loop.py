@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from lightning.fabric import Fabric
 
 from benchmarks.report import markdown_table, write_section
 from segmodels.data.batches import Batch
@@ -21,6 +20,7 @@ from segmodels.models.registry import create_model
 from segmodels.tasks.registry import create_task
 from segmodels.tasks.targets import SemanticTargets
 from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.fabric import Fabric
 from segmodels.training.fit import Fit
 from segmodels.training.learner import SupervisedLearner
 from segmodels.training.state import FitSettings

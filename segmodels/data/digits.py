@@ -7,10 +7,12 @@ them, partly over one another, among shapes and strokes that are not digits. Cla
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import cv2
 import numpy as np
 
 from segmodels.checks import HIGHEST_SEED, check, whole_number
+from segmodels.errors import InputError
 
 CLASSES = {
     "background": (24, 24, 32),
@@ -34,6 +37,9 @@ CLASSES = {
 }
 
 Window = tuple[slice, slice]
+
+MANY_PIXELS = 2_000_000
+"""Of all scenes, from which on drawing them takes longer than starting processes."""
 
 _GLYPH = 64  # side of a digit's outline before it is placed, pixels
 _SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the source digits
@@ -74,34 +80,45 @@ class DigitsSettings:
 def write_digits(root: str | Path, settings: DigitsSettings) -> None:
     """Write the dataset into ``root``: ``images/``, ``masks/``, ``objects/`` with ``train``, ``val``, ``test`` below,
     and ``classes.txt``. Digits are things, each an object; the background is stuff.
+
+    Many scenes are drawn by a process per core: a script must guard its work by ``if __name__ == "__main__"``.
     """
     root = Path(root)
-    sources = split_sources(settings.seed)
     scenes = {"train": settings.train, "val": settings.val, "test": settings.test}
     jobs = [(split, number) for split, count in scenes.items() for number in range(count)]
     for part in ("images", "masks", "objects"):
-        for split in sources:
+        for split in scenes:
             (root / part / split).mkdir(parents=True, exist_ok=True)
     (root / "classes.txt").write_text(
         "".join(f"{name}, {r}, {g}, {b}\n" for name, (r, g, b) in CLASSES.items()), encoding="utf-8"
     )
-
-    def write(job: tuple[str, int]) -> None:
-        split, number = job
-        rng = np.random.default_rng((settings.seed, list(sources).index(split), number))
-        drawn = draw_scene(rng, sources[split], settings.size)
-        name = f"{split}/{number:05d}.png"
-        _save(
-            root / "images" / name, cv2.cvtColor(drawn.image, cv2.COLOR_RGB2BGR), compression=0
-        )  # noise hardly gets smaller
-        _save(root / "masks" / name, drawn.mask, compression=1)
-        _save(root / "objects" / name, drawn.objects, compression=1)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(write, jobs):
+    write = partial(_write_scene, root, settings)
+    if len(jobs) * settings.size**2 < MANY_PIXELS or multiprocessing.current_process().daemon:
+        for job in jobs:
+            write(job)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        for _ in pool.map(write, jobs, chunksize=32):
             pass
 
 
+def _write_scene(root: Path, settings: DigitsSettings, job: tuple[str, int]) -> None:
+    """Draw and write the scene of this number in a split."""
+    split, number = job
+    sources = split_sources(settings.seed)
+    rng = np.random.default_rng((settings.seed, list(sources).index(split), number))
+    drawn = draw_scene(rng, sources[split], settings.size)
+    name = f"{split}/{number:05d}.png"
+    _save(
+        root / "images" / name, cv2.cvtColor(drawn.image, cv2.COLOR_RGB2BGR), compression=0
+    )  # noise hardly gets smaller
+    _save(root / "masks" / name, drawn.mask, compression=1)
+    _save(root / "objects" / name, drawn.objects, compression=1)
+
+
+@lru_cache(maxsize=1)
 def split_sources(seed: int) -> dict[str, list[np.ndarray]]:
     """For each split and class 0-9, the numbers of its source digits; splits have none in common."""
     _, labels = _handwriting()
@@ -147,11 +164,17 @@ def draw_scene(rng: np.random.Generator, sources: list[np.ndarray], size: int) -
 
 @lru_cache(maxsize=1)
 def _handwriting() -> tuple[np.ndarray, np.ndarray]:
-    """Pictures float32 ``(1797, 8, 8)`` in 0..1 and their digits."""
-    from sklearn.datasets import load_digits
+    """Pictures float32 ``(1797, 8, 8)`` in 0..1 and their digits, int64.
 
-    bundled = load_digits()
-    return bundled.images.astype(np.float32) / 16, bundled.target
+    Those of scikit-learn's ``load_digits``, read without importing it, which takes as long as drawing 500 scenes.
+    """
+    scikit_learn = find_spec("sklearn")
+    if scikit_learn is None or not scikit_learn.submodule_search_locations:
+        raise InputError(
+            "scikit-learn, which brings the handwritten digits, is not installed: pip install scikit-learn"
+        )
+    rows = np.loadtxt(Path(scikit_learn.submodule_search_locations[0], "datasets/data/digits.csv.gz"), delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8).astype(np.float32) / 16, rows[:, -1].astype(int)
 
 
 @lru_cache(maxsize=2048)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning.fabric import Fabric
 from lightning_utilities.core import rank_zero
 
 from segmodels.errors import InputError
+from segmodels.training.fabric import Fabric
 
 MOST_LOADERS = 4
 """Processes that make the batches of one GPU."""

@@ -15,7 +15,6 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from segmodels.data.batches import Batch, EvaluationBatch
@@ -24,6 +23,7 @@ from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
+from segmodels.training.fabric import Fabric
 from segmodels.training.feeding import on_device
 from segmodels.training.learner import Learner, Losses, Turn
 from segmodels.training.means import LossSums, mean_losses, total_sums

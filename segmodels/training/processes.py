@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
+
+from segmodels.training.fabric import Fabric
 
 
 def largest_of_all(fabric: Fabric, *values: float) -> list[float]:

@@ -9,11 +9,11 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
-from lightning.fabric import Fabric
 
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
+from segmodels.training.fabric import Fabric
 from segmodels.training.learner import Learner, Turn
 from segmodels.training.means import LossSums, mean_losses
 from segmodels.training.processes import of_all

@@ -3,12 +3,14 @@ answer.
 """
 
 import hashlib
+import multiprocessing
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from segmodels.data import digits
 from segmodels.data.digits import DigitsSettings, draw_scene, scene, split_sources, write_digits
 from segmodels.data.layouts import open_layout
 from segmodels.errors import InputError
@@ -76,6 +78,26 @@ def test_each_digit_is_an_object_and_later_ones_hide_those_below():
         touching += bool(((pairs[0] != pairs[1]) & (pairs > 0).all(axis=0)).any())
     assert touching > 10
     assert several > 5  # two digits of one class, which only the objects tell apart
+
+
+def test_processes_draw_the_same_files(tmp_path, monkeypatch):
+    settings = DigitsSettings(train=40, val=2, test=2, size=32, seed=0)
+    write_digits(tmp_path / "one", settings)
+    monkeypatch.setattr(digits, "MANY_PIXELS", 0)
+    write_digits(tmp_path / "many", settings)
+    assert digest(tmp_path / "one") == digest(tmp_path / "many")
+    assert not multiprocessing.active_children()
+
+
+def test_the_handwriting_is_that_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    pictures, labels = digits._handwriting()
+    expected = load_digits()
+    np.testing.assert_array_equal(pictures, expected.images.astype(np.float32) / 16)
+    assert pictures.dtype == np.float32
+    np.testing.assert_array_equal(labels, expected.target)
+    assert labels.dtype == expected.target.dtype
 
 
 def test_splits_share_no_source_digit():

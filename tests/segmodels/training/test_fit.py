@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +26,7 @@ from segmodels.tasks.registry import create_task
 from segmodels.tasks.targets import SemanticTargets
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.fabric import Fabric
 from segmodels.training.fit import Fit, Stopped
 from segmodels.training.learner import SupervisedLearner, Turn
 from segmodels.training.moving_average import MovingAverage

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.fabric import Fabric
 from object_models import ClicksTiny, registered
 from object_scenes import DIGITS, digit_scenes, write_scene_shards
 from torch import Tensor
@@ -24,6 +23,7 @@ from segmodels.outputs import PromptedOutput
 from segmodels.prompts import Prompts, first_click
 from segmodels.tasks.registry import create_task
 from segmodels.training.checkpoints import Checkpoints
+from segmodels.training.fabric import Fabric
 from segmodels.training.fit import Fit, Stopped
 from segmodels.training.interactive import InteractiveLearner
 from segmodels.training.learner import Turn

@@ -4,6 +4,8 @@ import copy
 import hashlib
 import io
 import itertools
+import subprocess
+import sys
 import threading
 from concurrent.futures import wait
 from pathlib import Path
@@ -228,3 +230,11 @@ def test_batch_norm_outside_a_process_group_is_torch_s() -> None:
     images = torch.randn(3, 4, 5, 6)
     torch.testing.assert_close(mine(images), reference(images))
     torch.testing.assert_close(mine.eval()(images), reference.eval()(images))
+
+
+@pytest.mark.slow
+def test_training_imports_nothing_that_takes_seconds_and_is_not_used() -> None:
+    heavy = {"lightning", "torchmetrics", "transformers", "matplotlib", "sklearn", "pandas"}
+    script = f"import sys, segmodels.training.fit, segmodels.training.recipe; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
