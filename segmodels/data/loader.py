@@ -89,7 +89,7 @@ def training_loader(
     reader.check_window()
     samples = _AugmentedBatches(reader, augment, task, seed)
     if workers:
-        prepare_workers(samples.make)
+        prepare_workers(__name__, type(task).__module__)
     return TrainingLoader(samples, _Order(reader, batch_size, seed, rank, world_size), workers, pin)
 
 

@@ -60,7 +60,7 @@ def worker_batches(
         InputError: the processes cannot start.
         TransientError: a process was killed, or made no batch in ``SECONDS``.
     """
-    prepare_workers(make)
+    prepare_workers(make.__module__)
     context = multiprocessing.get_context("forkserver")  # a fork of this process would inherit its threads' locks
     pool = [_Worker(context, make) for _ in range(workers)]
     ordered: deque[_Worker] = deque()
@@ -78,9 +78,9 @@ def worker_batches(
             worker.end()
 
 
-def prepare_workers(make: Callable[[Any], Batch]) -> None:
+def prepare_workers(*modules: str) -> None:
     """Let a process import, once for all workers and while this one does other work, what they need."""
-    forkserver.set_forkserver_preload([__name__, make.__module__])
+    forkserver.set_forkserver_preload([__name__, *modules])
     forkserver.ensure_running()
 
 
