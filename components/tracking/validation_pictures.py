@@ -70,8 +70,11 @@ class ValidationPictures:
         return paths
 
     def _draw(self, image: np.ndarray, annotation: Annotation, result: Any) -> np.ndarray:
-        labels = self.task.labels
-        return np.hstack([one.draw(image, labels) for one in (self.task.truth(annotation), result)])
+        """Of a volume the same slice of both."""
+        from segmodels.data.preview import as_rgb
+
+        pictures = self.task.compare(as_rgb(image), annotation, result, "").pictures
+        return np.hstack([pictures["truth"], pictures["prediction"]])
 
 
 def waiting(folder: Path) -> Iterator[Path]:
