@@ -250,6 +250,25 @@ def ade20k(root: Path) -> Path:
     return root
 
 
+@tree("ade20k_full")
+def ade20k_full(root: Path) -> Path:
+    """A building with a door, and two windows of which only one is in the other picture; blue values have gaps."""
+    for split, short in (("training", "train"), ("validation", "val")):
+        home = root / "ADE20K_2016_07_26" / "images" / split / "a" / "abbey"
+        seg, parts = np.zeros((*SIZE, 3), np.uint8), np.zeros((*SIZE, 3), np.uint8)
+        seg[4:], seg[6:10, 4:8], seg[6:10, 20:24] = (10, 44, 60), (120, 5, 120), (120, 5, 250)
+        parts[12:20, 12:16] = (30, 7, 90)
+        name = f"ADE_{short}_00000970"
+        photo(home / f"{name}.jpg")
+        save(home / f"{name}_seg.png", seg)
+        save(home / f"{name}_parts_1.png", parts)
+        rows = ('001 # 0 # 0 # building, edifice # building # ""', '002 # 0 # 0 # window # window # "open"')
+        rows += ('003 # 0 # 1 # window # window # ""', '001 # 1 # 0 # door # door # ""')
+        rows += ('002 # 1 # 0 # handle # handle # ""',)
+        write_text(home / f"{name}_atr.txt", "\n".join(rows) + "\n")
+    return root
+
+
 @tree("camvid")
 def camvid(root: Path) -> Path:
     for split in ("train", "val", "test"):

@@ -66,7 +66,7 @@ class Labelme:
             group = number if len(found) > 1 and not background else None
             label = LABELME_BACKGROUND if background else name
             shapes += [(area, _shape(label, points, group)) for area, points in found]
-        content = {
+        content: dict[str, Any] = {
             "version": "5.0.0",
             "flags": {},
             "shapes": [shape for _, shape in sorted(shapes, key=lambda pair: -pair[0])],
@@ -112,7 +112,8 @@ class Coco:
         self._images.append((path.as_posix(), size, rows))
 
     def close(self) -> None:
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         ordered = sorted(self._images, key=lambda image: image[0])
         for number, (name, (height, width), rows) in enumerate(ordered, start=1):
             images.append({"id": number, "file_name": name, "height": height, "width": width})

@@ -168,6 +168,23 @@ def test_ade20k_ignores_0_and_counts_from_1(tmp_path: Path) -> None:
         layout.annotation(samples[0])
 
 
+def test_full_ade20k_has_objects_by_name_and_parts(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("ade20k_full", trees.ade20k_full(tmp_path))
+    assert [(sample.split, sample.id) for sample in samples] == [
+        ("train", "ADE_train_00000970"),
+        ("val", "ADE_val_00000970"),
+    ]
+    assert layout.labels.classes == ("building, edifice", "window")
+    assert histogram(layout, annotation) == {"void": 128, "building, edifice": 640 - 32, "window": 32}
+    assert [pixels for _, pixels, _ in objects(layout, annotation)] == [608, 16, 16]
+    assert layout.labels.further["part"].classes == ("door", "handle")
+    assert np.count_nonzero(annotation.further["part"] == 0) == 32
+    table = tmp_path / samples[0].files[1]
+    table.write_text(table.read_text().replace("003 # 0", "004 # 0"))
+    with pytest.raises(InputError, match=r"has no row for the objects \[3\]"):
+        open_layout("ade20k_full", tmp_path).annotation(samples[0])
+
+
 def test_camvid_has_11_classes_or_the_original_31(tmp_path: Path) -> None:
     layout, samples, annotation = opened("camvid", trees.camvid(tmp_path / "segnet"))
     assert [sample.split for sample in samples] == ["train", "val", "test"]
