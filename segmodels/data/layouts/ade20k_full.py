@@ -41,8 +41,8 @@ Rows = dict[int, dict[int, str]]
     ),
 )
 class Ade20kFull(Published):
-    """The full ADE20K. Classes are all names of objects in the tables ``*_atr.txt``, in alphabetical order; pixels of no
-    object count nowhere. Every object of ``*_seg.png`` is a segment. With ``*_parts_1.png`` the parts of objects
+    """The full ADE20K. Classes are all names of objects in the tables ``*_atr.txt``, in alphabetical order; other pixels
+    count nowhere. Every object of ``*_seg.png`` is a segment. With ``*_parts_1.png`` the parts of objects
     are a further map, ``part``.
     """
 
