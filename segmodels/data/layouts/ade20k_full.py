@@ -41,9 +41,9 @@ Rows = dict[int, dict[int, str]]
     ),
 )
 class Ade20kFull(Published):
-    """The full ADE20K. Classes are all names of objects in the tables ``*_atr.txt``, in alphabetical order; other pixels
-    count nowhere. Every object of ``*_seg.png`` is a segment. With ``*_parts_1.png`` the parts of objects
-    are a further map, ``part``.
+    """The full ADE20K. Classes are all names of objects in the tables ``*_atr.txt``, in alphabetical order; other
+    pixels count nowhere. Every object of ``*_seg.png`` is a segment. With ``*_parts_1.png`` the parts of objects are a
+    further map, ``part``.
     """
 
     places = ("", "ADE20K_2016_07_26/")
