@@ -56,39 +56,19 @@ def main() -> None:
         os.environ["SEGMODELS_CACHE"] = str(cache)
         with slow_store(folder.parents[1], LATENCY, BANDWIDTH) as store:
             os.environ.update(store.environment)
-            windows = 9 * IMAGES / SHARDS * SIZE
-
-            def rate(
-                address: str | Path, limit: float = 1e12, pace: float = 0, before: Callable[[], object] = list
-            ) -> float:
-                """Images a second of the fastest of some epochs."""
-                rates = []
-                for epoch in range(ROUNDS):
-                    before()
-                    loader = training_loader(
-                        ShardReader(address, "train", cache_bytes=limit), AUGMENT, Classes(), batch_size=BATCH, seed=0
-                    )
-                    loader.set_epoch(epoch)
-                    start = time.monotonic()
-                    use(loader, pace)
-                    rates.append(len(loader) * BATCH / (time.monotonic() - start))
-                return max(rates)
-
-            def empty() -> None:
-                shutil.rmtree(cache, ignore_errors=True)
-
-            url = "s3://bucket/shards"
-            rates = {
-                "local shards": [rate(folder)],
-                "store, all shards fit the cache, first epoch": [rate(url, before=empty)],
-                "store, all shards fit the cache, later epochs": [rate(url)],
-                f"local shards, training takes {PACE} images/s": [rate(folder, pace=PACE)],
-                f"store, {SHARDS} shards in a cache of 9, training takes {PACE} images/s": [
-                    rate(url, windows, PACE, before=empty)
-                ],
-                f"store, {SHARDS} shards in a cache of 9, nothing but the loader": [rate(url, windows, before=empty)],
+            stored, windows = "s3://bucket/shards", 9 * IMAGES / SHARDS * SIZE
+            windowed = f"store, {SHARDS} shards in a cache of 9"
+            contenders: dict[str, Callable[[], float]] = {
+                "local shards": lambda: rate(folder),
+                "store, all shards fit the cache, first epoch": lambda: rate(stored, empty=cache),
+                "store, all shards fit the cache, later epochs": lambda: rate(stored),
+                windowed: lambda: rate(stored, windows, empty=cache),
+                f"local shards, training takes {PACE} images/s": lambda: rate(folder, pace=PACE),
+                f"{windowed}, training takes {PACE} images/s": lambda: rate(stored, windows, pace=PACE, empty=cache),
             }
-    rows = [[name, one, one * SIZE / 1e6] for name, (one,) in rates.items()]
+            rounds = [{name: run() for name, run in contenders.items()} for _ in range(ROUNDS)]
+    rates = {name: max(one[name] for one in rounds) for name in contenders}
+    rows = [[name, one, one * SIZE / 1e6] for name, one in rates.items()]
     text = (
         f"{IMAGES} images of {HEIGHT}x{WIDTH} with masks in {SHARDS} shards of {IMAGES // SHARDS * SIZE / 1e6:.0f} MB,"
         f" cropped to {CROP}x{CROP} and augmented; one process. The store gives {BANDWIDTH / 1e6:.0f} MB/s, that is"
@@ -96,6 +76,24 @@ def main() -> None:
         f" of {ROUNDS} epochs.\n\n{markdown_table(['input', 'images/s', 'MB/s'], rows)}"
     )
     write_section("Shards in an object store", text)
+
+
+def rate(address: str | Path, cache_bytes: float = 1e12, *, pace: float = 0, empty: Path | None = None) -> float:
+    """Images a second in one epoch.
+
+    Args:
+        pace: of the training, images a second; 0: it takes what comes.
+        empty: cache to empty first.
+    """
+    if empty:
+        shutil.rmtree(empty, ignore_errors=True)
+    reader = ShardReader(address, "train", cache_bytes=cache_bytes)
+    loader = training_loader(reader, AUGMENT, Classes(), batch_size=BATCH, seed=0)
+    start = time.monotonic()
+    use(loader, pace)
+    seconds = time.monotonic() - start
+    loader.close()
+    return len(loader) * BATCH / seconds
 
 
 def write_shards(folder: Path) -> None:
