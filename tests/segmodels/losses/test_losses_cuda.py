@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,14 +36,16 @@ NAMES = sorted(
 
 
 @contextmanager
-def waits() -> Iterator[Callable[[], int]]:
-    """How often the block waited for the GPU."""
+def waits() -> Iterator[Callable[[], list[str]]]:
+    """The lines at which the block waited for the GPU."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            yield lambda: sum("synchronizing" in str(one.message) for one in caught)
+            yield lambda: [
+                f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchronizing" in str(one.message)
+            ]
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -58,10 +61,10 @@ def test_a_loss_of_logits_does_not_wait_and_gives_the_numbers_of_the_cpu(name: s
     expected = loss(logits, target)
     (slope,) = torch.autograd.grad(expected, logits)
     loss, there, labels = loss.cuda(), logits.detach().cuda().requires_grad_(), target.cuda()
-    with waits() as count:
+    with waits() as lines:
         found = loss(there, labels)
         (gradient,) = torch.autograd.grad(found, there)
-    assert count() == 0
+    assert lines() == []
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(gradient.cpu(), slope, rtol=1e-3, atol=1e-4 * float(slope.abs().max()))
 
@@ -70,10 +73,10 @@ def test_a_step_of_pointrend_does_not_wait() -> None:
     model, images = create_model("pointrend_r50", 3).cuda(), torch.randn(2, 3, 64, 64, device="cuda")
     target = torch.zeros(2, 64, 64, dtype=torch.uint8, device="cuda")
     points, whole = PointsLoss(), create_loss({"cross_entropy": 1.0})
-    with waits() as count:
+    with waits() as lines:
         output = model(images)
         (whole(output.logits, target) + points(output.extras["points"], target)).backward()
-    assert count() == 0
+    assert lines() == []
 
 
 @pytest.mark.parametrize("objects", [False, True])
@@ -84,17 +87,17 @@ def test_a_step_of_mask_classification_waits_once(objects: bool) -> None:
     target[:, 0] = 255
     logits = [(2 * torch.randn(3, 9, classes + 1), 3 * torch.randn(3, 9, 6, 8)) for _ in range(7)]
 
-    def value(device: str) -> tuple[Tensor, int]:
+    def value(device: str) -> tuple[Tensor, list[str]]:
         layers = [QueryOutput(*(part.to(device).requires_grad_() for part in layer)) for layer in logits]
         own = target.to(device)
         labels = torch.arange(classes, device=device)
         crowd = labels == 2
         segments = [Segments(labels, names == labels[:, None, None], names != 255, crowd=crowd) for names in own]
-        with waits() as count:
+        with waits() as lines:
             total = torch.stack(loss.of_layers(layers, segments if objects else own)).sum()
             total.backward()
-        return total.detach().cpu(), count()
+        return total.detach().cpu(), lines()
 
-    (expected, _), (found, number) = value("cpu"), value("cuda")
-    assert number == 1
+    (expected, _), (found, lines) = value("cpu"), value("cuda")
+    assert len(lines) == 1, lines
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)

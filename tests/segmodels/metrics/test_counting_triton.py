@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import segmodels.metrics
 from segmodels.errors import InputError
 from segmodels.metrics import ConfusionMatrix, counting_device
 from segmodels.metrics.counting import tally
@@ -55,6 +56,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(counting_device, "compiled_for", lambda _: kernels)
     yield
     sys.modules.pop("segmodels.metrics.counting_triton", None)
+    vars(segmodels.metrics).pop("counting_triton", None)  # `from segmodels.metrics import` finds it there first
 
 
 @pytest.mark.usefixtures("interpreted")
