@@ -17,7 +17,7 @@ CLASSES, IGNORED, BATCHES = 19, 255, 8
 
 
 def counters(setting: Setting, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Milliseconds per batch of 4 x 1024 x 2048 pixels and 19 classes, 255 ignored, of which one confusion matrix counts
+    """Milliseconds per batch of 4 x 1024 x 2048 pixels and 19 classes, 255 ignored, of which one matrix counts
     eight, by the share of wrong pixels.
     """
     shape = (1, 64, 128) if setting.rehearse else (4, 1024, 2048)
