@@ -273,7 +273,7 @@ def _on_devices(settings: TrainSettings, model: nn.Module, devices: Devices) -> 
     if devices.processes > 1:
         model = synchronize_batch_norm(model, devices.device)
     if settings.compile:
-        model.compile(mode="default" if settings.compile is True else settings.compile)
+        model.compile()
     return model
 
 

@@ -113,8 +113,7 @@ class TrainSettings:
             it, else float32.
         accelerator: device of the training. auto: the GPU if there is one.
         channels_last: keep images and weights in channels-last memory, which is faster for most convolutions.
-        compile: compile the model with torch.compile. reduce-overhead: and replay its kernels as CUDA graphs, which
-            helps where the host cannot queue them fast enough.
+        compile: compile the model with torch.compile.
         deterministic: use deterministic algorithms, so that the same parameters give the same weights. On a GPU they
             are slower, and a warning names the operations that have none. auto: on the CPU alone.
         ema: decay of the exponential moving average of the weights, between 0 and 1; the average is validated and kept
@@ -154,7 +153,7 @@ class TrainSettings:
     precision: Precision = "auto"
     accelerator: Accelerator = "auto"
     channels_last: bool = True
-    compile: bool | Literal["reduce-overhead"] = False
+    compile: bool = False
     deterministic: bool | Literal["auto"] = "auto"
     ema: float | None = None
     early_stopping: EarlyStopping | None = None

@@ -177,18 +177,6 @@ def test_one_kernel_updates_all_parameters_on_gpus_alone(readers: tuple[ShardRea
 
 
 @pytest.mark.parametrize(
-    ("wanted", "modes"), [(False, []), (True, ["default"]), ("reduce-overhead", ["reduce-overhead"])]
-)
-def test_models_are_compiled_in_the_mode_of_the_settings(
-    readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch, wanted: Any, modes: list[str]
-) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(torch, "compile", lambda function, mode: (asked.append(mode), function)[1])
-    recipe(readers, compile=wanted)
-    assert asked == modes
-
-
-@pytest.mark.parametrize(
     ("cores", "local", "expected"), [(16, 1, 4), (4, 1, 3), (2, 1, 1), (1, 1, 0), (16, 8, 1), (8, 8, 0)]
 )
 def test_a_gpu_is_fed_by_processes_as_far_as_there_are_cores(
