@@ -26,7 +26,9 @@ PAGES = {
         "Models",
         "`train.model: NAME` trains any of them; `create_model(NAME, num_classes=...)` builds one without the pipeline."
         " Where a model has an encoder, `train.options: {encoder: resnet18, encoder_weights: PATH_OR_URI}` replaces it"
-        " ([encoders.md](encoders.md)). Names that end in `_resnet50` follow the paper or torchvision, names that end"
+        " ([encoders.md](encoders.md)), and `train.options: {weights: PATH_OR_URI}` starts from the weights of a whole"
+        " model: ours, mmsegmentation's or torchvision's. Heads for another number of classes start at random then, and"
+        " a warning names them. Names that end in `_resnet50` follow the paper or torchvision, names that end"
         " in `_r50` or `_r50_d8` follow mmsegmentation, so that weights of either fit. Parameters include the auxiliary"
         " heads of training. `python -m segmodels describe NAME` draws a model with its shapes.",
         lambda: LISTINGS["models"]().markdown(),

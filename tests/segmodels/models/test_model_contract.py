@@ -38,7 +38,7 @@ def family(name: str) -> str:
 # What stands for the encoder of a variant of ``SMALL``, and everywhere for ViT-L: prefix -> (encoder, options).
 SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
     "resnet": ("resnet18", {}),
-    "vit": ("vit_tiny", {"image_size": 64, "out_blocks": [3, 6, 9, 12]}),
+    "vit": ("vit_tiny", {"image_size": 64, "patch": 8, "out_blocks": [3, 6, 9, 12]}),
     "r50_vit": ("r50_vit_base", {"image_size": 64, "depth": 2, "resnet_depths": [1, 1, 1]}),
 }
 
