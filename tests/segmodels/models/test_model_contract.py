@@ -96,6 +96,9 @@ DEPENDENT: dict[str, tuple[tuple[str, ...], str]] = {
 # Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
 RATES: dict[str, tuple[float, str]] = {
     "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
+    "segmenter_t_mask": (3e-4, "a transformer alone, without batch norm"),
+    "setr_naive": (1e-3, "a transformer"),
+    "transunet_r50_b16": (1e-3, "a transformer"),
     "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
 }
 # Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
