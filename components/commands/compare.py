@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 MOST_MEASURED = 8
 """Runs whose images are resampled; of more only the scores in MLflow are compared."""
 
-SHOWN_PARAMETERS = 6
-"""Columns in a terminal; the page has all."""
-
 
 def compare(
     runs: tuple[str, ...] = (),
@@ -136,18 +133,22 @@ def _print(
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table(box=box.SIMPLE_HEAD)
-    for column in ("run", "name", "version", *(name.removeprefix("test/") for name in scores.values())):
-        shown.add_column(column, overflow="fold")
-    for name in parameters[:SHOWN_PARAMETERS]:
-        shown.add_column(name, overflow="fold")
+    console, shown = Console(), Table(box=box.SIMPLE_HEAD)
+    shown.add_column("run", no_wrap=True)
+    shown.add_column("name", overflow="fold")
+    for name in scores.values():
+        shown.add_column(name.removeprefix("test/"), overflow="fold", min_width=6 if len(runs) > MOST_MEASURED else 11)
     for run, row in zip(runs, table, strict=True):
-        values = [cell(*row[score]) for score in scores]
-        shown.add_row(run.id[:8], run.name, run.version, *values, *(run.params.get(n, "–") for n in parameters[:6]))
-    console = Console()
+        values = [cell(*row[score]).replace(" (", "\n").removesuffix(")") for score in scores]
+        shown.add_row(run.id[:8], run.version or run.name, *values)
     console.print(shown)
-    if len(parameters) > SHOWN_PARAMETERS:
+    if len(runs) > MOST_MEASURED:
         console.print(f"{len(parameters)} parameters differ: {', '.join(parameters)}", soft_wrap=True, highlight=False)
+    else:
+        differ = Table("parameter", *(run.id[:8] for run in runs), box=box.SIMPLE_HEAD)
+        for name in parameters:
+            differ.add_row(name, *(run.params.get(name, "–") for run in runs))
+        console.print(differ)
     for run in runs[1:]:
         if run.id in comparisons:
             console.print(verdict(run.id[:8], runs[0].id[:8], comparisons[run.id]), soft_wrap=True, highlight=False)
