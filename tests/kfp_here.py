@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from kfp import local
 from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
+from small_pipeline import use_local_store
 
 from components.params.reading import load_params
 from pipelines.local import resolve_named_outputs
@@ -116,7 +117,7 @@ def cluster_here(cluster: Cluster) -> Iterator[None]:
 
     folder = cluster.folder
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        use_local_store(folder, patch)
         patch.setattr(docker, "from_env", DockerClient)
         patch.setattr(docker_task_handler, "run_docker_container", cluster.container)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")

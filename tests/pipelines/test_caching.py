@@ -112,6 +112,7 @@ def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
 ) -> None:
     cache = KubeflowCache()
     monkeypatch.setattr(task_executor.cache_module, "get_local_cache", lambda: cache)
+    monkeypatch.setattr("components.steps.register._export", lambda *_: "none")  # it takes most of the time
     cluster = Cluster(tmp_path)  # this one trains
     everything = ["changed", "ingest", "validate", "preprocess", "train", "evaluate", "register", "notify"]
     with cluster_here(cluster):
