@@ -111,7 +111,7 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               f"No image looks like one of another split (perceptual hashes differ in more than {bits} of 64 bits).",
               "images that look like one of another split",
               "look at the pairs; if they show the same scene, put them into one group", detail="near_duplicate_of"),
-        Check("images_distinct", "warning", _distinct("split", "image_md5"), "No image is twice in a split.",
+        Check("images_distinct", "warning", _distinct("split", "content"), "No image is twice in a split.",
               "images that are more than once in their split", "remove the copies"),
         Check("upright", "warning", _null("image_orientation"),
               "No image has an EXIF or TIFF orientation that turns or mirrors it.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -16,7 +18,7 @@ def with_duplicates(facts: pa.Table, distance: int) -> pa.Table:
     """
     split, image = (facts.column(name).to_numpy(zero_copy_only=False) for name in ("split", "image"))
     md5 = facts.column("image_md5").to_numpy(zero_copy_only=False)
-    parts = _parts_of_files(image, facts.column("id").to_pylist())
+    parts = parts_of_files(image.tolist(), facts.column("id").to_pylist())
     equal = same_elsewhere(np.array([None if part else one for part, one in zip(parts, md5, strict=True)]), split)
     hashes = facts.column("image_hash")
     hashed = np.flatnonzero(hashes.is_valid().to_numpy())
@@ -32,7 +34,7 @@ def with_duplicates(facts: pa.Table, distance: int) -> pa.Table:
     return facts
 
 
-def _parts_of_files(image: np.ndarray, ids: list[str]) -> np.ndarray:
+def parts_of_files(image: Sequence[str], ids: Sequence[str]) -> np.ndarray:
     """Which samples are parts of a file (pages, slices), ``(N,)`` bool: files that hold samples of several ids."""
     holds: dict[str, set[str]] = {}
     for file, sample in zip(image, ids, strict=True):

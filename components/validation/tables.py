@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from components.running.wording import first_few
 from components.validation.checks import Table
+from components.validation.duplicate_images import parts_of_files
 from components.validation.report import ClassCounts, forms_of, sizes_of
 from segmodels.data.decoding import JPEG_MASK
 from segmodels.data.image_form import NARROW, ImageForm, common_form
@@ -33,6 +34,8 @@ def tables(
     as_they_are = ["id", "split", "image", "annotation", "image_error", "annotation_error", "image_md5", "also_in",
                    "near_duplicate_of", "image_orientation"]  # fmt: skip
     columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in as_they_are}
+    parts = parts_of_files(facts.column("image").to_pylist(), facts.column("id").to_pylist())
+    columns["content"] = [None if part else md5 for part, md5 in zip(parts, columns["image_md5"], strict=True)]
     columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
     columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
     columns["ingested_md5s"] = [" ".join(md5s) or None for md5s in manifest.column("md5s").to_pylist()]

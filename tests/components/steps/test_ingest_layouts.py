@@ -6,10 +6,12 @@ from pathlib import Path
 import layout_trees as trees
 import numpy as np
 import pytest
+from PIL import Image
 
 from components.params.checking import checked
-from components.params.schema import IngestParams
+from components.params.schema import IngestParams, ValidateParams
 from components.steps.ingest import ingest
+from components.steps.validate import validate
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
 
@@ -45,6 +47,18 @@ def test_files_without_their_other_half_are_counted(tmp_path: Path, capsys: pyte
     ingested(trees.apsis(tmp_path / "set"), splits={"val": "test"})
     expected = "2 files without their other half are left out (images_mask/00002_mask.mat, images_mask/00004_mask.mat)"
     assert expected in capsys.readouterr().out
+
+
+def test_pages_of_a_stack_and_slices_of_a_volume_are_no_duplicates(tmp_path: Path) -> None:
+    root = trees.isbi2012_stacks(tmp_path / "set")
+    for name in ("train-volume", "train-labels"):  # six pages, two for each split
+        pages = [Image.fromarray(trees.RNG.integers(0, 2, trees.SIZE, dtype=np.uint8) * 255) for _ in range(6)]
+        pages[0].save(root / f"{name}.tif", save_all=True, append_images=pages[1:])
+    ingested(root, split={"val": 0.34, "test": 0.34})
+    validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
+    report = json.loads((tmp_path / "validation" / "report.json").read_text())
+    found = {entry["check"] for entry in report["warnings"]}
+    assert found.isdisjoint({"images_distinct", "in_one_split", "unlike_other_splits"})
 
 
 @pytest.mark.parametrize(
