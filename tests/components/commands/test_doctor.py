@@ -108,7 +108,7 @@ def test_a_merge_conflict_stays(project: Path) -> None:
 
 def test_it_costs_no_time(project: Path) -> None:
     """Neither DVC nor torch is imported: a second `make demo` takes no longer."""
-    code = "import sys; from components.__main__ import main; main(['doctor']); print(*sys.modules)"
+    code = "import sys; from components.__main__ import main; main(['doctor', '--repair']); print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=project, env=environment, capture_output=True, text=True, check=True
