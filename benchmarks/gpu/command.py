@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[Part, int]] = {  # in the order of what is asked first; s
     "steps": (steps.beside_torchvision, 120),
     "resume": (loop.resume, 120),
     "correctness": (correctness.correctness, 240),
-    "precision": (precision.precision, 90),
+    "precision": (precision.precision, 300),
     "compile": (steps.compiled, 180),
     "prediction": (prediction.prediction, 90),
     "workers": (loop.workers, 120),

@@ -25,8 +25,9 @@ MARGIN, ALWAYS_ALLOWED = 10, 1e-4
 
 def correctness(setting: Setting, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Largest difference between the GPU's float32 (no TF32) and the CPU's, relative to the largest value: of the
-    logits in evaluation, and of the gradients of their sum of squares. Beside them what the same model makes, on the
-    CPU, of images that differ by 1e-6: a GPU is right where it differs by at most ten times that, or by 1e-4.
+    logits in evaluation, and of the gradients of their sum of squares. Beside them the most that the same model makes,
+    on the CPU, of three changes of the images by 1e-6 (a rounding may turn a ReLU, and with it a gradient): a GPU is
+    right where it differs by at most ten times that, or by 1e-4.
     """
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     names = REHEARSED if setting.rehearse else [*FIRST, *(name for name in list_models() if name not in FIRST)]
@@ -44,9 +45,12 @@ def differences(name: str, device: str) -> dict[str, Any]:
     images = torch.randn(2, 3, *((16, 32, 32) if volume else (128, 128)))
     model = create_model(name, 5).eval()
     ours = outcome(model, images)
-    nudged = outcome(model, images + NUDGE * torch.randn_like(images))
+    nudged = [outcome(model, images + NUDGE * torch.randn_like(images)) for _ in range(3)]
     theirs = outcome(model.to(device), images.to(device))
-    found, allowed = relative(ours, theirs), relative(ours, nudged)
+    found, allowed = (
+        relative(ours, theirs),
+        tuple(map(max, zip(*(relative(ours, each) for each in nudged), strict=True))),
+    )
     right = all(own <= max(ALWAYS_ALLOWED, MARGIN * most) for own, most in zip(found, allowed, strict=True))
     names = ("logits", "gradients", "logits, nudged", "gradients, nudged")
     return {**dict(zip(names, (*found, *allowed), strict=True)), "right": "yes" if right else "NO"}

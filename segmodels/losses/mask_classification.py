@@ -140,16 +140,16 @@ class MaskClassificationLoss(Loss):
 
     def _class_loss(self, class_logits: Tensor, truth: Truth, pairs: Pairs) -> Tensor:
         none = class_logits.shape[2] - 1
+        # index_put_ (also as a gradient) and assigning one number wait for a GPU, the calls below do not
         labels = torch.full(class_logits.shape[:2], none, device=class_logits.device)
-        labels[pairs.image, pairs.prediction] = truth.labels[pairs.image, pairs.place]
-        weights = class_logits.new_ones(none + 1)
-        weights[none] = self.no_object
-        counted = truth.valid.flatten(1).any(dim=1)[:, None] * weights[labels]
+        labels.view(-1).scatter_(0, pairs.prediction, truth.labels[pairs.image, pairs.place])
+        weights = class_logits.new_ones(labels.shape).masked_fill_(labels == none, self.no_object)
+        counted = truth.valid.flatten(1).any(dim=1)[:, None] * weights
         values = counted * F.cross_entropy(class_logits.transpose(1, 2), labels, reduction="none")
         return values.sum() / torch.where(counted.sum() > 0, counted.sum(), 1)
 
     def _mask_losses(self, mask_logits: Tensor, truth: Truth, pairs: Pairs) -> dict[str, Tensor]:
-        matched = mask_logits[pairs.image, pairs.prediction]
+        matched = mask_logits.flatten(0, 1).index_select(0, pairs.prediction)
         if not len(matched):
             return dict.fromkeys(("focal", "dice"), mask_logits.sum() * 0)
         places = enumerate(pairs.place.split(pairs.counts))

@@ -47,7 +47,7 @@ class Truth(NamedTuple):
     def masks_of(self, image: int, places: Tensor) -> Tensor:
         """``(N, H, W)`` bool."""
         masks = self.masks[image]
-        return masks[places] if masks.ndim == 3 else masks == places[:, None, None]
+        return masks.index_select(0, places) if masks.ndim == 3 else masks == places[:, None, None]
 
     def at(self, size: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Masks ``(B, K, h * w)`` without ignored pixels and valid pixels ``(B, 1, h * w)``, as numbers 0 or 1 at the
@@ -65,7 +65,7 @@ class Pairs(NamedTuple):
     """Matched predictions and segments of a batch, N in all, image by image."""
 
     image: Tensor  # (N,) int64
-    prediction: Tensor  # (N,) int64, its place among the image's predictions
+    prediction: Tensor  # (N,) int64, its place among the predictions of all images, image by image
     place: Tensor  # (N,) int64, the segment's place in ``Truth``
     counts: list[int]  # pairs of each image
     segments: int  # of the batch, matched or not
@@ -87,7 +87,7 @@ def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
     for cost, matrix in zip(costs, matrices, strict=True):
         for image, (own, known) in enumerate(zip(matrix.view(cost.shape).numpy(), places, strict=True)):
             rows, columns = linear_sum_assignment(own[:, known])
-            found.append(np.stack([np.full_like(rows, image), rows, known[columns]]))
+            found.append(np.stack([np.full_like(rows, image), image * len(own) + rows, known[columns]]))
     lengths = [pairs.shape[1] for pairs in found]
     everything = _to_device(torch.from_numpy(np.concatenate(found, axis=1)), present.device)
     images, segments = len(present), sum(map(len, places))

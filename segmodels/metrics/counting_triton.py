@@ -28,11 +28,11 @@ def count(prediction: Tensor, target: Tensor, tables: Tensor, extremes: Tensor, 
     device, pixels = target.device, target.numel()
     few = tables.shape[1] <= IN_REGISTERS
     programs = (PROGRAMS_IN_REGISTERS if few else PROGRAMS_IN_MEMORY) * multiprocessors(device)
-    grid = (min(triton.cdiv(pixels, BLOCK), programs),)
+    grid = (min(-(-pixels // BLOCK), programs),)
     arguments = prediction, target, pixels, tables, extremes, classes, ignored
     with torch.cuda.device(device):
         if few:
-            bins = max(triton.next_power_of_2(tables.shape[1]), 32)
+            bins = max(1 << (tables.shape[1] - 1).bit_length(), 32)
             _in_registers[grid](*arguments, BINS=bins, BLOCK=BLOCK, num_warps=WARPS)
         else:
             _in_memory[grid](*arguments, *tables.shape, BLOCK=BLOCK, num_warps=WARPS)

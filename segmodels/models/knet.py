@@ -43,6 +43,10 @@ def group_features(weights: Tensor, features: Tensor) -> Tensor:
     return weights.flatten(2) @ features.flatten(2).transpose(1, 2)
 
 
+def _full_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class AdaptiveUpdate(nn.Module):
     """Kernels and the features of their groups, mixed by gates that both decide (section 3.2): ``(B, N, C)`` each to
     ``(B, N, C)``.
@@ -106,8 +110,15 @@ class KernelUpdate(nn.Module):
     def forward(self, features: Tensor, kernels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``(B, C, h, w)``, kernels ``(B, N, C)`` and their mask logits ``(B, N, h, w)`` to new mask logits
         and kernels.
+
+        After the convolution of pixels, all is computed in float32 and cheap: in float16 the gradients of gates and
+        grouped features overflow, and each round's masks weigh what the next one groups, which multiplies roundings.
         """
         features = self.feat_transform(features)
+        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
+            return self._update(*(_full_precision(x) for x in (features, kernels, masks)))
+
+    def _update(self, features: Tensor, kernels: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         kernels = self.kernel_update_conv(group_features(self.masks_to_weights(masks), features), kernels)
         kernels = self.attention_norm(self.attention(kernels))
         kernels = self.ffn_norm(kernels + self.ffn(kernels))

@@ -4,6 +4,7 @@ segmentation needs.
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from segmodels.models.knet import AdaptiveUpdate, KernelUpdate, group_features, one_mask_per_pixel
@@ -108,3 +109,16 @@ def test_features_of_the_decoders(name, stride):
     model = create_model(name, 2, encoder="resnet18").eval()
     with torch.no_grad():
         assert model.decoder(model.encoder(torch.zeros(1, 3, 64, 96))).shape == (1, 512, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_a_round_is_computed_in_float32_under_autocast(half):
+    torch.manual_seed(0)
+    update = KernelUpdate(256)
+    update.feat_transform = nn.Identity()
+    features, kernels, masks = torch.randn(2, 256, 6, 6).to(half), torch.randn(2, 5, 256), torch.randn(2, 5, 6, 6)
+    expected = update(features.float(), kernels, masks.to(half).float())
+    with torch.autocast("cpu", half):
+        found = update(features, kernels, masks.to(half))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
