@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def ui(port: int = PORT) -> None:
         _print_links(client, ui_address(client.tracking_uri))
         return
     _check_free(port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no server is left behind
     address = f"http://localhost:{port}"
     with tempfile.TemporaryFile() as log:
         server = _start(client.tracking_uri, port, log)

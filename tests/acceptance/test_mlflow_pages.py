@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,8 +70,10 @@ def links(project: Path) -> Iterator[dict[str, str]]:
             if line.startswith("Ctrl-C"):
                 break
         yield printed
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         assert process.wait(20) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(command[-1])), timeout=5)
 
 
 class Browser:
