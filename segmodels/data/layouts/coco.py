@@ -55,12 +55,12 @@ class CocoView(Published):
 
     places = ("", "coco/", "COCO/", "coco_stuff164k/")
     automatic = False
-    kind: ClassVar[str]
+    prefix: ClassVar[str]
     """Begins the names of the JSON files of the view."""
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        return bool(_parts(folder / "annotations", f"{cls.kind}_", ".json"))
+        return bool(_parts(folder / "annotations", cls.prefix, ".json"))
 
     @cached_property
     def _all_files(self) -> frozenset[str]:
@@ -70,8 +70,8 @@ class CocoView(Published):
     def _json(self) -> dict[str, CocoFile]:
         """Split, such as ``val2017`` -> its JSON file."""
         found = {}
-        for split in _parts(self.root / self.top / "annotations", f"{self.kind}_", ".json"):
-            name = f"{self.top}annotations/{self.kind}_{split}.json"
+        for split in _parts(self.root / self.top / "annotations", self.prefix, ".json"):
+            name = f"{self.top}annotations/{self.prefix}{split}.json"
             found[split] = CocoFile(self.root / name, name)
         return found
 
@@ -89,7 +89,7 @@ class CocoPanoptic(CocoView):
     Pixels without a segment count nowhere. Boxes, areas and crowds are as the JSON file states them.
     """
 
-    kind = "panoptic"
+    prefix = "panoptic_"
     table = "coco_panoptic"
     marks = "annotations/panoptic_val2017.json"
     tree: ClassVar[str] = """\
@@ -163,7 +163,7 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
 class CocoInstances(CocoView):
     """COCO's objects: polygons, and run-length encodings for crowds. Class 0 is the background."""
 
-    kind = "instances"
+    prefix = "instances_"
     table = "coco_things"
     marks = "annotations/instances_val2017.json"
     tree: ClassVar[str] = """\

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from small_pipeline import use_local_store, write_shards
 
 from components.params.checking import checked
 from components.params.schema import TrainParams
 from components.steps.train import train
 from segmodels.inference.bundle import load_bundle
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 PARAMS = {
     "options": {"widths": [4, 8]},

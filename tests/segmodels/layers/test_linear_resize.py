@@ -110,7 +110,7 @@ def linear_interpolations(path: Path) -> Iterator[str]:
         if (
             isinstance(node, ast.Call)
             and getattr(node.func, "attr", "") == "interpolate"
-            and "nearest" not in ast.unparse(node)
+            and not any(mode in ast.unparse(node) for mode in ("nearest", "bicubic"))  # bicubic: position embeddings
         ):
             yield f"{path.name}: {ast.unparse(node)}"
 
