@@ -34,7 +34,7 @@ def run(workspace: Path, steps: tuple[str, ...], params: Mapping[str, Any]) -> N
         done = subprocess.run(
             [sys.executable, "-m", "components", step],
             cwd=workspace,
-            env={**own, "OMP_NUM_THREADS": "2"},
+            env={**own, "OMP_NUM_THREADS": "1"},  # threads of busy cores wait for each other
             capture_output=True,
             text=True,
         )
