@@ -50,7 +50,7 @@ def run(workspace: Path, steps: tuple[str, ...], params: Mapping[str, Any]) -> N
             {"preprocess": {"longer_side": 120}, "train": {"epochs": 3, "augment": {"crop": [80, 112]}}},
             0.15,
         ),
-        ("dsb2018", "dsb2018", {"train": {"epochs": 8, "validate_every": 8, "augment": {"crop": [128, 128]}}}, 0.6),
+        ("dsb2018", "dsb2018", {"train": {"epochs": 16, "validate_every": 16, "augment": {"crop": [128, 128]}}}, 0.6),
         (
             "ph2",
             "ph2",
