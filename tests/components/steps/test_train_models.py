@@ -26,7 +26,7 @@ LABELS = LabelMap(tuple(CLASSES), tuple(CLASSES.values()), {number: number for n
 SMALL = ("attention_unet_original", "bisenet_v1_xception39", "segnext_t")
 OTHER_DATA = ("image_label", "reconstruction")  # losses of models that learn from more, or other, than masks
 LARGE = ("segmenter_l_mask", "setr_mla", "setr_naive", "setr_pup", "transunet_r50_l16")
-"""With more than 300 million parameters: a training takes up to 17 GB. The contract test trains them with small bodies."""
+"""Above 300 million parameters: a training takes up to 17 GB. The contract test trains them with small bodies."""
 NAMES = [
     entry.name
     for entry in MODELS
