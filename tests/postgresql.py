@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -30,12 +31,17 @@ class Database:
         """Of the database mlflow."""
         return f"postgresql+psycopg2://mlflow:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/mlflow"
 
-    def crash(self) -> None:
-        """Kill one of its processes; it then drops all connections, recovers and starts anew, as after a crash."""
+    def crash(self) -> bool:
+        """Kill its writer of the log; it then drops all connections, recovers and starts anew, as after a crash. False
+        while it recovers: there is no such process then, and to kill the one that recovers would end PostgreSQL.
+        """
         pid = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
-        children = [one for one in psutil.Process(pid).children() if one.status() != psutil.STATUS_ZOMBIE]
-        if children:  # else it is starting
-            children[0].kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # they come and go
+            for child in psutil.Process(pid).children():
+                if "walwriter" in " ".join(child.cmdline()):
+                    child.kill()
+                    return True
+        return False
 
     def run(self, program: str, *arguments: str) -> str:
         """A client program, with the options and the variable that the manifests use."""

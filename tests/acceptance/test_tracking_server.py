@@ -233,13 +233,16 @@ def test_no_crash_of_the_database_loses_or_doubles_a_metric(
         state = tmp_path / "data" / "checkpoints" / "training"
         run = runs.start_run(experiment="crashes", name="unet", state=state, params={}, tags={})
         journal, sender, rng = Journal(JOURNAL.path(state)), metric_sender.MetricSender(run, []), random.Random(0)
-        names, ended = ("val/miou", "val/fwiou", "train/loss"), threading.Event()
+        names, crashes, ended = ("val/miou", "val/fwiou", "train/loss"), list[float](), threading.Event()
 
         def crash() -> None:
-            for _ in range(30):
-                time.sleep(rng.uniform(0.05, 0.8))
-                database.crash()
-            ended.set()
+            try:
+                while len(crashes) < 30:
+                    time.sleep(rng.uniform(0.05, 0.8))
+                    if database.crash():
+                        crashes.append(time.monotonic())
+            finally:
+                ended.set()
 
         thread = threading.Thread(target=crash)
         thread.start()
@@ -251,6 +254,7 @@ def test_no_crash_of_the_database_loses_or_doubles_a_metric(
             step += 1
             time.sleep(0.03)
         thread.join()
+        assert len(crashes) == 30
         sender.finish("FINISHED", 0.5)
         done = subprocess.run(
             [sys.executable, "-m", "components", "sync"],
