@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -33,10 +34,8 @@ def reading_ahead(reader: ShardReader, batches: Iterable[T], samples: Callable[[
 
     def fetch() -> None:
         while (shard := wanted.get()) >= 0 and not dropped.is_set():
-            try:
+            with suppress(Exception):  # the reader meets it again, where the shard is due
                 reader.fetch(shard)
-            except Exception:  # the reader meets it again, where the shard is due
-                continue
 
     for _ in range(THREADS):
         threading.Thread(target=fetch, name="shards", daemon=True).start()
