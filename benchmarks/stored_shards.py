@@ -107,7 +107,7 @@ def write_shards(folder: Path) -> None:
 
 
 def use(batches: Iterable[object], pace: float) -> None:
-    """Take every batch; with ``pace`` no more than so many images a second."""
+    """Take every batch; ``pace``: most images per second."""
     due = time.monotonic()
     for _ in batches:
         if pace:

@@ -28,7 +28,7 @@ class Pod:
 
     @property
     def serves(self) -> bool:
-        """Runs until it is told to stop."""
+        """Runs until it is stopped."""
         return self.owner["kind"] in ("Deployment", "StatefulSet", "InferenceService")
 
 

@@ -64,7 +64,7 @@ def size(folder: Path) -> int:
 
 
 def stored(folder: Path, shards: float | None = None, split: str = "train") -> ShardReader:
-    """The shards through a cache with room for so many; None: for all."""
+    """The shards through a cache with room for ``shards`` of them; None: for all."""
     limit = 1e9 if shards is None else shards * size(folder)
     return ShardReader(f"file://{folder}", split, cache_bytes=limit)
 
