@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V): set PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@sed '/^-r /d; s/^torch==[0-9.]*/&+cpu/' requirements.lock > $(VENV)/cpu.lock   # without what the CUDA build of torch needs
-	$(BIN)/python -m pip install $(PIP_OPTIONS) --require-hashes -r \
+	$(BIN)/python -m pip install $(PIP_OPTIONS) --no-deps --require-hashes -r \
 	  $$($(BIN)/python -m pip install $(PIP_OPTIONS) --dry-run --no-deps $$(grep -o '^torch==[^ ]*' $(VENV)/cpu.lock) > /dev/null 2>&1 && echo $(VENV)/cpu.lock || echo requirements.lock)
 	$(BIN)/python -m pip install $(PIP_OPTIONS) --no-deps -e .
 	@touch $@

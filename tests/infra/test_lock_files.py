@@ -80,6 +80,13 @@ def test_the_lock_files_agree() -> None:
         assert everything.get(name, (version,))[0] == version
 
 
+@pytest.mark.parametrize("path", ["Makefile", "infra/Dockerfile", "infra/README.md"])
+def test_a_lock_file_is_installed_as_it_stands(path: str) -> None:
+    """Without --no-deps, pip 23 looks for a newer `urllib3[socks]` beside the locked `urllib3`, and finds no hash."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert 0 < text.count("--require-hashes") == text.count("--no-deps --require-hashes")
+
+
 def test_no_md5_is_meant_for_security() -> None:
     """Machines in FIPS mode refuse it otherwise; bandit finds the calls that it recognises."""
     calls = [
