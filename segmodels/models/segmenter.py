@@ -60,8 +60,8 @@ class MaskTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         x = self.decoder_norm(x)
-        # of all tokens: exported on a part of them, the layer would refuse a batch of one
-        patches = functional.normalize(self.proj_patch(x)[:, :-classes], dim=2)
+        # contiguous: exported on a view of some tokens, the layer would refuse a batch of one
+        patches = functional.normalize(self.proj_patch(x[:, :-classes].contiguous()), dim=2)
         embeddings = functional.normalize(self.proj_classes(x[:, -classes:]), dim=2)
         masks = self.mask_norm(patches @ embeddings.transpose(1, 2))
         return masks.transpose(1, 2).unflatten(2, features.shape[-2:])
