@@ -36,7 +36,7 @@ def count_pairs(prediction: Any, target: Any, num_classes: int, ignore_index: in
             " prediction to the labels' size"
         )
     maps = flat(prediction), flat(target)
-    large = target.size >= max(COMPILED_FROM, num_classes**2)
+    large = target.size >= max(COMPILED_FROM, 16 * num_classes**2)  # its tables take no more memory than the maps
     table = (compiled_tally() if large else tally)(*maps, num_classes, ignore_index)
     if table[:num_classes, num_classes].any() or table[num_classes + 1].any():
         refuse(prediction, target, num_classes, ignore_index)
