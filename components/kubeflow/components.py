@@ -59,8 +59,8 @@ def _training(model: Any, loss: Any, epochs: Any, batch_size: Any, lr: Any, seed
 
 @dsl.container_component
 def changed(
-    revision: OutputPath(str),  # type: ignore[valid-type]
-    decision: OutputPath(str),  # type: ignore[valid-type]
+    revision: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
+    decision: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
     ingest_params: str,
     preprocess_params: str,
     train_params: str,

@@ -41,7 +41,7 @@ def run_checks(
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_or_update_pandas("dataset")
-    context.add_data_docs_site("docs", _site(pages))  # type: ignore[arg-type]
+    context.add_data_docs_site("docs", _site(pages))  # type: ignore[arg-type]  # a dict will do
     when = RunIdentifier(run_name=run_name, run_time=datetime.datetime.now(datetime.UTC))
     findings = {}
     for table, frame in tables.items():
@@ -65,7 +65,7 @@ def run_checks(
         )
         outcome = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=when)
         for result in next(iter(outcome.run_results.values())).results:
-            name = result.expectation_config.meta["check"]  # type: ignore[union-attr]
+            name = result.expectation_config.meta["check"]  # type: ignore[union-attr]  # as _expectation wrote it
             findings[name] = _finding(own[name], result)
     context.build_data_docs(site_names=["docs"])
     return [findings[check.name] for check in checks]

@@ -16,7 +16,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.layers.attention import attend
-from segmodels.layers.blocks import DropPath, check_images, initialise_transformer
+from segmodels.layers.blocks import DropPath, check_images, initialise_convolutions, initialise_transformer
 from segmodels.layers.names import Names, renamed
 
 Size = tuple[int, int]
@@ -156,18 +156,14 @@ class MiT(Encoder):
             self.add_module(f"norm{i}", nn.LayerNorm(width, eps=1e-6))
             channels = width
         initialise_transformer(self)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
-                nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
         maps, x = [], images
         for embed, blocks, norm in self.stages():
             tokens, size = embed(x)
-            for block in blocks:  # type: ignore[attr-defined]
+            for block in blocks.children():
                 tokens = self.run(block, tokens, size)
             x = to_map(norm(tokens), size)
             maps.append(x)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
-from segmodels.layers.blocks import check_images
+from segmodels.layers.blocks import DropPath, check_images, initialise_convolutions
 
 
 class MultiScaleConvAttention(nn.Module):
@@ -89,18 +89,11 @@ class Block(nn.Module):
         self.mlp = Mlp(channels, ratio)
         self.layer_scale_1 = nn.Parameter(torch.full((channels,), 1e-2))
         self.layer_scale_2 = nn.Parameter(torch.full((channels,), 1e-2))
-        self.drop_path = drop_path
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._drop(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
-        return x + self._drop(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        """Stochastic depth (Huang et al. 2016)."""
-        if not self.training or self.drop_path == 0:
-            return x
-        kept = torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.drop_path
-        return x * kept / (1 - self.drop_path)
+        x = x + self.drop_path(self.layer_scale_1[:, None, None] * self.attn(self.norm1(x)))
+        return x + self.drop_path(self.layer_scale_2[:, None, None] * self.mlp(self.norm2(x)))
 
 
 class PatchEmbed(nn.Module):
@@ -157,18 +150,14 @@ class MSCAN(Encoder):
             self.add_module(f"block{i}", nn.ModuleList(Block(width, ratio, rates.pop(0)) for _ in range(depth)))
             self.add_module(f"norm{i}", nn.LayerNorm(width))
             channels = width
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
-                nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        initialise_convolutions(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
         maps, x = [], images
         for embed, blocks, norm in self.stages():
             x = embed(x)
-            for block in blocks:  # type: ignore[attr-defined]
+            for block in blocks.children():
                 x = block(x)
             x = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             maps.append(x)

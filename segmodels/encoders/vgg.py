@@ -58,7 +58,7 @@ class VGG(Encoder):
         for layer in layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)

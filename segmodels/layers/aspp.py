@@ -84,7 +84,7 @@ def _scores(in_channels: int, num_classes: int, kernel_size: int, rate: int) -> 
     """A convolution to the classes that starts near zero: weights from N(0, 0.01^2), as the authors' release."""
     layer = nn.Conv2d(in_channels, num_classes, kernel_size, padding=rate * (kernel_size // 2), dilation=rate)
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
     return layer
 
 

@@ -108,6 +108,18 @@ def initialise_transformer(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
+def initialise_convolutions(module: nn.Module) -> None:
+    """Two-dimensional convolutions from a normal distribution of variance 2 / fan-out, biases 0: the start of
+    transformers with convolutions. The fan-out of a grouped convolution is that of one group.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group normalisation in 32 groups, for ``norm`` of ``ConvNormAct``."""
     return nn.GroupNorm(32, channels)

@@ -75,7 +75,7 @@ class AlternatingLearner(Learner):
         return found.reordered(match_segments(found.counts).tolist())
 
     def kept(self, model: nn.Module, evaluator: Evaluator) -> dict[str, Tensor]:
-        named: WNet = copy.deepcopy(model)  # type: ignore[assignment]
+        named: WNet = copy.deepcopy(model)  # type: ignore[assignment]  # the only model of this learner
         _, counts = evaluator.confusion()
         named.reorder_segments(match_segments(counts).tolist())
         return super().kept(named, evaluator)

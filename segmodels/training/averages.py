@@ -27,7 +27,7 @@ class WeightAverage(ABC):
     def after_step(self, model: nn.Module) -> None:  # noqa: B027  # not every average moves in every step
         """Called after each optimiser step with the trained model."""
 
-    def after_epoch(  # noqa: B027
+    def after_epoch(  # noqa: B027  # nor after every epoch
         self, epoch: int, model: nn.Module, batches: Iterable[Tensor], save: Callable[[], None]
     ) -> None:
         """Called after each epoch, again where a training is resumed after it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -43,9 +44,9 @@ class Published(Layout):
         self.top = top
 
     @classmethod
+    @abstractmethod
     def begins(cls, folder: Path) -> bool:
         """Whether the dataset begins in ``folder``, by names of files alone."""
-        raise NotImplementedError
 
     @classmethod
     def place(cls, root: Path) -> str | None:
