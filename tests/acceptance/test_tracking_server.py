@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import boto3
 import pytest
 import yaml
 from mlflow import MlflowClient
-from ports import free_port
+from mlflow_server import mlflow_server
 from postgresql import PASSWORD, Database, postgresql
 from s3server import Server, s3_server
 from small_pipeline import write_shards
@@ -66,38 +65,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def mlflow_server(
+def tracking_server(
     database: Database, store: Server, folder: Path, name: str, *arguments: str, **variables: str
 ) -> Iterator[str]:
     """The address of an MLflow server on the database ``name``, which is made."""
     database.run("createdb", name)
-    port = free_port()
     uri = f"postgresql+psycopg2://mlflow@127.0.0.1:{database.port}/{name}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers=1", f"--port={port}", f"--backend-store-uri={uri}"]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PGPASSWORD": PASSWORD, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = folder / f"{name}.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [*command, *arguments],
-            env={**clean(), **store.environment, **quiet, **variables},
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(400):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5)
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()[-3000:]
-                time.sleep(0.3)
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PGPASSWORD": PASSWORD}
+    environment = {**clean(), **store.environment, **quiet, **variables}
+    with mlflow_server(folder, ["--workers=1", f"--backend-store-uri={uri}", *arguments], environment) as address:
         yield address
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait(30)
 
 
 def clean(**variables: str) -> dict[str, str]:
@@ -140,7 +117,7 @@ def test_the_steps_work_on_a_server_as_on_a_file(
         else ["--no-serve-artifacts", f"--default-artifact-root={place}"]
     )
     keys = {} if proxied else store.environment
-    with mlflow_server(database, store, tmp_path, artifacts, *options) as address:
+    with tracking_server(database, store, tmp_path, artifacts, *options) as address:
         done = dvc_repro(workspace(tmp_path), clean(MLFLOW_TRACKING_URI=address, **keys))
         assert done.returncode == 0, done.stderr[-3000:]
         for name, value in {**keys, "MLFLOW_TRACKING_URI": address}.items():
@@ -182,7 +159,7 @@ def test_a_server_that_asks_for_passwords(database: Database, store: Server, tmp
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the test",
     }
     place = "--artifacts-destination=s3://mlflow/auth"
-    with mlflow_server(database, store, tmp_path, "auth", place, "--app-name=basic-auth", **variables) as address:
+    with tracking_server(database, store, tmp_path, "auth", place, "--app-name=basic-auth", **variables) as address:
         folder = workspace(tmp_path)
         refused = dvc_repro(folder, clean(MLFLOW_TRACKING_URI=address))
         assert refused.returncode != 0
@@ -197,7 +174,7 @@ def test_a_server_that_asks_for_passwords(database: Database, store: Server, tmp
 def test_two_pipelines_that_register_at_once_leave_one_champion(
     database: Database, store: Server, tmp_path: Path
 ) -> None:
-    with mlflow_server(database, store, tmp_path, "race", "--artifacts-destination=s3://mlflow/race") as address:
+    with tracking_server(database, store, tmp_path, "race", "--artifacts-destination=s3://mlflow/race") as address:
         environment = clean(MLFLOW_TRACKING_URI=address, PYTHONPATH=str(REPOSITORY))
         shards, scores, folders = tmp_path / "shards", {}, []
         write_shards(shards, train=12, val=4, scale=1)
@@ -228,7 +205,9 @@ def test_no_crash_of_the_database_loses_or_doubles_a_metric(
     monkeypatch.setattr(metric_sender, "PAUSE", 0.05)
     monkeypatch.setattr(metric_sender, "SECONDS_TO_FINISH", 0.5)
     monkeypatch.chdir(tmp_path)
-    with mlflow_server(database, store, tmp_path, "crashes", "--artifacts-destination=s3://mlflow/crashes") as address:
+    with tracking_server(
+        database, store, tmp_path, "crashes", "--artifacts-destination=s3://mlflow/crashes"
+    ) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         state = tmp_path / "data" / "checkpoints" / "training"
         run = runs.start_run(experiment="crashes", name="unet", state=state, params={}, tags={})

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ports import free_port
+from mlflow_server import mlflow_server
 from postgresql import PASSWORD, Database, postgresql
 from s3server import Server, s3_server, seaweedfs_server
 
@@ -68,48 +68,18 @@ def tracking(database: Database, store: Server, tmp_path_factory: pytest.TempPat
         one for one in yaml.safe_load_all((BASE / "mlflow.yaml").read_text()) if one["kind"] == "Deployment"
     ]
     container = deployment["spec"]["template"]["spec"]["containers"][0]
-    port, folder = free_port(), tmp_path_factory.mktemp("mlflow")
+    assert container["command"] == ["mlflow", "server"]
+    folder = tmp_path_factory.mktemp("mlflow")
     given = {env["name"]: env["value"] for env in container["env"] if "value" in env}
     given["MLFLOW_BACKEND_STORE_URI"] = given["MLFLOW_BACKEND_STORE_URI"].replace(
         "@postgresql:5432", f"@127.0.0.1:{database.port}"
     )
     own = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "AWS_", "PG"))}
-    environment = {
-        **own,
-        **given,
-        **store.environment,
-        "PGPASSWORD": PASSWORD,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-    }
-    arguments = [
-        argument.replace("5000", str(port)).replace("--workers=2", "--workers=1") for argument in container["args"]
-    ]
-    log = folder / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", *container["command"], *arguments],
-            env=environment,
-            cwd=folder,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5)
-                break
-            except OSError:
-                assert server.poll() is None, log.read_text()[-3000:]
-                time.sleep(0.3)
+    places = {"PGPASSWORD": PASSWORD, "HOME": str(folder), "TMPDIR": str(folder)}
+    assert {"--port=5000", "--workers=2"} <= set(container["args"])
+    arguments = [argument for argument in container["args"] if argument not in ("--port=5000", "--workers=2")]
+    with mlflow_server(folder, [*arguments, "--workers=1"], {**own, **given, **store.environment, **places}) as address:
         yield address
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, 15)
-        server.wait(30)
 
 
 def test_runs_are_in_the_database_and_artifacts_in_the_bucket(
