@@ -205,9 +205,8 @@ def test_no_crash_of_the_database_loses_or_doubles_a_metric(
     monkeypatch.setattr(metric_sender, "PAUSE", 0.05)
     monkeypatch.setattr(metric_sender, "SECONDS_TO_FINISH", 0.5)
     monkeypatch.chdir(tmp_path)
-    with tracking_server(
-        database, store, tmp_path, "crashes", "--artifacts-destination=s3://mlflow/crashes"
-    ) as address:
+    place = "--artifacts-destination=s3://mlflow/crashes"
+    with tracking_server(database, store, tmp_path, "crashes", place) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         state = tmp_path / "data" / "checkpoints" / "training"
         run = runs.start_run(experiment="crashes", name="unet", state=state, params={}, tags={})

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from segmodels.annotations import Annotation, Segment, rows_of
 from segmodels.data import augment as augmentation
 from segmodels.data.batches import Batch
-from segmodels.data.loader import PREFETCH, evaluation_loader, prefetch, training_loader
+from segmodels.data.loader import PREFETCH, evaluation_loader, training_loader
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
@@ -94,6 +94,10 @@ def same(first: list[Batch], second: list[Batch]) -> bool:
         for a, b in zip(first, second, strict=True)
         for one, other in zip(tree_leaves(a), tree_leaves(b), strict=True)
     )
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 def test_batches_are_uint8_channels_last_of_the_crops_size(reader):
@@ -340,49 +344,6 @@ def test_evaluation_keeps_no_shard_mapped(reader):
     if not maps.exists():
         pytest.skip("memory maps are listed on Linux only")
     assert str(reader.folder) not in maps.read_text()
-
-
-# The thread
-
-
-def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "prefetch"]
-
-
-def test_prefetch_gives_all_items_in_order():
-    assert list(prefetch(iter(range(50)), depth=3)) == list(range(50))
-    assert list(prefetch([], depth=3)) == []
-    assert threads() == []
-
-
-def test_prefetch_works_ahead_but_only_so_far():
-    made = []
-
-    def items():
-        for number in range(20):
-            made.append(number)
-            yield number
-
-    stream = prefetch(items(), depth=3)
-    next(stream)
-    deadline = time.monotonic() + 5
-    while len(made) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
-    assert len(made) == 4
-    stream.close()
-
-
-def test_an_exception_in_the_thread_is_raised_where_the_item_was_due():
-    def items():
-        yield 1
-        raise InputError("shard x is corrupt")
-
-    stream = prefetch(items())
-    assert next(stream) == 1
-    with pytest.raises(InputError, match="shard x is corrupt"):
-        next(stream)
-    assert threads() == []
 
 
 def test_the_thread_ends_when_the_iterator_is_dropped(reader):
