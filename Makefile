@@ -14,7 +14,7 @@ PIP_OPTIONS = --quiet --disable-pip-version-check
 CONFIGURATION = configurations/$(patsubst params.%,%,$(basename $(notdir $(PARAMS))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo attacks test test-slow acceptance lint docs ui bench bench-gpu sweep run camvid image push deploy golden lock clean
+.PHONY: help demo attacks test test-slow acceptance lint lint-types lint-rules docs ui bench bench-gpu sweep run camvid image push deploy golden lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -34,21 +34,25 @@ demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, s
 	@python -m components report
 
 test: $(VENV)/.installed  ## set up, run the tests (minutes)
-	OMP_NUM_THREADS=1 python -m pytest -n 2 -m 'not slow and not acceptance'
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m 'not slow and not acceptance'
 
 test-slow: $(VENV)/.installed  ## every model learns, exports and keeps its counts (more minutes)
-	OMP_NUM_THREADS=1 python -m pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m slow
 
 acceptance: $(VENV)/.installed  ## the whole system: object store, killed and resumed trainings, browser
-	python -m pytest -m acceptance
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m acceptance
 
 lock: $(VENV)/.installed  ## write the lock files anew after a change of pyproject.toml; CPU wheels of torch are looked for in WHEELS (wheelhouse)
 	python infra/lock.py $(or $(WHEELS),wheelhouse)
 
-lint: $(VENV)/.installed  ## ruff, mypy, bandit, and imports that go down only
+lint: lint-types lint-rules  ## ruff, mypy, bandit, and imports that go down only
+
+lint-types: $(VENV)/.installed
+	mypy
+
+lint-rules: $(VENV)/.installed
 	ruff check .
 	ruff format --check .
-	mypy
 	lint-imports
 	bandit -q -c pyproject.toml -r segmodels components pipelines infra
 
