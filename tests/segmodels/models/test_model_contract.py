@@ -3,8 +3,8 @@ and exported.
 
 Parametrised over the registry, so that a new model is held to it without a line here. Variants where a setting is
 impossible are listed with the reason. The default tier checks the counts of every variant and the behaviour of the
-smallest variant of each file of models; the slow tier checks the behaviour of the other variants, and export, bfloat16
-and learning.
+smallest variant of each file of models; the slow tier checks the behaviour of the other variants, export, bfloat16,
+and (test_model_learning.py) learning.
 """
 
 import copy
@@ -12,75 +12,18 @@ import inspect
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
+from model_variants import LIBRARY, OTHERS, SMALL, TOO_LARGE, build, images_for, sizes
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
-from segmodels.losses.points import PointsLoss
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.base import Model
-from segmodels.models.registry import MODELS, create_model, model_body, model_entry, model_options
+from segmodels.models.registry import create_model, model_entry
 from segmodels.outputs import PixelOutput
 
-# of the library: other test files register models of their own
-LIBRARY = [entry.name for entry in MODELS if entry.build.__module__.startswith("segmodels.")]
-VARIANTS = [name for name in LIBRARY if "semantic" in model_entry(name).card.tasks]
-
-
-def family(name: str) -> str:
-    """The file that a variant is written in."""
-    return inspect.unwrap(model_entry(name).build).__module__.rsplit(".", 1)[-1]
-
-
-# What stands for the encoder of a variant of ``SMALL``, and everywhere for ViT-L: prefix -> (encoder, options).
-SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
-    "resnet": ("resnet18", {}),
-    "vit": ("vit_tiny", {"image_size": 64, "patch": 8, "out_blocks": [3, 6, 9, 12]}),
-    "r50_vit": ("r50_vit_base", {"image_size": 64, "depth": 2, "resnet_depths": [1, 1, 1]}),
-}
-
-
-def stands_on(name: str, prefix: str) -> bool:
-    body = model_body(name)
-    return body is not None and body.encoder.startswith(prefix)
-
-
-def size_in_tests(name: str) -> float:
-    """How large a variant is as ``build`` makes it, to compare with others of its family."""
-    card = model_entry(name).card
-    return (card.parameters or 0) * (card.gmac or 0) / (20 if stands_on(name, "resnet") else 1)
-
-
-def smallest_of_each_family() -> list[str]:
-    families: dict[str, list[str]] = {}
-    for name in VARIANTS:
-        families.setdefault(family(name), []).append(name)
-    return [min(names, key=size_in_tests) for _, names in sorted(families.items())]
-
-
-SMALL = smallest_of_each_family()
-OTHERS = [name for name in VARIANTS if name not in SMALL]
-
-# Spatial size of the test images, where 64 x 64 and the odd 75 x 53 do not do: variant -> (size, odd size, reason).
-STRIDE_64 = (
-    (128, 128),
-    (139, 117),
-    "the coarsest map, at stride 64, would be a single pixel, which an exported graph would take for a constant",
-)
-PATCHES = ((96, 96), (107, 85), "of patches of 8 pixels, smaller scenes have too few to be learned to 0.95")
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
-    **dict.fromkeys(("dfanet_a", "dfanet_b"), STRIDE_64),
-    **dict.fromkeys(("segmenter_t_mask", "setr_naive"), PATCHES),
-}
-# Too large for the machine that runs the tests; their counts are checked, their code is that of a smaller variant:
-# variant -> reason.
-TOO_LARGE: dict[str, str] = dict.fromkeys(
-    ("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask", "transunet_r50_l16"),
-    "larger numbers in the code of the smaller variants",
-)
 # torch.export with a dynamic height and width: variant -> reason why only the batch is dynamic.
 STATIC_SIZE: dict[str, str] = {}
 # Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
@@ -97,51 +40,6 @@ DEPENDENT: dict[str, tuple[tuple[str, ...], str]] = {
     "wnet": (("decoder.contracting.0.",), "the second network rebuilds the image from the segments"),
     "ynet": (("decoder1.", "decoder2.", "decoder3."), "its decoder has as many channels as there are classes"),
 }
-# Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
-RATES: dict[str, tuple[float, str]] = {
-    "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
-    "segmenter_t_mask": (5e-4, "a transformer alone, without batch norm"),
-    "setr_naive": (1e-3, "a transformer"),
-    "transunet_r50_b16": (1e-3, "a transformer"),
-    "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
-}
-# Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
-NOT_SUPERVISED = {
-    name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.learner != "supervised"
-}
-
-
-def sizes(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if name in SIZES:
-        return SIZES[name][:2]
-    dims = len(model_entry(name).card.size)
-    return ((64, 64), (75, 53)) if dims == 2 else ((32,) * dims, (35, 37, 33)[:dims])
-
-
-def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module:
-    """A variant with random weights. Those of ``SMALL`` are made smaller where an option does it and the model stays
-    the same: another body, fewer channels.
-    """
-    for prefix, (encoder, encoder_options) in SMALLER_ENCODERS.items():
-        if stands_on(name, prefix if name in SMALL else "vit_large") and stands_on(name, prefix):
-            options = {"encoder": encoder, "encoder_options": encoder_options, **options}
-    if name in SMALL and "widths" in model_options(name):
-        options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
-    torch.manual_seed(0)
-    return create_model(name, num_classes, **options)
-
-
-def images_for(name: str, batch: int, size: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
-    channels = channels or model_options(name).get("in_channels", 3)
-    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if threads == 1 else min(threads, 2))
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- every variant, on the meta device
@@ -274,7 +172,7 @@ def test_weights_go_through_safetensors_and_deepcopy_unchanged(name, tmp_path):
         assert torch.equal(model(images).logits, expected), "the copy shares memory with the original"
 
 
-# --- slow: export, bfloat16, learning
+# --- slow: export, bfloat16
 # ------------------------------------------------------------------------------------------------------------
 
 
@@ -314,57 +212,3 @@ def test_bfloat16_autocast_trains_and_predicts_finite_values(name):
     model.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.isfinite(model(images).logits).all()
-
-
-def scenes(size: tuple[int, ...], channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eight noisy scenes: a bright block (class 1) and a dark ball (class 2) on grey (class 0), each class in its place
-    and all of them large.
-    """
-    random = np.random.default_rng(0)
-    grid = np.stack(np.meshgrid(*(np.arange(extent) / extent for extent in size), indexing="ij"))
-    images, masks = [], []
-    for _ in range(8):
-        mask = np.zeros(size, np.int64)
-        corner = random.uniform(0.05, 0.15, len(size)).reshape(-1, *[1] * len(size))
-        mask[((grid > corner) & (grid < corner + 0.45)).all(axis=0)] = 1
-        centre = random.uniform(0.65, 0.7, len(size)).reshape(-1, *[1] * len(size))
-        mask[((grid - centre) ** 2).sum(axis=0) < 0.25**2] = 2
-        image = np.choose(mask, [0.0, 1.5, -1.5]) + random.normal(0, 0.3, (channels, *size))
-        images.append(image)
-        masks.append(mask)
-    return torch.from_numpy(np.stack(images)).float(), torch.from_numpy(np.stack(masks))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", [name for name in SMALL if name not in NOT_SUPERVISED])
-def test_learns_eight_scenes(name):
-    size = sizes(name)[0]
-    images, masks = scenes(size, model_options(name).get("in_channels", 3))
-    model = build(name).train()
-    steps = 150
-    rate = RATES.get(name, (2e-3,))[0]
-    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    best = 0.0
-    for step in range(1, steps + 1):
-        prediction = model(images)
-        loss = F.cross_entropy(prediction.logits, masks) + 0.4 * sum(
-            F.cross_entropy(auxiliary, masks) for auxiliary in prediction.auxiliary
-        )
-        if "points" in prediction.extras:
-            loss = loss + PointsLoss()(prediction.extras["points"], masks)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        schedule.step()
-        if step % 10 == 0:
-            with torch.inference_mode():
-                best = max(best, (model.eval()(images).logits.argmax(1) == masks).float().mean().item())
-            model.train()
-            if best >= 0.95:
-                return
-    pytest.fail(
-        f"pixel accuracy on the eight training scenes is {best:.3f} after {steps} steps, expected at least 0.95"
-    )

@@ -1,0 +1,91 @@
+"""Registered models in sizes that tests can train: the smallest variant of each file of models, smaller still where an
+option does it.
+"""
+
+import inspect
+
+import torch
+
+from segmodels.models.registry import MODELS, create_model, model_body, model_entry, model_options
+
+# of the library: other test files register models of their own
+LIBRARY = [entry.name for entry in MODELS if entry.build.__module__.startswith("segmodels.")]
+VARIANTS = [name for name in LIBRARY if "semantic" in model_entry(name).card.tasks]
+
+
+def family(name: str) -> str:
+    """The file that a variant is written in."""
+    return inspect.unwrap(model_entry(name).build).__module__.rsplit(".", 1)[-1]
+
+
+# What stands for the encoder of a variant of ``SMALL``, and everywhere for ViT-L: prefix -> (encoder, options).
+SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
+    "resnet": ("resnet18", {}),
+    "vit": ("vit_tiny", {"image_size": 64, "patch": 8, "out_blocks": [3, 6, 9, 12]}),
+    "r50_vit": ("r50_vit_base", {"image_size": 64, "depth": 2, "resnet_depths": [1, 1, 1]}),
+}
+
+
+def stands_on(name: str, prefix: str) -> bool:
+    body = model_body(name)
+    return body is not None and body.encoder.startswith(prefix)
+
+
+def size_in_tests(name: str) -> float:
+    """How large a variant is as ``build`` makes it, to compare with others of its family."""
+    card = model_entry(name).card
+    return (card.parameters or 0) * (card.gmac or 0) / (20 if stands_on(name, "resnet") else 1)
+
+
+def smallest_of_each_family() -> list[str]:
+    families: dict[str, list[str]] = {}
+    for name in VARIANTS:
+        families.setdefault(family(name), []).append(name)
+    return [min(names, key=size_in_tests) for _, names in sorted(families.items())]
+
+
+SMALL = smallest_of_each_family()
+OTHERS = [name for name in VARIANTS if name not in SMALL]
+
+# Spatial size of the test images, where 64 x 64 and the odd 75 x 53 do not do: variant -> (size, odd size, reason).
+STRIDE_64 = (
+    (128, 128),
+    (139, 117),
+    "the coarsest map, at stride 64, would be a single pixel, which an exported graph would take for a constant",
+)
+PATCHES = ((96, 96), (107, 85), "of patches of 8 pixels, smaller scenes have too few to be learned to 0.95")
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
+    **dict.fromkeys(("dfanet_a", "dfanet_b"), STRIDE_64),
+    **dict.fromkeys(("segmenter_t_mask", "setr_naive"), PATCHES),
+}
+# Too large for the machine that runs the tests; their counts are checked, their code is that of a smaller variant:
+# variant -> reason.
+TOO_LARGE: dict[str, str] = dict.fromkeys(
+    ("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask", "transunet_r50_l16"),
+    "larger numbers in the code of the smaller variants",
+)
+
+
+def sizes(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if name in SIZES:
+        return SIZES[name][:2]
+    dims = len(model_entry(name).card.size)
+    return ((64, 64), (75, 53)) if dims == 2 else ((32,) * dims, (35, 37, 33)[:dims])
+
+
+def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module:
+    """A variant with random weights. Those of ``SMALL`` are made smaller where an option does it and the model stays
+    the same: another body, fewer channels.
+    """
+    for prefix, (encoder, encoder_options) in SMALLER_ENCODERS.items():
+        if stands_on(name, prefix if name in SMALL else "vit_large") and stands_on(name, prefix):
+            options = {"encoder": encoder, "encoder_options": encoder_options, **options}
+    if name in SMALL and "widths" in model_options(name):
+        options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
+    torch.manual_seed(0)
+    return create_model(name, num_classes, **options)
+
+
+def images_for(name: str, batch: int, size: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
+    channels = channels or model_options(name).get("in_channels", 3)
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,77 @@
+"""Every model learns: the smallest variant of each file of models fits eight scenes."""
+
+import numpy as np
+import pytest
+import torch
+from model_variants import SMALL, VARIANTS, build, sizes
+from torch.nn import functional as F
+
+from segmodels.losses.points import PointsLoss
+from segmodels.models.registry import model_entry, model_options
+
+# Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
+RATES: dict[str, tuple[float, str]] = {
+    "refinenet_resnet101": (3e-4, "a deep decoder without normalisation"),
+    "segmenter_t_mask": (5e-4, "a transformer alone, without batch norm"),
+    "setr_naive": (1e-3, "a transformer"),
+    "transunet_r50_b16": (1e-3, "a transformer"),
+    "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
+}
+# Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
+NOT_SUPERVISED = {
+    name: "the classes it finds have no names" for name in VARIANTS if model_entry(name).card.learner != "supervised"
+}
+
+
+def scenes(size: tuple[int, ...], channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eight noisy scenes: a bright block (class 1) and a dark ball (class 2) on grey (class 0), each class in its place
+    and all of them large.
+    """
+    random = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*(np.arange(extent) / extent for extent in size), indexing="ij"))
+    images, masks = [], []
+    for _ in range(8):
+        mask = np.zeros(size, np.int64)
+        corner = random.uniform(0.05, 0.15, len(size)).reshape(-1, *[1] * len(size))
+        mask[((grid > corner) & (grid < corner + 0.45)).all(axis=0)] = 1
+        centre = random.uniform(0.65, 0.7, len(size)).reshape(-1, *[1] * len(size))
+        mask[((grid - centre) ** 2).sum(axis=0) < 0.25**2] = 2
+        image = np.choose(mask, [0.0, 1.5, -1.5]) + random.normal(0, 0.3, (channels, *size))
+        images.append(image)
+        masks.append(mask)
+    return torch.from_numpy(np.stack(images)).float(), torch.from_numpy(np.stack(masks))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in NOT_SUPERVISED])
+def test_learns_eight_scenes(name):
+    size = sizes(name)[0]
+    images, masks = scenes(size, model_options(name).get("in_channels", 3))
+    model = build(name).train()
+    steps = 150
+    rate = RATES.get(name, (2e-3,))[0]
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    best = 0.0
+    for step in range(1, steps + 1):
+        prediction = model(images)
+        loss = F.cross_entropy(prediction.logits, masks) + 0.4 * sum(
+            F.cross_entropy(auxiliary, masks) for auxiliary in prediction.auxiliary
+        )
+        if "points" in prediction.extras:
+            loss = loss + PointsLoss()(prediction.extras["points"], masks)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            with torch.inference_mode():
+                best = max(best, (model.eval()(images).logits.argmax(1) == masks).float().mean().item())
+            model.train()
+            if best >= 0.95:
+                return
+    pytest.fail(
+        f"pixel accuracy on the eight training scenes is {best:.3f} after {steps} steps, expected at least 0.95"
+    )
