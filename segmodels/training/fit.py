@@ -6,12 +6,10 @@ stopped after any optimiser step or during validation, and resumed with the same
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -22,12 +20,13 @@ from segmodels.errors import InputError
 from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
 from segmodels.training.averages import WeightAverage
-from segmodels.training.checkpoints import Checkpoints, random_state, set_random_state
+from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fabric import Fabric
 from segmodels.training.feeding import on_device
 from segmodels.training.learner import Learner, Losses, Turn
-from segmodels.training.means import LossSums, mean_losses, total_sums
+from segmodels.training.means import LossSums, mean_losses
 from segmodels.training.processes import largest_of_all, of_all
+from segmodels.training.resuming import TrainingState
 from segmodels.training.state import FitSettings, Progress
 from segmodels.training.validation import Validation, validate
 
@@ -103,8 +102,7 @@ class Fit:
         self.on_epoch = on_epoch
         self.stop = stop
         self.warn = warn
-        self.progress = Progress()
-        self.best: dict[str, Tensor] = {}
+        self.state = TrainingState(fabric, self.model, self.optimizer, average)
         self._saved_at = 0.0
         self._compiled = self.model._compiled_call_impl is not None
         self._cold = {"training", "validation"} if self._compiled or fabric.device.type != "cpu" else set()
@@ -118,7 +116,7 @@ class Fit:
             InputError: the mean loss of an epoch is not finite, or no validation had finite weights and outputs.
             Stopped: ``stop`` asked for it; the state is saved.
         """
-        self._resume()
+        self.state.resume(self.checkpoints, self.warn)
         self._saved_at, stopped = time.monotonic(), False
         try:
             self._train()
@@ -131,12 +129,12 @@ class Fit:
             self.fabric.barrier()  # no process leaves before the state is written
         if stopped:
             raise Stopped
-        if not self.best:
+        if not self.state.best:
             raise InputError(
                 f"none of the {self.progress.stale} validations had finite weights and outputs, so no weights were"
                 " kept: lower train.lr, set train.gradient_clip, or set train.precision to float32"
             )
-        return self.best
+        return self.state.best
 
     def _train(self) -> None:
         progress = self.progress
@@ -341,7 +339,7 @@ class Fit:
     def _keep_best(self, metrics: dict[str, float], found: Validation) -> None:
         progress, score = self.progress, self.learner.score(metrics)
         threshold = progress.best_score + self.settings.min_delta
-        better = not self.best or not (score <= threshold or math.isnan(score))
+        better = not self.state.best or not (score <= threshold or math.isnan(score))
         progress.stale += 1
         if found.finite:
             if not better:
@@ -350,7 +348,7 @@ class Fit:
             if all_finite(weights):
                 progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
                 progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
-                self.best = weights
+                self.state.best = weights
                 return
         self.warn(
             f"the weights of epoch {progress.epoch + 1} are not kept: they, or their outputs on the validation images,"
@@ -363,41 +361,10 @@ class Fit:
 
     # --- state
 
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
     def _save(self) -> None:
-        sums = total_sums(of_all(self.fabric, self.progress.sums))
-        if self.fabric.is_global_zero:
-            self.checkpoints.save(self._state(sums), self.best)
+        self.state.save(self.checkpoints)
         self._saved_at = time.monotonic()
-
-    def _state(self, sums: dict[str, float]) -> dict[str, Any]:
-        return {
-            "progress": {**asdict(self.progress), "sums": sums},
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
-            "optimizer": self.optimizer.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),
-            "random": random_state(),
-        }
-
-    def _resume(self) -> None:
-        initial: list[dict[str, Any]] = []
-
-        def restore(state: dict[str, Any], best: dict[str, Tensor]) -> None:
-            if not initial:
-                initial.append(copy.deepcopy(self._state({})))
-            self._restore(state, best)
-
-        if not self.checkpoints.resume(restore, self.warn) and initial:
-            self._restore(initial[0], {})  # a damaged state was taken over in part
-
-    def _restore(self, state: dict[str, Any], best: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
-        set_random_state(state["random"])
-        self.progress = Progress(**state["progress"])
-        if not self.fabric.is_global_zero:
-            self.progress.sums = {}  # the first process has those of all
-        self.best = best

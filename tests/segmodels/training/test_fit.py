@@ -346,7 +346,7 @@ def test_a_training_whose_loss_is_not_finite_stops_and_its_metrics_show_it(tmp_p
     assert [epoch for epoch, _ in epochs] == [0, 1, 2, 3]
     assert math.isnan(epochs[-1][1]["train/loss"])
     assert fit.progress.best_epoch < 2  # the last of finite weights
-    assert all_finite(fit.best)
+    assert all_finite(fit.state.best)
     assert len(said) == 1
     assert "weights of epoch 3 are not kept" in said[0]
 
@@ -366,7 +366,7 @@ def test_weights_that_are_not_finite_or_predict_what_is_not_are_never_kept(tmp_p
     with pytest.raises(InputError, match="none of the 2 validations had finite weights and outputs"):
         fit.run()
     assert len(epochs) == 2
-    assert fit.best == {}
+    assert fit.state.best == {}
 
 
 def test_gradients_that_the_scaler_skips_are_no_fault(tmp_path: Path) -> None:
