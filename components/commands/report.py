@@ -36,12 +36,11 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     decision = REGISTRATION.read(registration)
     facts = DATASET.read(dataset)
     classes = PER_CLASS.read(evaluation)
-
+    headline = EVALUATION.read(evaluation)["headline"]
     pages = _pages(model, decision)
     console = Console()
     images = facts["samples"].get("test", 0)
     summary = Table(box=box.SIMPLE_HEAD, title=f"test split, {images} images", title_justify="left")
-    headline = EVALUATION.read(evaluation)["headline"]
     for column in (*headline.values(), "registered as"):
         summary.add_column(column, justify="right")
     registered = f"{decision['name']} version {decision['version']} ({decision['alias']})"

@@ -45,6 +45,7 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_a_changed_dataset_is_ingested_again_and_an_equal_one_is_not(project: Path) -> None:
     assert RAN in run("dvc", "repro", "ingest", cwd=project)
     for image in (project.parent / "set").rglob("*.png"):
@@ -54,6 +55,7 @@ def test_a_changed_dataset_is_ingested_again_and_an_equal_one_is_not(project: Pa
     assert RAN in run("dvc", "repro", "ingest", cwd=project)
 
 
+@pytest.mark.slow
 def test_the_built_in_digits_are_ingested_once(project: Path) -> None:
     digits = {"train": 3, "val": 1, "test": 1, "size": 32, "seed": 0}
     write_params(project / "params.yaml", source="digits", digits=digits)

@@ -102,6 +102,7 @@ def test_large_images_that_cannot_be_predicted_are_named_and_nothing_half_writte
     assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["small.png"]
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_size_of_a_large_image(tmp_path: Path) -> None:
     program = """
 import resource, sys

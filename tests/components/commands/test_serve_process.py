@@ -91,6 +91,7 @@ def server(folder: Path, *options: str) -> Iterator[Server]:
             started.process.wait()
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_the_champion_changes_and_the_server_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,14 +9,12 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from s3server import Server, s3_server
 
 from components.__main__ import main
 from components.kubeflow import last_step as recording
 from components.kubeflow import notify as notification
 from components.kubeflow.last_step import LastStep, last_step, recorded
 from components.kubeflow.notify import notify, outcome
-from components.storage.s3 import s3_client
 from segmodels.errors import InputError, TransientError
 
 REGISTERED = {
@@ -118,20 +116,12 @@ def test_the_words_of_vertex_are_kept_and_a_long_message_is_cut() -> None:
 # --- what the steps record
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def in_a_run(store: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_run(s3: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process runs in a pod of a pipeline run of its own."""
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    if not s3_client().list_buckets()["Buckets"]:
-        s3_client().create_bucket(Bucket="kept")
-    monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://kept/checkpoints/")
+    if "records" not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+        s3.create_bucket(Bucket="records")
+    monkeypatch.setenv("SEGMODELS_CHECKPOINTS", "s3://records/checkpoints/")
     monkeypatch.setenv("SEGMODELS_PIPELINE_RUN", request.node.name)
 
 

@@ -38,8 +38,8 @@ CASES = pytest.mark.parametrize(
     ("model", "task"),
     [
         ("kernels_tiny", "panoptic"),
-        ("kernels_tiny", "instance"),
-        ("kernels_tiny", "semantic"),
+        pytest.param("kernels_tiny", "instance", marks=pytest.mark.slow),
+        pytest.param("kernels_tiny", "semantic", marks=pytest.mark.slow),
         ("centers_tiny", "instance"),
     ],
 )
@@ -162,7 +162,10 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingDisplay, "on_batch", on_batch)
 
 
-@pytest.mark.parametrize(("model", "task"), [("kernels_tiny", "panoptic"), ("centers_tiny", "instance")])
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [pytest.param("kernels_tiny", "panoptic", marks=pytest.mark.slow), ("centers_tiny", "instance")],
+)
 def test_a_stopped_training_resumes_bit_for_bit(
     folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, task: str
 ) -> None:

@@ -93,6 +93,7 @@ def trained(folder: Path, **settings: Any) -> dict[str, float]:
     return evaluate(measuring, folder / "shards", folder / "model", folder / "evaluation")
 
 
+@pytest.mark.slow
 def test_volumes_go_from_nifti_files_to_nifti_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_local_store(tmp_path, monkeypatch)
     root = write_volumes(tmp_path / "set")

@@ -133,6 +133,7 @@ def test_the_exported_program_computes_the_same_at_any_size(registered: Workplac
             torch.testing.assert_close(program(images), predictor.network(images).logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_the_model_works_where_only_its_requirements_are_installed(tmp_path: Path) -> None:
     """Another process, away from the repository, in which the project's other dependencies cannot be imported."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from s3server import Server, s3_server
 from small_pipeline import use_local_store, write_shards
 
 from components.params.checking import checked
@@ -28,20 +26,12 @@ from segmodels.inference.bundle import load_bundle
 SHARDS = 10
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
 @pytest.fixture
-def folder(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """With ``local``, shards in a folder, and ``shards``, the same in the store."""
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
     use_local_store(tmp_path, monkeypatch)
-    s3_client().create_bucket(Bucket=(bucket := f"shards-{tmp_path.name[-12:].strip('_-').replace('_', '-')}"))
+    s3.create_bucket(Bucket=(bucket := f"shards-{tmp_path.name[-12:].strip('_-').replace('_', '-')}"))
     for name in ("local", "shards"):
         write_shards(tmp_path / name, train=2 * SHARDS, val=3, scale=1, shard_bytes=2 * 20 * 32 * 4)
     keep_in_store(tmp_path / "shards", f"s3://{bucket}/all")

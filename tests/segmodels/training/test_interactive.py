@@ -122,6 +122,7 @@ def recorded(fit: Fit) -> list[dict[str, float]]:
     return epochs
 
 
+@pytest.mark.slow
 def test_it_learns_to_answer_clicks_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(InteractiveLearner, "passes", 3)
     fit = new_fit(tmp_path, lr=0.01, epochs=45, validate_every=15)

@@ -202,6 +202,7 @@ def test_loaders_have_the_processes_of_the_settings(
     assert (asked["workers"], asked["pin"]) == (expected, gpu)
 
 
+@pytest.mark.slow
 def test_workers_change_no_bit_of_the_weights(readers: tuple[ShardReader, ShardReader], tmp_path: Path) -> None:
     """Of a model with dropout, over epochs, stopped and resumed."""
     ends = {}
