@@ -3,9 +3,11 @@ option does it.
 """
 
 import inspect
+from functools import cache
 
 import torch
 
+from segmodels.models.analysis import on_meta
 from segmodels.models.registry import MODELS, create_model, model_body, model_entry, model_options
 
 # of the library: other test files register models of their own
@@ -71,6 +73,12 @@ def sizes(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return SIZES[name][:2]
     dims = len(model_entry(name).card.size)
     return ((64, 64), (75, 53)) if dims == 2 else ((32,) * dims, (35, 37, 33)[:dims])
+
+
+@cache
+def without_memory(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A variant as its card describes it and one image, on the meta device; made once for all tests that only look."""
+    return on_meta(name)
 
 
 def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module:

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_variants import LIBRARY, without_memory
 from safetensors.torch import load_file
 
 from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.labels import LabelMap
 from segmodels.models.analysis import on_meta
-from segmodels.models.registry import MODELS, create_model, model_options
+from segmodels.models.registry import create_model, model_options
 from segmodels.tasks.registry import create_task
 
 LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), {0: 0, 7: 1, 8: 2})
@@ -30,15 +31,16 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in MODELS if entry.build.__module__.startswith("segmodels.")])
+@pytest.mark.parametrize("name", LIBRARY)
 def test_what_has_auxiliary_outputs_in_training_has_an_option_that_leaves_out_their_weights_alone(name: str) -> None:
-    model, images = on_meta(name, 3, (128, 128))
-    outputs = model.train()(images.expand(2, *images.shape[1:])).auxiliary
+    model, image = without_memory(name)
+    images = torch.empty(2, image.shape[1], 128, 128, device="meta")
+    outputs = model.train()(images).auxiliary
     assert ("auxiliary" in model_options(name)) == bool(outputs) or name in KEPT
     if "auxiliary" not in model_options(name):
         return
-    bare, _ = on_meta(name, 3, auxiliary=False)
-    assert bare.train()(images.expand(2, *images.shape[1:])).auxiliary == ()
+    bare, _ = on_meta(name, auxiliary=False)
+    assert bare.train()(images).auxiliary == ()
     assert bare.state_dict().keys() < model.state_dict().keys()
 
 
