@@ -38,12 +38,20 @@ class PointPrediction(NamedTuple):
         return (y * height).long().clamp(max=height - 1) * width + (x * width).long().clamp(max=width - 1)
 
 
+class StuffPrediction(NamedTuple):
+    """Logits of stuff and, as the last class, of all things together (panoptic FPN, Kirillov 2019)."""
+
+    logits: Tensor  # (B, S + 1, H, W)
+    places: Tensor  # (C,) int64, of each train id among the S + 1
+
+
 class PixelOutput(NamedTuple):
     """A class for every pixel, of images float32 ``(B, in_channels, *spatial)``.
 
     A key of ``extras`` is the name of the loss that reads the value: ``presence`` (B, C), ``object_presence`` (B, 2),
-    ``image_label`` (B, K), ``points`` (PointPrediction), ``reconstruction`` (B, in_channels, *spatial), ``further``
-    (name -> logits). ``presence``, ``points`` and ``reconstruction`` are there in training mode only.
+    ``image_label`` (B, K), ``points`` (PointPrediction), ``reconstruction`` (B, in_channels, *spatial), ``stuff``
+    (StuffPrediction), ``further`` (name -> logits). ``presence``, ``points``, ``stuff`` and ``reconstruction`` exist in
+    training mode only.
     """
 
     logits: Tensor  # (B, C, *spatial) before softmax, at the input's size
@@ -191,6 +199,7 @@ def weight_of(weights: Sequence[float], index: int) -> float:
 # so that torch.export.save can write a program that returns one
 _TYPES = (
     PointPrediction,
+    StuffPrediction,
     PixelOutput,
     QueryOutput,
     Sampled,

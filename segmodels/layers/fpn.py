@@ -16,19 +16,35 @@ class FPN(nn.Module):
     non-linearity (section 3).
 
     Maps ``(B, in_channels[i], h_i, w_i)``, from fine to coarse, to as many maps ``(B, channels, h_i, w_i)``. Any sizes.
+
+    Args:
+        norm: normalisation after each convolution; None: none, as in the paper.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], channels: int = 256, norm: Callable[[int], nn.Module] | None = None
+    ) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
-        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        for layer in (*self.laterals, *self.outputs):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.laterals = nn.ModuleList(_convolution(width, channels, 1, norm) for width in in_channels)
+        self.outputs = nn.ModuleList(_convolution(channels, channels, 3, norm) for _ in in_channels)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sums = top_down([lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)], mode="nearest")
         return [output(x) for output, x in zip(self.outputs, sums, strict=True)]
+
+
+def _convolution(
+    in_channels: int, channels: int, kernel_size: int, norm: Callable[[int], nn.Module] | None
+) -> nn.Module:
+    """A plain convolution, or one with a normalisation."""
+    if norm is not None:
+        return ConvNormAct(in_channels, channels, kernel_size, norm=norm, activation=None)
+    return nn.Conv2d(in_channels, channels, kernel_size, padding=kernel_size // 2)
 
 
 def top_down(maps: Sequence[Tensor], mode: str) -> list[Tensor]:

@@ -35,7 +35,13 @@ def load_published(model: Model, source: str | Path) -> None:
     scores = _key_of(model, model.classifiers()[0])
     theirs = given[scores].shape[0] if scores in given else own[scores].shape[0]
     more = theirs - own[scores].shape[0]
-    other_classes = [key for key in report.mismatched if _differs_by(given[key], own[key], more)]
+    last = {_key_of(model, layer).rpartition(".")[0] for layer in model.classifiers()}
+    other_classes = [
+        key
+        for key in report.mismatched
+        if _differs_by(given[key], own[key], more)
+        or (more and key.rpartition(".")[0] in last and given[key].shape[1:] == own[key].shape[1:])
+    ]
     absent = [key for key in report.missing if key.startswith(_auxiliary(model))]
     left_out = [key for key in report.unexpected if _is_left_out(model, key)]
     rest = report._replace(

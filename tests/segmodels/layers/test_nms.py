@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmodels.layers.nms import box_iou, nms
+from segmodels.layers.nms import BLOCK, batched_nms, box_iou, nms
 
 
 def plain_iou(a: list[float], b: list[float]) -> float:
@@ -37,7 +37,7 @@ def drawn(seed: int, count: int = 120) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
 def test_kept_boxes_are_those_of_a_plain_loop(seed: int, threshold: float) -> None:
     boxes, scores, labels = drawn(seed)
-    assert nms(boxes, scores, threshold, labels).tolist() == plain_loop(boxes, scores, threshold, labels)
+    assert batched_nms(boxes, scores, labels, threshold).tolist() == plain_loop(boxes, scores, threshold, labels)
     every = torch.zeros_like(labels)
     assert nms(boxes, scores, threshold).tolist() == plain_loop(boxes, scores, threshold, every)
 
@@ -47,8 +47,14 @@ def test_a_dropped_box_drops_none() -> None:
     assert nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.3).tolist() == [0, 2]
 
 
+def test_boxes_of_several_blocks() -> None:
+    boxes, scores, labels = drawn(3, count=2 * BLOCK + 7)
+    assert batched_nms(boxes, scores, labels, 0.6).tolist() == plain_loop(boxes, scores, 0.6, labels)
+
+
 def test_no_boxes() -> None:
     assert nms(torch.zeros(0, 4), torch.zeros(0), 0.5).tolist() == []
+    assert batched_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), 0.5).tolist() == []
 
 
 def test_overlaps_are_those_of_a_plain_loop() -> None:

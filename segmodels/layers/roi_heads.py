@@ -1,0 +1,180 @@
+"""The second stage of Mask R-CNN (He 2017, 1703.06870): class, box and mask of every proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.layers.anchors import clip, decode, encode
+from segmodels.layers.blocks import ConvNormAct
+from segmodels.layers.matching import BACKGROUND, Objects, Samples, match, sample
+from segmodels.layers.nms import batched_nms, places
+from segmodels.layers.roi_align import align_masks, pyramid_align, roi_align
+
+CODING = (10.0, 10.0, 5.0, 5.0)
+SMALLEST = 1e-2  # side of a detection, pixels
+POINTS = 2  # of RoIAlign, per side of a cell
+LEVEL, SIDE = 2, 224  # a box of 224 x 224 pixels is read from the map two levels above that at stride 4 ...
+STRIDE = 4  # ... the finest (Lin 2016, 1612.03144, equation 1)
+
+Norm = Callable[[int], nn.Module] | None
+
+
+class Detections(NamedTuple):
+    """Detections of a batch, a tensor per image."""
+
+    boxes: list[Tensor]  # (N, 4) left, top, right, bottom in pixels
+    scores: list[Tensor]  # (N,)
+    labels: list[Tensor]  # (N,) int64, places among the classes
+    masks: list[Tensor]  # (N, m, m) logits over the box
+
+
+class RoIHeads(nn.Module):
+    """Two heads on RoIAlign's cells: class and box by fully connected layers (7 x 7 cells), the mask by convolutions
+    (14 x 14 cells, 28 x 28 in the mask). A mask is predicted for each class, that of the box's class is read.
+
+    Args:
+        num_classes: C, without the background.
+        channels: of the maps and of the convolutions.
+        hidden: of the fully connected layers.
+        box_convs, box_layers: 3x3 convolutions and fully connected layers of the head of classes and boxes.
+        mask_convs: 3x3 convolutions of the head of masks.
+        norm: after each convolution of the heads.
+        samples: proposals of an image to train on, at most a quarter of them positive.
+        score: smallest score of a detection, 0..1.
+        overlap: largest IoU of two detections of one class.
+        most: detections of an image, those with the best scores.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 256,
+        hidden: int = 1024,
+        box_convs: int = 0,
+        box_layers: int = 2,
+        mask_convs: int = 4,
+        norm: Norm = None,
+        samples: int = 512,
+        score: float = 0.05,
+        overlap: float = 0.5,
+        most: int = 100,
+    ) -> None:
+        super().__init__()
+        self.samples = samples
+        self.score = score
+        self.overlap = overlap
+        self.most = most
+        widths = [channels * 7 * 7, *[hidden] * box_layers]
+        layers: list[nn.Module] = [ConvNormAct(channels, channels, norm=norm) for _ in range(box_convs)]
+        layers.append(nn.Flatten())
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.box_head = nn.Sequential(*layers)
+        self.classes = nn.Linear(hidden, num_classes + 1)
+        self.deltas = nn.Linear(hidden, 4 * (num_classes + 1))
+        self.mask_head = nn.Sequential(*(ConvNormAct(channels, channels, norm=norm) for _ in range(mask_convs)))
+        self.mask_up = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2), nn.ReLU())
+        self.masks = nn.Conv2d(channels, num_classes + 1, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def detect(self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], size: tuple[int, int]) -> Detections:
+        """The detections among proposals ``(P, 4)`` of each image, best first, of images of this height and width.
+
+        Args:
+            pyramid: maps at strides 4, 8, 16 and 32.
+        """
+        classes, deltas = self._boxes(pyramid, proposals)
+        counts = [len(boxes) for boxes in proposals]
+        scores = classes.float().softmax(dim=1).split(counts)
+        boxes = clip(decode(deltas.float(), torch.cat(list(proposals)), CODING), size).split(counts)
+        found = [self._best(*image) for image in zip(boxes, scores, strict=True)]
+        chosen, best, labels = (list(values) for values in zip(*found, strict=True))
+        logits = self.mask_logits(pyramid, chosen)
+        own = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels) + 1]
+        return Detections(chosen, best, labels, list(own.split([len(box) for box in chosen])))
+
+    def samples_of(
+        self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], truth: Sequence[Objects]
+    ) -> tuple[Samples, tuple[Tensor, Tensor]]:
+        """Samples to train on: of classes and boxes, and of masks, logits ``(P, m, m)`` and true shares of their cells.
+
+        The true boxes are among the proposals.
+        """
+        boxes, owners = [], []
+        for own, objects in zip(proposals, truth, strict=True):
+            candidates = torch.cat([own, objects.boxes.to(own.dtype)])
+            matched = match(objects, candidates, high=0.5, low=0.5)
+            chosen = torch.cat(sample(matched, self.samples, positive=0.25)).sort().values
+            boxes.append(candidates[chosen])
+            owners.append(matched[chosen])
+        classes, deltas = self._boxes(pyramid, boxes)
+        positive = [places(matched != BACKGROUND) for matched in owners]
+        of_objects = [box[place] for box, place in zip(boxes, positive, strict=True)]
+        matches = [matched[place] for matched, place in zip(owners, positive, strict=True)]
+        found = list(zip(truth, matches, of_objects, strict=True))
+        labels = torch.cat([objects.labels[owner] for objects, owner, _ in found]) + 1
+        all_labels = torch.zeros_like(torch.cat(owners))
+        rows = places(torch.cat(owners) != BACKGROUND)
+        all_labels[rows] = labels
+        true_deltas = torch.cat([encode(objects.boxes[owner], box, CODING) for objects, owner, box in found])
+        logits = self.mask_logits(pyramid, of_objects if len(labels) else [box[:1] for box in boxes])[: len(labels)]
+        own_masks = logits[torch.arange(len(labels), device=labels.device), labels]
+        shares = [align_masks(objects.masks, box, owner, logits.shape[-1]) for objects, owner, box in found]
+        return Samples(classes, all_labels, deltas[rows, labels], true_deltas), (own_masks, torch.cat(shares))
+
+    def box_features(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """What classes and boxes follow from, ``(K, hidden)`` of all K boxes."""
+        return self.box_head(cells(pyramid, boxes, 7))
+
+    def mask_logits(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Masks of all K boxes and of each class, the background first, ``(K, C + 1, m, m)``."""
+        return self.masks(self.mask_up(self.mask_head(cells(pyramid, boxes, 14))))
+
+    def _boxes(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits ``(K, C + 1)``, the background first, and coded boxes ``(K, C + 1, 4)``."""
+        features = self.box_features(pyramid, boxes)
+        return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
+
+    def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Detections of one image, of boxes ``(P, C + 1, 4)`` and probabilities ``(P, C + 1)``."""
+        labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).flatten()
+        boxes, scores = boxes[:, 1:].flatten(0, 1), scores[:, 1:].flatten()
+        large = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST).all(dim=1)
+        good = places(large & (scores > self.score))
+        good = good[batched_nms(boxes[good], scores[good], labels[good], self.overlap)[: self.most]]
+        return boxes[good], scores[good], labels[good]
+
+
+def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+    """RoIAlign of the boxes of all images, each on the map that fits its size, ``(K, C, size, size)``.
+
+    Args:
+        pyramid: maps at strides 4, 8, ...
+        boxes: ``(N, 4)`` of each image.
+    """
+    every = torch.cat(list(boxes))
+    side = (every[:, 2:] - every[:, :2]).prod(dim=1).sqrt()
+    levels = (LEVEL + torch.log2(side / SIDE) + 1e-6).floor().clamp(0, len(pyramid) - 1).long()
+    scales = [1 / (STRIDE * 2**level) for level in range(len(pyramid))]
+    return pyramid_align(pyramid, every, _images_of(boxes), levels, size, scales, POINTS)
+
+
+def cells_of_level(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int, level: int) -> Tensor:
+    """As ``cells``, all boxes on one map of the pyramid."""
+    scale = 1 / (STRIDE * 2**level)
+    return roi_align(pyramid[level], torch.cat(list(boxes)), _images_of(boxes), size, scale, POINTS)
+
+
+def _images_of(boxes: Sequence[Tensor]) -> Tensor:
+    """The image of each box, ``(K,)``."""
+    own = [torch.full((len(box),), number, device=box.device) for number, box in enumerate(boxes)]
+    return torch.cat(own)

@@ -1,0 +1,114 @@
+"""The region proposal network (Ren 2015, 1506.01497) on a feature pyramid (Lin 2016, 1612.03144, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.layers.anchors import anchors, clip, decode, encode
+from segmodels.layers.blocks import ConvNormAct
+from segmodels.layers.matching import Objects, Samples, match, sample
+from segmodels.layers.nms import nms, places
+
+CODING = (1.0, 1.0, 1.0, 1.0)
+SMALLEST = 1e-3  # side of a proposal, pixels
+
+
+class RegionProposals(nn.Module):
+    """Boxes that may hold an object, whatever its class: of every anchor its objectness and a box relative to it.
+
+    Args:
+        channels: of the maps.
+        sides: of each map, the side of a square anchor in pixels.
+        ratios: of the anchors, height over width.
+        depth: 3x3 convolutions before the outputs.
+        best: anchors of each map that become proposals, those with the best objectness, in training and in evaluation.
+        most: proposals of an image that remain, in training and in evaluation.
+        overlap: largest IoU of two proposals of one map.
+        samples: anchors of an image to train on, at most half of them positive.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        sides: Sequence[float],
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        depth: int = 1,
+        best: tuple[int, int] = (2000, 1000),
+        most: tuple[int, int] = (2000, 1000),
+        overlap: float = 0.7,
+        samples: int = 256,
+    ) -> None:
+        super().__init__()
+        self.sides = tuple(sides)
+        self.ratios = tuple(ratios)
+        self.best = best
+        self.most = most
+        self.overlap = overlap
+        self.samples = samples
+        self.convs = nn.Sequential(*(ConvNormAct(channels, channels, norm=None) for _ in range(depth)))
+        self.objectness = nn.Conv2d(channels, len(self.ratios), 1)
+        self.deltas = nn.Conv2d(channels, 4 * len(self.ratios), 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, pyramid: Sequence[Tensor], padded: tuple[int, int], size: tuple[int, int], truth: Sequence[Objects] | None
+    ) -> tuple[list[Tensor], Samples | None]:
+        """Proposals of each image ``(P, 4)``, best first, without gradient; and, given the true objects, the samples to
+        train on.
+
+        Args:
+            padded, size: height and width of the images with and without padding on the right and below.
+        """
+        features = [self.convs(x) for x in pyramid]
+        scores = [_by_anchor(self.objectness(x), 1)[..., 0] for x in features]
+        deltas = [_by_anchor(self.deltas(x), 4) for x in features]
+        shapes = [(x.shape[2], x.shape[3]) for x in pyramid]
+        boxes = anchors(shapes, padded, self.sides, self.ratios, pyramid[0].device)
+        proposals = self._proposals(boxes, scores, deltas, size)
+        if truth is None:
+            return proposals, None
+        return proposals, self._samples(torch.cat(boxes), torch.cat(scores, dim=1), torch.cat(deltas, dim=1), truth)
+
+    @torch.no_grad()
+    def _proposals(
+        self, boxes: Sequence[Tensor], scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
+    ) -> list[Tensor]:
+        turn = 0 if self.training else 1
+        tops = [own.topk(min(self.best[turn], own.shape[1]), dim=1) for own in scores]
+        found = []
+        for image in range(len(scores[0])):
+            own_boxes, own_scores = [], []
+            for level, top in enumerate(tops):
+                chosen = top.indices[image]
+                box = clip(decode(deltas[level][image, chosen].float(), boxes[level][chosen], CODING), size)
+                large = places((box[:, 2:] - box[:, :2] >= SMALLEST).all(dim=1))
+                score = top.values[image, large].sigmoid()
+                kept = nms(box[large], score, self.overlap)
+                own_boxes.append(box[large][kept])
+                own_scores.append(score[kept])
+            order = torch.cat(own_scores).argsort(descending=True, stable=True)[: self.most[turn]]
+            found.append(torch.cat(own_boxes)[order])
+        return found
+
+    def _samples(self, boxes: Tensor, scores: Tensor, deltas: Tensor, truth: Sequence[Objects]) -> Samples:
+        own_scores, labels, own_deltas, true_deltas = [], [], [], []
+        for score, delta, objects in zip(scores, deltas, truth, strict=True):
+            owners = match(objects, boxes, high=0.7, low=0.3, every=True)
+            positive, negative = sample(owners, self.samples, positive=0.5)
+            own_scores += [score[positive], score[negative]]
+            labels += [torch.ones_like(own_scores[-2]), torch.zeros_like(own_scores[-1])]
+            own_deltas.append(delta[positive])
+            true_deltas.append(encode(objects.boxes[owners[positive]], boxes[positive], CODING))
+        return Samples(torch.cat(own_scores), torch.cat(labels).detach(), torch.cat(own_deltas), torch.cat(true_deltas))
+
+
+def _by_anchor(outputs: Tensor, numbers: int) -> Tensor:
+    """Outputs ``(B, A * numbers, h, w)`` in the order of the anchors, ``(B, h * w * A, numbers)``."""
+    return outputs.unflatten(1, (-1, numbers)).permute(0, 3, 4, 1, 2).flatten(1, 3)

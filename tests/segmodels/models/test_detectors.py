@@ -1,0 +1,87 @@
+"""What all detectors with masks share: any size, images without objects, crowds, and that they learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from object_scenes import DIGITS, digit_scenes
+from torch import Tensor
+
+from segmodels.annotations import Annotation
+from segmodels.losses.registry import create_loss
+from segmodels.models.base import Model
+from segmodels.models.registry import create_model, model_entry
+from segmodels.tasks.registry import create_task
+
+SIDES = [24, 32, 40, 56, 64]
+SMALL: dict[str, dict[str, Any]] = {
+    "mask_rcnn_r50_fpn": {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32},
+    "panet_r50": {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32},
+}
+DETECTORS = pytest.mark.parametrize("name", SMALL)
+TASK = create_task("instance", DIGITS)
+
+
+def build(name: str) -> Model:
+    torch.manual_seed(0)
+    return create_model(name, 10, **SMALL[name])
+
+
+def batch(count: int) -> tuple[Tensor, list[Annotation]]:
+    images, annotations = digit_scenes(count)
+    return normalised(images), annotations
+
+
+def normalised(images: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 64 - 2
+
+
+def losses(model: Model, name: str, images: Tensor, annotations: list[Annotation]) -> Tensor:
+    targets = TASK.targets(annotations)
+    return create_loss(model_entry(name).card.losses)(model(images, guide=targets), targets)
+
+
+@DETECTORS
+@pytest.mark.parametrize("empty", [1, 2])
+def test_images_without_objects_are_background_and_every_parameter_has_a_gradient(name: str, empty: int) -> None:
+    model = build(name).train()
+    images, annotations = batch(2)
+    annotations[:empty] = [Annotation.of_classes(np.zeros((64, 64), np.uint8))] * empty
+    loss = losses(model, name, images, annotations)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+@DETECTORS
+def test_any_size_gives_whole_results_and_no_more_than_the_most(name: str) -> None:
+    model = build(name).eval()
+    with torch.inference_mode():
+        output = model(torch.randn(2, 3, 50, 77))
+    results = TASK.read(output, [(50, 77), (100, 154)])
+    assert [result.size for result in results] == [(50, 77), (100, 154)]
+    assert all(len(result) <= 100 for result in results)
+    assert all((boxes[:, 2:] <= torch.tensor([77.0, 50.0])).all() for boxes in output.boxes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn"])
+def test_detectors_learn_scenes_by_heart(name: str) -> None:
+    model = build(name).train()
+    images, annotations = batch(4)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses(model, name, images, annotations).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+    evaluator = TASK.evaluator()
+    with torch.inference_mode():
+        # batch norms by the statistics of the batch: 60 steps are too few for running ones
+        output = model(images)
+    evaluator.update(TASK.read(output, [(64, 64)] * 4), annotations, [str(number) for number in range(4)])
+    assert evaluator.scores()["mask_ap50"] > 0.7
