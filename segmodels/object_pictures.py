@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.labels import LabelMap
-from segmodels.plots import SHOWN_PIXELS, WRONG, Comparison, resize_image
+from segmodels.plots import LEGEND_CLASSES, SHOWN_PIXELS, TEXT, WRONG, Comparison, resize_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Color = tuple[int, int, int]
 
@@ -65,6 +69,30 @@ def compare_objects(
     pictures = {"image": image, "truth": truth, "prediction": prediction, title: found}
     legend = {labels.classes[c]: labels.palette[c] for c in sorted(set(classes))}
     return Comparison(caption, {name: _shown(picture) for name, picture in pictures.items()}, legend | OUTCOMES)
+
+
+def precision_recall(curves: NDArray, labels: LabelMap) -> Figure:
+    """Precision over recall of each class in its colour, and of their mean in black.
+
+    Args:
+        curves: ``(C, 101)`` at recalls 0, 0.01, ..., 1; NaN for a class without objects.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 5), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    recalls = np.linspace(0, 1, curves.shape[1])
+    present = np.flatnonzero(~np.isnan(curves[:, 0]))
+    for label in present:
+        red, green, blue = labels.palette[label]
+        axes.plot(recalls, curves[label], color=(red / 255, green / 255, blue / 255), label=labels.classes[label])
+    if len(present):
+        axes.plot(recalls, curves[present].mean(axis=0), color=TEXT, linewidth=2, label="mean")
+    if len(present) <= LEGEND_CLASSES:
+        axes.legend(fontsize=8, ncols=1 + len(present) // 16)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title("Precision and recall of masks at IoU 0.5", fontsize=11, color=TEXT, loc="left")
+    return figure
 
 
 def _shown(picture: NDArray) -> NDArray:

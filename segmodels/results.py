@@ -79,6 +79,7 @@ class Instances:
         scores: float32 ``(N,)``, 0..1.
         labels: int64 ``(N,)`` train ids.
         masks: compressed counts of COCO's run-length encoding, N.
+        sure: score from which an object is drawn and enters a confusion matrix.
     """
 
     size: tuple[int, int]
@@ -86,6 +87,7 @@ class Instances:
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
     masks: tuple[bytes, ...]
+    sure: float = SURE
 
     @classmethod
     def of_masks(cls, masks: NDArray[np.bool_], scores: ArrayLike, labels: ArrayLike) -> Instances:
@@ -138,12 +140,12 @@ class Instances:
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The masks in their classes' colours over the image ``(H, W, 3)`` uint8 RGB, best last, each with an outline,
-        and its class and score beside it; objects with a score below ``SURE`` are left out.
+        and its class and score beside it; objects with a score below ``sure`` are left out.
         """
         from segmodels.object_pictures import draw_masks
 
         order = np.argsort(self.scores, kind="stable")
-        order = order[self.scores[order] >= SURE]
+        order = order[self.scores[order] >= self.sure]
         masks = [self.mask(i) for i in order]
         colors = [labels.palette[self.labels[i]] for i in order]
         captions = [f"{labels.classes[self.labels[i]]} {self.scores[i]:.2f}" for i in order]

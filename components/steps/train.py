@@ -177,13 +177,15 @@ def _write_bundle(
     folder: Path, params: TrainParams, recipe: Recipe, fit: Fit, reader: ShardReader, facts: Mapping[str, str]
 ) -> None:
     from segmodels.inference.bundle import save_bundle
+    from segmodels.tasks.registry import create_task
 
+    task = recipe.task
     save_bundle(
         folder,
         recipe.learner.model,
         name=params.model,
         options=recipe.model_options,
-        task=recipe.task,
+        task=create_task(task.name, task.labels, fit.progress.best_settings),
         mean=reader.statistics.mean,
         std=reader.statistics.std,
         lineage=dict(facts),

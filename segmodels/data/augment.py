@@ -55,6 +55,8 @@ class Augment:
             the mean of each channel.
         saturation: largest change of the saturation, as brightness; of 8-bit RGB images only.
         hue: largest turn of the hue, 0.5 is half a turn; of 8-bit RGB images only. 0: off.
+        copy_paste: probability that objects of another training image, augmented alike, are pasted onto this one
+            (Ghiasi 2020, 2012.07177, where it goes with a scale of 0.1 to 2). 0: off.
     """
 
     crop: tuple[int, ...] | None = None
@@ -64,6 +66,7 @@ class Augment:
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.0
+    copy_paste: float = 0.0
 
     def __post_init__(self) -> None:
         factor = number(0, below=1)
@@ -75,6 +78,7 @@ class Augment:
             contrast=factor,
             saturation=factor,
             hue=number(0, 0.5),
+            copy_paste=number(0, 1),
         )
         if not 0.01 <= self.scale[0] <= self.scale[1] <= 100:
             raise InputError(

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment, Outside
 from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.data.copy_paste import paste_objects
 from segmodels.data.read_ahead import reading_ahead
 from segmodels.data.shards import ShardReader
 from segmodels.data.worker_batches import prepare_workers, worker_batches
@@ -73,6 +74,11 @@ def training_loader(
             samples than ranks, or a cache too small for the shards.
     """
     augment.check(reader.channels, reader.dtype, reader.spatial_dims)
+    if augment.copy_paste and not reader.has_objects:
+        raise InputError(
+            f"train.augment.copy_paste is {augment.copy_paste:g} but split {reader.split!r} has no annotated objects,"
+            " which it pastes: set it to 0"
+        )
     if augment.crop is None and (reader.sizes != reader.sizes[0]).any():
         low, high = (
             "x".join(map(str, reversed(size))) for size in (reader.sizes.min(axis=0), reader.sizes.max(axis=0))
@@ -192,7 +198,18 @@ class _AugmentedBatches:
 
     def _sample(self, epoch: int, index: int) -> tuple[np.ndarray, Annotation]:
         rng = np.random.default_rng((self._seed, epoch, 1 + index))
-        annotation = self._reader.annotation(index, objects=self._task.reads_objects)
+        image, annotation = self._augmented(index, rng)
+        if not self._augment.copy_paste:
+            return image, annotation
+        rng = np.random.default_rng((self._seed, epoch, 1 + index, 1))  # draws of its own: all others stay as they are
+        if rng.random() >= self._augment.copy_paste:
+            return image, annotation
+        source = self._augmented(int(rng.choice(self._reader.at_hand(index))), rng)
+        return paste_objects(image, annotation, *source, self._reader.labels.things, rng)
+
+    def _augmented(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Annotation]:
+        objects = self._task.reads_objects or self._augment.copy_paste > 0
+        annotation = self._reader.annotation(index, objects=objects)
         return self._augment(self._reader.image(index), annotation, rng, self._outside)
 
 

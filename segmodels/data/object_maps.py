@@ -88,6 +88,8 @@ def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> list[
     try:
         entries = parse_json(text, [{"id": (int, str), "class": (str, int)}])
         rows = {int(entry["id"]): (str(entry["class"]), bool(entry.get("crowd", False))) for entry in entries}
+        if len(rows) < len(entries):
+            raise ValueError(f"{len(entries)} rows for {len(rows)} ids")
     except ValueError as error:
         raise InputError(
             f"{table} cannot be understood ({reason(error)}), expected"

@@ -141,6 +141,15 @@ class ShardReader:
         """The numbers of all samples in a random order."""
         return shuffled(rng, self._ends, self.windowed)
 
+    def at_hand(self, index: int) -> range:
+        """Numbers of the samples that are read without another download while this one is: all, or those of its shard
+        where the shards are read window by window.
+        """
+        if not self.windowed:
+            return range(len(self))
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return range(int(self._ends[shard - 1]) if shard else 0, int(self._ends[shard]))
+
     def check_window(self) -> None:
         """Raise InputError where the cache is too small for the shards that ``shuffled`` reads at once."""
         if self.windowed and self.shards_at_once <= WINDOW:

@@ -68,6 +68,7 @@ class Predictor:
     ) -> None:
         task = bundle.task
         self.task = task if settings is None else create_task(task.name, task.labels, settings)
+        self.task.settings = task.completed(self.task.settings)
         self.labels = bundle.labels
         self.device = torch.device(device)
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)

@@ -7,6 +7,7 @@ weighted cumulative sums over these matches, so that a bootstrap over images nev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ RECALLS = np.linspace(0, 1, 101)
 MOST = 100
 """Detections of a class in an image that count, those with the best scores."""
 
-SCORES = {
+PRECISIONS = {
     "mask_ap": ("", slice(None)),
     "mask_ap50": ("", slice(0, 1)),
     "mask_ap75": ("", slice(5, 6)),
@@ -35,7 +36,12 @@ SCORES = {
     "mask_ap_medium": ("_medium", slice(None)),
     "mask_ap_large": ("_large", slice(None)),
 }
-"""Score -> suffix of its range of areas, and its IoU thresholds."""
+"""Average precision -> suffix of its range of areas, and its IoU thresholds."""
+
+RECALLED = {f"mask_ar{suffix}": (suffix, slice(None)) for suffix in AREAS}
+"""Average recall -> the same."""
+
+SCORES = PRECISIONS | RECALLED
 
 SURE = 0.3
 """Score from which a detection is drawn and enters confusion matrices, as in mmdetection's tools."""
@@ -148,11 +154,11 @@ class AveragePrecision:
         fields = [np.concatenate([row[i] for row in rows]) if rows else np.zeros(0, np.int64) for i in range(4)]
         order = np.lexsort((-fields[1], fields[0]))  # stable: of equal scores the first image comes first
         self._image = np.repeat(np.arange(len(rows)), lengths)[order]
-        labels, _, self._matched, self._ignored = (field[order] for field in fields)
+        labels, self._scores, self._matched, self._ignored = (field[order] for field in fields)
         self._borders = np.searchsorted(labels, np.arange(num_classes + 1))
 
     def per_class(self, score: str, weights: NDArray | None = None) -> NDArray[np.float64]:
-        """Average precision of each class in each resample ``(R, C)``; NaN for classes without objects.
+        """Average precision or recall of each class in each resample ``(R, C)``; NaN for classes without objects.
 
         Args:
             score: a key of ``SCORES``.
@@ -167,6 +173,7 @@ class AveragePrecision:
                 f"weights have shape {weights.shape}, expected (resamples, {len(self.ids)}): one per image"
             )
         suffix, thresholds = SCORES[score]
+        count = self._recall if score in RECALLED else self._interpolated
         area = list(AREAS).index(suffix)
         precision = np.full((len(weights), self.num_classes), np.nan)
         for chunk in _chunks(len(weights), int(np.diff(self._borders).max(initial=1))):
@@ -175,7 +182,7 @@ class AveragePrecision:
                 present = np.flatnonzero(objects[:, c] > 0) + chunk.start
                 if len(present):
                     bits = area * len(THRESHOLDS) + np.arange(len(THRESHOLDS))[thresholds]
-                    of_class = [self._interpolated(c, int(bit), weights[present], objects[:, c]) for bit in bits]
+                    of_class = [count(c, int(bit), weights[present], objects[:, c]) for bit in bits]
                     precision[present, c] = np.mean(of_class, axis=0)
         return precision
 
@@ -191,8 +198,52 @@ class AveragePrecision:
         """How many objects of a class count."""
         return int(self._objects[:, label, 0].sum())
 
+    def curves(self) -> NDArray[np.float64]:
+        """Precision of each class at ``RECALLS`` and IoU 0.5, ``(C, 101)``, whose mean is ``mask_ap50``; NaN for
+        classes without objects.
+        """
+        found = np.full((self.num_classes, len(RECALLS)), np.nan)
+        each_once = np.ones((1, len(self.ids)), np.int64)
+        for label in range(self.num_classes):
+            objects = self._objects[:, label, 0].sum(keepdims=True)
+            if objects[0] > 0:
+                precision, reached = self._precision(label, 0, each_once, objects)
+                found[label] = 0
+                found[label, : int(reached.sum())] = np.repeat(precision[0], reached[0])
+        return found
+
+    def best_threshold(self) -> float:
+        """The score from which detections fit the objects best: largest F1 at IoU 0.5 over all classes together; NaN
+        without a right detection.
+        """
+        counts = (self._ignored & 1) == 0
+        right = counts & ((self._matched & 1) == 1)
+        order = np.argsort(-self._scores, kind="stable")
+        hits = np.cumsum(right[order])
+        if not len(hits) or not hits[-1]:
+            return math.nan
+        last = np.append(np.diff(self._scores[order]) != 0, True)  # equal scores are taken together
+        f1 = np.where(last, 2 * hits / (np.cumsum(counts[order]) + self._objects[:, :, 0].sum()), 0)
+        return float(self._scores[order[f1.argmax()]])
+
+    def _recall(self, label: int, bit: int, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
+        """Share of the objects that have a detection, ``(R,)``."""
+        of_class = slice(self._borders[label], self._borders[label + 1])
+        right = ((self._ignored[of_class] >> bit & 1) == 0) & ((self._matched[of_class] >> bit & 1) == 1)
+        hits = weights[:, self._image[of_class][right]].sum(axis=1)
+        return np.asarray(hits / objects[objects > 0])
+
     def _interpolated(self, label: int, bit: int, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
         """Mean over ``RECALLS`` of the largest precision at that recall or beyond, ``(R,)``."""
+        precision, reached = self._precision(label, bit, weights, objects)
+        return np.asarray((precision * reached).sum(axis=1) / len(RECALLS))
+
+    def _precision(
+        self, label: int, bit: int, weights: NDArray, objects: NDArray
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The largest precision at the recall of each right detection or beyond, and how many of ``RECALLS`` each
+        reaches first, ``(R, hits)`` both.
+        """
         of_class = slice(self._borders[label], self._borders[label + 1])
         counts = (self._ignored[of_class] >> bit & 1) == 0
         right = counts & ((self._matched[of_class] >> bit & 1) == 1)
@@ -202,7 +253,7 @@ class AveragePrecision:
         precision = hits / (ranked + np.spacing(1))
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         reached = np.searchsorted(RECALLS, hits / objects[objects > 0][:, None], side="right")
-        return (precision * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+        return precision, np.diff(reached, axis=1, prepend=0)
 
 
 def _place_in_class(labels: NDArray) -> NDArray[np.int64]:
@@ -223,6 +274,18 @@ def _pack(outcomes: NDArray[np.bool_]) -> NDArray[np.int64]:
 def _chunks(resamples: int, detections: int) -> Iterator[slice]:
     step = max(1, MEMORY // (8 * 6 * detections))
     return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
+
+
+def box_iou(boxes: NDArray, true_boxes: NDArray, crowd: NDArray) -> NDArray[np.float64]:
+    """IoU ``(D, G)`` of boxes left, top, right, bottom; for crowds the intersection as a share of the detection's
+    area.
+    """
+    from pycocotools import mask
+
+    if not (len(boxes) and len(true_boxes)):
+        return np.zeros((len(boxes), len(true_boxes)))
+    first, second = (np.hstack([own[:, :2], own[:, 2:] - own[:, :2]]).astype(np.float64) for own in (boxes, true_boxes))
+    return np.asarray(mask.iou(first, second, crowd.astype(np.uint8).tolist()))
 
 
 def mask_iou(masks: Sequence[Mapping], true_masks: Sequence[Mapping], crowd: NDArray) -> NDArray[np.float64]:

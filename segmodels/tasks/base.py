@@ -173,6 +173,18 @@ class Task(ABC, Generic[Targets, ResultType]):
         """Results of a batch that is measured, each at the size of its annotation; images are on the device."""
         return self.predict(network, batch.images, [annotation.size for annotation in batch.annotations])
 
+    def chosen(self, evaluator: Evaluator) -> Any:
+        """The settings with what a validation decides, thresholds of scores for instance, where nobody has set it.
+
+        Args:
+            evaluator: of the validation of the weights that are kept.
+        """
+        return self.settings
+
+    def completed(self, settings: Any) -> Any:
+        """Other settings of this task, with what a validation had decided in its own where nobody has set it."""
+        return settings
+
     @abstractmethod
     def evaluator(self) -> Evaluator[ResultType]:
         """A new evaluator, with nothing counted yet."""

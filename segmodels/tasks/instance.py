@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -64,7 +65,18 @@ class InstanceTask(Task[SegmentTargets, Instances]):
 
     def read(self, output: Any, sizes: Sequence[Size]) -> list[Instances]:
         found: list[Instances] = output.instances(sizes, self.settings)
-        return [replace(objects, labels=self.things[objects.labels]) for objects in found]
+        sure = SURE if self.settings.sure is None else self.settings.sure
+        return [replace(objects, labels=self.things[objects.labels], sure=sure) for objects in found]
+
+    def chosen(self, evaluator: Evaluator) -> Any:
+        if not isinstance(evaluator, InstanceEvaluator) or self.settings.sure is not None:
+            return self.settings
+        threshold = evaluator.threshold()
+        return self.settings if math.isnan(threshold) else replace(self.settings, sure=threshold)
+
+    def completed(self, settings: Any) -> Any:
+        undecided = isinstance(settings, InstanceSettings) and settings.sure is None
+        return replace(settings, sure=self.settings.sure) if undecided else settings
 
     def predict(
         self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Any = None
@@ -84,8 +96,8 @@ class InstanceTask(Task[SegmentTargets, Instances]):
 
         truth, true = self.truth(annotation), TrueObjects(annotation, self.labels)
         iou = mask_iou(result.objects(), run_lengths.objects(true.masks, truth.size), true.crowd)
-        iou = np.where(result.labels[:, None] == true.labels, iou, 0.0)[result.scores >= SURE]
-        sure = np.flatnonzero(result.scores >= SURE)
+        iou = np.where(result.labels[:, None] == true.labels, iou, 0.0)[result.scores >= result.sure]
+        sure = np.flatnonzero(result.scores >= result.sure)
         pairs = pair(iou, result.scores[sure], true.crowd)
         masks = run_lengths.decode(true.masks, truth.size)
         outcomes = [

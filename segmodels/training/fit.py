@@ -19,6 +19,7 @@ from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.errors import InputError
 from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
+from segmodels.tasks.registry import settings_to_dict
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fabric import Fabric
@@ -348,6 +349,7 @@ class Fit:
             if all_finite(weights):
                 progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
                 progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
+                progress.best_settings = settings_to_dict(self.learner.task.chosen(found.evaluator))
                 self.state.best = weights
                 return
         self.warn(

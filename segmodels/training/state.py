@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Progress:
     best_score: float = -1.0
     best_epoch: int = -1
     best_metrics: dict[str, float] = field(default_factory=dict)  # of the best validation
+    best_settings: dict[str, Any] = field(default_factory=dict)  # of the task, with what that validation decided
     stale: int = 0  # validations since the best one
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses, weighted by images
 

@@ -133,6 +133,8 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
         check_shape(row, {"segments_info": [SEGMENT]})
         segments = [self._segment(info, file) for info in row["segments_info"]]
         known = {segment.id: segment.label for segment in segments} | {0: self.labels.ignore_index}
+        if len(known) <= len(segments):
+            raise InputError(f"{name} lists a segment of {mask} twice, expected each id once: correct it")
         values = values_in(ids)
         if unknown := [value for value in values if value not in known]:
             raise InputError(f"{mask} holds the segments {unknown[:5]}, which {name} does not list: replace both")

@@ -68,8 +68,13 @@ class CocoFile:
     @cached_property
     def images(self) -> dict[str, dict[str, Any]]:
         """File name, with ``/``, -> row."""
-        rows = self.content["images"]
-        return {str(PurePosixPath(row["file_name"].replace("\\", "/").lstrip("/"))): row for row in rows}
+        found: dict[str, dict[str, Any]] = {}
+        for row in self.content["images"]:
+            name = str(PurePosixPath(row["file_name"].replace("\\", "/").lstrip("/")))
+            if name in found:
+                raise InputError(f"{self.name} lists the image {name} twice, expected each once: merge both rows")
+            found[name] = row
+        return found
 
     @cached_property
     def annotations(self) -> Mapping[Any, list[dict[str, Any]]]:

@@ -41,8 +41,12 @@ CASES = pytest.mark.parametrize(
         pytest.param("kernels_tiny", "instance", marks=pytest.mark.slow),
         pytest.param("kernels_tiny", "semantic", marks=pytest.mark.slow),
         ("centers_tiny", "instance"),
+        pytest.param("mask_rcnn_r50_fpn", "instance", marks=pytest.mark.slow),
+        pytest.param("panoptic_fpn_r50", "panoptic", marks=pytest.mark.slow),
     ],
 )
+SMALL = {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": [24, 32, 40, 56, 64], "samples": 16}
+OPTIONS = {"mask_rcnn_r50_fpn": SMALL, "panoptic_fpn_r50": SMALL | {"width": 32}}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,7 +71,8 @@ def params(model: str, task: str | None, **changes: Any) -> TrainParams:
         "lr": 0.005,
         "accelerator": "cpu",
         "precision": "float32",
-        "augment": {"crop": [64, 64]},
+        "augment": {"crop": [64, 64], "copy_paste": 0.5},
+        "options": OPTIONS.get(model, {}),
     }
     return checked(TrainParams, {**small, **changes})
 
@@ -164,7 +169,11 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("model", "task"),
-    [pytest.param("kernels_tiny", "panoptic", marks=pytest.mark.slow), ("centers_tiny", "instance")],
+    [
+        pytest.param("kernels_tiny", "panoptic", marks=pytest.mark.slow),
+        ("centers_tiny", "instance"),
+        pytest.param("mask_rcnn_r50_fpn", "instance", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_training_resumes_bit_for_bit(
     folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, task: str

@@ -15,10 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segmodels.errors import InputError
-from segmodels.metrics.average_precision import SCORES, AveragePrecision, Matches, mask_iou, match
+from segmodels.metrics.average_precision import SCORES, AveragePrecision, Matches, box_iou, mask_iou, match
 
 CLASSES = 3
 SIZE = (60, 80)
+STATS = [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]  # of pycocotools' summary: precisions, and recalls with 100 detections
 
 
 @dataclass
@@ -70,7 +71,9 @@ def box(top: int, left: int, height: int, width: int, size: tuple[int, int] = SI
     return mask
 
 
-def pycocotools_scores(images: list[Image], classes: int = CLASSES) -> tuple[dict[str, float], np.ndarray]:
+def pycocotools_scores(
+    images: list[Image], classes: int = CLASSES, kind: str = "segm"
+) -> tuple[dict[str, float], np.ndarray]:
     """Scores by our names, and AP by class; NaN where pycocotools has -1."""
     truth = COCO()
     sizes = [([rle["size"] for rle in image.true_masks + image.masks] or [SIZE])[0] for image in images]
@@ -94,7 +97,8 @@ def pycocotools_scores(images: list[Image], classes: int = CLASSES) -> tuple[dic
         "annotations": [row | {"id": i + 1} for i, row in enumerate(annotations)],
     }
     detections = [
-        {"image_id": number + 1, "category_id": int(label), "segmentation": rle, "score": float(score)}
+        {"image_id": number + 1, "category_id": int(label), "score": float(score)}
+        | ({"segmentation": rle} if kind == "segm" else {"bbox": coco_mask.toBbox(rle).tolist()})
         for number, image in enumerate(images)
         for rle, label, score in zip(image.masks, image.labels, image.scores, strict=True)
     ]
@@ -106,11 +110,11 @@ def pycocotools_scores(images: list[Image], classes: int = CLASSES) -> tuple[dic
             found = COCO()
             found.dataset = truth.dataset | {"annotations": []}
             found.createIndex()
-        reference = COCOeval(truth, found, "segm")
+        reference = COCOeval(truth, found, kind)
         reference.evaluate()
         reference.accumulate()
         reference.summarize()
-    scores = {name: float(value) for name, value in zip(SCORES, reference.stats[:6], strict=True)}
+    scores = {name: float(value) for name, value in zip(SCORES, reference.stats[STATS], strict=True)}
     precision = reference.eval["precision"][:, :, :, 0, 2]  # (T, R, K): all areas, 100 detections
     by_class = np.where(precision > -1, precision, np.nan).mean(axis=(0, 1))
     return {name: np.nan if value == -1 else value for name, value in scores.items()}, by_class
@@ -127,6 +131,7 @@ def assert_equal(images: list[Image], classes: int = CLASSES) -> dict[str, float
     for name in SCORES:
         assert scores[name] == pytest.approx(expected[name], abs=1e-6, nan_ok=True), name
     np.testing.assert_allclose(counted.per_class("mask_ap")[0], by_class, atol=1e-6)
+    np.testing.assert_allclose(counted.curves().mean(axis=1), counted.per_class("mask_ap50")[0], atol=1e-12)
     return scores
 
 
@@ -285,3 +290,44 @@ def test_wrong_names_and_weights_are_refused() -> None:
         counted.mean("mask_ap5")
     with pytest.raises(InputError, match=r"weights have shape \(1, 3\), expected \(resamples, 2\)"):
         counted.mean("mask_ap", np.ones((1, 3)))
+
+
+def test_boxes_count_as_pycocotools_counts_them() -> None:
+    images = drawn(4)
+    counted = {}
+    for number, image in enumerate(images):
+        boxes, true_boxes = (
+            np.array([(x, y, x + w, y + h) for x, y, w, h in map(coco_mask.toBbox, masks)]).reshape(-1, 4)
+            for masks in (image.masks, image.true_masks)
+        )
+        crowd = np.array(image.crowd, dtype=bool)
+        labels, true_labels = np.array(image.labels, np.int64), np.array(image.true_labels, np.int64)
+        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        iou = box_iou(boxes, true_boxes, crowd)
+        facts = labels, np.array(image.scores), areas, true_labels, np.array(image.true_areas), crowd
+        counted[f"{number:05d}"] = match(iou, *facts)
+    expected, _ = pycocotools_scores(images, kind="bbox")
+    found = AveragePrecision(counted, CLASSES)
+    for name in SCORES:
+        assert float(found.mean(name)[0]) == pytest.approx(expected[name], abs=1e-6, nan_ok=True), name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_threshold_has_the_largest_f1(seed: int) -> None:
+    images = drawn(seed)
+    found = ours(images).best_threshold()
+
+    def f1(threshold: float) -> float:
+        hits = wrong = objects = 0
+        for image in images:
+            row = image.matches()
+            sure = (row.scores >= threshold) & (row.ignored & 1 == 0)
+            hits += int((row.matched[sure] & 1).sum())
+            wrong += int((row.matched[sure] & 1 == 0).sum())
+            objects += int(row.objects[:, 0].sum())
+        return 2 * hits / (hits + wrong + objects)
+
+    levels = {score for image in images for score in image.scores}
+    assert found in levels
+    assert f1(found) == pytest.approx(max(map(f1, levels)))
+    assert np.isnan(ours([Image().add(box(0, 0, 5, 5), 0)]).best_threshold())

@@ -88,6 +88,38 @@ def test_an_export_finds_images_of_windows_paths_and_leaves_out_those_that_are_g
     assert layout.left_out == ["sub/000000000140.jpg"]
 
 
+def test_ids_that_stand_twice_are_one_sentence(tmp_path: Path) -> None:
+    trees.cvat(tmp_path)
+    rows = trees.coco_rows()
+    rows["images"].append(rows["images"][0] | {"id": 77})
+    (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(rows))
+    with pytest.raises(InputError, match=r"instances_default\.json lists the image .* twice, expected each once"):
+        list(open_layout("coco_export", tmp_path).samples())
+    trees.coco_panoptic(tmp_path / "panoptic")
+    path = tmp_path / "panoptic" / "annotations" / "panoptic_train2017.json"
+    rows = json.loads(path.read_text())
+    rows["annotations"][0]["segments_info"] *= 2
+    path.write_text(json.dumps(rows))
+    layout = open_layout("coco_panoptic", tmp_path / "panoptic")
+    with pytest.raises(InputError, match=r"panoptic_train2017\.json lists a segment of .* twice, expected each id"):
+        layout.annotation(next(iter(layout.samples())))
+
+
+def test_polygons_beyond_the_image_end_at_its_border_and_those_without_area_have_no_pixel(tmp_path: Path) -> None:
+    trees.cvat(tmp_path)
+    rows = trees.coco_rows()
+    height = SIZE[0]
+    corners = [(-10, -10), (4, -10), (4, height + 10), (-10, height + 10)]
+    rows["annotations"][0]["segmentation"] = [[number for corner in corners for number in corner]]
+    rows["annotations"][1] |= {"segmentation": [[3, 3, 3, 9, 3, 3]], "bbox": [3, 3, 0, 6]}
+    (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(rows))
+    layout = open_layout("coco_export", tmp_path)
+    annotation = layout.annotation(next(iter(layout.samples())))
+    assert annotation is not None
+    assert annotation.masks(annotation.segments[:1])[0].sum() == 4 * height
+    assert all(segment.area for segment in annotation.segments)
+
+
 RUNS = {"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]}
 
 

@@ -123,6 +123,10 @@ def two_pages(root: Path) -> None:
             r"objects/a\.json: unknown class 'cat': did you mean 'car'",
         ),
         (lambda root: (root / "objects" / "a.json").write_text("[{}]"), r"objects/a\.json cannot be understood"),
+        (
+            lambda root: (root / "objects" / "a.json").write_text(json.dumps([{"id": 1, "class": "car"}] * 2)),
+            r"objects/a\.json cannot be understood \(2 rows for 1 ids\)",
+        ),
     ],
 )
 def test_wrong_objects_are_named(tmp_path, damage, message):
