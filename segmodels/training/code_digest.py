@@ -7,8 +7,9 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import segmodels
 from segmodels.training.settings import TrainSettings
@@ -52,7 +53,7 @@ def code_digest(files: Iterable[Path]) -> str:
     """Digest of files as syntax trees without docstrings, comments and layout: what Python runs."""
     digest = hashlib.sha256()
     for name, path in sorted((_name(path), path) for path in files):
-        digest.update(f"{name}\n{_essence(path)}\n".encode())
+        digest.update(f"{name}\n{_read(path).essence}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -64,19 +65,35 @@ def all_imported(files: Iterable[Path]) -> set[Path]:
         path = pending.pop()
         if path not in seen:
             seen.add(path)
-            pending += _imported(path)
+            pending += (file for module in _read(path).imports for file in _files(module))
     return seen
 
 
-def _imported(path: Path) -> Iterator[Path]:
-    for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
+class _Code(NamedTuple):
+    """What counts of a file."""
+
+    essence: str  # without docstrings, comments and layout
+    imports: tuple[str, ...]  # names of modules, and names within modules
+
+
+def _read(path: Path) -> _Code:
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _parsed(source: str) -> _Code:
+    tree = ast.parse(source)
+    imports = tuple(_imports(tree))
+    return _Code(_essence(tree), imports)
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in _walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from _files(alias.name)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from _files(node.module)
-            for alias in node.names:
-                yield from _files(f"{node.module}.{alias.name}")
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def _walk(tree: ast.AST) -> Iterator[ast.AST]:
@@ -107,8 +124,8 @@ def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
-def _essence(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _essence(tree: ast.AST) -> str:
+    """The code as Python runs it; changes the tree."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [part for part in node.body if not _is_text(part) and not _for_type_checkers(part)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fast_convolutions import convolutions_of
 from small_pipeline import use_local_store
 
 from components.params.schema import EvaluateParams, TrainParams
@@ -50,9 +51,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where no checkpoints are written, and where the weights, gigabytes over all models, do not stay."""
+    """Neither checkpoints nor pictures are written there, and the weights, gigabytes over all models, do not stay."""
     use_local_store(tmp_path, monkeypatch)
     monkeypatch.setattr(Checkpoints, "save", lambda *_: None)
+    monkeypatch.setattr("components.steps.evaluate._draw", lambda *_: None)  # the same pictures for every model
     yield tmp_path
     shutil.rmtree(tmp_path / "model", ignore_errors=True)
 
@@ -62,7 +64,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 )
 def test_a_model_trains_by_its_name_alone(name: str, shards: Path, folder: Path) -> None:
     params = TrainParams(model=name, epochs=1, batch_size=2, accelerator="cpu", precision="float32")
-    train(params, shards, folder / "model", folder / "checkpoints")
+    with convolutions_of(name):
+        train(params, shards, folder / "model", folder / "checkpoints")
     bundle = load_bundle(folder / "model")
     assert (bundle.name, bundle.labels) == (name, LABELS)
     assert np.isfinite(bundle.metrics["val/loss"])
