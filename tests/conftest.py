@@ -43,8 +43,8 @@ def s3_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def s3(s3_store: Server, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A client of the server; the environment tells every other client where it is."""
-    import boto3
+    from components.storage.s3 import s3_client
 
     for name, value in s3_store.environment.items():
         monkeypatch.setenv(name, value)
-    return boto3.session.Session().client("s3")
+    return s3_client()

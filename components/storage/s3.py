@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from components.running.wording import as_clause
@@ -36,9 +37,20 @@ def s3_client(**settings: Any) -> Any:
     """A client; ``settings`` are those of botocore's Config that differ from ours."""
     import boto3
     from botocore.config import Config
+    from botocore.session import Session
 
     config = Config(**{"max_pool_connections": THREADS, "connect_timeout": 15, **settings})
-    return boto3.session.Session().client("s3", config=config)
+    session = Session()  # a new one reads the environment anew
+    session.register_component("data_loader", _descriptions())
+    return boto3.session.Session(botocore_session=session).client("s3", config=config)
+
+
+@cache
+def _descriptions() -> Any:
+    """botocore's description of S3, whose parsing takes most of the time of making a client."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def split_url(url: str) -> tuple[str, str]:
