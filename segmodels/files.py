@@ -11,6 +11,7 @@ Files that people write (lists, tables, classes, parameters) are read by ``read_
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -41,6 +42,12 @@ def cache_folder() -> Path:
     any time.
     """
     return Path(os.environ.get("SEGMODELS_CACHE") or Path.home() / ".cache" / "segmodels")
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class DamagedFileError(InputError):

@@ -22,6 +22,7 @@ class Encoder(nn.Module):
             inputs that the stride divides; other sizes are rounded as the paper's padding rounds them.
         first_layer: key of the weight of the first convolution, which ``adapt`` fits to ``in_channels``.
         classifier: prefixes of the keys of published checkpoints that belong to the classifier and are left out.
+        form: of encoders that published weights exist in several forms of, the form's name; see ``pretrained.csv``.
         checkpointing: blocks that go through ``run`` keep no activations for the backward pass, which computes them
             anew: less memory, a third more work.
     """
@@ -31,6 +32,7 @@ class Encoder(nn.Module):
     strides: tuple[int, ...]
     first_layer: str | None = None
     classifier: tuple[str, ...] = ()
+    form: str = ""
     checkpointing: bool = False
 
     def forward(self, images: Tensor) -> list[Tensor]:

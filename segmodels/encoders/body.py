@@ -26,7 +26,7 @@ class Body:
 
     Attributes:
         encoder: name in the encoder registry, or ``timm:NAME``.
-        weights: path or URI of pretrained weights; None starts from random ones.
+        weights: name, path or URI of pretrained weights, see ``create_encoder``; None starts from random ones.
         options: of that encoder, and ``frozen_stages`` and ``frozen_batch_norm``; see ``create_encoder``.
     """
 

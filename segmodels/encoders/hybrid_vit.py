@@ -15,12 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
+from segmodels.encoders.flax_names import GOOGLE
 from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import Block, PatchEmbed, joined_attention, resample_positions
 from segmodels.layers.blocks import check_images, initialise_transformer
 from segmodels.layers.names import Names, renamed
 
 PUBLISHED: Names = (
+    *GOOGLE,
+    (r"^(conv|gn)_root\.", r"root.\1."),
+    (r"^(block\d\.unit\d+)\.conv_proj\.", r"\1.downsample."),
     (r"^embeddings\.hybrid_model\.", ""),
     (r"^body\.(block\d)\.unit(\d)\.", r"\1.unit\2."),
     (r"^embeddings\.patch_embeddings\.", "embed.proj."),
@@ -32,7 +36,7 @@ PUBLISHED: Names = (
     (r"^encoder\.layer\.(\d+)\.attn\.out\.", r"blocks.\1.attn.proj."),
     (r"^encoder\.encoder_norm\.", "norm."),
 )
-"""Names of TransUNet's release, behind ``transformer.``."""
+"""Names of Google's ``.npz`` files, and of TransUNet's release behind ``transformer.``."""
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -85,6 +89,7 @@ class HybridViT(Encoder):
         checkpointing: see ``Encoder``.
     """
 
+    classifier = ("head.", "pre_logits.")
     first_layer = "root.conv.weight"
 
     def __init__(
@@ -141,9 +146,11 @@ class HybridViT(Encoder):
         return renamed(key, PUBLISHED)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Queries, keys and values are joined, position embeddings resampled."""
+        """Queries, keys and values are joined, position embeddings resampled; the class token is left out."""
         state = joined_attention(state)
         given = state.get("embed.pos_embed")
+        if state.pop("embed.cls_token", None) is not None and given is not None:
+            state["embed.pos_embed"] = given = given[:, 1:]
         if given is not None and given.shape != self.embed.pos_embed.shape:
             state["embed.pos_embed"] = resample_positions(given, (self.embed.grid, self.embed.grid))
         return super().adapt(state)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.freezing import freeze, freeze_batch_norm
+from segmodels.encoders.pretrained import resolved
 from segmodels.encoders.timm_encoder import TimmEncoder
 from segmodels.encoders.weights import load_weights
 from segmodels.registry import Registry
@@ -43,8 +44,8 @@ def create_encoder(
             (``adapt_channels``).
         output_stride: of the coarsest map; below the encoder's own the last stages keep their size and dilate their
             convolutions.
-        weights: path or URI of pretrained weights under torchvision's or timm's key names, see ``load_weights``; None
-            starts from random weights.
+        weights: pretrained weights: a name of the table in ``pretrained`` (``imagenet``), or path or URI of a file
+            under public key names, see ``load_weights``; None starts from random weights.
         frozen_stages: how many stages, from the first, do not train.
         frozen_batch_norm: all batch norms keep their statistics.
         options: of that encoder.
@@ -57,7 +58,7 @@ def create_encoder(
     if weights is not None:
         load_weights(
             encoder,
-            weights,
+            resolved(weights, name, encoder.form),
             translate=encoder.translate,
             ignore=encoder.classifier,
             adapt=encoder.adapt,

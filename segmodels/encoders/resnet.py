@@ -106,6 +106,7 @@ class ResNet(Encoder):
         self.channels = (64, *(width * block.expansion for width in (64, 128, 256, 512)))
         self.strides = tuple(min(stride, output_stride) for stride in (2, 4, 8, 16, 32))
         self.first_layer = "conv1.0.weight" if deep_stem else "conv1.weight"
+        self.form = "deep_stem" if deep_stem else ""
 
         self.conv1 = _deep_stem(in_channels) if deep_stem else nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)

@@ -1,8 +1,8 @@
 """Vision transformer (Dosovitskiy et al.: An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale,
 ICLR 2021, arXiv 2010.11929).
 
-The tensors' names are timm's behind ``embed.``; checkpoints of timm (ViT, DeiT, AugReg), of transformers and of
-mmsegmentation load, position embeddings of any grid included.
+The tensors' names are timm's behind ``embed.``; checkpoints of timm (ViT, DeiT, AugReg), of transformers, torchvision
+and mmsegmentation and Google's ``.npz`` files load, position embeddings of any grid included.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
+from segmodels.encoders.flax_names import GOOGLE
 from segmodels.encoders.registry import register_encoder
 from segmodels.errors import InputError
 from segmodels.layers.attention import attend
@@ -22,6 +23,17 @@ from segmodels.layers.blocks import DropPath, check_images, initialise_transform
 from segmodels.layers.names import Names, renamed
 
 PUBLISHED: Names = (
+    *GOOGLE,
+    (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),  # torchvision
+    (r"^encoder\.ln\.", "norm."),
+    (r"^encoder\.pos_embedding$", "pos_embed"),
+    (r"^class_token$", "cls_token"),
+    (r"^conv_proj\.", "patch_embed.proj."),
+    (r"\.ln_(1|2)\.", r".norm\1."),
+    (r"\.self_attention\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
+    (r"\.self_attention\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+    (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
     (r"^vit\.", ""),
     (r"^encoder\.layer\.", "blocks."),  # transformers 4
     (r"^layers\.", "blocks."),  # transformers 5, mmsegmentation
@@ -43,7 +55,7 @@ PUBLISHED: Names = (
     (r"^(cls_token|pos_embed|patch_embed\.proj\..*)$", r"embed.\1"),
     (r"^embed\.patch_embed\.", "embed."),
 )
-"""Names of timm, transformers (versions 4 and 5) and mmsegmentation, in that order of preference."""
+"""Names of Google, torchvision, timm, transformers (versions 4 and 5) and mmsegmentation."""
 
 
 class PatchEmbed(nn.Module):
@@ -163,7 +175,7 @@ class ViT(Encoder):
         checkpointing: see ``Encoder``.
     """
 
-    classifier = ("head.", "pre_logits.", "fc_norm.", "classifier.", "pooler.", "head_dist.", "dist_token")
+    classifier = ("head.", "heads.", "pre_logits.", "fc_norm.", "classifier.", "pooler.", "head_dist.", "dist_token")
     first_layer = "embed.proj.weight"
 
     def __init__(

@@ -12,13 +12,16 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from segmodels.download import download, shown_progress
+from segmodels.encoders.flax_names import read_npz
 from segmodels.errors import InputError, TransientError, refusal
-from segmodels.files import cache_folder, parse_json, reason
+from segmodels.files import cache_folder, parse_json, reason, sha256
 
 log = logging.getLogger(__name__)
 # Names under which trainers keep the body's weights in a checkpoint of a whole model.
@@ -49,7 +52,8 @@ def load_weights(
 
     Args:
         source: local path, or a URI that fsspec knows (``s3://``, ``https://``, ...), which is cached, see ``fetch``.
-            The file is safetensors, or a torch file that holds tensors only (it is read with ``weights_only=True``).
+            The file is safetensors, ``.npz`` of Flax (``flax_names``), or a torch file that holds tensors only (it is
+            read with ``weights_only=True``).
         translate: our name of a tensor, from the file's.
         ignore: prefixes of keys (after translation) that are left out, such as the classifier.
         adapt: makes the tensors that are left fit the module's shapes, see ``Encoder.adapt``.
@@ -136,19 +140,13 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     """All tensors of a weights file by their names; raises as ``load_weights``."""
-    path = fetch(str(source)) if "://" in str(source) else Path(source)
-    if not path.is_file():
-        raise InputError(f"weights file {path} is not there: give the path of a .safetensors or torch file, or a URI")
+    path = local_file(source)
     try:
-        data = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        data = _read(path)
     except pickle.UnpicklingError:
         raise InputError(
-            f"weights file {path} holds more than tensors, or is no torch file: save only the state_dict, best as"
-            " safetensors"
+            f"weights file {path} holds more than tensors (pickled code, which is not run), or is no torch file: save"
+            " only the state_dict, best as safetensors"
         ) from None
     except Exception as error:  # torch's reader raises all kinds
         raise InputError(
@@ -163,6 +161,22 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
     if not tensors:
         raise InputError(f"weights file {path} holds no named tensors: expected a state_dict")
     return tensors
+
+
+def local_file(source: str | Path) -> Path:
+    """A weights file on this machine, fetched if it lies elsewhere; raises as ``load_weights``."""
+    path = fetch(str(source)) if "://" in str(source) else Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"weights file {path} is not there: give the path of a .safetensors, .npz or torch file, or a URI"
+        )
+    return path
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return read_npz(path) if path.suffix == ".npz" else torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fetch(uri: str, cache: Path | None = None) -> Path:
@@ -196,7 +210,7 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
         known = parse_json(note.read_bytes(), {"sha256": str}) if copy.is_file() else None
     except (OSError, ValueError):  # none, or a damaged one: the file is fetched again
         known = None
-    if known and _sha256(copy) != known["sha256"]:
+    if known and sha256(copy) != known["sha256"]:
         known = None
     if known and pinned and known["sha256"].startswith(pinned):
         return copy
@@ -209,8 +223,14 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             fetched = Path(temporary) / name
-            store.get_file(path, str(fetched))
-            digest = _sha256(fetched)
+            if _is_http(uri):
+                fetched = copy  # a part of it stays, for the next try
+                copy.unlink(missing_ok=True)
+                with shown_progress(name) as progress:
+                    download(uri, copy, sha256=pinned or None, progress=progress)
+            else:
+                store.get_file(path, str(fetched))
+            digest = sha256(fetched)
             if not digest.startswith(pinned):
                 raise InputError(
                     f"the SHA-256 of {uri} is {digest}, expected {pinned}: the file was changed or damaged on the way"
@@ -219,7 +239,7 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
             facts.write_text(json.dumps({"uri": uri, "sha256": digest, "version": version}), encoding="utf-8")
             fetched.replace(copy)
             facts.replace(note)
-    except InputError:
+    except (InputError, TransientError):
         raise
     except FileNotFoundError:
         raise InputError(f"weights {uri} are not there: check the address") from None
@@ -234,9 +254,10 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     return copy
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_http(uri: str) -> bool:
+    """Whether ``download`` takes the address: fsspec alone logs in with a name and password."""
+    parts = urlsplit(uri)
+    return parts.scheme in ("http", "https") and "@" not in parts.netloc
 
 
 def _best_prefix(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from segmodels.checks import shown
 from segmodels.encoders.body import Body
+from segmodels.encoders.pretrained import resolved
 from segmodels.encoders.registry import encoder_options
 from segmodels.errors import InputError
 from segmodels.models.base import Model
@@ -119,10 +120,10 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
     """Build a model of ``num_classes`` classes: at least 2, or what its card says.
 
     Args:
-        options: of the variant. All have ``in_channels`` (default 3), and ``weights``: path or URI of weights of the
-            whole model, ours, mmsegmentation's or torchvision's (``load_published``). Those with an encoder take
-            ``encoder`` (its name), ``encoder_weights`` (path or URI) and ``encoder_options``, or ``body``, a ``Body``
-            of all three.
+        options: of the variant. All have ``in_channels`` (default 3), and ``weights``: name, path or URI of weights of
+            the whole model, ours, mmsegmentation's or torchvision's (``load_published``). Those with an encoder take
+            ``encoder`` (its name), ``encoder_weights`` (``imagenet``, another name of the table in
+            ``encoders.pretrained``, a path or URI) and ``encoder_options``, or ``body``, a ``Body`` of all three.
 
     Raises:
         InputError: unknown model (with the nearest names), unknown option (with the nearest names), too few
@@ -150,7 +151,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
         )
     model = MODELS.built(name, options, num_classes=num_classes)
     if weights is not None:
-        load_published(model, weights)
+        load_published(model, resolved(weights, name))
     return model
 
 
