@@ -63,10 +63,7 @@ class Pretrained:
 def pretrained() -> dict[str, Pretrained]:
     """The table, by name."""
     with Path(__file__).with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        rows = [
-            Pretrained(size=int(row.pop("bytes") or 0) or None, **row)  # type: ignore[arg-type]  # csv knows no types
-            for row in csv.DictReader(file)
-        ]
+        rows = [Pretrained(size=int(row.pop("bytes") or 0) or None, **row) for row in csv.DictReader(file)]
     return {row.name: row for row in rows}
 
 

@@ -34,7 +34,8 @@ def test_every_row_states_a_digest_its_source_and_a_licence():
     for row in rows:
         assert len(row.sha256) in (8, 64), row
         assert not set(row.sha256) - set("0123456789abcdef"), row
-        assert row.licence and row.source, row
+        assert row.licence, row
+        assert row.source, row
         assert row.url.startswith(("https://", table.PACKAGE)), row
         assert row.fits in known or row.fits.startswith("sam_"), row
         if len(row.sha256) == 8:  # as the file's name states it
