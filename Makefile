@@ -92,7 +92,7 @@ image: $(VENV)/.installed  ## build the image of the steps and its SBOM: VARIANT
 	@mkdir -p build
 	DOCKER_BUILDKIT=1 docker build --file infra/Dockerfile --iidfile build/image.id --build-arg VARIANT=$(VARIANT) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
 	  --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude='*') $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) $(BUILD_OPTIONS) .
-	docker run --rm --entrypoint cat $$(cat build/image.id) /opt/segmodels/sbom.json > build/sbom.json
+	docker run --rm --network none --entrypoint cat $$(cat build/image.id) /opt/segmodels/sbom.json > build/sbom.json
 	docker tag $$(cat build/image.id) segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	@docker image ls segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	python -m pipelines pin segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile local

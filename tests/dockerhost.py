@@ -4,9 +4,8 @@
         host.run("build", ...)
 
 On a Debian machine without Docker, as root, the daemon comes from Debian's package docker.io and runs without a bridge
-and without
-rules in the firewall: builds and containers use the host's network. Where the base image cannot be pulled it is made by
-debootstrap. Both are kept in ``cache`` for the next time.
+and without rules in the firewall: builds and containers use the host's network. Where the base image cannot be pulled
+it is made by debootstrap. Both are kept in ``cache`` for the next time.
 """
 
 from __future__ import annotations

@@ -68,14 +68,12 @@ class MirroredCheckpoints(Checkpoints):
 
     def _write(self, state: dict[str, Any], best: dict[str, Tensor]) -> None:
         """As ``Checkpoints``. A store that is away does not stop a training: the next save brings it up to date."""
-        from boto3.exceptions import Boto3Error
-
         super()._write(state, best)
         try:
-            with translate_errors(self.url, connected=True):
+            with translate_errors(self.url, connected=True, access="stored"):
                 self._send()
             self._away = False
-        except (TransientError, InputError, Boto3Error) as error:
+        except (TransientError, InputError) as error:
             if not self._away:
                 print(
                     f"{error}: training continues, its states are in {self.folder} only until the store is back",

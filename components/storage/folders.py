@@ -16,7 +16,7 @@ from components.environment import environment, variable
 from components.running.digests import folder_digest
 from components.running.progress_bar import track
 from components.storage.s3 import SCHEME, THREADS, list_folder, s3_client, split_url, translate_errors
-from segmodels.errors import InputError, TransientError
+from segmodels.errors import InputError
 from segmodels.files import SHARD_PART, STATISTICS, read_json
 
 
@@ -79,8 +79,6 @@ def put_folder(folder: Path, url: str, check: Callable[[], None] = lambda: None)
         InputError: the store refuses or is not there.
         TransientError: the store does not answer.
     """
-    from boto3.exceptions import Boto3Error
-
     bucket, prefix = split_url(url)
     client = s3_client()
     with translate_errors(url, connected=False):
@@ -89,11 +87,8 @@ def put_folder(folder: Path, url: str, check: Callable[[], None] = lambda: None)
     missing = [name for name, path in files.items() if stored.get(name) != path.stat().st_size]
 
     def put(name: str) -> None:
-        try:
-            with translate_errors(f"{url}/{name}", connected=True):
-                client.upload_file(str(files[name]), bucket, prefix + name)
-        except Boto3Error as error:  # of the transfer manager, around what the server said
-            raise TransientError(f"{url}/{name} cannot be stored ({' '.join(str(error).split())})") from None
+        with translate_errors(f"{url}/{name}", connected=True, access="stored"):
+            client.upload_file(str(files[name]), bucket, prefix + name)
 
     pool = ThreadPoolExecutor(THREADS)
     try:

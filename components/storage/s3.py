@@ -71,12 +71,18 @@ def list_folder(client: Any, url: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @contextmanager
-def translate_errors(place: str, *, connected: bool) -> Iterator[None]:
+def translate_errors(place: str, *, connected: bool, access: str = "read") -> Iterator[None]:
     """Translate boto's errors. Before the first answer (``connected=False``) a failed connection means a wrong
     endpoint; later it is transient.
+
+    Args:
+        place: what is accessed, for the message.
+        access: "read" or "stored".
     """
+    from boto3.exceptions import Boto3Error
     from botocore import exceptions
 
+    failed = f"{place} cannot be {access}"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     try:
         yield
@@ -87,43 +93,41 @@ def translate_errors(place: str, *, connected: bool) -> Iterator[None]:
         exceptions.CredentialRetrievalError,
     ) as error:
         raise InputError(
-            f"{place} cannot be read, {as_clause(error)}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
-            " AWS_PROFILE"
+            f"{failed}, {as_clause(error)}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from None
     except exceptions.ClientError as error:
-        raise _translated(place, error, endpoint) from None
+        raise _translated(failed, error, endpoint) from None
+    except Boto3Error as error:  # of the transfer manager, around what the server said or how the connection ended
+        if isinstance(error.__context__, exceptions.ClientError):
+            raise _translated(failed, error.__context__, endpoint) from None
+        raise TransientError(f"{failed}, {as_clause(error)}") from None
     except exceptions.EndpointConnectionError as error:
         if endpoint and not connected:
-            raise InputError(
-                f"{place} cannot be read, no server answers at AWS_ENDPOINT_URL {endpoint}: check the address"
-            ) from None
-        raise TransientError(f"{place} cannot be read, {as_clause(error)}") from None
+            raise InputError(f"{failed}, no server answers at AWS_ENDPOINT_URL {endpoint}: check the address") from None
+        raise TransientError(f"{failed}, {as_clause(error)}") from None
     except (exceptions.HTTPClientError, exceptions.IncompleteReadError, exceptions.FlexibleChecksumError) as error:
-        raise TransientError(f"{place} cannot be read, {as_clause(error)}") from None
+        raise TransientError(f"{failed}, {as_clause(error)}") from None
     except (exceptions.BotoCoreError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         where = f"AWS_ENDPOINT_URL {endpoint}, the bucket's name" if endpoint else "the bucket's name"
-        raise InputError(f"{place} cannot be read, {as_clause(error)}: check {where} and the AWS settings") from None
+        raise InputError(f"{failed}, {as_clause(error)}: check {where} and the AWS settings") from None
 
 
-def _translated(place: str, error: Any, endpoint: str | None) -> Exception:
+def _translated(failed: str, error: Any, endpoint: str | None) -> Exception:
     """The InputError or TransientError for an error that the server answered."""
     code, status = error.response["Error"].get("Code", ""), error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
     message = f"{code}: {error.response['Error'].get('Message', '')}".rstrip(" .:")
     if status >= 500 or status == 429 or code in PASSING:
-        return TransientError(f"{place} cannot be read, the server says {message}")
+        return TransientError(f"{failed}, the server says {message}")
     if code == "NoSuchBucket":
         return InputError(
-            f"{place} cannot be read, there is no such bucket at {endpoint or 'AWS'}: check its name and"
-            " AWS_ENDPOINT_URL"
+            f"{failed}, there is no such bucket at {endpoint or 'AWS'}: check its name and AWS_ENDPOINT_URL"
         )
     if status in (401, 403) or code.endswith("Token"):
         return InputError(
-            f"{place} cannot be read, access is denied ({message}): check the credentials in AWS_* and the bucket's"
-            " permissions"
+            f"{failed}, access is denied ({message}): check the credentials in AWS_* and the bucket's permissions"
         )
     return InputError(
-        f"{place} cannot be read, the server says {message}: check bucket, prefix, AWS_DEFAULT_REGION and"
-        " AWS_ENDPOINT_URL"
+        f"{failed}, the server says {message}: check bucket, prefix, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
     )

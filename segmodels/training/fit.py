@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from segmodels.training.means import LossSums, mean_losses
 from segmodels.training.processes import largest_of_all, of_all
 from segmodels.training.resuming import TrainingState
 from segmodels.training.state import FitSettings, Progress
-from segmodels.training.validation import Validation, validate
+from segmodels.training.validation import OUTPUT_LIMIT, Validation, validate
 
 
 class TrainingLoader(Protocol):
@@ -64,7 +64,7 @@ class Fit:
         on_validation: called after each validation with epoch (0-based) and what it counted.
         on_epoch: called after each validation with epoch (0-based) and metrics.
         stop: polled after each optimiser step and each batch of validation; true saves and raises ``Stopped``.
-        warn: called with a sentence when a state is damaged or weights are not finite.
+        warn: called with a sentence when a state is damaged or weights are not kept because they have diverged.
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class Fit:
         """Train to the end; returns the best weights, on the CPU.
 
         Raises:
-            InputError: the mean loss of an epoch is not finite, or no validation had finite weights and outputs.
+            InputError: the mean loss of an epoch is not finite, or at every validation the weights or outputs were not
+                finite or beyond ``OUTPUT_LIMIT``.
             Stopped: ``stop`` asked for it; the state is saved.
         """
         self.state.resume(self.checkpoints, self.warn)
@@ -132,8 +133,9 @@ class Fit:
             raise Stopped
         if not self.state.best:
             raise InputError(
-                f"none of the {self.progress.stale} validations had finite weights and outputs, so no weights were"
-                " kept: lower train.lr, set train.gradient_clip, or set train.precision to float32"
+                f"training diverged: no weights of its {self.progress.stale} validations are kept; those of epoch"
+                f" {self.progress.epoch}, or their outputs, are {self._bounds(self.progress.best_metrics)}: lower"
+                " train.lr, set train.gradient_clip, or set train.precision to float32"
             )
         return self.state.best
 
@@ -342,20 +344,27 @@ class Fit:
         threshold = progress.best_score + self.settings.min_delta
         better = not self.state.best or not (score <= threshold or math.isnan(score))
         progress.stale += 1
-        if found.finite:
+        measured = {name: value for name, value in metrics.items() if name.startswith("val/")}
+        if found.within_limit:
             if not better:
                 return
             weights = self.learner.kept(self._candidate, found.evaluator)
             if all_finite(weights):
                 progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
-                progress.best_metrics = {name: value for name, value in metrics.items() if name.startswith("val/")}
+                progress.best_metrics = measured
                 progress.best_settings = settings_to_dict(self.learner.task.chosen(found.evaluator))
                 self.state.best = weights
                 return
+        if not self.state.best:
+            progress.best_metrics = measured
         self.warn(
             f"the weights of epoch {progress.epoch + 1} are not kept: they, or their outputs on the validation images,"
-            " are not finite"
+            f" are {self._bounds(measured)}"
         )
+
+    def _bounds(self, metrics: Mapping[str, float]) -> str:
+        loss = f"val/loss {metrics['val/loss']:.3g}, " if "val/loss" in metrics else ""
+        return f"not finite or beyond {OUTPUT_LIMIT:g} ({loss}learning rate {self.optimizer.param_groups[0]['lr']:g})"
 
     def _eager(self) -> AbstractContextManager[None]:
         """Run a compiled model without its graph: only training, whose batches have one size, compiles."""

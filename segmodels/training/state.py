@@ -17,8 +17,8 @@ class Progress:
     epoch_seconds: float = 0.0  # of this epoch's training
     best_score: float = -1.0
     best_epoch: int = -1
-    best_metrics: dict[str, float] = field(default_factory=dict)  # of the best validation
-    best_settings: dict[str, Any] = field(default_factory=dict)  # of the task, with what that validation decided
+    best_metrics: dict[str, float] = field(default_factory=dict)  # of the best validation; while none is, of the last
+    best_settings: dict[str, Any] = field(default_factory=dict)  # of the task, with what the best validation decided
     stale: int = 0  # validations since the best one
     sums: dict[str, float] = field(default_factory=dict)  # of this epoch's losses, weighted by images
 

@@ -11,12 +11,17 @@ from typing import Any, NamedTuple
 import torch
 
 from segmodels.data.batches import Batch, EvaluationBatch
-from segmodels.finite import all_finite
+from segmodels.finite import largest_magnitude
 from segmodels.tasks.base import Evaluator
 from segmodels.training.fabric import Fabric
 from segmodels.training.learner import Learner, Turn
 from segmodels.training.means import LossSums, mean_losses
 from segmodels.training.processes import of_all
+
+OUTPUT_LIMIT = torch.finfo(torch.float16).max
+"""Magnitude, 65504, that outputs of useful weights stay within; those of a training that diverged to finite numbers do
+not. In half precision such outputs are infinite, so the limit is the same in every precision.
+"""
 
 
 class Validation(NamedTuple):
@@ -24,7 +29,7 @@ class Validation(NamedTuple):
 
     evaluator: Evaluator
     losses: dict[str, float]  # means over the images, by name: val/loss, ...
-    finite: bool  # whether all outputs are
+    within_limit: bool  # whether all outputs are; those that are not finite are not
 
 
 @torch.no_grad()
@@ -47,14 +52,14 @@ def validate(
     learner.eval()
     task, evaluator = learner.task, learner.task.evaluator()
     sums = LossSums()
-    finite = torch.tensor(True, device=fabric.device)
+    within_limit = torch.tensor(True, device=fabric.device)
     turn, start = Turn(learner.objectives[0], share_done), time.monotonic()
     for batch in batches:
         images, targets = fabric.to_device((batch.images, task.targets(batch.annotations)))
         inputs = Batch(images, targets, torch.tensor(batch.indices))
         with fabric.autocast():
             losses = learner(inputs, turn)
-        finite &= all_finite(losses.output)  # stays on the device until the end
+        within_limit &= largest_magnitude(losses.output) <= OUTPUT_LIMIT  # stays on the device until the end
         results = learner.results(losses.output, batch._replace(images=inputs.images))
         evaluator.update(results, batch.annotations, batch.ids)
         on_results(batch, results)
@@ -65,5 +70,5 @@ def validate(
     return Validation(
         reduce(operator.add, of_all(fabric, evaluator)),
         mean_losses("val", of_all(fabric, sums.totals())),
-        all(of_all(fabric, bool(finite))),
+        all(of_all(fabric, bool(within_limit))),
     )

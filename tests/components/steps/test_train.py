@@ -281,6 +281,12 @@ def test_a_training_that_diverges_is_an_error_and_its_run_shows_the_loss(
     assert np.isnan(history[1])
 
 
+def test_a_training_that_diverges_to_finite_numbers_leaves_no_model(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"diverged: no weights of its 2 validations are kept; .* learning rate"):
+        run(folder, lr=1000.0)
+    assert not (folder / "model").exists()
+
+
 def test_a_model_trained_on_resized_images_says_so(folder: Path) -> None:
     info = folder / "shards" / "statistics.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"longer_side": 40}))

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from botocore.exceptions import ClientError, IncompleteReadError
+from botocore.response import StreamingBody
 
 from components.storage.checkpoints import MirroredCheckpoints, open_checkpoints
-from components.storage.s3 import s3_client
+from components.storage.s3 import s3_client, translate_errors
 from segmodels.errors import InputError, TransientError
 from segmodels.training.checkpoints import Checkpoints
 
@@ -108,6 +110,33 @@ def test_a_store_that_refuses_at_the_start_is_said(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises((InputError, TransientError), match=said):
         open_checkpoints(tmp_path / "key")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_answers_that_end_early_are_transient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "pod-1" / "key", 1)
+
+    def read(*_: object) -> bytes:
+        raise IncompleteReadError(actual_bytes=1, expected_bytes=2)
+
+    monkeypatch.setattr(StreamingBody, "read", read)
+    with pytest.raises(TransientError, match=r"^s3://states-\d+/trainings/key cannot be read, "):
+        open_checkpoints(tmp_path / "pod-2" / "key")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"), [("AccessDenied", 403, InputError), ("SlowDown", 503, TransientError)]
+)
+def test_a_refused_upload_says_whether_it_may_pass(s3: Any, code: str, status: int, kind: type[Exception]) -> None:
+    def refuse(**_: object) -> None:
+        raise ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
+
+    s3.meta.events.register("before-call.s3.PutObject", refuse)
+    with (
+        pytest.raises(kind, match=rf"^s3://bucket/x cannot be stored, .*{code}"),
+        translate_errors("s3://bucket/x", connected=True, access="stored"),
+    ):
+        s3.upload_file(__file__, "bucket", "x")
 
 
 def test_without_a_store_states_stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
