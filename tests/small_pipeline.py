@@ -3,10 +3,11 @@ moment.
 """
 
 import json
+import os
 import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir
 
 import numpy as np
 import pytest
@@ -132,6 +133,7 @@ def use_local_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def _empty_store() -> Path:
-    path = Path(mkdtemp()) / "mlflow.db"
+    """One for all processes of a run of the tests: the first one makes it, the others wait."""
+    path = Path(gettempdir()) / f"segmodels-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}" / "mlflow.db"
     mlflow_client(f"sqlite:///{path}")
     return path

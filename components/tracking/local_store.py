@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -70,8 +71,6 @@ def _make(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
     uri = f"sqlite:///{path}"
     with answers("", uri):
         file = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=SECONDS)
@@ -80,5 +79,13 @@ def _check(path: Path) -> None:
             if "alembic_version" not in tables or any(name.startswith("_alembic_tmp_") for name in tables):
                 raise damaged(uri, "its tables were not all made")
             found = {version for (version,) in file.execute("SELECT version_num FROM alembic_version")}
-    if found != {expected := _get_latest_schema_revision()}:
+    if found != {expected := _latest_revision()}:
         raise other_version(uri, f"its tables are {', '.join(map(str, found)) or 'unknown'}, expected {expected}")
+
+
+@cache
+def _latest_revision() -> str:
+    """Of the tables, as this MLflow makes them."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return _get_latest_schema_revision()

@@ -136,9 +136,11 @@ class Registry:
         return turn(self.client, self.name, version.number)
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set those of ``tags`` that the version, as it was read, does not have: each one is two requests."""
         with self._answers():
             for key, value in tags.items():
-                self.client.set_model_version_tag(self.name, version.number, key, str(value)[:TAG_LENGTH])
+                if version.tags.get(key) != (text := str(value)[:TAG_LENGTH]):
+                    self.client.set_model_version_tag(self.name, version.number, key, text)
 
     def make_champion(self, version: Version, predecessor: Version | None) -> None:
         """Give ``version`` the alias. Each alias moves in one step, so there is a champion at every moment."""

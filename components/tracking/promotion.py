@@ -160,7 +160,7 @@ def promote(
             if first.number != version.number:
                 registry.remove(version)
             elif (now and now.number) == (champion and champion.number):
-                registry.set_tags(version, tags(decision))
+                registry.set_tags(first, tags(decision))
                 if decision.wins:
                     registry.make_champion(version, champion)
                 else:
