@@ -7,7 +7,6 @@ current checkpoints have it; the paper's is an option).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +15,17 @@ from torch import Tensor, nn
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.layers.blocks import check_images
+from segmodels.layers.names import Names, renamed
+
+TRANSFORMERS: Names = (
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    *((rf"^encoder\.stages\.{i}\.layers\.(\d+)\.", rf"layer{i + 1}.\1.") for i in range(4)),
+    (r"\.shortcut\.convolution\.", ".downsample.0."),
+    (r"\.shortcut\.normalization\.", ".downsample.1."),
+    *((rf"\.layer\.{i}\.convolution\.", f".conv{i + 1}.") for i in range(3)),
+    *((rf"\.layer\.{i}\.normalization\.", f".bn{i + 1}.") for i in range(3)),
+)
 
 
 class BasicBlock(nn.Module):
@@ -137,8 +147,10 @@ class ResNet(Encoder):
         return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
 
     def translate(self, key: str) -> str:
-        """mmsegmentation's deep stem (ResNetV1c) is one list of layers, ``stem``, whose last norm is ``bn1`` here."""
-        return re.sub(r"^stem\.", "conv1.", re.sub(r"^stem\.7\.", "bn1.", key))
+        """mmsegmentation's deep stem (ResNetV1c) is one list of layers, ``stem``, whose last norm is ``bn1`` here;
+        transformers names all of them otherwise.
+        """
+        return renamed(key, ((r"^stem\.7\.", "bn1."), (r"^stem\.", "conv1."), *TRANSFORMERS))
 
     def advice(self, keys: Collection[str]) -> str:
         if "conv1.weight" in keys and self.first_layer == "conv1.0.weight":

@@ -9,18 +9,22 @@ from segmodels.layers.blocks import ConvNormAct
 
 
 class FCNHead(nn.Sequential):
-    """3x3 convolution to a quarter of the channels, batch norm, ReLU, dropout, 1x1 to the classes: torchvision's head
-    and its keys.
+    """3x3 convolution, batch norm, ReLU, dropout, 1x1 to the classes: torchvision's head and its keys.
 
     Args:
+        channels: of the first convolution; None: a quarter of ``in_channels``.
         dropout: leaves out whole channels, as mmsegmentation does, or single elements (``nn.Dropout``), as torchvision
             does.
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, dropout: type[nn.Dropout | nn.Dropout2d] = nn.Dropout2d
+        self,
+        in_channels: int,
+        num_classes: int,
+        dropout: type[nn.Dropout | nn.Dropout2d] = nn.Dropout2d,
+        channels: int | None = None,
     ) -> None:
-        channels = in_channels // 4
+        channels = in_channels // 4 if channels is None else channels
         super().__init__(
             nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),

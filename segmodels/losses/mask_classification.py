@@ -11,6 +11,7 @@ from torch import Tensor
 
 from segmodels.errors import InputError
 from segmodels.layers.blocks import resize
+from segmodels.layers.points import random_points, sample_points, training_points
 from segmodels.losses.base import Images, Loss
 from segmodels.losses.matching import Pairs, Truth, cheapest
 from segmodels.losses.registry import LossCard, register_loss
@@ -21,13 +22,13 @@ from segmodels.tasks.targets import Segments
 @register_loss(
     "mask_classification",
     LossCard(
-        "Cheng 2021 (2107.06278), the loss L_mask-cls, section 3",
-        "models that predict queries (MaskFormer); sum it with nothing else",
+        "Cheng 2021 (2107.06278), the loss L_mask-cls, section 3; on points Cheng 2022 (2112.01527), section 3.3",
+        "models that predict queries (MaskFormer, Mask2Former, K-Net); sum it with nothing else",
     ),
 )
 class MaskClassificationLoss(Loss):
-    """Bipartite matching of queries and segments, then cross-entropy of their classes, focal and Dice loss of their
-    masks.
+    """Bipartite matching of queries and segments, then cross-entropy of their classes, and a loss of the pixels and the
+    Dice loss of their masks.
 
     ``loss(queries, target)`` of one decoder layer, not of logits. The cross-entropy is a mean over all queries weighted
     by class (unmatched ones have the class "no object"), the mask losses are sums over matched pairs divided by the
@@ -35,9 +36,14 @@ class MaskClassificationLoss(Loss):
     else says nothing about its queries.
 
     Args:
-        class_weight, focal_weight, dice_weight: of the three losses, and of their forms as matching costs.
+        class_weight, mask_weight, dice_weight: of the three losses, and of their forms as matching costs.
         no_object: weight of "no object" in the cross-entropy.
-        alpha, gamma: of the focal loss (Lin 2017).
+        mask_loss: of the masks' pixels: ``focal`` (Lin 2017) or ``bce``, the binary cross-entropy.
+        alpha, gamma: of the focal loss.
+        points: masks are compared at so many random points instead of all pixels (12544 in Mask2Former): for the
+            matching at the same points in all masks of an image, for the losses at points of each matched pair, more
+            of them where the prediction is uncertain. 0: at all pixels.
+        oversampling, importance: k and β of the pairs' points (PointRend, Kirillov 2020, 1912.08193, section 3.1).
     """
 
     reads: ClassVar[str] = "queries"
@@ -45,20 +51,35 @@ class MaskClassificationLoss(Loss):
     def __init__(
         self,
         class_weight: float = 1.0,
-        focal_weight: float = 20.0,
+        mask_weight: float = 20.0,
         dice_weight: float = 1.0,
         no_object: float = 0.1,
+        mask_loss: str = "focal",
         alpha: float = 0.25,
         gamma: float = 2.0,
+        points: int = 0,
+        oversampling: float = 3.0,
+        importance: float = 0.75,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
+        if mask_loss not in ("focal", "bce"):
+            raise InputError(f"mask_loss is {mask_loss!r}, expected focal or bce")
+        if points != int(points) or points < 0 or oversampling < 1 or not 0 <= importance <= 1:
+            raise InputError(
+                f"points is {points}, oversampling {oversampling} and importance {importance}, expected a whole number"
+                " from 0, a number from 1, and a share from 0 to 1"
+            )
         self.class_weight = class_weight
-        self.focal_weight = focal_weight
+        self.mask_weight = mask_weight
         self.dice_weight = dice_weight
         self.no_object = no_object
+        self.mask_loss = mask_loss
         self.alpha = alpha
         self.gamma = gamma
+        self.points = int(points)
+        self.oversampling = oversampling
+        self.importance = importance
         self.ignore_index = ignore_index
 
     def terms(self, layers: Sequence[Any], targets: Any, images: Images | None = None) -> list[Tensor | None]:
@@ -86,12 +107,12 @@ class MaskClassificationLoss(Loss):
     def of_layers(self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments]) -> list[Tensor]:
         """As ``forward`` for each layer of a decoder, with one wait for the device in all."""
         return [
-            self.class_weight * parts["class"] + self.focal_weight * parts["focal"] + self.dice_weight * parts["dice"]
+            self.class_weight * parts["class"] + self.mask_weight * parts["mask"] + self.dice_weight * parts["dice"]
             for parts in self.parts(layers, target)
         ]
 
     def parts(self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments]) -> list[dict[str, Tensor]]:
-        """Unweighted ``class``, ``focal`` and ``dice`` of each layer."""
+        """Unweighted ``class``, ``mask`` and ``dice`` of each layer."""
         self._check(layers[0].class_logits, target)
         with torch.autocast(layers[0].mask_logits.device.type, enabled=False):
             logits = [(_full_precision(layer.class_logits), _full_precision(layer.mask_logits)) for layer in layers]
@@ -120,19 +141,23 @@ class MaskClassificationLoss(Loss):
 
     @torch.no_grad()
     def _costs(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth) -> Tensor:
-        """Cost ``(B, Q, K)`` of matching each query with each place, at the resolution of the mask logits."""
-        masks, valid = truth.at(mask_logits.shape[2:], mask_logits.dtype)
-        scores = mask_logits.flatten(2)
-        focal = (
-            self._focal(scores) * self.alpha @ masks.mT + self._focal(-scores) * (1 - self.alpha) @ (valid - masks).mT
-        )
+        """Cost ``(B, Q, K)`` of matching each query with each place, at points or at the resolution of the mask
+        logits.
+        """
+        if self.points:
+            points = random_points(len(mask_logits), self.points, mask_logits.device)
+            scores, (masks, valid) = sample_points(mask_logits, points), truth.at_points(points)
+        else:
+            scores, (masks, valid) = mask_logits.flatten(2), truth.at(mask_logits.shape[2:], mask_logits.dtype)
+        inside, outside = self._pixel_losses(scores)
+        pixels = inside @ masks.mT + outside @ (valid - masks).mT
         probabilities = scores.sigmoid() * valid
         covered = probabilities.sum(dim=2)[..., None] + masks.sum(dim=2)[:, None]
         dice = 1 - (2 * probabilities @ masks.mT + 1) / (covered + 1)
         of_class = class_logits.softmax(dim=2).gather(2, truth.labels[:, None].expand(-1, scores.shape[1], -1))
         cost = (
             -self.class_weight * of_class
-            + self.focal_weight * focal / valid.sum(dim=2)[..., None].clamp(min=1)
+            + self.mask_weight * pixels / valid.sum(dim=2)[..., None].clamp(min=1)
             + self.dice_weight * dice
         )
         # a query that is not finite is matched last instead of stopping the training here
@@ -151,20 +176,45 @@ class MaskClassificationLoss(Loss):
     def _mask_losses(self, mask_logits: Tensor, truth: Truth, pairs: Pairs) -> dict[str, Tensor]:
         matched = mask_logits.flatten(0, 1).index_select(0, pairs.prediction)
         if not len(matched):
-            return dict.fromkeys(("focal", "dice"), mask_logits.sum() * 0)
+            return dict.fromkeys(("mask", "dice"), mask_logits.sum() * 0)
+        scores, masks, valid = (self._at_points if self.points else self._at_pixels)(matched, truth, pairs)
+        inside, outside = self._pixel_losses(scores)
+        pixels = masks * inside + (valid - masks) * outside
+        probabilities = scores.sigmoid() * valid
+        dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)
+        means = {"mask": pixels.sum(dim=1) / valid.sum(dim=1).clamp(min=1), "dice": dice}
+        return {name: values.sum() / pairs.segments for name, values in means.items()}
+
+    def _at_pixels(self, matched: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each matched pair at every pixel, ``(N, H * W)`` each: logits, mask (0 where ignored), valid pixels."""
         places = enumerate(pairs.place.split(pairs.counts))
         valid = truth.valid[pairs.image].flatten(1).to(matched)
         masks = torch.cat([truth.masks_of(image, own) for image, own in places]).flatten(1).to(matched) * valid
-        scores = resize(matched[:, None], truth.valid.shape[1:]).flatten(1)
-        focal = masks * self.alpha * self._focal(scores) + (valid - masks) * (1 - self.alpha) * self._focal(-scores)
-        probabilities = scores.sigmoid() * valid
-        dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)
-        means = {"focal": focal.sum(dim=1) / valid.sum(dim=1).clamp(min=1), "dice": dice}
-        return {name: values.sum() / pairs.segments for name, values in means.items()}
+        return resize(matched[:, None], truth.valid.shape[1:]).flatten(1), masks, valid
 
-    def _focal(self, scores: Tensor) -> Tensor:
-        """Focal loss of scores that ought to be positive."""
-        return torch.sigmoid(-scores) ** self.gamma * -F.logsigmoid(scores)
+    def _at_points(self, matched: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``_at_pixels`` at points of each pair, ``(N, points)``."""
+
+        def uncertainty(candidates: Tensor) -> Tensor:
+            distance = sample_points(matched[:, None], candidates)[:, 0].abs()
+            return torch.where(truth.counted(pairs.image, candidates) > 0, -distance, -torch.inf)
+
+        with torch.no_grad():
+            points = training_points(
+                uncertainty, len(matched), self.points, self.oversampling, self.importance, matched.device
+            )
+            of_images = zip(pairs.place.split(pairs.counts), points.split(pairs.counts), strict=True)
+            valid = truth.counted(pairs.image, points)
+            masks = torch.cat([truth.shares(image, *own) for image, own in enumerate(of_images)]) * valid
+        return sample_points(matched[:, None], points)[:, 0], masks, valid
+
+    def _pixel_losses(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of each score where it ought to be positive, and where it ought to be negative."""
+        inside, outside = -F.logsigmoid(scores), -F.logsigmoid(-scores)
+        if self.mask_loss == "bce":
+            return inside, outside
+        inside = self.alpha * (torch.sigmoid(-scores) ** self.gamma * inside)
+        return inside, (1 - self.alpha) * (torch.sigmoid(scores) ** self.gamma * outside)
 
 
 def _full_precision(logits: Tensor) -> Tensor:

@@ -60,6 +60,49 @@ class Truth(NamedTuple):
             masks = _nearest(torch.stack(list(self.masks)), size).flatten(1)[:, None] == self.labels[..., None]
         return masks.to(dtype) * valid, valid
 
+    def at_points(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``at``, at points ``(B, P, 2)`` of each image: bilinear shares of the masks ``(B, K, P)``, 0..1, and valid
+        points ``(B, 1, P)``.
+        """
+        known = torch.arange(self.labels.shape[1], device=self.labels.device)
+        places = [known if own.ndim == 2 else known[: len(own)] for own in self.masks]
+        shares = [self.shares(i, own, coordinates[i]) for i, own in enumerate(places)]
+        valid = self.counted(torch.arange(len(coordinates), device=coordinates.device), coordinates)[:, None]
+        return pad_sequence(shares, batch_first=True) * valid, valid
+
+    def shares(self, image: int, places: Tensor, coordinates: Tensor) -> Tensor:
+        """Bilinear shares ``(N, P)`` of N segments of an image at points ``(P, 2)``, or ``(N, P, 2)`` of each; beyond
+        the centres of the outermost pixels they fade towards 0.
+        """
+        height, width = self.valid.shape[1:]
+        x, y = coordinates[..., 0] * width - 0.5, coordinates[..., 1] * height - 0.5
+        left, top = x.floor(), y.floor()
+        total = torch.zeros((), device=x.device)
+        for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
+            for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
+                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+                index = row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
+                total = total + self._covers(image, places, index) * (inside * down * across)
+        return total
+
+    def counted(self, images: Tensor, coordinates: Tensor) -> Tensor:
+        """``(N, P)``: 1 for points ``(N, P, 2)`` in images ``(N,)`` none of whose four nearest pixels is ignored, else
+        0.
+        """
+        height, width = self.valid.shape[1:]
+        ignored = F.max_pool2d(F.pad((~self.valid).float()[:, None], (1, 1, 1, 1)), 2, stride=1)[:, 0]
+        # of the place between four pixels that is nearest to a point
+        column, row = (coordinates[..., 0] * width + 0.5).long(), (coordinates[..., 1] * height + 0.5).long()
+        index = row.clamp(max=height) * (width + 1) + column.clamp(max=width)
+        return 1 - ignored.flatten(1)[images[:, None], index]
+
+    def _covers(self, image: int, places: Tensor, index: Tensor) -> Tensor:
+        """Whether segments ``(N,)`` cover the pixels ``index`` ``(P,)`` or ``(N, P)`` of the flattened image."""
+        masks = self.masks[image]
+        if masks.ndim == 3:
+            return masks.flatten(1)[places[:, None], index]
+        return masks.flatten()[index] == places[:, None]
+
 
 class Pairs(NamedTuple):
     """Matched predictions and segments of a batch, N in all, image by image."""

@@ -41,6 +41,12 @@ class Model(nn.Module):
             return f"encoder.{encoder.translate(key.removeprefix('backbone.'))}"
         return renamed(key, (*AUXILIARY_HEAD, NORM, *self.published))
 
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Published tensors, already under our names, in the form that the model has them: separate queries, keys and
+        values joined, for instance. ``Encoder.adapt`` does so for the encoder's.
+        """
+        return state
+
     def classifiers(self) -> list[nn.Module]:
         """The last layers, whose outputs are scores of the ``num_classes`` classes: the main head's first, then those
         of auxiliary heads. Other classes need new ones.

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import DEEP_STEM, Body
@@ -17,6 +16,7 @@ from segmodels.layers.blocks import resize
 from segmodels.layers.fpn import FPN, SemanticBranch
 from segmodels.layers.names import FPN as FPN_NAMES
 from segmodels.layers.names import SEMANTIC_BRANCH, Names
+from segmodels.layers.points import sample_points, training_points
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput, PointPrediction
@@ -25,29 +25,10 @@ PAPER = "Kirillov et al.: PointRend: Image Segmentation as Rendering, CVPR 2020,
 STRIDES = (4, 8, 16, 32)
 
 
-def sample_points(maps: Tensor, coordinates: Tensor) -> Tensor:
-    """Bilinear values of maps ``(B, C, h, w)`` at ``coordinates`` ``(B, N, 2)``, x and y as shares of width and height:
-    ``(B, C, N)``, in float32.
-
-    Beyond the centres of the outermost pixels they fade towards 0, as in the authors' code.
-    """
-    return functional.grid_sample(maps.float(), 2 * coordinates[:, :, None] - 1, align_corners=False)[..., 0]
-
-
 def uncertainty(logits: Tensor) -> Tensor:
     """How close the two likeliest classes are, 0 at most: ``(B, C, ...)`` to ``(B, ...)`` (section 5)."""
     first, second = logits.topk(2, dim=1).values.unbind(dim=1)
     return second - first
-
-
-def training_points(logits: Tensor, points: int, oversampling: int, importance: float) -> Tensor:
-    """Coordinates ``(B, points, 2)`` to train on: the share ``importance`` of them the most uncertain of
-    ``oversampling`` times as many random ones, the others random (section 3.1)."""
-    candidates = torch.rand(len(logits), oversampling * points, 2, device=logits.device)
-    uncertain = int(importance * points)
-    chosen = uncertainty(sample_points(logits, candidates)).topk(uncertain, dim=1).indices
-    chosen = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    return torch.cat([chosen, torch.rand(len(logits), points - uncertain, 2, device=logits.device)], dim=1)
 
 
 def uncertain_pixels(logits: Tensor, points: int) -> tuple[Tensor, Tensor]:
@@ -131,7 +112,14 @@ class PointRend(Model):
         if not self.training:
             return PixelOutput(resize(self.subdivide(pyramid[0], coarse), size))
         with torch.no_grad():
-            coordinates = training_points(coarse, self.points, self.oversampling, self.importance)
+            coordinates = training_points(
+                lambda candidates: uncertainty(sample_points(coarse, candidates)),
+                len(coarse),
+                self.points,
+                self.oversampling,
+                self.importance,
+                coarse.device,
+            )
         points = PointPrediction(self.refine(pyramid[0], coarse, coordinates), coordinates)
         return PixelOutput(resize(coarse, size), extras={"points": points})
 

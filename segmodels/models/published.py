@@ -81,7 +81,8 @@ def _named(model: Model, file: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
 
 
 def _adapted(model: Model, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the encoder's tensors made to fit its channels, see ``Encoder.adapt``."""
+    """With the tensors in the model's form, the encoder's made to fit its channels; see ``adapt`` of both."""
+    given = model.adapt(given)
     for name, module in model.named_modules():
         if isinstance(module, Encoder):
             prefix = f"{name}."

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from segmodels.errors import InputError
-from segmodels.losses import create_loss
+from segmodels.layers import points as layer_points
+from segmodels.losses import create_loss, mask_classification
 from segmodels.losses.mask_classification import MaskClassificationLoss
 from segmodels.outputs import PixelOutput, QueryOutput
 from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds
@@ -80,10 +81,49 @@ def test_value_terms_and_gradient_are_those_of_transformers(seed: int) -> None:
     expected_terms, expected = transformers_loss(queries, semantic_segments(target))
     value, terms = over_layers(queries, target)
     torch.testing.assert_close(value, expected, rtol=2e-5, atol=0)
-    for ours, theirs in (("class", "loss_cross_entropy"), ("focal", "loss_mask"), ("dice", "loss_dice")):
+    for ours, theirs in (("class", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
         torch.testing.assert_close(terms[ours], expected_terms[theirs], rtol=2e-5, atol=0)
     for gradient, slope in zip(gradients(value, queries), gradients(expected, queries), strict=True):
         torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-7)
+
+
+def test_on_points_at_the_centres_of_all_pixels_the_values_are_those_of_the_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of objects and of class maps alike."""
+    queries, target = prediction(4, size=(12, 16)), regions(4, CLASSES, (2, 12, 16))
+    rows, columns = torch.meshgrid(torch.arange(12), torch.arange(16), indexing="ij")
+    centres = torch.stack([(columns.flatten() + 0.5) / 16, (rows.flatten() + 0.5) / 12], dim=1)
+    monkeypatch.setattr(mask_classification, "random_points", lambda count, *_: centres.expand(count, -1, -1))
+    monkeypatch.setattr(layer_points, "random_points", lambda count, points, _: centres[:points].expand(count, -1, -1))
+    whole = MaskClassificationLoss(mask_loss="bce")
+    points = MaskClassificationLoss(mask_loss="bce", points=12 * 16, importance=0.0, oversampling=1.0)
+    for truth in (target, semantic_segments(target)):
+        for found, expected in zip(points.parts([queries], truth), whole.parts([queries], truth), strict=True):
+            for name, value in expected.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_ignored_pixels_are_no_points() -> None:
+    target = regions(3, CLASSES, (2, 12, 16))
+    target[:, 4:9, 3:11] = 255
+    queries = prediction(3, size=(12, 16))
+    noise = torch.randn(2, QUERIES, 12, 16, generator=torch.Generator().manual_seed(4)) / 100  # seems uncertain
+    other = torch.where((target == 255)[:, None], noise, queries.mask_logits)
+    loss = MaskClassificationLoss(mask_loss="bce", points=300)
+    values = []
+    for logits in (queries.mask_logits, other):
+        torch.manual_seed(0)
+        values.append(loss(QueryOutput(queries.class_logits, logits), target))
+    assert values[0] == values[1]
+    assert loss(queries, torch.full((2, 12, 16), 255)) == 0
+
+
+def test_options_of_the_masks_are_checked() -> None:
+    with pytest.raises(InputError, match="mask_loss is 'dice', expected focal or bce"):
+        MaskClassificationLoss(mask_loss="dice")
+    with pytest.raises(InputError, match=r"points is -1, oversampling 3\.0 and importance 0\.75, expected a"):
+        MaskClassificationLoss(points=-1)
 
 
 def test_instances_of_one_class_are_segments_of_their_own() -> None:
@@ -106,7 +146,7 @@ def test_an_image_without_segments_asks_for_no_objects() -> None:
         over_layers(queries, segments)[0], transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
     )
     (nothing,) = MaskClassificationLoss().parts([queries], [empty, empty])
-    assert nothing["focal"] == 0
+    assert nothing["mask"] == 0
     assert nothing["dice"] == 0
     assert nothing["class"] > 0
 
@@ -257,9 +297,10 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("options", [{}, {"points": 50, "mask_loss": "bce"}])
 @pytest.mark.parametrize("objects", [False, True])
 def test_all_layers_and_images_of_a_step_are_matched_in_one_transfer(
-    objects: bool, monkeypatch: pytest.MonkeyPatch
+    objects: bool, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transfers: list[int] = []
     cpu = Tensor.cpu
@@ -267,7 +308,7 @@ def test_all_layers_and_images_of_a_step_are_matched_in_one_transfer(
     monkeypatch.setattr(MaskClassificationLoss, "_check", lambda *_: None)  # of the CPU alone
     queries, target = prediction(15, images=3, layers=6), regions(3, CLASSES, (3, 12, 16))
     segments = [own._replace(crowd=torch.zeros(len(own.labels), dtype=torch.bool)) for own in semantic_segments(target)]
-    loss = create_loss({"mask_classification": 1.0})
+    loss = create_loss({"mask_classification": options})
     layers = [layer for _, layer in queries.layers((1.0,))]
     with Waits() as waits:
         terms = loss.terms_of_layers(layers, SegmentTargets(segments, target) if objects else target)
@@ -275,5 +316,5 @@ def test_all_layers_and_images_of_a_step_are_matched_in_one_transfer(
     assert waits.seen == ["lift_fresh"], "the pairs return, from pinned memory"
     places = max(len(own.labels) for own in segments) if objects else CLASSES
     assert transfers == [7 * 3 * QUERIES * places + 3 * places]
-    for term, layer in zip(terms, layers, strict=True):
+    for term, layer in zip(terms, [] if options else layers, strict=not options):  # points are drawn anew
         torch.testing.assert_close(term["mask_classification"], loss(layer, target), rtol=1e-6, atol=0)

@@ -9,6 +9,7 @@ import torch
 
 from segmodels.models.analysis import on_meta
 from segmodels.models.registry import MODELS, create_model, model_body, model_entry, model_options
+from segmodels.outputs import PixelOutput, QueryOutput
 
 # of the library: other test files register models of their own
 LIBRARY = [entry.name for entry in MODELS if entry.build.__module__.startswith("segmodels.")]
@@ -63,7 +64,11 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
 # Too large for the machine that runs the tests; their counts are checked, their code is that of a smaller variant:
 # variant -> reason.
 TOO_LARGE: dict[str, str] = dict.fromkeys(
-    ("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask", "transunet_r50_l16"),
+    (
+        *("segformer_b3", "segformer_b4", "segformer_b5", "segmenter_b_mask", "segmenter_l_mask", "transunet_r50_l16"),
+        *(f"{system}_swin_{size}" for system in ("maskformer", "mask2former") for size in "tsbl"),
+        *("knet_upernet_swin_t", "knet_upernet_swin_l"),
+    ),
     "larger numbers in the code of the smaller variants",
 )
 
@@ -90,6 +95,8 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
             options = {"encoder": encoder, "encoder_options": encoder_options, **options}
     if name in SMALL and "widths" in model_options(name):
         options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
+    if "queries" in model_options(name):
+        options.setdefault("queries", 10)
     torch.manual_seed(0)
     return create_model(name, num_classes, **options)
 
@@ -97,3 +104,10 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
 def images_for(name: str, batch: int, size: tuple[int, ...], channels: int | None = None) -> torch.Tensor:
     channels = channels or model_options(name).get("in_channels", 3)
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def logits_of(prediction: PixelOutput | QueryOutput) -> list[torch.Tensor]:
+    """Logits (B, C, *spatial) float32 of the output and of each auxiliary one."""
+    if isinstance(prediction, PixelOutput):
+        return [logits.float() for logits in (prediction.logits, *prediction.auxiliary)]
+    return [layer.probabilities().clamp(min=1e-6).log() for layer in (prediction, *prediction.auxiliary)]

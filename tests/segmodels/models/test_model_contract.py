@@ -15,7 +15,7 @@ import sys
 import pytest
 import torch
 from fast_convolutions import convolutions_of
-from model_variants import LIBRARY, OTHERS, SMALL, TOO_LARGE, build, images_for, sizes, without_memory
+from model_variants import LIBRARY, OTHERS, SMALL, TOO_LARGE, build, images_for, logits_of, sizes, without_memory
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ from segmodels.errors import InputError
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.base import Model
 from segmodels.models.registry import model_entry
-from segmodels.outputs import PixelOutput
+from segmodels.outputs import PixelOutput, QueryOutput
 
 # torch.export with a dynamic height and width: variant -> reason why only the batch is dynamic.
 STATIC_SIZE: dict[str, str] = {}
@@ -105,17 +105,17 @@ def tensors_of(extras) -> list[torch.Tensor]:
     return [value for value in torch.utils._pytree.tree_leaves(extras) if isinstance(value, torch.Tensor)]
 
 
-def loss_of(prediction: PixelOutput, classes: int) -> torch.Tensor:
+def loss_of(prediction: PixelOutput | QueryOutput, classes: int) -> torch.Tensor:
     """Cross-entropy of every segmentation against random labels, and the squares of other outputs, so that each output
     sends a gradient back.
     """
     total = torch.zeros(())
-    for logits in (prediction.logits, *prediction.auxiliary):
+    for logits in logits_of(prediction):
         labels = torch.randint(
             classes, (logits.shape[0], *logits.shape[2:]), generator=torch.Generator().manual_seed(2)
         )
         total = total + F.cross_entropy(logits, labels)
-    for other in tensors_of(prediction.extras):
+    for other in tensors_of(getattr(prediction, "extras", ())):
         total = total + other.square().mean()
     return total
 
@@ -126,8 +126,8 @@ def test_forward_and_backward_at_batch_2_give_every_parameter_a_gradient(name):
     model = build(name, classes).train()
     size = sizes(name)[0]
     prediction = model(images_for(name, 2, size))
-    assert isinstance(prediction, PixelOutput)
-    for logits in (prediction.logits, *prediction.auxiliary):
+    assert isinstance(prediction, PixelOutput | QueryOutput)
+    for logits in logits_of(prediction):
         assert logits.shape == (2, classes, *size)
     with convolutions_of(name):
         loss_of(prediction, classes).backward()
@@ -145,9 +145,10 @@ def test_eval_takes_one_image_of_odd_size_with_four_channels_and_is_deterministi
     images = images_for(name, 1, size, channels=4)
     with torch.inference_mode():
         first, second = model(images), model(images)
-    assert first.logits.shape == (1, 21, *size)
-    assert torch.isfinite(first.logits).all()
-    assert torch.equal(first.logits, second.logits)
+    ((logits,), again) = logits_of(first), logits_of(second)[0]
+    assert logits.shape == (1, 21, *size)
+    assert torch.isfinite(logits).all()
+    assert torch.equal(logits, again)
     assert first.auxiliary == (), "auxiliary outputs belong to training mode"
     with pytest.raises(InputError, match="in_channels"):
         model(images[:, :3])
@@ -158,10 +159,10 @@ def test_weights_go_through_safetensors_and_deepcopy_unchanged(name, tmp_path):
     model = build(name).eval()
     images = images_for(name, 1, sizes(name)[0])
     with torch.inference_mode():
-        expected = model(images).logits
+        (expected,) = logits_of(model(images))
         torch.manual_seed(1)
         copied = copy.deepcopy(model)
-        assert torch.equal(copied(images).logits, expected)
+        assert torch.equal(logits_of(copied(images))[0], expected)
 
         save_file(
             {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "weights.safetensors"
@@ -170,8 +171,8 @@ def test_weights_go_through_safetensors_and_deepcopy_unchanged(name, tmp_path):
         for parameter in other.parameters():
             parameter.add_(0.1)
         other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
-        assert torch.equal(other(images).logits, expected)
-        assert torch.equal(model(images).logits, expected), "the copy shares memory with the original"
+        assert torch.equal(logits_of(other(images))[0], expected)
+        assert torch.equal(logits_of(model(images))[0], expected), "the copy shares memory with the original"
 
 
 # --- slow: export, bfloat16
@@ -198,7 +199,8 @@ def test_export_keeps_the_outputs_for_another_batch_and_size(name, tmp_path):
     exported = torch.export.load(tmp_path / "model.pt2").module()
     for other in [images_for(name, 1, size), images_for(name, 3, other_size)]:
         with torch.inference_mode():
-            torch.testing.assert_close(exported(other)[0], model(other).logits, atol=1e-4, rtol=1e-4)
+            (got,), (expected,) = logits_of(exported(other)), logits_of(model(other))
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -208,9 +210,9 @@ def test_bfloat16_autocast_trains_and_predicts_finite_values(name):
     images = images_for(name, 2, sizes(name)[0])
     with torch.autocast("cpu", torch.bfloat16):
         prediction = model(images)
-        loss = loss_of(PixelOutput(prediction.logits.float(), tuple(a.float() for a in prediction.auxiliary)), 3)
+        loss = loss_of(prediction, 3)
     loss.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters() if parameter.grad is not None)
     model.eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        assert torch.isfinite(model(images).logits).all()
+        assert torch.isfinite(logits_of(model(images))[0]).all()

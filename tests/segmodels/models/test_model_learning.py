@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from model_variants import SMALL, VARIANTS, build, sizes
+from model_variants import SMALL, VARIANTS, build, logits_of, sizes
 from torch.nn import functional as F
 
+from segmodels.losses import create_loss
 from segmodels.losses.points import PointsLoss
 from segmodels.models.registry import model_entry, model_options
+from segmodels.outputs import QueryOutput
 
 # Learning rate of the test that a model learns, where 2e-3 is too much: variant -> (rate, reason).
 RATES: dict[str, tuple[float, str]] = {
@@ -15,6 +17,7 @@ RATES: dict[str, tuple[float, str]] = {
     "segmenter_t_mask": (5e-4, "a transformer alone, without batch norm"),
     "setr_naive": (1e-3, "a transformer"),
     "transunet_r50_b16": (1e-3, "a transformer"),
+    **dict.fromkeys(("maskformer_r50", "mask2former_r50"), (5e-4, "a transformer")),
     "deeplab_v1_large_fov": (5e-4, "a body without normalisation learns in half the steps"),
 }
 # Trained by a loss of their own on unlabelled images, not by labels: variant -> reason.
@@ -56,10 +59,15 @@ def test_learns_eight_scenes(name):
     best = 0.0
     for step in range(1, steps + 1):
         prediction = model(images)
-        loss = F.cross_entropy(prediction.logits, masks) + 0.4 * sum(
-            F.cross_entropy(auxiliary, masks) for auxiliary in prediction.auxiliary
-        )
-        if "points" in prediction.extras:
+        if isinstance(prediction, QueryOutput):
+            layers = [layer for _, layer in prediction.layers((1.0,))]
+            terms = create_loss(model_entry(name).card.losses).terms_of_layers(layers, masks)
+            loss = sum(term["mask_classification"] for term in terms)
+        else:
+            loss = F.cross_entropy(prediction.logits, masks) + 0.4 * sum(
+                F.cross_entropy(auxiliary, masks) for auxiliary in prediction.auxiliary
+            )
+        if "points" in getattr(prediction, "extras", ()):
             loss = loss + PointsLoss()(prediction.extras["points"], masks)
         optimizer.zero_grad()
         loss.backward()
@@ -68,7 +76,7 @@ def test_learns_eight_scenes(name):
         schedule.step()
         if step % 10 == 0:
             with torch.inference_mode():
-                best = max(best, (model.eval()(images).logits.argmax(1) == masks).float().mean().item())
+                best = max(best, (logits_of(model.eval()(images))[0].argmax(1) == masks).float().mean().item())
             model.train()
             if best >= 0.95:
                 return

@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from segmodels.layers.points import sample_points, training_points
 from segmodels.losses import create_loss
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.pointrend import (
     PointHead,
     PointRend,
-    sample_points,
-    training_points,
     uncertain_pixels,
     uncertainty,
 )
@@ -45,7 +44,15 @@ def boundary_logits(size: int = 32) -> torch.Tensor:
 
 def test_training_points_crowd_where_the_logits_are_uncertain_in_the_share_asked_for():
     torch.manual_seed(0)
-    points = training_points(boundary_logits(), 1000, oversampling=3, importance=0.75)
+    logits = boundary_logits()
+    points = training_points(
+        lambda candidates: uncertainty(sample_points(logits, candidates)),
+        2,
+        1000,
+        oversampling=3,
+        importance=0.75,
+        device=torch.device("cpu"),
+    )
     assert points.shape == (2, 1000, 2)
     assert points.min() >= 0
     assert points.max() <= 1

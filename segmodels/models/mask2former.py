@@ -1,0 +1,349 @@
+"""Mask2Former (Cheng et al.: Masked-attention Mask Transformer for Universal Image Segmentation, CVPR 2022, arXiv
+2112.01527).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.body import Body
+from segmodels.layers.blocks import ConvNormAct, group_norm, resize
+from segmodels.layers.deformable_attention import DeformableAttention, pixel_centres
+from segmodels.layers.names import Names
+from segmodels.layers.positions import sine_positions
+from segmodels.layers.query_decoder import TRANSFORMERS, QueryLayer, joined_projections, mlp
+from segmodels.models.base import Model
+from segmodels.models.maskformer import WINDOW_12, encoder_groups, translate
+from segmodels.models.registry import Card, register_model
+from segmodels.outputs import QueryOutput
+
+PAPER = "Cheng et al.: Masked-attention Mask Transformer for Universal Image Segmentation, CVPR 2022, arXiv 2112.01527"
+STRIDES = (4, 8, 16, 32)
+LEVELS = 3  # maps at strides 32, 16 and 8, which attention reads
+
+
+class DeformableLayer(nn.Module):
+    """Deformable attention and an MLP, each with a shortcut, normalised after the sum: ``(B, N, C)``."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(channels, levels=LEVELS)
+        self.norm1 = nn.LayerNorm(channels)
+        self.linear1 = nn.Linear(channels, hidden)
+        self.linear2 = nn.Linear(hidden, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, x: Tensor, places: Tensor, centres: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        x = self.norm1(x + self.self_attn(x + places, x, centres, sizes))
+        return self.norm2(x + self.linear2(torch.relu(self.linear1(x))))
+
+
+class PixelDecoder(nn.Module):
+    """Deformable attention over the maps at strides 32, 16 and 8, and a step of a feature pyramid to stride 4 (section
+    3.2.1, "multi-scale deformable attention").
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int, mask_channels: int, layers: int, hidden: int) -> None:
+        super().__init__()
+        finest, *others = in_channels
+        self.input_proj = nn.ModuleList(
+            ConvNormAct(width, channels, 1, bias=True, norm=group_norm, activation=None) for width in others[::-1]
+        )
+        self.level_embed = nn.Parameter(torch.empty(LEVELS, channels).normal_())
+        self.layers = nn.ModuleList(DeformableLayer(channels, hidden) for _ in range(layers))
+        self.lateral = ConvNormAct(finest, channels, 1, norm=group_norm, activation=None)
+        self.output = ConvNormAct(channels, channels, norm=group_norm)
+        self.mask_features = nn.Conv2d(channels, mask_channels, 1)
+        for module in self.input_proj.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Maps at strides 4 to 32 to embeddings of the pixels at stride 4 and to the maps at strides 32, 16 and 8."""
+        finest, *others = maps
+        projected = [project(x) for project, x in zip(self.input_proj, others[::-1], strict=True)]
+        sizes = [(x.shape[2], x.shape[3]) for x in projected]
+        places = torch.cat(positions(projected, self.level_embed))
+        centres = pixel_centres(sizes, finest.device)
+        x = torch.cat([each.flatten(2).transpose(1, 2) for each in projected], dim=1)
+        for layer in self.layers:
+            x = layer(x, places, centres, sizes)
+        parts = x.split([height * width for height, width in sizes], dim=1)
+        levels = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+        fine = self.output(self.lateral(finest) + resize(levels[-1], finest.shape[-2:]))
+        return self.mask_features(fine), levels
+
+
+def positions(maps: Sequence[Tensor], of_levels: Tensor) -> list[Tensor]:
+    """Positions in each map plus the vector of its level, ``(h * w, C)``."""
+    sines = [sine_positions(x) for x in maps]
+    return [sine + level for sine, level in zip(sines, of_levels, strict=True)]
+
+
+class Mask2Former(Model):
+    """Encoder with maps at strides 4 to 32, pixel decoder, and learned queries that look at one map after the other,
+    coarse to fine and again, each only where its own mask of the layer before lies (section 3.2).
+
+    Masks are at stride 4. In training ``auxiliary`` holds what the queries say before the first layer and after each
+    layer but the last. Any input size.
+
+    Args:
+        queries: how many segments an image can have; the paper's largest models have 200 for COCO.
+        layers: of the transformer decoder, a multiple of 3 for whole rounds over the maps.
+        encoder_rate: learning rate of the encoder over that of the rest.
+    """
+
+    published: ClassVar[Names] = (
+        (r"^model\.pixel_level_module\.decoder\.input_projections\.", "pixel_decoder.input_proj."),
+        (r"^model\.pixel_level_module\.decoder\.encoder\.layers\.", "pixel_decoder.layers."),
+        (r"^model\.pixel_level_module\.decoder\.adapter_1\.", "pixel_decoder.lateral."),
+        (r"^model\.pixel_level_module\.decoder\.layer_1\.", "pixel_decoder.output."),
+        (r"^model\.pixel_level_module\.decoder\.mask_projection\.", "pixel_decoder.mask_features."),
+        (r"^model\.pixel_level_module\.decoder\.level_embed$", "pixel_decoder.level_embed"),
+        (r"^(pixel_decoder\.(input_proj\.\d|lateral|output))\.0\.", r"\1.conv."),
+        (r"^(pixel_decoder\.(input_proj\.\d|lateral|output))\.1\.", r"\1.norm."),
+        (r"^(pixel_decoder\.layers\.\d)\.final_layer_norm\.", r"\1.norm2."),
+        (r"^model\.transformer_module\.queries_embedder\.", "query_embed."),
+        (r"^model\.transformer_module\.queries_features\.", "query_feat."),
+        (r"^model\.transformer_module\.level_embed\.", "level_embed."),
+        (r"^model\.transformer_module\.decoder\.layernorm\.", "norm."),
+        *(
+            (rf"^model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.{i}\.0\.", f"mask_embed.{2 * i}.")
+            for i in range(3)
+        ),
+        (r"^model\.transformer_module\.decoder\.", ""),
+        (r"^class_predictor\.", "class_embed."),
+        *TRANSFORMERS,
+    )
+    unread: ClassVar[tuple[str, ...]] = ("criterion.", "encoder.layernorm.")
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        queries: int = 100,
+        channels: int = 256,
+        mask_channels: int = 256,
+        pixel_layers: int = 6,
+        layers: int = 9,
+        hidden: tuple[int, int] = (1024, 2048),
+        encoder_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.encoder_rate = encoder_rate
+        self.encoder = encoder
+        widths = encoder.channels_at(STRIDES)
+        self.pixel_decoder = PixelDecoder(widths, channels, mask_channels, pixel_layers, hidden[0])
+        self.level_embed = nn.Embedding(LEVELS, channels)
+        self.query_feat = nn.Embedding(queries, channels)
+        self.query_embed = nn.Embedding(queries, channels)
+        self.layers = nn.ModuleList(QueryLayer(channels, 8, hidden[1], image_first=True) for _ in range(layers))
+        self.norm = nn.LayerNorm(channels)
+        self.class_embed = nn.Linear(channels, num_classes + 1)
+        self.mask_embed = mlp(channels, channels, channels, mask_channels)
+
+    def forward(self, images: Tensor, guide: Any = None) -> QueryOutput:
+        pixels, levels = self.pixel_decoder(self.encoder.maps(images, STRIDES))
+        size = (images.shape[2], images.shape[3])
+        *earlier, last = self.decode(pixels, levels, size)
+        return last._replace(auxiliary=tuple(earlier) if self.training else ())
+
+    def decode(self, pixels: Tensor, levels: Sequence[Tensor], size: tuple[int, int]) -> list[QueryOutput]:
+        """What the queries say at first and after every layer."""
+        places = [sine_positions(x) for x in levels]
+        features = [x.flatten(2).transpose(1, 2) + own for x, own in zip(levels, self.level_embed.weight, strict=True)]
+        queries = self.query_feat.weight.repeat(pixels.shape[0], 1, 1)
+        outputs = [self.read(queries, pixels, size)]
+        for i, layer in enumerate(self.layers):
+            level = i % LEVELS
+            mask = visible(outputs[-1].mask_logits, levels[level].shape[-2:])
+            queries = layer(queries, self.query_embed.weight, features[level], places[level], mask)
+            outputs.append(self.read(queries, pixels, size))
+        return outputs
+
+    def read(self, queries: Tensor, pixels: Tensor, size: tuple[int, int]) -> QueryOutput:
+        """What queries ``(B, Q, C)`` say of pixels with embeddings ``(B, C, h, w)``."""
+        queries = self.norm(queries)
+        masks = self.mask_embed(queries) @ pixels.flatten(2)
+        return QueryOutput(self.class_embed(queries), masks.unflatten(2, pixels.shape[-2:]), size=size)
+
+    def classifiers(self) -> list[nn.Module]:
+        return [self.class_embed]
+
+    def no_weight_decay(self) -> set[str]:
+        embeddings = {"query_feat.weight", "query_embed.weight", "level_embed.weight", "pixel_decoder.level_embed"}
+        return super().no_weight_decay() | embeddings
+
+    def parameter_groups(self) -> list[dict[str, Any]] | None:
+        return encoder_groups(self.encoder, self.encoder_rate)
+
+    def translate(self, key: str) -> str:
+        return translate(self, key, super().translate(key))
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return joined_projections(state)
+
+
+@torch.no_grad()
+def visible(mask_logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Where each query may look: pixels of its mask ``(B, Q, H, W)`` at another size, everywhere if it has none; bool
+    ``(B, 1, Q, h * w)``.
+    """
+    inside = resize(mask_logits.detach(), size).flatten(2) >= 0
+    return (inside | ~inside.any(dim=2, keepdim=True))[:, None]
+
+
+LOSSES: Mapping[str, Any] = {
+    "mask_classification": {
+        "class_weight": 2.0,
+        "mask_weight": 5.0,
+        "dice_weight": 5.0,
+        "mask_loss": "bce",
+        "points": 12544,
+    }
+}  # section 3.2.3 and 4.1
+RECIPE: dict[str, Any] = {
+    "losses": LOSSES,
+    "auxiliary_weights": (1.0,),
+    "least_classes": 1,
+    "num_classes": 150,
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "weight_decay": 0.05,
+    "schedule": "polynomial",
+    "batch_size": 16,
+}  # section 4.1
+
+
+@register_model(
+    "mask2former_r50",
+    Card(
+        PAPER,
+        2022,
+        tasks=("panoptic", "instance", "semantic"),
+        parameters=44_041_367,
+        gmac=66.33,
+        source="transformers 5.23 Mask2FormerForUniversalSegmentation, counted; the paper's 44 M",
+        result="COCO panoptic val: PQ 51.9; COCO instance val: AP 43.7; ADE20K val: mIoU 47.2 (paper)",
+        **RECIPE,
+    ),
+)
+def mask2former_r50(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("resnet50"),
+    queries: int = 100,
+    things: Sequence[int] = (),
+) -> Mask2Former:
+    """ResNet-50."""
+    del things  # a query may be of any class
+    return Mask2Former(body.build(in_channels), num_classes, queries)
+
+
+@register_model(
+    "mask2former_swin_t",
+    Card(
+        PAPER,
+        2022,
+        tasks=("panoptic", "instance", "semantic"),
+        parameters=47_439_633,
+        gmac=69.23,
+        source="transformers 5.23 without the norm of the last map, counted; the paper's 47 M",
+        result="COCO panoptic val: PQ 53.2; COCO instance val: AP 45.0; ADE20K val: mIoU 47.7 (paper)",
+        **RECIPE,
+    ),
+)
+def mask2former_swin_t(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("swin_tiny"),
+    queries: int = 100,
+    things: Sequence[int] = (),
+) -> Mask2Former:
+    """Swin-T."""
+    del things  # a query may be of any class
+    return Mask2Former(body.build(in_channels), num_classes, queries)
+
+
+@register_model(
+    "mask2former_swin_s",
+    Card(
+        PAPER,
+        2022,
+        tasks=("panoptic", "instance", "semantic"),
+        parameters=68_757_537,
+        gmac=92.94,
+        source="transformers 5.23 without the norm of the last map, counted; the paper's 69 M",
+        result="COCO panoptic val: PQ 54.6; COCO instance val: AP 46.3; ADE20K val: mIoU 51.3 (paper)",
+        **RECIPE,
+    ),
+)
+def mask2former_swin_s(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("swin_small"),
+    queries: int = 100,
+    things: Sequence[int] = (),
+) -> Mask2Former:
+    """Swin-S."""
+    del things  # a query may be of any class
+    return Mask2Former(body.build(in_channels), num_classes, queries)
+
+
+@register_model(
+    "mask2former_swin_b",
+    Card(
+        PAPER,
+        2022,
+        tasks=("panoptic", "instance", "semantic"),
+        parameters=106_922_191,
+        size=(640, 640),
+        gmac=216.32,
+        source="transformers 5.23 without the norm of the last map, counted; the paper's 107 M",
+        result="COCO panoptic val: PQ 56.4; ADE20K val: mIoU 53.9 (paper, pretrained on ImageNet-22K)",
+        **RECIPE,
+    ),
+)
+def mask2former_swin_b(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("swin_base", options=WINDOW_12),
+    queries: int = 100,
+    things: Sequence[int] = (),
+) -> Mask2Former:
+    """Swin-B with windows of 12."""
+    del things  # a query may be of any class
+    return Mask2Former(body.build(in_channels), num_classes, queries)
+
+
+@register_model(
+    "mask2former_swin_l",
+    Card(
+        PAPER,
+        2022,
+        tasks=("panoptic", "instance", "semantic"),
+        parameters=215_488_779,
+        size=(640, 640),
+        gmac=395.43,
+        source="transformers 5.23 without the norm of the last map, counted; the paper's 215 M",
+        result="COCO panoptic val: PQ 57.8; COCO instance val: AP 50.1; ADE20K val: mIoU 56.1 (paper)",
+        **RECIPE,
+    ),
+)
+def mask2former_swin_l(
+    num_classes: int,
+    in_channels: int = 3,
+    body: Body = Body("swin_large", options=WINDOW_12),
+    queries: int = 100,
+    things: Sequence[int] = (),
+) -> Mask2Former:
+    """Swin-L with windows of 12; the paper has 200 ``queries`` for COCO."""
+    del things  # a query may be of any class
+    return Mask2Former(body.build(in_channels), num_classes, queries)
