@@ -29,6 +29,9 @@ class Model(nn.Module):
     published: ClassVar[Names] = ()
     """Names of mmsegmentation's heads as patterns, and ours in their place; applied in turn, see ``translate``."""
 
+    exportable: ClassVar[bool] = True
+    """Whether ``torch.export`` can write the model: not one whose outputs have as many rows as it finds objects."""
+
     unread: ClassVar[tuple[str, ...]] = ()
     """Prefixes, after translation, of published tensors that the published code itself does not read."""
 

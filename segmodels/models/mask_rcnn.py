@@ -45,6 +45,8 @@ class MaskRCNN(Model):
         fpn: of the encoder's maps; a fifth map for the proposals is every second pixel of its coarsest.
     """
 
+    exportable: ClassVar[bool] = False
+
     published: ClassVar[Names] = (
         (r"^backbone\.body\.", "backbone."),
         (r"^backbone\.fpn\.inner_blocks\.", "fpn.laterals."),

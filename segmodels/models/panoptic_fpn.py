@@ -5,7 +5,7 @@ and semantic FPN's branch for stuff, on one pyramid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class PanopticFPN(Model):
         num_classes, things: classes of pixels, and those of them that are things.
     """
 
+    exportable: ClassVar[bool] = False
     thing_places: Tensor
     stuff_places: Tensor
 

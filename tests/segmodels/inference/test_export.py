@@ -87,8 +87,16 @@ def test_a_program_of_volumes_is_free_in_all_their_axes(tmp_path: Path) -> None:
         torch.testing.assert_close(program(images), model((images - mean) / std), rtol=1e-4, atol=1e-3)
 
 
-def test_a_model_that_cannot_be_exported_says_so_in_one_line(tmp_path: Path) -> None:
+class Known(DependsOnPixels):
+    exportable = False
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("it is not traced")
+
+
+@pytest.mark.parametrize("model", [DependsOnPixels, Known])
+def test_a_model_that_cannot_be_exported_says_so_in_one_line(model: type[DependsOnPixels], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"^torch\.export: ") as refused:
-        export_program(bundle(DependsOnPixels()), tmp_path / "model.pt2")
+        export_program(bundle(model()), tmp_path / "model.pt2")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "model.pt2").exists()

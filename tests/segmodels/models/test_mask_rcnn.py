@@ -33,10 +33,7 @@ SMALL: dict[str, Any] = {
     "sides": [8, 16, 32, 64, 128],
     "detections": 6,
 }
-FORMS = pytest.mark.parametrize(
-    "form",
-    ["small", "small_v2", pytest.param("r50", marks=pytest.mark.slow), pytest.param("r50_v2", marks=pytest.mark.slow)],
-)
+FORMS = pytest.mark.parametrize("form", ["small", "small_v2", pytest.param("r50", marks=pytest.mark.slow)])
 
 
 def tensor(values: np.ndarray) -> Tensor:
