@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import hashlib
@@ -13,6 +14,7 @@ import ssl
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -55,7 +57,7 @@ def download(
     its ETag or time, kept in ``PATH.partial.version``). Of several processes one downloads, the others wait for it.
 
     Args:
-        url: begins with http:// or https://.
+        url: begins with http:// or https://; may hold a user and a password.
         sha256, md5: expected digests, hexadecimal; the first 8 digits of a SHA-256 or more suffice.
         size: expected number of bytes.
         progress: such as ``shown_progress`` gives.
@@ -209,7 +211,13 @@ class _Transfer:
 
     def _open(self, headers: dict[str, str]) -> http.client.HTTPResponse:
         try:
-            return urllib.request.urlopen(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
+            request = urllib.request.Request(self.url, headers=headers)
+            user, at, host = request.host.rpartition("@") if request.host else ("", "", "")
+            if at:
+                request.host = host
+                login = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+                request.add_unredirected_header("Authorization", f"Basic {login}")
+            return urllib.request.urlopen(request, timeout=TIMEOUT)
         except urllib.error.HTTPError:
             raise
         except (ValueError, http.client.InvalidURL) as error:

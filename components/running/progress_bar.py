@@ -11,8 +11,8 @@ Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
-    """Yield ``items`` and show on stderr how many of ``total`` are done.
+def track(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
+    """Yield ``items`` and show on stderr how many of ``total`` (None: unknown) are done.
 
     Where stderr is not a terminal, a plain line is printed every ten seconds, so loops that end sooner print nothing.
     """
@@ -28,4 +28,5 @@ def track(items: Iterable[Item], description: str, total: int) -> Iterator[Item]
         yield item
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{description}: {done} of {total}", file=console.file, flush=True)
+            whole = "" if total is None else f" of {total}"
+            print(f"{description}: {done}{whole}", file=console.file, flush=True)

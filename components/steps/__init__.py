@@ -157,6 +157,7 @@ DVC_STEPS = (
 """Further stages of dvc.yaml. On a cluster ``changed`` looks at the source in every run."""
 
 COMMANDS = (
+    Step("fetch", "components.commands.fetch", "download a published dataset, or say where to register for it"),
     Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),
     Step("serve", "components.commands.serve", "answer requests with the champion over HTTP; follows it"),
     Step(

@@ -39,6 +39,15 @@ def printed_card(name: str) -> RenderableType:
     return Group(*parts)
 
 
+def how_to_get(name: str) -> str:
+    """The command that fetches a dataset with public addresses, and these; else where to register or look."""
+    card = LAYOUTS[name].card
+    if not card.archives:
+        return card.get
+    addresses = " ".join(file.url for file in card.archives)
+    return "; ".join(filter(None, [f"`python -m components fetch {name}` ({addresses})", card.get]))
+
+
 def _layout(name: str) -> type[Layout]:
     return cast("type[Layout]", LAYOUTS[name].build)
 
@@ -55,7 +64,7 @@ def _facts(name: str) -> list[tuple[str, str]]:
         "reference": card.source,
         "samples": card.samples,
         "licence": card.licence,
-        "how to get it": card.get,
+        "how to get it": how_to_get(name),
         "`layout: auto` looks for": layout.marks,
     }
     return [(title, text) for title, text in facts.items() if text]

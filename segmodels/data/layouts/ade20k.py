@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import read_mask
-from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published
 
@@ -22,7 +22,14 @@ SPLITS = {"training": "train", "validation": "val"}
         "http://sceneparsing.csail.mit.edu",
         "train 20210, val 2000; test 3352 without public masks",
         "annotations BSD 3-clause; images for non-commercial research and education",
-        "unpack http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+        archives=(
+            Archive(
+                "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+                size=967382037,
+                sha256="7ff1be44964418441f542a7cc1e1a650e7dc0fc275f5d23252bc9bbdbc977b29",
+                stated="tensorflow/datasets, url_checksums/ade20k.txt",
+            ),
+        ),
     ),
 )
 class Ade20k(Published):

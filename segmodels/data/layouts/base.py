@@ -42,6 +42,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Archive:
+    """A file of a dataset at a public address: ``python -m components fetch`` downloads and unpacks it.
+
+    Attributes:
+        url: of a zip or tar file.
+        into: folder of the dataset that it is unpacked into, with a final slash; empty for the dataset's own.
+        part: the only folder of the archive that is wanted, with a final slash; ``*/`` stands for any one folder. Its
+            content is unpacked without the folders above it.
+        size: number of bytes, as ``stated`` says.
+        sha256, md5: digests, as ``stated`` says; none where nobody states one.
+        stated: who states size and digest.
+    """
+
+    url: str
+    into: str = ""
+    part: str = ""
+    size: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    stated: str = ""
+
+
+@dataclass(frozen=True)
 class LayoutCard:
     """About a layout.
 
@@ -50,7 +73,8 @@ class LayoutCard:
         source: where its form is defined: address or paper.
         samples: numbers of images per split, as published.
         licence: of the data.
-        get: how to get the data.
+        get: how to get the data; beside ``archives`` what else there is to say.
+        archives: its files at public addresses.
     """
 
     reads: str
@@ -58,6 +82,7 @@ class LayoutCard:
     samples: str = ""
     licence: str = ""
     get: str = ""
+    archives: tuple[Archive, ...] = ()
 
 
 class Layout(ABC):

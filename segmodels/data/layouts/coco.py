@@ -19,6 +19,7 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import read_mask, read_pixels
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.coco_archives import IMAGES, OBJECTS, PANOPTIC, STUFF
 from segmodels.data.layouts.coco_json import (
     CocoFile,
     box_of,
@@ -38,11 +39,6 @@ from segmodels.labels import LabelMap
 SOURCE = "https://cocodataset.org"
 LICENCE = "annotations CC BY 4.0; photographs under the terms of Flickr"
 COUNTS = "train 118287, val 5000; test 40670 without public annotations"
-GET = "unpack http://images.cocodataset.org/zips/{train2017,val2017}.zip and %s into one folder"
-ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
-PANOPTIC = "http://images.cocodataset.org/annotations/panoptic_annotations_trainval2017.zip (and the archives in it)"
-STUFF = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
-
 SEGMENT = {"id": int, "category_id": int}
 STUFF_FOLDERS = ("stuffthingmaps/", "stuffthingmaps_trainval2017/", "annotations/")
 _SPLIT = re.compile(r"(train|val)(\d{4})?")
@@ -81,7 +77,8 @@ class CocoView(Published):
 
 
 @register_layout(
-    "coco_panoptic", LayoutCard("COCO, 133 classes in panoptic maps", SOURCE, COUNTS, LICENCE, GET % PANOPTIC)
+    "coco_panoptic",
+    LayoutCard("COCO, 133 classes in panoptic maps", SOURCE, COUNTS, LICENCE, archives=(*IMAGES, PANOPTIC)),
 )
 class CocoPanoptic(CocoView):
     """COCO's panoptic maps: 80 countable classes and 53 of stuff, a segment for each object and region.
@@ -160,7 +157,8 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
 
 
 @register_layout(
-    "coco_instances", LayoutCard("COCO, objects of 80 classes", SOURCE, COUNTS, LICENCE, GET % ANNOTATIONS)
+    "coco_instances",
+    LayoutCard("COCO, objects of 80 classes", SOURCE, COUNTS, LICENCE, archives=(*IMAGES, OBJECTS)),
 )
 class CocoInstances(CocoView):
     """COCO's objects: polygons, and run-length encodings for crowds. Class 0 is the background."""
@@ -211,7 +209,13 @@ annotations/instances_val2017.json
 
 @register_layout(
     "coco_stuff",
-    LayoutCard("COCO-Stuff, 171 classes", "https://github.com/nightrome/cocostuff", COUNTS, LICENCE, GET % STUFF),
+    LayoutCard(
+        "COCO-Stuff, 171 classes",
+        "https://github.com/nightrome/cocostuff",
+        COUNTS,
+        LICENCE,
+        archives=(*IMAGES, STUFF),
+    ),
 )
 class CocoStuff(CocoView):
     """COCO-Stuff's maps of 80 classes of things and 91 of stuff, without objects. Mask values are category ids less 1;
@@ -249,7 +253,14 @@ stuffthingmaps/val2017/000000000139.png        category id - 1, 255 unlabelled; 
 
 
 @register_layout(
-    "coco", LayoutCard("COCO, the richest of its views in the folder", SOURCE, COUNTS, LICENCE, GET % PANOPTIC)
+    "coco",
+    LayoutCard(
+        "COCO, the richest of its views in the folder",
+        SOURCE,
+        COUNTS,
+        LICENCE,
+        archives=(*IMAGES, PANOPTIC, OBJECTS),
+    ),
 )
 class Coco(Layout):
     """COCO in the first of the views ``coco_panoptic``, ``coco_stuff`` and ``coco_instances`` that the folder has."""

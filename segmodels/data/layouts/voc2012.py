@@ -13,7 +13,7 @@ import numpy as np
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import read_mask
-from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer
 from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.layouts.published import Published, colors_of
@@ -25,9 +25,10 @@ from segmodels.labels import LabelMap
 VOID = 255
 NUMBERS = {color: number for number, color in enumerate(distinct_colors(256))}
 """Of objects, where their map was converted to RGB."""
-GET = (
-    "VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/; unpack it and give ingest.path"
-    " the folder that holds VOCdevkit/"
+ARCHIVE = Archive(
+    "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+    md5="6cd6e144f989b92b3379bac3b3de84fd",
+    stated="torchvision, datasets/voc.py",
 )
 
 
@@ -38,7 +39,7 @@ GET = (
         "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
         "train 1464, val 1449; test 1456 without public masks",
         "photographs under the terms of Flickr; annotations for research",
-        GET,
+        archives=(ARCHIVE,),
     ),
 )
 class Voc2012(Published):
@@ -133,7 +134,8 @@ VOCdevkit/VOC2012/
         "Hariharan, ICCV 2011; https://github.com/DrSleep/tensorflow-deeplab-resnet (SegmentationClassAug)",
         "train 10582, val 1449",
         "photographs under the terms of Flickr; annotations for research",
-        f"{GET}; put SegmentationClassAug/ and the list trainaug.txt beside its files",
+        "`python -m components fetch voc2012`; put SegmentationClassAug/ and the list trainaug.txt, which no public"
+        " address has, beside its files",
     ),
 )
 class Voc2012Aug(Voc2012):

@@ -38,7 +38,8 @@ def test_every_layout_is_found_by_its_files_and_its_samples_hold_together(name: 
 @pytest.mark.parametrize("entry", [entry for entry in LAYOUTS if entry.card.samples], ids=lambda entry: entry.name)
 def test_a_published_layout_says_where_the_data_comes_from(entry) -> None:
     assert entry.card.licence
-    assert entry.card.get
+    assert entry.card.get or entry.card.archives
+    assert all(bool(file.stated) == bool(file.sha256 or file.md5) for file in entry.card.archives)
     with pytest.raises(InputError, match=r"expected"):
         entry.build(Path(__file__).parent)
 
