@@ -83,7 +83,10 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
                 dataset = data.outputs["dataset"]
                 prepare = _prepared if profile.parts == 1 else _prepared_in_parts
                 shards = prepare(place, dataset, validate_params, preprocess_params, known)
-                trained = place(steps.train(shards=shards, params=train_params, **network, **gpus, **known), **gpus)
+                start = {"init": news.outputs["init"]}
+                trained = place(
+                    steps.train(shards=shards, params=train_params, **network, **start, **gpus, **known), **gpus
+                )
                 weights = trained.outputs["model"]
                 measured = place(
                     steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus

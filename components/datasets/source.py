@@ -6,18 +6,21 @@ DVC has no dependencies that exist for some values of a parameter only, so dvc.y
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from components.datasets.revision import digits_digest, hashed, listing_digest, sizes_and_times
 from components.datasets.sources import place_of
 from components.params.schema import IngestParams, PipelineParams
 from components.running.digests import directory_digest, folder_md5s
+from components.tracking.starting_point import starting_point
 from segmodels.addresses import without_credentials
 from segmodels.files import parse_json
 
 
-def source(params: PipelineParams, source: Path, cache: Path) -> None:
-    """Write the dataset's place and a digest of what lies there now.
+def source(params: PipelineParams, source: Path, start: Path, cache: Path) -> None:
+    """Write the dataset's place and a digest of what lies there now; and what the training starts from.
 
     The digest is that of the contents of a folder, of the listing of an S3 prefix, of the code that draws the built-in
     digits. A dataset in a DVC repository is named by ``repo``, ``rev`` and ``path`` alone: `dvc repro --force ingest`
@@ -25,11 +28,13 @@ def source(params: PipelineParams, source: Path, cache: Path) -> None:
 
     Args:
         source: file to write.
+        start: file to write with the version and digest of what ``train.init`` names: training runs again when the
+            alias moves to another version.
         cache: folder for what is known of the files of a folder, kept between runs.
 
     Raises:
-        InputError: the folder or the bucket is not there.
-        TransientError: the object store does not answer.
+        InputError: the folder or the bucket is not there, or what ``train.init`` names.
+        TransientError: the object store, or MLflow's server, does not answer.
     """
     ingest = params.ingest
     state = {
@@ -37,8 +42,14 @@ def source(params: PipelineParams, source: Path, cache: Path) -> None:
         "place": without_credentials(ingest.path or "") or None,
         "digest": _digest(ingest, cache),
     }
-    source.parent.mkdir(parents=True, exist_ok=True)
-    source.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    with starting_point(params.train) as found:
+        _write(start, found.facts)
+    _write(source, state)
+
+
+def _write(file: Path, state: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
 def _digest(params: IngestParams, cache: Path) -> str:

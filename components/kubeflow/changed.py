@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from components.environment import environment
@@ -14,7 +15,7 @@ DATA_REVISION = "data_revision"
 """Tag of a model version: the dataset's revision in the pipeline run that registered it."""
 
 
-def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchanged: bool = True) -> str:
+def changed(params: PipelineParams, revision: Path, decision: Path, init: Path, skip_unchanged: bool = True) -> str:
     """Find the dataset's revision, and compare it, the code's revision and the parameters that shape a training (those
     of the sections ``ingest`` and ``train`` and the images' size) with those of the champion and of the challenger.
     Downloads no data.
@@ -25,6 +26,7 @@ def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchang
         params: all of params.yaml; the sections ingest, preprocess, train and register are read.
         revision: file for the dataset's revision, see datasets/revision.py.
         decision: file for the answer.
+        init: file for the address that ``train.init`` stands for now, with a version in the place of an alias.
         skip_unchanged: end the run where nothing has changed; false trains in any case.
 
     Returns:
@@ -38,9 +40,11 @@ def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchang
     from components.tracking.client import mlflow_client
     from components.tracking.lineage import lineage
     from components.tracking.model_registry import Registry
+    from components.tracking.starting_point import pinned
 
     registry = Registry(mlflow_client(), params.register.name)
-    now = lineage(data_digest="", params=plain(params.train), longer_side=params.preprocess.longer_side)
+    train = replace(params.train, init=pinned(params.train.init))
+    now = lineage(data_digest="", params=plain(train), longer_side=params.preprocess.longer_side)
     now[DATA_REVISION] = dataset_revision(params.ingest)
     known = {"champion": registry.champion(), "challenger": registry.challenger()}
     versions = {alias: version for alias, version in known.items() if version}
@@ -72,7 +76,7 @@ def changed(params: PipelineParams, revision: Path, decision: Path, skip_unchang
         )
         if run := environment().pipeline_run:
             registry.set_tags(versions[same], {CONFIRMED_BY: run})
-    for file, text in ((revision, now[DATA_REVISION]), (decision, answer)):
+    for file, text in ((revision, now[DATA_REVISION]), (decision, answer), (init, train.init or "")):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return answer

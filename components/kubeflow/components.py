@@ -11,7 +11,8 @@ What a component passes beyond dvc.yaml's options:
 
 Kubeflow's cache looks at a task's image, command and parameters, and at the ids of its input artifacts. An artifact of
 a cached task keeps its id, one of a task that ran gets a new id. So ``changed``, which is never cached, finds the
-dataset's revision without a download; ingest takes it as a parameter and is cached; and what follows ingest is cached
+dataset's revision and the version that ``train.init`` stands for without a download; ingest and train take them as
+parameters and are cached; and what follows ingest is cached
 until it or its own parameters change. ``code_revision`` only changes the cache's key, for images that are named by a
 tag.
 """
@@ -60,7 +61,8 @@ def _training(model: Any, loss: Any, epochs: Any, batch_size: Any, lr: Any, seed
 @dsl.container_component
 def changed(
     revision: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
-    decision: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
+    decision: OutputPath(str),  # type: ignore[valid-type]
+    init: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
     ingest_params: str,
     preprocess_params: str,
     train_params: str,
@@ -82,7 +84,8 @@ def changed(
     values |= _training(model_name, loss, epochs, batch_size, learning_rate, seed)
     values |= {"register.name": registered_model}
     sections = (ingest_params, preprocess_params, train_params)
-    return _step("changed", sections, values, skip_unchanged=skip_unchanged, revision=revision, decision=decision)
+    files = {"revision": revision, "decision": decision, "init": init}
+    return _step("changed", sections, values, skip_unchanged=skip_unchanged, **files)
 
 
 @dsl.container_component
@@ -177,11 +180,12 @@ def train(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    init: str,  # found by ``changed``: a version in the place of an alias
     gpu_type: str,  # the pipeline asks for the GPUs; kfp hands a group only those parameters that a task in it takes
     gpu_count: int,
     code_revision: str,
 ):
-    values = _training(model_name, loss, epochs, batch_size, learning_rate, seed)
+    values = _training(model_name, loss, epochs, batch_size, learning_rate, seed) | {"train.init": init}
     return _step("train", params, values, shards=shards, checkpoints=CHECKPOINTS, model=model)
 
 

@@ -120,10 +120,15 @@ class TrainParams(TrainSettings):
     """What is trained, and how.
 
     Attributes:
+        init: trained model whose weights the training starts from: models:/NAME/VERSION or models:/NAME@ALIAS in
+            MLflow's registry, the folder of a trained model, or path or address of a weights file. Layers for other
+            classes start at random, first layers are adapted to other channels, and a warning names them. None: from
+            scratch, or from the weights that options name.
         experiment: MLflow experiment of the run.
         system_metrics: log CPU, memory and GPU use to MLflow.
     """
 
+    init: str | None = None
     experiment: str = "segmentation"
     system_metrics: bool = False
 

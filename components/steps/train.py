@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +40,16 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
     Raises:
         InputError: the parameters name something that does not exist or does not fit the data, shards are damaged,
+            ``params.init`` names no trained model,
             MLflow's address or store is wrong, or the training diverges.
         TransientError: another process trains the same, MLflow does not answer at the start, or the object store of the
             shards stops answering.
         SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.
     """
+    from components.tracking.starting_point import pinned, starting_point
     from components.train_job.launch import train_by_job, train_job_settings
+
+    params = replace(params, init=pinned(params.init))
 
     if settings := train_job_settings():
         train_by_job(settings, params, shards, model)
@@ -52,7 +57,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
     from segmodels.data.shards import ShardReader
 
-    with StopSignal() as stop:
+    with StopSignal() as stop, starting_point(params) as start:
         cache_bytes = 1e9 * params.cache_gigabytes
         readers = reader, _ = [ShardReader(shards, split, cache_bytes=cache_bytes) for split in ("train", "val")]
 
@@ -61,7 +66,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         from segmodels.training.recipe import create_loaders, create_recipe
 
         rank = int(os.environ.get("RANK", "0"))  # of the processes that torchrun started
-        recipe = create_recipe(params, *readers)
+        recipe = create_recipe(params, readers[0], readers[1], start.path)
         loaders = create_loaders(params, recipe.task, *readers, rank=rank, processes=recipe.devices.processes)
         facts = lineage(
             data_digest=reader.digest,
@@ -70,6 +75,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             code_digest=code_digest(training_code(params, recipe.task.name)),
             sample_order=reader.order_name if reader.windowed else None,
         )
+        facts |= start.facts | ({"pretrained": recipe.pretrained} if recipe.pretrained else {})
         state = checkpoints / checkpoint_key(facts)
         with locked_folder(state, "training") if rank == 0 else nullcontext():
             _train(params, reader, recipe, loaders, facts, state, model, stop)

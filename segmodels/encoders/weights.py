@@ -123,7 +123,7 @@ def copy_tensors(given: Mapping[str, Tensor], own: Mapping[str, Tensor], keys: S
 
 
 def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
-    """The weight of a first convolution, ``(out, channels, k, k)``, for another number of input channels.
+    """The weight of a first convolution, ``(out, channels, k, k)`` or of volumes, for another number of input channels.
 
     The response to equal channels stays the same: a grey image gives what its RGB copy gave. For more channels the
     given ones are repeated in turn, each divided by the number of its copies; for fewer they are added up in turn (one
@@ -135,7 +135,7 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
     if in_channels < channels:
         return torch.stack([weight[:, i::in_channels].sum(dim=1) for i in range(in_channels)], dim=1)
     places = torch.arange(in_channels) % channels
-    return weight[:, places] / places.bincount()[places][:, None, None]
+    return weight[:, places] / places.bincount()[places].reshape(-1, *[1] * (weight.dim() - 2))
 
 
 def read_state_dict(source: str | Path) -> dict[str, Tensor]:

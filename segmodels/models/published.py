@@ -9,21 +9,23 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.weights import compared, copy_tensors, foreign, read_state_dict
+from segmodels.encoders.weights import adapt_channels, compared, copy_tensors, foreign, read_state_dict
 from segmodels.models.base import Model
 
 log = logging.getLogger(__name__)
 PREFIXES = ("", "module.", "model.")
 
 
-def load_published(model: Model, source: str | Path) -> None:
+def load_published(model: Model, source: str | Path, channels: int | None = None) -> None:
     """Copy a whole model's weights, under our names or those that ``Model.translate`` knows.
 
     Layers whose shape follows from the number of classes keep their random start where the file has another number,
-    and so do auxiliary heads that the file lacks; heads that the model lacks are left out. A warning names them.
+    and so do auxiliary heads that the file lacks; heads that the model lacks are left out. First convolutions are
+    adapted to the model's channels (``adapt_channels``). A warning names them.
 
     Args:
         source: path or URI, as for ``encoders.weights.load_weights``.
+        channels: of the model's images; None: only the encoder is adapted to them.
 
     Raises:
         InputError: no such file, not a weights file, or weights of another model, with the keys that differ.
@@ -31,6 +33,8 @@ def load_published(model: Model, source: str | Path) -> None:
     """
     own = model.state_dict()
     given = _reshaped(_adapted(model, _named(model, read_state_dict(source), own)), own)
+    first = [key for key in given if key in own and _reads_images(given[key], own[key], channels)]
+    given |= {key: adapt_channels(given[key], own[key].shape[1]) for key in first}
     report = compared(given, own)
     scores = _key_of(model, model.classifiers()[0])
     theirs = given[scores].shape[0] if scores in given else own[scores].shape[0]
@@ -54,6 +58,8 @@ def load_published(model: Model, source: str | Path) -> None:
         body = [key.removeprefix("encoder.") for key in given]
         advice = encoder.advice(body) if isinstance(encoder, Encoder) else ""
         raise foreign(source, type(model).__name__, rest, given, own, advice or "give weights of the same variant")
+    if first:
+        log.warning("weights %s are for images of other channels: %s were adapted", source, _layers(first))
     copy_tensors(given, own, report.loaded)
     if other_classes:
         log.warning(
@@ -102,6 +108,16 @@ def _reshaped(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
         key: value.reshape(own[key].shape) if key in own and without_ones(value) == without_ones(own[key]) else value
         for key, value in given.items()
     }
+
+
+def _reads_images(given: Tensor, own: Tensor, channels: int | None) -> bool:
+    """Whether these are kernels of a convolution that reads images, of ``channels`` here and others there."""
+    return (
+        own.dim() >= 4
+        and given.dim() == own.dim()
+        and own.shape[1] == channels != given.shape[1]
+        and (given.shape[0], *given.shape[2:]) == (own.shape[0], *own.shape[2:])
+    )
 
 
 def _key_of(model: nn.Module, layer: nn.Module) -> str:

@@ -151,7 +151,7 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
         )
     model = MODELS.built(name, options, num_classes=num_classes)
     if weights is not None:
-        load_published(model, resolved(weights, name))
+        load_published(model, resolved(weights, name), options.get("in_channels", 3))
     return model
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,11 @@ from torch import nn
 
 from segmodels.data.loader import EvaluationLoader, TrainingLoader, evaluation_loader, training_loader
 from segmodels.data.shards import ShardReader
+from segmodels.encoders.base import Encoder
+from segmodels.encoders.pretrained import provenance
 from segmodels.errors import InputError
 from segmodels.losses.registry import WeightedSum, create_loss, loss_class
-from segmodels.models.registry import Card, create_model, model_entry, model_options
+from segmodels.models.registry import BODY_OPTIONS, Card, create_model, model_body, model_entry, model_options
 from segmodels.tasks.base import Task
 from segmodels.tasks.registry import TASKS, create_task, task_class
 from segmodels.training.averages import WeightAverage
@@ -27,6 +30,7 @@ from segmodels.training.moving_average import MovingAverage
 from segmodels.training.schedules import learning_rate_factor
 from segmodels.training.self_correction import SelfCorrection, cyclic_learning_rate_factor
 from segmodels.training.settings import TrainSettings
+from segmodels.training.starting import start_from
 from segmodels.training.state import FitSettings
 
 DEFAULT_LOSS: Mapping[str, float] = {"cross_entropy": 1.0}
@@ -39,6 +43,8 @@ class Recipe:
 
     Attributes:
         model_options: options of ``create_model`` beside ``num_classes``.
+        pretrained: which published or other files the model's own options ``weights`` and ``encoder_weights`` are, with
+            their digests and licences; None where they are not set.
         learner: with the model (in the order of memory and with the batch norms of the devices), task and losses.
         optimizer: over the model's parameters, each group at its peak learning rate.
         learning_rate_factor: share of training done (0..1) -> factor on the learning rates.
@@ -47,6 +53,7 @@ class Recipe:
     """
 
     model_options: dict[str, Any]
+    pretrained: str | None
     task: Task
     learner: Learner
     optimizer: torch.optim.Optimizer
@@ -56,8 +63,13 @@ class Recipe:
     devices: Devices
 
 
-def create_recipe(settings: TrainSettings, training: ShardReader, validation: ShardReader) -> Recipe:
+def create_recipe(
+    settings: TrainSettings, training: ShardReader, validation: ShardReader, start: Path | None = None
+) -> Recipe:
     """The training that ``settings`` describe, for the shards of both splits.
+
+    Args:
+        start: folder of a trained model, or weights file of a whole model, whose weights it starts from.
 
     Raises:
         InputError: a model, loss, option or task that does not exist or does not fit the others or the data.
@@ -75,6 +87,8 @@ def create_recipe(settings: TrainSettings, training: ShardReader, validation: Sh
             f"train.options has {', '.join(reserved)}, which follows from train.model and the dataset: leave it out"
         )
     model = create_model(settings.model, **arguments, **options)
+    if start is not None:
+        start_from(model, settings.model, start, training.channels)
     learner = LEARNERS[card.learner].build(
         model,
         task,
@@ -88,6 +102,7 @@ def create_recipe(settings: TrainSettings, training: ShardReader, validation: Sh
     learner.model = _on_devices(settings, model, devices)
     return Recipe(
         model_options=options,
+        pretrained=_pretrained(settings.model, options, model),
         task=task,
         learner=learner,
         optimizer=create_optimizer(settings, learner.model, fused=devices.gpu and devices.precision != "float16"),
@@ -264,6 +279,17 @@ def _model_options(settings: TrainSettings, reader: ShardReader) -> dict[str, An
             )
         options[name] = value
     return options
+
+
+def _pretrained(name: str, options: Mapping[str, Any], model: nn.Module) -> str | None:
+    """Which files the options ``weights`` or ``encoder_weights`` are."""
+    if weights := options.get("weights"):
+        return provenance(weights, name)
+    body = model_body(name, **{key: value for key, value in options.items() if key in BODY_OPTIONS})
+    if body is None or body.weights is None:
+        return None
+    form = next((module.form for module in model.modules() if isinstance(module, Encoder)), "")
+    return provenance(body.weights, body.encoder, form)
 
 
 def _on_devices(settings: TrainSettings, model: nn.Module, devices: Devices) -> nn.Module:

@@ -43,7 +43,7 @@ def test_what_lost_against_the_champion_is_not_trained_again(
     monkeypatch.setattr(Registry, "challenger", lambda _: Version("2", challenger) if challenger else None)
     monkeypatch.setattr(Registry, "set_tags", lambda _, version, tags: tagged.append((version.number, tags)))
     monkeypatch.setenv("SEGMODELS_PIPELINE_RUN", "run-7")
-    assert changed(PipelineParams(), tmp_path / "revision", tmp_path / "decision") == answer
+    assert changed(PipelineParams(), *(tmp_path / name for name in ("revision", "decision", "init"))) == answer
     assert (tmp_path / "decision").read_text() == answer
     assert words in capsys.readouterr().out
     assert tagged == ([(confirmed, {"confirmed_by_pipeline_run": "run-7"})] if confirmed else [])
