@@ -111,6 +111,25 @@ def voc2012(root: Path) -> Path:
     return root
 
 
+@tree("sbd")
+def sbd(root: Path) -> Path:
+    """A photo for training and one for val: two people and a bottle."""
+    home = root / "benchmark_RELEASE" / "dataset"
+    objects = np.zeros(SIZE, np.uint8)
+    objects[4:12, 4:10], objects[4:12, 10:16], objects[4:12, 20:24] = 1, 2, 3
+    classes = np.array([0, 15, 15, 5], np.uint8)[objects]
+    for split, name in (("train", "2008_000002"), ("val", "2008_000003")):
+        photo(home / "img" / f"{name}.jpg")
+        for folder in ("cls", "inst"):
+            (home / folder).mkdir(exist_ok=True)
+        outlines = np.full((20, 1), 0, object)
+        categories = np.array([[15], [15], [5]], np.uint8)
+        scipy.io.savemat(home / "cls" / f"{name}.mat", {"GTcls": {"Segmentation": classes, "Boundaries": outlines}})
+        scipy.io.savemat(home / "inst" / f"{name}.mat", {"GTinst": {"Segmentation": objects, "Categories": categories}})
+        write_text(home / f"{split}.txt", f"{name}\n")
+    return root
+
+
 @tree("cityscapes")
 def cityscapes(root: Path) -> Path:
     """A road with two cars, a group of people without numbers, a caravan, and the ego vehicle."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import layout_trees as trees
 import numpy as np
 import pytest
+import scipy.io
 from layout_trees import SIZE, TREES, halves, histogram, objects, opened
 
 from segmodels.data.layouts import LAYOUTS, check_sizes, find_layout, open_layout
@@ -55,6 +56,27 @@ def test_voc_has_objects_void_borders_and_its_lists(tmp_path: Path) -> None:
     assert layout.labels.things == frozenset(range(1, 21))
     assert histogram(layout, annotation) == {"background": 32 * 24 - 12 - 128, "person": 96, "bottle": 32, "void": 12}
     assert objects(layout, annotation) == [("person", 48, False), ("person", 48, False), ("bottle", 32, False)]
+
+
+def test_sbd_reads_classes_and_objects_from_matlab_files(tmp_path: Path) -> None:
+    root = trees.sbd(tmp_path)
+    layout, samples, annotation = opened("sbd", root)
+    assert [(sample.split, sample.id) for sample in samples] == [("train", "2008_000002"), ("val", "2008_000003")]
+    assert histogram(layout, annotation) == {"background": 32 * 24 - 128, "person": 96, "bottle": 32}
+    assert objects(layout, annotation) == [("person", 48, False), ("person", 48, False), ("bottle", 32, False)]
+    assert find_layout(root) == "sbd"
+
+    broken = root / "benchmark_RELEASE" / "dataset" / "inst" / "2008_000002.mat"
+    scipy.io.savemat(
+        broken, {"GTinst": {"Segmentation": np.full(trees.SIZE, 2, np.uint8), "Categories": np.array([[7]])}}
+    )
+    with pytest.raises(
+        InputError, match=r"inst/2008_000002.mat has the categories \[7\], expected one of 1 to 20 for each"
+    ):
+        layout.annotation(samples[0])
+    broken.write_bytes(b"no Matlab file")
+    with pytest.raises(InputError, match=r"inst/2008_000002.mat is damaged .*replace it"):
+        layout.annotation(samples[0])
 
 
 def test_voc_masks_as_colours_are_the_same_and_without_objects_nothing_is_countable(tmp_path: Path) -> None:

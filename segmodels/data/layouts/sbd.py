@@ -1,0 +1,110 @@
+"""Semantic Boundaries Dataset (Hariharan, ICCV 2011): PASCAL VOC's 20 classes and objects on 11,355 photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.annotations import Annotation, Segment
+from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.id_maps import one_layer
+from segmodels.data.layouts.pairing import composed, encode_labels
+from segmodels.data.layouts.published import Published
+from segmodels.errors import InputError
+from segmodels.files import read_plain_text, reading
+
+
+@register_layout(
+    "sbd",
+    LayoutCard(
+        "Semantic Boundaries Dataset, classes and objects in Matlab files",
+        "Hariharan, ICCV 2011",
+        "train 8498, val 2857",
+        "photographs under the terms of Flickr; annotations for research",
+        archives=(
+            Archive(
+                "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+                md5="82b4d87ceb2ed10f6038a1cba92111cb",
+                stated="torchvision, datasets/sbd.py",
+            ),
+        ),
+    ),
+)
+class Sbd(Published):
+    """SBD as its authors publish it. Splits are its lists; some of its photographs for training are in VOC 2012's val,
+    so models trained on it are measured on its own val. Nothing is void. Objects come from ``inst/``; without that
+    folder there are none.
+    """
+
+    table = "voc2012"
+    places = ("", "dataset/", "benchmark_RELEASE/dataset/")
+    marks = "img/ and cls/ with *.mat (benchmark_RELEASE/dataset)"
+    tree: ClassVar[str] = """\
+benchmark_RELEASE/dataset/
+  img/2008_000002.jpg
+  cls/2008_000002.mat      GTcls.Segmentation: class ids
+  inst/2008_000002.mat     optional: GTinst.Segmentation, numbers of objects, and GTinst.Categories, their classes
+  train.txt                with val.txt: one id per line
+"""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        return (folder / "img").is_dir() and any((folder / "cls").glob("*.mat"))
+
+    def samples(self) -> Iterable[Sample]:
+        pairs = {
+            name: (image, mask) for name, image, mask in self.paired(self.files("img"), self.files("cls", (".mat",)))
+        }
+        objects = self.files("inst", (".mat",))
+        lists = {split: self.root / self.top / f"{split}.txt" for split in ("train", "val")}
+        found: dict[str | None, list[str]] = {
+            split: read_plain_text(path).split() for split, path in lists.items() if path.is_file()
+        }
+        for split, names in (found or {None: list(pairs)}).items():
+            for name in map(composed, names):
+                if name not in pairs:
+                    raise InputError(
+                        f"dataset folder {self.root} lacks the image or the mask of {name}, which the list of {split}"
+                        " names: add them or correct the list"
+                    )
+                image, mask = pairs[name]
+                yield Sample(name, split, image, (mask, *([objects[name]] if name in objects else [])), group=name)
+
+    def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
+        height, width = _fields(self.root / sample.files[0], "GTcls")[0].shape
+        return height, width
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        mask, *objects = sample.files
+        classes = encode_labels(self.labels, _fields(self.root / mask, "GTcls")[0], mask)
+        annotation = Annotation.of_classes(classes)
+        if not objects:
+            return annotation
+        ids, categories = _fields(self.root / objects[0], "GTinst", "Categories")
+        if ids.shape != classes.shape:
+            raise InputError(f"{objects[0]} is {ids.shape} but its class mask {classes.shape}, expected the same size")
+        known = [Segment(number, int(label)) for number, label in enumerate(categories.ravel(), start=1)]
+        if ids.max(initial=0) > len(known) or any(row.label not in self.labels.things for row in known):
+            raise InputError(
+                f"{objects[0]} has the categories {[row.label for row in known]}, expected one of 1 to 20 for each of"
+                f" {ids.max(initial=0)} objects: replace it"
+            )
+        layers, segments = one_layer(ids.astype(np.int32), known)
+        return replace(annotation, layers=layers, segments=segments)
+
+
+def _fields(path: Path, name: str, *further: str) -> list[NDArray]:
+    """``Segmentation``, a map ``(H, W)`` of bytes, and further fields of the structure of that name."""
+    import scipy.io
+
+    with reading(path, damaged="replace it"):
+        structure = scipy.io.loadmat(str(path), variable_names=[name])[name]
+        found = [np.asarray(structure[field][0, 0]) for field in ("Segmentation", *further)]
+        if found[0].ndim != 2 or any(one.dtype.kind not in "ui" for one in found):
+            raise ValueError(f"{name}.Segmentation is no map of whole numbers")
+        return found
