@@ -50,6 +50,7 @@ class Annotation:
         further: name -> class map ``(*spatial)`` with a label map of its own (part, material, texture).
         image_label: class of the whole image, None where the dataset has none.
         spacing: millimetres between neighbours along each spatial axis, None for photographs.
+        empty: number of objects that the dataset lists for the image without a pixel; they have no segment.
     """
 
     classes: NDArray
@@ -58,6 +59,7 @@ class Annotation:
     further: Mapping[str, NDArray] = field(default_factory=dict)
     image_label: int | None = None
     spacing: tuple[float, ...] | None = None
+    empty: int = 0
 
     @classmethod
     def of_classes(cls, classes: NDArray, image_label: int | None = None) -> Annotation:

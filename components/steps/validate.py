@@ -20,7 +20,8 @@ from components.validation.duplicate_images import with_duplicates
 from components.validation.great_expectations_suite import Finding, run_checks
 from components.validation.report import annotated, class_counts, make_report
 from components.validation.sample_facts import FACTS as SAMPLE_FACTS
-from components.validation.sample_facts import gather_facts
+from components.validation.sample_facts import GATHERED, gather_facts
+from components.validation.shown_samples import contact_sheets, pair_agreements, samples_behind
 from components.validation.tables import tables
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
@@ -65,7 +66,8 @@ def validate_part(params: ValidateParams, dataset: Path, part: int, parts: int, 
 
 
 def validate_merge(params: ValidateParams, dataset: Path, validation: Path, facts: tuple[Path, ...] = ()) -> None:
-    """Check the facts of all parts together, and write what ``validate`` writes. Opens no sample.
+    """Check the facts of all parts together, and write what ``validate`` writes. Opens only the samples that the data
+    docs show behind findings, a bounded number.
 
     Args:
         dataset: folder that ingest wrote.
@@ -76,7 +78,7 @@ def validate_merge(params: ValidateParams, dataset: Path, validation: Path, fact
         InputError: as ``validate``, or a part is missing, damaged or of another dataset.
     """
     opened = open_dataset(dataset)
-    gathered = pa.concat_tables([FACTS.read(folder, SAMPLE_FACTS) for folder in in_order(facts, PLACE_OF_FACTS)])
+    gathered = pa.concat_tables([FACTS.read(folder, GATHERED) for folder in in_order(facts, PLACE_OF_FACTS)])
     if not gathered.select(["split", "id"]).equals(opened.table.select(["split", "id"]).cast(IDENTITY)):
         raise InputError(
             f"the parts' facts are of {gathered.num_rows} samples that are not those of dataset {dataset}"
@@ -88,18 +90,21 @@ def validate_merge(params: ValidateParams, dataset: Path, validation: Path, fact
 def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validation: Path) -> None:
     """Check the facts of all samples and write the output. Raises InputError: critical checks failed."""
     # one chunk, so that the bytes of the file do not depend on how the facts were gathered
-    facts = with_duplicates(gathered, params.near_duplicate_distance).combine_chunks()
+    facts = with_duplicates(gathered.select(SAMPLE_FACTS.names), params.near_duplicate_distance).combine_chunks()
     classes = class_counts(facts, opened)
+    pairs = pair_agreements(gathered)
+    agreements = {split: agreement for split, (agreement, _) in pairs.items()}
     failed = validation.with_name(f"{validation.name}.failed")
     shutil.rmtree(failed, ignore_errors=True)
     with written_folder(failed) as folder:
         pages = folder / "docs" / "great_expectations"
         expected = checks(params, annotated(facts))
-        rows = tables(facts, classes, opened.table, opened.layout.assumed_void)
+        rows = tables(facts, classes, agreements, opened)
         findings = run_checks(rows, expected, f"dataset {opened.digest}", pages)
-        report = make_report(findings, facts, classes, opened)
+        report = make_report(findings, facts, classes, agreements, opened)
         make_offline(pages)
-        write_overview(report, folder / "docs", pages)
+        behind = samples_behind(findings, rows, pairs, opened, params.workers)
+        write_overview(report, contact_sheets(gathered, opened), behind, opened.labels, folder / "docs", pages)
         pq.write_table(facts, FACTS.path(folder))
         REPORT.write(folder, report)
     shutil.rmtree(validation, ignore_errors=True)

@@ -8,11 +8,19 @@ from typing import Any, Literal, NamedTuple
 
 from components.params.schema import ValidateParams
 
-Table = Literal["samples", "classes"]
+Table = Literal["samples", "classes", "splits"]
 
-SUITES: Mapping[Table, str] = {"samples": "Images and masks", "classes": "Classes in each split"}
+SUITES: Mapping[Table, str] = {
+    "samples": "Images and masks",
+    "classes": "Classes in each split",
+    "splits": "Pairs in each split",
+}
 
-NAMES: Mapping[Table, list[str]] = {"samples": ["split", "image", "annotation"], "classes": ["split", "class"]}
+NAMES: Mapping[Table, list[str]] = {
+    "samples": ["split", "id", "image", "annotation"],
+    "classes": ["split", "class"],
+    "splits": ["split"],
+}
 """Columns that name a row."""
 
 
@@ -35,7 +43,7 @@ class Check:
         problem: name of the rows that fail, in the plural.
         advice: next action for them.
         about: column that names a row that fails.
-        detail: column with more about it.
+        detail: column with more about it; None or empty in a row: there is no more.
         table: the table whose rows are checked.
     """
 
@@ -50,8 +58,9 @@ class Check:
     table: Table = "samples"
 
 
-OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "md5s", "pixels",
-                  "jpeg_mask", "alpha_alone", "taken_for_void"}  # fmt: skip
+OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
+                  "md5s", "pixels", "jpeg_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
+                  "specks", "unpaired"}  # fmt: skip
 """Columns about annotations."""
 
 
@@ -87,8 +96,8 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "classes without a training pixel while masks hold 255, which is void unless the classes file says"
               " otherwise", "if 255 is the class, give it this id; if it is void, write `!ignore, 255`",
               "class", "taken_for_void", "classes"),
-        Check("something_labelled", "critical", _at_most("void_share", 1, strict=True), "No mask is void everywhere.",
-              "masks that are void everywhere", "label them or remove the samples", "annotation"),
+        Check("something_labelled", "critical", _null("void_everywhere"), "No mask is void everywhere.",
+              "masks that are void everywhere", "label them or remove the samples", "annotation", "void_everywhere"),
         Check("form_common", "critical", _null("unlike"),
               "All images have channels and a type that one model can take.",
               "images whose channels or type do not fit the others", "convert or remove them", detail="unlike"),
@@ -104,6 +113,25 @@ def _all_checks(params: ValidateParams) -> list[Check]:
         Check("annotations_as_ingested", "critical", _equal("md5s", "ingested_md5s"),
               "No mask has changed since the step ingest.",
               "masks that have changed since the step ingest", "run it again", "annotation"),
+        Check("pairs_fit", "warning", _null("unpaired"),
+              "Label borders follow the edges of their own images more than those of other images.",
+              "splits whose masks fit other images as well as their own",
+              "look at the pictures: images and masks may be shuffled or shifted against each other", "split",
+              "unpaired", "splits"),
+        Check("ids_in_place", "warning", _null("one_off"), "The masks' ids are not one off.",
+              "first or last classes that never occur, though all others do",
+              "look at the pictures, and count the ids as the dataset's classes do", "class", "one_off", "classes"),
+        Check("objects_in_place", "warning", _null("misplaced"),
+              "Objects have their class in the class map, in at least half of their pixels.",
+              "annotations with objects whose class the class map does not have there",
+              "see whether objects and masks are of one version, and whether other objects hide these", "annotation",
+              "misplaced"),
+        Check("objects_visible", "warning", _null("specks"), "No object is empty or a single pixel.",
+              "annotations with objects of no or one pixel", "draw them again or remove them", "annotation", "specks"),
+        Check("masks_varied", "warning", _null("one_class"),
+              "Masks of one class everywhere are none, or common in the dataset.",
+              "masks of one class everywhere, among few", "see whether they were labelled at all", "annotation",
+              "one_class"),
         Check("in_one_split", "warning", _null("also_in"), "No image is in two splits.",
               "images that are in two splits",
               "remove them from one, the measured quality is too good otherwise", detail="also_in"),
@@ -162,9 +190,8 @@ def _at_least(column: str, low: float) -> Rule:
     return Rule("ExpectColumnValuesToBeBetween", {"column": column, "min_value": low})
 
 
-def _at_most(column: str, high: float, strict: bool = False) -> Rule:
-    limit = {"max_value": high, "strict_max": True} if strict else {"max_value": high}
-    return Rule("ExpectColumnValuesToBeBetween", {"column": column, **limit})
+def _at_most(column: str, high: float) -> Rule:
+    return Rule("ExpectColumnValuesToBeBetween", {"column": column, "max_value": high})
 
 
 def _distinct(*columns: str, missing: bool = True) -> Rule:

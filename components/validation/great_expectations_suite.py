@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,24 @@ from components.validation.checks import NAMES, SUITES, Check, Table
 if TYPE_CHECKING:
     import pandas as pd
 
+NO_TIME = datetime.datetime.fromtimestamp(0, datetime.UTC)
+"""Of all runs: the time is part of the pages' paths, and the same dataset gives the same bytes."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """The outcome of a check: ``count`` rows failed, ``examples`` names each."""
+    """The outcome of a check.
+
+    Attributes:
+        count: rows that failed; for a check of a column as a whole, its different values.
+        examples: name of each row that failed, with the check's detail.
+        rows: the columns that name it.
+    """
 
     check: Check
     count: int
     examples: list[str]
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 def run_checks(
@@ -42,7 +52,7 @@ def run_checks(
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_or_update_pandas("dataset")
     context.add_data_docs_site("docs", _site(pages))  # type: ignore[arg-type]  # a dict will do
-    when = RunIdentifier(run_name=run_name, run_time=datetime.datetime.now(datetime.UTC))
+    when = RunIdentifier(run_name=run_name, run_time=NO_TIME)
     findings = {}
     for table, frame in tables.items():
         own = {check.name: check for check in checks if check.table == table}
@@ -90,15 +100,14 @@ def _finding(check: Check, result: Any) -> Finding:
         return Finding(check, 0, [])
     if "unexpected_index_list" not in result.result:  # a check of a column as a whole
         return Finding(check, result.result["observed_value"], [])
-    return Finding(
-        check, result.result["unexpected_count"], [_name(check, row) for row in result.result["unexpected_index_list"]]
-    )
+    rows = result.result["unexpected_index_list"]
+    return Finding(check, result.result["unexpected_count"], [_name(check, row) for row in rows], rows)
 
 
 def _name(check: Check, row: Mapping[str, Any]) -> str:
-    if check.detail is None:
+    value = None if check.detail is None else row[check.detail]
+    if value in (None, ""):
         return str(row[check.about])
-    value = row[check.detail]
     return f"{row[check.about]} ({value:.3g})" if isinstance(value, float) else f"{row[check.about]} ({value})"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.validation.edges import Agreement
 from segmodels.data.image_form import ImageForm, common_form
 from segmodels.data.layouts.base import size_in_words
 from segmodels.data.manifest import SPLITS, Dataset
@@ -24,7 +25,13 @@ NAMED = 1000
 """Rows of a finding that the report names; all are in the facts."""
 
 
-def make_report(findings: Sequence[Finding], facts: pa.Table, classes: ClassCounts, dataset: Dataset) -> dict[str, Any]:
+def make_report(
+    findings: Sequence[Finding],
+    facts: pa.Table,
+    classes: ClassCounts,
+    pairs: Mapping[str, Agreement],
+    dataset: Dataset,
+) -> dict[str, Any]:
     """The document. Its ``form`` is the one that preprocess converts all images to; null: there is none."""
     entries = [
         {
@@ -42,6 +49,7 @@ def make_report(findings: Sequence[Finding], facts: pa.Table, classes: ClassCoun
     split = facts.column("split").to_numpy(zero_copy_only=False)
     void = facts.column("void_share").to_numpy()
     objects = np.array([count or 0 for count in facts.column("objects").to_pylist()])
+    sizes = sizes_of(facts, "size")
     form = common_form(form for form in forms_of(facts) if form is not None)
     return {
         "success": all(entry["severity"] != "critical" for entry in wrong),
@@ -53,10 +61,17 @@ def make_report(findings: Sequence[Finding], facts: pa.Table, classes: ClassCoun
         "objects": {name: int(objects[split == name].sum()) for name in SPLITS},
         "critical": [entry for entry in wrong if entry["severity"] == "critical"],
         "warnings": [entry for entry in wrong if entry["severity"] == "warning"],
-        "sizes": _most_common(sizes_of(facts, "size")),
+        "sizes": _most_common(sizes),
+        "sizes_of_splits": {
+            name: _most_common([size for size, own in zip(sizes, split, strict=True) if own == name]) for name in SPLITS
+        },
         "form": form and {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims},
         "image_formats": _most_common(_formats(facts, "image")),
         "annotation_formats": _most_common(_formats(facts, "annotation")),
+        "edge_agreement": {
+            name: {"pairs": len(found.each), "mean": round(found.mean, 3), "shuffled": round(found.shuffled, 3)}
+            for name, found in pairs.items()
+        },
         "void_share": {name: _void_share(void[split == name], annotated(facts)) for name in SPLITS},
         "classes": classes,
         "checks": entries,

@@ -16,15 +16,22 @@ from PIL import Image
 from components.running.digests import file_md5
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
+from components.validation.edges import edge_map
+from components.validation.object_facts import odd_objects
+from components.validation.views import by_hash, picture
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import TURNED, orientation
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
+from segmodels.data.preview import flat
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap, UnknownLabelsError
 
 SAMPLES_PER_TASK = 32
+
+SHOWN, PAIRED = 12, 200
+"""Samples of each split: on the contact sheet of the data docs, and those whose edge agreement is measured."""
 
 MIN_CONTRAST = 4.0
 """Grey levels; the standard deviation of a thumbnail below which an image has too little to tell it from others by."""
@@ -54,14 +61,28 @@ FACTS = pa.schema(
         ("unknown_labels", pa.list_(pa.int32())),
         ("void_share", pa.float64()),  # of the pixels of the class map
         ("class_pixels", pa.list_(pa.int64())),  # by train id
+        ("only_class", pa.int32()),  # train id that all pixels have, if there is one
         ("objects", pa.int32()),
+        ("empty_objects", pa.int32()),  # that the dataset lists without a pixel
+        ("one_pixel_objects", pa.int32()),
+        ("misplaced_objects", pa.int32()),  # fewer than half of their pixels have their class in the class map
         ("image_hash", pa.uint64()),  # perceptual; null for an image without contrast
     ]
 )
 
+VIEWS = pa.schema(
+    [
+        ("picture", pa.binary()),  # of the samples that the data docs show, as ``views.picture`` draws them
+        ("edges", pa.binary()),  # of the samples whose pairing is checked, see ``edges.edge_map``
+    ]
+)
+"""Columns that go no further than the pages; null for all samples but a bounded number."""
+
+GATHERED = pa.unify_schemas([FACTS, VIEWS])
+
 
 def gather_facts(dataset: Dataset, workers: int, positions: range | None = None) -> pa.Table:
-    """One row of ``FACTS`` per sample of the manifest, in its order.
+    """One row of ``GATHERED`` per sample of the manifest, in its order.
 
     Args:
         workers: processes; 0 means one per core.
@@ -73,7 +94,7 @@ def gather_facts(dataset: Dataset, workers: int, positions: range | None = None)
     positions = range(dataset.table.num_rows) if positions is None else positions
     tasks = [positions[start : start + SAMPLES_PER_TASK] for start in range(0, len(positions), SAMPLES_PER_TASK)]
     batches = track(parallel_map(_measure, tasks, workers, _open, (dataset,)), "opening samples", len(tasks))
-    return pa.Table.from_batches(batches, schema=FACTS)
+    return pa.Table.from_batches(batches, schema=GATHERED)
 
 
 def perceptual_hash(image: np.ndarray) -> int | None:
@@ -96,21 +117,32 @@ _worker: dict[str, Any] = {}
 
 def _open(dataset: Dataset) -> None:
     cv2.setNumThreads(1)
-    _worker.update(dataset=dataset, samples=dataset.samples())
+    samples = dataset.samples()
+    shown, paired = (
+        {position for chosen in by_hash(samples, most).values() for position in chosen} for most in (SHOWN, PAIRED)
+    )
+    _worker.update(dataset=dataset, samples=samples, shown=shown, paired=paired)
 
 
 def _measure(positions: range) -> pa.RecordBatch:
-    samples = _worker["samples"][positions.start : positions.stop]
-    return pa.RecordBatch.from_pylist([_facts(_worker["dataset"], sample) for sample in samples], schema=FACTS)
+    rows = [
+        _facts(_worker["dataset"], _worker["samples"][at], at in _worker["shown"], at in _worker["paired"])
+        for at in positions
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=GATHERED)
 
 
-def _facts(dataset: Dataset, sample: Sample) -> dict[str, Any]:
+def _facts(dataset: Dataset, sample: Sample, shown: bool, paired: bool) -> dict[str, Any]:
+    """A row of ``GATHERED``; with ``shown`` its picture, with ``paired`` its edges."""
     layout = dataset.layout
+    image = annotation = None
     name = sample.annotation_file or sample.image
     facts: dict[str, Any] = {"id": sample.id, "split": sample.split, "image": sample.image, "annotation": name}
     try:
         facts |= _of_file("image", layout.root / sample.image)
-        facts |= _of_image(layout.read_image(sample), sample)
+        pixels = layout.read_image(sample)
+        facts |= _of_image(pixels, sample)
+        image = pixels
     except InputError as error:
         facts["image_error"] = str(error)
     try:
@@ -124,6 +156,11 @@ def _facts(dataset: Dataset, sample: Sample) -> dict[str, Any]:
         facts["unknown_labels"] = error.unknown
     except InputError as error:
         facts["annotation_error"] = str(error)
+    if image is not None and (annotation is None or annotation.classes.ndim == image.ndim - 1):
+        if shown:
+            facts["picture"] = picture(image, annotation, dataset.labels)
+        if paired and annotation is not None:
+            facts["edges"] = edge_map(*flat(image, annotation.classes, ignore_index=dataset.labels.ignore_index))
     return facts
 
 
@@ -143,11 +180,16 @@ def _of_image(image: NDArray, sample: Sample) -> dict[str, Any]:
 def _of_annotation(annotation: Annotation, labels: LabelMap) -> dict[str, Any]:
     classes = annotation.classes
     by_class = np.bincount(classes[classes != labels.ignore_index], minlength=labels.num_classes)
+    odd = odd_objects(annotation)
     return {
         "annotation_size": list(annotation.size),
         "void_share": float((classes.size - by_class.sum()) / classes.size),
         "class_pixels": by_class.tolist(),
+        "only_class": int(by_class.argmax()) if by_class.max() == classes.size else None,
         "objects": len(annotation.segments),
+        "empty_objects": annotation.empty,
+        "one_pixel_objects": len(odd.specks),
+        "misplaced_objects": len(odd.misplaced),
     }
 
 

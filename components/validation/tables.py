@@ -1,33 +1,40 @@
-"""The tables that checks are run on: a row per sample, and a row per split and class."""
+"""The tables that checks are run on: a row per sample, a row per split and class, and a row per split."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from components.running.wording import first_few
 from components.validation.checks import Table
 from components.validation.duplicate_images import parts_of_files
+from components.validation.edges import Agreement
+from components.validation.label_causes import one_off, unknown_labels, void_everywhere
 from components.validation.report import ClassCounts, forms_of, sizes_of
-from segmodels.data.decoding import JPEG_MASK
 from segmodels.data.image_form import NARROW, ImageForm, common_form
+from segmodels.data.manifest import SPLITS, Dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
+FEW = 20
+"""One in so many masks of one class everywhere is an exception; more are the dataset's nature, as slices without a
+tumour.
+"""
+
 
 def tables(
-    facts: pa.Table, classes: ClassCounts, manifest: pa.Table, assumed_void: int | None = None
+    facts: pa.Table, classes: ClassCounts, pairs: Mapping[str, Agreement], dataset: Dataset
 ) -> dict[Table, pd.DataFrame]:
-    """Both tables, with the columns that ``checks`` names.
+    """The tables, with the columns that ``checks`` names.
 
     Args:
         facts: of the samples, with ``also_in`` and ``near_duplicate_of``.
         classes: split -> class -> counts.
-        manifest: rows as ingest wrote them, in the same order.
-        assumed_void: label id that is void by a default of the layout, see ``Layout``.
+        pairs: split -> edge agreement, of the splits that have one.
+        dataset: its manifest has the samples in the same order.
     """
     import pandas as pd
 
@@ -36,6 +43,7 @@ def tables(
     columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in as_they_are}
     parts = parts_of_files(facts.column("image").to_pylist(), facts.column("id").to_pylist())
     columns["content"] = [None if part else md5 for part, md5 in zip(parts, columns["image_md5"], strict=True)]
+    manifest, labels = dataset.table, dataset.labels
     columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
     columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
     columns["ingested_md5s"] = [" ".join(md5s) or None for md5s in manifest.column("md5s").to_pylist()]
@@ -44,22 +52,65 @@ def tables(
     formats = facts.column("annotation_format").to_pylist()
     columns["jpeg_mask"] = ["JPEG" if name == "JPEG" else None for name in formats]
     columns["unknown_labels"] = [
-        first_few([str(label) for label in labels]) + (f"; {JPEG_MASK}" if name == "JPEG" else "") if labels else None
-        for labels, name in zip(facts.column("unknown_labels").to_pylist(), formats, strict=True)
+        unknown_labels(unknown, labels, name) if unknown else None
+        for unknown, name in zip(facts.column("unknown_labels").to_pylist(), formats, strict=True)
     ]
     columns["alpha_alone"] = [alone or None for alone in facts.column("alpha_alone").to_pylist()]
     columns |= _forms(forms_of(facts), facts.column("highest").to_pylist())
+    columns["void_everywhere"] = [void_everywhere(share, labels) for share in facts.column("void_share").to_pylist()]
+    columns |= _objects(facts)
+    columns["one_class"] = _one_class(facts, labels.classes)
     samples = pd.DataFrame(columns, dtype=object)
     samples["void_share"] = facts.column("void_share").to_numpy()
     sides = (size and min(size[-2:]) for size in facts.column("size").to_pylist())
     samples["shorter_side"] = np.array([np.nan if side is None else side for side in sides], dtype=np.float64)
-    void = assumed_void if (samples["void_share"][samples["split"] == "train"] > 0).any() else None
+    holds_void = {split for split, share in zip(samples["split"], samples["void_share"], strict=True) if share > 0}
+    void = dataset.layout.assumed_void if "train" in holds_void else None
+    shifted = one_off(classes, bool(holds_void))
     rows = [
-        {"split": split, "class": name, **counts, "taken_for_void": _meant_by_void(split, name, counts, void)}
+        {
+            "split": split,
+            "class": name,
+            **counts,
+            "taken_for_void": _meant_by_void(split, name, counts, void),
+            "one_off": shifted.get(name) if split == "train" else None,
+        }
         for split, by_class in classes.items()
         for name, counts in by_class.items()
     ]
-    return {"samples": samples, "classes": pd.DataFrame(rows)}
+    splits = pd.DataFrame([{"split": split, "unpaired": _unpaired(pairs.get(split))} for split in SPLITS], dtype=object)
+    return {"samples": samples, "classes": pd.DataFrame(rows), "splits": splits}
+
+
+def _unpaired(pairs: Agreement | None) -> str | None:
+    """The edge agreement of a split whose true pairs are no better than shuffled ones."""
+    if pairs is None or pairs.mean > pairs.shuffled:
+        return None
+    return f"edge agreement {pairs.mean:.2f} of {len(pairs.each)} pairs, {pairs.shuffled:.2f} of shuffled pairs"
+
+
+def _objects(facts: pa.Table) -> dict[str, list[str | None]]:
+    """The columns about odd objects."""
+    objects, misplaced, specks, empty = (
+        facts.column(name).to_pylist()
+        for name in ("objects", "misplaced_objects", "one_pixel_objects", "empty_objects")
+    )
+    return {
+        "misplaced": [f"{odd} of {all}" if odd else None for odd, all in zip(misplaced, objects, strict=True)],
+        "specks": [
+            ", ".join(f"{count} {what}" for count, what in ((none, "empty"), (one, "of one pixel")) if count) or None
+            for none, one in zip(empty, specks, strict=True)
+        ],
+    }
+
+
+def _one_class(facts: pa.Table, classes: Sequence[str]) -> list[str | None]:
+    """The class of masks that hold it everywhere, where those are at most one in ``FEW`` of the masks."""
+    held = facts.column("only_class").to_pylist()
+    masks = len(held) - facts.column("class_pixels").null_count
+    if FEW * sum(one is not None for one in held) > masks:
+        return [None] * len(held)
+    return [None if one is None else classes[one] for one in held]
 
 
 def _other_sizes(facts: pa.Table) -> list[str | None]:

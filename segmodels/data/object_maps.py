@@ -17,8 +17,8 @@ from segmodels.labels import LabelMap
 
 def read_objects(
     root: Path, files: Sequence[str], classes: NDArray, labels: LabelMap
-) -> tuple[NDArray[np.uint16], tuple[Segment, ...]]:
-    """Layers ``(L, H, W)`` and a row for each id in them.
+) -> tuple[NDArray[np.uint16], tuple[Segment, ...], int]:
+    """Layers ``(L, H, W)``, a row for each id in them, and the number of rows in the table without a pixel.
 
     Args:
         root: folder of the dataset.
@@ -36,12 +36,13 @@ def read_objects(
     if len(ids) < sum(map(len, found)):
         twice = next(id for id in ids if sum(id in own for own in found) > 1)
         raise InputError(f"{name} has the object {twice} on more than one page, expected one: give it another id")
+    empty = 0
     if tables:
-        segments = _rows(root, tables[0], ids, labels)
+        segments, empty = _rows(root, tables[0], ids, labels)
     else:
         segments = [Segment(id, _known(name, id, majority[id])) for id in ids]
     layers = layers[[bool(own) for own in found]]
-    return layers, rows_of(layers, segments)
+    return layers, rows_of(layers, segments), empty
 
 
 def _layers(root: Path, name: str, size: tuple[int, ...]) -> NDArray[np.uint16]:
@@ -82,8 +83,8 @@ def _known(name: str, id: int, label: int | None) -> int:
     return label
 
 
-def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> list[Segment]:
-    """A row for each of ``ids``; rows without a pixel are left out."""
+def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> tuple[list[Segment], int]:
+    """A row for each of ``ids``, and the number of rows without a pixel, which are left out."""
     text = read_plain_text(root / table)
     try:
         entries = parse_json(text, [{"id": (int, str), "class": (str, int)}])
@@ -103,4 +104,4 @@ def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> list[
         if name not in labels.classes:
             raise InputError(f"{table}: {nearest('class', name, labels.classes)}")
         segments.append(Segment(id, labels.classes.index(name), crowd))
-    return segments
+    return segments, len(rows.keys() - set(ids))

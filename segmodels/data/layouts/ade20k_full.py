@@ -103,7 +103,8 @@ images/training/a/abbey/ADE_train_00000970_atr.txt         number # level # occl
             labels = self.labels.further[PART]
             numbers = _numbers(read_pixels(self.root / parts[0])) if parts else np.zeros_like(ids)
             further[PART] = self._classes(numbers, table.get(1, {}), labels, sample)
-        return replace(annotation, layers=layers, segments=segments, further=further)
+        empty = len(rows) - len(segments)
+        return replace(annotation, layers=layers, segments=segments, further=further, empty=empty)
 
     def _classes(self, ids: NDArray, rows: Mapping[int, str], labels: LabelMap, sample: Sample) -> NDArray:
         """Train ids of a map of numbers."""

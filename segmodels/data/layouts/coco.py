@@ -138,7 +138,8 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
         table = np.zeros(values[-1] + 1, self.labels.dtype)
         table[values] = [known[value] for value in values]
         layers, found = one_layer(ids, segments)
-        return replace(Annotation.of_classes(table[ids]), layers=layers, segments=found)
+        empty = len(segments) - len(found)
+        return replace(Annotation.of_classes(table[ids]), layers=layers, segments=found, empty=empty)
 
     def _segment(self, info: Mapping[str, Any], file: CocoFile) -> Segment:
         label = self.labels.ids.get(info["category_id"])

@@ -125,7 +125,8 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     require_size((height, width), f"{file.name}, image {image.get('id')}")
     named = {name: train for train, name in enumerate(labels.classes)}
     trains = {id: 0 if name.lower() == BACKGROUND else named[name] for id, name in file.categories.items()}
-    rows = [row for row in file.annotations.get(image["id"], ()) if row.get("segmentation")]
+    listed = file.annotations.get(image["id"], ())
+    rows = [row for row in listed if row.get("segmentation")]
     masks, segments = [], []
     for row in rows:
         if row.get("category_id") not in trains:
@@ -142,7 +143,9 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
         classes[masks[place]] = segments[place].label
     layers = pack_layers(masks, (height, width))
     layers = layers[layers.any(axis=(1, 2))]
-    return replace(Annotation.of_classes(classes), layers=layers, segments=as_stated(layers, segments))
+    found = as_stated(layers, segments)
+    empty = len(listed) - len(found)
+    return replace(Annotation.of_classes(classes), layers=layers, segments=found, empty=empty)
 
 
 def stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:

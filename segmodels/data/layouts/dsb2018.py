@@ -14,6 +14,7 @@ from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.decoding import read_mask
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.pairing import inside
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -67,11 +68,12 @@ stage1_train/ID/masks/*.png         a mask of 0 and 255 for each nucleus
             yield Sample(sample, None, images[sample], tuple(masks[sample]), group=sample)
 
     def annotation(self, sample: Sample) -> Annotation | None:
-        masks = [read_mask(self.root / file) > 0 for file in sample.files]
+        masks = [inside(read_mask(self.root / file), file) for file in sample.files]
         size = masks[0].shape
         for mask, file in zip(masks, sample.files, strict=True):
             if mask.shape != size:
                 raise InputError(f"{file} has another size than {sample.files[0]}, expected one size: replace it")
         layers = pack_layers(masks, size)
         segments = rows_of(layers, [Segment(number, 1) for number in range(1, len(masks) + 1)])
-        return replace(Annotation.of_classes(np.any(masks, axis=0).astype(np.uint8)), layers=layers, segments=segments)
+        annotation = Annotation.of_classes(np.any(masks, axis=0).astype(np.uint8))
+        return replace(annotation, layers=layers, segments=segments, empty=len(masks) - len(segments))

@@ -129,8 +129,8 @@ image_labels.csv            optional: header id,label; class of the whole image,
         annotation = Annotation.of_classes(classes, sample.image_label)
         if not objects:
             return annotation
-        layers, segments = read_objects(self.root, objects, classes, self.labels)
-        return replace(annotation, layers=layers, segments=segments)
+        layers, segments, empty = read_objects(self.root, objects, classes, self.labels)
+        return replace(annotation, layers=layers, segments=segments, empty=empty)
 
     def _partners(self, images: dict[str, str], part: str, kind: str) -> dict[str, str]:
         files = files_by_id(self.root, part)

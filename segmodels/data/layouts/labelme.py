@@ -140,7 +140,9 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         layers = pack_layers([mask for _, mask in objects.values()], size)
         segments = [Segment(number, label) for number, (label, _) in enumerate(objects.values(), start=1)]
         layers = layers[layers.any(axis=(1, 2))]
-        return replace(Annotation.of_classes(classes), layers=layers, segments=rows_of(layers, segments))
+        found = rows_of(layers, segments)
+        empty = len(segments) - len(found)
+        return replace(Annotation.of_classes(classes), layers=layers, segments=found, empty=empty)
 
     def _content(self, name: str) -> dict[str, Any]:
         with reading(self.root / name, damaged="save it in labelme again"):

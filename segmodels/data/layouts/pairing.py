@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.checks import shown
@@ -130,6 +131,25 @@ def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
         return labels.encode(mask)
     except UnknownLabelsError as error:
         raise UnknownLabelsError(f"{file}: {error}", error.unknown) from None
+
+
+def inside(mask: NDArray, file: str) -> NDArray[np.bool_]:
+    """Where a mask of 0 and one other value has the other.
+
+    Raises:
+        UnknownLabelsError: it holds further values, as smoothed masks and JPEG files do; names the file.
+    """
+    highest = mask.max(initial=0)
+    other = mask != 0
+    between = other & (mask != highest)
+    if between.any():
+        unknown = np.unique(mask[between]).tolist()
+        raise UnknownLabelsError(
+            f"{file} holds {len(unknown)} values between 0 and {highest}, expected none: export the mask again as PNG,"
+            " without smoothing",
+            unknown,
+        )
+    return other
 
 
 def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.pairing import inside
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
@@ -67,8 +68,8 @@ PH2Dataset/
 
     def annotation(self, sample: Sample) -> Annotation | None:
         (mask,) = sample.files
-        inside = read_mask(self.root / mask) > 0
-        return Annotation.of_classes(self.labels.encode(inside.astype("uint8")), sample.image_label)
+        lesion = inside(read_mask(self.root / mask), mask)
+        return Annotation.of_classes(self.labels.encode(lesion.astype("uint8")), sample.image_label)
 
     def _diagnoses(self) -> dict[str, int]:
         """Image -> clinical diagnosis, empty without the table. Cells stand between ``||`` or tabs."""

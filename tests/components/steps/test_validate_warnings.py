@@ -139,6 +139,8 @@ def test_the_pages_are_plain_words_linked_and_need_no_other_host(tmp_path: Path)
         "Images and masks.html",
         "Classes in each split",
         "Classes in each split.html",
+        "Pairs in each split",
+        "Pairs in each split.html",
     }
     for page, text in pages.items():
         assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(|<script""", text), page

@@ -1,0 +1,47 @@
+"""Facts about the objects of an annotation: those without room, and those that the class map contradicts."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from segmodels.annotations import Annotation, Box, Segment
+
+Oddity = Literal["specks", "misplaced"]
+
+
+class OddObjects(NamedTuple):
+    """Objects of an annotation that are odd; crowds are not looked at.
+
+    Attributes:
+        specks: of a single pixel.
+        misplaced: of which fewer than half of the pixels have their class in the class map.
+    """
+
+    specks: list[Segment]
+    misplaced: list[Segment]
+
+
+def odd_objects(annotation: Annotation) -> OddObjects:
+    """The odd objects, in the annotation's order."""
+    if not annotation.segments:
+        return OddObjects([], [])
+    most = max(segment.id for segment in annotation.segments)
+    label = np.full(most + 1, -1, np.int32)
+    label[[segment.id for segment in annotation.segments]] = [segment.label for segment in annotation.segments]
+    area, agreeing = np.zeros((2, most + 1), np.int64)
+    for layer in annotation.layers:
+        area += np.bincount(layer.ravel(), minlength=most + 1)
+        agreeing += np.bincount(layer[label[layer] == annotation.classes], minlength=most + 1)
+    single = [segment for segment in annotation.segments if not segment.crowd]
+    return OddObjects(
+        [segment for segment in single if area[segment.id] == 1],
+        [segment for segment in single if 2 * agreeing[segment.id] < area[segment.id]],
+    )
+
+
+def place_of_first(annotation: Annotation, oddity: Oddity) -> Box | None:
+    """Box of the first odd object of an image; None where it has none, and in volumes."""
+    found: list[Segment] = getattr(odd_objects(annotation), oddity)
+    return found[0].box if found else None
