@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,15 @@ from segmodels.layers.nms import batched_nms
 from segmodels.results import Instances, PanopticMap
 
 Size = tuple[int, ...]
+
+
+class Frame(NamedTuple):
+    """Masks of a square, of ``side`` pixels, that has an image of ``height`` x ``width`` in its upper left corner."""
+
+    side: int
+    height: int
+    width: int
+
 
 CHUNK = 16  # masks at the size of the image, at a time
 
@@ -166,11 +176,12 @@ def detected_instances(
 
 
 @torch.no_grad()
-def prompted_instances(mask_logits: Tensor, quality: Tensor, size: Size) -> Instances:
+def prompted_instances(mask_logits: Tensor, quality: Tensor, size: Size, frame: Frame | None = None) -> Instances:
     """The pixels with positive logits ``(N, h, w)`` of each mask, with the estimated quality ``(N,)`` as score."""
     counts: list[bytes] = []
     for chunk in mask_logits.split(CHUNK):
-        counts += run_lengths.encode((resize_logits(chunk, size) > 0).cpu().numpy()) if len(chunk) else []
+        masks = (framed_logits(chunk, size, frame) > 0).cpu().numpy()
+        counts += run_lengths.encode(masks) if len(chunk) else []
     return _instances(counts, quality.float(), torch.zeros(len(counts), dtype=torch.int64), size)
 
 
@@ -215,6 +226,15 @@ def resize_logits(logits: Tensor, size: Size) -> Tensor:
     shape = full.shape
     flat = full.reshape(1, -1, *shape[-2:])
     return resize(flat, size).reshape(*shape[:-2], *size)
+
+
+def framed_logits(logits: Tensor, size: Size, frame: Frame | None) -> Tensor:
+    """Logits ``(..., h, w)`` of a frame's square, in float32 for its image at ``size``: at the square's own size first,
+    as SAM does it. None: they are of the image alone.
+    """
+    if frame is not None:
+        logits = resize_logits(logits, (frame.side, frame.side))[..., : frame.height, : frame.width]
+    return resize_logits(logits, size)
 
 
 def _instances(counts: list[bytes], scores: Tensor, labels: Tensor, size: Size) -> Instances:

@@ -11,10 +11,12 @@ from torch.utils._pytree import _register_namedtuple
 
 from segmodels.labels import LabelMap
 from segmodels.object_reading import (
+    Frame,
     InstanceSettings,
     PanopticSettings,
     Size,
     detected_instances,
+    framed_logits,
     fuse,
     prompted_instances,
     query_instances,
@@ -173,16 +175,34 @@ class PanopticOutput(NamedTuple):
         return [*self.pixels.layers(weights), *self.detections.layers(weights)]
 
 
+class Choices(NamedTuple):
+    """M masks for each of the N prompted objects of an image, as a single click may mean a part or the whole."""
+
+    mask_logits: Tensor  # (N, M, h, w)
+    quality: Tensor  # (N, M) estimated IoU of each mask, 0..1
+    allowed: Tensor  # (N, M) bool, those that answer the prompt
+
+    def sure(self) -> Tensor:
+        """``(N, M)``: the quality of what is allowed, -inf elsewhere."""
+        return self.quality.masked_fill(~self.allowed, float("-inf"))
+
+
 class PromptedOutput(NamedTuple):
     """A mask for each of the N prompted objects of an image (SAM, Kirillov 2023); one tensor per image."""
 
-    mask_logits: tuple[Tensor, ...]  # (N, h, w)
+    mask_logits: tuple[Tensor, ...]  # (N, h, w), of several choices the one of the best estimated quality
     quality: tuple[Tensor, ...]  # (N,) estimated IoU of each mask, 0..1
+    choices: tuple[Choices, ...] | None = None  # None: the model has no others
+    frame: Frame | None = None  # what all masks cover; None: the image alone
+
+    def at(self, logits: Tensor, size: Size) -> Tensor:
+        """Logits ``(..., h, w)`` of this output at the image's size ``(H, W)``, float32."""
+        return framed_logits(logits, size, self.frame)
 
     def objects(self, sizes: Sequence[Size]) -> list[Instances]:
         """The masks of each image at its size, in the order of the prompts, whatever their quality; labels are 0."""
         return [
-            prompted_instances(logits, quality, size)
+            prompted_instances(logits, quality, size, self.frame)
             for logits, quality, size in zip(self.mask_logits, self.quality, sizes, strict=True)
         ]
 
@@ -206,6 +226,8 @@ _TYPES = (
     DetectionTraining,
     DetectionOutput,
     PanopticOutput,
+    Choices,
+    Frame,
     PromptedOutput,
 )
 for _type in _TYPES:

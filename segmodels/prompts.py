@@ -1,7 +1,8 @@
-"""Clicks on objects: where to place them, and the tensors that promptable models take."""
+"""Prompts: clicks on objects and boxes around them, where to place them, and tensors of them for promptable models."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,12 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segmodels.annotations import Box
+from segmodels.errors import InputError
+
+NO_CLICK = -1
+"""Label of a point that is none, which fills up objects with fewer clicks than others."""
+
 
 class Prompts(NamedTuple):
-    """Clicks on the N objects of each image of a batch, P on each; one tensor per image."""
+    """Prompts for the N objects of each image of a batch; one tensor per image.
 
-    points: tuple[Tensor, ...]  # (N, P, 2) float32, x and y in pixels of the model's input
-    labels: tuple[Tensor, ...]  # (N, P) int64, 1 on the object, 0 beside it
+    Coordinates are in pixels of the model's input, from its upper left corner: the centre of the first pixel is
+    (0.5, 0.5). Models that take clicks alone ignore the other fields.
+    """
+
+    points: tuple[Tensor, ...]  # (N, P, 2) float32, x and y
+    labels: tuple[Tensor, ...]  # (N, P) int64, 1 on the object, 0 beside it, NO_CLICK for no click
+    boxes: tuple[Tensor, ...] | None = None  # (N, 4) float32, left, top, right, bottom; NaN for an object without one
+    masks: tuple[Tensor, ...] | None = None  # (N, h, w) logits of earlier answers, ``PromptedOutput.mask_logits``
 
 
 class Click(NamedTuple):
@@ -25,6 +38,81 @@ class Click(NamedTuple):
     x: float
     y: float
     label: int  # 1 on the object, 0 beside it
+
+
+class Prompt(NamedTuple):
+    """What says which object is meant: clicks, a box, or both; in pixels of the image."""
+
+    clicks: Sequence[Click] = ()
+    box: Box | None = None
+
+
+def check_prompt(prompt: Prompt, size: Sequence[int]) -> None:
+    """Check a prompt for an image of ``size`` (height, width).
+
+    Raises:
+        InputError: a click or a box outside the image, a box without area, or neither click nor box.
+    """
+    height, width = size[0], size[1]
+    inside = f"inside the image of {width} x {height} pixels"
+    if not prompt.clicks and prompt.box is None:
+        raise InputError("a prompt has neither clicks nor a box, expected at least one: click on the object")
+    for x, y, label in prompt.clicks:
+        if not (0 <= x <= width and 0 <= y <= height):
+            raise InputError(f"point ({x:g}, {y:g}) lies outside, expected one {inside}: give x before y, in pixels")
+        if label not in (0, 1):
+            raise InputError(f"point ({x:g}, {y:g}) has the label {label}, expected 1 (on the object) or 0 (beside it)")
+    if prompt.box is None:
+        return
+    left, top, right, bottom = prompt.box
+    shown = f"box ({left:g}, {top:g}, {right:g}, {bottom:g})"
+    if min(left, top) < 0 or right > width or bottom > height:
+        raise InputError(f"{shown} lies outside, expected one {inside}: give left, top, right, bottom, in pixels")
+    if right <= left or bottom <= top:
+        raise InputError(
+            f"{shown} has no area, expected left below right and top below bottom: give left, top, right, bottom"
+        )
+
+
+def parse_prompts(points: Sequence[str], boxes: Sequence[str]) -> list[Prompt]:
+    """Prompts from the text that people write, an object each.
+
+    Args:
+        points: of each object its clicks, ``x,y`` on it or ``x,y,0`` beside it, with semicolons between them.
+        boxes: of each object ``left,top,right,bottom``. Where both are given, the first of each mean the same object,
+            and so on.
+
+    Raises:
+        InputError: text of another form, or other numbers of points than of boxes.
+    """
+    if points and boxes and len(points) != len(boxes):
+        raise InputError(
+            f"{len(points)} objects have points and {len(boxes)} have boxes, expected as many of both, as the first of"
+            " each mean the same object: give one kind alone, or both for every object"
+        )
+    clicks = [[_click(text) for text in own.split(";") if text.strip()] for own in points]
+    if any(not own for own in clicks):
+        raise InputError("points of an object are empty, expected x,y: 120,80")
+    found = [_numbers("box", text, (4,), "left,top,right,bottom") for text in boxes]
+    count = max(len(clicks), len(found))
+    rows = clicks or [[]] * count
+    corners: list[Box | None] = [(a, b, c, d) for a, b, c, d in found] or [None] * count
+    return [Prompt(own, box) for own, box in zip(rows, corners, strict=True)]
+
+
+def _click(text: str) -> Click:
+    x, y, *label = _numbers("point", text, (2, 3), "x,y on the object or x,y,0 beside it")
+    return Click(x, y, int(label[0]) if label else 1)
+
+
+def _numbers(kind: str, text: str, counts: tuple[int, ...], expected: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not all(map(math.isfinite, values)):
+        raise InputError(f"{kind} {text!r} cannot be read, expected {expected}, in pixels")
+    return values
 
 
 def first_click(mask: NDArray[np.bool_]) -> Click:
@@ -51,38 +139,69 @@ def next_click(mask: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Click |
     return Click(*_innermost(missing if label else surplus), label)
 
 
-def add_clicks(clicks: Sequence[list[Click]], masks: NDArray[np.bool_], predicted: Iterable[NDArray[np.bool_]]) -> None:
-    """Add a click to each of N objects of an image, where its predicted mask is wrong (``next_click``); if it is right,
-    the last click is repeated.
+def corrected(
+    prompts: Sequence[Prompt], masks: NDArray[np.bool_], predicted: Iterable[NDArray[np.bool_]]
+) -> list[Prompt]:
+    """The prompts with one more click each, where the predicted mask is wrong (``next_click``); if it is right, the
+    last click is repeated, or the object's middle is clicked.
 
     Args:
-        clicks: on each object, at least one; extended in place.
+        prompts: of N objects of an image.
         masks: the objects, ``(N, H, W)``.
-        predicted: its N masks so far, ``(H, W)`` each.
+        predicted: their N masks so far, ``(H, W)`` each.
     """
-    for row, mask, found in zip(clicks, masks, predicted, strict=True):
-        row.append(next_click(mask, found) or row[-1])
+    further = []
+    for prompt, mask, found in zip(prompts, masks, predicted, strict=True):
+        usual = prompt.clicks[-1] if prompt.clicks else first_click(mask)
+        further.append(prompt._replace(clicks=[*prompt.clicks, next_click(mask, found) or usual]))
+    return further
 
 
-def prompts_of(
-    clicks: Sequence[Sequence[Sequence[Click]]], sizes: Sequence[tuple[int, ...]], images: Tensor
-) -> Prompts:
-    """The clicks as tensors for a model, on the device of its images.
+def box_around(mask: NDArray[np.bool_]) -> Box:
+    """Of a mask ``(H, W)`` with at least one pixel."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def random_box(mask: NDArray[np.bool_], rng: np.random.Generator) -> Box:
+    """The box around a mask ``(H, W)``, each side moved at random by a tenth of the box's length, at most 20 pixels, as
+    models are trained (SAM, appendix A).
+    """
+    left, top, right, bottom = box_around(mask)
+    spread = np.array([right - left, bottom - top] * 2) / 10
+    moves = np.clip(rng.normal(0, spread), -np.minimum(20, 4 * spread), np.minimum(20, 4 * spread))
+    height, width = mask.shape
+    moved = np.clip(np.array([left, top, right, bottom]) + moves, 0, [width, height, width, height]).tolist()
+    return moved[0], moved[1], moved[2], moved[3]
+
+
+def prompts_of(objects: Sequence[Sequence[Prompt]], sizes: Sequence[tuple[int, ...]], images: Tensor) -> Prompts:
+    """Prompts as tensors for a model, on the device of its images.
 
     Args:
-        clicks: on every object of every image, the same number on each.
-        sizes: ``(H, W)`` of the masks in whose pixels each image's clicks are.
+        objects: of every image, a prompt for each.
+        sizes: ``(H, W)`` of the pixels that each image's prompts are in.
         images: ``(B, C, H, W)``, the model's input.
     """
     height, width = images.shape[2:]
-    count = max((len(row) for rows in clicks for row in rows), default=1)
-    points, labels = [], []
-    for rows, size in zip(clicks, sizes, strict=True):
-        placed = [[(c.x * width / size[1], c.y * height / size[0]) for c in row] for row in rows]
-        points.append(images.new_tensor(placed, dtype=torch.float32).reshape(len(rows), count, 2))
-        own = [[click.label for click in row] for row in rows]
-        labels.append(images.new_tensor(own, dtype=torch.int64).reshape(len(rows), count))
-    return Prompts(tuple(points), tuple(labels))
+    most = max((len(prompt.clicks) for own in objects for prompt in own), default=1)
+    boxed = any(prompt.box is not None for own in objects for prompt in own)
+    points, labels, boxes = [], [], []
+    for own, size in zip(objects, sizes, strict=True):
+        across, down = width / size[1], height / size[0]
+        rows = np.zeros((len(own), most, 2), np.float32)
+        kinds = np.full((len(own), most), NO_CLICK)
+        corners = np.full((len(own), 4), np.nan, np.float32)
+        for number, prompt in enumerate(own):
+            for place, click in enumerate(prompt.clicks):
+                rows[number, place] = click.x * across, click.y * down
+                kinds[number, place] = click.label
+            if prompt.box is not None:
+                corners[number] = np.array(prompt.box) * (across, down, across, down)
+        points.append(torch.from_numpy(rows).to(images.device))
+        labels.append(torch.from_numpy(kinds).to(images.device))
+        boxes.append(torch.from_numpy(corners).to(images.device))
+    return Prompts(tuple(points), tuple(labels), tuple(boxes) if boxed else None)
 
 
 def _innermost(region: NDArray[np.bool_]) -> tuple[float, float]:

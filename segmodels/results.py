@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segmodels import run_lengths
-from segmodels.annotations import MOST_SEGMENTS, Segment
+from segmodels.annotations import MOST_SEGMENTS, Annotation, Segment, pack_layers, rows_of
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import SURE
@@ -57,6 +57,10 @@ class ClassMap:
     def regions(self) -> list[Region]:
         """A region for each class that occurs."""
         return [Region(label, self.classes == label) for label in np.unique(self.classes).tolist()]
+
+    def annotation(self, labels: LabelMap) -> Annotation:
+        """As an annotation that a person corrects."""
+        return Annotation.of_classes(self.classes.astype(labels.dtype))
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """Draw the classes' colours over an image ``(*spatial, C)`` of any type, of a volume over the slice with most
@@ -133,6 +137,19 @@ class Instances:
         ]
         return {".json": json.dumps(rows).encode()}
 
+    def annotation(self, labels: LabelMap) -> Annotation:
+        """As an annotation that a person corrects. In the class map better objects hide worse ones; pixels without one
+        have the first class of stuff, or are ignored where there is none.
+        """
+        stuff = [label for label in range(labels.num_classes) if label not in labels.things]
+        classes = np.full(self.size, stuff[0] if stuff else labels.ignore_index, labels.dtype)
+        masks = run_lengths.decode(self.masks, self.size)
+        for number in np.argsort(self.scores, kind="stable"):
+            classes[masks[number]] = self.labels[number]
+        layers = pack_layers(list(masks), self.size)
+        rows = [Segment(number, label) for number, label in enumerate(self.labels.tolist(), start=1)]
+        return Annotation(classes, layers, rows_of(layers, rows))
+
     def regions(self) -> list[Region]:
         """A region for each object."""
         scored = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
@@ -170,6 +187,13 @@ class PanopticMap:
         for segment in self.segments:
             table[segment.id] = segment.label
         return table[self.ids].astype(labels.dtype)
+
+    def annotation(self, labels: LabelMap) -> Annotation:
+        """As an annotation that a person corrects; objects are those of things."""
+        things = [segment for segment in self.segments if segment.label in labels.things]
+        layer = np.where(np.isin(self.ids, [segment.id for segment in things]), self.ids, 0).astype(np.uint16)
+        layers = layer[None][: len(things)]
+        return Annotation(self.classes(labels), layers, rows_of(layers, things))
 
     def files(self, labels: LabelMap) -> dict[str, bytes]:
         """A 16-bit PNG of ids, and JSON: a list of ``{"id", "class", "thing", "area"}``.

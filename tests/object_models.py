@@ -188,7 +188,8 @@ class ClicksTiny(PromptableModel):
         return self.encoder(images)
 
     def decode(self, embedding: Tensor, prompts: Prompts) -> PromptedOutput:
-        answers = [self._answer(*image) for image in zip(embedding, *prompts, strict=True)]
+        images = zip(embedding, prompts.points, prompts.labels, strict=True)
+        answers = [self._answer(*image) for image in images]
         masks, quality = zip(*answers, strict=True)
         return PromptedOutput(masks, quality)
 

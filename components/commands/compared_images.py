@@ -34,8 +34,6 @@ def compared_images(
     Raises:
         InputError: a run has no registered model, or the shards lack an image.
     """
-    import torch
-
     from components.tracking.model_registry import REGISTERED, download_bundle
     from segmodels import plots
     from segmodels.data.preview import as_rgb
@@ -58,7 +56,7 @@ def compared_images(
         predictor = Predictor(bundle, choose_device())
         for name in ids:
             image, annotation = np.array(reader.image(indices[name])), reader.annotation(indices[name])
-            (result,) = predictor.batch(torch.from_numpy(np.moveaxis(image, -1, 0)[None]), [annotation.size])
+            result = predictor.measured(image, annotation)
             caption = f"{name} · {run.id[:8]} {scores[number][name]:.3f}"
             rows[name, number] = predictor.task.compare(as_rgb(image), annotation, result, caption)
     return plots.comparisons([rows[name, number] for name in ids for number in range(len(pair))], reader.labels)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.commands.image_reading import IMAGES_AT_ONCE, THREADS, batches, find_images, read_ahead, read_image
 from components.running.progress_bar import track
 from components.running.wording import first_few
 from segmodels.errors import InputError
@@ -20,13 +19,6 @@ if TYPE_CHECKING:
 
     from components.commands.annotation_files import AnnotationFiles
     from segmodels.inference.predictor import Predictor
-
-    Content = (
-        np.ndarray | InputError | None
-    )  # an image, what is wrong with it, or that it is too large to be read with others
-
-THREADS = min(8, (os.cpu_count() or 1) + 2)
-IMAGES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**24
 
 
 def predict(
@@ -40,6 +32,8 @@ def predict(
     scales: tuple[float, ...] | None = None,
     crf: bool | None = None,
     annotations: str | None = None,
+    points: tuple[str, ...] | None = None,
+    boxes: tuple[str, ...] | None = None,
 ) -> None:
     """Predict every image below a folder with the settings that the model was measured with.
 
@@ -60,6 +54,9 @@ def predict(
     A volume is a NIfTI file, with modalities on its fourth axis. Its mask is masks/NAME.nii.gz with the affine of the
     volume, its overlay shows one slice.
 
+    A promptable model (Segment Anything) gives a mask for each object that ``points`` and ``boxes`` name, the same in
+    every image, and without them for everything that it finds.
+
     Args:
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
         images: folder of images or volumes, or one of them; other files in the folder are left alone.
@@ -74,13 +71,18 @@ def predict(
         crf: refine by the image's edges with a dense CRF (``DenseCRF``'s defaults); whole images only.
         annotations: also write the results for correction by hand, as polygons for labelme or as masks in COCO's JSON:
             labelme or coco. Not of volumes and of images that are predicted row by row.
+        points: of each object its clicks, in pixels: x,y on it or x,y,0 beside it, several with semicolons between
+            them: 120,80 "40,60;45,90,0".
+        boxes: of each object left,top,right,bottom in pixels. With points too, the first of each are of one object, and
+            so on.
 
     Raises:
-        InputError: no such model, no images, two images of one name, or an option that the model's task does not have.
+        InputError: no such model, no images, two images of one name, points and boxes that cannot be read, or an option
+            that the model's task does not have.
             Also at the end, when the other images are done, for images that could not be read.
         TransientError: the model registry does not answer.
     """
-    folder, paths = _find(images, out)
+    folder, paths = find_images(images, out)
 
     from components.commands.annotation_files import annotation_files
     from components.commands.mask_files import write, write_classes
@@ -89,31 +91,36 @@ def predict(
     from segmodels.data.image_form import NARROW
     from segmodels.inference.bundle import load_bundle
     from segmodels.inference.predictor import Predictor, choose_device
+    from segmodels.prompts import parse_prompts
     from segmodels.tasks.registry import settings_to_dict
 
+    prompts = parse_prompts(points or (), boxes or ()) or None
     with bundle_folder(model) as bundle_path:
         bundle = load_bundle(bundle_path)
     if annotations and bundle.spatial_dims != 2:
         raise InputError(f"--annotations {annotations} is of images, expected a model of images: leave it out")
-    files = annotation_files(annotations, folder, out, bundle.labels) if annotations else None
     measured = settings_to_dict(bundle.task.settings)
     side = [window] * bundle.spatial_dims if window else window
     settings = _overridden(measured, side, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
     predictor = Predictor(bundle, choose_device(), settings)
+    if not predictor.task.takes_prompts:
+        predictor.check_prompts(prompts, ())
+    files = annotation_files(annotations, folder, out, predictor.labels) if annotations else None
     if settings != measured:
         print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
-    write_classes(out, bundle.labels)
+    write_classes(out, predictor.labels)
 
     problems: list[str] = []
     narrow: list[str] = []
     large: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
         written: deque[Future[None]] = deque()
-        read = partial(_read, predictor, narrow)
-        ahead = _read_ahead(pool, read, folder, paths)
-        for batch in _batches(track(ahead, "predicting", len(paths)), problems, large):
-            for (path, image), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
-                written.append(pool.submit(write, out, folder, path, image, result, bundle.labels))
+        read = partial(read_image, predictor, narrow, prompts)
+        ahead = read_ahead(pool, read, folder, paths)
+        for batch in batches(track(ahead, "predicting", len(paths)), problems, large):
+            results = predictor.results([image for _, image in batch], prompts=[prompts] * len(batch))
+            for (path, image), result in zip(batch, results, strict=True):
+                written.append(pool.submit(write, out, folder, path, image, result, predictor.labels))
                 if files:
                     written.append(pool.submit(_annotate, files, path, image, result))
             while len(written) > 2 * IMAGES_AT_ONCE:
@@ -180,93 +187,3 @@ def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) ->
         write_large(
             out, folder, path, image, track(rows, f"predicting the rows of {path}", image.height), predictor.labels
         )
-
-
-def _find(images: Path, out: Path) -> tuple[Path, list[Path]]:
-    """The folder of the images, and their paths relative to it, without those of an earlier result."""
-    from segmodels.data import nifti
-    from segmodels.data.decoding import SUFFIXES
-    from segmodels.data.folder_files import files_below
-
-    if images.is_file():
-        return images.parent, [Path(images.name)]
-    if not images.is_dir():
-        raise InputError(f"folder of images {images} does not exist: check --images")
-    found = [
-        path
-        for path in map(Path, files_below(images))
-        if (path.suffix.lower() in SUFFIXES or nifti.is_nifti(path)) and not path.name.startswith(".")
-    ]
-    paths = [path for path in found if not (images / path).resolve().is_relative_to(out.resolve())]
-    if not paths:
-        raise InputError(
-            f"folder {images} holds no image, expected files that end in {', '.join((*SUFFIXES, *nifti.SUFFIXES))}"
-        )
-    first: dict[Path, Path] = {}
-    for path in paths:
-        name = path.with_name(nifti.stem(path))
-        if (other := first.setdefault(name, path)) != path:
-            result = f"{name}.nii.gz" if nifti.is_nifti(path) else f"{name}.png"
-            raise InputError(f"images {other} and {path} in {images} would both become {result}: rename one")
-    return images, paths
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Path], Content], images: Path, paths: Sequence[Path]
-) -> Iterator[tuple[Path, Content]]:
-    """Every path with its image, or what is wrong with it; a few images are read ahead of their use."""
-    waiting: deque[tuple[Path, Future[Content]]] = deque()
-    for path in paths:
-        waiting.append((path, pool.submit(read, images / path)))
-        if len(waiting) > IMAGES_AT_ONCE:
-            path, future = waiting.popleft()
-            yield path, future.result()
-    for path, future in waiting:
-        yield path, future.result()
-
-
-def _read(predictor: Predictor, narrow: list[str], path: Path) -> Content:
-    """The image as the model takes it. Images of other channels and types than RGB of 8 bits are always read whole.
-
-    Args:
-        narrow: takes the name of an image that becomes nearly black.
-    """
-    from segmodels.data.decoding import converted, read_pixels
-    from segmodels.data.image_form import NARROW
-    from segmodels.data.large_images import is_large
-    from segmodels.data.nifti import is_nifti, read_volume
-
-    channels, dtype = predictor.channels, predictor.dtype
-    try:
-        if is_nifti(path):
-            return converted(read_volume(path)[0], channels, dtype, path)
-        if (channels, dtype.name) == (3, "uint8") and is_large(path):
-            return None
-        pixels = read_pixels(path)
-        if (pixels.dtype.name, dtype.name) == ("uint16", "uint8") and 0 < pixels.max() < NARROW:
-            narrow.append(path.name)
-        return converted(pixels, channels, dtype, path)
-    except InputError as error:
-        return error
-
-
-def _batches(
-    items: Iterable[tuple[Path, Content]], problems: list[str], large: list[Path]
-) -> Iterator[list[tuple[Path, np.ndarray]]]:
-    """Images to be predicted together; the sentences about unreadable ones go to ``problems``, and large ones to
-    ``large``.
-    """
-    batch: list[tuple[Path, np.ndarray]] = []
-    for path, image in items:
-        if isinstance(image, InputError):
-            problems.append(str(image))
-            continue
-        if image is None:
-            large.append(path)
-            continue
-        batch.append((path, image))
-        if len(batch) == IMAGES_AT_ONCE or sum(math.prod(image.shape[:-1]) for _, image in batch) >= PIXELS_AT_ONCE:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -12,10 +12,10 @@ import io
 import zipfile
 from collections.abc import Awaitable, Callable
 from threading import Lock
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse
 from PIL import Image
@@ -42,6 +42,7 @@ from segmodels.data.decoding import converted, decode_pixels
 from segmodels.data.preview import as_rgb
 from segmodels.errors import InputError, TransientError
 from segmodels.inference.predictor import Predictor
+from segmodels.prompts import Prompt, parse_prompts
 
 IMAGE_NAME = "in the request"
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".zip": "application/zip"}
@@ -78,9 +79,11 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         with one_by_one:
             return read_request(body, limits, predictor)
 
-    async def predicted(request: Request, images: list[np.ndarray]) -> Answer:
+    async def predicted(
+        request: Request, images: list[np.ndarray], prompts: list[list[Prompt]] | None = None
+    ) -> Answer:
         """The answer of the batcher; what is left to predict is cancelled when the client leaves."""
-        answer = asyncio.wrap_future(batcher.submit(images))
+        answer = asyncio.wrap_future(batcher.submit(images, prompts))
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -122,7 +125,7 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
         )
         async def infer(request: Request, model: ServedModel = found) -> Response:
             asked = await run_in_threadpool(parsed, await _body(request), model.predictor)
-            answer = await predicted(request, list(asked.images))
+            answer = await predicted(request, list(asked.images), asked.prompts)
             if answer.model is not model:  # it took the other's place meanwhile: is it what was asked for?
                 await find(**request.path_params)
             return Response(await run_in_threadpool(_response, asked, answer), media_type="application/json")
@@ -139,20 +142,30 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
     @app.post(
         "/predict", response_class=Response, responses=openapi.IMAGE_RESPONSE, openapi_extra=openapi.IMAGE_REQUEST
     )
-    async def predict(request: Request, output: Literal["mask", "overlay"] = "mask") -> Response:
+    async def predict(
+        request: Request,
+        output: Literal["mask", "overlay"] = "mask",
+        points: Annotated[list[str], Query()] = [],  # noqa: B006  # FastAPI's form of a default
+        boxes: Annotated[list[str], Query()] = [],  # noqa: B006
+    ) -> Response:
         """Predict an image file, sent as the body or as the one file of a form.
 
         The answer is the file of the result (for semantic segmentation a PNG of class ids with the classes' colours as
         palette), or with ``output=overlay`` a PNG of the result drawn over the image.
+
+        Promptable models take ``points=120,80`` (several clicks on one object: ``points=120,80;40,60,0``) and
+        ``boxes=10,20,90,120``, once for each object.
         """
         model = loaded(live.name)
+        prompts = parse_prompts(points, boxes) or None
         data = (
             await _form_file(request)
             if parse_options_header(request.headers.get("content-type"))[0] == b"multipart/form-data"
             else await _body(request)
         )
         image = await run_in_threadpool(_decode, data, limits, model)
-        answer = await predicted(request, [image])
+        model.predictor.check_prompts(prompts, image.shape[:-1])
+        answer = await predicted(request, [image], None if prompts is None else [prompts])
         suffix, content = await run_in_threadpool(_file, image, answer, output)
         return Response(
             content,

@@ -14,6 +14,7 @@ import numpy as np
 
 from components.serving.live_model import LiveModel, ServedModel
 from segmodels.errors import TransientError
+from segmodels.prompts import Prompt
 from segmodels.tasks.base import Result
 
 BATCHES_WAITING = 16
@@ -42,9 +43,12 @@ class Counts:
 
 @dataclass(eq=False)
 class _Request:
-    """``costs``: pixels that the network sees of each image; ``taken``: images that were put into batches so far."""
+    """``prompts``: of each image; ``costs``: pixels that the network sees of each; ``taken``: images that were put into
+    batches so far.
+    """
 
     images: Sequence[np.ndarray]
+    prompts: Sequence[Sequence[Prompt] | None]
     costs: list[int]
     answer: Future[Answer] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
@@ -58,6 +62,7 @@ class _Part:
     request: _Request
     model: ServedModel
     images: Sequence[np.ndarray]
+    prompts: Sequence[Sequence[Prompt] | None]
 
 
 class Batcher:
@@ -87,8 +92,12 @@ class Batcher:
         self._thread = Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, images: Sequence[np.ndarray]) -> Future[Answer]:
+    def submit(self, images: Sequence[np.ndarray], prompts: Sequence[Sequence[Prompt]] | None = None) -> Future[Answer]:
         """A future with the results of images (*spatial, C); it raises InputError if the model cannot take an image.
+
+        Args:
+            images: (*spatial, C) each.
+            prompts: of each image; None without any.
 
         Raises:
             TransientError: the queue is full, or no model is loaded yet.
@@ -101,7 +110,8 @@ class Batcher:
                 raise TransientError(
                     f"{len(self._waiting)} requests wait already: try again in a few seconds, or add servers"
                 )
-            request = _Request(images, [model.predictor.pixels_seen(image.shape[:-1]) for image in images])
+            costs = [model.predictor.pixels_seen(image.shape[:-1]) for image in images]
+            request = _Request(images, prompts or [None] * len(images), costs)
             self._waiting.append(request)
             self._images += len(images)
             self._pixels += sum(request.costs)
@@ -162,7 +172,8 @@ class Batcher:
             if count == 0:
                 self._waiting.appendleft(request)
                 break
-            batch.append(_Part(request, model, request.images[request.taken : request.taken + count]))
+            part = slice(request.taken, request.taken + count)
+            batch.append(_Part(request, model, request.images[part], request.prompts[part]))
             request.model, request.taken = model, request.taken + count
             images, pixels = images - count, pixels - sum(costs[:count])
             self._leave(costs[:count])
@@ -180,11 +191,14 @@ class Batcher:
         """Predict a batch, and answer the requests that are complete; one that fails leaves its neighbours alone."""
         model = batch[0].model
         images = [image for part in batch for image in part.images]
+        prompts = [own for part in batch for own in part.prompts]
         by_size = sorted(
             range(len(images)), key=lambda index: images[index].shape
         )  # neighbours of one size are predicted together
         try:
-            predicted = model.predictor.results([images[index] for index in by_size], self._max_images)
+            predicted = model.predictor.results(
+                [images[index] for index in by_size], self._max_images, [prompts[index] for index in by_size]
+            )
         except Exception as error:  # a model may fail in any way, the thread must go on
             if len(batch) > 1:
                 for part in batch:

@@ -68,7 +68,7 @@ class ModelSource:
         predictor = Predictor(bundle, choose_device())
         size = (*FIRST_IMAGE[bundle.spatial_dims], bundle.channels)
         predictor.results([np.zeros(size, dtype=bundle.dtype)])
-        return ServedModel(self.name, version, bundle.labels, predictor)
+        return ServedModel(self.name, version, predictor.labels, predictor)
 
 
 class LiveModel:

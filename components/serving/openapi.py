@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from components.serving.prompt_tensors import COLUMNS
 from components.serving.protocol import DATATYPES, IMAGES
 
 
@@ -107,16 +108,23 @@ INFERENCE_REQUEST = {
                         "inputs": {
                             "type": "array",
                             "minItems": 1,
-                            "maxItems": 1,
+                            "maxItems": 3,
                             "items": {
                                 "type": "object",
                                 "required": ["name", "shape", "datatype", "data"],
                                 "properties": {
-                                    "name": {"const": IMAGES},
+                                    "name": {
+                                        "description": "promptable models take points and boxes beside the images",
+                                        "enum": [IMAGES, *COLUMNS],
+                                    },
                                     "shape": {
-                                        "description": "[N, height, width, channels]; volumes have a depth before",
+                                        "description": "[N, height, width, channels]; volumes have a depth before;"
+                                        + "".join(
+                                            f" {name} [K, {len(columns)}]: {', '.join(columns)}"
+                                            for name, columns in COLUMNS.items()
+                                        ),
                                         "type": "array",
-                                        "minItems": 4,
+                                        "minItems": 2,
                                         "maxItems": 5,
                                         "items": {"type": "integer", "minimum": 1},
                                     },

@@ -3,6 +3,7 @@
 A model has one input ``images``, (N, H, W, channels) of the type that it was trained on: UINT8 and 3 channels for RGB;
 volumes (N, D, H, W, channels). Its outputs are the tensors of its task: of semantic segmentation ``masks``,
 (N, H, W) or (N, D, H, W), the class of each pixel, UINT8, or INT16 above 255 classes. BYTES are written as text.
+Promptable models take prompts beside the images, see ``prompt_tensors``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.serving.limits import Limits
+from components.serving.prompt_tensors import prompt_specs, read_prompts
 from segmodels.errors import InputError
 from segmodels.inference.predictor import AXES, Predictor
+from segmodels.prompts import Prompt
 from segmodels.tasks.base import TensorSpec
 
 IMAGES = "images"
@@ -29,12 +32,13 @@ PLATFORM = "pytorch_safetensors"
 @dataclass(frozen=True)
 class InferenceRequest:
     """``identifier``: the client's name for the request, or None; ``images``: (N, *spatial, channels);
-    ``outputs``: names of the requested tensors, empty for all.
+    ``outputs``: names of the requested tensors, empty for all; ``prompts``: for each image, None without any.
     """
 
     identifier: str | None
     images: np.ndarray
     outputs: frozenset[str]
+    prompts: list[list[Prompt]] | None = None
 
 
 def input_spec(predictor: Predictor) -> TensorSpec:
@@ -47,7 +51,8 @@ def read_request(body: bytes, limits: Limits, predictor: Predictor) -> Inference
     """Parse an inference request.
 
     Raises:
-        InputError: the body is not a request for one tensor ``images`` of the model's type and channels.
+        InputError: the body is not a request for one tensor ``images`` of the model's type and channels, or its prompts
+            are wrong.
         TooLarge: it is beyond the limits.
     """
     try:
@@ -72,10 +77,17 @@ def read_request(body: bytes, limits: Limits, predictor: Predictor) -> Inference
             has = f"one output: {known[0]!r}" if len(known) == 1 else f"the outputs {known}"
             raise InputError(f"output {name!r} is requested, the model has {has}")
     inputs = _objects(request, "inputs")
-    names = [tensor.get("name") for tensor in inputs]
-    if names != [IMAGES]:
-        raise InputError(f"inputs are {names}, expected exactly one tensor: {IMAGES!r}")
-    return InferenceRequest(identifier, _tensor(inputs[0], limits, predictor), frozenset(wanted))
+    names: list[Any] = [tensor.get("name") for tensor in inputs]
+    further = [spec.name for spec in prompt_specs(predictor)]
+    if names.count(IMAGES) != 1 or any(name not in (IMAGES, *further) or names.count(name) > 1 for name in names):
+        beside = f", and beside it at most {' and '.join(map(repr, further))}" if further else ""
+        raise InputError(f"inputs are {names}, expected exactly one tensor: {IMAGES!r}{beside}")
+    tensors = dict(zip(names, inputs, strict=True))
+    images = _tensor(tensors.pop(IMAGES), limits, predictor)
+    prompts = read_prompts(tensors, images)
+    for own, image in zip(prompts or (), images, strict=False):
+        predictor.check_prompts(own, image.shape[:-1])
+    return InferenceRequest(identifier, images, frozenset(wanted), prompts)
 
 
 def _objects(request: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -174,6 +186,6 @@ def model_metadata(name: str, version: str, predictor: Predictor) -> dict[str, A
         "name": name,
         "versions": [version],
         "platform": PLATFORM,
-        "inputs": [described(input_spec(predictor))],
+        "inputs": [described(spec) for spec in (input_spec(predictor), *prompt_specs(predictor))],
         "outputs": [described(spec) for spec in predictor.task.tensor_specs(predictor.spatial_dims)],
     }

@@ -159,6 +159,7 @@ DVC_STEPS = (
 COMMANDS = (
     Step("fetch", "components.commands.fetch", "download a published dataset, or say where to register for it"),
     Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),
+    Step("label", "components.commands.label", "propose masks for images without any, as a dataset to be corrected"),
     Step("serve", "components.commands.serve", "answer requests with the champion over HTTP; follows it"),
     Step(
         "report",

@@ -167,12 +167,11 @@ def examples(scores: dict[str, float | None], count: int) -> dict[str, dict[str,
 def _compared(reader: ShardReader, predictor: Predictor, index: int, score: float) -> Any:
     """The pictures of one image, side by side."""
     import numpy as np
-    import torch
 
     from segmodels.data.preview import as_rgb
 
     task = predictor.task
     image, annotation = np.array(reader.image(index)), reader.annotation(index)
-    (result,) = predictor.batch(torch.from_numpy(np.moveaxis(image, -1, 0)[None]), [annotation.size])
+    result = predictor.measured(image, annotation)
     caption = f"{reader.id(index)} · {next(iter(task.headline.values()))} {score:.3f}"
     return task.compare(as_rgb(image), annotation, result, caption)

@@ -25,7 +25,10 @@ from segmodels.files import cache_folder, parse_json, reason, sha256
 
 log = logging.getLogger(__name__)
 # Names under which trainers keep the body's weights in a checkpoint of a whole model.
-PREFIXES = ("", "module.", "backbone.", "encoder.", "module.backbone.", "module.encoder.")
+PREFIXES = (
+    *("", "module.", "backbone.", "encoder.", "module.backbone.", "module.encoder."),
+    *("image_encoder.", "vision_encoder."),  # Segment Anything: the authors', transformers
+)
 COUNTER = "num_batches_tracked"  # of a batch norm: old files have none, and no result depends on it
 
 

@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segmodels.annotations import Annotation
 from segmodels.data import large_images
+from segmodels.data.batches import EvaluationBatch
 from segmodels.data.decoding import resize_image, scaled_size
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
+from segmodels.prompts import Prompt, check_prompt, prompts_of
 from segmodels.tasks.base import Result, Size
 from segmodels.tasks.registry import create_task
 
@@ -69,7 +72,7 @@ class Predictor:
         task = bundle.task
         self.task = task if settings is None else create_task(task.name, task.labels, settings)
         self.task.settings = task.completed(self.task.settings)
-        self.labels = bundle.labels
+        self.labels = self.task.result_labels
         self.device = torch.device(device)
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
         self.spatial_dims = bundle.spatial_dims
@@ -85,14 +88,33 @@ class Predictor:
         return self._model((images.float() - self._mean) / self._std, **guide)
 
     @torch.inference_mode()
-    def batch(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Result]:
+    def batch(
+        self,
+        images: Tensor,
+        sizes: Sequence[Size] | None = None,
+        prompts: Sequence[Sequence[Prompt]] | None = None,
+    ) -> list[Result]:
         """Results of images (B, C, *spatial) that have the model's input size already, each at its own size in
-        ``sizes`` (None: the images' size).
+        ``sizes`` (None: the images' size), in whose pixels the prompts are.
         """
         sizes = sizes or [tuple(images.shape[2:])] * len(images)
-        return self.task.predict(self.network, images.to(self.device), sizes)
+        images = images.to(self.device)
+        guides = None if prompts is None else prompts_of(prompts, sizes, images)
+        return self.task.predict(self.network, images, sizes, guides)
 
-    def results(self, images: NDArray | Sequence[NDArray], batch_size: int = 8) -> list[Result]:
+    @torch.inference_mode()
+    def measured(self, image: NDArray, annotation: Annotation) -> Result:
+        """The result of an image (*spatial, C) of the model's input size, as the task measures it on the annotation."""
+        images = torch.from_numpy(np.moveaxis(image, -1, 0)[None]).to(self.device)
+        (result,) = self.task.results(self.network, EvaluationBatch(images, [annotation], [""], [0]))
+        return result
+
+    def results(
+        self,
+        images: NDArray | Sequence[NDArray],
+        batch_size: int = 8,
+        prompts: Sequence[Sequence[Prompt] | None] | None = None,
+    ) -> list[Result]:
         """Results of images of any size, each at its image's size.
 
         Images are resized to the size that the model was trained at (``Bundle.longer_side``); neighbours of one size
@@ -102,19 +124,42 @@ class Predictor:
             images: an array (N, *spatial, C) or a sequence of arrays (*spatial, C) of any sizes, of the type and the
                 channels that the model was trained on: ``dtype`` and ``channels``.
             batch_size: images predicted at once.
+            prompts: for each image its prompts, in its pixels, or None for everything in it; of promptable models.
 
         Raises:
-            InputError: an image of another shape or type.
+            InputError: an image of another shape or type, prompts that do not lie in their image, or for a model that
+                takes none.
         """
-        for image in images:
+        asked: Sequence[Sequence[Prompt] | None] = [None] * len(images) if prompts is None else prompts
+        for image, own in zip(images, asked, strict=True):
             self._check(image)
+            self.check_prompts(own, image.shape[:-1])
         results: list[Result] = []
-        for size, same in groupby(images, key=lambda image: image.shape[:-1]):
+        pairs = zip(images, asked, strict=True)
+        for (size, prompted), same in groupby(pairs, key=lambda pair: (pair[0].shape[:-1], pair[1] is not None)):
             group = list(same)
             for first in range(0, len(group), batch_size):
-                batch = np.stack([resize_image(one, self._longer_side) for one in group[first : first + batch_size]])
-                results += self.batch(torch.from_numpy(np.moveaxis(batch, -1, 1)), [size] * len(batch))
+                part = group[first : first + batch_size]
+                batch = np.stack([resize_image(image, self._longer_side) for image, _ in part])
+                given = [own for _, own in part if own is not None] if prompted else None
+                results += self.batch(torch.from_numpy(np.moveaxis(batch, -1, 1)), [size] * len(batch), given)
         return results
+
+    def check_prompts(self, prompts: Sequence[Prompt] | None, size: Size) -> None:
+        """Check the prompts for an image of ``size``.
+
+        Raises:
+            InputError: they do not lie in the image, or the model takes none.
+        """
+        if prompts is None:
+            return
+        if not self.task.takes_prompts:
+            raise InputError(
+                f"points or boxes are given, but the model's task, {self.task.name}, takes none: leave them out, or"
+                " choose a promptable model"
+            )
+        for prompt in prompts:
+            check_prompt(prompt, size)
 
     def masks(self, images: NDArray | Sequence[NDArray], batch_size: int = 8) -> list[NDArray]:
         """Class maps as arrays of train ids, of images as in ``results``. The code inside models that version 0.1

@@ -81,6 +81,16 @@ class UpConcat(nn.Module):
         return self.convs(torch.cat([up, *skips], dim=1))
 
 
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation of maps ``(B, C, H, W)`` over their channels."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, 1603.09382): in training a residual is left out for a share ``rate`` of the
     images, and scaled up for the others.

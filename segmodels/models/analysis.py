@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from segmodels.models.base import PromptableModel
 from segmodels.models.registry import create_model, model_entry, model_options
+from segmodels.prompts import Prompts
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -23,13 +25,15 @@ def count_gmac(model: nn.Module, images: Tensor) -> float:
     """10^9 multiply-accumulates of convolutions, matrix products and attention for one pass over ``images`` in eval
     mode.
 
+    A promptable model answers one click on each image.
+
     Element-wise work, normalisation and interpolation are not counted, as usual in the literature (what it calls
     "GFLOPs" is often this number).
     """
     training = model.training
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model.eval()(images)
+            model.eval()(images, **_one_click(model, images))
     finally:
         model.train(training)
     return counter.get_total_flops() / 2e9
@@ -46,6 +50,15 @@ def on_meta(
     with torch.device("meta"):
         model = create_model(name, num_classes or card.num_classes, **options)
         return model, torch.empty(1, in_channels, *(size or card.size))
+
+
+def _one_click(model: nn.Module, images: Tensor) -> dict[str, Prompts]:
+    """The guide of promptable models: a click in the middle of each image."""
+    if not isinstance(model, PromptableModel):
+        return {}
+    middle = images.new_tensor([[[images.shape[3] / 2, images.shape[2] / 2]]])
+    labels = torch.ones(1, 1, dtype=torch.int64, device=images.device)
+    return {"guide": Prompts((middle,) * len(images), (labels,) * len(images))}
 
 
 def describe(

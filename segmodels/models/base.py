@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
-from segmodels.errors import InputError
 from segmodels.layers.names import AUXILIARY_HEAD, NORM, Names, renamed
 from segmodels.outputs import PromptedOutput
 from segmodels.prompts import Prompts
@@ -76,7 +77,16 @@ class Model(nn.Module):
 
 
 class PromptableModel(Model):
-    """A model in two parts, so that many prompts share the costly one (SAM, Kirillov 2023, 2304.02643)."""
+    """A model in two parts, so that many prompts share the costly one (SAM, Kirillov 2023, 2304.02643).
+
+    Attributes:
+        takes: kinds of prompts that it takes beside clicks: boxes, masks.
+        passes: of the decoder for each batch that it is trained on: the first prompt and its corrections (8 in SAM,
+            appendix A).
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset()
+    passes: int = 9
 
     def encode(self, images: Tensor) -> Any:
         """What ``decode`` takes of images float32 ``(B, in_channels, H, W)``, normalised."""
@@ -88,15 +98,14 @@ class PromptableModel(Model):
         """
         raise NotImplementedError
 
-    def forward(self, images: Tensor, guide: Prompts | None = None) -> PromptedOutput:
-        """See ``Model``.
+    def classifiers(self) -> list[nn.Module]:
+        """None: a mask is of the object or not."""
+        return []
 
-        Raises:
-            InputError: no prompts.
-        """
-        if guide is None:
-            raise InputError("a promptable model got images alone, expected clicks too: give prompts")
-        return self.decode(self.encode(images), guide)
+    def forward(self, images: Tensor, guide: Prompts | None = None) -> PromptedOutput | Callable[..., PromptedOutput]:
+        """The masks for the prompts; without prompts a function that answers them, often, on images encoded once."""
+        embedding = self.encode(images)
+        return partial(self.decode, embedding) if guide is None else self.decode(embedding, guide)
 
 
 def last_layers(*heads: nn.Module | None) -> list[nn.Module]:

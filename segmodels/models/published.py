@@ -36,15 +36,13 @@ def load_published(model: Model, source: str | Path, channels: int | None = None
     first = [key for key in given if key in own and _reads_images(given[key], own[key], channels)]
     given |= {key: adapt_channels(given[key], own[key].shape[1]) for key in first}
     report = compared(given, own)
-    scores = _key_of(model, model.classifiers()[0])
-    theirs = given[scores].shape[0] if scores in given else own[scores].shape[0]
-    more = theirs - own[scores].shape[0]
+    theirs, ours = _classes(model, given, own)
     last = {_key_of(model, layer).rpartition(".")[0] for layer in model.classifiers()}
     other_classes = [
         key
         for key in report.mismatched
-        if _differs_by(given[key], own[key], more)
-        or (more and key.rpartition(".")[0] in last and given[key].shape[1:] == own[key].shape[1:])
+        if _differs_by(given[key], own[key], theirs - ours)
+        or (theirs != ours and key.rpartition(".")[0] in last and given[key].shape[1:] == own[key].shape[1:])
     ]
     absent = [key for key in report.missing if key.startswith(_auxiliary(model))]
     left_out = [key for key in report.unexpected if _is_left_out(model, key)]
@@ -66,13 +64,22 @@ def load_published(model: Model, source: str | Path, channels: int | None = None
             "weights %s are for %d classes and the model has %d: %s start at random",
             source,
             theirs,
-            own[scores].shape[0],
+            ours,
             _layers(other_classes),
         )
     if absent:
         log.warning("weights %s have no auxiliary head: %s start at random", source, _layers(absent))
     if left_out:
         log.warning("weights %s have heads that the model does not: %s were left out", source, _layers(left_out))
+
+
+def _classes(model: Model, given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Numbers of classes of the file and of the model; both 0 for models without classes."""
+    layers = model.classifiers()
+    if not layers:
+        return 0, 0
+    scores = _key_of(model, layers[0])
+    return given.get(scores, own[scores]).shape[0], own[scores].shape[0]
 
 
 def _named(model: Model, file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -136,8 +143,8 @@ def _differs_by(given: Tensor, own: Tensor, more: int) -> bool:
 
 def _auxiliary(model: Model) -> tuple[str, ...]:
     """Prefixes of the parts that hold auxiliary heads, and not the main one."""
-    main, *others = ({_key_of(model, layer).split(".")[0]} for layer in model.classifiers())
-    return tuple(f"{name}." for name in set().union(*others) - main)
+    parts = [_key_of(model, layer).split(".")[0] for layer in model.classifiers()]
+    return tuple(f"{name}." for name in set(parts[1:]) - set(parts[:1]))
 
 
 def _is_left_out(model: Model, key: str) -> bool:

@@ -34,6 +34,10 @@ class Result(Protocol):
         """Suffix -> content of each file that keeps the result: ``{".png": ...}``."""
         ...
 
+    def annotation(self, labels: LabelMap) -> Annotation:
+        """The result as an annotation, for a person to correct."""
+        ...
+
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The result over ``image`` (H, W, 3) uint8 RGB, as a picture of the same shape and type; ``alpha`` is the
         opacity of the colours.
@@ -122,6 +126,7 @@ class Task(ABC, Generic[Targets, ResultType]):
         answer: what a model says of an image, in words: "one class id per pixel".
         reads_objects: whether ``targets`` reads the layers and segments of annotations; if not, loaders leave them
             packed.
+        takes_prompts: whether ``predict`` takes prompts as ``guides``.
         class_score: column of ``Evaluator.per_class`` that a run gets for each class.
         Settings: frozen dataclass, how the task predicts; every field has a default.
     """
@@ -131,6 +136,7 @@ class Task(ABC, Generic[Targets, ResultType]):
     short: ClassVar[Mapping[str, str]] = {}
     answer: ClassVar[str] = "results"
     reads_objects: ClassVar[bool] = True
+    takes_prompts: ClassVar[bool] = False
     class_score: ClassVar[str]
     Settings: ClassVar[type]
 
@@ -142,6 +148,11 @@ class Task(ABC, Generic[Targets, ResultType]):
     @abstractmethod
     def supports(cls, labels: LabelMap, objects: bool) -> bool:
         """Whether a dataset with this label map, with or without objects, has what the task learns from."""
+
+    @property
+    def result_labels(self) -> LabelMap:
+        """Classes of the results of ``predict``."""
+        return self.labels
 
     @classmethod
     @abstractmethod

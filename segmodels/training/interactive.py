@@ -13,8 +13,7 @@ from torch import Tensor
 
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.losses.base import Images
-from segmodels.object_reading import resize_logits
-from segmodels.prompts import Click, Prompts, add_clicks, first_click, prompts_of, random_click
+from segmodels.prompts import Prompt, Prompts, corrected, first_click, prompts_of, random_box, random_click
 from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds
 from segmodels.training.learner import Learner, Losses, Turn, register_learner
 
@@ -27,20 +26,19 @@ Masks = NDArray[np.bool_]
 
 @register_learner("interactive")
 class InteractiveLearner(Learner):
-    """Every image is encoded once and its objects are answered several times: after a click on any pixel of each, then
-    with one more click where the last mask is wrong. The loss is the mean over the passes.
+    """Every image is encoded once and its objects are answered several times (``PromptableModel.passes``): after a
+    click on any pixel of each, or a box around it, then with one more click each time where the last mask is wrong. A
+    model that takes masks gets the last one, too, and answers it once without a further click, at the end. The loss is
+    the mean over the passes.
 
     In evaluation the first click is in the object's middle, as the task places it. What is drawn is a function of the
     batch and the share of training done: a resumed training draws the same.
 
     Attributes:
-        passes: of the decoder for each batch: the first click and the paper's 8 corrections. Its passes without a
-            further click, which refine the last mask, are left out: prompts are clicks alone.
         most_objects: prompted at once in training, in all images of a batch; more are drawn from.
     """
 
     model: PromptableModel
-    passes: ClassVar[int] = 9
     most_objects: ClassVar[int] = 64
 
     def forward(self, batch: Batch, turn: Turn) -> Losses:
@@ -54,22 +52,27 @@ class InteractiveLearner(Learner):
         targets = self._prompted(batch.targets, rng)
         embedding = self.model.encode(images.normalised)
         masks: list[Masks] = [(own.masks & own.valid).cpu().numpy() for own in targets.segments]
-        place: Callable[[Masks], Click] = partial(random_click, rng=rng) if self.training else first_click
-        clicks = [[[place(mask)] for mask in own] for own in masks]
+        first: Callable[[Masks], Prompt] = partial(self._drawn, rng=rng) if self.training else _middle
+        prompts = [[first(mask) for mask in own] for own in masks]
         sizes = [tuple(own.valid.shape) for own in targets.segments]
+        earlier = "masks" in self.model.takes
         losses: list[Tensor] = []
         curves: dict[str, list[Tensor]] = {}
-        for number in range(self.passes):
-            answers = self.model.decode(embedding, prompts_of(clicks, sizes, batch.images))
+        asked = prompts_of(prompts, sizes, batch.images)
+        for left in reversed(range(self.model.passes)):
+            answers = self.model.decode(embedding, asked)
             terms = self.criterion.terms(answers, targets, images)
             if not terms:
                 raise self.criterion.nothing_read(answers)
             losses.append(self.criterion.total(terms))
             for name, value in self.criterion.curves(answers, targets, terms).items():
                 curves.setdefault(name, []).append(value.detach())
-            if number + 1 < self.passes:
-                for rows, own, found in zip(clicks, masks, _found(answers, targets.segments), strict=True):
-                    add_clicks(rows, own, found)
+            if left > 1 or (left and not earlier):
+                found = _found(answers, targets.segments)
+                prompts = [corrected(*own) for own in zip(prompts, masks, found, strict=True)]
+                asked = prompts_of(prompts, sizes, batch.images)
+            if earlier:
+                asked = asked._replace(masks=tuple(logits.detach() for logits in answers.mask_logits))
         means = {name: torch.stack(values).mean() for name, values in curves.items()}
         return Losses(torch.stack(losses).mean(), means, None if self.training else self._network(embedding))
 
@@ -89,18 +92,28 @@ class InteractiveLearner(Learner):
             segments.append(Segments(own.labels[seen], own.masks[seen], own.valid))
         return targets._replace(segments=segments)
 
-    def _network(self, embedding: Any) -> Callable[..., PromptedOutput]:
+    def _drawn(self, mask: Masks, rng: np.random.Generator) -> Prompt:
+        """The first prompt of an object: a click, or as often a box where the model takes one."""
+        if "boxes" in self.model.takes and rng.random() < 0.5:
+            return Prompt(box=random_box(mask, rng))
+        return Prompt([random_click(mask, rng)])
+
+    def _network(self, embedding: Any) -> Callable[..., Callable[..., PromptedOutput]]:
         """Answers prompts on the encoded images, in the precision of now."""
         device = self.mean.device.type
         precision = torch.autocast(
             device, dtype=torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device)
         )
 
-        def answer(images: Tensor, guide: Prompts) -> PromptedOutput:  # noqa: ARG001  # they are encoded
+        def answer(prompts: Prompts) -> PromptedOutput:
             with precision:
-                return self.model.decode(embedding, guide)
+                return self.model.decode(embedding, prompts)
 
-        return answer
+        return lambda _: answer  # the images are encoded
+
+
+def _middle(mask: Masks) -> Prompt:
+    return Prompt([first_click(mask)])
 
 
 @torch.no_grad()
@@ -109,6 +122,6 @@ def _found(answers: PromptedOutput, segments: Sequence[Segments]) -> list[Masks]
     found = []
     for logits, own in zip(answers.mask_logits, segments, strict=True):
         height, width = own.valid.shape
-        masks = resize_logits(logits, (height, width)) > 0 if len(logits) else torch.zeros_like(own.masks)
+        masks = answers.at(logits, (height, width)) > 0 if len(logits) else torch.zeros_like(own.masks)
         found.append((masks & own.valid).cpu().numpy())
     return found

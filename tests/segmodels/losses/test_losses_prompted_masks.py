@@ -8,7 +8,7 @@ import torch
 from segmodels.errors import InputError
 from segmodels.losses import create_loss
 from segmodels.losses.prompted_masks import PromptedMasksLoss
-from segmodels.outputs import PixelOutput, PromptedOutput
+from segmodels.outputs import Choices, PixelOutput, PromptedOutput
 from segmodels.tasks.targets import Segments, SegmentTargets
 
 
@@ -97,3 +97,26 @@ def test_it_reads_answers_alone_and_needs_one_for_each_object() -> None:
     assert loss.terms(PixelOutput(torch.zeros(1, 2, 4, 6)), targets) == {}
     with pytest.raises(InputError, match=r"images have \[1\] masks for \[2\] objects, expected one each"):
         loss(answers(torch.zeros(1, 4, 6)), targets)
+
+
+def test_of_several_masks_the_best_allowed_one_counts_and_the_qualities_of_all() -> None:
+    right = torch.where(segments().masks, 60.0, -60.0)
+    masks = torch.stack([right, -right, torch.zeros(2, 4, 6)], dim=1)
+    quality = torch.tensor([[0.9, 0.2, 0.4], [0.9, 0.0, 0.0]], requires_grad=True)
+    allowed = torch.tensor([[True, True, False], [False, True, True]])
+    choices = Choices(masks.requires_grad_(), quality, allowed)
+    given = PromptedOutput((right,), (quality[:, 0],), (choices,))
+    found = PromptedMasksLoss()(given, [segments()])
+    other = PromptedMasksLoss(quality_weight=0)
+    # of the second object the zeros are better than the opposite
+    expected = (other(answers(right[:1]), [cut(0)]) + other(answers(torch.zeros(1, 4, 6)), [cut(1)])) / 2
+    squares = torch.tensor([(0.1**2 + 0.2**2) / 2, 0.0])  # opposite masks have the IoU 0, as have masks of zeros
+    torch.testing.assert_close(found, expected + squares.mean())
+    found.backward()
+    assert masks.grad is not None
+    assert (masks.grad.abs() > 1e-6).flatten(2).any(dim=2).tolist() == [[False, False, False], [False, False, True]]
+
+
+def cut(number: int) -> Segments:
+    """One of the two objects."""
+    return segments()._replace(masks=segments().masks[number : number + 1], labels=torch.zeros(1, dtype=torch.int64))

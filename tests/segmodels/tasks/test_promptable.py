@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from segmodels.data.batches import EvaluationBatch
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.outputs import PromptedOutput
-from segmodels.prompts import Prompts, first_click, next_click
+from segmodels.prompts import (
+    NO_CLICK,
+    Click,
+    Prompt,
+    Prompts,
+    check_prompt,
+    first_click,
+    next_click,
+    parse_prompts,
+    prompts_of,
+)
 from segmodels.tasks.promptable import PromptableEvaluator, PromptableSettings
 from segmodels.tasks.registry import create_task, task_class
 
@@ -45,7 +56,7 @@ def oracle(scale: int, log: list[Prompts]) -> Callable[..., Any]:
     """Answers a first click with the object under it, less its left column, and every further one without error."""
     truth = annotation().masks()
 
-    def network(_: Tensor, guide: Prompts) -> PromptedOutput:
+    def answer(guide: Prompts) -> PromptedOutput:
         log.append(guide)
         answers = []
         for points in guide.points:
@@ -59,7 +70,7 @@ def oracle(scale: int, log: list[Prompts]) -> Callable[..., Any]:
             answers.append(torch.from_numpy(own))
         return PromptedOutput(tuple(answers), tuple(torch.ones(len(each)) for each in answers))
 
-    return network
+    return lambda _: answer
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -67,7 +78,7 @@ def test_each_object_is_clicked_in_its_middle_and_its_mask_counted(scale: int) -
     log: list[Prompts] = []
     task = create_task("promptable", LABELS)
     results = task.results(oracle(scale, log), batch(scale))
-    (prompts,) = log
+    prompts = log[0]
     assert [len(points) for points in prompts.points] == [2, 0]  # crowds are not prompted
     assert all((labels == 1).all() for labels in prompts.labels)
     middle = prompts.points[0][0, 0] * scale
@@ -77,22 +88,25 @@ def test_each_object_is_clicked_in_its_middle_and_its_mask_counted(scale: int) -
     evaluator = task.evaluator()
     evaluator.update(results, batch().annotations, batch().ids)
     expected = [7 / 8, 11 / 12]
-    assert evaluator.scores() == {"object_iou": pytest.approx(np.mean(expected)), "images": 2, "objects": 2}
+    scores = {"object_iou": pytest.approx(np.mean(expected)), "object_iou_3": 1.0, "object_iou_5": 1.0}
+    assert evaluator.scores() == {**scores, "images": 2, "objects": 2}
     assert [row["iou"] for row in evaluator.per_class()] == pytest.approx(expected)
+    assert [row["iou_3"] for row in evaluator.per_class()] == [1, 1]
     assert evaluator.images()["score"].to_pylist() == [None, pytest.approx(np.mean(expected))]
     assert evaluator.confusion()[1].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
 def test_further_clicks_correct_the_mask_so_far() -> None:
     log: list[Prompts] = []
-    task = create_task("promptable", LABELS, {"clicks": 3})
+    task = create_task("promptable", LABELS)
     results = task.results(oracle(1, log), batch())
-    assert [prompts.points[0].shape[1] for prompts in log] == [1, 2, 3]
+    assert [prompts.points[0].shape[1] for prompts in log] == [1, 2, 3, 4, 5]
     assert int(log[1].points[0][0, 1, 0]) == 4  # in the column that was missing
     assert log[2].points[0][0, 2].equal(log[2].points[0][0, 1])  # nothing was wrong any more
-    evaluator = task.evaluator()
-    evaluator.update(results, batch().annotations, batch().ids)
-    assert evaluator.scores()["object_iou"] == 1
+    assert log[0].masks is None
+    assert all((logits > 0).any() for logits in log[1].masks[0])  # the mask so far is a prompt, too
+    np.testing.assert_array_equal(results[0].later[0].mask(0), annotation().masks()[0])
+    assert not results[0].mask(0)[:, 4].any()
 
 
 def test_clicks_lie_on_what_is_missing_or_beside_the_object() -> None:
@@ -129,13 +143,95 @@ def test_counts_add_up_are_resampled_and_are_written_without_loss(tmp_path: Path
 
 def test_mistakes_are_refused() -> None:
     task = create_task("promptable", LABELS)
-    with pytest.raises(InputError, match="got images alone, expected clicks too"):
-        task.predict(oracle(1, []), torch.zeros(1, 3, 4, 4), [(4, 4)])
-    with pytest.raises(InputError, match="clicks is 0, expected a whole number from 1 to 1000"):
-        PromptableSettings(clicks=0)
+    with pytest.raises(InputError, match="grid is 0, expected a whole number from 1 to 256"):
+        PromptableSettings(grid=0)
     evaluator = task.evaluator()
     with pytest.raises(InputError, match="0 masks were predicted for 2 objects"):
         evaluator.update(task.results(oracle(1, []), batch())[1:], [annotation()], ["a"])
+
+
+def test_without_prompts_everything_is_found_once_with_its_quality_as_score() -> None:
+    """The answers overlap: each click of the grid that lies on an object gives it again."""
+    truth = annotation().masks()[:2]
+
+    def answer(prompts: Prompts) -> PromptedOutput:
+        (points,) = prompts.points
+        masks, quality = torch.full((len(points), *truth.shape[1:]), -9.0), torch.full((len(points),), 0.5)
+        for number, (x, y) in enumerate(points[:, 0].long().tolist()):
+            for place, mask in enumerate(truth):
+                if mask[min(y, 23), min(x, 35)]:
+                    masks[number][torch.from_numpy(mask)] = 9.0
+                    quality[number] = 0.9 + 0.05 * place + x * 1e-4
+        return PromptedOutput((masks,), (quality,))
+
+    task = create_task("promptable", LABELS, {"grid": 9})
+    (found,) = task.predict(lambda _: answer, torch.zeros(1, 3, 24, 36), [(24, 36)])
+    assert len(found) == 2
+    np.testing.assert_array_equal(np.stack([found.mask(0), found.mask(1)]), truth[::-1])
+    assert found.scores[0] > found.scores[1] > 0.9
+    assert task.result_labels.classes[found.labels[0]] == "object"
+    strict = create_task("promptable", LABELS, {"grid": 9, "quality": 0.945})
+    assert len(strict.predict(lambda _: answer, torch.zeros(1, 3, 24, 36), [(24, 36)])[0]) == 1
+    unsure = PromptedOutput((torch.where(torch.from_numpy(truth), 0.5, -9.0),), (torch.ones(2),))
+    assert len(task.predict(lambda _: lambda _: unsure, torch.zeros(1, 3, 24, 36), [(24, 36)])[0]) == 0  # unstable
+
+
+def test_many_objects_are_answered_a_part_at_a_time_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segmodels.tasks.promptable.AT_ONCE", 4)
+    log: list[Prompts] = []
+
+    def answer(prompts: Prompts) -> PromptedOutput:
+        log.append(prompts)
+        marks = [torch.arange(8.0) == own[:, :1, 0] for own in prompts.points]
+        return PromptedOutput(
+            tuple((own[:, None] * 2.0) - 1 for own in marks), tuple(map(torch.zeros, map(len, marks)))
+        )
+
+    task = create_task("promptable", LABELS)
+    prompts = [[Prompt([Click(x, 0, 1)]) for x in range(5)], [Prompt([Click(7, 0, 1)])]]
+    images = torch.zeros(2, 3, 1, 8)
+    results = task.predict(lambda _: answer, images, [(1, 8)] * 2, prompts_of(prompts, [(1, 8)] * 2, images))
+    assert [len(own.points[0]) for own in log] == [2, 2, 1]
+    assert [result.boxes[:, 0].tolist() for result in results] == [[0, 1, 2, 3, 4], [7]]
+
+
+@pytest.mark.parametrize(
+    ("points", "boxes", "message"),
+    [
+        (
+            ["40,8"],
+            [],
+            r"point \(40, 8\) lies outside, expected one inside the image of 36 x 24 pixels",
+        ),
+        (["4,8,2"], [], r"point \(4, 8\) has the label 2, expected 1 \(on the object\) or 0"),
+        (["4"], [], "point '4' cannot be read, expected x,y on the object or x,y,0 beside it"),
+        (["a,b"], [], "point 'a,b' cannot be read"),
+        (["nan,1"], [], "point 'nan,1' cannot be read"),
+        ([" "], [], "points of an object are empty, expected x,y: 120,80"),
+        ([], ["9,2,4,8"], r"box \(9, 2, 4, 8\) has no area, expected left below right and top below bottom"),
+        ([], ["9,2,40,8"], r"box \(9, 2, 40, 8\) lies outside, expected one inside the image of 36 x 24 pixels"),
+        ([], ["9,2,40"], "box '9,2,40' cannot be read, expected left,top,right,bottom, in pixels"),
+        (["4,8"], ["1,1,2,2", "3,3,5,5"], "1 objects have points and 2 have boxes, expected as many of both"),
+    ],
+)
+def test_prompts_that_cannot_be_meant_are_named(points: list[str], boxes: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _ = [check_prompt(prompt, (24, 36)) for prompt in parse_prompts(points, boxes)]
+
+
+def test_prompts_are_read_from_text_and_become_pixels_of_the_models_input() -> None:
+    first, second = parse_prompts(["10,8;4,4,0", "20,10"], ["1,2,30,20", "2,2,9,9"])
+    assert first == Prompt([Click(10, 8, 1), Click(4, 4, 0)], (1, 2, 30, 20))
+    clicks, box = parse_prompts(["10,8;4,4,0"], []), parse_prompts([], ["1,2,30,20"])
+    prompts = prompts_of([clicks + box, [second]], [(24, 36), (24, 36)], torch.zeros(2, 3, 12, 72))
+    assert prompts.points[0].tolist() == [[[20, 4], [8, 2]], [[0, 0], [0, 0]]]
+    assert prompts.labels[0].tolist() == [[1, 0], [NO_CLICK, NO_CLICK]]
+    assert prompts.labels[1].tolist() == [[1, NO_CLICK]]
+    assert prompts.boxes is not None
+    assert prompts.boxes[0].isnan().tolist() == [[True] * 4, [False] * 4]
+    assert prompts.boxes[0][1].tolist() == [2, 1, 60, 10]
+    with pytest.raises(InputError, match="a prompt has neither clicks nor a box"):
+        check_prompt(Prompt(), (24, 36))
 
 
 class ClickModel(torch.nn.Module):
@@ -146,7 +242,9 @@ class ClickModel(torch.nn.Module):
         self.sharpness = torch.nn.Parameter(torch.tensor(1.0))
         self.margin = torch.nn.Parameter(torch.tensor(0.0))
 
-    def forward(self, images: Tensor, guide: Prompts) -> PromptedOutput:
+    def forward(self, images: Tensor, guide: Prompts | None = None) -> Any:
+        if guide is None:
+            return partial(self.forward, images)
         masks = []
         for image, points in zip(images, guide.points, strict=True):
             x, y = points[:, 0].long().unbind(1)

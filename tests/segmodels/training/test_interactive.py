@@ -17,10 +17,11 @@ from torch import Tensor
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.data.shards import ShardReader
-from segmodels.errors import InputError
+from segmodels.encoders.sam_vit import SamViT
 from segmodels.losses import create_loss
+from segmodels.models.sam import SAM
 from segmodels.outputs import PromptedOutput
-from segmodels.prompts import Prompts, first_click
+from segmodels.prompts import Prompts, box_around, first_click
 from segmodels.tasks.registry import create_task
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fabric import Fabric
@@ -124,7 +125,7 @@ def recorded(fit: Fit) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 def test_it_learns_to_answer_clicks_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(InteractiveLearner, "passes", 3)
+    monkeypatch.setattr(ClicksTiny, "passes", 3)
     fit = new_fit(tmp_path, lr=0.01, epochs=45, validate_every=15)
     epochs = recorded(fit)
     best = fit.run()
@@ -199,15 +200,69 @@ def test_in_evaluation_the_first_click_is_the_tasks_and_results_are_the_tasks_on
         losses = learner(given, Turn())
         loaded = EvaluationBatch(given.images, annotations, ["a", "b"], [0, 1])
         results = learner.results(losses.output, loaded)
-        expected = TASK.results(lambda images, guide: learner.model(learner.normalised(images), guide), loaded)
+        expected = TASK.results(lambda images: learner.model(learner.normalised(images)), loaded)
     place = learner.model.log[0][0].points[0][0, 0].tolist()
     assert tuple(place) == first_click(given.targets.segments[0].masks[0].numpy())[:2]
     assert losses.loss.isfinite()
     assert [result.masks for result in results] == [result.masks for result in expected]
     assert learner.model.encoded == 2  # once by the learner, once by what is expected
     assert learner.train()(given, Turn()).output is None
-    with pytest.raises(InputError, match="got images alone, expected clicks too"):
-        learner.model(learner.normalised(given.images))
+
+
+class Refining(Recorded):
+    """Takes boxes and masks, too, and makes little of them."""
+
+    takes = frozenset({"boxes", "masks"})
+    passes = 4
+
+    def decode(self, embedding: Tensor, prompts: Prompts) -> PromptedOutput:
+        points = [own if own.shape[1] else own.new_full((len(own), 1, 2), 32.0) for own in prompts.points]
+        kinds = [torch.ones(own.shape[:2], dtype=torch.int64) for own in points]
+        answers = ClicksTiny.decode(self, embedding, Prompts(tuple(points), tuple(kinds)))
+        self.log.append((prompts, answers))
+        return answers
+
+
+def test_boxes_begin_as_often_as_clicks_and_the_last_mask_is_a_prompt_that_the_last_pass_refines() -> None:
+    learner = new_learner()
+    learner.model = Refining()
+    boxed, clicked = 0, 0
+    for step in range(4):
+        learner.model.log.clear()
+        given = batch(first=2 * step)
+        learner(given, Turn(share_done=0.25))
+        first, second, third, last = (prompts for prompts, _ in learner.model.log)
+        answers = [answer for _, answer in learner.model.log]
+        assert first.masks is None
+        for asked, before in zip((second, third, last), answers, strict=False):
+            assert all(map(torch.equal, asked.masks, before.mask_logits))
+            assert not any(own.requires_grad for own in asked.masks)
+        assert all(map(torch.equal, last.points, third.points))  # no further click
+        assert third.points[0].shape[1] == second.points[0].shape[1] + 1
+        for image, own in enumerate(given.targets.segments):
+            boxes = first.boxes[image] if first.boxes else torch.full((len(own.masks), 4), float("nan"))
+            for mask, box, labels in zip(own.masks, boxes, first.labels[image], strict=True):
+                boxed, clicked = boxed + int(not box.isnan().any()), clicked + int((labels == 1).any())
+                assert box.isnan().any() == (labels == 1).any()
+                if not box.isnan().any():
+                    around = box.new_tensor(box_around(mask.numpy()))
+                    assert (box - around).abs().max() <= 0.4 * (around[2:] - around[:2]).max()
+    assert min(boxed, clicked) > 0.25 * (boxed + clicked)
+
+
+def test_segment_anything_learns_clicks_boxes_and_masks() -> None:
+    learner = new_learner()
+    encoder = SamViT(48, 2, 3, (1,), image_size=64, window=2, out_channels=32)
+    learner.model = SAM(encoder, hidden=64, passes=3)
+    optimizer = torch.optim.AdamW(learner.model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(8):
+        loss = learner(batch(), Turn(share_done=0.25)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
 
 
 def test_a_batch_without_objects_gives_zero_and_every_parameter_a_gradient() -> None:
