@@ -46,15 +46,15 @@ def export_program(bundle: Bundle, path: Path) -> str:
     Raises:
         RuntimeError: the model cannot be exported, or what was exported computes something else.
     """
-    if not getattr(
-        bundle.model, "exportable", True
-    ):  # tracing it to the first number that depends on pixels takes long
+    if not getattr(bundle.model, "exportable", True):  # tracing to the first number that depends on pixels takes long
         raise RuntimeError("torch.export: it has as many outputs as there are objects in an image")
     module = NormalisedModel(bundle).eval().cpu()
     size = TRACED_SIZE[bundle.spatial_dims]
     other = tuple(length + change for length, change in zip(size, (37, -11, -5), strict=False))
     reason: Exception | None = None
     for free, dimensions in FREE_DIMENSIONS[bundle.spatial_dims].items():
+        if 2 in dimensions and not getattr(bundle.model, "exportable_sizes", True):
+            continue
         try:
             example = _images(bundle, 2, size)
             program = torch.export.export(

@@ -33,6 +33,11 @@ class Model(nn.Module):
     exportable: ClassVar[bool] = True
     """Whether ``torch.export`` can write the model: not one whose outputs have as many rows as it finds objects."""
 
+    exportable_sizes: ClassVar[bool] = True
+    """Whether an exported program takes images of any size: not where the terms for the sizes of maps grow until
+    ``torch.export.load`` takes minutes to simplify them.
+    """
+
     unread: ClassVar[tuple[str, ...]] = ()
     """Prefixes, after translation, of published tensors that the published code itself does not read."""
 

@@ -25,8 +25,6 @@ from segmodels.models.base import Model, PromptableModel
 from segmodels.models.registry import model_entry
 from segmodels.outputs import PixelOutput, QueryOutput
 
-# torch.export with a dynamic height and width: variant -> reason why only the batch is dynamic.
-STATIC_SIZE: dict[str, str] = {}
 # Parameters that no loss on the logits reaches: variant -> (prefix of their names, reason).
 UNREACHED: dict[str, tuple[str, str]] = {}
 # Parameters that depend on the number of classes, though they are no last layer: variant -> (prefixes, reason).
@@ -185,12 +183,12 @@ def test_export_keeps_the_outputs_for_another_batch_and_size(name, tmp_path):
     model = build(name).eval()
     size, _ = sizes(name)
     other_size = (
-        size
-        if name in STATIC_SIZE
-        else tuple(extent + change for extent, change in zip(size, (6, 35, 3), strict=False))
+        tuple(extent + change for extent, change in zip(size, (6, 35, 3), strict=False))
+        if model.exportable_sizes
+        else size
     )
     axes = {0: torch.export.Dim("batch", min=1, max=8)}
-    if name not in STATIC_SIZE:
+    if model.exportable_sizes:
         axes |= {
             axis: torch.export.Dim.DYNAMIC(min=extent, max=4 * extent) for axis, extent in enumerate(size, start=2)
         }
