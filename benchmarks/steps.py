@@ -75,14 +75,14 @@ def camvid(folder: Path) -> None:
     costs = {step: cost(step, folder) for step in OF_DATA}
     samples = json.loads((folder / "dataset" / "dataset.json").read_text())["samples"]
     number = sum(samples.values())
-    files = list(root.rglob("*.png"))
+    files = [path for path in root.rglob("*") if path.suffix in (".jpg", ".png")]
     plain = reading(files)
     rows: list[list[object]] = [["one pass of OpenCV", plain, len(files) / 2 / plain, 1.0]]
     rows += [[step, one.cpu, number / one.cpu, one.cpu / plain] for step, one in costs.items()]
     write_section(
         "Steps on CamVid",
-        f"{number} samples of 480x360 pixels ({len(files)} PNG files, as val serves as test too); ingest finds the"
-        " layout, hashes all files and writes the manifest.\n\n"
+        f"{number} samples of 480x360 pixels ({len(files)} JPEG and PNG files, as val serves as test too); ingest finds"
+        " the layout, hashes all files and writes the manifest.\n\n"
         + markdown_table(["step", "CPU s", "samples per CPU s", "CPU × reading all files"], rows),
         PACKAGES,
     )
