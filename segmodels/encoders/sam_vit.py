@@ -18,7 +18,7 @@ from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import resample_positions
 from segmodels.errors import InputError
-from segmodels.layers.blocks import ChannelNorm, DropPath, check_images, initialise_transformer
+from segmodels.layers.blocks import ChannelNorm, DropPath, check_images, initialise_transformer, resize
 from segmodels.layers.names import Names, renamed
 
 TRANSFORMERS: Names = (
@@ -86,7 +86,7 @@ def resample_offsets(table: Tensor, length: int) -> Tensor:
     """Vectors of offsets ``(n, d)`` for another number of them, by linear interpolation."""
     if table.shape[0] == length:
         return table
-    return functional.interpolate(table.T[None], length, mode="linear", align_corners=False)[0].T
+    return resize(table.T[None, :, None], (1, length))[0, :, 0].T
 
 
 class SamBlock(nn.Module):

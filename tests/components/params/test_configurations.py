@@ -11,9 +11,10 @@ from segmodels.data.layouts import LAYOUTS, Layout
 from segmodels.models.registry import MODELS
 
 FILES = sorted((Path(__file__).parents[3] / "params").glob("*.yaml"))
+DATASETS = [path for path in FILES if load_params(path).ingest.source != "digits"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", DATASETS, ids=lambda path: path.stem)
 def test_a_configuration_is_of_one_dataset_and_its_model_has_the_datasets_classes(path: Path) -> None:
     params = load_params(path)
     assert f"make run PARAMS=params/{path.name}" in path.read_text() or f"make {path.stem}" in path.read_text()
@@ -31,4 +32,20 @@ def test_a_configuration_is_of_one_dataset_and_its_model_has_the_datasets_classe
 
 
 def test_all_promised_datasets_have_one() -> None:
-    assert {path.stem for path in FILES} == {"ade20k", "camvid", "cityscapes", "dsb2018", "isbi2012", "ph2", "voc2012"}
+    assert {path.stem for path in DATASETS} == {
+        "ade20k",
+        "camvid",
+        "cityscapes",
+        "dsb2018",
+        "isbi2012",
+        "ph2",
+        "voc2012",
+    }
+
+
+def test_the_digits_as_objects_have_a_detector() -> None:
+    (path,) = set(FILES) - set(DATASETS)
+    params = load_params(path)
+    assert f"make run PARAMS=params/{path.name}" in path.read_text()
+    assert MODELS[params.train.model].card.tasks == ("instance",)
+    assert params.register.metric == "mask_ap"

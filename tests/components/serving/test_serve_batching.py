@@ -30,7 +30,8 @@ class Recorder:
     def pixels_seen(size: tuple[int, int]) -> int:
         return size[0] * size[1]
 
-    def results(self, images: list[np.ndarray], batch_size: int) -> list[ClassMap]:
+    def results(self, images: list[np.ndarray], batch_size: int, prompts: list[None]) -> list[ClassMap]:
+        assert prompts == [None] * len(images)
         self.entered.set()
         assert self.free.wait(10)
         self.batches.append([image.shape[:2] for image in images])

@@ -276,7 +276,7 @@ def test_queries_without_a_segment_pay_for_their_class_and_not_for_their_mask() 
     torch.testing.assert_close(terms["class"], -(log_s[0, 1] + 0.1 * log_s[1, 3]) / 1.1)
     mask_logits[0, 1] = 4.0
     (other,) = loss.parts([QueryOutput(class_logits, mask_logits)], target)
-    assert other["focal"] == terms["focal"]
+    assert other["mask"] == terms["mask"]
     assert other["dice"] == terms["dice"]
 
 
