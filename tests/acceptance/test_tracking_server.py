@@ -92,7 +92,7 @@ def workspace(folder: Path, params: Mapping[str, object] = PARAMS) -> Path:
     stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     kept = {name: stages[name] for name in ("train", "evaluate", "register")}
     for stage in kept.values():
-        stage["deps"] = [path for path in stage["deps"] if path.startswith("data/")]
+        stage["deps"] = [path for path in stage["deps"] if path.startswith("data/") and path != "data/start.json"]
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": kept}))
     subprocess.run(["dvc", "init", "--no-scm", "-q"], cwd=folder, env=clean(), check=True)
     return folder

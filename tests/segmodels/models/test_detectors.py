@@ -25,9 +25,9 @@ DETECTORS = pytest.mark.parametrize("name", SMALL)
 TASK = create_task("instance", DIGITS)
 
 
-def build(name: str) -> Model:
+def build(name: str, **options: Any) -> Model:
     torch.manual_seed(0)
-    return create_model(name, 10, **SMALL[name])
+    return create_model(name, 10, **SMALL[name] | options)
 
 
 def batch(count: int) -> tuple[Tensor, list[Annotation]]:
@@ -71,7 +71,7 @@ def test_any_size_gives_whole_results_and_no_more_than_the_most(name: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn"])
 def test_detectors_learn_scenes_by_heart(name: str) -> None:
-    model = build(name).train()
+    model = build(name, samples=512).train()
     images, annotations = batch(4)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for _ in range(60):
