@@ -1,4 +1,4 @@
-"""A local HTTP server of files with ranges, which breaks connections and refuses as it is told."""
+"""A local HTTP server of files with ranges, which breaks connections and refuses when a test asks for it."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str 
             "these are the brightnesses of the classes' colours: store the palette's indices, not its colours in grey"
         )
     if len(unknown) > MANY:
-        return "so many values come from smooth resizing or lossy compression: resize masks by the nearest pixel"
+        return "smooth resizing or lossy compression makes this many values: resize masks by the nearest pixel"
     if unknown == {255} and labels.ids.get(0) == labels.ignore_index:
         return "0 is void here and 0 - 1 is 255: the labels have been reduced by one already (reduce_zero_label)"
     if unknown == {classes[-1] + 1} and classes == list(range(len(classes))):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEW = 20
-"""One in so many masks of one class everywhere is an exception; more are the dataset's nature, as slices without a
-tumour.
+"""Masks of one class everywhere are exceptions up to one in this number of masks; where there are more, they are the
+dataset's nature, as slices without a tumour.
 """
 
 

@@ -40,7 +40,7 @@ class MaskClassificationLoss(Loss):
         no_object: weight of "no object" in the cross-entropy.
         mask_loss: of the masks' pixels: ``focal`` (Lin 2017) or ``bce``, the binary cross-entropy.
         alpha, gamma: of the focal loss.
-        points: masks are compared at so many random points instead of all pixels (12544 in Mask2Former): for the
+        points: number of random points that stand for all pixels of a mask (12544 in Mask2Former): for the
             matching at the same points in all masks of an image, for the losses at points of each matched pair, more
             of them where the prediction is uncertain. 0: at all pixels.
         oversampling, importance: k and β of the pairs' points (PointRend, Kirillov 2020, 1912.08193, section 3.1).
