@@ -1,90 +1,99 @@
 """Small datasets in exactly the trees in which their authors publish them; each function returns the root."""
 
-import base64
-import io
 import json
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import scipy.io
-from PIL import Image
+from coco_trees import (
+    coco_instances,
+    coco_panoptic,
+    coco_pixel_maps,
+    coco_rows,
+    coco_stuff,
+    cvat,
+    labelme,
+    roboflow,
+    supervisely,
+)
+from medical_trees import brats, brats2023, dsb2018, isbi2012, isbi2012_stacks, nifti, ph2
+from street_trees import (
+    camvid,
+    camvid32,
+    cityscapes,
+    cityscapes_polygons,
+    synthia,
+    synthia_rand,
+    synthia_seqs,
+    synthia_sf,
+)
+from tree_files import (
+    RNG,
+    SIZE,
+    TREES,
+    VOC_PALETTE,
+    halves,
+    histogram,
+    objects,
+    opened,
+    photo,
+    png_in_base64,
+    save,
+    save_nifti,
+    tree,
+    write_text,
+)
 
-from segmodels.annotations import Annotation
-from segmodels.data.classes_file import distinct_colors
-from segmodels.data.layouts import Layout, Sample, open_layout
-
-RNG = np.random.default_rng(5)
-SIZE = (24, 32)
-TREES: dict[str, Callable[[Path], Path]] = {}
-"""Layout -> the function that writes a tree of it."""
-
-
-def tree(name: str) -> Callable[[Callable[[Path], Path]], Callable[[Path], Path]]:
-    def add(write: Callable[[Path], Path]) -> Callable[[Path], Path]:
-        TREES[name] = write
-        return write
-
-    return add
-
-
-def save(path: Path, pixels: np.ndarray, palette: np.ndarray | None = None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if pixels.dtype == np.uint16 and pixels.ndim == 3:
-        cv2.imwrite(str(path), pixels[:, :, ::-1])
-        return
-    picture = Image.fromarray(pixels)
-    if palette is not None:
-        picture.putpalette(palette.astype(np.uint8).ravel().tolist())
-    picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
-
-
-def photo(path: Path, size: tuple[int, int] = SIZE) -> None:
-    save(path, RNG.integers(0, 256, (*size, 3), dtype=np.uint8))
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def halves(left: int, right: int, dtype: type = np.uint8) -> np.ndarray:
-    """A map of two values; the right one covers the last 8 of 32 columns."""
-    mask = np.full(SIZE, left, dtype)
-    mask[:, 24:] = right
-    return mask
-
-
-def opened(name: str, root: Path) -> tuple[Layout, list[Sample], Annotation]:
-    """The layout, its samples, and the annotation of the first."""
-    layout = open_layout(name, root)
-    samples = list(layout.samples())
-    annotation = layout.annotation(samples[0])
-    assert annotation is not None
-    return layout, samples, annotation
-
-
-def histogram(layout: Layout, annotation: Annotation) -> dict[str, int]:
-    """Pixels of each class by name, and of void."""
-    counts = Counter(annotation.classes.ravel().tolist())
-    return {
-        "void" if train == layout.labels.ignore_index else layout.labels.classes[train]: n
-        for train, n in counts.items()
-    }
-
-
-def objects(layout: Layout, annotation: Annotation) -> list[tuple[str, int, bool]]:
-    """Class, pixels and crowd flag of each object."""
-    masks = annotation.masks()
-    return [
-        (layout.labels.classes[segment.label], int(mask.sum()), segment.crowd)
-        for segment, mask in zip(annotation.segments, masks, strict=True)
-    ]
-
-
-VOC_PALETTE = np.array(distinct_colors(256))
+__all__ = [
+    "RNG",
+    "SIZE",
+    "TREES",
+    "VOC_PALETTE",
+    "ade20k",
+    "ade20k_2021",
+    "ade20k_full",
+    "ade20k_instances",
+    "apsis",
+    "brats",
+    "brats2023",
+    "camvid",
+    "camvid32",
+    "cityscapes",
+    "cityscapes_polygons",
+    "coco_instances",
+    "coco_panoptic",
+    "coco_pixel_maps",
+    "coco_rows",
+    "coco_stuff",
+    "cvat",
+    "dsb2018",
+    "eg1800",
+    "folder",
+    "halves",
+    "histogram",
+    "isbi2012",
+    "isbi2012_stacks",
+    "labelme",
+    "mads",
+    "nifti",
+    "objects",
+    "opened",
+    "ph2",
+    "photo",
+    "png_in_base64",
+    "roboflow",
+    "save",
+    "save_nifti",
+    "sbd",
+    "supervisely",
+    "synthia",
+    "synthia_rand",
+    "synthia_seqs",
+    "synthia_sf",
+    "tree",
+    "voc2012",
+    "write_text",
+]
 
 
 @tree("voc2012")
@@ -130,132 +139,6 @@ def sbd(root: Path) -> Path:
     return root
 
 
-@tree("cityscapes")
-def cityscapes(root: Path) -> Path:
-    """A road with two cars, a group of people without numbers, a caravan, and the ego vehicle."""
-    ids = np.full(SIZE, 7, np.uint8)
-    ids[0:4], ids[20:] = 23, 1
-    ids[8:12, 2:8], ids[8:12, 8:14], ids[6:8, 20:30], ids[14:18, 20:30] = 26, 26, 24, 29
-    numbers = ids.astype(np.uint16)
-    numbers[8:12, 2:8], numbers[8:12, 8:14], numbers[14:18, 20:30] = 26000, 26001, 29000
-    for split, city in (("train", "aachen"), ("val", "frankfurt"), ("test", "berlin")):
-        frame = f"{split}/{city}/{city}_000000_000019"
-        photo(root / "leftImg8bit" / f"{frame}_leftImg8bit.png")
-        void = split == "test"
-        save(root / "gtFine" / f"{frame}_gtFine_labelIds.png", np.ones(SIZE, np.uint8) if void else ids)
-        save(root / "gtFine" / f"{frame}_gtFine_instanceIds.png", np.ones(SIZE, np.uint16) if void else numbers)
-        save(root / "gtFine" / f"{frame}_gtFine_color.png", np.zeros((*SIZE, 4), np.uint8))
-        write_text(root / "gtFine" / f"{frame}_gtFine_polygons.json", '{"objects": []}')
-    return root
-
-
-def coco_rows(name: str = "000000000139.jpg") -> dict:
-    """A person as a polygon, a dog in compressed runs, a crowd in plain runs; the person and the dog overlap."""
-    from pycocotools import mask
-
-    dog = np.zeros(SIZE, np.uint8)
-    dog[8:12, 4:10] = 1
-    crowd = np.zeros(SIZE, np.uint8)
-    crowd[16:, 20:] = 1
-    runs = mask.encode(np.asfortranarray(dog))
-    flat = np.concatenate([[0], crowd.ravel(order="F"), [0]])
-    starts = np.flatnonzero(np.diff(flat))
-    counts = np.diff(np.concatenate([[0], starts, [crowd.size]])).tolist()
-    polygon = [[2, 4, 8, 4, 8, 12, 2, 12]]
-    return {
-        "info": {},
-        "licenses": [],
-        "images": [
-            {"id": 139, "file_name": name, "height": SIZE[0], "width": SIZE[1]},
-            {"id": 140, "file_name": name.replace("139", "140"), "height": SIZE[0], "width": SIZE[1]},
-        ],
-        "categories": [
-            {"id": 1, "name": "person", "supercategory": "person"},
-            {"id": 18, "name": "dog", "supercategory": "animal"},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 139, "category_id": 1, "iscrowd": 0, "segmentation": polygon, "area": 48.0}
-            | {"bbox": [2.0, 4.0, 6.0, 8.0]},
-            {"id": 2, "image_id": 139, "category_id": 18, "iscrowd": 0, "area": 24, "bbox": [4, 8, 6, 4]}
-            | {"segmentation": {"size": list(SIZE), "counts": runs["counts"].decode()}},
-            {"id": 3, "image_id": 139, "category_id": 1, "iscrowd": 1, "area": 96, "bbox": [20, 16, 12, 8]}
-            | {"segmentation": {"size": list(SIZE), "counts": counts}},
-        ],
-    }
-
-
-@tree("coco")
-def coco_panoptic(root: Path) -> Path:
-    """Panoptic maps of two splits: a person (id 70000), a crowd of people (id 300), grass, and void."""
-    categories = [
-        {"id": 1, "name": "person", "supercategory": "person", "isthing": 1, "color": [220, 20, 60]},
-        {"id": 193, "name": "grass-merged", "supercategory": "plant", "isthing": 0, "color": [152, 251, 152]},
-    ]
-    ids = np.zeros(SIZE, np.int32)
-    ids[12:], ids[4:12, 2:8], ids[16:, 20:] = 5, 70000, 300
-    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    infos = [
-        {"id": 70000, "category_id": 1, "iscrowd": 0, "area": 48, "bbox": [2, 4, 6, 8]},
-        {"id": 300, "category_id": 1, "iscrowd": 1, "area": 96, "bbox": [20, 16, 12, 8]},
-        {"id": 5, "category_id": 193, "iscrowd": 0, "area": 288, "bbox": [0, 12, 32, 12]},
-    ]
-    for split, number in (("train", 9), ("val", 139)):
-        name = f"{number:012}"
-        photo(root / f"{split}2017" / f"{name}.jpg")
-        save(root / "annotations" / f"panoptic_{split}2017" / f"{name}.png", colors)
-        rows = {
-            "images": [{"id": number, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]}],
-            "annotations": [{"image_id": number, "file_name": f"{name}.png", "segments_info": infos}],
-            "categories": categories,
-        }
-        write_text(root / "annotations" / f"panoptic_{split}2017.json", json.dumps(rows))
-    return root
-
-
-def coco_instances(root: Path) -> Path:
-    for split in ("train", "val"):
-        for number in (139, 140):
-            photo(root / f"{split}2017" / f"{number:012}.jpg")
-        write_text(root / "annotations" / f"instances_{split}2017.json", json.dumps(coco_rows()))
-    return root
-
-
-def coco_stuff(root: Path) -> Path:
-    for split in ("train", "val"):
-        photo(root / "images" / f"{split}2017" / "000000000139.jpg")
-        mask = halves(0, 181)
-        mask[0] = 255
-        save(root / "annotations" / f"{split}2017" / "000000000139.png", mask)
-    return root
-
-
-@tree("coco_export")
-def cvat(root: Path) -> Path:
-    for number in (139, 140):
-        photo(root / "images" / f"{number:012}.jpg")
-    write_text(root / "annotations" / "instances_default.json", json.dumps(coco_rows()))
-    return root
-
-
-def roboflow(root: Path) -> Path:
-    rows = coco_rows("a_139.jpg")
-    rows["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
-    for row in rows["categories"][1:]:
-        row["supercategory"] = "animals"
-    for split in ("train", "valid", "test"):
-        for number in (139, 140):
-            photo(root / split / f"a_{number}.jpg")
-        write_text(root / split / "_annotations.coco.json", json.dumps(rows))
-    return root
-
-
-def supervisely(root: Path) -> Path:
-    for number in (139, 140):
-        photo(root / "ds0" / "images" / f"{number:012}.jpg")
-    write_text(root / "ds0" / "annotations" / "instances.json", json.dumps(coco_rows()))
-    return root
-
-
 @tree("ade20k")
 def ade20k(root: Path) -> Path:
     home = root / "ADEChallengeData2016"
@@ -285,81 +168,6 @@ def ade20k_full(root: Path) -> Path:
         rows += ('003 # 0 # 1 # window # window # ""', '001 # 1 # 0 # door # door # ""')
         rows += ('002 # 1 # 0 # handle # handle # ""',)
         write_text(home / f"{name}_atr.txt", "\n".join(rows) + "\n")
-    return root
-
-
-@tree("camvid")
-def camvid(root: Path) -> Path:
-    for split in ("train", "val", "test"):
-        photo(root / split / "0001TP_006690.png")
-        save(root / f"{split}annot" / "0001TP_006690.png", halves(3, 11))
-        line = f"/SegNet/CamVid/{split}/0001TP_006690.png /SegNet/CamVid/{split}annot/0001TP_006690.png"
-        write_text(root / f"{split}.txt", line)
-    return root
-
-
-@tree("camvid32")
-def camvid32(root: Path) -> Path:
-    colors = np.zeros((*SIZE, 3), np.uint8)
-    colors[4:], colors[:, 24:] = (128, 64, 128), (192, 0, 192)
-    for name in ("0001TP_006690", "0006R0_f00930", "0016E5_00390", "Seq05VD_f00000"):
-        photo(root / "701_StillsRaw_full" / f"{name}.png")
-        save(root / "LabeledApproved_full" / f"{name}_L.png", colors)
-    write_text(root / "label_colors.txt", "64 128 64\tAnimal\n")
-    return root
-
-
-@tree("dsb2018")
-def dsb2018(root: Path) -> Path:
-    """Three nuclei, two of which overlap."""
-    for name in ("0a" * 32, "1b" * 32):
-        home = root / "stage1_train" / name
-        save(home / "images" / f"{name}.png", RNG.integers(0, 256, (*SIZE, 4), dtype=np.uint8))
-        for number, (rows, columns) in enumerate(
-            ((slice(2, 8), slice(2, 8)), (slice(6, 12), slice(6, 12)), (slice(16, 20), slice(20, 30)))
-        ):
-            mask = np.zeros(SIZE, np.uint8)
-            mask[rows, columns] = 255
-            save(home / "masks" / f"{number:064}.png", mask)
-    return root
-
-
-@tree("isbi2012")
-def isbi2012(root: Path) -> Path:
-    home = root / "data" / "membrane"
-    for number in range(3):
-        save(home / "train" / "image" / f"{number}.png", RNG.integers(0, 256, SIZE, dtype=np.uint8))
-        save(home / "train" / "label" / f"{number}.png", halves(255, 0))
-        save(home / "test" / f"{number}.png", RNG.integers(0, 256, SIZE, dtype=np.uint8))
-    return root
-
-
-def isbi2012_stacks(root: Path) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    for name in ("train-volume", "test-volume", "train-labels"):
-        pages = [halves(255, 0) if "labels" in name else np.full(SIZE, 60 * page, np.uint8) for page in range(3)]
-        first, *others = (Image.fromarray(page) for page in pages)
-        first.save(root / f"{name}.tif", save_all=True, append_images=others)
-    return root
-
-
-@tree("ph2")
-def ph2(root: Path) -> Path:
-    home = root / "PH2Dataset"
-    for number, name in enumerate(("IMD002", "IMD003", "IMD437")):
-        photo(home / "PH2 Dataset images" / name / f"{name}_Dermoscopic_Image" / f"{name}.bmp")
-        mask = halves(0, 255)
-        lesion = home / "PH2 Dataset images" / name / f"{name}_lesion" / f"{name}_lesion.bmp"
-        save(lesion, np.repeat(mask[:, :, None], 3, axis=2) if number == 0 else mask > 0)
-        save(home / "PH2 Dataset images" / name / f"{name}_roi" / f"{name}_R1_Label3.bmp", mask > 0)
-    table = (
-        "|| Name   || Histological Diagnosis || Clinical Diagnosis || Asymmetry ||\n"
-        "|| IMD002 ||                        || 0                  || 0         ||\n"
-        "|| IMD003 || Common Nevus           || 1                  || 0         ||\n"
-        "|| IMD437 || Melanoma               || 2                  || 2         ||\n"
-        "\nLegend:\nClinical Diagnosis:\t0 - Common Nevus; 1 - Atypical Nevus; 2 - Melanoma\n"
-    )
-    write_text(home / "PH2_dataset.txt", table)
     return root
 
 
@@ -397,90 +205,46 @@ def eg1800(root: Path) -> Path:
     return root
 
 
-@tree("synthia")
-def synthia(root: Path) -> Path:
-    """A road (3) with lane markings (22), two cars (8) and terrain (16)."""
-    labels = np.zeros((*SIZE, 3), np.uint16)
-    labels[..., 0] = 3
-    labels[0], labels[:, 30:, 0] = 0, 22
-    labels[4:8, 2:6], labels[4:8, 6:10], labels[20:, :, 0] = (8, 7, 0), (8, 300, 0), 16
-    for number in range(3):
-        photo(root / "RAND_CITYSCAPES" / "RGB" / f"{number:07}.png")
-        save(root / "RAND_CITYSCAPES" / "GT" / "LABELS" / f"{number:07}.png", labels)
-        save(root / "RAND_CITYSCAPES" / "GT" / "COLOR" / f"{number:07}.png", np.zeros((*SIZE, 3), np.uint8))
-    return root
-
-
-@tree("synthia_rand")
-def synthia_rand(root: Path) -> Path:
-    ids = halves(3, 11)
-    ids[0], ids[1] = 0, 12
-    for number in range(3):
-        photo(root / "RGB" / f"ap_{number}.png")
-        photo(root / "GT" / f"ap_{number}.png")
-        write_text(root / "GTTXT" / f"ap_{number}.txt", "\n".join(" ".join(map(str, row)) for row in ids))
-    return root
-
-
-@tree("labelme")
-def labelme(root: Path) -> Path:
-    """Two polygons of one group, a rectangle over a part of them, an ignored circle."""
-    shapes = [
-        {"label": "cat", "points": [[2, 2], [8, 2], [8, 8], [2, 8]], "group_id": 1, "shape_type": "polygon"},
-        {"label": "cat", "points": [[12, 2], [14, 2], [14, 4], [12, 4]], "group_id": 1, "shape_type": "polygon"},
-        {"label": "tv/monitor", "points": [[10, 10], [6, 6]], "group_id": None, "shape_type": "rectangle"},
-        {"label": "__ignore__", "points": [[26, 18], [28, 18]], "group_id": None, "shape_type": "circle"},
-    ]
-    for number in range(3):
-        content = {"version": "5", "imagePath": f"{number}.jpg", "imageData": None, "shapes": shapes}
-        photo(root / f"{number}.jpg")
-        write_text(
-            root / f"{number}.json", json.dumps(content | {"imageHeight": SIZE[0], "imageWidth": SIZE[1], "flags": {}})
-        )
-    return root
-
-
-def png_in_base64(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def save_nifti(path: Path, values: np.ndarray, spacing: tuple[float, ...] = (0.8, 0.9, 2.0)) -> None:
-    import nibabel
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([*spacing, 1.0])), path)
-
-
-@tree("nifti")
-def nifti(root: Path) -> Path:
-    for number in range(3):
-        volume = np.arange(6 * 5 * 4, dtype=np.float32).reshape(6, 5, 4)
-        labels = np.zeros((6, 5, 4), np.uint8)
-        labels[2:4, 1:3, 3] = 1
-        save_nifti(root / "imagesTr" / f"la_{number:03}.nii.gz", volume)
-        save_nifti(root / "labelsTr" / f"la_{number:03}.nii.gz", labels)
-    write_text(root / "dataset.json", json.dumps({"labels": {"0": "background", "1": "left atrium"}}))
-    return root
-
-
-@tree("brats")
-def brats(root: Path) -> Path:
-    for case in ("brats_2013_pat0005_1", "brats_2013_pat0006_1"):
-        home = root / "brats2015TrainingData" / "train" / case
-        labels = np.zeros((6, 5, 4), np.float32)
-        labels[2, 2, 1], labels[3, 2, 2] = 4, 2
-        for number, part in enumerate(("Flair_subtrMeanDivStd", "T1c_subtrMeanDivStd", "OTMultiClass", "brainmask")):
-            save_nifti(home / f"{part}.nii.gz", labels if number == 2 else np.full((6, 5, 4), number, np.float32))
-        write_text(home / "License_CC_BY_NC_SA_3.0.txt", "CC BY-NC-SA 3.0\n")
-    return root
-
-
 @tree("folder")
 def folder(root: Path) -> Path:
     for number in range(3):
         photo(root / "images" / f"{number}.png")
         save(root / "masks" / f"{number}.png", halves(0, 1))
     write_text(root / "classes.txt", "ground\nroad, 1\n")
+    return root
+
+
+@tree("ade20k_2021")
+def ade20k_2021(root: Path) -> Path:
+    """A building (class 312) with a door, and two windows (class 5) of one class and of no other number than blue."""
+    for split, short in (("training", "train"), ("validation", "val")):
+        home = root / "ADE20K_2021_17_01" / "images" / "ADE" / split / "urban" / "street"
+        name = f"ADE_{short}_00016869"
+        seg, parts = np.zeros((*SIZE, 3), np.uint8), np.zeros((*SIZE, 3), np.uint8)
+        seg[4:], seg[6:10, 4:8], seg[6:10, 20:24] = (10, 56, 60), (0, 5, 60), (0, 5, 250)
+        parts[12:20, 12:16] = (30, 6, 90)
+        photo(home / f"{name}.jpg")
+        save(home / f"{name}_seg.png", seg)
+        save(home / f"{name}_parts_1.png", parts)
+        save(home / f"{name}_parts_2.png", parts // 30 * 10)  # class 256 + 0
+        rows = [("building, edifice", 312, 0), ("window", 5, 0), ("window", 5, 0), ("door", 774, 1), ("handle", 9, 1)]
+        rows += [("hidden", 7, 0), ("knob", 256, 2), ("hinge", 8, 2), ("-", [], 0)]
+        listed = [
+            {"id": number, "name": name, "raw_name": "raw", "name_ndx": index, "parts": {"part_level": level}}
+            for number, (name, index, level) in enumerate(rows)
+        ]
+        write_text(home / f"{name}.json", json.dumps({"annotation": {"object": listed}}))
+        save(home / name / f"instance_000_{name}.png", halves(0, 255))
+    return root
+
+
+@tree("ade20k_instances")
+def ade20k_instances(root: Path) -> Path:
+    """A bed (1), and two flags (100)."""
+    for split, short in (("training", "train"), ("validation", "val")):
+        name = f"{split}/ADE_{short}_00000001"
+        photo(root / "images" / f"{name}.jpg")
+        mask = np.zeros((*SIZE, 3), np.uint8)
+        mask[2:6, 2:10], mask[8:12, 2:4], mask[8:12, 4:6] = (1, 1, 0), (100, 2, 0), (100, 3, 0)
+        save(root / "annotations_instance" / f"{name}.png", mask)
     return root

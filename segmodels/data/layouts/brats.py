@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -21,10 +22,16 @@ from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 CLASSES = ("background", "necrosis", "oedema", "non-enhancing tumour", "enhancing tumour")
-MODALITIES = ("flair", "t1", "t1c", "t1ce", "t2")
-"""Names that a file of the image has, lower case, in the order of the channels."""
+MODALITIES = ("flair", "t1", "t1c", "t2")
+"""In the order of the channels."""
+
+NAMES = {name: name for name in MODALITIES} | {"t2f": "flair", "t1n": "t1", "t1ce": "t1c", "t2w": "t2"}
+"""Word in the name of a file, lower case -> modality."""
 
 LABELS = ("otmulticlass", "seg")
+ENHANCING_2023, ENHANCING = 3, 4
+"""Label ids of the enhancing tumour in the challenges from 2023 on, and before."""
+
 CARD = LayoutCard(
     "BraTS, brain tumours",
     "https://www.med.upenn.edu/cbica/brats2020/",
@@ -40,17 +47,19 @@ class Brats(Published):
     """
 
     places = ("", "brats2015TrainingData/", "MICCAI_BraTS2020_TrainingData/", "BraTS2020_TrainingData/")
-    marks = "a folder for each case, in it *_flair.nii.gz or Flair*.nii.gz, with *_seg.nii.gz or OTMultiClass.nii.gz"
+    marks = "a folder for each case, in it *_flair.nii.gz, *-t2f.nii.gz or Flair*.nii.gz"
     tree: ClassVar[str] = """\
 train/brats_2013_pat0005_1/Flair_subtrMeanDivStd.nii.gz       DeepMedic; with T1c_subtrMeanDivStd.nii.gz
 train/brats_2013_pat0005_1/OTMultiClass.nii.gz                label ids 0..4
 BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz        the challenge; with _t1, _t1ce, _t2
 BraTS20_Training_001/BraTS20_Training_001_seg.nii.gz          label ids 0, 1, 2, 4
+BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz            from 2023 on; with -t1n, -t1c, -t2w
+BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz            label ids 0..3, 3 the enhancing tumour
 """
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        paths = (path for place in ("*/*.nii*", "*/*/*.nii*") for path in folder.glob(place))
+        paths = (path for place in ("*/*.nii*", "*/*/*.nii*", "*/*/*/*.nii*") for path in folder.glob(place))
         return any(_part(path.name) == "flair" for path in paths)
 
     @classmethod
@@ -85,6 +94,8 @@ BraTS20_Training_001/BraTS20_Training_001_seg.nii.gz          label ids 0, 1, 2,
         if mask is None or _part(mask) not in LABELS:
             return None
         ids, spacing = read_label_volume(self.root / mask)
+        if stem(mask).endswith("-seg"):  # as files are named since 2023
+            ids[ids == ENHANCING_2023] = ENHANCING
         return replace(Annotation.of_classes(encode_labels(self.labels, ids, mask)), spacing=spacing)
 
 
@@ -101,7 +112,6 @@ class BratsSlices(Slices):
 
 
 def _part(file: str) -> str | None:
-    """The modality or the labels that a file holds, by its name."""
-    name = stem(file.rpartition("/")[2]).lower()
-    words = {name.rpartition("_")[2], name.partition("_")[0]}
-    return next((word for word in (*MODALITIES, *LABELS) if word in words), None)
+    """The modality or the labels that a file holds, by the last or the first word of its name."""
+    words = re.split("[_-]", stem(file.rpartition("/")[2]).lower())
+    return next((NAMES.get(word, word) for word in (words[-1], words[0]) if word in NAMES or word in LABELS), None)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.decoding import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.cityscapes_polygons import PER_CLASS, draw_polygons
 from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published
@@ -21,9 +22,7 @@ from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 IMAGE = "_leftImg8bit"
-LABELS, TRAIN_IDS, INSTANCES = "labelIds", "labelTrainIds", "instanceIds"
-PER_CLASS = 1000
-"""An object's value is its label id times this, plus its number; smaller values are label ids."""
+LABELS, TRAIN_IDS, INSTANCES, POLYGONS = "labelIds", "labelTrainIds", "instanceIds", "polygons"
 
 LICENCE = "research and teaching only, no redistribution: https://www.cityscapes-dataset.com/license/"
 GET = "register at https://www.cityscapes-dataset.com, then unpack leftImg8bit_trainvaltest.zip and {} into one folder"
@@ -43,8 +42,9 @@ class Cityscapes(Published):
     """Cityscapes.
 
     Splits are the folders; a sample's group is its city. The class map comes from ``labelIds``, without it from
-    ``labelTrainIds``, without both from ``instanceIds``. Objects come from ``instanceIds``; a region of a countable
-    class without numbers is a crowd. Images without annotation, and the reverse, are left out.
+    ``labelTrainIds``, without both from ``instanceIds``, without all of them from ``polygons``, drawn as Cityscapes'
+    own scripts draw them. Objects come from ``instanceIds`` or ``polygons``; a region of a countable class without
+    numbers is a crowd. Images without annotation, and the reverse, are left out.
     """
 
     table = "cityscapes"
@@ -54,6 +54,7 @@ leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png         likewise v
 gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png          label ids 0..33
 gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png     or these: train ids 0..18, 255 void
 gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png       optional: 16 bits, label id * 1000 + number
+gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where there are none of these PNG files
 """
     truth: ClassVar[str] = "gtFine"
 
@@ -64,23 +65,25 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png       optional: 
     @cached_property
     def labels(self) -> LabelMap:
         labels = super().labels
-        return labels if self._files[INSTANCES] else replace(labels, things=frozenset())
+        objects = self._files[INSTANCES] or self._files[POLYGONS]
+        return labels if objects else replace(labels, things=frozenset())
 
     @cached_property
     def _files(self) -> dict[str, dict[str, str]]:
-        """Kind of file -> ``split/city/frame`` -> path."""
-        found: dict[str, dict[str, str]] = {LABELS: {}, TRAIN_IDS: {}, INSTANCES: {}}
-        for name, file in self.files(self.truth, (".png",)).items():
+        """Kind of file -> ``split/city/frame`` -> path; polygons only of frames without a PNG file."""
+        found: dict[str, dict[str, str]] = {LABELS: {}, TRAIN_IDS: {}, INSTANCES: {}, POLYGONS: {}}
+        for name, file in self.files(self.truth, (".png", ".json")).items():
             frame, _, kind = name.rpartition("_")
             if kind in found and frame.endswith(f"_{self.truth}"):
                 found[kind][frame.removesuffix(f"_{self.truth}")] = file
-        return found
+        drawn = found[LABELS].keys() | found[TRAIN_IDS].keys() | found[INSTANCES].keys()
+        return found | {POLYGONS: {name: file for name, file in found[POLYGONS].items() if name not in drawn}}
 
     def samples(self) -> Iterable[Sample]:
         pictures = self.files("leftImg8bit").items()
         images = {name.removesuffix(IMAGE): image for name, image in pictures if name.endswith(IMAGE)}
         kinds = self._files
-        masks = kinds[INSTANCES] | kinds[TRAIN_IDS] | kinds[LABELS]
+        masks = kinds[POLYGONS] | kinds[INSTANCES] | kinds[TRAIN_IDS] | kinds[LABELS]
         for name, image, mask in self.paired(images, masks):
             split, _, frame = name.partition("/")
             objects = (kinds[INSTANCES][name],) if name in kinds[INSTANCES] and mask != kinds[INSTANCES][name] else ()
@@ -88,9 +91,10 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png       optional: 
 
     def annotation(self, sample: Sample) -> Annotation | None:
         mask, *objects = sample.files
-        stored = read_mask(self.root / mask).astype(np.int64)
+        polygons = mask.endswith(".json")
+        stored = draw_polygons(self.root / mask) if polygons else read_mask(self.root / mask).astype(np.int64)
         ids = stored
-        if mask.endswith(f"{INSTANCES}.png"):
+        if polygons or mask.endswith(f"{INSTANCES}.png"):
             objects, ids = [mask], np.where(stored < PER_CLASS, stored, stored // PER_CLASS)
         labels = self._train_ids if mask.endswith(f"{TRAIN_IDS}.png") else self.labels
         annotation = Annotation.of_classes(encode_labels(labels, ids, mask))

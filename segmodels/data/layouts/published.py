@@ -112,6 +112,11 @@ def colors_of(name: str) -> dict[Color, int]:
     return {_color(row): int(row["id"]) for row in reversed(_rows(name))}
 
 
+def ids_by_name(name: str) -> dict[str, int]:
+    """Name -> label id, of ``tables/NAME.csv``, ignored ones included."""
+    return {row["name"]: int(row["id"]) for row in _rows(name)}
+
+
 def _rows(name: str) -> list[dict[str, str]]:
     text = resources.files(__package__).joinpath("tables", f"{name}.csv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))

@@ -42,7 +42,7 @@ class Sbd(Published):
     """
 
     table = "voc2012"
-    places = ("", "dataset/", "benchmark_RELEASE/dataset/")
+    places: ClassVar[tuple[str, ...]] = ("", "dataset/", "benchmark_RELEASE/dataset/")
     marks = "img/ and cls/ with *.mat (benchmark_RELEASE/dataset)"
     tree: ClassVar[str] = """\
 benchmark_RELEASE/dataset/

@@ -41,7 +41,7 @@ class Synthia(Published):
     """
 
     table = "synthia"
-    places = ("", "RAND_CITYSCAPES/")
+    places: ClassVar[tuple[str, ...]] = ("", "RAND_CITYSCAPES/")
     marks = "RGB/ and GT/LABELS/ (RAND_CITYSCAPES)"
     tree: ClassVar[str] = """\
 RAND_CITYSCAPES/
@@ -51,7 +51,8 @@ RAND_CITYSCAPES/
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        return (folder / "RGB").is_dir() and (folder / "GT" / "LABELS").is_dir()
+        labels = folder / "GT" / "LABELS"
+        return (folder / "RGB").is_dir() and labels.is_dir() and not any(labels.glob("Stereo_*"))  # synthia_seqs
 
     def samples(self) -> Iterable[Sample]:
         for name, image, mask in self.paired(self.files("RGB"), self.files("GT/LABELS", (".png",))):
@@ -129,6 +130,6 @@ SYNTHIA_RAND_CVPR16/
 
 
 def _numbers(path: Path) -> NDArray[np.int32]:
-    """A text file with a line of numbers for each row of pixels."""
+    """A text file with a line of numbers for each row of pixels; void, 0, is -1 in some files."""
     with reading(path, damaged="replace it"):
-        return np.loadtxt(path, dtype=np.int32, ndmin=2)
+        return np.maximum(np.loadtxt(path, dtype=np.int32, ndmin=2), 0)

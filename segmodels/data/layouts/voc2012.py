@@ -139,7 +139,9 @@ VOCdevkit/VOC2012/
     ),
 )
 class Voc2012Aug(Voc2012):
-    """PASCAL VOC 2012 with the further masks of SBD: grey PNG, without objects."""
+    """PASCAL VOC 2012 with the further masks of SBD: grey PNG, without objects. Layout ``voc2012_sbd`` reads SBD's own
+    Matlab files, with objects.
+    """
 
     marks = "JPEGImages/ and SegmentationClassAug/, at the top or in VOCdevkit/VOC2012/"
     masks: ClassVar[str] = "SegmentationClassAug"

@@ -1,0 +1,107 @@
+"""COCO-Stuff (Caesar, CVPR 2018): maps of things and stuff over the photographs of COCO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from segmodels.annotations import Annotation
+from segmodels.data.decoding import read_mask
+from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
+from segmodels.data.layouts.coco_archives import IMAGES, STUFF
+from segmodels.data.layouts.coco_view import ANNOTATIONS, COUNTS, LICENCE, CocoView, found, plain
+from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.published import read_label_table
+from segmodels.labels import LabelMap
+
+MAPS = ("stuffthingmaps/", "stuffthingmaps_trainval2017/", "annotations/")
+"""Folders of the 171 classes' maps."""
+
+PIXEL_MAPS = "_pixelmaps"
+"""End of the names of the folders of COCO's own maps, with 91 classes of stuff and one for all things."""
+
+FIRST_STUFF, THINGS_ID = 92, 183
+THINGS_COLOR = (255, 255, 255)
+
+
+@register_layout(
+    "coco_stuff",
+    LayoutCard(
+        "COCO-Stuff, 171 classes",
+        "https://github.com/nightrome/cocostuff",
+        COUNTS,
+        LICENCE,
+        archives=(*IMAGES, STUFF),
+    ),
+)
+class CocoStuff(CocoView):
+    """COCO-Stuff's maps of 80 classes of things and 91 of stuff, without objects. Mask values are category ids less 1;
+    255 counts nowhere.
+
+    The maps of COCO's own stuff annotations hold category ids as they are: 91 classes of stuff, 183 for all things,
+    here the class ``other``, and 0, which counts nowhere.
+    """
+
+    table = "coco_stuff"
+    marks = "stuffthingmaps/val2017/ or annotations/stuff_val2017_pixelmaps/"
+    tree: ClassVar[str] = """\
+val2017/000000000139.jpg                                     likewise train2017/; also below images/
+stuffthingmaps/val2017/000000000139.png                      category id - 1, 255 unlabelled; also below annotations/
+annotations/stuff_val2017_pixelmaps/000000000139.png         or these: category id of stuff, 183 things, 0 unlabelled
+"""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        return bool(_maps(folder) or _pixel_maps(folder))
+
+    @classmethod
+    def with_things(cls, root: Path) -> bool:
+        """Whether the maps hold things too, all 171 classes."""
+        return bool(_maps(root / (cls.place(root) or "")))
+
+    @classmethod
+    def published(cls) -> LabelMap | None:
+        return replace(read_label_table(cls.table), things=frozenset())
+
+    @cached_property
+    def labels(self) -> LabelMap:
+        whole = super().labels
+        if _maps(self.root / self.top):
+            return whole
+        stuff = {id + 1: train for id, train in whole.ids.items() if FIRST_STUFF <= id + 1 < THINGS_ID}
+        names = (*(whole.classes[train] for train in stuff.values()), "other")
+        colors = (*(whole.palette[train] for train in stuff.values()), THINGS_COLOR)
+        ids = {id: train for train, id in enumerate((*stuff, THINGS_ID))}
+        return LabelMap(names, colors, ids | {0: whole.ignore_index}, whole.ignore_index)
+
+    def samples(self) -> Iterable[Sample]:
+        left_out: list[str] = []
+        folder = self.root / self.top
+        for split, maps in (_maps(folder) or _pixel_maps(folder)).items():
+            parts = (split, f"images/{split}", f"images/{plain(split)}", plain(split), "images")
+            images = next(filter(None, (self.files(part) for part in parts)), {})
+            images = {name: file for name, file in images.items() if not file.endswith(".png")}
+            for name, image, mask in self.paired(images, self.files(maps, (".png",))):
+                yield Sample(name, plain(split), image, (mask,), group=name)
+            left_out += self.left_out
+        self.left_out = left_out
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        (mask,) = sample.files
+        return Annotation.of_classes(encode_labels(self.labels, read_mask(self.root / mask), mask))
+
+
+def _maps(folder: Path) -> Mapping[str, str]:
+    """Split -> the folder of its maps, relative to ``folder``."""
+    for place in MAPS:
+        maps = found(folder, (place,), "", "")
+        if maps := {split: part for split, part in maps.items() if (folder / part).is_dir()}:
+            return maps
+    return {}
+
+
+def _pixel_maps(folder: Path) -> Mapping[str, str]:
+    return found(folder, (*ANNOTATIONS, ""), "stuff_", PIXEL_MAPS)
