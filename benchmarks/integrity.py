@@ -1,8 +1,8 @@
 """What the checksums of records cost a training: ``python -m benchmarks.integrity``. Target: at most 1 %.
 
-Each record is compared with its checksum when it is first read, so the first epoch pays for all. The processor time of
-the checks is counted in a training of one epoch, start and validation left out: no second training is needed to compare
-with, and neither noise nor waiting for the interpreter's lock hides what is measured.
+Each record is compared with its checksum when it is first read, so the first epoch pays for the whole training, here
+one of three epochs. The processor time of the checks is counted in the epochs, start and validation left out: no second
+training is needed to compare with, and neither noise nor waiting for the interpreter's lock hides what is measured.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from components.__main__ import main as command
 from segmodels.data.records import Record
 from segmodels.training.fit import Fit
 
-TRAIN, SIZE = 1200, 96
+TRAIN, SIZE, EPOCHS = 1200, 96, 3
 PARAMS = {
     "ingest": {"digits": {"train": TRAIN, "val": 20, "test": 20, "size": SIZE}},
-    "train": {"epochs": 1, "batch_size": 16, "accelerator": "cpu", "options": {"widths": [16, 32, 64, 128, 256]}},
+    "train": {"epochs": EPOCHS, "batch_size": 16, "accelerator": "cpu", "options": {"widths": [16, 32, 64, 128, 256]}},
 }
 
 
@@ -37,13 +37,15 @@ def main() -> None:
         ):
             assert command(["train"]) == 0
     rows: list[list[object]] = [
-        ["one epoch", sum(epochs)],
-        ["processor time of the checksums within it", sum(checks)],
-        ["share", sum(checks) / sum(epochs)],
+        ["first epoch", epochs[0]],
+        ["all epochs", sum(epochs)],
+        ["processor time of the checksums", sum(checks)],
+        ["share of the first epoch", sum(checks) / epochs[0]],
+        ["share of all epochs", sum(checks) / sum(epochs)],
     ]
     text = (
-        f"U-Net of the demo, {TRAIN} images of {SIZE}x{SIZE} in batches of 16, {len(checks)} records"
-        f" checked.\n\n{markdown_table(['', 's'], rows)}"
+        f"U-Net of the demo, {TRAIN} images of {SIZE}x{SIZE} in batches of 16, {EPOCHS} epochs,"
+        f" {len(checks)} records checked.\n\n{markdown_table(['', 's'], rows)}"
     )
     write_section("Checksums of records", text)
 

@@ -66,6 +66,11 @@ def _schema(further: tuple[str, ...]) -> pa.Schema:
     )
 
 
+@lru_cache(maxsize=8)
+def _pixel_columns(further: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(field.name for field in _schema(further) if pa.types.is_large_binary(field.type))
+
+
 def encode(
     sample_id: str, image: NDArray, annotation: Annotation | None, image_label: int | None, labels: LabelMap
 ) -> pa.RecordBatch:
@@ -182,9 +187,8 @@ class Record:
             ValueError: it has changed since it was written.
         """
         self._batch.validate(full=True)
-        names = self._batch.schema.names
-        large = [name for name in names if pa.types.is_large_binary(self._batch.schema.field(name).type)]
-        small = {name: self.value(name) for name in names if name not in (*large, "crc")}
+        large = _pixel_columns(tuple(self._labels.further))
+        small = {name: self.value(name) for name in self._batch.schema.names if name not in (*large, "crc")}
         buffers = [self._batch.column(name) for name in large]
         parts = (part for column in buffers if not column.null_count for part in _chunks(_values(column), file))
         if checksum(small, parts) != self.value("crc"):
