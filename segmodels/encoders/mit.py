@@ -1,7 +1,7 @@
 """Mix Transformer, the body of SegFormer (Xie et al.: SegFormer: Simple and Efficient Design for Semantic Segmentation
 with Transformers, NeurIPS 2021, arXiv 2105.15203, section 3.1).
 
-The keys are those of the authors' release; transformers' checkpoints load too.
+The keys are those of the authors' release; checkpoints of transformers and of OpenMMLab load too.
 """
 
 from __future__ import annotations
@@ -43,6 +43,21 @@ TRANSFORMERS: Names = (
     (r"\.mlp\.dense([12])\.", r".mlp.fc\1."),
 )
 """transformers' names of versions 4 (the published checkpoints) and 5 (a model's own state_dict)."""
+
+OPENMMLAB: Names = (
+    *(
+        (rf"^layers\.{i}\.{place}\.", f"{ours}{i + 1}.")
+        for i in range(4)
+        for place, ours in enumerate(("patch_embed", "block", "norm"))
+    ),
+    (r"^(patch_embed\d)\.projection\.", r"\1.proj."),
+    (r"\.attn\.attn\.in_proj_(weight|bias)$", r".attn.in_proj.\1"),
+    (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.ffn\.layers\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.dwconv.dwconv."),
+    (r"\.ffn\.layers\.4\.", ".mlp.fc2."),
+)
+"""Names of mmsegmentation's ``MixVisionTransformer``, whose linear layers of the Mix-FFN are 1x1 convolutions."""
 
 
 class EfficientAttention(nn.Module):
@@ -173,16 +188,22 @@ class MiT(Encoder):
         return [[self.get_submodule(f"{part}{i}") for part in ("patch_embed", "block", "norm")] for i in (1, 2, 3, 4)]
 
     def translate(self, key: str) -> str:
-        """transformers' names; ``adapt`` joins keys and values, which are two layers there."""
-        return renamed(key, TRANSFORMERS)
+        """Names of transformers and OpenMMLab; ``adapt`` brings their layers into this encoder's form."""
+        return renamed(key, (*TRANSFORMERS, *OPENMMLAB))
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        for key in [key for key in state if ".attn.k." in key]:
-            value = key.replace(".attn.k.", ".attn.v.")
-            if value in state:
-                state = state | {key.replace(".attn.k.", ".attn.kv."): torch.cat([state[key], state[value]])}
-                state = {name: tensor for name, tensor in state.items() if name not in (key, value)}
-        return super().adapt(state)
+        """Keys and values are one layer, queries another: transformers has three, OpenMMLab one."""
+        adapted = dict(state)
+        for key, tensor in state.items():
+            if ".attn.k." in key and (value := key.replace(".attn.k.", ".attn.v.")) in state:
+                adapted[key.replace(".attn.k.", ".attn.kv.")] = torch.cat([adapted.pop(key), adapted.pop(value)])
+            elif ".attn.in_proj." in key:
+                query, *others = adapted.pop(key).chunk(3)
+                adapted[key.replace(".in_proj.", ".q.")] = query
+                adapted[key.replace(".in_proj.", ".kv.")] = torch.cat(others)
+            elif ".mlp.fc" in key and tensor.dim() == 4:
+                adapted[key] = tensor.flatten(1)
+        return super().adapt(adapted)
 
 
 def to_map(tokens: Tensor, size: Size) -> Tensor:

@@ -19,6 +19,7 @@ from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import resample_positions
 from segmodels.errors import InputError
 from segmodels.layers.blocks import ChannelNorm, DropPath, check_images, initialise_transformer, resize
+from segmodels.layers.mask_decoder import SamMLP
 from segmodels.layers.names import Names, renamed
 
 TRANSFORMERS: Names = (
@@ -30,19 +31,6 @@ TRANSFORMERS: Names = (
     (r"^neck\.conv2\.", "neck.2."),
     (r"^neck\.layer_norm2\.", "neck.3."),
 )
-
-
-class SamMLP(nn.Module):
-    """Linear, an activation, linear; the authors' keys."""
-
-    def __init__(self, channels: int, hidden: int, activation: type[nn.Module] = nn.GELU) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(channels, hidden)
-        self.lin2 = nn.Linear(hidden, channels)
-        self.act = activation()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(self.act(self.lin1(x)))
 
 
 class RelativeAttention(nn.Module):

@@ -1,8 +1,8 @@
 """Swin transformer (Liu et al.: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, ICCV 2021,
 arXiv 2103.14030).
 
-The keys are those of the authors' release for dense prediction; their ImageNet checkpoints, timm's and transformers'
-load, tables of other windows included.
+The keys are those of the authors' release for dense prediction; their ImageNet checkpoints and those of timm,
+transformers and OpenMMLab load, tables of other windows included.
 """
 
 from __future__ import annotations
@@ -38,6 +38,16 @@ TRANSFORMERS: Names = (
     (r"^(layers\.\d\.blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     *((rf"^hidden_states_norms\.(stage{i + 1}|{i})\.", f"norm{i}.") for i in range(4)),
 )
+
+OPENMMLAB: Names = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^stages\.", "layers."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+    (r"^(layers\.\d\.downsample)\.", r"\1.unfolded."),
+)
+"""Names of mmsegmentation's and mmdetection's ``SwinTransformer``, whose merging has another order of channels."""
 
 
 class WindowAttention(nn.Module):
@@ -223,7 +233,9 @@ class Swin(Encoder):
         return cast("list[Stage]", list(self.layers))
 
     def translate(self, key: str) -> str:
-        return renamed(key, TRANSFORMERS) if re.match(r"^(swin|embeddings|encoder|hidden_states_norms)\.", key) else key
+        if re.match(r"^(swin|embeddings|encoder|hidden_states_norms)\.", key):
+            return renamed(key, TRANSFORMERS)
+        return renamed(key, OPENMMLAB) if re.match(r"^(stages|patch_embed\.projection)\.", key) else key
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Separate queries, keys and values are joined; tables of relative positions are resampled to this window."""
@@ -231,6 +243,8 @@ class Swin(Encoder):
             key: value for key, value in state.items() if not key.endswith(("relative_position_index", "attn_mask"))
         }
         state = joined_attention(state)
+        for key in [key for key in state if ".unfolded." in key]:
+            state[key.replace(".unfolded.", ".")] = folded(state.pop(key))
         if any(key.startswith("layers.3.downsample.") for key in state):  # timm: the merging opens a stage
             for i in (1, 2, 3):
                 before = f"layers.{i - 1}.downsample."
@@ -245,6 +259,13 @@ class Swin(Encoder):
 
     def no_weight_decay(self) -> set[str]:
         return {key for key, _ in self.named_parameters() if key.endswith("relative_position_bias_table")}
+
+
+def folded(merging: Tensor) -> Tensor:
+    """A tensor of OpenMMLab's patch merging, ``(..., 4 C)``, in the order of ``PatchMerging``: there the four tokens of
+    a group, row by row, stand beside each other for each channel.
+    """
+    return merging.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
 
 
 def resample_table(table: Tensor, length: int) -> Tensor:

@@ -43,9 +43,13 @@ def test_all_promised_datasets_have_one() -> None:
     }
 
 
-def test_the_digits_as_objects_have_a_detector() -> None:
-    (path,) = set(FILES) - set(DATASETS)
+@pytest.mark.parametrize(
+    ("name", "task", "metric"),
+    [("digits_instances", "instance", "mask_ap"), ("digits_prompts", "promptable", "object_iou")],
+)
+def test_the_digits_as_objects_have_a_model_for_each_task(name: str, task: str, metric: str) -> None:
+    (path,) = (path for path in set(FILES) - set(DATASETS) if path.stem == name)
     params = load_params(path)
     assert f"make run PARAMS=params/{path.name}" in path.read_text()
-    assert MODELS[params.train.model].card.tasks == ("instance",)
-    assert params.register.metric == "mask_ap"
+    assert MODELS[params.train.model].card.tasks == (task,)
+    assert params.register.metric == metric

@@ -1,11 +1,13 @@
 """ViT, MiT and Swin against transformers: its own state_dict loads, and every map is equal."""
 
 import os
+import re
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from segmodels.encoders.mit import MiT
 from segmodels.encoders.registry import create_encoder
@@ -77,6 +79,65 @@ def test_names_of_published_mit_checkpoints_are_known():
     }
     assert {theirs: encoder.translate(theirs) for theirs in names} == names
     assert set(names.values()) <= encoder.state_dict().keys()
+
+
+def under_other_names(state, *names):
+    """A ``backbone`` of OpenMMLab, whose names begin with a stage's number from 0."""
+    given = {}
+    for key, value in state.items():
+        for pattern, theirs in names:
+            key = re.sub(pattern, theirs, key)
+        stage = re.sub(r"STAGE(\d)", lambda found: str(int(found[1]) - 1), key)
+        given[f"backbone.{stage}"] = value.contiguous()
+    return given
+
+
+def test_mit_loads_the_names_and_layers_of_openmmlab(tmp_path):
+    torch.manual_seed(0)
+    given, encoder = (MiT((16, 24, 20, 32), (1, 2, 1, 1)) for _ in range(2))
+    state = given.state_dict()
+    theirs = {}
+    for key, value in state.items():
+        if ".attn.q." in key:
+            theirs[key.replace(".attn.q.", ".attn.attn.in_proj_")] = torch.cat([value, state[key.replace("q.", "kv.")]])
+        elif ".attn.kv." not in key:
+            theirs[key] = value[:, :, None, None] if re.search(r"fc\d\.weight", key) else value
+    names = (
+        *((r"^patch_embed(\d)", r"layers.STAGE\1.0"), (r"^block(\d)", r"layers.STAGE\1.1")),
+        *((r"^norm(\d)", r"layers.STAGE\1.2"), (r"\.0\.proj\.", ".0.projection.")),
+        *((r"\.attn\.proj\.", ".attn.attn.out_proj."), (r"\.mlp\.fc1", ".ffn.layers.0")),
+        *((r"\.mlp\.dwconv\.dwconv", ".ffn.layers.1"), (r"\.mlp\.fc2", ".ffn.layers.4")),
+    )
+    theirs = under_other_names(theirs, *names)
+    assert {"backbone.layers.0.0.projection.weight", "backbone.layers.1.1.1.attn.attn.in_proj_weight"} <= theirs.keys()
+    assert {"backbone.layers.3.2.bias", "backbone.layers.0.1.0.ffn.layers.4.weight"} <= theirs.keys()
+    save_file(theirs, tmp_path / "mit.safetensors")
+    load_weights(encoder, tmp_path / "mit.safetensors", translate=encoder.translate, adapt=encoder.adapt)
+    assert all(torch.equal(value, state[key]) for key, value in encoder.state_dict().items())
+
+
+def test_swin_loads_openmmlabs_merging_whose_channels_are_those_of_unfold(tmp_path):
+    torch.manual_seed(0)
+    given, encoder = (Swin(24, (1, 1, 1, 1), (1, 2, 3, 6)) for _ in range(2))
+    state = given.state_dict()
+    merging = {"norm.weight": torch.rand(96), "norm.bias": torch.rand(96), "reduction.weight": torch.rand(48, 96)}
+    theirs = state | {f"layers.0.downsample.{key}": value for key, value in merging.items()}
+    names = (
+        *((r"^layers\.", "stages."), (r"^patch_embed\.proj", "patch_embed.projection"), (r"\.attn\.", ".attn.w_msa.")),
+        *((r"\.mlp\.fc1", ".ffn.layers.0.0"), (r"\.mlp\.fc2", ".ffn.layers.1")),
+    )
+    theirs = under_other_names(theirs, *names)
+    assert "backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table" in theirs
+    theirs["backbone.stages.0.blocks.0.attn.w_msa.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+    save_file(theirs, tmp_path / "swin.safetensors")
+    load_weights(encoder, tmp_path / "swin.safetensors", translate=encoder.translate, adapt=encoder.adapt)
+    elsewhere = [key for key in state if ".downsample." not in key]
+    assert all(torch.equal(encoder.state_dict()[key], state[key]) for key in elsewhere)
+    x = torch.randn(2, 24, 6, 4)
+    unfolded = functional.unfold(x, 2, stride=2).transpose(1, 2)
+    expected = functional.layer_norm(unfolded, (96,), merging["norm.weight"], merging["norm.bias"])
+    expected = (expected @ merging["reduction.weight"].T).unflatten(1, (3, 2))
+    torch.testing.assert_close(encoder.layers[0].downsample(x.permute(0, 2, 3, 1)), expected)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 32)])

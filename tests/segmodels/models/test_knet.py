@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segmodels.models.knet import AdaptiveUpdate, KernelUpdate, group_features, one_mask_per_pixel
+from segmodels.layers.kernel_update import AdaptiveUpdate, KernelUpdate, group_features, one_mask_per_pixel
 from segmodels.models.registry import create_model, model_entry
 
 NAMES = ["knet_fcn_r50_d8", "knet_pspnet_r50_d8", "knet_deeplab_v3_r50_d8", "knet_upernet_r50"]
