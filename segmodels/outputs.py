@@ -120,22 +120,23 @@ class DetectionTraining(NamedTuple):
 
     classes: Sampled  # logits (N, C) or (N, C + 1) and targets (N,) or (N, C), as the model's loss reads them
     boxes: Sampled  # of positive samples, (P, 4)
-    masks: Sampled  # of positive samples, logits (P, m, n) and targets 0..1
+    masks: Sampled  # of positive samples, logits (P, m, n) and targets 0..1, negative where a cell does not count
     proposals: Sampled | None = None  # objectness of a first stage: logits (A,) and 0 or 1
     proposal_boxes: Sampled | None = None  # of its positive anchors, (P, 4)
-    further: Mapping[str, Sampled] = {}  # by name: centerness, mask_iou, ...
+    further: Mapping[str, Sampled] = {}  # logits and targets 0..1 of further heads, by the names of their curves
 
 
 class DetectionOutput(NamedTuple):
     """Scored boxes with a class and a mask each (Mask R-CNN, one-stage detectors with masks).
 
-    One tensor per image, since images have different numbers of detections. They need not be free of duplicates.
+    One tensor per image, as images have different numbers of detections; one tensor with an axis for the images in
+    front where all have the same number. They need not be free of duplicates.
     """
 
-    boxes: tuple[Tensor, ...]  # (N, 4) left, top, right, bottom in pixels of the input
-    scores: tuple[Tensor, ...]  # (N,) probability of the class, 0..1
-    labels: tuple[Tensor, ...]  # (N,) int64, places among the model's classes
-    masks: tuple[Tensor, ...]  # (N, m, n) logits over the box, of any resolution
+    boxes: tuple[Tensor, ...] | Tensor  # (N, 4) left, top, right, bottom in pixels of the input
+    scores: tuple[Tensor, ...] | Tensor  # (N,) probability of the class, 0..1
+    labels: tuple[Tensor, ...] | Tensor  # (N,) int64, places among the model's classes
+    masks: tuple[Tensor, ...] | Tensor  # (N, m, n) logits over the box, of any resolution
     size: tuple[int, int]  # height and width of the input
     training: DetectionTraining | None = None  # None in evaluation mode
     auxiliary: tuple[DetectionOutput, ...] = ()  # of earlier stages of a cascade, training mode only

@@ -46,6 +46,30 @@ def anchors(
     return found
 
 
+def centred_anchors(
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    sizes: Sequence[Sequence[Sequence[float]]],
+    device: torch.device,
+) -> Tensor:
+    """Anchors of all maps in one list ``(A, 4)``: left, top, right, bottom; map by map, row by row, place by place, in
+    the order of the sizes. They lie around the places' centres.
+
+    Args:
+        shapes: height and width of each map.
+        strides: of each map, pixels.
+        sizes: of each map, width and height of each of its anchors in pixels.
+    """
+    found = []
+    for (height, width), stride, own in zip(shapes, strides, sizes, strict=True):
+        half = torch.tensor(own, dtype=torch.float32, device=device) / 2
+        rows, columns = (stride * (torch.arange(length, device=device) + 0.5) for length in (height, width))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        centres = torch.stack([x, y], dim=2).view(-1, 1, 2)
+        found.append(torch.cat([centres - half, centres + half], dim=2).view(-1, 4))
+    return torch.cat(found)
+
+
 def encode(boxes: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
     """Boxes ``(N, 4)`` relative to references ``(N, 4)``: shift of the centre as a share of the reference's size, and
     logarithm of the factor of its size, times ``weights`` (Girshick 2013, 1311.2524, appendix C): ``(N, 4)``.

@@ -27,20 +27,32 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float)
     return _greedy(boxes, scores, groups, threshold)
 
 
+def fast_nms(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
+    """Which boxes are dropped, ``(..., N)`` bool: those that a better one of their class overlaps by more than
+    ``threshold`` of IoU, whether or not the better one is dropped itself (YOLACT, Bolya 2019, 1904.02689, section 5).
+
+    Args:
+        boxes: ``(..., N, 4)`` left, top, right, bottom, best first.
+        labels: ``(..., N)``.
+    """
+    competing = labels[..., :, None] == labels[..., None, :]
+    return ((box_iou(boxes, boxes) > threshold) & competing).triu(diagonal=1).any(dim=-2)
+
+
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU ``(N, M)`` of boxes ``(N, 4)`` and ``(M, 4)``: left, top, right, bottom; 0 for boxes without area."""
+    """IoU ``(..., N, M)`` of boxes ``(..., N, 4)`` and ``(..., M, 4)``: left, top, right, bottom; 0 for boxes without
+    area.
+    """
     inter = box_intersection(first, second)
-    union = box_area(first)[:, None] + box_area(second) - inter
+    union = box_area(first)[..., :, None] + box_area(second)[..., None, :] - inter
     return inter / torch.where(union > 0, union, 1)
 
 
 def box_intersection(first: Tensor, second: Tensor) -> Tensor:
-    """Common area ``(N, M)`` of boxes ``(N, 4)`` and ``(M, 4)``."""
-    low, high = (
-        torch.maximum(first[:, None, :2], second[None, :, :2]),
-        torch.minimum(first[:, None, 2:], second[None, :, 2:]),
-    )
-    return (high - low).clamp(min=0).prod(dim=2)
+    """Common area ``(..., N, M)`` of boxes ``(..., N, 4)`` and ``(..., M, 4)``."""
+    first, second = first[..., :, None, :], second[..., None, :, :]
+    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
+    return (high - low).clamp(min=0).prod(dim=-1)
 
 
 def box_area(boxes: Tensor) -> Tensor:

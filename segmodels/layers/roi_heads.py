@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -31,6 +31,23 @@ class Detections(NamedTuple):
     scores: list[Tensor]  # (N,)
     labels: list[Tensor]  # (N,) int64, places among the classes
     masks: list[Tensor]  # (N, m, m) logits over the box
+
+
+class BoxesOfObjects(NamedTuple):
+    """Sampled boxes that stand for an object, P in all images of a batch."""
+
+    boxes: list[Tensor]  # (N, 4) of each image
+    owners: list[Tensor]  # (N,) int64, which object of its image
+    labels: Tensor  # (P,) int64, places among the classes
+    spare: list[Tensor]  # (0 or 1, 4) some box of each image, by which a layer gets a gradient where P is 0
+
+
+class MaskSamples(NamedTuple):
+    """What the head of masks says of P boxes of objects, and what is true of them."""
+
+    logits: Tensor  # (P, m, m)
+    shares: Tensor  # (P, m, m) of the cells that the objects cover, 0..1
+    further: Mapping[str, tuple[Tensor, Tensor]] = {}  # of further outputs by name, logits and what is true, 0..1
 
 
 class RoIHeads(nn.Module):
@@ -79,7 +96,7 @@ class RoIHeads(nn.Module):
         self.deltas = nn.Linear(hidden, 4 * (num_classes + 1))
         self.mask_head = nn.Sequential(*(ConvNormAct(channels, channels, norm=norm) for _ in range(mask_convs)))
         self.mask_up = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2), nn.ReLU())
-        self.masks = nn.Conv2d(channels, num_classes + 1, 1)
+        self.masks: nn.Module = nn.Conv2d(channels, num_classes + 1, 1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -98,17 +115,12 @@ class RoIHeads(nn.Module):
         boxes = clip(decode(deltas.float(), torch.cat(list(proposals)), CODING), size).split(counts)
         found = [self._best(*image) for image in zip(boxes, scores, strict=True)]
         chosen, best, labels = (list(values) for values in zip(*found, strict=True))
-        logits = self.mask_logits(pyramid, chosen)
-        own = logits[torch.arange(len(logits), device=logits.device), torch.cat(labels) + 1]
-        return Detections(chosen, best, labels, list(own.split([len(box) for box in chosen])))
+        return Detections(chosen, best, labels, self.masks_of(pyramid, chosen, labels))
 
     def samples_of(
         self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], truth: Sequence[Objects]
-    ) -> tuple[Samples, tuple[Tensor, Tensor]]:
-        """Samples to train on: of classes and boxes, and of masks, logits ``(P, m, m)`` and true shares of their cells.
-
-        The true boxes are among the proposals.
-        """
+    ) -> tuple[Samples, MaskSamples]:
+        """Samples to train on: of classes and boxes, and of masks. The true boxes are among the proposals."""
         boxes, owners = [], []
         for own, objects in zip(proposals, truth, strict=True):
             candidates = torch.cat([own, objects.boxes.to(own.dtype)])
@@ -121,15 +133,31 @@ class RoIHeads(nn.Module):
         of_objects = [box[place] for box, place in zip(boxes, positive, strict=True)]
         matches = [matched[place] for matched, place in zip(owners, positive, strict=True)]
         found = list(zip(truth, matches, of_objects, strict=True))
-        labels = torch.cat([objects.labels[owner] for objects, owner, _ in found]) + 1
+        labels = torch.cat([objects.labels[owner] for objects, owner, _ in found])
         all_labels = torch.zeros_like(torch.cat(owners))
         rows = places(torch.cat(owners) != BACKGROUND)
-        all_labels[rows] = labels
+        all_labels[rows] = labels + 1
         true_deltas = torch.cat([encode(objects.boxes[owner], box, CODING) for objects, owner, box in found])
-        logits = self.mask_logits(pyramid, of_objects if len(labels) else [box[:1] for box in boxes])[: len(labels)]
-        own_masks = logits[torch.arange(len(labels), device=labels.device), labels]
-        shares = [align_masks(objects.masks, box, owner, logits.shape[-1]) for objects, owner, box in found]
-        return Samples(classes, all_labels, deltas[rows, labels], true_deltas), (own_masks, torch.cat(shares))
+        samples = Samples(classes, all_labels, deltas[rows, labels + 1], true_deltas)
+        sampled = BoxesOfObjects(of_objects, matches, labels, [box[:1] for box in boxes])
+        return samples, self.mask_samples(pyramid, sampled, truth)
+
+    def masks_of(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+        """Logits ``(N, m, m)`` of the detections of each image, of boxes ``(N, 4)`` and classes ``(N,)``."""
+        logits = self.mask_logits(pyramid, boxes)
+        own = logits[torch.arange(len(logits), device=logits.device), torch.cat(list(labels)) + 1]
+        return list(own.split([len(box) for box in boxes]))
+
+    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
+        """What the head of masks says of the sampled boxes, and what is true of them."""
+        count = len(sampled.labels)
+        logits = self.mask_logits(pyramid, sampled.boxes if count else sampled.spare)[:count]
+        own = logits[torch.arange(count, device=logits.device), sampled.labels + 1]
+        return MaskSamples(own, true_shares(sampled, truth, logits.shape[-1]))
+
+    def classifiers(self) -> list[nn.Module]:
+        """The layers whose outputs are of the classes."""
+        return [self.classes, self.deltas, self.masks]
 
     def box_features(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """What classes and boxes follow from, ``(K, hidden)`` of all K boxes."""
@@ -166,6 +194,12 @@ def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tens
     levels = (LEVEL + torch.log2(side / SIDE) + 1e-6).floor().clamp(0, len(pyramid) - 1).long()
     scales = [1 / (STRIDE * 2**level) for level in range(len(pyramid))]
     return pyramid_align(pyramid, every, _images_of(boxes), levels, size, scales, POINTS)
+
+
+def true_shares(sampled: BoxesOfObjects, truth: Sequence[Objects], size: int) -> Tensor:
+    """Shares of ``size`` x ``size`` cells of each box that its object covers, ``(P, size, size)``."""
+    found = zip(truth, sampled.boxes, sampled.owners, strict=True)
+    return torch.cat([align_masks(objects.masks, box, owner, size) for objects, box, owner in found])
 
 
 def cells_of_level(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int, level: int) -> Tensor:

@@ -40,7 +40,8 @@ def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
 )
 class DetectionLoss(Loss):
     """Cross-entropy of classes and objectness, a loss of boxes in each stage divided by the number of the stage's
-    samples, and cross-entropy of masks: a plain sum, as in torchvision. Images without objects are all background.
+    samples, and cross-entropy of masks and further heads (PointRend's points): a plain sum, as in torchvision. Images
+    without objects are all background.
 
     Args:
         box_loss: ``smooth_l1`` of coded boxes, or ``giou`` of the boxes themselves.
@@ -80,6 +81,10 @@ class DetectionLoss(Loss):
                 "loss_classes": _mean(functional.cross_entropy, classes),
                 "loss_boxes": self._boxes(training.boxes, len(classes.target), STAGES["boxes"]),
                 "loss_masks": _mean(functional.binary_cross_entropy_with_logits, masks),
+            }
+            terms |= {
+                f"loss_{name}": _mean(functional.binary_cross_entropy_with_logits, samples)
+                for name, samples in training.further.items()
             }
             if training.proposals is not None and training.proposal_boxes is not None:
                 count = len(training.proposals.target)

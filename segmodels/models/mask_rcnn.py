@@ -18,7 +18,7 @@ from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects, Samples
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.roi_heads import RoIHeads
+from segmodels.layers.roi_heads import MaskSamples, RoIHeads
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
@@ -98,8 +98,8 @@ class MaskRCNN(Model):
         proposals, first = self.rpn([*pyramid, coarsest], padded, size, truth)
         if truth is None or first is None:
             found = self.roi_heads.detect(pyramid, proposals, size)
-            boxes, scores, labels, masks = (tuple(values) for values in found)
-            return DetectionOutput(boxes, scores, labels, masks, size)
+            boxes, scores, labels, logits = (tuple(values) for values in found)
+            return DetectionOutput(boxes, scores, labels, logits, size)
         second, masks = self.roi_heads.samples_of(pyramid, proposals, truth)
         return DetectionOutput((), (), (), (), size, _training(first, second, masks))
 
@@ -112,7 +112,7 @@ class MaskRCNN(Model):
         return renamed(key, FPN_CONVOLUTIONS)
 
     def classifiers(self) -> list[nn.Module]:
-        return [self.roi_heads.classes, self.roi_heads.deltas, self.roi_heads.masks]
+        return self.roi_heads.classifiers()
 
 
 def objects_of(segments: Sequence[Any], places: Tensor | None = None) -> list[Objects]:
@@ -140,14 +140,15 @@ def check_sides(sides: Sequence[float]) -> None:
         )
 
 
-def _training(first: Samples, second: Samples, masks: tuple[Tensor, Tensor]) -> DetectionTraining:
+def _training(first: Samples, second: Samples, masks: MaskSamples) -> DetectionTraining:
     """What the losses read."""
     return DetectionTraining(
         classes=Sampled(second.scores, second.labels),
         boxes=Sampled(second.deltas, second.true_deltas),
-        masks=Sampled(*masks),
+        masks=Sampled(masks.logits, masks.shares),
         proposals=Sampled(first.scores, first.labels),
         proposal_boxes=Sampled(first.deltas, first.true_deltas),
+        further={name: Sampled(*samples) for name, samples in masks.further.items()},
     )
 
 

@@ -16,7 +16,7 @@ from segmodels.layers.blocks import resize
 from segmodels.layers.fpn import FPN, SemanticBranch
 from segmodels.layers.names import FPN as FPN_NAMES
 from segmodels.layers.names import SEMANTIC_BRANCH, Names
-from segmodels.layers.points import sample_points, training_points
+from segmodels.layers.points import least_certain, replaced, sample_points, training_points
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput, PointPrediction
@@ -29,16 +29,6 @@ def uncertainty(logits: Tensor) -> Tensor:
     """How close the two likeliest classes are, 0 at most: ``(B, C, ...)`` to ``(B, ...)`` (section 5)."""
     first, second = logits.topk(2, dim=1).values.unbind(dim=1)
     return second - first
-
-
-def uncertain_pixels(logits: Tensor, points: int) -> tuple[Tensor, Tensor]:
-    """The most uncertain pixels, at most ``points``: their places in the flattened map ``(B, N)`` and the coordinates
-    of their centres ``(B, N, 2)``.
-    """
-    height, width = logits.shape[-2:]
-    places = uncertainty(logits).flatten(1).topk(torch.sym_min(height * width, points), dim=1).indices
-    columns, rows = (places % width + 0.5) / width, (places // width + 0.5) / height
-    return places, torch.stack([columns, rows], dim=2)
 
 
 class PointHead(nn.Module):
@@ -137,18 +127,9 @@ class PointRend(Model):
         logits = coarse
         for _ in range(self.steps):
             logits = resize(logits, (2 * logits.shape[-2], 2 * logits.shape[-1]))
-            places, coordinates = uncertain_pixels(logits, self.pixels)
-            logits = _replaced(logits, places, self.refine(fine, coarse, coordinates))
+            places, coordinates = least_certain(uncertainty(logits), self.pixels)
+            logits = replaced(logits, places, self.refine(fine, coarse, coordinates))
         return logits
-
-
-def _replaced(maps: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """Maps ``(B, C, h, w)`` with ``values`` ``(B, C, N)`` at ``places`` ``(B, N)`` of the flattened map."""
-    return (
-        maps.flatten(2)
-        .scatter(2, places[:, None].expand(-1, maps.shape[1], -1), values.to(maps.dtype))
-        .unflatten(2, maps.shape[-2:])
-    )
 
 
 @register_model(

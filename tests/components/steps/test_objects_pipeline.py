@@ -42,11 +42,16 @@ CASES = pytest.mark.parametrize(
         pytest.param("kernels_tiny", "semantic", marks=pytest.mark.slow),
         ("centers_tiny", "instance"),
         pytest.param("mask_rcnn_r50_fpn", "instance", marks=pytest.mark.slow),
+        pytest.param("yolo_mask_n", "instance", marks=pytest.mark.slow),
         pytest.param("panoptic_fpn_r50", "panoptic", marks=pytest.mark.slow),
     ],
 )
 SMALL = {"encoder": "mobilenet_v2", "channels": 32, "hidden": 64, "sides": [24, 32, 40, 56, 64], "samples": 16}
-OPTIONS = {"mask_rcnn_r50_fpn": SMALL, "panoptic_fpn_r50": SMALL | {"width": 32}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mask_rcnn_r50_fpn": SMALL,
+    "panoptic_fpn_r50": SMALL | {"width": 32},
+    "yolo_mask_n": {"anchors": [[[20, 28]], [[32, 40]], [[48, 48]]], "width": 16, "prototypes": 8},
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -171,6 +176,7 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     ("model", "task"),
     [
         pytest.param("kernels_tiny", "panoptic", marks=pytest.mark.slow),
+        pytest.param("yolo_mask_n", "instance", marks=pytest.mark.slow),
         ("centers_tiny", "instance"),
     ],
 )

@@ -131,9 +131,9 @@ def test_a_head_of_masks_without_objects_has_a_gradient_and_no_loss() -> None:
     heads = RoIHeads(2, channels=4, hidden=8, norm=torch.nn.BatchNorm2d)
     pyramid = [torch.randn(1, 4, 32 >> i, 32 >> i) for i in range(4)]
     proposals, truth = [torch.tensor([[0.0, 0, 50, 60]])], [objects(torch.zeros(0, 4))]
-    boxes, (logits, shares) = heads.samples_of(pyramid, proposals, truth)
-    assert (boxes.labels.tolist(), len(boxes.deltas), shares.shape) == ([0], 0, (0, 28, 28))
-    loss = boxes.scores.sum() + boxes.deltas.sum() + logits.sum()
+    boxes, masks = heads.samples_of(pyramid, proposals, truth)
+    assert (boxes.labels.tolist(), len(boxes.deltas), masks.shares.shape) == ([0], 0, (0, 28, 28))
+    loss = boxes.scores.sum() + boxes.deltas.sum() + masks.logits.sum()
     loss.backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in heads.parameters())
     assert all(value.isfinite().all() for value in heads.state_dict().values())

@@ -17,9 +17,10 @@ from segmodels.models.registry import create_model, model_entry
 from segmodels.tasks.registry import create_task
 
 SIDES = [24, 32, 40, 56, 64]
+TWO_STAGES = {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32}
 SMALL: dict[str, dict[str, Any]] = {
-    "mask_rcnn_r50_fpn": {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32},
-    "panet_r50": {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32},
+    **dict.fromkeys(("mask_rcnn_r50_fpn", "panet_r50", "pointrend_rcnn_r50_fpn"), TWO_STAGES),
+    "yolo_mask_n": {"anchors": [[[20, 28], [28, 28]], [[32, 40]], [[48, 48]]], "prototypes": 8, "width": 16},
 }
 DETECTORS = pytest.mark.parametrize("name", SMALL)
 TASK = create_task("instance", DIGITS)
@@ -69,7 +70,22 @@ def test_any_size_gives_whole_results_and_no_more_than_the_most(name: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn"])
+@DETECTORS
+def test_bfloat16_autocast_trains_and_finds_finite_values(name: str) -> None:
+    model = build(name).train()
+    images, annotations = batch(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = losses(model, name, images, annotations)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        output = model.eval()(images)
+    assert all(values.isfinite().all() for own in (output.boxes, output.scores, output.masks) for values in own)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn", "pointrend_rcnn_r50_fpn", "yolo_mask_n"])
 def test_detectors_learn_scenes_by_heart(name: str) -> None:
     model = build(name, samples=512).train()
     images, annotations = batch(4)

@@ -32,6 +32,7 @@ UPSAMPLING = (("upscore.", "upscore_pools."), "the scores themselves are upsampl
 DEPENDENT: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("fcn16s_vgg16", "fcn32s_vgg16", "fcn8s_vgg16"), UPSAMPLING),
     "pointrend_r50": (("point_head.fcs.",), "every layer of the point head sees the coarse scores"),
+    "pointrend_rcnn_r50_fpn": (("roi_heads.point_head.fcs.",), "every layer of the point head sees the coarse scores"),
     **dict.fromkeys(
         ("segmenter_t_mask", "segmenter_s_mask", "segmenter_b_mask", "segmenter_l_mask"),
         (("decoder.cls_emb",), "every class has an embedding"),

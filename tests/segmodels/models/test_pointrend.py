@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from segmodels.layers.points import sample_points, training_points
+from segmodels.layers.points import least_certain, sample_points, training_points
 from segmodels.losses import create_loss
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.pointrend import (
     PointHead,
     PointRend,
-    uncertain_pixels,
     uncertainty,
 )
 from segmodels.models.registry import create_model, model_entry
@@ -67,14 +66,14 @@ def test_training_points_crowd_where_the_logits_are_uncertain_in_the_share_asked
 
 def test_uncertain_pixels_are_those_of_the_smallest_margin_at_their_centres():
     logits = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
-    places, coordinates = uncertain_pixels(logits, 10)
+    places, coordinates = least_certain(uncertainty(logits), 10)
     for image in range(2):
         expected = uncertainty(logits)[image].flatten().argsort(descending=True)[:10]
         assert set(places[image].tolist()) == set(expected.tolist())
     torch.testing.assert_close(
         sample_points(logits, coordinates), logits.flatten(2).gather(2, places[:, None].expand(-1, 4, -1))
     )
-    assert uncertain_pixels(logits, 1000)[0].sort().values.tolist() == [list(range(48))] * 2
+    assert least_certain(uncertainty(logits), 1000)[0].sort().values.tolist() == [list(range(48))] * 2
 
 
 def small_model(**options: int) -> PointRend:
@@ -91,7 +90,7 @@ def test_a_subdivision_changes_only_the_chosen_pixels():
     with torch.no_grad():
         refined = model.subdivide(fine, coarse)
         doubled = F.interpolate(coarse, scale_factor=2, mode="bilinear")
-        places, coordinates = uncertain_pixels(doubled, 20)
+        places, coordinates = least_certain(uncertainty(doubled), 20)
         changed = (refined != doubled).any(dim=1).flatten(1)
         for image in range(2):
             assert set(changed[image].nonzero().flatten().tolist()) == set(places[image].tolist())
