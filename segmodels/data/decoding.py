@@ -1,4 +1,4 @@
-"""Reading image and mask files: one strict decoder for all formats.
+"""Reading image files: one strict decoder for all formats. ``label_files.py`` reads masks.
 
 Pillow decodes, not OpenCV: it gives the palette index where OpenCV expands palettes to colours, refuses truncated
 files, and keeps libpng's messages off stderr. ``deep_images.py`` reads what Pillow cannot hold: more than three
@@ -11,15 +11,14 @@ from __future__ import annotations
 import io
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from segmodels.data import deep_images, geometry
-from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
@@ -57,7 +56,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         InputError: missing, truncated, broken, floating-point pixels, or other channels; names the file.
     """
-    return decode_image(_read(path), path)
+    return decode_image(read_bytes(path), path)
 
 
 def decode_image(data: bytes, name: str | Path) -> np.ndarray:
@@ -70,7 +69,8 @@ def read_pixels(path: str | Path, turns: Turns | None = None) -> np.ndarray:
 
     Palettes are expanded to RGB, CMYK is converted, 1-bit pixels become 0 and 255, the alpha of pictures is dropped.
     TIFF files have any number of channels; those above 8 bits keep all of them, since a fourth one is most often near
-    infrared, whatever the file declares it to be. Of a file with several pages the first is read.
+    infrared, whatever the file declares it to be. Of an animation the first picture is read, of a TIFF file the first
+    page, if the others are only smaller copies.
 
     Args:
         turns: whether the picture is turned as its EXIF or TIFF orientation asks; asked only where it has one. None:
@@ -79,7 +79,7 @@ def read_pixels(path: str | Path, turns: Turns | None = None) -> np.ndarray:
     Raises:
         InputError: missing, truncated, broken, 32-bit integers, or a compression that is not known; names the file.
     """
-    return decode_pixels(_read(path), path, turns)
+    return decode_pixels(read_bytes(path), path, turns)
 
 
 def decode_pixels(data: bytes, name: str | Path, turns: Turns | None = None) -> np.ndarray:
@@ -87,7 +87,7 @@ def decode_pixels(data: bytes, name: str | Path, turns: Turns | None = None) -> 
     if data[:4] in deep_images.TIFF_MAGIC and (bands := deep_images.tiff_bands(data, name)) is not None:
         pixels, tag = bands
     else:
-        picture = _decode(data, name)
+        picture = open_picture(data, name)
         pixels, tag = _pixels(picture, data, name), orientation(picture)
     stored = pixels.shape[0], pixels.shape[1]
     if tag not in TURNED or (turns is not None and not turns(stored, stored[::-1] if tag in SIDEWAYS else stored)):
@@ -119,11 +119,16 @@ def orientation(picture: Image.Image) -> int:
         return 1
 
 
+def is_deep_png(picture: Image.Image, data: bytes) -> bool:
+    """Whether a picture is a PNG of 16 bits in colour or with alpha, of which Pillow keeps 8 bits."""
+    return picture.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6)
+
+
 def _pixels(picture: Image.Image, data: bytes, name: str | Path) -> np.ndarray:
     """``(H, W, C)`` in the order of the file."""
-    if picture.format == "PNG" and data[24] == 16 and data[25] in (2, 4, 6):
+    if is_deep_png(picture, data):
         return deep_images.deep_png(data)
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PPM"):
         return np.array(picture).astype(np.uint16)[:, :, None]
     if picture.mode in ("I", "F"):
         raise InputError(
@@ -133,6 +138,8 @@ def _pixels(picture: Image.Image, data: bytes, name: str | Path) -> np.ndarray:
         return np.array(picture.convert("L"))[:, :, None]
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA")  # by way of RGBA, as palettes may hold transparency
+    if (picture.mode, picture.format) == ("CMYK", "JPEG") and "adobe" not in picture.info:
+        picture = ImageChops.invert(picture)  # Pillow takes every file for one of Adobe's, which hold inverted inks
     return np.array(picture.convert("RGB"))
 
 
@@ -159,93 +166,6 @@ def converted(image: np.ndarray, channels: int, dtype: np.dtype, name: str | Pat
     return image
 
 
-def read_pages(path: str | Path) -> np.ndarray:
-    """Grey maps of all pages of a file, integer ``(P, H, W)``: one page in PNG, any number in TIFF.
-
-    Raises:
-        InputError: missing, truncated, broken, colours, or pages of several sizes; names the file.
-    """
-    picture = _decode(_read(path), path)
-    if (count := getattr(picture, "n_frames", 1)) > 1:
-        require_size((count, picture.height, picture.width), path)
-    pages = []
-    for number in range(count):
-        try:
-            picture.seek(number)
-            pages.append(np.array(picture))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
-    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
-        shapes = sorted({page.shape for page in pages})
-        raise InputError(f"file {path} has pages of the shapes {shapes}, expected grey ones of one size: convert it")
-    values = np.stack(pages).astype(np.int64) // picture.info.get("grey step", 1)
-    return np.moveaxis(geometry.upright(np.moveaxis(values, 0, -1), orientation(picture)), -1, 0)
-
-
-def page_count(path: str | Path) -> int:
-    """Number of pages of a TIFF file, 1 of others; errors as ``read_pages``."""
-    return int(getattr(_decode(_read(path), path), "n_frames", 1))
-
-
-def read_page(path: str | Path, number: int) -> np.ndarray:
-    """One grey page ``(H, W)`` of a TIFF file, of its own type; ``number`` counts from 0.
-
-    Raises:
-        InputError: as ``read_pages``, or the file has fewer pages.
-    """
-    picture = _decode(_read(path), path)
-    try:
-        picture.seek(number)
-        page = np.array(picture)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
-    if page.ndim != 2:
-        raise InputError(f"file {path} has a page of the shape {page.shape}, expected grey pages: convert it")
-    return page
-
-
-def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
-    """Decode a mask to the label ids in the file, ``(H, W)`` uint8, uint16 or int32.
-
-    A grey value (1 to 16 bits) or a palette's index is the label id. RGB and RGBA masks are accepted when all colour
-    channels are equal, or when ``palette`` (RGB colour -> label id), which takes precedence, knows every colour; alpha
-    is ignored.
-
-    Raises:
-        InputError: missing, truncated, broken, or colours that mean nothing; names the file.
-    """
-    picture = _decode(_read(path), path)
-    return geometry.upright(_label_ids(picture, path, palette or {}), orientation(picture))
-
-
-def _label_ids(picture: Image.Image, path: str | Path, palette: Mapping[Color, int]) -> np.ndarray:
-    """``(H, W)`` in the order of the file."""
-    if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)
-    if picture.mode == "L":
-        return np.array(picture) // picture.info.get("grey step", 1)
-    if picture.mode in ("P", "I") or picture.mode.startswith("I;16"):
-        return np.array(picture)
-    if picture.mode in ("LA", "PA"):
-        return np.array(picture)[:, :, 0]
-    if picture.mode not in ("RGB", "RGBA"):
-        raise InputError(
-            f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids"
-        )
-    colors = np.asarray(picture)[:, :, :3]
-    ids, unknown = _ids_of_colors(colors, palette)
-    if not unknown.any():
-        return ids
-    if (colors == colors[:, :, :1]).all():
-        return colors[:, :, 0].copy()
-    example = tuple(int(value) for value in colors[unknown][0])
-    lossy = f"; {JPEG_MASK}" if picture.format == "JPEG" else ""
-    raise InputError(
-        f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours,"
-        f" or store label ids in grey{lossy}"
-    )
-
-
 def scaled_size(size: tuple[int, int], longer_side: int | None) -> tuple[int, int]:
     """(height, width) with the longer side at ``longer_side`` pixels and the same proportions; None keeps the size."""
     longest = max(size)
@@ -265,7 +185,12 @@ def resize_image(image: np.ndarray, longer_side: int | None) -> np.ndarray:
     return geometry.resize_image(image, size, average=max(size) < max(image.shape[:2]))
 
 
-def _read(path: str | Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: it is missing, no regular file, or cannot be read; names it.
+    """
     try:
         if stat.S_ISREG(Path(path).stat().st_mode):
             return Path(path).read_bytes()
@@ -276,10 +201,21 @@ def _read(path: str | Path) -> bytes:
         raise InputError(f"file {path} cannot be read ({error.strerror}): check the path and its permissions") from None
 
 
-def _decode(data: bytes, name: str | Path) -> Image.Image:
-    """The picture with its pixels loaded."""
+def open_picture(data: bytes, name: str | Path) -> Image.Image:
+    """The picture with its pixels loaded. Where Pillow spreads grey values over the whole range, ``info["most"]`` is
+    the largest one of the file: of PNG with 2 or 4 bits, and of PGM.
+
+    Args:
+        name: what errors call the file.
+
+    Raises:
+        InputError: truncated, broken, of another format, or with more pixels than are read whole.
+    """
+    most = None
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.format == "PPM" and isinstance(args := picture.tile[0][3], tuple):
+            most = args[1]
         picture.load()
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
@@ -295,16 +231,7 @@ def _decode(data: bytes, name: str | Path) -> Image.Image:
             raise InputError(f"file {name} is truncated (its PNG end mark is missing, {len(data)} bytes): replace it")
         bits, color_type = data[24], data[25]  # of the header chunk, which is always first
         if color_type == 0 and bits in (2, 4):
-            picture.info["grey step"] = 255 // (2**bits - 1)  # Pillow spreads 2 and 4-bit greys over 0..255
+            most = 2**bits - 1
+    if most is not None:
+        picture.info["most"] = most
     return picture
-
-
-def _ids_of_colors(colors: np.ndarray, palette: Mapping[Color, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Label ids ``(H, W)`` of the colours ``(H, W, 3)``, and where the palette does not know the colour."""
-    packed = colors.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
-    ids = np.full(packed.shape, -1, dtype=np.int32)
-    for value in np.unique(packed):
-        color = (int(value) >> 16, int(value) >> 8 & 255, int(value) & 255)
-        if color in palette:
-            ids[packed == value] = palette[color]
-    return ids, ids < 0

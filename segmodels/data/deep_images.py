@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -15,7 +17,7 @@ from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffFile, TiffPage
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How TIFF files begin."""
@@ -44,27 +46,71 @@ def tiff_bands(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:
         name: what errors call the file.
 
     Raises:
-        InputError: truncated, broken, of another type, or compressed in a way that is not known.
+        InputError: truncated, broken, of another type, several pages of one size, or compressed in a way that is not
+            known.
     """
+    with _opened(data, name) as file:
+        page = file.pages.first
+        _require_one_page(file, name)
+        if page.dtype is None or _is_picture(page):
+            return None
+        require_size((page.imagelength, page.imagewidth), name, page.samplesperpixel)
+        if page.dtype.name not in DTYPES:
+            raise InputError(f"image {name} has {page.dtype} pixels, expected 8 or 16 bits or float32: convert it")
+        if any(start + size > len(data) for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
+            raise InputError(f"file {name} is truncated ({len(data)} bytes): replace it")
+        bands = _decoded(page, data, name)
+        kept = bands.shape[-1] - (_alpha(page) if page.dtype == np.uint8 else 0)
+        return bands[..., :kept], int(page.tags.valueof("Orientation", default=1))
+
+
+def tiff_labels(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:
+    """The first page ``(H, W, C)`` of a TIFF file of label ids, whole numbers, and its orientation. None for those that
+    Pillow reads as they are: 8 bits, or up to 32 bits of grey.
+
+    Args:
+        name: what errors call the file.
+
+    Raises:
+        InputError: truncated, broken, of floating-point values, several pages of one size, or compressed in a way that
+            is not known.
+    """
+    with _opened(data, name) as file:
+        page = file.pages.first
+        _require_one_page(file, name)
+        if page.dtype is None or page.dtype.itemsize * 8 <= (32 if page.samplesperpixel == 1 else 8):
+            return None
+        require_size((page.imagelength, page.imagewidth), name, page.samplesperpixel)
+        if page.dtype.kind not in "ui":
+            raise InputError(f"mask {name} has {page.dtype} pixels, expected whole numbers: convert it")
+        return _decoded(page, data, name), int(page.tags.valueof("Orientation", default=1))
+
+
+@contextmanager
+def _opened(data: bytes, name: str | Path) -> Iterator[TiffFile]:
+    """The file; what goes wrong in the block is one sentence."""
     from tifffile import TiffFile, TiffFileError
 
     try:
         with TiffFile(io.BytesIO(data)) as file:
-            page = file.pages.first
-            if page.dtype is None or _is_picture(page):
-                return None
-            require_size((page.imagelength, page.imagewidth), name, page.samplesperpixel)
-            if page.dtype.name not in DTYPES:
-                raise InputError(f"image {name} has {page.dtype} pixels, expected 8 or 16 bits or float32: convert it")
-            if any(start + size > len(data) for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
-                raise InputError(f"file {name} is truncated ({len(data)} bytes): replace it")
-            bands = _decoded(page, data, name)
-            kept = bands.shape[-1] - (_alpha(page) if page.dtype == np.uint8 else 0)
-            return bands[..., :kept], int(page.tags.valueof("Orientation", default=1))
+            yield file
     except InputError:
         raise
     except (TiffFileError, OSError, ValueError, KeyError, IndexError, RuntimeError, zlib.error) as error:
         raise InputError(f"file {name} is truncated or broken ({error}, {len(data)} bytes): replace it") from None
+
+
+def _require_one_page(file: TiffFile, name: str | Path) -> None:
+    """Further pages may be smaller copies of the first, or masks of its valid pixels."""
+    count = len(file.pages)
+    for number in range(1, count):
+        page = cast("TiffPage", file.pages[number])
+        same = (page.imagelength, page.imagewidth) == (file.pages.first.imagelength, file.pages.first.imagewidth)
+        if same and not (page.is_reduced or page.is_mask):
+            raise InputError(
+                f"file {name} has {count} pages of one size, expected one page: save each as a file of its own, or all"
+                " as channels of one page"
+            )
 
 
 def _is_picture(page: TiffPage) -> bool:

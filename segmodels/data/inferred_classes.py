@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from segmodels.data.classes_file import VOID, Classes
-from segmodels.data.decoding import JPEG_MASK, Color, read_mask, read_pixels
+from segmodels.data.decoding import JPEG_MASK, Color, read_pixels
+from segmodels.data.label_files import read_mask
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
@@ -70,6 +71,7 @@ def _form(path: Path) -> tuple[str, tuple[int, ...] | None]:
 
 def _colors(root: Path, name: str) -> set[Color]:
     pixels = read_pixels(root / name).reshape(-1, 3)
+    pixels = pixels >> 8 if pixels.dtype == np.uint16 else pixels  # as read_mask
     found = np.unique(pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32))
     if len(found) > MOST_COLORS:
         raise _doubt(root, f"{name} holds {len(found)} colours, expected at most {MOST_COLORS}")

@@ -6,6 +6,7 @@ holds their place in the patient; ``write_nifti`` copies it.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.data.limits import require_size
-from segmodels.errors import InputError
+from segmodels.errors import InputError, on_one_line
 
 SUFFIXES = (".nii", ".nii.gz")
 
 ROUNDING = 1e-4
 """Label ids that a file scales are read with this error at most: 0.99999997 is 1."""
+
+MOST_DEFLATED = 1032
+"""Bytes that one byte of a gzip file can stand for (RFC 1951: 258 for 2 bits)."""
 
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
@@ -113,11 +117,15 @@ def _load(path: str | Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
     except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"file {path} is truncated or broken ({error}): replace it") from None
+        raise InputError(f"file {path} is truncated or broken ({on_one_line(error)}): replace it") from None
     if not isinstance(image, nibabel.Nifti1Pair) or image.ndim not in (3, 4):
         kind = f"{type(image).__name__} of {len(image.shape)} axes"
         raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels")
     require_size(image.shape[:3], path, image.shape[3] if image.ndim == 4 else 1)
+    stated = math.prod(image.shape) * image.get_data_dtype().itemsize
+    size = Path(image.file_map["image"].filename or path).stat().st_size
+    if stated > size * (MOST_DEFLATED if str(path).lower().endswith(".gz") else 1):
+        raise InputError(f"file {path} is truncated ({size:,} bytes for {stated:,} bytes of values): replace it")
     return image
 
 
@@ -127,7 +135,7 @@ def _values(image: Any, path: str | Path) -> NDArray:
     try:
         return np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"file {path} is truncated or broken ({error}): replace it") from None
+        raise InputError(f"file {path} is truncated or broken ({on_one_line(error)}): replace it") from None
 
 
 def _spacing(image: Any) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import MOST_SEGMENTS, Segment, rows_of
-from segmodels.data.decoding import read_pages
+from segmodels.data.label_files import read_pages
 from segmodels.errors import InputError, nearest
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap

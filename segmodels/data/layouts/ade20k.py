@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
-from segmodels.data.decoding import read_mask, read_pixels
+from segmodels.data.decoding import read_pixels
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import with_background
 from segmodels.data.layouts.id_maps import one_layer, values_in

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import read_mask
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.published import Published
+from segmodels.data.matlab import matlab_variable
 from segmodels.errors import InputError
-from segmodels.files import read_plain_text, reading
+from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
 IMAGES = "images_data_crop"
@@ -72,9 +72,10 @@ eg1800_train.txt                 with eg1800_val.txt, or train.txt and val.txt: 
     def annotation(self, sample: Sample) -> Annotation | None:
         (mask,) = sample.files
         if mask.endswith(".mat"):
-            inside = np.asarray(_variable(self.root / mask, "mask"))
-            if inside.ndim != 2:
-                raise InputError(f"{mask} holds a mask of {inside.ndim} axes, expected 2: replace it")
+            inside = matlab_variable(self.root / mask, "mask")
+            if inside.ndim != 2 or inside.dtype.kind not in "biuf":
+                kind = f"{inside.ndim} axes of {inside.dtype}"
+                raise InputError(f"{mask} holds a mask of {kind}, expected 2 axes of numbers: replace it")
         else:
             inside = read_mask(self.root / mask)
         return Annotation.of_classes(self.labels.encode((inside > 0).astype(np.uint8)))
@@ -84,7 +85,7 @@ eg1800_train.txt                 with eg1800_val.txt, or train.txt and val.txt: 
         folder = self.root / self.top
         matlab = folder / f"{split}list.mat"
         if matlab.is_file():
-            return [f"{int(number):05}" for number in np.ravel(_variable(matlab, f"{split}list"))]
+            return [f"{int(number):05}" for number in np.ravel(matlab_variable(matlab, f"{split}list"))]
         texts = (f"eg1800_{split}.txt", f"EG1800_{split}.txt", f"{split}.txt")
         path = next((folder / name for name in texts if (folder / name).is_file()), None)
         return None if path is None else [Path(line.split()[0]).stem for line in _lines(path)]
@@ -92,12 +93,3 @@ eg1800_train.txt                 with eg1800_val.txt, or train.txt and val.txt: 
 
 def _lines(path: Path) -> list[str]:
     return [line for line in read_plain_text(path).splitlines() if line.strip()]
-
-
-def _variable(path: Path, name: str) -> NDArray[Any]:
-    """A variable of a Matlab file."""
-    import scipy.io
-
-    with reading(path, damaged="replace it"):
-        values: NDArray[Any] = scipy.io.loadmat(str(path), variable_names=[name])[name]
-        return values

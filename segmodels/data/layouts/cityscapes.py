@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
-from segmodels.data.decoding import read_mask
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.cityscapes_polygons import PER_CLASS, draw_polygons
 from segmodels.data.layouts.id_maps import one_layer, values_in

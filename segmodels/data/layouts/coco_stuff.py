@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import read_mask
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_archives import IMAGES, STUFF
 from segmodels.data.layouts.coco_view import ANNOTATIONS, COUNTS, LICENCE, CocoView, found, plain

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import Classes, read_classes
-from segmodels.data.decoding import SUFFIXES, read_mask
+from segmodels.data.decoding import SUFFIXES
 from segmodels.data.inferred_classes import inferred_classes
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.pairing import encode_labels, files_by_id, read_table, require_pairs, split_ids

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import page_count, read_mask, read_page
+from segmodels.data.label_files import page_count, read_mask, read_page
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels
 from segmodels.data.layouts.published import Published

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import read_mask
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.published import Published
 from segmodels.labels import LabelMap

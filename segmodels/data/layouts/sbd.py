@@ -15,6 +15,7 @@ from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_la
 from segmodels.data.layouts.id_maps import one_layer
 from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.layouts.published import Published
+from segmodels.data.matlab import matlab_variable
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text, reading
 
@@ -100,10 +101,8 @@ benchmark_RELEASE/dataset/
 
 def _fields(path: Path, name: str, *further: str) -> list[NDArray]:
     """``Segmentation``, a map ``(H, W)`` of bytes, and further fields of the structure of that name."""
-    import scipy.io
-
     with reading(path, damaged="replace it"):
-        structure = scipy.io.loadmat(str(path), variable_names=[name])[name]
+        structure = matlab_variable(path, name)
         found = [np.asarray(structure[field][0, 0]) for field in ("Segmentation", *further)]
         if found[0].ndim != 2 or any(one.dtype.kind not in "ui" for one in found):
             raise ValueError(f"{name}.Segmentation is no map of whole numbers")

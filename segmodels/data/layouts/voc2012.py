@@ -12,7 +12,7 @@ import numpy as np
 
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
-from segmodels.data.decoding import read_mask
+from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer
 from segmodels.data.layouts.pairing import composed, encode_labels

@@ -14,7 +14,8 @@ import tifffile
 from PIL import Image, ImageOps
 from small_folder import IMAGE, MASK, RNG, save
 
-from segmodels.data.decoding import ORIENTATION, converted, read_image, read_mask, read_pages, read_pixels
+from segmodels.data.decoding import ORIENTATION, converted, read_image, read_pixels
+from segmodels.data.label_files import read_mask, read_pages
 from segmodels.data.large_images import open_rows
 from segmodels.errors import InputError
 

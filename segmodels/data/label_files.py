@@ -1,0 +1,133 @@
+"""Reading masks and maps of objects: label ids as grey values, palette indices or colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from segmodels.data import deep_images, geometry
+from segmodels.data.decoding import JPEG_MASK, Color, is_deep_png, open_picture, orientation, read_bytes
+from segmodels.data.limits import require_size
+from segmodels.errors import InputError
+
+
+def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
+    """Decode a mask to the label ids in the file, ``(H, W)`` whole numbers.
+
+    A grey value (1 to 16 bits, in TIFF files up to 64) or a palette's index is the label id. RGB and RGBA masks are
+    accepted when all colour channels are equal, or when ``palette`` (RGB colour -> label id), which takes precedence,
+    knows every colour; of 16 bits per channel the high bytes are the colour. Alpha is ignored.
+
+    Raises:
+        InputError: missing, truncated, broken, several pages, or colours that mean nothing; names the file.
+    """
+    data = read_bytes(path)
+    if data[:4] in deep_images.TIFF_MAGIC and (deep := deep_images.tiff_labels(data, path)) is not None:
+        pixels, tag = deep
+        return geometry.upright(_of_channels(pixels, path, palette or {}, lossy=False), tag)
+    picture = open_picture(data, path)
+    pages = getattr(picture, "n_frames", 1)
+    if pages > 1 and picture.format != "TIFF":
+        raise InputError(f"mask {path} is an animation of {pages} pictures, expected one: save each as PNG")
+    return geometry.upright(_label_ids(picture, data, path, palette or {}), orientation(picture))
+
+
+def read_pages(path: str | Path) -> np.ndarray:
+    """Grey maps of all pages of a file, integer ``(P, H, W)``: one page in PNG, any number in TIFF.
+
+    Raises:
+        InputError: missing, truncated, broken, colours, or pages of several sizes; names the file.
+    """
+    picture = open_picture(read_bytes(path), path)
+    if (count := getattr(picture, "n_frames", 1)) > 1:
+        require_size((count, picture.height, picture.width), path)
+    pages = []
+    for number in range(count):
+        try:
+            picture.seek(number)
+            pages.append(np.array(picture))
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
+    if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
+        shapes = sorted({page.shape for page in pages})
+        raise InputError(f"file {path} has pages of the shapes {shapes}, expected grey ones of one size: convert it")
+    values = _unspread(np.stack(pages).astype(np.int64), picture)
+    return np.moveaxis(geometry.upright(np.moveaxis(values, 0, -1), orientation(picture)), -1, 0)
+
+
+def page_count(path: str | Path) -> int:
+    """Number of pages of a TIFF file, 1 of others; errors as ``read_pages``."""
+    return int(getattr(open_picture(read_bytes(path), path), "n_frames", 1))
+
+
+def read_page(path: str | Path, number: int) -> np.ndarray:
+    """One grey page ``(H, W)`` of a TIFF file, of its own type; ``number`` counts from 0.
+
+    Raises:
+        InputError: as ``read_pages``, or the file has fewer pages.
+    """
+    picture = open_picture(read_bytes(path), path)
+    try:
+        picture.seek(number)
+        page = np.array(picture)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
+    if page.ndim != 2:
+        raise InputError(f"file {path} has a page of the shape {page.shape}, expected grey pages: convert it")
+    return page
+
+
+def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Mapping[Color, int]) -> np.ndarray:
+    """``(H, W)`` in the order of the file."""
+    if picture.mode == "1":
+        return np.asarray(picture).astype(np.uint8)
+    if is_deep_png(picture, data):
+        return _of_channels(deep_images.deep_png(data), path, palette, lossy=False)
+    if picture.mode in ("L", "P", "I") or picture.mode.startswith("I;16"):
+        return _unspread(np.array(picture), picture)
+    if picture.mode in ("LA", "PA"):
+        return np.array(picture)[:, :, 0]
+    if picture.mode not in ("RGB", "RGBA"):
+        raise InputError(
+            f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids"
+        )
+    ids = _of_channels(np.asarray(picture)[:, :, :3], path, palette, lossy=picture.format == "JPEG")
+    return _unspread(ids, picture)
+
+
+def _of_channels(pixels: np.ndarray, path: str | Path, palette: Mapping[Color, int], *, lossy: bool) -> np.ndarray:
+    """Label ids of ``(H, W, C)`` whole numbers."""
+    colors = (pixels >> 8 if pixels.dtype == np.uint16 else pixels)[..., :3]
+    ids, unknown = _ids_of_colors(colors, palette) if colors.shape[-1] == 3 else (pixels[..., 0], np.zeros(0, bool))
+    if not unknown.any():
+        return ids
+    if (pixels[..., :3] == pixels[..., :1]).all():
+        return pixels[..., 0].copy()
+    example = tuple(int(value) for value in colors[unknown][0])
+    raise InputError(
+        f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours,"
+        f" or store label ids in grey{f'; {JPEG_MASK}' * lossy}"
+    )
+
+
+def _unspread(values: np.ndarray, picture: Image.Image) -> np.ndarray:
+    """Grey values as the file holds them, where Pillow spread them over the whole range."""
+    most = picture.info.get("most")
+    if most is None:
+        return values
+    whole = 65535 if picture.mode == "I" else 255
+    return np.rint(values * (most / whole)).astype(values.dtype)
+
+
+def _ids_of_colors(colors: np.ndarray, palette: Mapping[Color, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Label ids ``(H, W)`` of the colours ``(H, W, 3)``, and where the palette does not know the colour."""
+    packed = colors.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+    ids = np.full(packed.shape, -1, dtype=np.int32)
+    for value in np.unique(packed):
+        color = (int(value) >> 16, int(value) >> 8 & 255, int(value) & 255)
+        if color in palette:
+            ids[packed == value] = palette[color]
+    return ids, ids < 0
