@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,8 +27,10 @@ class OneStageDetectionLoss(DetectionLoss):
 
     Args:
         box_loss, beta: as of ``detection``.
-        class_weight, box_weight, mask_weight, semantic_weight: of the terms.
+        class_weight, box_weight, mask_weight, places_weight: of the terms.
     """
+
+    reads: ClassVar[str] = "one_stage_detection"
 
     def __init__(
         self,
@@ -35,23 +39,23 @@ class OneStageDetectionLoss(DetectionLoss):
         class_weight: float = 1.0,
         box_weight: float = 1.5,
         mask_weight: float = 6.125,
-        semantic_weight: float = 1.0,
+        places_weight: float = 1.0,
     ) -> None:
         super().__init__(box_loss, beta, class_weight, box_weight, mask_weight)
-        self.weights["loss_semantic"] = semantic_weight
+        self.weights["loss_places"] = places_weight
 
     def parts(self, training: DetectionTraining) -> dict[str, Tensor]:
         classes, count = training.classes, max(len(training.boxes.target), 1)
         with torch.autocast(classes.prediction.device.type, enabled=False):
             masks, inside = _cross_entropy(training.masks)
-            places, known = _cross_entropy(training.further["semantic"])
+            places, known = _cross_entropy(training.further["places"])
             of_boxes = masks.sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).clamp(min=1)
             return {
                 "loss_classes": functional.cross_entropy(classes.prediction.float(), classes.target, reduction="sum")
                 / count,
                 "loss_boxes": self._boxes(training.boxes, count, STAGES["boxes"]),
                 "loss_masks": of_boxes.sum() / count,
-                "loss_semantic": places.sum() / known[:, 0].sum().clamp(min=1),
+                "loss_places": places.sum() / known[:, 0].sum().clamp(min=1),
             }
 
 

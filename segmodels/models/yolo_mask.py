@@ -134,7 +134,7 @@ class YoloMask(Model):
             classes=Sampled(samples.scores, samples.labels),
             boxes=Sampled(samples.deltas, samples.true_deltas),
             masks=Sampled(*masks),
-            further={"semantic": Sampled(semantic, classes_of_places(segments, semantic))},
+            further={"places": Sampled(semantic, classes_of_places(segments, semantic))},
         )
 
     @torch.no_grad()

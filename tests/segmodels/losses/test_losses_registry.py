@@ -45,7 +45,7 @@ NAMES = {
         "ms_ssim",
     ),
     *("border_weighted_cross_entropy", "presence", "object_presence", "points", "image_label", "further"),
-    *("detection", "stuff"),
+    *("detection", "one_stage_detection", "stuff"),
 }
 
 

@@ -133,18 +133,18 @@ def test_the_loss_is_that_of_the_paper_by_hand() -> None:
     semantic = Sampled(torch.tensor([[[[0.0, 2.0]], [[0.0, 5.0]]]]), torch.tensor([[[[1.0, -1.0]], [[0.0, -1.0]]]]))
     classes = Sampled(torch.tensor([[0.0, 0.0], [0.0, 0.0], [math.log(3), 0.0]]), torch.tensor([1, 1, 0]))
     boxes = Sampled(torch.tensor([[0.5, 0, 0, 0], [0, 3.0, 0, 0]]), torch.zeros(2, 4))
-    training = DetectionTraining(classes, boxes, masks, further={"semantic": semantic})
+    training = DetectionTraining(classes, boxes, masks, further={"places": semantic})
     loss = create_loss({"one_stage_detection": 1.0}).losses["one_stage_detection"]
     half = math.log(2)
     expected = {
         "loss_classes": (2 * half + math.log(4 / 3)) / 2,
         "loss_boxes": (0.125 + 2.5) / 2,
         "loss_masks": half,  # of every cell
-        "loss_semantic": 2 * half,
+        "loss_places": 2 * half,
     }
     parts = loss.parts(training)
     assert {name: float(value) for name, value in parts.items()} == pytest.approx(expected)
-    weights = {"loss_classes": 1, "loss_boxes": 1.5, "loss_masks": 6.125, "loss_semantic": 1}
+    weights = {"loss_classes": 1, "loss_boxes": 1.5, "loss_masks": 6.125, "loss_places": 1}
     whole = loss.term(DetectionOutput((), (), (), (), (8, 8), training), None)
     assert float(whole) == pytest.approx(sum(weights[name] * value for name, value in expected.items()))
 
