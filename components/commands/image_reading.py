@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,12 +55,19 @@ def find_images(images: Path, out: Path) -> tuple[Path, list[Path]]:
 
 
 def read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[Path], Content], images: Path, paths: Sequence[Path]
+    pool: ThreadPoolExecutor,
+    read: Callable[[Path, Sequence[Path]], Content],
+    images: Path,
+    paths: Mapping[Path, Sequence[Path]],
 ) -> Iterator[tuple[Path, Content]]:
-    """Every path with its image, or what is wrong with it; a few images are read ahead of their use."""
+    """Every path with its image, or what is wrong with it; a few images are read ahead of their use.
+
+    Args:
+        paths: relative to ``images``, with the files of each, as ``cases`` gives them.
+    """
     waiting: deque[tuple[Path, Future[Content]]] = deque()
-    for path in paths:
-        waiting.append((path, pool.submit(read, images / path)))
+    for path, files in paths.items():
+        waiting.append((path, pool.submit(read, images / path, [images / file for file in files])))
         if len(waiting) > IMAGES_AT_ONCE:
             path, future = waiting.popleft()
             yield path, future.result()
@@ -68,13 +75,23 @@ def read_ahead(
         yield path, future.result()
 
 
-def read_image(predictor: Predictor, narrow: list[str], prompts: Sequence[Prompt] | None, path: Path) -> Content:
+def read_image(
+    predictor: Predictor,
+    narrow: list[str],
+    prompts: Sequence[Prompt] | None,
+    path: Path,
+    files: Sequence[Path] = (),
+) -> Content:
     """The image as the model takes it. Images of other channels and types than RGB of 8 bits are always read whole.
 
     Args:
         narrow: takes the name of an image that becomes nearly black.
         prompts: must lie in the image.
+        path: of the image, or of a case.
+        files: of the case's modalities, where they are several.
     """
+    import numpy as np
+
     from segmodels.data.decoding import converted, read_pixels
     from segmodels.data.image_form import NARROW
     from segmodels.data.large_images import is_large
@@ -82,8 +99,18 @@ def read_image(predictor: Predictor, narrow: list[str], prompts: Sequence[Prompt
 
     channels, dtype = predictor.channels, predictor.dtype
     try:
-        if is_nifti(path):
-            return converted(read_volume(path)[0], channels, dtype, path)  # no promptable model takes volumes
+        if is_nifti(path):  # no promptable model takes volumes
+            volumes = [read_volume(file)[0] for file in files or (path,)]
+            if len({volume.shape[:3] for volume in volumes}) > 1:
+                sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
+                raise InputError(f"modalities of {path} have the sizes {sizes}, expected one size: replace them")
+            volume = np.concatenate(volumes, axis=-1)
+            if volume.shape[-1] != channels:
+                raise InputError(
+                    f"volume {path} has {volume.shape[-1]} channels, expected {channels}: give every modality of a"
+                    " case, on the fourth axis or as CASE_0000.nii.gz, CASE_0001.nii.gz, ..."
+                )
+            return converted(volume, channels, dtype, path)
         if (channels, dtype.name) == (3, "uint8") and is_large(path):
             return None
         pixels = read_pixels(path)

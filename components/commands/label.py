@@ -65,7 +65,7 @@ def label(model: str, images: Path, out: Path) -> None:
     problems: list[str] = []
     large: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        ahead = read_ahead(pool, partial(read_image, predictor, [], None), folder, paths)
+        ahead = read_ahead(pool, partial(read_image, predictor, [], None), folder, {path: (path,) for path in paths})
         for batch in batches(track(ahead, "labelling", len(paths)), problems, large):
             for (path, _), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
                 _copy(folder / path, out / "images" / path)

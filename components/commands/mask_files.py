@@ -35,10 +35,13 @@ def write_classes(out: Path, labels: LabelMap) -> None:
         )
 
 
-def write(out: Path, folder: Path, path: Path, image: np.ndarray, result: Any, labels: LabelMap) -> None:
+def write(out: Path, source: Path, path: Path, image: np.ndarray, result: Any, labels: LabelMap) -> None:
     """masks/NAME.png (or the files of another task's result) and overlays/NAME.jpg of an image (*spatial, C) and its
-    result; ``path`` is the image's, relative to ``folder``. The class map of a GeoTIFF is masks/NAME.tif with the same
-    georeference.
+    result. The class map of a GeoTIFF is masks/NAME.tif with the same georeference.
+
+    Args:
+        source: the image's file, or the first of its files.
+        path: that gives the results their names.
     """
     from segmodels.data.georeference import georeference
     from segmodels.data.nifti import is_nifti, stem
@@ -47,8 +50,8 @@ def write(out: Path, folder: Path, path: Path, image: np.ndarray, result: Any, l
 
     name = path.with_name(stem(path))
     if is_nifti(path):
-        _save_nifti(result.classes, folder / path, out / "masks" / name.with_name(f"{name.name}.nii.gz"))
-    elif isinstance(result, ClassMap) and (tags := georeference(folder / path)):
+        _save_nifti(result.classes, source, out / "masks" / name.with_name(f"{name.name}.nii.gz"))
+    elif isinstance(result, ClassMap) and (tags := georeference(source)):
         size = result.classes.shape[0], result.classes.shape[1]
         _save_tiles(result.classes, size, out / "masks" / path.with_suffix(".tif"), labels, tags)
     else:

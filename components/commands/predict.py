@@ -51,8 +51,9 @@ def predict(
 
     The mask of a GeoTIFF file is masks/NAME.tif with the same georeference.
 
-    A volume is a NIfTI file, with modalities on its fourth axis. Its mask is masks/NAME.nii.gz with the affine of the
-    volume, its overlay shows one slice.
+    A volume is a NIfTI file, with modalities on its fourth axis or in files of their own: CASE_0000.nii.gz,
+    CASE_0001.nii.gz, ... (nnU-Net) or CASE_flair.nii.gz, CASE_t1.nii.gz, ... (BraTS). Its mask is masks/NAME.nii.gz,
+    or masks/CASE.nii.gz, with the affine of the volume; its overlay shows one slice.
 
     A promptable model (Segment Anything) gives a mask for each object that ``points`` and ``boxes`` name, the same in
     every image, and without them for everything that it finds.
@@ -89,6 +90,7 @@ def predict(
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
     from segmodels.data.image_form import NARROW
+    from segmodels.data.modalities import cases
     from segmodels.inference.bundle import load_bundle
     from segmodels.inference.predictor import Predictor, choose_device
     from segmodels.prompts import parse_prompts
@@ -109,6 +111,7 @@ def predict(
     if settings != measured:
         print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
     write_classes(out, predictor.labels)
+    parts = cases(paths, predictor.channels)
 
     problems: list[str] = []
     narrow: list[str] = []
@@ -116,11 +119,12 @@ def predict(
     with ThreadPoolExecutor(THREADS) as pool:
         written: deque[Future[None]] = deque()
         read = partial(read_image, predictor, narrow, prompts)
-        ahead = read_ahead(pool, read, folder, paths)
-        for batch in batches(track(ahead, "predicting", len(paths)), problems, large):
+        ahead = read_ahead(pool, read, folder, parts)
+        for batch in batches(track(ahead, "predicting", len(parts)), problems, large):
             results = predictor.results([image for _, image in batch], prompts=[prompts] * len(batch))
             for (path, image), result in zip(batch, results, strict=True):
-                written.append(pool.submit(write, out, folder, path, image, result, predictor.labels))
+                source = folder / parts[path][0]
+                written.append(pool.submit(write, out, source, path, image, result, predictor.labels))
                 if files:
                     written.append(pool.submit(_annotate, files, path, image, result))
             while len(written) > 2 * IMAGES_AT_ONCE:
@@ -136,7 +140,7 @@ def predict(
                 raise InputError(f"{path} is predicted row by row: it has a mask, but no annotations for {annotations}")
         except InputError as error:
             problems.append(str(error))
-    done = len(paths) - len(problems)
+    done = len(parts) - len(problems)
     if narrow:
         print(
             f"the model takes images of 8 bits and saw {len(narrow)} images of 16 bits nearly black, as their values"
@@ -144,7 +148,7 @@ def predict(
         )
     if problems:
         raise InputError(
-            f"{len(problems)} of {len(paths)} images could not be predicted, the other {done} are in {out}:"
+            f"{len(problems)} of {len(parts)} images could not be predicted, the other {done} are in {out}:"
             f" {first_few(problems)}"
         )
     print(f"{done} images: masks and overlays are in {out}")

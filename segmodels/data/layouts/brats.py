@@ -17,18 +17,12 @@ from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import encode_labels, published_split
 from segmodels.data.layouts.published import Published
 from segmodels.data.layouts.slices import Slices
+from segmodels.data.modalities import LABELS, MODALITIES, NAMES
 from segmodels.data.nifti import SUFFIXES, read_label_volume, read_volume, stem
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 CLASSES = ("background", "necrosis", "oedema", "non-enhancing tumour", "enhancing tumour")
-MODALITIES = ("flair", "t1", "t1c", "t2")
-"""In the order of the channels."""
-
-NAMES = {name: name for name in MODALITIES} | {"t2f": "flair", "t1n": "t1", "t1ce": "t1c", "t2w": "t2"}
-"""Word in the name of a file, lower case -> modality."""
-
-LABELS = ("otmulticlass", "seg")
 ENHANCING_2023, ENHANCING = 3, 4
 """Label ids of the enhancing tumour in the challenges from 2023 on, and before."""
 

@@ -4,7 +4,6 @@ Also read are the datasets of nnU-Net (Isensee 2021), one file for each modality
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
@@ -19,13 +18,11 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.layouts.slices import Slices
+from segmodels.data.modalities import NUMBERED
 from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
-
-_MODALITY = re.compile(r"(.+)_(\d{4})$")
-
 
 CARD = LayoutCard(
     "volumes in NIfTI files",
@@ -87,7 +84,7 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
         cases: dict[str, list[Path]] = {}
         for path in self._files("imagesTr"):
             name = composed(stem(path))
-            modality = _MODALITY.match(name)
+            modality = NUMBERED.match(name)
             cases.setdefault(modality[1] if modality and name not in masks else name, []).append(path)
         if not cases:
             raise InputError(f"{self.root / 'imagesTr'} holds no volumes, expected files ending in .nii or .nii.gz")

@@ -56,3 +56,22 @@ def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int
         InputError, match=r"1 of 3 images could not be predicted.*three\.nii has 3 channels, expected 2"
     ):
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
+    if window is not None:
+        return
+    (tmp_path / "parts").mkdir()
+    for name, values in volumes.items():
+        for number in range(2):
+            path = tmp_path / "parts" / f"{Path(name).name}_{number:04}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(values[..., number], AFFINE), path)
+    predict(str(tmp_path / "model"), tmp_path / "parts", tmp_path / "merged")
+    for name in volumes:
+        made, other = (
+            nibabel.load(tmp_path / path)
+            for path in (f"merged/masks/{Path(name).name}.nii.gz", f"out/masks/{name}.nii.gz")
+        )
+        np.testing.assert_array_equal(made.affine, other.affine)
+        np.testing.assert_array_equal(np.asarray(made.dataobj), np.asarray(other.dataobj))
+    assert len(list((tmp_path / "merged" / "overlays").iterdir())) == 2
+    path.unlink()
+    with pytest.raises(InputError, match=r"case_1_0000\.nii\.gz has 1 channels, expected 2: give every modality"):
+        predict(str(tmp_path / "model"), tmp_path / "parts", tmp_path / "merged")
