@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segmodels.labels import LabelMap
 from segmodels.plots import LEGEND_CLASSES, SHOWN_PIXELS, TEXT, WRONG, Comparison, resize_image
+from segmodels.run_lengths import Crop
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +26,9 @@ CAPTION_PIXELS = 200  # of the shorter side; in smaller pictures captions would 
 
 
 def draw_masks(
-    image: NDArray, masks: Sequence[NDArray], colors: Sequence[Color], alpha: float, captions: Sequence[str] = ()
+    image: NDArray, masks: Sequence[Crop], colors: Sequence[Color], alpha: float, captions: Sequence[str] = ()
 ) -> NDArray:
-    """Masks ``(H, W)`` bool in their colours over ``image`` (H, W, 3) uint8 RGB, the last on top, each with an outline.
+    """Masks in their colours over ``image`` (H, W, 3) uint8 RGB, the last on top, each with an outline.
 
     Args:
         alpha: opacity of the colours.
@@ -35,9 +36,12 @@ def draw_masks(
     """
     picture = np.ascontiguousarray(image).copy()
     thick = max(1, round(min(picture.shape[:2]) / 300))
-    for mask, color in zip(masks, colors, strict=True):
-        picture[mask] = np.rint((1 - alpha) * picture[mask] + alpha * np.array(color)).astype(np.uint8)
-        outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for (left, top, pixels), color in zip(masks, colors, strict=True):
+        part = picture[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+        part[pixels] = np.rint((1 - alpha) * part[pixels] + alpha * np.array(color)).astype(np.uint8)
+        outlines, _ = cv2.findContours(
+            pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top)
+        )
         cv2.drawContours(picture, outlines, -1, OUTLINE, thick)
     if min(picture.shape[:2]) >= CAPTION_PIXELS:
         for mask, color, caption in zip(masks, colors, captions, strict=False):
@@ -49,7 +53,7 @@ def compare_objects(
     image: NDArray,
     truth: NDArray,
     prediction: NDArray,
-    outcomes: Sequence[tuple[NDArray, str]],
+    outcomes: Sequence[tuple[Crop, str]],
     classes: Sequence[int],
     labels: LabelMap,
     caption: str,
@@ -58,7 +62,7 @@ def compare_objects(
 
     Args:
         image, truth, prediction: ``(H, W, 3)`` uint8 RGB of one size.
-        outcomes: masks ``(H, W)`` of true objects that were found or missed and of wrong predictions, each with a key
+        outcomes: masks of true objects that were found or missed and of wrong predictions, each with a key
             of ``OUTCOMES``.
         classes: train ids to name in the legend.
     """
@@ -102,15 +106,14 @@ def _shown(picture: NDArray) -> NDArray:
     return resize_image(picture, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
-def _write(picture: NDArray, mask: NDArray, color: Color, caption: str) -> None:
+def _write(picture: NDArray, mask: Crop, color: Color, caption: str) -> None:
     """The caption on a plate of the colour at the top left corner of the mask's box."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
+    if not mask.pixels.size:
         return
     scale = max(0.35, min(picture.shape[:2]) / 1400)
     (width, height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    left = int(np.clip(columns[0], 0, max(picture.shape[1] - width - 4, 0)))
-    bottom = int(np.clip(rows[0], height + base + 2, picture.shape[0] - 1))
+    left = int(np.clip(mask.left, 0, max(picture.shape[1] - width - 4, 0)))
+    bottom = int(np.clip(mask.top, height + base + 2, picture.shape[0] - 1))
     cv2.rectangle(picture, (left, bottom - height - base - 2), (left + width + 4, bottom), color, -1)
     ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
     cv2.putText(picture, caption, (left + 2, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +18,10 @@ from segmodels.annotations import Segment
 from segmodels.checks import check, number, optional, whole_number
 from segmodels.layers.blocks import resize
 from segmodels.layers.nms import batched_nms
+from segmodels.object_views import ObjectView, Window
 from segmodels.results import Instances, PanopticMap
+from segmodels.run_lengths import Crop
+from segmodels.windows import SlidingWindow
 
 Size = tuple[int, ...]
 
@@ -42,15 +46,21 @@ class InstanceSettings:
             queries.
         overlap: largest IoU of the boxes of two detections of one class, 0 to 1; above it the worse one is dropped.
             Queries do not compete.
-        most: largest number of objects in an image; those with the best scores are kept.
+        most: largest number of objects in an image, with a sliding window in each window; those with the best scores
+            are kept.
         sure: score from which an object is drawn and enters the confusion matrix, 0 to 1. None: the one with the
             largest F1 at IoU 0.5 on the validation images, found when the model was trained.
+        flip: average the objects with those of the mirrored image, of each window if there are windows: boxes of one
+            class with an IoU of at least 0.5 are one object; an object that one of both shows has half its score.
+        sliding_window: predict overlapping windows and join the objects that a border cuts. None: whole images.
     """
 
     score: float | None = None
     overlap: float = 0.5
     most: int = 100
     sure: float | None = None
+    flip: bool = False
+    sliding_window: SlidingWindow | None = None
 
     def __post_init__(self) -> None:
         share = optional(number(0, 1))
@@ -66,11 +76,14 @@ class PanopticSettings:
         score: smallest score of a segment (of an object, for detections), 0 to 1. None: the default above.
         visible: smallest share of a segment's mask that no better segment hides, 0 to 1. None: the default above.
         stuff_area: smallest area of a region of stuff, pixels; 4096 for panoptic FPN on COCO.
+        sliding_window: predict overlapping windows, join the objects that a border cuts, and take the class of stuff
+            from the window whose centre is nearest. None: whole images.
     """
 
     score: float | None = None
     visible: float | None = None
     stuff_area: int = 0
+    sliding_window: SlidingWindow | None = None
 
     def __post_init__(self) -> None:
         share = optional(number(0, 1))
@@ -78,7 +91,7 @@ class PanopticSettings:
 
 
 @torch.no_grad()
-def query_instances(class_logits: Tensor, mask_logits: Tensor, size: Size, settings: InstanceSettings) -> Instances:
+def query_objects(class_logits: Tensor, mask_logits: Tensor, size: Size, settings: InstanceSettings) -> ObjectView:
     """The best pairs of a query and a class, each with the query's mask; a score is the class's probability times the
     mean probability of the mask's pixels (Mask2Former, Cheng 2022, 2112.01527, ``instance_inference``).
 
@@ -94,15 +107,22 @@ def query_instances(class_logits: Tensor, mask_logits: Tensor, size: Size, setti
     for chosen in mask_logits[queries].split(CHUNK):
         logits = resize_logits(chosen, size)
         masks = logits > 0
-        inside = (logits.sigmoid() * masks).flatten(1).sum(dim=1)
-        sure.append(inside / masks.flatten(1).sum(dim=1).clamp(min=1))
+        covered = (logits.sigmoid() * masks).flatten(1).sum(dim=1)
+        sure.append(covered / masks.flatten(1).sum(dim=1).clamp(min=1))
         counts += run_lengths.encode(masks.cpu().numpy())
     scores = scores * torch.cat(sure)[own] if sure else scores
     order = scores.argsort(descending=True, stable=True)
     order = order[scores[order] > max(settings.score or 0.0, 0.0)]  # no pixel: score 0
     chosen_masks = [counts[i] for i in own[order].tolist()]
     labels = (pairs % probabilities.shape[1])[order]
-    return _instances(chosen_masks, scores[order], labels, size)
+    ranked = queries[own[order]].tolist()
+
+    def inside(place: int, window: Window) -> NDArray:
+        left, top, right, bottom = window
+        full = resize_logits(mask_logits[ranked[place]], size)
+        return np.asarray(full[top:bottom, left:right].sigmoid().cpu().numpy())
+
+    return ObjectView(_instances(chosen_masks, scores[order], labels, size), inside)
 
 
 @torch.no_grad()
@@ -141,13 +161,13 @@ def query_panoptic(
         ids[mask] = len(segments)
         if label not in things:
             stuff[label] = len(segments)
-    return _large_stuff(ids.cpu().numpy(), segments, things, settings.stuff_area)
+    return PanopticMap(ids.cpu().numpy(), tuple(segments)).without_small_stuff(things, settings.stuff_area)
 
 
 @torch.no_grad()
-def detected_instances(
+def detected_objects(
     boxes: Tensor, scores: Tensor, labels: Tensor, masks: Tensor, seen: Size, size: Size, settings: InstanceSettings
-) -> Instances:
+) -> ObjectView:
     """The best detections that do not overlap, at the size of the image.
 
     Args:
@@ -161,18 +181,29 @@ def detected_instances(
     good = good[batched_nms(boxes[good].float(), scores[good], labels[good], settings.overlap)[: settings.most]]
     scale = boxes.new_tensor((size[1] / seen[1], size[0] / seen[0]) * 2)
     placed = (boxes[good] * scale).float().cpu()
-    pasted = [_paste(mask, box, size) for mask, box in zip(masks[good].float().cpu(), placed.tolist(), strict=True)]
-    found = [i for i, mask in enumerate(pasted) if mask.any()]
-    counts = [run_lengths.encode(pasted[i][None])[0] for i in found]
+    cells = masks[good].float().cpu()
+    shape = (size[0], size[1])
+    counts: dict[int, bytes] = {}
+    for place, box in enumerate(placed.tolist()):
+        left, top, right, bottom = window = _around(box, shape)
+        if right > left and bottom > top:
+            mask = _stretched(cells[place], box, window) >= 0.5
+            if mask.any():
+                counts[place] = run_lengths.placed(Crop(left, top, mask), shape)
+    kept = list(counts)
     limit = placed.new_tensor((size[1], size[0]) * 2)
-    clipped = placed[found].clamp(min=0).minimum(limit)
-    return Instances(
-        (size[0], size[1]),
-        clipped.numpy(),
-        scores[good].float().cpu().numpy()[found],
-        labels[good].cpu().numpy()[found],
-        tuple(counts),
+    found = Instances(
+        shape,
+        placed[kept].clamp(min=0).minimum(limit).numpy(),
+        scores[good].float().cpu().numpy()[kept],
+        labels[good].cpu().numpy()[kept],
+        tuple(counts.values()),
     )
+
+    def inside(place: int, window: Window) -> NDArray:
+        return _stretched(cells[kept[place]], placed[kept[place]].tolist(), window)
+
+    return ObjectView(found, inside)
 
 
 @torch.no_grad()
@@ -215,7 +246,7 @@ def fuse(
         if mask.any():
             segments.append(Segment(len(segments) + 1, label))
             ids[mask] = len(segments)
-    return _large_stuff(ids, segments, things, settings.stuff_area)
+    return PanopticMap(ids, tuple(segments)).without_small_stuff(things, settings.stuff_area)
 
 
 def resize_logits(logits: Tensor, size: Size) -> Tensor:
@@ -242,30 +273,23 @@ def _instances(counts: list[bytes], scores: Tensor, labels: Tensor, size: Size) 
     return Instances(shape, run_lengths.boxes(counts, shape), scores.cpu().numpy(), labels.cpu().numpy(), tuple(counts))
 
 
-def _large_stuff(ids: NDArray, segments: list[Segment], things: Collection[int], least: int) -> PanopticMap:
-    """Without regions of stuff smaller than ``least`` pixels."""
-    kept = []
-    for segment in segments:
-        if segment.label in things or np.count_nonzero(mask := ids == segment.id) >= least:
-            kept.append(segment)
-        else:
-            ids[mask] = 0
-    return PanopticMap(ids, tuple(kept))
+def _around(box: list[float], size: tuple[int, int]) -> Window:
+    """The pixels of the image that a box touches; without any, right is not above left or bottom not above top."""
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        return 0, 0, 0, 0
+    return max(int(left), 0), max(int(top), 0), min(math.ceil(right), size[1]), min(math.ceil(bottom), size[0])
 
 
-def _paste(logits: Tensor, box: list[float], size: Size) -> NDArray[np.bool_]:
-    """The pixels ``(H, W)`` with a probability of at least 0.5, of logits ``(m, n)`` stretched over the box, bilinear
-    between the centres of its cells.
+@torch.no_grad()
+def _stretched(logits: Tensor, box: list[float], window: Window) -> NDArray[np.float32]:
+    """Probabilities of a window's pixels ``(h, w)``, of logits ``(m, n)`` stretched over the box, bilinear between the
+    centres of its cells; 0 outside the box.
     """
     left, top, right, bottom = box
-    mask = np.zeros(size, dtype=bool)
-    columns = torch.arange(max(int(left), 0), min(int(np.ceil(right)), size[1]))
-    rows = torch.arange(max(int(top), 0), min(int(np.ceil(bottom)), size[0]))
-    if right <= left or bottom <= top or not len(columns) or not len(rows):
-        return mask
+    columns, rows = torch.arange(window[0], window[2]), torch.arange(window[1], window[3])
     x, y = 2 * (columns + 0.5 - left) / (right - left) - 1, 2 * (rows + 0.5 - top) / (bottom - top) - 1
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     inside = (x.abs() <= 1) & (y.abs() <= 1)[:, None]
     values = F.grid_sample(logits.sigmoid()[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
-    mask[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1] = ((values >= 0.5) & inside).numpy()
-    return mask
+    return np.asarray((values * inside).numpy())

@@ -15,14 +15,15 @@ from segmodels.object_reading import (
     InstanceSettings,
     PanopticSettings,
     Size,
-    detected_instances,
+    detected_objects,
     framed_logits,
     fuse,
     prompted_instances,
-    query_instances,
+    query_objects,
     query_panoptic,
     resize_logits,
 )
+from segmodels.object_views import ObjectView
 from segmodels.results import Instances, PanopticMap
 
 
@@ -92,8 +93,16 @@ class QueryOutput(NamedTuple):
 
     def instances(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[Instances]:
         """Objects of each image at its size; labels are places among the C classes."""
+        return [view.found for view in self.views(sizes, settings)]
+
+    def views(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[ObjectView]:
+        """As ``instances``, with the probabilities of the masks."""
         images = zip(self.class_logits, self.mask_logits, sizes, strict=True)
-        return [query_instances(*image, settings) for image in images]
+        return [query_objects(*image, settings) for image in images]
+
+    def mirrored(self) -> QueryOutput:
+        """What the model says of the image, of what it said of the image mirrored left to right."""
+        return self._replace(mask_logits=self.mask_logits.flip(-1), auxiliary=())
 
     def panoptic(self, sizes: Sequence[Size], labels: LabelMap, settings: PanopticSettings) -> list[PanopticMap]:
         """The panoptic map of each image at its size, of a model of all classes of ``labels``."""
@@ -143,11 +152,22 @@ class DetectionOutput(NamedTuple):
 
     def instances(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[Instances]:
         """Objects of each image at its size; labels are places among the model's classes."""
+        return [view.found for view in self.views(sizes, settings)]
+
+    def views(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[ObjectView]:
+        """As ``instances``, with the probabilities of the masks."""
         images = zip(self.boxes, self.scores, self.labels, self.masks, sizes, strict=True)
         return [
-            detected_instances(boxes, scores, labels, masks, self.size, size, settings)
+            detected_objects(boxes, scores, labels, masks, self.size, size, settings)
             for boxes, scores, labels, masks, size in images
         ]
+
+    def mirrored(self) -> DetectionOutput:
+        """What the model says of the image, of what it said of the image mirrored left to right."""
+        width = self.size[1]
+        boxes = [own * own.new_tensor((-1, 1, -1, 1)) + own.new_tensor((width, 0, width, 0)) for own in self.boxes]
+        turned = tuple(own[:, [2, 1, 0, 3]] for own in boxes)
+        return self._replace(boxes=turned, masks=tuple(own.flip(-1) for own in self.masks), auxiliary=())
 
     def layers(self, weights: Sequence[float]) -> list[tuple[float, DetectionOutput]]:
         """The output itself with weight 1, then each stage's with its weight (the last for further ones)."""

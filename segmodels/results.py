@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segmodels import run_lengths
-from segmodels.annotations import MOST_SEGMENTS, Annotation, Segment, pack_layers, rows_of
+from segmodels.annotations import MOST_SEGMENTS, Annotation, Segment, pack_layers, resize_map, rows_of
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import SURE
+from segmodels.run_lengths import Crop
 
 
 class Region(NamedTuple):
@@ -112,6 +114,26 @@ class Instances:
         """The mask of one object, ``(H, W)``."""
         return run_lengths.decode(self.masks[number : number + 1], self.size)[0]
 
+    def crop(self, number: int) -> Crop:
+        """The mask of one object within its box."""
+        return run_lengths.crop(self.masks[number], self.size)
+
+    def resized(self, size: tuple[int, int]) -> Instances:
+        """At another size: every pixel takes the value under its centre. Objects without a pixel are left out."""
+        if size == self.size:
+            return self
+        resized = [run_lengths.resized(self.crop(number), self.size, size) for number in range(len(self))]
+        kept = [number for number, crop in enumerate(resized) if crop.pixels.any()]
+        scale = np.array([size[1] / self.size[1], size[0] / self.size[0]] * 2)
+        return replace(
+            self,
+            size=size,
+            boxes=(self.boxes[kept] * scale).astype(np.float32),
+            scores=self.scores[kept],
+            labels=self.labels[kept],
+            masks=tuple(run_lengths.placed(resized[number], size) for number in kept),
+        )
+
     def objects(self) -> list[dict[str, Any]]:
         """Masks as pycocotools takes them: ``{"size": [H, W], "counts": bytes}`` each."""
         return run_lengths.objects(self.masks, self.size)
@@ -157,15 +179,16 @@ class Instances:
 
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The masks in their classes' colours over the image ``(H, W, 3)`` uint8 RGB, best last, each with an outline,
-        and its class and score beside it; objects with a score below ``sure`` are left out.
+        and its number among the objects, from 1, its class and score beside it; objects with a score below ``sure`` are
+        left out.
         """
         from segmodels.object_pictures import draw_masks
 
         order = np.argsort(self.scores, kind="stable")
         order = order[self.scores[order] >= self.sure]
-        masks = [self.mask(i) for i in order]
+        masks = [self.crop(i) for i in order]
         colors = [labels.palette[self.labels[i]] for i in order]
-        captions = [f"{labels.classes[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
+        captions = [f"{i + 1} {labels.classes[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
         return draw_masks(image, masks, colors, alpha, captions)
 
 
@@ -187,6 +210,23 @@ class PanopticMap:
         for segment in self.segments:
             table[segment.id] = segment.label
         return table[self.ids].astype(labels.dtype)
+
+    def resized(self, size: tuple[int, int]) -> PanopticMap:
+        """At another size: every pixel takes the value under its centre. Segments without a pixel are left out."""
+        if size == self.ids.shape:
+            return self
+        ids = resize_map(self.ids, size)
+        seen = set(np.unique(ids).tolist())
+        return PanopticMap(ids, tuple(segment for segment in self.segments if segment.id in seen))
+
+    def without_small_stuff(self, things: Collection[int], least: int) -> PanopticMap:
+        """Without regions of other classes than ``things`` that have fewer than ``least`` pixels."""
+        if not least:
+            return self
+        areas = np.bincount(self.ids.ravel())
+        small = [segment.id for segment in self.segments if segment.label not in things and areas[segment.id] < least]
+        ids = np.where(np.isin(self.ids, small), 0, self.ids).astype(self.ids.dtype)
+        return PanopticMap(ids, tuple(segment for segment in self.segments if segment.id not in small))
 
     def annotation(self, labels: LabelMap) -> Annotation:
         """As an annotation that a person corrects; objects are those of things."""
@@ -230,7 +270,7 @@ class PanopticMap:
         from segmodels.object_pictures import draw_masks
 
         things = [segment for segment in self.segments if segment.label in labels.things]
-        masks = [self.ids == segment.id for segment in things]
+        masks = [run_lengths.cropped(self.ids == segment.id) for segment in things]
         colors = [labels.palette[segment.label] for segment in things]
-        captions = [labels.classes[segment.label] for segment in things]
+        captions = [f"{segment.id} {labels.classes[segment.label]}" for segment in things]
         return draw_masks(plots.blend(image, self.classes(labels), labels, alpha), masks, colors, 0.0, captions)

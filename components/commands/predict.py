@@ -41,6 +41,8 @@ def predict(
         masks/NAME.png: class ids, with the classes' colours as palette (16-bit grey above 255 classes); of other tasks
             than semantic segmentation, the files of their results.
         overlays/NAME.jpg: the image with the result drawn over it.
+        results.json and images.json, or panoptic.json and panoptic/NAME.png: of objects and of panoptic maps, as
+            pycocotools and panopticapi read them.
         classes.csv: id, class and colour.
         labelme/NAME.json or coco.json: with ``annotations``.
 
@@ -86,6 +88,7 @@ def predict(
     folder, paths = find_images(images, out)
 
     from components.commands.annotation_files import annotation_files
+    from components.commands.coco_results import CocoResults
     from components.commands.mask_files import write, write_classes
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
@@ -112,6 +115,7 @@ def predict(
         print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
     write_classes(out, predictor.labels)
     parts = cases(paths, predictor.channels)
+    coco = CocoResults(out, predictor.labels)
 
     problems: list[str] = []
     narrow: list[str] = []
@@ -125,12 +129,14 @@ def predict(
             for (path, image), result in zip(batch, results, strict=True):
                 source = folder / parts[path][0]
                 written.append(pool.submit(write, out, source, path, image, result, predictor.labels))
+                written.append(pool.submit(coco.add, path, result))
                 if files:
                     written.append(pool.submit(_annotate, files, path, image, result))
             while len(written) > 2 * IMAGES_AT_ONCE:
                 written.popleft().result()
         for future in written:
             future.result()
+    coco.close()
     if files:
         files.close()
     for path in large:

@@ -10,54 +10,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from segmodels.checks import LONGEST_SIDE, check, each, number, one_of, whole_number
 from segmodels.errors import InputError
+from segmodels.windows import SlidingWindow
 
 FLOATS_AT_ONCE = 2**22  # of averaged probabilities handed over at a time, 16 MB
 
-
-Weighting = Literal["gaussian", "uniform"]
-
-
-@dataclass(frozen=True)
-class SlidingWindow:
-    """How an image is cut into windows.
-
-    Attributes:
-        size: window in pixels, (height, width) or (depth, height, width); the model sees exactly this size,
-            smaller images are extended by their border pixels.
-        overlap: least share of a window that it has in common with the next, 0 <= overlap < 1.
-        weighting: weights of a window's pixels in the average: ``gaussian`` (sigma an eighth of the window, as nnU-Net,
-            Isensee 2021) trusts the centre more, where the model sees more context; ``uniform`` trusts all alike.
-        batch_size: windows predicted at once.
-    """
-
-    size: tuple[int, ...]
-    overlap: float = 0.5
-    weighting: Weighting = "gaussian"
-    batch_size: int = 4
-
-    def __post_init__(self) -> None:
-        check(
-            self,
-            "sliding window",
-            size=each(whole_number(1, LONGEST_SIDE)),
-            overlap=number(0, below=1),
-            weighting=one_of(Weighting),
-            batch_size=whole_number(1, 2**16),
-        )
-        if len(self.size) not in (2, 3):
-            raise InputError(
-                f"size of the sliding window is {list(self.size)}, expected [height, width], or [depth, height,"
-                " width] for volumes"
-            )
+Predicted = TypeVar("Predicted")
 
 
 def predict_bands(
@@ -78,20 +42,13 @@ def predict_bands(
     Raises:
         InputError: the window has another number of axes than the image.
     """
-    if len(size) != len(window.size):
-        raise InputError(
-            f"sliding window is {list(window.size)} but images have {len(size)} axes, expected"
-            f" {'[depth, height, width]' if len(size) == 3 else '[height, width]'}"
-        )
-    length, height, rest = size[0], window.size[0], tuple(size[1:])
-    tops, *others = (window_starts(*axis, window.overlap) for axis in zip(size, window.size, strict=True))
-    places = list(itertools.product(*others))
-    strip = read(0, min(height, length))
-    weight = _weights(window, strip.device)
-    band, band_weight = None, torch.zeros(height, *rest, device=strip.device)
-    for top, following in zip(tops, [*tops[1:], length], strict=True):
-        for place, probabilities in _predict_row(predict, strip, window, places):
+    height, rest = window.size[0], tuple(size[1:])
+    weight, band, band_weight = torch.empty(0), None, torch.empty(0)
+    for top, following, row in window_rows(predict, read, size, window):
+        for place, probabilities in row:
             if band is None:
+                weight = _weights(window, probabilities.device)
+                band_weight = torch.zeros(height, *rest, device=probabilities.device)
                 band = probabilities.new_zeros(len(probabilities), height, *rest)
             inside = [min(extent, end - first) for extent, end, first in zip(window.size[1:], rest, place, strict=True)]
             target = tuple(slice(first, first + extent) for first, extent in zip(place, inside, strict=True))
@@ -104,14 +61,51 @@ def predict_bands(
         for first in range(0, done, rows_at_once):
             last = min(first + rows_at_once, done)
             yield band[:, first:last] / band_weight[first:last]
-        if following < length:
+        if following < size[0]:
             for rows in (
                 *band,
                 band_weight,
             ):  # what later windows add to moves to the top, one class at a time: a copy of all may not fit
                 rows[: len(rows) - done] = rows[done:].clone()
                 rows[len(rows) - done :] = 0
-            strip = torch.cat([strip[:, done:], read(top + strip.shape[1], following + strip.shape[1])], dim=1)
+
+
+def window_rows(
+    predict: Callable[[Tensor], Iterable[Predicted]],
+    read: Callable[[int, int], Tensor],
+    size: Sequence[int],
+    window: SlidingWindow,
+) -> Iterator[tuple[int, int, Iterator[tuple[tuple[int, ...], Predicted]]]]:
+    """The rows of windows that an image is cut into, from the top down: the first pixel of the row, that of the next
+    row (the image's length after the last), and of each window its first pixels on the other axes and its prediction.
+
+    Of the image only a strip of the window's height is held.
+
+    Args:
+        predict: turns windows (B, channels, *window.size) into B predictions.
+        read, size: as of ``predict_bands``.
+
+    Raises:
+        InputError: the window has another number of axes than the image.
+    """
+    if len(size) != len(window.size):
+        raise InputError(
+            f"sliding window is {list(window.size)} but images have {len(size)} axes, expected"
+            f" {'[depth, height, width]' if len(size) == 3 else '[height, width]'}"
+        )
+    tops, *others = (window_starts(*axis, window.overlap) for axis in zip(size, window.size, strict=True))
+    places = list(itertools.product(*others))
+    strip = read(0, min(window.size[0], size[0]))
+    for top, following in zip(tops, [*tops[1:], size[0]], strict=True):
+        yield top, following, _predict_row(predict, strip, window, places)
+        if following < size[0]:
+            rows = read(top + strip.shape[1], following + strip.shape[1])
+            strip = torch.cat([strip[:, following - top :], rows], dim=1)
+
+
+def image_rows(image: Tensor, start: int, stop: int) -> Tensor:
+    """What ``predict_bands`` reads, of an image (channels, *spatial) in memory."""
+    return image[:, start:stop]
 
 
 def window_starts(length: int, size: int, overlap: float) -> list[int]:
@@ -126,11 +120,12 @@ def window_starts(length: int, size: int, overlap: float) -> list[int]:
 
 
 def _predict_row(
-    predict: Callable[[Tensor], Tensor], strip: Tensor, window: SlidingWindow, places: Sequence[tuple[int, ...]]
-) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """(first pixels on the axes after the first, probabilities (C, *window.size)) of the windows that a strip is cut
-    into, in order.
-    """
+    predict: Callable[[Tensor], Iterable[Predicted]],
+    strip: Tensor,
+    window: SlidingWindow,
+    places: Sequence[tuple[int, ...]],
+) -> Iterator[tuple[tuple[int, ...], Predicted]]:
+    """First pixels on the axes after the first, and prediction, of the windows that a strip is cut into, in order."""
     for first in range(0, len(places), window.batch_size):
         batch = places[first : first + window.batch_size]
         yield from zip(batch, predict(torch.stack([_cut(strip, (0, *place), window) for place in batch])), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,18 +15,23 @@ from torch import Tensor
 
 from segmodels import run_lengths
 from segmodels.annotations import Annotation
+from segmodels.inference.object_windows import join_objects
+from segmodels.inference.sliding_window import image_rows
 from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import SURE, UNPAIRED, mask_iou, pair
 from segmodels.object_reading import InstanceSettings
+from segmodels.object_views import averaged
 from segmodels.results import Instances
 from segmodels.tasks.base import Evaluator, Size, Task, TensorSpec
 from segmodels.tasks.instance_evaluator import InstanceEvaluator, TrueObjects
-from segmodels.tasks.object_truth import segments_of, things_of
+from segmodels.tasks.object_truth import encoded_masks, segments_of, things_of
 from segmodels.tasks.registry import register_task
 from segmodels.tasks.targets import SegmentTargets
 
 if TYPE_CHECKING:
     from segmodels.plots import Comparison
+
+Network = Callable[..., Any]  # raw images (B, C, H, W) -> the model's output
 
 
 @register_task
@@ -64,9 +70,7 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         return SegmentTargets(segments, torch.from_numpy(np.stack([annotation.classes for annotation in annotations])))
 
     def read(self, output: Any, sizes: Sequence[Size]) -> list[Instances]:
-        found: list[Instances] = output.instances(sizes, self.settings)
-        sure = SURE if self.settings.sure is None else self.settings.sure
-        return [replace(objects, labels=self.things[objects.labels], sure=sure) for objects in found]
+        return self._named(output.instances(sizes, self.settings))
 
     def chosen(self, evaluator: Evaluator) -> Any:
         if not isinstance(evaluator, InstanceEvaluator) or self.settings.sure is not None:
@@ -81,14 +85,23 @@ class InstanceTask(Task[SegmentTargets, Instances]):
     def predict(
         self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Any = None
     ) -> list[Instances]:
-        return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
+        if guides is not None:
+            return self.read(network(images, guide=guides), sizes)
+        if self.settings.sliding_window is None:
+            return self._seen(network, images, sizes)
+        seen = (images.shape[2], images.shape[3])
+        joined = (self._joined(network, partial(image_rows, image), seen) for image in images)
+        return [own.resized((size[0], size[1])) for own, size in zip(joined, sizes, strict=True)]
 
     def evaluator(self) -> Evaluator[Instances]:
         return InstanceEvaluator(self.labels)
 
     def truth(self, annotation: Annotation) -> Instances:
         objects = [row for row in things_of(annotation, self.labels) if not row.crowd]
-        return Instances.of_masks(annotation.masks(objects), np.ones(len(objects)), [row.label for row in objects])
+        size = (annotation.size[0], annotation.size[1])
+        masks, labels = encoded_masks(annotation, objects), np.array([row.label for row in objects], dtype=np.int64)
+        scores = np.ones(len(objects), dtype=np.float32)
+        return Instances(size, run_lengths.boxes(masks, size), scores, labels, tuple(masks))
 
     def compare(self, image: NDArray, annotation: Annotation, result: Instances, caption: str) -> Comparison:
         from segmodels.object_pictures import compare_objects
@@ -99,11 +112,12 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         iou = np.where(result.labels[:, None] == true.labels, iou, 0.0)[result.scores >= result.sure]
         sure = np.flatnonzero(result.scores >= result.sure)
         pairs = pair(iou, result.scores[sure], true.crowd)
-        masks = run_lengths.decode(true.masks, truth.size)
         outcomes = [
-            (mask, "found" if place in pairs else "missed") for place, mask in enumerate(masks) if not true.crowd[place]
+            (run_lengths.crop(mask, truth.size), "found" if place in pairs else "missed")
+            for place, mask in enumerate(true.masks)
+            if not true.crowd[place]
         ]
-        outcomes += [(result.mask(int(d)), "wrong") for d, place in zip(sure, pairs, strict=True) if place == UNPAIRED]
+        outcomes += [(result.crop(int(d)), "wrong") for d, place in zip(sure, pairs, strict=True) if place == UNPAIRED]
         image = resize_image(image, truth.size)
         drawn = truth.draw(image, self.labels), result.draw(image, self.labels)
         classes = [*truth.labels.tolist(), *result.labels[sure].tolist()]
@@ -133,3 +147,26 @@ class InstanceTask(Task[SegmentTargets, Instances]):
             "image": np.repeat(np.arange(len(results), dtype=np.int32), counts),
             "masks": column,
         }
+
+    def _joined(self, network: Network, read: Callable[[int, int], Tensor], size: tuple[int, int]) -> Instances:
+        """The objects of an image that windows see, at its own size."""
+        window = self.settings.sliding_window
+        found = join_objects(lambda batch: self._seen(network, batch, [window.size] * len(batch)), read, size, window)
+        return replace(found, sure=self._sure)
+
+    def _seen(self, network: Network, images: Tensor, sizes: Sequence[Size]) -> list[Instances]:
+        """The objects of whole images, as ``flip`` says."""
+        output = network(images)
+        if not self.settings.flip:
+            return self.read(output, sizes)
+        turned = network(images.float().flip(-1)).mirrored()  # torch turns no uint16 about
+        views = zip(output.views(sizes, self.settings), turned.views(sizes, self.settings), strict=True)
+        return self._named([averaged(both, self.settings.score or 0.0) for both in views])
+
+    def _named(self, found: Sequence[Instances]) -> list[Instances]:
+        """With train ids, of places among the things."""
+        return [replace(objects, labels=self.things[objects.labels], sure=self._sure) for objects in found]
+
+    @property
+    def _sure(self) -> float:
+        return SURE if self.settings.sure is None else self.settings.sure

@@ -25,7 +25,7 @@ from segmodels.metrics.average_precision import (
 )
 from segmodels.results import Instances
 from segmodels.tasks.object_evaluator import ObjectEvaluator, Row, confusion_pairs
-from segmodels.tasks.object_truth import things_of
+from segmodels.tasks.object_truth import encoded_masks, things_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,7 +144,7 @@ class TrueObjects:
 
     def __init__(self, annotation: Annotation, labels: LabelMap) -> None:
         segments = things_of(annotation, labels)
-        self.masks = run_lengths.encode(annotation.masks(segments)) if segments else []
+        self.masks = encoded_masks(annotation, segments)
         pixels = run_lengths.areas(self.masks, (annotation.size[0], annotation.size[1]))
         stated = [segment.area for segment in segments]
         self.areas = np.array([own if area is None else area for own, area in zip(pixels, stated, strict=True)])

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segmodels import run_lengths
 from segmodels.annotations import Annotation, Segment
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.results import PanopticMap
+from segmodels.run_lengths import Crop
 from segmodels.tasks.targets import Segments
 
 
@@ -26,6 +28,23 @@ def things_of(annotation: Annotation, labels: LabelMap) -> list[Segment]:
             f"an annotation has the size {annotation.size}, expected (height, width): objects are of images alone"
         )
     return [segment for segment in annotation.segments if segment.label in labels.things]
+
+
+def encoded_masks(annotation: Annotation, segments: Sequence[Segment]) -> list[bytes]:
+    """Masks of the segments as compressed counts of COCO's run-length encoding; each is read within its box alone."""
+    import scipy.ndimage
+
+    places = [scipy.ndimage.find_objects(layer) for layer in annotation.layers]
+    size = (annotation.size[0], annotation.size[1])
+    masks = []
+    for segment in segments:
+        own = [
+            Crop(window[1].start, window[0].start, layer[window] == segment.id)
+            for found, layer in zip(places, annotation.layers, strict=True)
+            if segment.id <= len(found) and (window := found[segment.id - 1])
+        ]
+        masks.append(run_lengths.placed(run_lengths.union(own), size))
+    return masks
 
 
 def panoptic_map(annotation: Annotation, labels: LabelMap) -> PanopticMap:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from segmodels.annotations import Annotation
 from segmodels.errors import InputError
+from segmodels.inference.object_windows import join_segments
+from segmodels.inference.sliding_window import image_rows
 from segmodels.labels import LabelMap
 from segmodels.metrics.panoptic import match_segments
 from segmodels.object_reading import PanopticSettings
 from segmodels.results import PanopticMap
+from segmodels.run_lengths import cropped
 from segmodels.tasks.base import Size, Task, TensorSpec
 from segmodels.tasks.object_truth import panoptic_map, segments_of
 from segmodels.tasks.panoptic_evaluator import PanopticEvaluator
@@ -61,7 +66,11 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
     def predict(
         self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Any = None
     ) -> list[PanopticMap]:
-        return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
+        if self.settings.sliding_window is None:
+            return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
+        seen = (images.shape[2], images.shape[3])
+        joined = (self._joined(network, partial(image_rows, image), seen) for image in images)
+        return [own.resized((size[0], size[1])) for own, size in zip(joined, sizes, strict=True)]
 
     def evaluator(self) -> PanopticEvaluator:
         return PanopticEvaluator(self.labels)
@@ -76,9 +85,9 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         truth = self.truth(annotation)
         pairs = match_segments(result.ids, result.segments, truth.ids, truth.segments)
         true_ids, ids = [s.id for s in truth.segments], [s.id for s in result.segments]
-        outcomes = [(truth.ids == true_ids[row], "found") for row in pairs.true]
-        outcomes += [(truth.ids == true_ids[row], "missed") for row in pairs.unmatched_true]
-        outcomes += [(result.ids == ids[row], "wrong") for row in pairs.unmatched_predicted]
+        outcomes = [(cropped(truth.ids == true_ids[row]), "found") for row in pairs.true]
+        outcomes += [(cropped(truth.ids == true_ids[row]), "missed") for row in pairs.unmatched_true]
+        outcomes += [(cropped(result.ids == ids[row]), "wrong") for row in pairs.unmatched_predicted]
         image = resize_image(image, truth.ids.shape)
         drawn = truth.draw(image, self.labels), result.draw(image, self.labels)
         classes = [segment.label for segment in (*truth.segments, *result.segments)]
@@ -107,3 +116,18 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
             "labels": columns[1],
             "image": columns[2],
         }
+
+    def _joined(
+        self, network: Callable[..., Any], read: Callable[[int, int], Tensor], size: tuple[int, int]
+    ) -> PanopticMap:
+        """The map of an image that windows see, at its own size."""
+        window = self.settings.sliding_window
+        assert window is not None
+        whole = replace(self.settings, stuff_area=0)  # a region may go on in the next window
+
+        def maps(batch: Tensor) -> list[PanopticMap]:
+            found: list[PanopticMap] = network(batch).panoptic([window.size] * len(batch), self.labels, whole)
+            return found
+
+        found = join_segments(maps, read, size, window, self.labels)
+        return found.without_small_stuff(self.labels.things, self.settings.stuff_area)

@@ -22,7 +22,7 @@ from segmodels.data.preview import flat
 from segmodels.errors import InputError
 from segmodels.inference.class_rows import class_rows
 from segmodels.inference.crf import DenseCRF, mean_field
-from segmodels.inference.sliding_window import SlidingWindow, predict_bands
+from segmodels.inference.sliding_window import image_rows, predict_bands
 from segmodels.inference.views import average_predictions
 from segmodels.labels import LabelMap
 from segmodels.outputs import PixelOutput
@@ -31,6 +31,7 @@ from segmodels.tasks.base import Size, Task, TensorSpec
 from segmodels.tasks.registry import register_task
 from segmodels.tasks.semantic_evaluator import SemanticEvaluator
 from segmodels.tasks.targets import SemanticTargets
+from segmodels.windows import SlidingWindow
 
 if TYPE_CHECKING:
     from segmodels.plots import Comparison
@@ -197,7 +198,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         predict = partial(self._averaged, network)
         if window is not None:
             size = tuple(images.shape[2:])
-            yield from (predict_bands(predict, partial(_rows, image), size, window) for image in images)
+            yield from (predict_bands(predict, partial(image_rows, image), size, window) for image in images)
             return
         probabilities = predict(images)
         yield from (iter([own]) for own in (_refined(probabilities, images, crf) if crf else probabilities))
@@ -219,7 +220,3 @@ def _refined(probabilities: Tensor, images: Tensor, crf: DenseCRF) -> list[Tenso
             partial(mean_field, crf=crf), probabilities.cpu().numpy(), images.permute(0, 2, 3, 1).cpu().numpy()
         )
         return [torch.from_numpy(one).to(images.device) for one in refined]
-
-
-def _rows(image: Tensor, start: int, stop: int) -> Tensor:
-    return image[:, start:stop]

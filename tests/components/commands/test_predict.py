@@ -17,8 +17,8 @@ from segmodels.errors import InputError
 from segmodels.inference.bundle import copy_bundle, load_bundle
 from segmodels.inference.crf import DenseCRF
 from segmodels.inference.predictor import Predictor
-from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.tasks.semantic import SemanticSettings
+from segmodels.windows import SlidingWindow
 
 
 @pytest.fixture(scope="module")

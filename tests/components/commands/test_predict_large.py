@@ -17,9 +17,9 @@ from segmodels.data import large_images
 from segmodels.data.large_images import ArrayRows
 from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
-from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.tasks.semantic import SemanticSettings
+from segmodels.windows import SlidingWindow
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from segmodels.data.loader import evaluation_loader, training_loader
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
-from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.losses import create_loss
 from segmodels.metrics.surface import case_scores
 from segmodels.models.registry import create_model
 from segmodels.tasks.registry import create_task
+from segmodels.windows import SlidingWindow
 
 LABELS = LabelMap(("background", "lesion"), ((0, 0, 0), (255, 0, 0)), {0: 0, 1: 1})
 Augment = partial(augmentation.Augment, scale=(1.0, 1.0), brightness=0.0, contrast=0.0, saturation=0.0)

@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from segmodels.errors import InputError
 from segmodels.inference.bundle import bundle_digest, copy_bundle, load_bundle, save_bundle
-from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
 from segmodels.tasks.registry import create_task
 from segmodels.tasks.semantic import SemanticSettings
+from segmodels.windows import SlidingWindow
 
 LABELS = LabelMap(("background", "cat", "dog"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), {0: 0, 7: 1, 8: 2})
 OPTIONS = {"widths": [4, 6, 8]}

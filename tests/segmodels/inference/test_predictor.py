@@ -12,12 +12,12 @@ from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
 from segmodels.inference.crf import DenseCRF, mean_field
 from segmodels.inference.predictor import Predictor
-from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model
 from segmodels.outputs import PixelOutput
 from segmodels.tasks.registry import create_task
 from segmodels.tasks.semantic import SemanticSettings
+from segmodels.windows import SlidingWindow
 
 
 class Pointwise(nn.Module):

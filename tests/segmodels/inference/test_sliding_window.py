@@ -15,7 +15,8 @@ from torch import Tensor
 from segmodels.errors import InputError
 from segmodels.inference import sliding_window
 from segmodels.inference.class_rows import class_rows
-from segmodels.inference.sliding_window import SlidingWindow, predict_bands, window_starts
+from segmodels.inference.sliding_window import predict_bands, window_starts
+from segmodels.windows import SlidingWindow
 
 
 def pointwise(images: Tensor) -> Tensor:
@@ -168,7 +169,8 @@ def test_memory_does_not_grow_with_the_height_of_the_image() -> None:
 import resource, torch
 from segmodels.inference import sliding_window
 from segmodels.inference.class_rows import class_rows
-from segmodels.inference.sliding_window import SlidingWindow, predict_bands
+from segmodels.inference.sliding_window import predict_bands
+from segmodels.windows import SlidingWindow
 import numpy as np
 torch.set_num_threads(1)
 head = torch.nn.Conv2d(3, 24, 1)

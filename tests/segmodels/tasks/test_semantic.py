@@ -14,13 +14,13 @@ from segmodels import metrics
 from segmodels.annotations import Annotation
 from segmodels.errors import InputError
 from segmodels.inference.crf import DenseCRF
-from segmodels.inference.sliding_window import SlidingWindow
 from segmodels.labels import LabelMap
 from segmodels.outputs import PixelOutput
 from segmodels.results import ClassMap
 from segmodels.tasks.registry import create_task, settings_from_dict, settings_to_dict, task_class
 from segmodels.tasks.semantic import SemanticSettings
 from segmodels.tasks.semantic_evaluator import SemanticEvaluator
+from segmodels.windows import SlidingWindow
 
 LABELS = LabelMap(("sky", "road", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), {0: 0, 1: 1, 2: 2})
 

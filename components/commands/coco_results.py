@@ -1,0 +1,123 @@
+"""Predictions of objects and segments as the files that COCO's own tools read: pycocotools and panopticapi."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from components.running.atomic import written_file
+from segmodels import run_lengths
+from segmodels.results import Instances, PanopticMap
+
+if TYPE_CHECKING:
+    from segmodels.labels import LabelMap
+
+RESULTS, IMAGES, PANOPTIC = "results.json", "images.json", "panoptic"
+
+
+class CocoResults:
+    """Takes the results of images, by their paths relative to the folder of images, from several threads.
+
+    Of objects: results.json, a list as COCO's results have it, and images.json, the images and categories:
+    ``COCO("images.json").loadRes("results.json")`` reads both. Of panoptic maps: panoptic.json and panoptic/NAME.png, R
+    + 256 G + 65536 B of a pixel is the id of its segment, as panopticapi reads it. Of class maps: nothing.
+
+    A category's id is the dataset's own. An image's id is the number that its name is, where all names are different
+    numbers (COCO's 000000000139.jpg is 139), else its place among the names, from 1.
+    """
+
+    def __init__(self, out: Path, labels: LabelMap) -> None:
+        self._out = out
+        self._labels = labels
+        self._category: dict[int, int] = {}
+        for source, train in labels.ids.items():
+            self._category.setdefault(train, source)
+        self._images: dict[Path, tuple[int, int]] = {}
+        self._objects: dict[Path, list[dict[str, Any]]] = {}
+        self._segments: dict[Path, list[dict[str, Any]]] = {}
+
+    def add(self, path: Path, result: Any) -> None:
+        """The result of an image."""
+        if isinstance(result, Instances):
+            rows = json.loads(result.files(self._labels)[".json"])
+            self._objects[path] = [self._object(row) for row in rows]
+            self._images[path] = result.size
+        elif isinstance(result, PanopticMap):
+            self._segments[path] = self._write_map(path, result)
+            self._images[path] = result.ids.shape[0], result.ids.shape[1]
+
+    def close(self) -> None:
+        """Called after the last image."""
+        names = sorted(self._images)
+        numbers = [int(name.stem) for name in names if name.stem.isdecimal()]
+        own = numbers if len(set(numbers)) == len(names) else range(1, len(names) + 1)
+        ids = dict(zip(names, own, strict=True))
+        images = [
+            {"id": ids[name], "file_name": name.as_posix(), "height": height, "width": width}
+            for name, (height, width) in sorted(self._images.items())
+        ]
+        content = {"info": {}, "licenses": [], "images": images, "annotations": [], "categories": self._categories()}
+        if self._objects:
+            rows = [{"image_id": ids[name]} | row for name in names for row in self._objects[name]]
+            self._write(RESULTS, rows)
+            self._write(IMAGES, content)
+        if self._segments:
+            maps = [
+                {
+                    "image_id": ids[name],
+                    "file_name": name.with_suffix(".png").as_posix(),
+                    "segments_info": self._segments[name],
+                }
+                for name in names
+            ]
+            self._write(f"{PANOPTIC}.json", content | {"annotations": maps})
+
+    def _object(self, row: dict[str, Any]) -> dict[str, Any]:
+        del row["class"]
+        return row | {"category_id": self._category[row["category_id"]]}
+
+    def _write_map(self, path: Path, result: PanopticMap) -> list[dict[str, Any]]:
+        """The picture of a map; its rows."""
+        parts = [(result.ids >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)]
+        data = io.BytesIO()
+        Image.fromarray(np.stack(parts, axis=2)).save(data, "PNG")
+        with written_file(self._out / PANOPTIC / path.with_suffix(".png")) as partial:
+            partial.write_bytes(data.getvalue())
+        rows = []
+        for segment in result.segments:
+            crop = run_lengths.cropped(result.ids == segment.id)
+            height, width = crop.pixels.shape
+            rows.append(
+                {
+                    "id": segment.id,
+                    "category_id": self._category[segment.label],
+                    "area": int(np.count_nonzero(crop.pixels)),
+                    "bbox": [crop.left, crop.top, width, height],
+                    "iscrowd": 0,
+                }
+            )
+        return rows
+
+    def _categories(self) -> list[dict[str, Any]]:
+        """Of objects those that are counted, of maps all."""
+        labels = self._labels
+        return [
+            {
+                "id": self._category[train],
+                "name": name,
+                "supercategory": "",
+                "isthing": int(train in labels.things),
+                "color": list(labels.palette[train]),
+            }
+            for train, name in enumerate(labels.classes)
+            if train in self._category and (self._segments or train in labels.things)
+        ]
+
+    def _write(self, name: str, content: Any) -> None:
+        with written_file(self._out / name) as partial:
+            partial.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,126 @@
+"""Objects and panoptic maps as files for COCO's tools: pycocotools and panopticapi read what predict writes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from object_models import registered
+from object_scenes import DIGITS, digit_scenes
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from components.commands.coco_results import CocoResults
+from components.commands.predict import predict
+from segmodels.inference.bundle import load_bundle, save_bundle
+from segmodels.inference.predictor import Predictor
+from segmodels.labels import LabelMap
+from segmodels.models.registry import create_model
+from segmodels.results import ClassMap
+from segmodels.tasks.registry import create_task
+
+ANIMALS = LabelMap(
+    ("ground", "cat", "dog"), ((0, 0, 0), (9, 9, 9), (5, 5, 5)), {1: 0, 17: 1, 18: 2}, things=frozenset({1, 2})
+)
+
+
+def test_objects_are_read_by_pycocotools_and_the_truth_has_an_average_precision_of_one(tmp_path: Path) -> None:
+    _, annotations = digit_scenes(3)
+    task = create_task("instance", DIGITS)
+    written = CocoResults(tmp_path, DIGITS)
+    names = ["a/000000000139.jpg", "000000000007.jpg", "000000000632.jpg"]
+    for name, annotation in zip(names, annotations, strict=True):
+        written.add(Path(name), task.truth(annotation))
+    written.close()
+    truth = json.loads((tmp_path / "images.json").read_text())
+    assert {row["file_name"]: row["id"] for row in truth["images"]} == {name: int(Path(name).stem) for name in names}
+    truth["annotations"] = [
+        row | {"id": number, "iscrowd": 0, "area": float(coco_mask.area(row["segmentation"]))}
+        for number, row in enumerate(json.loads((tmp_path / "results.json").read_text()), start=1)
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    whole = COCO(str(tmp_path / "truth.json"))
+    counted = COCOeval(whole, whole.loadRes(str(tmp_path / "results.json")), "segm")
+    counted.evaluate()
+    counted.accumulate()
+    counted.summarize()
+    assert counted.stats[0] == 1.0
+
+
+def test_categories_have_the_ids_of_the_dataset(tmp_path: Path) -> None:
+    _, (annotation,) = digit_scenes(1)
+    found = create_task("instance", DIGITS).truth(annotation)
+    labels = np.where(np.arange(len(found)) % 2, 1, 2)
+    written = CocoResults(tmp_path, ANIMALS)
+    written.add(Path("pond.png"), replace(found, labels=labels))
+    written.add(Path("mask.png"), ClassMap(np.zeros((4, 4), np.uint8)))
+    written.close()
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["category_id"] for row in rows] == [17 if label == 1 else 18 for label in labels]
+    assert {row["image_id"] for row in rows} == {1}
+    loaded = COCO(str(tmp_path / "images.json"))
+    assert {row["id"]: row["name"] for row in loaded.loadCats(loaded.getCatIds())} == {17: "cat", 18: "dog"}
+
+
+def test_panoptic_maps_are_written_as_panopticapi_reads_them(tmp_path: Path) -> None:
+    _, annotations = digit_scenes(2)
+    task = create_task("panoptic", DIGITS)
+    written = CocoResults(tmp_path, DIGITS)
+    maps = {"deep/b.jpg": task.truth(annotations[0]), "a.png": task.truth(annotations[1])}
+    for name, found in maps.items():
+        written.add(Path(name), found)
+    written.close()
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    categories = {row["id"]: row for row in content["categories"]}
+    names = {row["id"]: row["file_name"] for row in content["images"]}
+    assert {row["name"] for row in categories.values() if not row["isthing"]} == {DIGITS.classes[0]}
+    for row in content["annotations"]:
+        found = maps[names[row["image_id"]]]
+        pixels = np.asarray(Image.open(tmp_path / "panoptic" / row["file_name"])).astype(np.int64)
+        ids = pixels @ np.array([1, 256, 65536])  # rgb2id of panopticapi
+        np.testing.assert_array_equal(ids, found.ids)
+        assert {info["id"]: info["area"] for info in row["segments_info"]} == {
+            segment.id: int((found.ids == segment.id).sum()) for segment in found.segments
+        }
+        assert [DIGITS.ids[info["category_id"]] for info in row["segments_info"]] == [s.label for s in found.segments]
+
+
+@pytest.mark.parametrize(("model", "task"), [("centers_tiny", "instance"), ("kernels_tiny", "panoptic")])
+def test_predict_writes_objects_of_windows(model: str, task: str, tmp_path: Path) -> None:
+    images, _ = digit_scenes(2)
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(np.tile(image, (2, 1, 1))).save(tmp_path / "images" / f"{number}.png")
+    settings = {"score": 0.0} | ({"flip": True} if task == "instance" else {})
+    with registered():
+        own = create_task(task, DIGITS, settings)
+        options = own.model_arguments(DIGITS)
+        save_bundle(
+            tmp_path / "model",
+            create_model(model, **options),
+            name=model,
+            options=options,
+            task=own,
+            mean=(128.0,) * 3,
+            std=(64.0,) * 3,
+            lineage={},
+        )
+        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", window=64, overlap=0.25)
+        predictor = Predictor(
+            load_bundle(tmp_path / "model"), settings=settings | {"sliding_window": {"size": [64, 64], "overlap": 0.25}}
+        )
+        expected = predictor.results([np.tile(image, (2, 1, 1)) for image in images])
+    for number, result in enumerate(expected):
+        for suffix, content in result.files(DIGITS).items():
+            assert (tmp_path / "out/masks" / f"{number}{suffix}").read_bytes() == content
+        assert (tmp_path / "out/overlays" / f"{number}.jpg").is_file()
+    if task == "instance":
+        rows = json.loads((tmp_path / "out/results.json").read_text())
+        assert len(rows) == sum(map(len, expected)) > 0
+    else:
+        assert len(json.loads((tmp_path / "out/panoptic.json").read_text())["annotations"]) == 2
