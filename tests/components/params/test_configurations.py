@@ -11,7 +11,15 @@ from segmodels.data.layouts import LAYOUTS, Layout
 from segmodels.models.registry import MODELS
 
 FILES = sorted((Path(__file__).parents[3] / "params").glob("*.yaml"))
-DATASETS = [path for path in FILES if load_params(path).ingest.source != "digits"]
+OBJECTS = {
+    "digits_instances": ("instance", "mask_ap"),
+    "digits_panoptic": ("panoptic", "pq"),
+    "digits_prompts": ("promptable", "object_iou"),
+    "dsb2018_instances": ("instance", "mask_ap"),
+}
+"""Task and metric of the configurations for objects."""
+
+DATASETS = [path for path in FILES if path.stem not in OBJECTS]
 
 
 @pytest.mark.parametrize("path", DATASETS, ids=lambda path: path.stem)
@@ -43,13 +51,10 @@ def test_all_promised_datasets_have_one() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "task", "metric"),
-    [("digits_instances", "instance", "mask_ap"), ("digits_prompts", "promptable", "object_iou")],
-)
-def test_the_digits_as_objects_have_a_model_for_each_task(name: str, task: str, metric: str) -> None:
-    (path,) = (path for path in set(FILES) - set(DATASETS) if path.stem == name)
-    params = load_params(path)
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem in OBJECTS], ids=lambda path: path.stem)
+def test_configurations_for_objects_have_a_model_for_their_task(path: Path) -> None:
+    params, (task, metric) = load_params(path), OBJECTS[path.stem]
     assert f"make run PARAMS=params/{path.name}" in path.read_text()
+    assert params.train.experiment == path.stem.replace("_", "-")
     assert MODELS[params.train.model].card.tasks == (task,)
     assert params.register.metric == metric
