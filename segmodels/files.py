@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
 DATASET, MANIFEST = "dataset.json", "manifest.parquet"
 STATISTICS, SHARD_PART = "statistics.json", "part.json"
-DESCRIPTION, WEIGHTS = "model.json", "weights.safetensors"
+DESCRIPTION, WEIGHTS, REFERENCE = "model.json", "weights.safetensors", "reference.safetensors"
 """Files that the library writes: of a dataset on record, of shards and a part of them, of a trained model."""
+
+LOG_SUFFIX = ".jsonl"
+"""Of the files of a server's log."""
 
 LARGEST_TEXT = 2**28
 """Bytes of a text file that people write: 256 MB, some millions of samples."""
@@ -114,6 +117,15 @@ def read_csv(path: Path, step: str, columns: tuple[str, ...] = ()) -> list[dict[
     """
     with reading(path, step):
         return parse_csv(path.read_text(encoding="utf-8"), columns)
+
+
+def read_json_lines(path: Path, step: str, shape: Any = object) -> list[Any]:
+    """The values of a file with one JSON text per line; arguments and errors as ``read_json``. A last line without its
+    end, which is still being written, is left out.
+    """
+    with reading(path, step):
+        lines = path.read_bytes().split(b"\n")[:-1]
+        return [parse_json(line, shape) for line in lines]
 
 
 def read_parquet(path: Path, step: str, schema: pa.Schema | None = None) -> pa.Table:

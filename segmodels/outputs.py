@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import _register_namedtuple
 
 from segmodels.labels import LabelMap
+from segmodels.metrics.average_precision import SURE
 from segmodels.object_reading import (
     Frame,
     InstanceSettings,
@@ -65,6 +66,10 @@ class PixelOutput(NamedTuple):
         """``(B, C, *spatial)`` float32, each pixel's sum 1."""
         return self.logits.float().softmax(dim=1)
 
+    def confidence(self) -> Tensor:
+        """``(B,)``, 0..1: the mean, over pixels on a grid, of the probability of the most probable class."""
+        return _certainty(on_grid(self.logits).float().softmax(dim=1))
+
     def layers(self, weights: Sequence[float]) -> list[tuple[float, PixelOutput]]:
         """What losses see one at a time: the output itself with weight 1, then each auxiliary output with its weight.
 
@@ -87,8 +92,16 @@ class QueryOutput(NamedTuple):
         """``(B, C, H, W)`` float32: Σ over queries of class times mask probability (MaskFormer, section 3.4, semantic
         inference), divided by its sum over the classes.
         """
-        masks = resize_logits(self.mask_logits, self.size or self.mask_logits.shape[2:]).sigmoid()
-        scores = torch.einsum("bqc,bqhw->bchw", self.class_logits.float().softmax(dim=2)[..., :-1], masks)
+        return self._classes(resize_logits(self.mask_logits, self.size or self.mask_logits.shape[2:]))
+
+    def confidence(self) -> Tensor:
+        """As that of ``PixelOutput``, at the resolution of the masks."""
+        return _certainty(self._classes(on_grid(self.mask_logits).float()))
+
+    def _classes(self, mask_logits: Tensor) -> Tensor:
+        scores = torch.einsum(
+            "bqc,bqhw->bchw", self.class_logits.float().softmax(dim=2)[..., :-1], mask_logits.sigmoid()
+        )
         return scores / scores.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
 
     def instances(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[Instances]:
@@ -169,6 +182,11 @@ class DetectionOutput(NamedTuple):
         turned = tuple(own[:, [2, 1, 0, 3]] for own in boxes)
         return self._replace(boxes=turned, masks=tuple(own.flip(-1) for own in self.masks), auxiliary=())
 
+    def confidence(self) -> Tensor:
+        """``(B,)``, 0..1: the mean score of the detections that count as sure (0.3); 0 without any."""
+        sure = (scores[scores >= SURE].float() for scores in self.scores)
+        return torch.stack([own.mean() if len(own) else own.new_zeros(()) for own in sure])
+
     def layers(self, weights: Sequence[float]) -> list[tuple[float, DetectionOutput]]:
         """The output itself with weight 1, then each stage's with its weight (the last for further ones)."""
         return [(1.0, self), *((weight_of(weights, i), stage) for i, stage in enumerate(self.auxiliary))]
@@ -190,6 +208,10 @@ class PanopticOutput(NamedTuple):
             classes = resize_logits(logits, size).argmax(dim=0).cpu().numpy()
             maps.append(fuse(instances, things, stuff, classes, settings))
         return maps
+
+    def confidence(self) -> Tensor:
+        """That of the pixels."""
+        return self.pixels.confidence()
 
     def layers(self, weights: Sequence[float]) -> list[tuple[float, PixelOutput | DetectionOutput]]:
         """The layers of both parts: losses of pixels and of detections each see their own."""
@@ -235,6 +257,18 @@ class PromptedOutput(NamedTuple):
 def weight_of(weights: Sequence[float], index: int) -> float:
     """``weights[index]``, or the last of them beyond their end."""
     return weights[min(index, len(weights) - 1)]
+
+
+def on_grid(maps: Tensor) -> Tensor:
+    """Maps ``(B, C, *spatial)`` at evenly spaced pixels: at most 64 on each of two axes, 16 on each of three."""
+    most = 64 if maps.dim() == 4 else 16
+    steps = (slice(None, None, max(-(-length // most), 1)) for length in maps.shape[2:])
+    return maps[(slice(None), slice(None), *steps)]
+
+
+def _certainty(probabilities: Tensor) -> Tensor:
+    """``(B,)`` of ``(B, C, *spatial)``."""
+    return probabilities.amax(dim=1).flatten(1).mean(dim=1)
 
 
 # so that torch.export.save can write a program that returns one

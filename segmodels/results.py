@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -55,6 +56,11 @@ class ClassMap:
         data = io.BytesIO()
         picture.save(data, "PNG")
         return {".png": data.getvalue()}
+
+    def shares(self, labels: LabelMap) -> NDArray[np.float64]:
+        """Share of the pixels that each class has, ``(C,)``."""
+        counts = np.bincount(self.classes.reshape(-1), minlength=labels.num_classes)
+        return counts[: labels.num_classes] / max(self.classes.size, 1)
 
     def regions(self) -> list[Region]:
         """A region for each class that occurs."""
@@ -172,6 +178,13 @@ class Instances:
         rows = [Segment(number, label) for number, label in enumerate(self.labels.tolist(), start=1)]
         return Annotation(classes, layers, rows_of(layers, rows))
 
+    def shares(self, labels: LabelMap) -> NDArray[np.float64]:
+        """Share of the image that the objects of each class with a score of at least ``sure`` cover, ``(C,)``; where
+        objects overlap, a pixel counts for each.
+        """
+        areas = np.where(self.scores >= self.sure, run_lengths.areas(self.masks, self.size), 0.0)
+        return np.bincount(self.labels, areas, labels.num_classes)[: labels.num_classes] / max(math.prod(self.size), 1)
+
     def regions(self) -> list[Region]:
         """A region for each object."""
         scored = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
@@ -259,6 +272,10 @@ class PanopticMap:
             for segment in self.segments
         ]
         return {".png": data.getvalue(), ".json": json.dumps(rows).encode()}
+
+    def shares(self, labels: LabelMap) -> NDArray[np.float64]:
+        """Share of the pixels that the segments of each class have, ``(C,)``."""
+        return ClassMap(self.classes(labels)).shares(labels)
 
     def regions(self) -> list[Region]:
         """A region for each segment."""

@@ -14,6 +14,7 @@ from components.serving.batching import Batcher
 from components.serving.connections import TimedConnection
 from components.serving.limits import Limits
 from components.serving.live_model import LiveModel, ModelSource
+from components.serving.request_log import RequestLog
 
 
 @contextmanager
@@ -26,12 +27,13 @@ def served(
     max_bytes: int = 2_000_000,
     seconds: float = 60.0,
     loaded: bool = True,
+    log: RequestLog | None = None,
 ) -> Iterator[tuple[TestClient, LiveModel]]:
     """A client of the model, and what serves it; ``window`` in seconds."""
     live = LiveModel(ModelSource(model))
     if loaded:
         live.update()
-    batcher = Batcher(live, window=window, max_images=max_batch, max_pixels=max_pixels)
+    batcher = Batcher(live, window=window, max_images=max_batch, max_pixels=max_pixels, log=log)
     try:
         yield (
             TestClient(
@@ -42,6 +44,8 @@ def served(
         )
     finally:
         batcher.close()
+        if log:
+            log.close()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from segmodels.errors import InputError
+from segmodels.machine import check_writable
 
 SECONDS_TO_FINISH = 25
 """Grace period in seconds for requests in flight after SIGTERM; Kubernetes sends SIGKILL after 30."""
@@ -25,6 +26,10 @@ def serve(
     max_megabytes: float = 32,
     poll: float = 30,
     threads: int | None = None,
+    log: Path | None = None,
+    log_share: float = 0.1,
+    log_megabytes: float = 100,
+    log_images: bool = False,
 ) -> None:
     """Serve a model until SIGTERM or SIGINT; requests in flight are answered first.
 
@@ -47,12 +52,19 @@ def serve(
         max_megabytes: million bytes of a request. The requests in flight hold at most four times as many together.
         poll: seconds between checks of the alias.
         threads: CPU threads of torch. None lets torch choose, which ignores a container's CPU limit.
+        log: folder for statistics of the images in some of the requests, which `python -m components drift` reads.
+            None: nothing is logged.
+        log_share: share of the requests that are logged, chosen at random, above 0 and at most 1.
+        log_megabytes: million bytes of all files in that folder; the oldest are removed.
+        log_images: keep the pixels of the logged images too, as .npy files.
 
     Raises:
         InputError: an option is out of range, the port is taken, or there is no such model.
         TransientError: the model registry does not answer at the start.
     """
-    _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads)
+    _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads, log_share, log_megabytes)
+    if log is not None:
+        check_writable(log / "any")  # itself: what holds it may be read-only
     from components.tracking.model_registry import is_registered
 
     if not is_registered(model) and not Path(model).is_dir():
@@ -73,12 +85,14 @@ def serve(
     from components.serving.connections import TimedConnection
     from components.serving.limits import Limits
     from components.serving.live_model import LiveModel, ModelSource
+    from components.serving.request_log import RequestLog
 
     if threads is not None:
         torch.set_num_threads(threads)
     live = LiveModel(ModelSource(model))
     pixels = int(max_megapixels * 1e6)
-    batcher = Batcher(live, window=batch_window / 1000, max_images=max_batch, max_pixels=pixels)
+    kept = None if log is None else RequestLog(log, log_share, log_megabytes * 1e6, images=log_images)
+    batcher = Batcher(live, window=batch_window / 1000, max_images=max_batch, max_pixels=pixels, log=kept)
     limits = Limits(images=BATCHES_PER_REQUEST * max_batch, pixels=pixels, length=int(max_megabytes * 1e6))
     config = uvicorn.Config(
         create_app(live, batcher, limits),
@@ -111,6 +125,8 @@ def serve(
     server.run(sockets=[listener])
     stop.set()
     batcher.close()
+    if kept:
+        kept.close()
     loader.join(SECONDS_TO_FINISH)
     if failures:
         raise failures[0]
@@ -124,6 +140,8 @@ def _check_ranges(
     max_megabytes: float,
     poll: float,
     threads: int | None,
+    log_share: float,
+    log_megabytes: float,
 ) -> None:
     from PIL import Image
 
@@ -140,6 +158,8 @@ def _check_ranges(
         "--max-megabytes": (max_megabytes, max_megabytes > 0, "more than 0"),
         "--poll": (poll, poll > 0, "more than 0 seconds"),
         "--threads": (threads, threads is None or threads >= 1, "at least 1"),
+        "--log-share": (log_share, 0 < log_share <= 1, "more than 0 and at most 1"),
+        "--log-megabytes": (log_megabytes, log_megabytes >= 1, "at least 1"),
     }
     for option, (value, right, expected) in checks.items():
         if not right:

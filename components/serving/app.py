@@ -191,6 +191,8 @@ def create_app(live: LiveModel, batcher: Batcher, limits: Limits) -> FastAPI:
             "batches": counts.batches,
             "prediction_seconds": counts.seconds,
         }
+        if log := batcher.log:
+            values |= {"log_records": log.logged, "log_records_dropped": log.dropped}
         lines = [
             f"# TYPE segmodels_{name}_total counter\nsegmodels_{name}_total {value}" for name, value in values.items()
         ]

@@ -13,7 +13,10 @@ from threading import Condition, Thread
 import numpy as np
 
 from components.serving.live_model import LiveModel, ServedModel
+from components.serving.request_log import LoggedRequest, RequestLog
 from segmodels.errors import TransientError
+from segmodels.inference.observation import Observer
+from segmodels.inference.reference import Observation
 from segmodels.prompts import Prompt
 from segmodels.tasks.base import Result
 
@@ -44,7 +47,7 @@ class Counts:
 @dataclass(eq=False)
 class _Request:
     """``prompts``: of each image; ``costs``: pixels that the network sees of each; ``taken``: images that were put into
-    batches so far.
+    batches so far; ``logged``: whether it is, and then ``observations`` of the images whose results there are.
     """
 
     images: Sequence[np.ndarray]
@@ -55,6 +58,12 @@ class _Request:
     model: ServedModel | None = None
     results: list[Result] = field(default_factory=list)
     taken: int = 0
+    logged: bool = False
+    observations: list[Observation] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.results) == len(self.images)
 
 
 @dataclass(frozen=True)
@@ -79,10 +88,14 @@ class Batcher:
         window: seconds.
         max_images, max_pixels: of a batch, in pixels as the network sees them (``Predictor.pixels_seen``). A single
             image may exceed ``max_pixels``: it is a batch of its own.
+        log: of some of the requests, once they are answered; None: none.
     """
 
-    def __init__(self, live: LiveModel, *, window: float, max_images: int, max_pixels: int) -> None:
+    def __init__(
+        self, live: LiveModel, *, window: float, max_images: int, max_pixels: int, log: RequestLog | None = None
+    ) -> None:
         self.counts = Counts()
+        self.log = log
         self._live = live
         self._window, self._max_images, self._max_pixels = window, max_images, max_pixels
         self._waiting: deque[_Request] = deque()
@@ -112,6 +125,7 @@ class Batcher:
                 )
             costs = [model.predictor.pixels_seen(image.shape[:-1]) for image in images]
             request = _Request(images, prompts or [None] * len(images), costs)
+            request.logged = self.log is not None and self.log.wants()
             self._waiting.append(request)
             self._images += len(images)
             self._pixels += sum(request.costs)
@@ -187,9 +201,12 @@ class Batcher:
         self._images -= len(costs)
         self._pixels -= sum(costs)
 
-    def _predict(self, batch: list[_Part]) -> None:
+    def _predict(self, batch: list[_Part], observed: bool = True) -> None:
         """Predict a batch, and answer the requests that are complete; one that fails leaves its neighbours alone."""
         model = batch[0].model
+        observer = None
+        if observed and any(part.request.logged for part in batch):
+            observer = Observer(model.predictor, model.reference.layer if model.reference else None)
         images = [image for part in batch for image in part.images]
         prompts = [own for part in batch for own in part.prompts]
         by_size = sorted(
@@ -197,12 +214,17 @@ class Batcher:
         )  # neighbours of one size are predicted together
         try:
             predicted = model.predictor.results(
-                [images[index] for index in by_size], self._max_images, [prompts[index] for index in by_size]
+                [images[index] for index in by_size],
+                self._max_images,
+                [prompts[index] for index in by_size],
+                **({"batch": observer.batch} if observer else {}),
             )
         except Exception as error:  # a model may fail in any way, the thread must go on
-            if len(batch) > 1:
+            if observer:
+                self._predict(batch, observed=False)
+            elif len(batch) > 1:
                 for part in batch:
-                    self._predict([part])
+                    self._predict([part], observed)
             elif batch[0].request.answer.set_running_or_notify_cancel():
                 batch[0].request.answer.set_exception(error)
             return
@@ -212,9 +234,30 @@ class Batcher:
             request = part.request
             request.results += [results[first + offset] for offset in range(len(part.images))]
             first += len(part.images)
-            if len(request.results) == len(request.images) and request.answer.set_running_or_notify_cancel():
+            if request.complete and request.answer.set_running_or_notify_cancel():
                 self.counts.requests += 1
                 request.answer.set_result(Answer(request.results, model))
+        if self.log is not None:
+            self._log(self.log, batch, by_size, observer)
+
+    def _log(self, log: RequestLog, batch: list[_Part], by_size: list[int], observer: Observer | None) -> None:
+        """Hand the complete requests of a batch that was answered to the log."""
+        seen: dict[int, Observation] = {}
+        try:
+            seen = dict(zip(by_size, observer.observations(), strict=True)) if observer else {}
+        except Exception as error:  # the thread must go on
+            log.drop(0, error)
+        first = 0
+        for part in batch:
+            request, numbers = part.request, range(first, first + len(part.images))
+            first = numbers.stop
+            request.observations += [seen[number] for number in numbers if number in seen]
+            if not (request.logged and request.complete):
+                continue
+            if len(request.observations) == len(request.images):
+                log.offer(LoggedRequest(part.model, request.images, request.results, request.observations))
+            else:
+                log.drop(len(request.images), RuntimeError("the model could not be observed"))
 
 
 def _fitting(costs: Sequence[int], images: int, pixels: int, least: int) -> int:

@@ -13,6 +13,7 @@ from components.tracking.model_registry import REGISTERED, bundle_folder, is_reg
 from segmodels.errors import TransientError
 from segmodels.inference.bundle import Bundle, bundle_digest, load_bundle
 from segmodels.inference.predictor import Predictor, choose_device
+from segmodels.inference.reference import Reference
 from segmodels.labels import LabelMap
 
 FIRST_IMAGE = {2: (256, 256), 3: (32, 128, 128)}
@@ -29,12 +30,14 @@ class ServedModel:
         name, version: of the registered model; of a folder its name and the first digits of its digest.
         labels: of the classes in the results.
         predictor: predicts with it, by the settings that the version was measured with.
+        reference: statistics of images that it was trained on, to compare requests with; None of earlier versions.
     """
 
     name: str
     version: str
     labels: LabelMap
     predictor: Predictor
+    reference: Reference | None = None
 
 
 class ModelSource:
@@ -68,7 +71,7 @@ class ModelSource:
         predictor = Predictor(bundle, choose_device())
         size = (*FIRST_IMAGE[bundle.spatial_dims], bundle.channels)
         predictor.results([np.zeros(size, dtype=bundle.dtype)])
-        return ServedModel(self.name, version, predictor.labels, predictor)
+        return ServedModel(self.name, version, predictor.labels, predictor, bundle.reference)
 
 
 class LiveModel:

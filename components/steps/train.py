@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.artifacts import VALIDATION_PICTURES
 from components.params.reading import plain
@@ -17,7 +17,7 @@ from components.running.folder_lock import locked_folder
 from components.running.stop_signal import StopSignal
 from components.tracking.lineage import checkpoint_key, lineage
 from components.tracking.presentation import SEPARATOR, dataset_words, run_name
-from segmodels.errors import InputError
+from segmodels.errors import InputError, TransientError, on_one_line
 
 if TYPE_CHECKING:
     from segmodels.data.loader import EvaluationLoader, TrainingLoader
@@ -35,7 +35,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     Args:
         params: section ``train`` of params.yaml.
         shards: folder that ``preprocess`` wrote.
-        model: folder to write: weights.safetensors, model.json, run.json, metrics.jsonl.
+        model: folder to write: weights.safetensors, model.json, reference.safetensors (statistics of training images,
+            see docs/monitoring.md), run.json, metrics.jsonl.
         checkpoints: folder of states, one sub-folder per lineage; training resumes from the one of its own lineage.
 
     Raises:
@@ -167,6 +168,7 @@ def _train(
             recipe.learner.model.load_state_dict(best)
             with written_folder(model) as folder:
                 _write_bundle(folder, params, recipe, fit, reader, facts)
+                _add_reference(folder, reader, fabric.device, display.warn)
                 run.leave_with(folder)
     if fabric.world_size > 1:
         fabric.barrier()
@@ -200,3 +202,15 @@ def _write_bundle(
         dtype=reader.dtype.name,
         spatial_dims=reader.spatial_dims,
     )
+
+
+def _add_reference(folder: Path, reader: ShardReader, device: Any, warn: Callable[[str], None]) -> None:
+    """Reference statistics; a model that cannot have any is worth more than none."""
+    from segmodels.inference.bundle import add_reference, load_bundle
+    from segmodels.inference.observation import make_reference
+    from segmodels.inference.predictor import Predictor
+
+    try:
+        add_reference(folder, make_reference(Predictor(load_bundle(folder), device), reader))
+    except (InputError, TransientError, RuntimeError) as error:
+        warn(f"the model has no reference statistics, so drift cannot be found: {on_one_line(error)}")

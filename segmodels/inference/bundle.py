@@ -1,5 +1,6 @@
-"""A trained model as a folder: ``weights.safetensors`` and ``model.json``, enough to rebuild it and to predict. Nothing
-in it is pickled, and a digest in ``model.json`` shows damage to either file.
+"""A trained model as a folder: ``weights.safetensors`` and ``model.json``, enough to rebuild it and to predict, and
+``reference.safetensors``, statistics to compare later images with. Nothing in it is pickled, and digests in
+``model.json`` show damage to any file.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from torch import nn
 
 from segmodels.addresses import without_credentials
 from segmodels.errors import InputError, on_one_line
-from segmodels.files import DESCRIPTION, WEIGHTS, reading
+from segmodels.files import DESCRIPTION, REFERENCE, WEIGHTS, reading
 from segmodels.finite import all_finite
 from segmodels.inference.description import AGAIN, file_sha256, read_description, write_description
+from segmodels.inference.reference import Reference, read_reference, write_reference
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model, model_options
 from segmodels.tasks.base import Task
@@ -41,6 +43,7 @@ class Bundle:
         metrics: of the checkpoint, by name, as known when it was saved.
         dtype: type of the images: uint8, uint16, int16 or float32.
         spatial_dims: of the images: 2, or 3 for volumes.
+        reference: statistics of images that the model was trained on; None of models of earlier versions.
     """
 
     model: nn.Module
@@ -54,6 +57,7 @@ class Bundle:
     metrics: dict[str, float]
     dtype: str = "uint8"
     spatial_dims: int = 2
+    reference: Reference | None = None
 
     @property
     def labels(self) -> LabelMap:
@@ -125,8 +129,20 @@ def copy_bundle(source: Path, target: Path, settings: Any) -> None:
     description = read_description(source)
     name = description["task"].get("name", FIRST)
     target.mkdir(parents=True)
-    shutil.copyfile(source / WEIGHTS, target / WEIGHTS)
+    for file in (WEIGHTS, *([REFERENCE] if description["reference"] else [])):
+        shutil.copyfile(source / file, target / file)
     write_description(target, description | {"task": {"name": name, "settings": settings_to_dict(settings)}})
+
+
+def add_reference(folder: Path, reference: Reference) -> None:
+    """Make ``reference`` a part of the bundle in ``folder``.
+
+    Raises:
+        InputError: as ``load_bundle``.
+    """
+    description = read_description(folder)
+    write_reference(folder, reference)
+    write_description(folder, description | {"reference": file_sha256(folder / REFERENCE).hex()})
 
 
 def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundle:
@@ -154,11 +170,14 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
         metrics=description["metrics"],
         dtype=description["dtype"],
         spatial_dims=description["spatial_dims"],
+        reference=read_reference(folder) if description["reference"] else None,
     )
 
 
 def bundle_digest(folder: str | Path) -> str:
-    """SHA-256 over the bundle's two files: the same digest, the same model."""
+    """SHA-256 over the bundle's description, which holds that of its reference, and weights: the same digest, the same
+    model.
+    """
     digest = hashlib.sha256()
     for name in (DESCRIPTION, WEIGHTS):
         digest.update(file_sha256(Path(folder) / name))

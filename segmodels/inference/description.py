@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segmodels.errors import InputError
-from segmodels.files import DESCRIPTION, WEIGHTS, read_json
+from segmodels.files import DESCRIPTION, REFERENCE, WEIGHTS, read_json
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 LONGEST = 2**16  # pixels
@@ -25,9 +25,10 @@ def write_description(folder: Path, description: Mapping[str, Any]) -> None:
     """Write ``model.json`` beside the weights, which are there already.
 
     Args:
-        description: its fields, without ``digest``.
+        description: its fields, without ``digest``; a field ``reference`` of None is left out.
     """
-    description = json.loads(json.dumps(description, allow_nan=False))  # as it will be read
+    known = {name: value for name, value in description.items() if name != "reference" or value is not None}
+    description = json.loads(json.dumps(known, allow_nan=False))  # as it will be read
     text = json.dumps({**description, "digest": _digest(folder, description)}, indent=2, allow_nan=False) + "\n"
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
@@ -39,7 +40,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: a file is missing, or ``model.json`` is not that of a bundle.
-        DamagedBundleError: the two files are not those that ``digest`` was made of.
+        DamagedBundleError: the files are not those that ``digest`` and ``reference`` were made of.
     """
     path = folder / DESCRIPTION
     if not path.exists():
@@ -72,6 +73,12 @@ def read_description(folder: Path) -> dict[str, Any]:
             f" {str(digest)[:12]}: {AGAIN}"
         )
     described = _EARLIER | {"channels": len(described["mean"])} | described
+    wanted = described["reference"]
+    if wanted is not None and wanted != (found := file_sha256(folder / REFERENCE).hex()):
+        raise DamagedBundleError(
+            f"{folder / REFERENCE} is not as it was written: its digest is {found[:12]}, {DESCRIPTION} says"
+            f" {wanted[:12]}: {AGAIN}"
+        )
     return {name: described[name] for name in _FIELDS}
 
 
@@ -89,8 +96,8 @@ def file_sha256(path: Path) -> bytes:
             return hashlib.file_digest(file, "sha256").digest()
     except FileNotFoundError:
         raise InputError(
-            f"{path} is not there, expected the folder of a trained model, {DESCRIPTION} and {WEIGHTS}: run the train"
-            " step, copy the model again or check the path"
+            f"{path} is not there, expected the folder of a trained model with all its files: run the train step, copy"
+            " the model again or check the path"
         ) from None
 
 
@@ -106,8 +113,8 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-_EARLIER: dict[str, Any] = {"task": {}, "channels": 0, "dtype": "uint8", "spatial_dims": 2}
-"""Fields that version 0.1 did not write, and what they are where they are missing."""
+_EARLIER: dict[str, Any] = {"task": {}, "channels": 0, "dtype": "uint8", "spatial_dims": 2, "reference": None}
+"""Fields that earlier versions did not write, and what they are where they are missing."""
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "the name of a model"),
@@ -124,6 +131,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"null, or pixels from 1 to {LONGEST}",
     ),
     "lineage": (_is_object, "an object"),
+    "reference": (lambda value: value is None or isinstance(value, str), "null, or the SHA-256 of a file"),
     "metrics": (
         lambda value: _is_object(value) and all(map(_is_number, value.values())),
         "an object of finite numbers",

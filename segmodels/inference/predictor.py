@@ -5,7 +5,7 @@ the model's output into results.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -59,6 +59,7 @@ class Predictor:
 
     Attributes:
         task: what is predicted, with its settings.
+        model: the network, which takes normalised images.
         labels: of the classes in the results.
         channels, dtype, spatial_dims: of the images that the model takes.
 
@@ -77,7 +78,7 @@ class Predictor:
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
         self.spatial_dims = bundle.spatial_dims
         self._longer_side = bundle.longer_side
-        self._model = bundle.model.to(self.device).eval()
+        self.model = bundle.model.to(self.device).eval()
         self._mean, self._std = (
             torch.tensor(values, device=self.device).view(-1, *[1] * bundle.spatial_dims)
             for values in (bundle.mean, bundle.std)
@@ -85,7 +86,7 @@ class Predictor:
 
     def network(self, images: Tensor, **guide: Any) -> Any:
         """The model's output for images (B, C, *spatial) on the device, in their own units."""
-        return self._model((images.float() - self._mean) / self._std, **guide)
+        return self.model((images.float() - self._mean) / self._std, **guide)
 
     @torch.inference_mode()
     def batch(
@@ -93,14 +94,15 @@ class Predictor:
         images: Tensor,
         sizes: Sequence[Size] | None = None,
         prompts: Sequence[Sequence[Prompt]] | None = None,
+        network: Callable[..., Any] | None = None,
     ) -> list[Result]:
         """Results of images (B, C, *spatial) that have the model's input size already, each at its own size in
-        ``sizes`` (None: the images' size), in whose pixels the prompts are.
+        ``sizes`` (None: the images' size), in whose pixels the prompts are. ``network`` stands for the method.
         """
         sizes = sizes or [tuple(images.shape[2:])] * len(images)
         images = images.to(self.device)
         guides = None if prompts is None else prompts_of(prompts, sizes, images)
-        return self.task.predict(self.network, images, sizes, guides)
+        return self.task.predict(network or self.network, images, sizes, guides)
 
     @torch.inference_mode()
     def measured(self, image: NDArray, annotation: Annotation) -> Result:
@@ -114,6 +116,7 @@ class Predictor:
         images: NDArray | Sequence[NDArray],
         batch_size: int = 8,
         prompts: Sequence[Sequence[Prompt] | None] | None = None,
+        batch: Callable[..., list[Result]] | None = None,
     ) -> list[Result]:
         """Results of images of any size, each at its image's size.
 
@@ -125,11 +128,13 @@ class Predictor:
                 channels that the model was trained on: ``dtype`` and ``channels``.
             batch_size: images predicted at once.
             prompts: for each image its prompts, in its pixels, or None for everything in it; of promptable models.
+            batch: stands for the method ``batch``, as that of an ``Observer`` does.
 
         Raises:
             InputError: an image of another shape or type, prompts that do not lie in their image, or for a model that
                 takes none.
         """
+        predict = batch or self.batch
         asked: Sequence[Sequence[Prompt] | None] = [None] * len(images) if prompts is None else prompts
         for image, own in zip(images, asked, strict=True):
             self._check(image)
@@ -140,9 +145,9 @@ class Predictor:
             group = list(same)
             for first in range(0, len(group), batch_size):
                 part = group[first : first + batch_size]
-                batch = np.stack([resize_image(image, self._longer_side) for image, _ in part])
+                seen = np.stack([resize_image(image, self._longer_side) for image, _ in part])
                 given = [own for _, own in part if own is not None] if prompted else None
-                results += self.batch(torch.from_numpy(np.moveaxis(batch, -1, 1)), [size] * len(batch), given)
+                results += predict(torch.from_numpy(np.moveaxis(seen, -1, 1)), [size] * len(seen), given)
         return results
 
     def check_prompts(self, prompts: Sequence[Prompt] | None, size: Size) -> None:

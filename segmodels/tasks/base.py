@@ -38,6 +38,10 @@ class Result(Protocol):
         """The result as an annotation, for a person to correct."""
         ...
 
+    def shares(self, labels: LabelMap) -> NDArray:
+        """Share of the image that each class has, ``(C,)``."""
+        ...
+
     def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
         """The result over ``image`` (H, W, 3) uint8 RGB, as a picture of the same shape and type; ``alpha`` is the
         opacity of the colours.

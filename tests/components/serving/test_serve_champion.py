@@ -236,6 +236,8 @@ def test_options_out_of_range_and_a_taken_port_are_named(tmp_path: Path, capsys:
         "--max-megapixels": "5000",
         "--poll": "0",
         "--threads": "0",
+        "--log-share": "1.5",
+        "--log-megabytes": "0",
     }.items():
         assert main(["serve", "--model", str(tmp_path), option, value]) == 2
         assert f"error: {option} is {value}" in capsys.readouterr().err.replace(".0,", ",")

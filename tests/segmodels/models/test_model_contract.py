@@ -12,6 +12,8 @@ import inspect
 import subprocess
 import sys
 from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from segmodels.errors import InputError
+from segmodels.inference.observation import deepest_layer, with_maps
 from segmodels.models.analysis import count_gmac, count_parameters, on_meta
 from segmodels.models.base import Model, PromptableModel
 from segmodels.models.registry import model_entry
@@ -144,7 +147,11 @@ def test_eval_takes_one_image_of_odd_size_with_four_channels_and_is_deterministi
     model = build(name, 21, in_channels=4).eval()
     images = images_for(name, 1, size, channels=4)
     with torch.inference_mode():
-        first, second = model(images), model(images)
+        network: Any = SimpleNamespace(model=model, network=model)
+        first, (second, deepest) = model(images), with_maps(network, deepest_layer(network, images), images)
+    assert deepest.dim() == images.dim()
+    assert deepest[0, 0].numel() < images[0, 0].numel(), "the deepest map, which drift is looked for in"
+    assert 1 / 21 <= float(first.confidence()) <= 1
     ((logits,), again) = logits_of(first), logits_of(second)[0]
     assert logits.shape == (1, 21, *size)
     assert torch.isfinite(logits).all()

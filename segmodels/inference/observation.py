@@ -1,0 +1,206 @@
+"""What a network says of an image beside the result: how sure it is, and its deepest features.
+
+The numbers are those of one pass over the whole image, reduced to at most 2^18 pixels: with windows, scales and mirror
+images they are the same as without. Where the pass that predicts is such a pass it is read, else there is one more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segmodels.data.shards import ShardReader
+from segmodels.encoders.base import Encoder
+from segmodels.inference.predictor import Predictor
+from segmodels.inference.reference import MOST_IMAGES, Observation, Reference, reference_of
+from segmodels.prompts import Prompt
+from segmodels.tasks.base import Result, Size
+
+MOST_PIXELS = 2**18
+"""Of an image that is observed. Larger ones are reduced."""
+
+PLACES = 8
+"""From which images of the training set are taken where not all of its shards are at hand."""
+
+
+class Observer:
+    """Predicts as ``predictor`` does, and keeps what its network says of each image.
+
+    Args:
+        predictor: of the model.
+        layer: name of the module whose output is the deepest feature map (``deepest_layer``); None: no features.
+    """
+
+    def __init__(self, predictor: Predictor, layer: str | None) -> None:
+        self._predictor, self._layer = predictor, layer
+        self._batches: list[_Network] = []
+
+    def batch(
+        self,
+        images: Tensor,
+        sizes: Sequence[Size] | None = None,
+        prompts: Sequence[Sequence[Prompt]] | None = None,
+    ) -> list[Result]:
+        """As ``Predictor.batch``."""
+        self._batches.append(network := _Network(self._predictor, self._layer, images))
+        return self._predictor.batch(images, sizes, prompts, network)
+
+    def look(self, images: Tensor) -> None:
+        """Observe images (B, C, *spatial) without a prediction."""
+        self._batches.append(_Network(self._predictor, self._layer, images))
+
+    @torch.inference_mode()
+    def observations(self) -> list[Observation]:
+        """Of all images so far, in their order; they are forgotten."""
+        batches, self._batches = self._batches, []
+        return [one for network in batches for one in network.observations()]
+
+
+@dataclass
+class _Network:
+    """The network of a predictor, for one batch of images (B, C, *spatial)."""
+
+    predictor: Predictor
+    layer: str | None
+    images: Tensor
+    seen: tuple[Tensor | None, Tensor | None] | None = field(default=None)  # confidence (B,) and features (B, C)
+
+    def __call__(self, images: Tensor, **guide: Any) -> Any:
+        if self.seen is not None or images.shape != self.images.shape or _pixels(images) > MOST_PIXELS:
+            return self.predictor.network(images, **guide)
+        return self._look(images, **guide)
+
+    def observations(self) -> list[Observation]:
+        images = self.images.to(self.predictor.device).float()
+        if self.seen is None:
+            self._look(_reduced(images))
+        assert self.seen is not None
+        confidence, features = (None if one is None else one.cpu().numpy() for one in self.seen)
+        return [
+            Observation(
+                brightness,
+                None if confidence is None else float(confidence[number]),
+                None if features is None else features[number],
+            )
+            for number, brightness in enumerate(images.flatten(1).mean(dim=1).tolist())
+        ]
+
+    def _look(self, images: Tensor, **guide: Any) -> Any:
+        if self.layer is None:
+            output, maps = self.predictor.network(images, **guide), None
+        else:
+            output, maps = with_maps(self.predictor, self.layer, images, **guide)
+        says = getattr(output, "confidence", None)  # the answer of a promptable model has none
+        features = None if maps is None else maps.float().flatten(2).mean(dim=2)
+        self.seen = (None if says is None else says().float()), features
+        return output
+
+
+def deepest_layer(predictor: Predictor, images: Tensor) -> str:
+    """Name of the module whose output is the deepest feature map.
+
+    Models on one of our encoders: the encoder, whose last map it is. Others: of the maps of more than one pixel that
+    modules put out, the smallest, and of several of that size the last, such as the bottom of a U-Net.
+
+    Args:
+        images: (B, C, *spatial) on the device, of a size that the model takes.
+    """
+    modules = dict(predictor.model.named_modules())
+    for name, module in modules.items():
+        if isinstance(module, Encoder):
+            return name
+    found: list[tuple[int, str]] = []
+
+    def note(name: str, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == images.dim() and len(output) == len(images):
+            found.append((_pixels(output), name))
+
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: note(name, output))
+        for name, module in modules.items()
+    ]
+    try:
+        with torch.inference_mode():
+            predictor.network(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    smallest = min((pixels for pixels, _ in found if pixels > 1), default=1)
+    return [name for pixels, name in found if pixels == smallest][-1]
+
+
+@torch.inference_mode()
+def make_reference(predictor: Predictor, reader: ShardReader) -> Reference:
+    """The reference statistics of at most 256 images of ``reader``, fewer if they are large; the same every time."""
+    numbers, layer, start = _chosen(reader), "", 0
+    observations: list[Observation] = []
+    shares: list[dict[str, float]] = []
+    while start < len(numbers):
+        size = reader.sizes[numbers[start]]
+        stop, most = start + 1, max(MOST_PIXELS // math.prod(size.tolist()), 1)
+        while stop < min(start + most, len(numbers)) and (reader.sizes[numbers[stop]] == size).all():
+            stop += 1
+        batch = np.stack([reader.image(number) for number in numbers[start:stop]])
+        images = torch.from_numpy(np.moveaxis(batch, -1, 1)).to(predictor.device)
+        layer = layer or deepest_layer(predictor, _reduced(images[:1].float()))
+        observer = Observer(predictor, layer)
+        if predictor.task.takes_prompts:  # there is nothing to answer
+            observer.look(images)
+            shares += [{} for _ in images]
+        else:
+            shares += [shares_of(predictor, result) for result in observer.batch(images)]
+        observations += observer.observations()
+        start = stop
+    return reference_of(observations, shares, layer)
+
+
+def shares_of(predictor: Predictor, result: Result) -> dict[str, float]:
+    """Class -> share of the image; empty for models that take prompts, which know no classes."""
+    if predictor.task.takes_prompts:
+        return {}
+    return dict(zip(predictor.labels.classes, result.shares(predictor.labels).tolist(), strict=True))
+
+
+def with_maps(predictor: Predictor, layer: str, images: Tensor, **guide: Any) -> tuple[Any, Tensor]:
+    """The output of the network, and the (last) map (B, C, *spatial) that the module ``layer`` put out meanwhile."""
+    maps: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        maps.append(output if isinstance(output, Tensor) else output[-1])
+
+    hook = predictor.model.get_submodule(layer).register_forward_hook(keep)
+    try:
+        return predictor.network(images, **guide), maps[-1]
+    finally:
+        hook.remove()
+
+
+def _chosen(reader: ShardReader) -> list[int]:
+    """Numbers of samples, evenly spaced: 256, or so many that they have 2^26 pixels, but at least 64."""
+    pixels = float(reader.sizes.prod(axis=1).mean())
+    most = min(MOST_IMAGES, max(MOST_IMAGES // 4, int(MOST_IMAGES * MOST_PIXELS / pixels)))
+    starts = np.linspace(0, len(reader) - 1, PLACES).round().astype(int)
+    places = list(dict.fromkeys(reader.at_hand(int(start)) for start in starts))  # one unless they are read by windows
+    own = max(most // len(places), 1)
+    chosen = (np.linspace(one.start, one.stop - 1, min(own, len(one))).round().astype(int) for one in places)
+    return [int(number) for numbers in chosen for number in numbers]
+
+
+def _reduced(images: Tensor) -> Tensor:
+    """Float images (B, C, *spatial), with areas averaged where they have more than ``MOST_PIXELS`` pixels."""
+    if (pixels := _pixels(images)) <= MOST_PIXELS:
+        return images
+    factor = (MOST_PIXELS / pixels) ** (1 / (images.dim() - 2))
+    size = tuple(max(int(length * factor), 1) for length in images.shape[2:])
+    return functional.interpolate(images, size, mode="area")
+
+
+def _pixels(images: Tensor) -> int:
+    return math.prod(images.shape[2:])
