@@ -20,7 +20,7 @@ from typing import Any
 from components.environment import set_aws_variables
 from components.params import FILE
 from components.running.retries import retried
-from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, PART_STEPS, STEPS, Step
+from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, MONITORING_STEPS, PART_STEPS, STEPS, Step
 from segmodels.errors import InputError
 from segmodels.exit_codes import guarded
 from segmodels.machine import check_writable
@@ -120,7 +120,7 @@ def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser
         add("--params-json", action="append", default=[], metavar="JSON", help=text)
         text = "one parameter's value, for example train.epochs=40; may be repeated"
         add("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
-    if "params" in hints or step.writes:
+    if "params" in hints or step.writes or step in MONITORING_STEPS:
         text = "Kubeflow's description of the task; the step describes its outputs in the file that this names"
         add("--executor-input", metavar="JSON", help=text)
     text = "times to try again, after a growing pause, after a transient error (default: %(default)s)"

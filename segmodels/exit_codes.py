@@ -1,9 +1,9 @@
 """Exit codes of all command lines, for shells, schedulers and Kubernetes.
 
 0 done · 1 a bug of this project, with its traceback · 2 wrong parameters or data, or a machine that refuses: do not
-retry · 75 transient: retry · 130 interrupted by Ctrl-C · 141 nobody reads the output any more (``... | head``) ·
-143 stopped by SIGTERM after saving a checkpoint. A process that ends with 2 or 75 prints one sentence (``error: ...``)
-on stderr.
+retry · 3 what is served has drifted (``components drift``) · 75 transient: retry · 130 interrupted by Ctrl-C · 141
+nobody reads the output any more (``... | head``) · 143 stopped by SIGTERM after saving a checkpoint. A process that
+ends with 2 or 75 prints one sentence (``error: ...``) on stderr.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segmodels.errors import InputError, TransientError
 from segmodels.machine import refused_by_machine, set_home
 
 BUG = 1
-WRONG, TRANSIENT, INTERRUPTED, UNREAD, STOPPED = 2, 75, 130, 141, 143
+WRONG, DRIFTED, TRANSIENT, INTERRUPTED, UNREAD, STOPPED = 2, 3, 75, 130, 141, 143
 
 ERROR = "error: "
 PASSING = "(this may pass: try again)"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.commands.compare import cell, verdict
+from components.commands.html_page import as_picture, as_table, write_html
 from components.tracking.compared_runs import differing
 from components.tracking.mlflow_errors import answers
 from components.tracking.model_card import words
@@ -25,13 +24,6 @@ MOST_CURVES = 12
 """Runs whose curves are drawn."""
 
 MOST_IMAGES = 10
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .7rem; text-align: left }
-th { border-bottom: 1px solid #bbb } td.better { color: #177245 } td.worse { color: #b3261e }
-figure { margin: 1rem 0; overflow-x: auto } img { max-width: 100% }
-"""
 
 
 def write_page(
@@ -50,23 +42,21 @@ def write_page(
         table: of each run its scores and their intervals.
         comparisons: run id -> how it compares with the first run.
     """
-    from components.running.atomic import written_file
-
     parts = [
         "<h1>Runs compared</h1>",
-        _table(["run", "name", "version", *map(words, table[0])], _score_rows(runs, table)),
+        as_table(["run", "name", "version", *map(words, table[0])], _score_rows(runs, table)),
         *(
             f"<p>{html.escape(verdict(run.id[:8], runs[0].id[:8], comparisons[run.id]))}</p>"
             for run in runs[1:]
             if run.id in comparisons
         ),
         "<h2>Parameters that differ</h2>",
-        _table(
+        as_table(
             ["parameter", *(run.id[:8] for run in runs)],
             [[name, *(run.params.get(name, "–") for run in runs)] for name in differing(runs)],
         ),
         "<h2>Curves</h2>",
-        *(_picture(figure) for figure in _curves(client, runs[:MOST_CURVES])),
+        *(as_picture(figure) for figure in _curves(client, runs[:MOST_CURVES])),
     ]
     if len(runs) > 1 and all(run.id in counts for run in runs[:2]):
         pair = runs[0], runs[1]
@@ -74,9 +64,7 @@ def write_page(
         parts += ["<h2>Classes</h2>", _classes(pair, measured), "<h2>Confusion</h2>", *_matrices(pair, measured)]
         parts += ["<h2>Images that differ most</h2>", *_images(client, pair, measured, shards)]
     title = f"{metric} of {len(runs)} runs"
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    with written_file(path) as partial:
-        partial.write_text(f"{head}<style>{STYLE}</style>\n" + "\n".join(parts) + "</html>\n", encoding="utf-8")
+    write_html(path, title, parts)
 
 
 def _score_rows(runs: Sequence[ComparedRun], table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -115,7 +103,7 @@ def _classes(pair: Sequence[ComparedRun], measured: Sequence[Measured]) -> str:
         change = theirs[name] - mine[name]
         mark = "" if change != change or change == 0 else ' class="better"' if change > 0 else ' class="worse"'
         rows.append([name, *(f"{one[name]:.4f}" for one in (mine, theirs)), (f"{change:+.4f}", mark)])
-    return _table(["class", *(f"{words(score)} of {run.id[:8]}" for run in pair), "change"], rows)
+    return as_table(["class", *(f"{words(score)} of {run.id[:8]}" for run in pair), "change"], rows)
 
 
 def _matrices(pair: Sequence[ComparedRun], measured: Sequence[Measured]) -> Iterator[str]:
@@ -141,7 +129,7 @@ def _matrices(pair: Sequence[ComparedRun], measured: Sequence[Measured]) -> Iter
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
         axes.set_yticks(range(len(names)), names, fontsize=6)
         figure.colorbar(image, ax=axes, shrink=0.8)
-    yield _picture(figure)
+    yield as_picture(figure)
 
 
 def _symmetric(values: np.ndarray) -> tuple[float, float]:
@@ -162,23 +150,8 @@ def _images(
     rows = [
         [name, *(f"{one[name]:.4f}" for one in scores), f"{scores[1][name] - scores[0][name]:+.4f}"] for name in most
     ]
-    yield _table(["image", *(run.id[:8] for run in pair), "change"], rows)
+    yield as_table(["image", *(run.id[:8] for run in pair), "change"], rows)
     if shards:
         from components.commands.compared_images import compared_images
 
-        yield _picture(compared_images(client, pair, most, scores, shards))
-
-
-def _picture(figure: Figure) -> str:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=100)
-    return f'<figure><img src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"></figure>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Cells are texts, or pairs of a text and attributes."""
-    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in head) + "</tr>"]
-    for row in rows:
-        cells = [one if isinstance(one, tuple) else (one, "") for one in row]
-        lines.append("<tr>" + "".join(f"<td{more}>{html.escape(text)}</td>" for text, more in cells) + "</tr>")
-    return "<table>\n" + "\n".join(lines) + "\n</table>"
+        yield as_picture(compared_images(client, pair, most, scores, shards))

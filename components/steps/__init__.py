@@ -144,6 +144,16 @@ CLUSTER_STEPS = (
 )
 """Further tasks of the pipeline on a cluster."""
 
+MONITORING_STEPS = (
+    Step(
+        "drift",
+        "components.commands.drift",
+        "compare what a server logged with what its model was trained on",
+        cached=False,  # it looks at the log
+    ),
+)
+"""The task of the monitoring pipeline before those of the training; also a command for people."""
+
 DVC_STEPS = (
     Step(
         "source",
@@ -161,6 +171,7 @@ COMMANDS = (
     Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),
     Step("label", "components.commands.label", "propose masks for images without any, as a dataset to be corrected"),
     Step("serve", "components.commands.serve", "answer requests with the champion over HTTP; follows it"),
+    *MONITORING_STEPS,
     Step(
         "report",
         "components.commands.report",

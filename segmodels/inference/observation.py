@@ -106,19 +106,19 @@ class _Network:
 def deepest_layer(predictor: Predictor, images: Tensor) -> str:
     """Name of the module whose output is the deepest feature map.
 
-    Models on one of our encoders: the encoder, whose last map it is. Others: of the maps of more than one pixel that
-    modules put out, the smallest, and of several of that size the last, such as the bottom of a U-Net.
+    Models that call one of our encoders: the encoder, whose last map it is. Others: of the maps of more than one pixel
+    that modules put out, the smallest, and of several of that size the last, such as the bottom of a U-Net.
 
     Args:
         images: (B, C, *spatial) on the device, of a size that the model takes.
     """
     modules = dict(predictor.model.named_modules())
-    for name, module in modules.items():
-        if isinstance(module, Encoder):
-            return name
+    encoders: list[str] = []
     found: list[tuple[int, str]] = []
 
     def note(name: str, output: Any) -> None:
+        if isinstance(modules[name], Encoder):
+            encoders.append(name)
         if isinstance(output, Tensor) and output.dim() == images.dim() and len(output) == len(images):
             found.append((_pixels(output), name))
 
@@ -132,6 +132,8 @@ def deepest_layer(predictor: Predictor, images: Tensor) -> str:
     finally:
         for hook in hooks:
             hook.remove()
+    if encoders:
+        return encoders[-1]  # the outermost ends last
     smallest = min((pixels for pixels, _ in found if pixels > 1), default=1)
     return [name for pixels, name in found if pixels == smallest][-1]
 

@@ -1,0 +1,203 @@
+"""Find out whether what a model is asked has changed since it was trained."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from components.artifacts import RUN
+from segmodels.errors import InputError
+from segmodels.exit_codes import DRIFTED
+from segmodels.files import LOG_SUFFIX, read_json_lines
+
+if TYPE_CHECKING:
+    from components.tracking.runs import Run
+    from segmodels.inference.bundle import Bundle
+    from segmodels.inference.reference import Reference
+    from segmodels.metrics.drift import Shift
+
+RECORD = {"time": str, "name": str, "version": str, "statistics": {str: float}}
+"""Shape of a line of the log."""
+
+PAGES = "drift"
+"""Of a run's artifacts: the pages of all comparisons."""
+
+SHOWN = 3
+"""Statistics that the sentence names."""
+
+
+def drift(
+    model: str,
+    log: Path,
+    psi: float = 0.2,
+    significance: float = 0.01,
+    least: int = 50,
+    hours: float | None = None,
+    shards: Path | None = None,
+    html: Path | None = None,
+    drifted: Path | None = None,
+) -> None:
+    """Compare the images that a server logged with those that its model was trained on, one statistic at a time:
+    brightness, confidence, the share of each class, the principal components of the deepest features.
+
+    A statistic has drifted where the change is large (population stability index) and no chance (two-sample
+    Kolmogorov-Smirnov test). What has drifted is printed in one sentence, and the exit code is then 3. The run of the
+    version's training gets the metrics ``drift/...``, one point for each comparison, and a page.
+
+    Args:
+        model: version to look at: models:/NAME@champion, models:/NAME/VERSION or the folder of a trained model.
+        log: folder that `serve --log` writes.
+        psi: population stability index from which a change is large. 0.2 lies between 0.1 (some change) and 0.25 (a
+            major one) of Siddiqi: Credit Risk Scorecards, 2006.
+        significance: how probable the Kolmogorov-Smirnov test may find the change by chance, in any statistic: each
+            gets an equal part (Bonferroni).
+        least: images in the log below which nothing is said to have drifted.
+        hours: age of the oldest record that counts. None: all of the log.
+        shards: folder that preprocess wrote, to make reference statistics of where the model has none, as those of
+            earlier versions.
+        html: file for a page of all statistics.
+        drifted: file for the answer, true or false, which a pipeline reads; the exit code is then 0 in both cases.
+
+    Raises:
+        InputError: no such version, no reference statistics, no log, or a log of other versions only.
+        TransientError: MLflow does not answer.
+        SystemExit: 3, it has drifted.
+    """
+    _check(psi, significance, least, hours)
+    from components.tracking.model_registry import bundle_folder
+    from segmodels.inference.bundle import load_bundle
+    from segmodels.metrics.drift import shift
+
+    name, version, run = _served(model)
+    title = f"{name} version {version}"
+    with bundle_folder(model) as folder:
+        reference = _reference(load_bundle(folder), title, shards)
+    records = _records(log, name, version, hours)
+    before = dict(zip(reference.names, reference.values.T, strict=True))
+    now = {key: [record["statistics"].get(key) for record in records] for key in before}
+    if records:
+        now = {key: values for key, values in now.items() if None not in values}
+    shifts = {key: shift(before[key], values) for key, values in now.items()} if len(records) >= max(least, 1) else {}
+    found = {key: one for key, one in shifts.items() if one.psi >= psi and one.p_value < significance / len(shifts)}
+    said = _sentence(title, len(records), least, shifts, found)
+    print(said)
+    with TemporaryDirectory() as temporary:
+        page = Path(temporary) / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.html"
+        if html or (run and shifts):
+            from components.commands.drift_page import write_page
+
+            limits = {"psi": psi, "significance": significance}
+            write_page(page, title, said, records, before, now if shifts else {}, shifts, found, limits)
+        if run and shifts:
+            _track(run, said, len(records), shifts, found, page)
+        if html:
+            html.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(page, html)
+            print(f"page: {html}")
+    if drifted is not None:
+        drifted.parent.mkdir(parents=True, exist_ok=True)
+        drifted.write_text("true" if found else "false", encoding="utf-8")
+    elif found:
+        raise SystemExit(DRIFTED)
+
+
+def _check(psi: float, significance: float, least: int, hours: float | None) -> None:
+    checks = {
+        "--psi": (psi, psi > 0, "more than 0"),
+        "--significance": (significance, 0 < significance < 1, "more than 0 and less than 1"),
+        "--least": (least, least >= 2, "at least 2"),
+        "--hours": (hours, hours is None or hours > 0, "more than 0"),
+    }
+    for option, (value, right, expected) in checks.items():
+        if not right:
+            raise InputError(f"{option} is {value}, expected {expected}")
+
+
+def _served(model: str) -> tuple[str, str, Run | None]:
+    """What the server calls the model: name and version; and the run of its training, None of a folder without one."""
+    from components.tracking.client import mlflow_client
+    from components.tracking.mlflow_errors import answers
+    from components.tracking.model_registry import is_registered, version_now
+    from components.tracking.runs import Run, open_run
+    from segmodels.inference.bundle import bundle_digest
+
+    if is_registered(model):
+        name, number = version_now(model)
+        client = mlflow_client()
+        with answers(f"model {name}/{number}", client.tracking_uri):
+            return name, number, Run(client, client.get_model_version(name, number).run_id)
+    folder = Path(model)
+    digest = bundle_digest(folder)
+    return folder.resolve().name, digest[:12], open_run(folder) if RUN.path(folder).exists() else None
+
+
+def _reference(bundle: Bundle, title: str, shards: Path | None) -> Reference:
+    if bundle.reference is not None:
+        return bundle.reference
+    if shards is None:
+        raise InputError(
+            f"{title} has no reference statistics, as models that earlier versions trained: give the shards that it"
+            " was trained on with --shards, or train and register it again"
+        )
+    from segmodels.data.shards import ShardReader
+    from segmodels.inference.observation import make_reference
+    from segmodels.inference.predictor import Predictor, choose_device
+
+    return make_reference(Predictor(bundle, choose_device()), ShardReader(shards, "train"))
+
+
+def _records(log: Path, name: str, version: str, hours: float | None) -> list[dict[str, Any]]:
+    """The records of a version, of the last ``hours``."""
+    if not log.is_dir():
+        raise InputError(f"{log} is not a folder, expected the log of a server: start it with `serve --log {log}`")
+    everything = [one for path in sorted(log.glob(f"*{LOG_SUFFIX}")) for one in read_json_lines(path, "serve", RECORD)]
+    own = [one for one in everything if (one["name"], one["version"]) == (name, version)]
+    if everything and not own:
+        others = sorted({f"{one['name']} version {one['version']}" for one in everything})
+        raise InputError(
+            f"{log} holds no image that {name} version {version} was asked, only of {', '.join(others[:5])}: name one"
+            " of them with --model"
+        )
+    since = (datetime.now(UTC) - timedelta(hours=hours)).isoformat() if hours is not None else ""
+    return [one for one in own if one["time"] >= since]
+
+
+def _sentence(title: str, images: int, least: int, shifts: Mapping[str, Shift], found: Mapping[str, Shift]) -> str:
+    if not shifts:
+        return f"{title}: {images} images in the log are too few to tell, expected at least {least}"
+    if not found:
+        return f"{title} has not drifted: none of {len(shifts)} statistics of {images} images differs from the training"
+    most = sorted(found, key=lambda key: -found[key].psi)
+    named = [
+        f"{described(key)} from {found[key].before:.3g} to {found[key].now:.3g} (PSI {found[key].psi:.2f})"
+        for key in most[:SHOWN]
+    ]
+    more = f" and {len(most) - SHOWN} more" if len(most) > SHOWN else ""
+    return f"{title} has drifted, over {images} images: {', '.join(named)}{more}"
+
+
+def described(statistic: str) -> str:
+    """A statistic in words: ``share of pond``, ``component 3``."""
+    kind, _, rest = statistic.partition("/")
+    return {"share": f"share of {rest}", "embedding": f"component {rest} of the features"}.get(kind, statistic)
+
+
+def _track(
+    run: Run, said: str, images: int, shifts: Mapping[str, Shift], found: Mapping[str, Shift], page: Path
+) -> None:
+    """One more point of every curve ``drift/...``, and the page."""
+    from components.tracking.journal import entry_now
+
+    metrics: dict[str, float] = {"drift/images": images, "drift/drifted": len(found)}
+    for key, one in shifts.items():
+        name = re.sub(r"[^\w\-. /]", "_", key)  # the characters that MLflow takes
+        metrics |= {f"drift/psi/{name}": one.psi, f"drift/ks/{name}": one.ks}
+    step = max(run.steps("drift/images"), default=-1) + 1
+    run.send([entry_now(metrics, step)])
+    run.log_artifact(page, PAGES)
+    run.describe(f"drift: {said}")

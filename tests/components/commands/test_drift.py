@@ -1,0 +1,156 @@
+"""drift: a served model, and requests like its training images, brighter ones, and ones of another class mix."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_pipeline import LABELS, scene, use_local_store, write_model, write_run, write_shards
+from small_server import served, until
+
+from components.__main__ import main
+from components.serving.request_log import RequestLog
+from components.tracking.client import mlflow_client
+from components.tracking.model_registry import Registry
+from segmodels.data.shards import ShardReader
+from segmodels.inference.bundle import add_reference, bundle_digest, load_bundle
+from segmodels.inference.observation import make_reference
+from segmodels.inference.predictor import Predictor
+from segmodels.tasks.registry import create_task
+
+NAME = "scenes"
+VERSION = f"models:/{NAME}/1"
+IMAGES = 72
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registry with a model, shards of its training images, and logs of what it was asked."""
+    folder = tmp_path_factory.mktemp("drift")
+    with pytest.MonkeyPatch.context() as patch:
+        use_local_store(folder, patch)
+        reader = ShardReader(write_shards(folder / "shards", train=200), "train")
+        model = write_model(folder / "1" / "bundle", steps=30)
+        add_reference(model, make_reference(Predictor(load_bundle(model)), reader))
+        run = write_run(model, folder / "state")
+        Registry(mlflow_client(), NAME).add(
+            run_id=run,
+            model_digest=bundle_digest(model),
+            contents=folder / "1",
+            task=create_task("semantic", LABELS),
+            example=reader.image(0)[None],
+            tags={},
+            description="",
+        )
+        rng = np.random.default_rng(7)
+        usual = [scene(rng, (24, 32) if index % 3 else (20, 40), LABELS)[0] for index in range(IMAGES)]
+        asked = {
+            "usual": usual,
+            "bright": [(image.astype(np.int16) + 60).clip(0, 255).astype(np.uint8) for image in usual],
+            "ponds": [_pond(rng) for _ in range(IMAGES)],
+        }
+        for name, images in asked.items():
+            _ask(folder / name, images)
+        yield folder
+
+
+def _pond(rng: np.random.Generator) -> np.ndarray:
+    """Mostly water, where the training has as much of three classes."""
+    mask = np.where(rng.random((1, 4)) < 0.85, 2, 0).repeat(8, axis=1).repeat(24, axis=0)
+    return (np.array(LABELS.palette, float)[mask] + rng.normal(0, 40, (24, 32, 3))).clip(0, 255).astype(np.uint8)
+
+
+def _ask(log: Path, images: list[np.ndarray]) -> None:
+    kept = RequestLog(log, 1.0, 1e7)
+    with served(VERSION, log=kept) as (client, _):
+        for image in images:
+            tensor = {"name": "images", "shape": [1, *image.shape], "datatype": "UINT8", "data": [image.tolist()]}
+            assert client.post(f"/v2/models/{NAME}/infer", json={"inputs": [tensor]}).status_code == 200
+            until(lambda: kept._waiting.empty())
+        until(lambda: kept.logged == len(images))
+
+
+def drift(place: Path, log: str, *options: str, model: str = VERSION) -> int:
+    """The exit code."""
+    try:
+        return main(["drift", "--model", model, "--log", str(place / log), *options])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def run_of() -> Any:
+    client = mlflow_client()
+    return client.get_run(client.get_model_version(NAME, "1").run_id)
+
+
+def test_requests_like_the_training_images_have_not_drifted(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert drift(place, "usual", "--drifted", str(tmp_path / "new" / "drifted")) == 0
+    assert f"{NAME} version 1 has not drifted: none of 12 statistics of {IMAGES} images" in capsys.readouterr().out
+    assert (tmp_path / "new" / "drifted").read_text() == "false"
+
+
+@pytest.mark.parametrize(("log", "expected"), [("bright", "brightness from 1"), ("ponds", "share of pond from 0.")])
+def test_a_shift_is_found_named_tracked_and_shown(
+    place: Path, log: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = mlflow_client()
+    run_id = run_of().info.run_id
+    before = client.get_metric_history(run_id, "drift/images")
+    answer = ["--drifted", str(tmp_path / "drifted")] if log == "ponds" else []
+    assert drift(place, log, "--html", str(tmp_path / "page.html"), *answer) == (0 if answer else 3)
+    if answer:
+        assert (tmp_path / "drifted").read_text() == "true", "for a pipeline; other codes than 0 end its step"
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith(f"{NAME} version 1 has drifted, over {IMAGES} images: ")
+    assert expected in said
+    run = run_of()
+    history = client.get_metric_history(run_id, "drift/images")
+    assert [(one.step, one.value) for one in history][len(before) :] == [(len(before), IMAGES)]
+    assert run.data.metrics["drift/drifted"] >= 1
+    assert run.data.metrics["drift/psi/share/pond" if log == "ponds" else "drift/psi/brightness"] > 0.2
+    assert run.data.metrics["drift/ks/confidence"] >= 0
+    assert run.info.status == "FINISHED"
+    assert f"drift: {said}" in run.data.tags["mlflow.note.content"]
+    assert len(client.list_artifacts(run_id, "drift")) >= 1
+    page = (tmp_path / "page.html").read_text()
+    assert said.partition(": ")[2][:20] in page
+    assert "data:image/png;base64," in page
+    assert "http" not in page.replace("http-equiv", ""), "it needs no network"
+
+
+def test_limits_are_options_and_few_or_old_records_say_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert drift(place, "bright", "--psi", "1000") == 0
+    assert drift(place, "bright", "--least", "100") == 0
+    assert f"{IMAGES} images in the log are too few to tell, expected at least 100" in capsys.readouterr().out
+    assert drift(place, "bright", "--hours", "0.0000001") == 0
+    assert "0 images in the log are too few" in capsys.readouterr().out
+    assert drift(place, "bright", "--psi", "0") == 2
+    assert "--psi is 0.0, expected more than 0" in capsys.readouterr().err
+
+
+def test_a_model_without_reference_statistics_says_how_to_have_them(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / NAME, steps=30)
+    log = RequestLog(tmp_path / "log", 1.0, 1e6)
+    reader = ShardReader(place / "shards", "train")
+    with served(str(model), log=log) as (client, _):
+        image = np.array(reader.image(1))
+        tensor = {"name": "images", "shape": [1, *image.shape], "datatype": "UINT8", "data": [image.tolist()]}
+        for _ in range(2):
+            assert client.post(f"/v2/models/{NAME}/infer", json={"inputs": [tensor]}).status_code == 200
+        until(lambda: log.logged == 2)
+    assert drift(tmp_path, "log", model=str(model)) == 2
+    assert "has no reference statistics" in capsys.readouterr().err
+    assert drift(tmp_path, "log", "--shards", str(place / "shards"), "--least", "2", model=str(model)) == 0
+    assert "none of 6 statistics of 2 images" in capsys.readouterr().out, "its server could not know the components"
+    assert drift(place, "usual", "--shards", str(place / "shards"), model=str(model)) == 2
+    assert f"only of {NAME} version 1: name one of them" in capsys.readouterr().err
+    (tmp_path / "log" / "0.jsonl").write_text('{"time": 1}\n')
+    assert drift(tmp_path, "log", "--shards", str(place / "shards"), model=str(model)) == 2
+    assert "0.jsonl is damaged" in capsys.readouterr().err
+    assert drift(tmp_path, "nowhere", model=VERSION) == 2
+    assert "expected the log of a server" in capsys.readouterr().err
