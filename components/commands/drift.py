@@ -174,7 +174,7 @@ def _sentence(title: str, images: int, least: int, shifts: Mapping[str, Shift], 
         return f"{title} has not drifted: none of {len(shifts)} statistics of {images} images differs from the training"
     most = sorted(found, key=lambda key: -found[key].psi)
     named = [
-        f"{described(key)} from {found[key].before:.3g} to {found[key].now:.3g} (PSI {found[key].psi:.2f})"
+        f"{described(key)} from {number(found[key].before)} to {number(found[key].now)} (PSI {found[key].psi:.2f})"
         for key in most[:SHOWN]
     ]
     more = f" and {len(most) - SHOWN} more" if len(most) > SHOWN else ""
@@ -185,6 +185,11 @@ def described(statistic: str) -> str:
     """A statistic in words: ``share of pond``, ``component 3``."""
     kind, _, rest = statistic.partition("/")
     return {"share": f"share of {rest}", "embedding": f"component {rest} of the features"}.get(kind, statistic)
+
+
+def number(value: float) -> str:
+    """Three digits; 0 for means of components that are 0 but for rounding."""
+    return f"{round(value, 6) + 0:.3g}"
 
 
 def _track(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.commands.drift import described
+from components.commands.drift import described, number
 from components.commands.html_page import as_picture, as_table, write_html
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def write_page(
     rows = [
         [
             described(key),
-            *(f"{value:.4g}" for value in (shifts[key].before, shifts[key].now)),
+            number(shifts[key].before),
+            number(shifts[key].now),
             f"{shifts[key].psi:.3f}",
             f"{shifts[key].ks:.3f}",
             f"{shifts[key].p_value:.2g}",
