@@ -1,10 +1,13 @@
 """Trees of COCO and of what annotation tools export."""
 
+import base64
 import json
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
-from tree_files import SIZE, halves, photo, save, tree, write_text
+from tree_files import SIZE, VOC_PALETTE, halves, photo, save, tree, write_text
 
 
 def coco_rows(name: str = "000000000139.jpg") -> dict:
@@ -141,4 +144,56 @@ def coco_pixel_maps(root: Path) -> Path:
         home = root / "stuff_annotations_trainval2017" / "annotations"
         save(home / f"stuff_{split}2017_pixelmaps" / "000000000139.png", mask)
         write_text(home / f"stuff_{split}2017.json", "{}")
+    return root
+
+
+@tree("voc_export")
+def cvat_masks(root: Path) -> Path:
+    """CVAT's Segmentation mask 1.1: two cats, a dog."""
+    colors = np.array([(0, 0, 0), (250, 50, 83), (51, 221, 255)], np.uint8)
+    classes, objects = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
+    classes[4:8], classes[10:12] = 2, 1
+    objects[4:8, :9], objects[4:8, 9:], objects[10:12] = 1, 2, 3
+    for name in ("frame 1", "frame 2"):
+        photo(root / "JPEGImages" / f"{name}.jpg")
+        save(root / "SegmentationClass" / f"{name}.png", colors[classes])
+        save(root / "SegmentationObject" / f"{name}.png", VOC_PALETTE[objects].astype(np.uint8))
+    lines = [
+        "# label:color_rgb:parts:actions",
+        "background:0,0,0::",
+        "dog:250,50,83::",
+        "große Katze, alt:51,221,255::",
+    ]
+    write_text(root / "labelmap.txt", "\n".join(lines) + "\n")
+    write_text(root / "ImageSets" / "Segmentation" / "default.txt", "frame 1\nframe 2\n")
+    return root
+
+
+@tree("supervisely")
+def supervisely_project(root: Path) -> Path:
+    """A polygon with a hole, a bitmap partly over it, a rectangle, and a point."""
+    blob = np.zeros((4, 6, 4), np.uint8)
+    blob[..., 3], blob[0, 0] = 255, 0
+    _, png = cv2.imencode(".png", blob)
+    corners = [[2, 2], [11, 2], [11, 9], [2, 9]]
+    shapes = [
+        {"classTitle": "große Katze", "geometryType": "polygon", "points": {"exterior": corners}},
+        {"classTitle": "dog", "geometryType": "bitmap"},
+        {
+            "classTitle": "dog",
+            "geometryType": "rectangle",
+            "points": {"exterior": [[20, 20], [24, 23]]},
+        },
+        {"classTitle": "nose", "geometryType": "point", "points": {"exterior": [[1, 1]], "interior": []}},
+    ]
+    shapes[0]["points"]["interior"] = [[[4, 4], [5, 4], [5, 5], [4, 5]]]
+    shapes[1]["bitmap"] = {"data": base64.b64encode(zlib.compress(png.tobytes())).decode(), "origin": [8, 6]}
+    content = {"description": "", "tags": [], "size": {"height": SIZE[0], "width": SIZE[1]}, "objects": shapes}
+    for dataset in ("ds1", "ds2"):
+        for name in ("a.jpg", "b.png"):
+            photo(root / dataset / "img" / name)
+            write_text(root / dataset / "ann" / f"{name}.json", json.dumps(content))
+    titles = {"große Katze": "#33DDFF", "dog": "#FA3253", "nose": "#000001"}
+    rows = [{"title": title, "shape": "any", "color": color} for title, color in titles.items()]
+    write_text(root / "meta.json", json.dumps({"classes": rows, "tags": []}))
     return root

@@ -12,9 +12,11 @@ from coco_trees import (
     coco_rows,
     coco_stuff,
     cvat,
+    cvat_masks,
     labelme,
     roboflow,
     supervisely,
+    supervisely_project,
 )
 from medical_trees import brats, brats2023, dsb2018, isbi2012, isbi2012_stacks, nifti, ph2
 from street_trees import (
@@ -66,6 +68,7 @@ __all__ = [
     "coco_rows",
     "coco_stuff",
     "cvat",
+    "cvat_masks",
     "dsb2018",
     "eg1800",
     "folder",
@@ -86,6 +89,7 @@ __all__ = [
     "save_nifti",
     "sbd",
     "supervisely",
+    "supervisely_project",
     "synthia",
     "synthia_rand",
     "synthia_seqs",

@@ -17,10 +17,21 @@ from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mads import Mads
-from segmodels.data.layouts.pairing import encode_labels, files_by_id, read_table, require_pairs, split_ids
+from segmodels.data.layouts.pairing import (
+    encode_labels,
+    files_of_part,
+    read_table,
+    require_pairs,
+    split_folders,
+    split_ids,
+    without_ending,
+)
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+
+MASKS = ("masks", "labels", "mask")
+"""Names of the folder of masks."""
 
 
 @register_layout("folder", LayoutCard("images, masks and objects in folders of one's own", "this project"))
@@ -31,8 +42,10 @@ class Folder(Layout):
     annotated: they train what learns without labels (``train.model: wnet``), and nothing is measured on them.
 
     Splits: ``splits/*.txt`` if there; else, when all images lie in ``images/train``, ``images/val`` and ``images/test``
-    (two of them are enough), those; else none, and ingest makes a seeded split by group. Samples in no list of
-    ``splits/`` are left out.
+    or in ``train/images``, ``val/images`` and ``test/images`` (two of them are enough, ``valid`` is val), those; else
+    none, and ingest makes a seeded split by group. Samples in no list of ``splits/`` are left out.
+
+    All masks may have the same ending beside the image's name: ``0001_mask.png`` of ``0001.jpg``.
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
     as grey values or palette indices, or in RGB the colours of the classes file.
@@ -67,7 +80,8 @@ class Folder(Layout):
 
     tree: ClassVar[str] = """\
 images/road/0001.jpg        any depth of folders; png jpg bmp tif gif webp pgm ppm
-masks/road/0001.png         the same path below masks/, the ending may differ; without masks/: not annotated
+masks/road/0001.png         the same path below masks/, or road/0001_mask.png; or labels/. Without: not annotated
+train/images/0001.jpg       or a folder for each split, in it images/ and masks/ (and objects/)
 objects/road/0001.png       optional: ids of objects, png or tif
 objects/road/0001.json      optional: classes and crowds of the objects
 classes.txt                 or classes.json; may be left out where masks are binary, palettes or colours
@@ -76,26 +90,27 @@ groups.csv                  optional: header id,group; default: every sample its
 image_labels.csv            optional: header id,label; class of the whole image, a number from 0
 """
 
-    marks = "images/ beside classes.txt or classes.json (masks/ with the masks, objects/ with maps of objects)"
+    marks = "images/ and masks/ (or train/images/ and train/masks/, ...), or images/ and classes.txt or classes.json"
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        if not (root / "images").is_dir() or Mads.fits(root):  # whose trees are alike
+        if not _has(root, "images") or Mads.fits(root):  # whose trees are alike
             return False
-        return any((root / part).exists() for part in ("masks", "classes.txt", "classes.json"))
+        return bool(_masks(root)) or any((root / name).exists() for name in ("classes.txt", "classes.json"))
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        if not (self.root / "images").is_dir():
+        if not _has(self.root, "images"):
             raise InputError(
                 f"dataset folder {self.root} has no folder images/, expected images/, masks/ (unless the images are not"
                 f" annotated) and classes.txt (layout {self.name!r})"
             )
-        self._annotated, self._has_objects = ((self.root / part).is_dir() for part in ("masks", "objects"))
+        self._masks, self._has_objects = _masks(self.root), _has(self.root, "objects")
+        self._annotated = bool(self._masks)
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
         listed = any((self.root / name).is_file() for name in ("classes.txt", "classes.json"))
-        masks = [] if listed or not self._annotated else list(files_by_id(self.root, "masks").values())
+        masks = [] if listed or not self._annotated else list(files_of_part(self.root, self._masks).values())
         self._classes: Classes = inferred_classes(self.root, masks) if masks else read_classes(self.root)
         self.assumed_void = self._classes.assumed_void
 
@@ -107,12 +122,12 @@ image_labels.csv            optional: header id,label; class of the whole image,
         return replace(labels, things=things or frozenset())
 
     def samples(self) -> Iterable[Sample]:
-        images = files_by_id(self.root, "images")
+        images = files_of_part(self.root, "images")
         if not images:
             raise InputError(f"{self.root / 'images'} holds no images, expected files ending in {' '.join(SUFFIXES)}")
-        masks = self._partners(images, "masks", "mask") if self._annotated else {}
+        masks = self._partners(images, self._masks, "mask") if self._annotated else {}
         objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
-        rows = files_by_id(self.root, "objects", (".json",))
+        rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
         groups, labels = read_table(self.root, "groups.csv", "group", images), self._image_labels(images)
         for split, sample_id in split_ids(self.root, images):
             files = tuple(part[sample_id] for part in (masks, objects, rows) if sample_id in part)
@@ -134,7 +149,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
         return replace(annotation, layers=layers, segments=segments, empty=empty)
 
     def _partners(self, images: dict[str, str], part: str, kind: str) -> dict[str, str]:
-        files = files_by_id(self.root, part)
+        files = without_ending(images, files_of_part(self.root, part))
         require_pairs(self.root, images, files, kind)
         return files
 
@@ -146,3 +161,15 @@ image_labels.csv            optional: header id,label; class of the whole image,
                 " from 0"
             )
         return {sample_id: int(label) for sample_id, label in labels.items()}
+
+
+def _has(root: Path, part: str) -> bool:
+    """Whether there is a folder ``part``, at the top or in those of the splits."""
+    return (root / part).is_dir() or bool(split_folders(root, part))
+
+
+def _masks(root: Path) -> str:
+    """The folder of masks, empty without one. Folders of other names count if they hold pictures."""
+    if _has(root, MASKS[0]):
+        return MASKS[0]
+    return next((part for part in MASKS[1:] if _has(root, part) and files_of_part(root, part)), "")

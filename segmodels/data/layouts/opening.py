@@ -53,6 +53,12 @@ def find_layout(root: str | Path) -> str:
             " ingest.path to the folder of one dataset"
         )
     names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    for name in [name for name in names if name.endswith("/") and not name.startswith(".")][:SHOWN]:
+        if inside := [layout.name for layout in layouts if layout.fits(root / name)]:
+            raise InputError(
+                f"dataset folder {root} fits no layout, but its folder {name} fits {' and '.join(inside)}: set"
+                f" ingest.path to {root / name}"
+            )
     holds = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     expected = "".join(f"\n  {layout.name}: {layout.marks}" for layout in layouts)
     raise InputError(

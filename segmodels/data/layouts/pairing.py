@@ -30,12 +30,15 @@ PUBLISHED_SPLITS = {
 }
 """Names of the splits in datasets, lower case, and here."""
 
+LEFTOVERS = ("__MACOSX", "@eaDir")
+"""Folders that archives and file servers leave behind."""
+
 
 def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
     """Sample id -> path relative to ``root``, of all files below the folder ``part``, sorted.
 
-    The id is the path below ``part`` without the ending, in Unicode's composed form: ``road/0001``. Hidden files are
-    left out.
+    The id is the path below ``part`` without the ending, in Unicode's composed form: ``road/0001``. Hidden files and
+    folders are left out, and what archives and file servers leave behind.
 
     Raises:
         InputError: two files of one id, or as ``files_below``.
@@ -44,7 +47,7 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
     prefix = f"{part.rstrip('/')}/" if part else ""
     for name in files_below(root / part) if (root / part).is_dir() else ():
         path = PurePosixPath(name)
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        if path.suffix.lower() not in suffixes or any(_is_leftover(part) for part in path.parts):
             continue
         sample_id = composed(str(path.with_suffix("")))
         if sample_id in found:
@@ -54,6 +57,43 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
             )
         found[sample_id] = f"{prefix}{name}"
     return found
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name in LEFTOVERS
+
+
+def split_folders(root: Path, part: str) -> list[str]:
+    """Folders of splits in ``root`` that have a folder ``part``, sorted: ``train`` where there is ``train/images/``."""
+    found = sorted(path for path in root.iterdir() if published_split(path.name)) if root.is_dir() else []
+    return [path.name for path in found if (path / part).is_dir()]
+
+
+def files_of_part(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
+    """As ``files_by_id``; without a folder ``part``, of the folders ``part`` in those of the splits. The id then begins
+    with the split: ``train/0001``.
+    """
+    if (root / part).is_dir():
+        return files_by_id(root, part, suffixes)
+    return {
+        f"{split}/{sample_id}": file
+        for split in split_folders(root, part)
+        for sample_id, file in files_by_id(root, f"{split}/{part}", suffixes).items()
+    }
+
+
+def without_ending(images: Collection[str], others: Mapping[str, str]) -> dict[str, str]:
+    """``others``, sample id -> path, under the ids of ``images`` where they have one ending more, the same in all:
+    ``0001_mask`` of ``0001``. Unchanged where that is not so.
+    """
+    if not others or not others.keys().isdisjoint(images):
+        return dict(others)
+    first = next(iter(others))
+    starts = [first[:end] for end in range(len(first) - 1, 0, -1) if first[:end] in images and not first[end].isalnum()]
+    ending = first[len(starts[0]) :] if starts else ""
+    if not ending or not all(name.endswith(ending) for name in others):
+        return dict(others)
+    return {name.removesuffix(ending): path for name, path in others.items()}
 
 
 def published_split(name: str) -> str | None:
@@ -88,7 +128,7 @@ def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, st
 
 def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, str]]:
     """(split, id) of each sample: by the lists ``splits/*.txt``; else by the first folder of the ids, where those are
-    train, val and test (two are enough); else without a split.
+    names of splits, such as train, valid and test (two are enough); else without a split.
 
     Raises:
         InputError: a list names a sample that is not there.
@@ -99,9 +139,10 @@ def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, st
             yield from ((split, sample_id) for sample_id in _read_list(root, split, ids))
         return
     first = {sample_id.split("/")[0] for sample_id in ids if "/" in sample_id}
-    if len(first) > 1 and first <= set(SPLITS) and all("/" in sample_id for sample_id in ids):
-        for sample_id in sorted(ids, key=lambda sample_id: SPLITS.index(sample_id.split("/")[0])):
-            yield sample_id.split("/")[0], sample_id
+    names = {name: own for name in first if (own := published_split(name)) is not None}
+    if len(set(names.values())) > 1 and names.keys() == first and all("/" in sample_id for sample_id in ids):
+        for sample_id in sorted(ids, key=lambda sample_id: SPLITS.index(names[sample_id.split("/")[0]])):
+            yield names[sample_id.split("/")[0]], sample_id
     else:
         yield from ((None, sample_id) for sample_id in ids)
 

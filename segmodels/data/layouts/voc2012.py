@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
+from segmodels.data.decoding import Color
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer
@@ -23,6 +24,9 @@ from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
 VOID = 255
+OWN_CLASSES = ("labelmap.txt", "class_names.txt")
+"""Files of exports in the same folders that have classes of their own."""
+
 NUMBERS = {color: number for number, color in enumerate(distinct_colors(256))}
 """Of objects, where their map was converted to RGB."""
 ARCHIVE = Archive(
@@ -52,7 +56,12 @@ class Voc2012(Published):
     """
 
     table = "voc2012"
-    places = ("", "VOCdevkit/VOC2012/", "VOC2012/", "VOCtrainval_11-May-2012/VOCdevkit/VOC2012/")
+    places: ClassVar[tuple[str, ...]] = (
+        "",
+        "VOCdevkit/VOC2012/",
+        "VOC2012/",
+        "VOCtrainval_11-May-2012/VOCdevkit/VOC2012/",
+    )
     marks = "JPEGImages/ and SegmentationClass/, at the top or in VOCdevkit/VOC2012/"
     tree: ClassVar[str] = """\
 VOCdevkit/VOC2012/
@@ -67,12 +76,22 @@ VOCdevkit/VOC2012/
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
+        return cls.has_masks(folder) and not any((folder / name).is_file() for name in OWN_CLASSES)  # voc_export
+
+    @classmethod
+    def has_masks(cls, folder: Path) -> bool:
+        """Whether the folders of images and masks are there."""
         return (folder / "JPEGImages").is_dir() and (folder / cls.masks).is_dir()
 
     @cached_property
     def labels(self) -> LabelMap:
         labels = super().labels
         return labels if self._objects else replace(labels, things=frozenset())
+
+    @property
+    def _colors(self) -> Mapping[Color, int]:
+        """Of masks that were converted to RGB -> label id."""
+        return colors_of(self.table)
 
     @cached_property
     def _objects(self) -> dict[str, str]:
@@ -95,7 +114,7 @@ VOCdevkit/VOC2012/
 
     def annotation(self, sample: Sample) -> Annotation | None:
         mask, *objects = sample.files
-        classes = encode_labels(self.labels, read_mask(self.root / mask, colors_of(self.table)), mask)
+        classes = encode_labels(self.labels, read_mask(self.root / mask, self._colors), mask)
         annotation = Annotation.of_classes(classes)
         if not objects:
             return annotation
@@ -108,7 +127,7 @@ VOCdevkit/VOC2012/
         layers, segments = one_layer(ids, rows)
         return replace(annotation, layers=layers, segments=segments)
 
-    def _splits(self, annotated: list[str]) -> list[tuple[str | None, list[str]]]:
+    def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:
         lists = {split: names for split in ("train", "val", "test") if (names := self._list(split)) is not None}
         known = set(annotated)
         if not known.intersection(lists.get("test", ())):

@@ -1,0 +1,117 @@
+"""Folders of one's own as people have them, and what file managers leave in them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+from layout_trees import SIZE, halves, histogram, objects, opened
+
+from segmodels.data.layouts import find_layout, open_layout
+from segmodels.errors import InputError
+
+Write = Callable[[Path], None]
+
+
+def write(root: Path, image: str, mask: str, names: tuple[str, ...] = ("a", "b", "c")) -> None:
+    for name in names:
+        trees.photo(root / image.format(name))
+        trees.save(root / mask.format(name), halves(0, 255))
+
+
+def leftovers(root: Path) -> None:
+    write(root, "images/{}.jpg", "masks/{}.png")
+    for name in (
+        "images/Thumbs.db",
+        "images/.DS_Store",
+        "masks/desktop.ini",
+        "__MACOSX/images/._a.jpg",
+        "images/._b.jpg",
+    ):
+        trees.write_text(root / name, "none")
+    for name in ("images/.ipynb_checkpoints/a-checkpoint.jpg", "images/@eaDir/a.jpg", "masks/__MACOSX/._a.png"):
+        trees.photo(root / name)
+
+
+def splits(image: str, mask: str) -> Write:
+    def make(root: Path) -> None:
+        for split in ("train", "valid", "test"):
+            write(root, image.replace("S", split), mask.replace("S", split))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "ids"),
+    [
+        (lambda root: write(root, "images/{}.jpg", "masks/{}_mask.png"), {None: "a b c"}),
+        (lambda root: write(root, "images/{}.JPG", "masks/{}.PNG"), {None: "a b c"}),
+        (lambda root: write(root, "images/{}.jpeg", "labels/{}.tif"), {None: "a b c"}),
+        (lambda root: write(root, "images/{}_1.jpg", "masks/{}_1 - label.bmp"), {None: "a_1 b_1 c_1"}),
+        (leftovers, {None: "a b c"}),
+        (
+            splits("images/S/{}.jpg", "masks/S/{}.png"),
+            {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
+        ),
+        (
+            splits("S/images/{}.jpg", "S/masks/{}_mask.png"),
+            {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
+        ),
+    ],
+    ids=["ending", "upper case", "labels", "long ending", "leftovers", "splits below", "splits above"],
+)
+def test_images_and_masks_are_paired(make: Write, ids: dict[str | None, str], tmp_path: Path) -> None:
+    make(tmp_path)
+    assert find_layout(tmp_path) == "folder"
+    _, samples, annotation = opened("folder", tmp_path)
+    assert {split: [one.id for one in samples if one.split == split] for split in ids} == {
+        split: names.split() for split, names in ids.items()
+    }
+    assert len(samples) == sum(len(names.split()) for names in ids.values())
+    np.testing.assert_array_equal(annotation.classes, halves(0, 1))
+
+
+def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}_mask.png", ("a", "b"))
+    (tmp_path / "masks" / "b_mask.png").rename(tmp_path / "masks" / "b_label.png")
+    with pytest.raises(InputError, match=r"have no mask: images/a\.jpg, images/b\.jpg: add each mask under the same"):
+        list(open_layout("folder", tmp_path).samples())
+
+
+def test_a_folder_around_the_dataset_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "my data", "images/{}.jpg", "masks/{}.png")
+    with pytest.raises(InputError, match=r"fits no layout, but its folder my data/ fits folder: set ingest\.path to"):
+        find_layout(tmp_path)
+
+
+def test_masks_of_cvat_have_their_own_classes_and_colours(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("voc_export", trees.cvat_masks(tmp_path))
+    assert [(sample.split, sample.id) for sample in samples] == [(None, "frame 1"), (None, "frame 2")]
+    assert layout.labels.classes == ("background", "dog", "große Katze, alt")
+    assert layout.labels.palette[2] == (51, 221, 255)
+    assert histogram(layout, annotation) == {"background": 18 * 32, "große Katze, alt": 4 * 32, "dog": 64}
+    assert objects(layout, annotation) == [
+        ("große Katze, alt", 36, False),
+        ("große Katze, alt", 92, False),
+        ("dog", 64, False),
+    ]
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    (lists / "default.txt").unlink()
+    (lists / "Train.txt").write_text("frame 1\n")
+    (lists / "Validation.txt").write_text("frame 2\n")
+    assert [sample.split for sample in open_layout("voc_export", tmp_path).samples()] == ["train", "val"]
+    (tmp_path / "labelmap.txt").write_text("background:0,0::\ncat:1,1,1::\n")
+    with pytest.raises(InputError, match=r"labelmap\.txt has the line 'background:0,0::', expected name:red"):
+        open_layout("voc_export", tmp_path).labels  # noqa: B018
+
+
+def test_masks_of_labelme2voc_have_numbers_of_the_list(tmp_path: Path) -> None:
+    trees.cvat_masks(tmp_path)
+    (tmp_path / "labelmap.txt").unlink()
+    (tmp_path / "class_names.txt").write_text("_background_\ncat\ndog\n")
+    for path in (tmp_path / "SegmentationClass").iterdir():
+        trees.save(path, np.where(halves(0, 1) == 1, np.uint8(255), np.uint8(2)), trees.VOC_PALETTE)
+    assert find_layout(tmp_path) == "voc_export"
+    layout, _, annotation = opened("voc_export", tmp_path)
+    assert histogram(layout, annotation) == {"dog": SIZE[0] * 24, "void": SIZE[0] * 8}
