@@ -52,7 +52,7 @@ class Cityscapes(Published):
     tree: ClassVar[str] = """\
 leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png         likewise val/ and test/
 gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png          label ids 0..33
-gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png     or these: train ids 0..18, 255 void
+gtFine/train/aachen/aachen_000000_000019_gtFine_labelTrainIds.png     or these: train ids 0..18, void 255 or 19
 gtFine/train/aachen/aachen_000000_000019_gtFine_instanceIds.png       optional: 16 bits, label id * 1000 + number
 gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where there are none of these PNG files
 """
@@ -114,10 +114,10 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where
 
     @property
     def _train_ids(self) -> LabelMap:
-        """For masks that hold train ids already."""
+        """For masks that hold train ids already; void is 255, in files of some converters the number after the last."""
         labels = self.labels
-        trains = {train: train for train in range(labels.num_classes)}
-        return replace(labels, ids=trains | {labels.ignore_index: labels.ignore_index})
+        void = dict.fromkeys((labels.num_classes, labels.ignore_index), labels.ignore_index)
+        return replace(labels, ids={train: train for train in range(labels.num_classes)} | void)
 
 
 @register_layout(

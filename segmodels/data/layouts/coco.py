@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_archives import IMAGES, OBJECTS, PANOPTIC
-from segmodels.data.layouts.coco_json import CocoFile, labels_of, object_annotation, stated_size, with_background
+from segmodels.data.layouts.coco_json import labels_of, object_annotation, stated_size, with_background
 from segmodels.data.layouts.coco_panoptic import CocoPanoptic
 from segmodels.data.layouts.coco_stuff import CocoStuff
-from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView, plain, stem
+from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView
 from segmodels.data.layouts.published import read_label_table
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -48,29 +48,14 @@ annotations/instances_val2017.json
         return official if set(names) == set(official.classes[1:]) else labels_of(self.json_files.values())
 
     def samples(self) -> Iterable[Sample]:
-        self.left_out = []
-        for split, file in self.json_files.items():
-            for name in file.images:
-                image = self.image(split, name)
-                if image is None:
-                    self.left_out.append(name)
-                    continue
-                yield Sample(stem(name), plain(split), image, (file.name,), group=stem(name))
+        return self.samples_of_files()
 
     def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
-        return stated_size(self._rows[sample.files[0]][sample.id][1])
+        return stated_size(self.rows[sample.files[0]][sample.id][1])
 
     def annotation(self, sample: Sample) -> Annotation | None:
-        file, row = self._rows[sample.files[0]][sample.id]
+        file, row = self.rows[sample.files[0]][sample.id]
         return object_annotation(file, row, self.labels)
-
-    @cached_property
-    def _rows(self) -> dict[str, dict[str, tuple[CocoFile, dict[str, Any]]]]:
-        """JSON file -> id of the sample -> the file, and the image's row in it."""
-        return {
-            file.name: {stem(name): (file, row) for name, row in file.images.items()}
-            for file in self.json_files.values()
-        }
 
 
 @register_layout(

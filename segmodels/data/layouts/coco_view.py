@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from segmodels.data.folder_files import files_below
+from segmodels.data.layouts.base import Sample
 from segmodels.data.layouts.coco_json import CocoFile, find_image
 from segmodels.data.layouts.published import Published
 
@@ -57,6 +58,23 @@ class CocoView(Published):
         """Path of an image relative to the root, None where it is missing."""
         folders = (f"{split}/", f"images/{split}/", f"images/{plain(split)}/", f"{plain(split)}/", "images/", "")
         return find_image(name, [self.top + folder for folder in folders], self.all_files)
+
+    def samples_of_files(self) -> Iterable[Sample]:
+        """The images that the JSON files list."""
+        self.left_out = []
+        for split, file in self.json_files.items():
+            for name in file.images:
+                image = self.image(split, name)
+                if image is None:
+                    self.left_out.append(name)
+                    continue
+                yield Sample(stem(name), plain(split), image, (file.name,), group=stem(name))
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, tuple[CocoFile, dict[str, Any]]]]:
+        """JSON file -> id of the sample -> the file, and the image's row in it."""
+        files = self.json_files.values()
+        return {file.name: {stem(name): (file, row) for name, row in file.images.items()} for file in files}
 
 
 def found(folder: Path, places: tuple[str, ...], start: str, end: str) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """Further forms in which the authors of datasets publish them: later releases, archives unpacked side by side."""
 
+import json
 from pathlib import Path
 
 import layout_trees as trees
@@ -68,8 +69,26 @@ def test_cocos_own_stuff_maps_hold_category_ids(tmp_path: Path) -> None:
     assert open_layout("coco", tmp_path).labels.num_classes == 171
 
 
+def test_cocos_stuff_without_maps_is_drawn_from_its_json_files(tmp_path: Path) -> None:
+    trees.coco_instances(tmp_path)
+    for split in ("train", "val"):
+        path = tmp_path / "annotations" / f"instances_{split}2017.json"
+        rows = json.loads(path.read_text())
+        for row, id, name in zip(rows["categories"], (92, 183), ("banner", "other"), strict=True):
+            row |= {"id": id, "name": name}
+        for row in rows["annotations"]:
+            row["category_id"] = {1: 92, 18: 183}[row["category_id"]]
+        path.unlink()
+        path.with_name(f"stuff_{split}2017.json").write_text(json.dumps(rows))
+    assert find_layout(tmp_path) == "coco"
+    layout, samples, annotation = opened("coco", tmp_path)
+    assert (len(samples), layout.labels.num_classes) == (4, 92)
+    assert histogram(layout, annotation) == {"banner": 48 - 16 + 96, "other": 24, "void": 768 - 48 - 96 - 8}
+    assert annotation.segments == ()
+
+
 @pytest.mark.parametrize(
-    ("json", "maps"),
+    ("annotations", "maps"),
     [
         ("annotations", "annotations/panoptic_{}/panoptic_{}"),
         ("annotations", "panoptic_{}"),
@@ -79,7 +98,7 @@ def test_cocos_own_stuff_maps_hold_category_ids(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_panoptic_maps_lie_where_their_zip_file_was_unpacked(json: str, maps: str, tmp_path: Path) -> None:
+def test_panoptic_maps_lie_where_their_zip_file_was_unpacked(annotations: str, maps: str, tmp_path: Path) -> None:
     trees.coco_panoptic(tmp_path)
     _, _, before = opened("coco", tmp_path)
     for split in ("train2017", "val2017"):
@@ -87,8 +106,8 @@ def test_panoptic_maps_lie_where_their_zip_file_was_unpacked(json: str, maps: st
         (tmp_path / "annotations" / f"panoptic_{split}").rename(aside)
         target.parent.mkdir(parents=True, exist_ok=True)
         aside.rename(target)
-        (tmp_path / json).mkdir(exist_ok=True)
-        (tmp_path / "annotations" / f"panoptic_{split}.json").rename(tmp_path / json / f"panoptic_{split}.json")
+        (tmp_path / annotations).mkdir(exist_ok=True)
+        (tmp_path / "annotations" / f"panoptic_{split}.json").rename(tmp_path / annotations / f"panoptic_{split}.json")
     _, samples, after = opened("coco", tmp_path)
     assert len(samples) == 2
     np.testing.assert_array_equal(before.classes, after.classes)
