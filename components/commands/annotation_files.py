@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from components.running.atomic import written_file
 from segmodels import run_lengths
+from segmodels.data.decoding import SIDEWAYS, picture_orientation
+from segmodels.data.geometry import as_stored
 from segmodels.data.layouts.coco_json import BACKGROUND
 from segmodels.data.layouts.labelme import BACKGROUND as LABELME_BACKGROUND
 from segmodels.data.layouts.labelme import IGNORED, LIST
@@ -44,7 +46,8 @@ def annotation_files(tool: str, folder: Path, out: Path, labels: LabelMap) -> An
     """
     if tool not in ("labelme", "coco"):
         raise InputError(f"--annotations is {tool!r}, expected labelme or coco")
-    return Labelme(folder, out / "labelme", labels) if tool == "labelme" else Coco(out / "coco.json", labels)
+    kind, path = (Labelme, out / "labelme") if tool == "labelme" else (Coco, out / "coco.json")
+    return kind(folder, path, labels)
 
 
 class Labelme:
@@ -85,18 +88,23 @@ class Labelme:
 
 
 class Coco:
-    """coco.json of all images, with exact run-length encoded masks; a category's id is the class's train id plus 1."""
+    """coco.json of all images, with exact run-length encoded masks; a category's id is the class's train id plus 1.
 
-    def __init__(self, path: Path, labels: LabelMap) -> None:
-        self._path, self._labels = path, labels
+    Masks lie over the pixels as stored, as in COCO; an EXIF orientation does not turn them.
+    """
+
+    def __init__(self, folder: Path, path: Path, labels: LabelMap) -> None:
+        self._folder, self._path, self._labels = folder, path, labels
         self._images: list[tuple[str, tuple[int, int], list[dict[str, Any]]]] = []
 
     def add(self, path: Path, size: tuple[int, int], regions: list[Region]) -> None:
         rows = []
+        orientation = picture_orientation(self._folder / path)
+        size = size[::-1] if orientation in SIDEWAYS else size
         for region in regions:
             if self._labels.classes[region.label] == BACKGROUND:
                 continue
-            (counts,) = run_lengths.encode(region.mask[None])
+            (counts,) = run_lengths.encode(as_stored(region.mask, orientation)[None])
             left, top, right, bottom = run_lengths.boxes([counts], size)[0].tolist()
             score = {} if region.score is None else {"score": region.score}
             rows.append(

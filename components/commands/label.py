@@ -69,7 +69,7 @@ def label(model: str, images: Path, out: Path) -> None:
         for batch in batches(track(ahead, "labelling", len(paths)), problems, large):
             for (path, _), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
                 _copy(folder / path, out / "images" / path)
-                write_annotation(out, path, result.annotation(labels), labels)
+                write_annotation(out, path, over_stored_pixels(result.annotation(labels), folder / path), labels)
     problems += [f"{path} is too large to be predicted whole: cut it into parts" for path in large]
     if problems:
         raise InputError(
@@ -78,6 +78,15 @@ def label(model: str, images: Path, out: Path) -> None:
         )
     kept = f", {len(found) - len(paths)} have masks already" if len(found) > len(paths) else ""
     print(f"{len(paths)} images are labelled{kept}: correct {out / 'masks'}, then ingest {out} as layout folder")
+
+
+def over_stored_pixels(annotation: Annotation, path: Path) -> Annotation:
+    """Over the pixels as layout folder reads them: no EXIF orientation turns them, as it does for a model."""
+    from segmodels.data.decoding import picture_orientation
+    from segmodels.data.geometry import as_stored
+
+    orientation = picture_orientation(path)
+    return annotation if orientation is None else annotation.changed(lambda map: as_stored(map, orientation))
 
 
 def write_annotation(out: Path, path: Path, annotation: Annotation, labels: LabelMap) -> None:

@@ -69,6 +69,11 @@ def upright(array: NDArray, orientation: int) -> NDArray:
     return np.ascontiguousarray(array[:: -1 if down else 1, :: -1 if right else 1])
 
 
+def as_stored(array: NDArray, orientation: int | None) -> NDArray:
+    """The inverse of ``upright``; None changes nothing."""
+    return array if orientation is None else upright(array, {6: 8, 8: 6}.get(orientation, orientation))
+
+
 def _few_channels(image: NDArray) -> list[NDArray]:
     channels = image.shape[-1]
     return [

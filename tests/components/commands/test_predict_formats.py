@@ -7,11 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from small_pipeline import LABELS, write_model
 
 from components.commands.annotation_files import annotation_files
+from components.commands.label import over_stored_pixels, write_annotation
 from components.commands.predict import predict
-from segmodels.annotations import Segment
+from segmodels.annotations import Annotation, Segment
+from segmodels.data.decoding import ORIENTATION, read_pixels
+from segmodels.data.geometry import as_stored
 from segmodels.data.layouts import open_layout
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
@@ -100,6 +104,40 @@ def test_labelme_shows_regions_inside_others_and_reads_back_nearly_the_same(tmp_
     (sample,) = layout.samples()
     found = layout.annotation(sample).classes
     assert (found == classes).mean() > 0.97
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+@pytest.mark.parametrize("tool", ["labelme", "coco"])
+def test_annotations_of_a_turned_photograph_lie_where_the_layouts_read_it(
+    orientation: int, tool: str, tmp_path: Path
+) -> None:
+    classes = blobs()
+    tag = Image.Exif()
+    tag[ORIENTATION] = orientation
+    Image.fromarray(as_stored(classes, orientation) * 100).save(tmp_path / "a.png", exif=tag)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png")[..., 0], classes * 100)  # as predict sees it
+    files = annotation_files(tool, tmp_path, tmp_path, THREE)
+    files.add(Path("a.png"), classes.shape, ClassMap(classes).regions())
+    files.close()
+    layout = open_layout({"coco": "coco_export"}.get(tool, tool), tmp_path)
+    (sample,) = layout.samples()
+    image = layout.read_image(sample)[..., 0] // 100
+    assert (layout.annotation(sample).classes == image).mean() > 0.97
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6])
+def test_labels_of_a_turned_photograph_lie_where_layout_folder_reads_it(orientation: int, tmp_path: Path) -> None:
+    classes = blobs()
+    tag = Image.Exif()
+    tag[ORIENTATION] = orientation
+    photo = tmp_path / "images" / "a.png"
+    photo.parent.mkdir()
+    Image.fromarray(as_stored(classes, orientation) * 100).save(photo, exif=tag)
+    write_annotation(tmp_path, Path("a.png"), over_stored_pixels(Annotation.of_classes(classes), photo), THREE)
+    (tmp_path / "classes.txt").write_text("\n".join(THREE.classes))
+    layout = open_layout("folder", tmp_path)
+    (sample,) = layout.samples()
+    np.testing.assert_array_equal(layout.annotation(sample).classes, layout.read_image(sample)[..., 0] // 100)
 
 
 @pytest.mark.parametrize("kind", ["classes", "instances", "panoptic"])
