@@ -161,7 +161,8 @@ class DetectionOutput(NamedTuple):
     masks: tuple[Tensor, ...] | Tensor  # (N, m, n) logits over the box, of any resolution
     size: tuple[int, int]  # height and width of the input
     training: DetectionTraining | None = None  # None in evaluation mode
-    auxiliary: tuple[DetectionOutput, ...] = ()  # of earlier stages of a cascade, training mode only
+    auxiliary: tuple[DetectionOutput, ...] = ()  # of further stages of a cascade, training mode only
+    extras: Mapping[str, Any] = {}  # as of ``PixelOutput``, training mode only
 
     def instances(self, sizes: Sequence[Size], settings: InstanceSettings) -> list[Instances]:
         """Objects of each image at its size; labels are places among the model's classes."""

@@ -51,3 +51,33 @@ def scene(name: str, count: int, height: int, width: int) -> tuple[NDArray[np.fl
         dx, dy = (2 * x - left - right) / (right - left), (2 * y - top - bottom) / (bottom - top)
         masks.append(dx**2 + dy**2 <= 1)
     return found.astype(np.float32), np.array(masks).reshape(count, height, width)
+
+
+DEFORMABLE: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], float, bool]] = {
+    "plain": ((3, 3), (1, 1), (1, 1), (1, 1), 2.0, False),
+    "modulated": ((3, 3), (2, 1), (3, 2), (3, 2), 4.0, True),
+    "unmoved": ((3, 2), (1, 2), (1, 0), (1, 1), 0.0, True),
+}
+"""Deformable convolutions: kernel, stride, padding, dilation, how far the points move in pixels, and modulation."""
+
+
+def deformable(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    far: float,
+    modulated: bool,
+) -> dict[str, NDArray[np.float32]]:
+    """Inputs of a deformable convolution of two maps of 3 channels, 9 x 11, to 4 channels."""
+    size = [
+        (length + 2 * pad - gap * (points - 1) - 1) // step + 1
+        for length, pad, gap, points, step in zip((9, 11), padding, dilation, kernel, stride, strict=True)
+    ]
+    points = kernel[0] * kernel[1]
+    found = {
+        "x": normal("maps", 2, 3, 9, 11),
+        "offsets": far * normal("offsets", 2, 2 * points, *size),
+        "weight": normal("kernel", 4, 3, *kernel) / 5,
+    }
+    return found | ({"modulation": normal("modulation", 2, points, *size)} if modulated else {})

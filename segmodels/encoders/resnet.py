@@ -16,6 +16,7 @@ from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.layers.blocks import check_images
 from segmodels.layers.names import Names, renamed
+from segmodels.layers.switchable_conv import completed, make_switchable
 
 TRANSFORMERS: Names = (
     (r"^embedder\.embedder\.convolution\.", "conv1."),
@@ -42,10 +43,11 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _shortcut(in_channels, width, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, feedback: Tensor | None = None) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + self.downsample(x))
+        out = out + self.downsample(x)
+        return self.relu(out if feedback is None else out + feedback)
 
 
 class Bottleneck(nn.Module):
@@ -65,11 +67,12 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(in_channels, channels, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, feedback: Tensor | None = None) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(x))
+        out = out + self.downsample(x)
+        return self.relu(out if feedback is None else out + feedback)
 
 
 def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module:
@@ -94,6 +97,8 @@ class ResNet(Encoder):
         stride_in_1x1: bottlenecks halve the size in their first 1x1 convolution, as the paper and the weights that were
             trained with Caffe.
         ceil_mode: the max-pool rounds sizes up, as Caffe did.
+        switchable: the 3x3 convolutions of layers 2 to 4 are switchable atrous ones, all others standardise their
+            kernels (DetectoRS, Qiao 2021, 2006.02334, section 4).
     """
 
     classifier = ("fc.",)
@@ -109,6 +114,7 @@ class ResNet(Encoder):
         multi_grid: Sequence[int] | None = None,
         stride_in_1x1: bool = False,
         ceil_mode: bool = False,
+        switchable: bool = False,
     ) -> None:
         super().__init__()
         check_output_stride("ResNet", output_stride, (8, 16, 32))
@@ -133,13 +139,32 @@ class ResNet(Encoder):
                 if isinstance(module, Bottleneck):
                     module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
         _initialise(self)
+        if switchable:
+            make_switchable(self, ("layer2", "layer3", "layer4"))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def take_feedback(self, channels: int) -> None:
+        """Add what ``forward`` needs to take maps of ``channels`` as feedback (DetectoRS, Qiao 2021, 2006.02334,
+        section 3): a 1x1 convolution in the first block of each of the layers 2 to 4, which starts at 0.
+        """
+        for layer, own in zip((self.layer2, self.layer3, self.layer4), self.channels[2:], strict=True):
+            conv = nn.Conv2d(channels, own, 1)
+            nn.init.zeros_(conv.weight)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+            layer[0].rfp_conv = conv
+
+    def forward(self, images: Tensor, feedback: Sequence[Tensor] = ()) -> list[Tensor]:
+        """See ``Encoder``.
+
+        Args:
+            feedback: after ``take_feedback``, a map for each of the layers 2 to 4, of the size of the layer's own. What
+                follows from it is added to the sum at the end of the layer's first block.
+        """
         check_images(images, self.in_channels)
         maps = [self.relu(self.bn1(self.conv1(images)))]
         x = self.maxpool(maps[0])
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for number, layer in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
+            x = _fed(layer, x, feedback[number - 1]) if feedback and number else layer(x)
             maps.append(x)
         return maps
 
@@ -151,6 +176,10 @@ class ResNet(Encoder):
         transformers names all of them otherwise.
         """
         return renamed(key, ((r"^stem\.7\.", "bn1."), (r"^stem\.", "conv1."), *TRANSFORMERS))
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As of ``Encoder``; weights of plain convolutions give the same outputs in switchable ones."""
+        return completed(super().adapt(state), self.state_dict())
 
     def advice(self, keys: Collection[str]) -> str:
         if "conv1.weight" in keys and self.first_layer == "conv1.0.weight":
@@ -165,6 +194,14 @@ def _deep_stem(in_channels: int) -> nn.Sequential:
     for before, after, stride in ((in_channels, 32, 2), (32, 32, 1)):
         layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Conv2d(32, 64, 3, 1, 1, bias=False))
+
+
+def _fed(layer: nn.Sequential, x: Tensor, feedback: Tensor) -> Tensor:
+    first, *others = layer
+    x = first(x, first.get_submodule("rfp_conv")(feedback))
+    for block in others:
+        x = block(x)
+    return x
 
 
 def block_dilations(

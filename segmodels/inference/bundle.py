@@ -24,7 +24,7 @@ from segmodels.finite import all_finite
 from segmodels.inference.description import AGAIN, file_sha256, read_description, write_description
 from segmodels.inference.reference import Reference, read_reference, write_reference
 from segmodels.labels import LabelMap
-from segmodels.models.registry import create_model, model_options
+from segmodels.models.registry import create_model, known_arguments, model_options
 from segmodels.tasks.base import Task
 from segmodels.tasks.registry import FIRST, create_task, settings_to_dict
 
@@ -208,7 +208,7 @@ def _described(path: Path, description: Mapping[str, Any], task: Task) -> nn.Mod
 def _untrained(name: str, options: Mapping[str, Any], task: Task, channels: int) -> nn.Module:
     """The model without the weights of its encoder, which would be fetched."""
     known = model_options(name)
-    arguments = {**task.model_arguments(task.labels), **options}
+    arguments = {**known_arguments(name, task.model_arguments(task.labels)), **options}
     arguments["weights"] = None
     if "encoder_weights" in known:
         arguments["encoder_weights"] = None

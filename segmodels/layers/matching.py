@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from segmodels.layers.anchors import encode
 from segmodels.layers.nms import box_area, box_intersection, box_iou, places
 
 BACKGROUND, UNDECIDED = -1, -2
@@ -32,6 +34,72 @@ class Samples(NamedTuple):
     labels: Tensor  # (N,) 0 or 1, or classes 0..C, 0 the background
     deltas: Tensor  # (P, 4) coded boxes of the positive ones ...
     true_deltas: Tensor  # ... and their objects'
+
+
+def objects_of(segments: Sequence[Any], places: Tensor | None = None) -> list[Objects]:
+    """The true objects of each image, of the segments of targets.
+
+    Args:
+        places: ``(C,)`` of each class among those that the model detects, negative for others; None: the segments'
+            labels are such places.
+    """
+    found = []
+    for own in segments:
+        labels = own.labels if places is None else places[own.labels]
+        crowd = torch.zeros_like(labels, dtype=torch.bool) if own.crowd is None else own.crowd
+        single = (labels >= 0) & ~crowd
+        found.append(Objects(own.boxes[single], labels[single], own.masks[single], own.boxes[(labels >= 0) & crowd]))
+    return found
+
+
+class BoxesOfObjects(NamedTuple):
+    """Sampled boxes that stand for an object, P in all images of a batch."""
+
+    boxes: list[Tensor]  # (N, 4) of each image
+    owners: list[Tensor]  # (N,) int64, which object of its image
+    labels: Tensor  # (P,) int64, places among the classes
+    spare: list[Tensor]  # (0 or 1, 4) some box of each image, by which a layer gets a gradient where P is 0
+
+    def deltas(self, truth: Sequence[Objects], weights: Sequence[float]) -> Tensor:
+        """The objects' own boxes relative to these, ``(P, 4)``."""
+        images = zip(truth, self.owners, self.boxes, strict=True)
+        return torch.cat([encode(objects.boxes[owner], boxes, weights) for objects, owner, boxes in images])
+
+
+class Chosen(NamedTuple):
+    """Boxes that a second stage is trained on, a tensor per image."""
+
+    boxes: list[Tensor]  # (N, 4) left, top, right, bottom in pixels
+    owners: list[Tensor]  # (N,) the object of each, or ``BACKGROUND``
+    true: list[Tensor]  # (N,) bool, whether it is an object's own box and no proposal
+
+    def labels(self, truth: Sequence[Objects]) -> Tensor:
+        """Classes of the boxes of all images, ``(ΣN,)`` int64: 0 is the background, 1 the first class."""
+        tables = [torch.cat([objects.labels.new_zeros(1), objects.labels + 1]) for objects in truth]
+        return torch.cat([table[owner - BACKGROUND] for table, owner in zip(tables, self.owners, strict=True)])
+
+    def of_objects(self, truth: Sequence[Objects]) -> BoxesOfObjects:
+        """Without the background."""
+        rows = [places(owner != BACKGROUND) for owner in self.owners]
+        boxes = [own[row] for own, row in zip(self.boxes, rows, strict=True)]
+        owners = [own[row] for own, row in zip(self.owners, rows, strict=True)]
+        labels = [objects.labels[owner] for objects, owner in zip(truth, owners, strict=True)]
+        return BoxesOfObjects(boxes, owners, torch.cat(labels), [own[:1] for own in self.boxes])
+
+
+def choose(proposals: Sequence[Tensor], truth: Sequence[Objects], count: int, overlap: float) -> Chosen:
+    """Random boxes among the proposals ``(P, 4)`` of each image and its objects' own, ``count`` of an image, at most a
+    quarter of them of objects: those whose IoU with one is at least ``overlap``.
+    """
+    boxes, owners, true = [], [], []
+    for own, objects in zip(proposals, truth, strict=True):
+        candidates = torch.cat([own, objects.boxes.to(own.dtype)])
+        matched = match(objects, candidates, high=overlap, low=overlap)
+        chosen = torch.cat(sample(matched, count, positive=0.25)).sort().values
+        boxes.append(candidates[chosen])
+        owners.append(matched[chosen])
+        true.append(chosen >= len(own))
+    return Chosen(boxes, owners, true)
 
 
 def match(objects: Objects, boxes: Tensor, high: float, low: float, every: bool = False) -> Tensor:

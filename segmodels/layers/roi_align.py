@@ -51,7 +51,7 @@ def pyramid_align(
     aligned: bool = False,
 ) -> Tensor:
     """As ``roi_align``, each box on the map ``levels`` ``(K,)`` of a pyramid of maps with equal channels."""
-    table = torch.cat([_pixels(features) for features in pyramid])
+    table = torch.cat([pixels(features) for features in pyramid])
     rows = [features.shape[0] * features.shape[2] * features.shape[3] for features in pyramid]
     facts = [(features.shape[2], features.shape[3], sum(rows[:level])) for level, features in enumerate(pyramid)]
     if not len(boxes):
@@ -141,7 +141,7 @@ def _weighted_sums(table: Tensor, index: Tensor, weight: Tensor, dense: bool) ->
     return functional.embedding_bag(index[used], table, offsets, mode="sum", per_sample_weights=weight[used])
 
 
-def _pixels(features: Tensor) -> Tensor:
+def pixels(features: Tensor) -> Tensor:
     """``(B * H * W, C)``, at least in float32."""
     pixels = features.permute(0, 2, 3, 1).flatten(0, 2)
     return pixels.float() if pixels.dtype in (torch.float16, torch.bfloat16) else pixels

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from segmodels.layers.anchors import clip, decode, encode
+from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct
-from segmodels.layers.matching import BACKGROUND, Objects, Samples, match, sample
+from segmodels.layers.matching import BoxesOfObjects, Objects, Samples, choose
 from segmodels.layers.nms import batched_nms, places
 from segmodels.layers.roi_align import align_masks, pyramid_align, roi_align
 
 CODING = (10.0, 10.0, 5.0, 5.0)
+OVERLAP = 0.5  # IoU with an object from which a proposal is trained as one
 SMALLEST = 1e-2  # side of a detection, pixels
 POINTS = 2  # of RoIAlign, per side of a cell
 LEVEL, SIDE = 2, 224  # a box of 224 x 224 pixels is read from the map two levels above that at stride 4 ...
@@ -31,15 +32,6 @@ class Detections(NamedTuple):
     scores: list[Tensor]  # (N,)
     labels: list[Tensor]  # (N,) int64, places among the classes
     masks: list[Tensor]  # (N, m, m) logits over the box
-
-
-class BoxesOfObjects(NamedTuple):
-    """Sampled boxes that stand for an object, P in all images of a batch."""
-
-    boxes: list[Tensor]  # (N, 4) of each image
-    owners: list[Tensor]  # (N,) int64, which object of its image
-    labels: Tensor  # (P,) int64, places among the classes
-    spare: list[Tensor]  # (0 or 1, 4) some box of each image, by which a layer gets a gradient where P is 0
 
 
 class MaskSamples(NamedTuple):
@@ -113,7 +105,7 @@ class RoIHeads(nn.Module):
         counts = [len(boxes) for boxes in proposals]
         scores = classes.float().softmax(dim=1).split(counts)
         boxes = clip(decode(deltas.float(), torch.cat(list(proposals)), CODING), size).split(counts)
-        found = [self._best(*image) for image in zip(boxes, scores, strict=True)]
+        found = [self.best(*image) for image in zip(boxes, scores, strict=True)]
         chosen, best, labels = (list(values) for values in zip(*found, strict=True))
         return Detections(chosen, best, labels, self.masks_of(pyramid, chosen, labels))
 
@@ -121,25 +113,12 @@ class RoIHeads(nn.Module):
         self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], truth: Sequence[Objects]
     ) -> tuple[Samples, MaskSamples]:
         """Samples to train on: of classes and boxes, and of masks. The true boxes are among the proposals."""
-        boxes, owners = [], []
-        for own, objects in zip(proposals, truth, strict=True):
-            candidates = torch.cat([own, objects.boxes.to(own.dtype)])
-            matched = match(objects, candidates, high=0.5, low=0.5)
-            chosen = torch.cat(sample(matched, self.samples, positive=0.25)).sort().values
-            boxes.append(candidates[chosen])
-            owners.append(matched[chosen])
-        classes, deltas = self._boxes(pyramid, boxes)
-        positive = [places(matched != BACKGROUND) for matched in owners]
-        of_objects = [box[place] for box, place in zip(boxes, positive, strict=True)]
-        matches = [matched[place] for matched, place in zip(owners, positive, strict=True)]
-        found = list(zip(truth, matches, of_objects, strict=True))
-        labels = torch.cat([objects.labels[owner] for objects, owner, _ in found])
-        all_labels = torch.zeros_like(torch.cat(owners))
-        rows = places(torch.cat(owners) != BACKGROUND)
-        all_labels[rows] = labels + 1
-        true_deltas = torch.cat([encode(objects.boxes[owner], box, CODING) for objects, owner, box in found])
-        samples = Samples(classes, all_labels, deltas[rows, labels + 1], true_deltas)
-        sampled = BoxesOfObjects(of_objects, matches, labels, [box[:1] for box in boxes])
+        chosen = choose(proposals, truth, self.samples, OVERLAP)
+        classes, deltas = self._boxes(pyramid, chosen.boxes)
+        labels = chosen.labels(truth)
+        rows = places(labels > 0)
+        sampled = chosen.of_objects(truth)
+        samples = Samples(classes, labels, deltas[rows, labels[rows]], sampled.deltas(truth, CODING))
         return samples, self.mask_samples(pyramid, sampled, truth)
 
     def masks_of(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
@@ -172,7 +151,7 @@ class RoIHeads(nn.Module):
         features = self.box_features(pyramid, boxes)
         return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
 
-    def _best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detections of one image, of boxes ``(P, C + 1, 4)`` and probabilities ``(P, C + 1)``."""
         labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).flatten()
         boxes, scores = boxes[:, 1:].flatten(0, 1), scores[:, 1:].flatten()
@@ -202,10 +181,9 @@ def true_shares(sampled: BoxesOfObjects, truth: Sequence[Objects], size: int) ->
     return torch.cat([align_masks(objects.masks, box, owner, size) for objects, box, owner in found])
 
 
-def cells_of_level(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int, level: int) -> Tensor:
-    """As ``cells``, all boxes on one map of the pyramid."""
-    scale = 1 / (STRIDE * 2**level)
-    return roi_align(pyramid[level], torch.cat(list(boxes)), _images_of(boxes), size, scale, POINTS)
+def cells_of_map(features: Tensor, boxes: Sequence[Tensor], size: int, stride: int) -> Tensor:
+    """As ``cells``, all boxes on one map ``(B, C, h, w)`` of this stride."""
+    return roi_align(features, torch.cat(list(boxes)), _images_of(boxes), size, 1 / stride, POINTS)
 
 
 def _images_of(boxes: Sequence[Tensor]) -> Tensor:

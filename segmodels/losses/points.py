@@ -15,7 +15,10 @@ from segmodels.outputs import PointPrediction
 
 @register_loss(
     "points",
-    LossCard("Kirillov 2020 (1912.08193), section 3.3", "PointRend, which includes it automatically at weight 1"),
+    LossCard(
+        "Kirillov 2020 (1912.08193), section 3.3",
+        "PointRend, HTC and DetectoRS, which include it automatically at weight 1",
+    ),
 )
 class PointsLoss(Loss):
     """Cross-entropy of the points' logits and the labels of the pixels that they lie on. Points on ignored pixels do

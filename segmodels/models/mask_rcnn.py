@@ -5,47 +5,31 @@ torchvision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
-from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.fpn import FPN
-from segmodels.layers.matching import Objects, Samples
+from segmodels.layers.matching import Objects
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.roi_heads import MaskSamples, RoIHeads
+from segmodels.layers.roi_heads import RoIHeads
 from segmodels.layers.rpn import RegionProposals
-from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
-from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
+from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
+from segmodels.outputs import DetectionOutput
 
 PAPER = "He et al.: Mask R-CNN, ICCV 2017, arXiv 1703.06870"
-STRIDES = (4, 8, 16, 32)
-SIDES = (32, 64, 128, 256, 512)
-"""Of square anchors on each map of the pyramid, pixels."""
-
 
 FPN_CONVOLUTIONS: Names = ((r"^(fpn\.\w+\.\d)\.0\.", r"\1."),)
 FPN_BLOCKS: Names = ((r"^(fpn\.\w+\.\d)\.0\.", r"\1.conv."), (r"^(fpn\.\w+\.\d)\.1\.", r"\1.norm."))
 """Layers of torchvision's pyramid, here plain convolutions or blocks with a norm."""
 
 
-class MaskRCNN(Model):
-    """Encoder with maps at strides 4 to 32, feature pyramid, region proposals; class, box and mask of each proposal.
-
-    Any input size: the model pads with the mean colour, on the right and below, to a multiple of 32. In training the
-    guide, the targets' segments, gives the samples of the heads; crowds are neither objects nor background.
-
-    Args:
-        fpn: of the encoder's maps; a fifth map for the proposals is every second pixel of its coarsest.
-    """
-
-    exportable: ClassVar[bool] = False
+class MaskRCNN(Detector):
+    """A detector with one second stage: class, box and mask of each proposal."""
 
     published: ClassVar[Names] = (
         (r"^backbone\.body\.", "backbone."),
@@ -68,23 +52,8 @@ class MaskRCNN(Model):
     """Of torchvision, in files old and new: it has numbered the layers of its blocks since version 0.13."""
 
     def __init__(self, encoder: Encoder, fpn: FPN, rpn: RegionProposals, roi_heads: RoIHeads) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.fpn = fpn
-        self.rpn = rpn
+        super().__init__(encoder, fpn, rpn)
         self.roi_heads = roi_heads
-
-    def forward(self, images: Tensor, guide: Any = None) -> DetectionOutput:
-        size = (images.shape[2], images.shape[3])
-        padded, pyramid = self.pyramid(images)
-        truth = objects_of(guide.segments) if self.training and guide is not None else None
-        return self.detect(pyramid, padded, size, truth)
-
-    def pyramid(self, images: Tensor) -> tuple[tuple[int, int], list[Tensor]]:
-        """Height and width of the padded images, and their maps at strides 4 to 32."""
-        height, width = images.shape[2:]
-        images = functional.pad(images, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
-        return (images.shape[2], images.shape[3]), self.fpn(self.encoder.maps(images, STRIDES))
 
     def detect(
         self,
@@ -93,15 +62,11 @@ class MaskRCNN(Model):
         size: tuple[int, int],
         truth: Sequence[Objects] | None,
     ) -> DetectionOutput:
-        """Detections, or with the true objects the samples that the heads are trained on."""
-        coarsest = functional.max_pool2d(pyramid[-1], 1, stride=2)
-        proposals, first = self.rpn([*pyramid, coarsest], padded, size, truth)
+        proposals, first = self.rpn([*pyramid, every_second(pyramid[-1])], padded, size, truth)
         if truth is None or first is None:
-            found = self.roi_heads.detect(pyramid, proposals, size)
-            boxes, scores, labels, logits = (tuple(values) for values in found)
-            return DetectionOutput(boxes, scores, labels, logits, size)
+            return detected(self.roi_heads.detect(pyramid, proposals, size), size)
         second, masks = self.roi_heads.samples_of(pyramid, proposals, truth)
-        return DetectionOutput((), (), (), (), size, _training(first, second, masks))
+        return DetectionOutput((), (), (), (), size, training_of(second, masks, first))
 
     def translate(self, key: str) -> str:
         key = renamed(key, self.published)
@@ -113,43 +78,6 @@ class MaskRCNN(Model):
 
     def classifiers(self) -> list[nn.Module]:
         return self.roi_heads.classifiers()
-
-
-def objects_of(segments: Sequence[Any], places: Tensor | None = None) -> list[Objects]:
-    """The true objects of each image, of the segments of targets.
-
-    Args:
-        places: ``(C,)`` of each class among those that the model detects, negative for others; None: the segments'
-            labels are such places.
-    """
-    found = []
-    for own in segments:
-        labels = own.labels if places is None else places[own.labels]
-        crowd = torch.zeros_like(labels, dtype=torch.bool) if own.crowd is None else own.crowd
-        single = (labels >= 0) & ~crowd
-        found.append(Objects(own.boxes[single], labels[single], own.masks[single], own.boxes[(labels >= 0) & crowd]))
-    return found
-
-
-def check_sides(sides: Sequence[float]) -> None:
-    """Raise InputError unless there is a side of anchors for each map of the pyramid."""
-    if len(sides) != len(SIDES) or min(sides) <= 0:
-        raise InputError(
-            f"sides is {list(sides)}, expected {len(SIDES)} positive numbers, the sides in pixels of anchors on each"
-            " map of the pyramid"
-        )
-
-
-def _training(first: Samples, second: Samples, masks: MaskSamples) -> DetectionTraining:
-    """What the losses read."""
-    return DetectionTraining(
-        classes=Sampled(second.scores, second.labels),
-        boxes=Sampled(second.deltas, second.true_deltas),
-        masks=Sampled(masks.logits, masks.shares),
-        proposals=Sampled(first.scores, first.labels),
-        proposal_boxes=Sampled(first.deltas, first.true_deltas),
-        further={name: Sampled(*samples) for name, samples in masks.further.items()},
-    )
 
 
 @register_model(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from segmodels.encoders.body import Body
 from segmodels.layers.blocks import ConvNormAct, relu
 from segmodels.layers.fpn import FPN
-from segmodels.layers.roi_heads import RoIHeads, cells_of_level
+from segmodels.layers.roi_heads import RoIHeads, cells_of_map
 from segmodels.layers.rpn import RegionProposals
-from segmodels.models.mask_rcnn import SIDES, STRIDES, MaskRCNN, check_sides
+from segmodels.models.mask_rcnn import MaskRCNN
 from segmodels.models.registry import Card, register_model
+from segmodels.models.two_stage import SIDES, STRIDES, check_sides
 
 PAPER = "Liu et al.: Path Aggregation Network for Instance Segmentation, CVPR 2018, arXiv 1803.01534"
 MASK = 28  # cells per side
@@ -68,12 +69,16 @@ class AdaptiveHeads(RoIHeads):
 
     def box_features(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         found = [
-            first(cells_of_level(pyramid, boxes, 7, level).flatten(1)) for level, first in enumerate(self.box_first)
+            first(cells_of_map(features, boxes, 7, stride).flatten(1))
+            for first, features, stride in zip(self.box_first, pyramid, STRIDES, strict=True)
         ]
         return self.box_head(torch.stack(found).amax(dim=0))
 
     def mask_logits(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        found = [first(cells_of_level(pyramid, boxes, 14, level)) for level, first in enumerate(self.mask_first)]
+        found = [
+            first(cells_of_map(features, boxes, 14, stride))
+            for first, features, stride in zip(self.mask_first, pyramid, STRIDES, strict=True)
+        ]
         features = self.mask_head(torch.stack(found).amax(dim=0))
         whole = self.mask_whole(features).view(-1, 1, MASK, MASK)
         return self.masks(self.mask_up(self.mask_last(features))) + whole

@@ -14,9 +14,11 @@ from segmodels.encoders.body import Body
 from segmodels.errors import InputError
 from segmodels.layers.blocks import group_norm, resize
 from segmodels.layers.fpn import SemanticBranch
+from segmodels.layers.matching import objects_of
 from segmodels.models.base import Model
-from segmodels.models.mask_rcnn import SIDES, MaskRCNN, mask_rcnn_r50_fpn, objects_of
+from segmodels.models.mask_rcnn import mask_rcnn_r50_fpn
 from segmodels.models.registry import Card, register_model
+from segmodels.models.two_stage import SIDES, Detector
 from segmodels.outputs import PanopticOutput, PixelOutput, StuffPrediction
 
 PAPER = "Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 1901.02446"
@@ -25,7 +27,7 @@ PAPER = "Kirillov et al.: Panoptic Feature Pyramid Networks, CVPR 2019, arXiv 19
 class PanopticFPN(Model):
     """A detector of things, and a branch of its pyramid that tells stuff apart and takes all things for one class.
 
-    Any input size. The guide in training is as of ``MaskRCNN``.
+    Any input size. The guide in training is as of ``Detector``.
 
     Args:
         detector: of as many classes as there are things, in their order.
@@ -38,7 +40,7 @@ class PanopticFPN(Model):
     stuff_places: Tensor
 
     def __init__(
-        self, detector: MaskRCNN, branch: SemanticBranch, width: int, num_classes: int, things: Sequence[int]
+        self, detector: Detector, branch: SemanticBranch, width: int, num_classes: int, things: Sequence[int]
     ) -> None:
         super().__init__()
         stuff = [label for label in range(num_classes) if label not in things]

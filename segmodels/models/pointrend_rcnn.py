@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segmodels.encoders.body import Body
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.fpn import FPN
-from segmodels.layers.matching import Objects
+from segmodels.layers.matching import BoxesOfObjects, Objects
 from segmodels.layers.points import (
     cell_centres,
     least_certain,
@@ -21,11 +21,12 @@ from segmodels.layers.points import (
     sample_points,
     training_points,
 )
-from segmodels.layers.roi_heads import STRIDE, BoxesOfObjects, MaskSamples, RoIHeads, true_shares
+from segmodels.layers.roi_heads import STRIDE, MaskSamples, RoIHeads, true_shares
 from segmodels.layers.rpn import RegionProposals
-from segmodels.models.mask_rcnn import SIDES, STRIDES, MaskRCNN, check_sides
+from segmodels.models.mask_rcnn import MaskRCNN
 from segmodels.models.pointrend import PAPER, PointHead
 from segmodels.models.registry import Card, register_model
+from segmodels.models.two_stage import SIDES, STRIDES, check_sides
 
 COARSE = 7  # cells per side of the coarse masks
 

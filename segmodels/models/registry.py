@@ -116,6 +116,12 @@ def model_options(name: str) -> dict[str, Any]:
     return options | {"weights": None}
 
 
+def known_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a task's ``model_arguments`` that a variant has an option for."""
+    options = MODELS[name].options
+    return {key: value for key, value in arguments.items() if key in options}
+
+
 def create_model(name: str, num_classes: int, **options: Any) -> Model:
     """Build a model of ``num_classes`` classes: at least 2, or what its card says.
 

@@ -18,11 +18,11 @@ from segmodels.errors import InputError
 from segmodels.layers.anchors import centred_anchors, clip, decode
 from segmodels.layers.blocks import resize
 from segmodels.layers.cross_stage import ConvNormSiLU, PartialAggregation
+from segmodels.layers.matching import objects_of
 from segmodels.layers.nms import fast_nms
 from segmodels.layers.points import cell_centres, points_in_boxes, sample_points
 from segmodels.layers.prototype_samples import CODING, classes_of_places, prototype_samples
 from segmodels.models.base import Model
-from segmodels.models.mask_rcnn import objects_of
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
 

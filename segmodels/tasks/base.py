@@ -161,7 +161,9 @@ class Task(ABC, Generic[Targets, ResultType]):
     @classmethod
     @abstractmethod
     def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
-        """Arguments of ``create_model`` that follow from the dataset: ``{"num_classes": 11}``."""
+        """Arguments of ``create_model`` that follow from the dataset: ``{"num_classes": 11}``. Models without an option
+        of that name are built without it (``known_arguments``).
+        """
 
     @abstractmethod
     def targets(self, annotations: Sequence[Annotation]) -> Targets:

@@ -56,7 +56,8 @@ class InstanceTask(Task[SegmentTargets, Instances]):
 
     @classmethod
     def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
-        return {"num_classes": len(labels.things)}
+        stuff = labels.num_classes > len(labels.things)
+        return {"num_classes": len(labels.things), "semantic_classes": labels.num_classes if stuff else 0}
 
     def targets(self, annotations: Sequence[Annotation]) -> SegmentTargets:
         segments = []

@@ -18,7 +18,15 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.pretrained import provenance
 from segmodels.errors import InputError
 from segmodels.losses.registry import WeightedSum, create_loss, loss_class
-from segmodels.models.registry import BODY_OPTIONS, Card, create_model, model_body, model_entry, model_options
+from segmodels.models.registry import (
+    BODY_OPTIONS,
+    Card,
+    create_model,
+    known_arguments,
+    model_body,
+    model_entry,
+    model_options,
+)
 from segmodels.tasks.base import Task
 from segmodels.tasks.registry import TASKS, create_task, task_class
 from segmodels.training.averages import WeightAverage
@@ -81,7 +89,8 @@ def create_recipe(
     criterion = create_criterion(settings, card, training)
     _check_requirements(settings, criterion, training, validation)
     torch.manual_seed(settings.seed)
-    options, arguments = _model_options(settings, training), task.model_arguments(labels)
+    options = _model_options(settings, training)
+    arguments = known_arguments(settings.model, task.model_arguments(labels))
     if reserved := sorted(options.keys() & {"name", *arguments}):
         raise InputError(
             f"train.options has {', '.join(reserved)}, which follows from train.model and the dataset: leave it out"

@@ -19,10 +19,13 @@ from segmodels.tasks.registry import create_task
 SIDES = [24, 32, 40, 56, 64]
 TWO_STAGES = {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32}
 SMALL: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("mask_rcnn_r50_fpn", "panet_r50", "pointrend_rcnn_r50_fpn"), TWO_STAGES),
+    **dict.fromkeys(("mask_rcnn_r50_fpn", "panet_r50", "pointrend_rcnn_r50_fpn", "htc_r50_fpn"), TWO_STAGES),
     "yolo_mask_n": {"anchors": [[[20, 28], [28, 28]], [[32, 40]], [[48, 48]]], "prototypes": 8, "width": 16},
+    "detectors_r50": TWO_STAGES | {"semantic_classes": 11},
 }
-DETECTORS = pytest.mark.parametrize("name", SMALL)
+DETECTORS = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "detectors_r50")) for name in SMALL]
+)
 TASK = create_task("instance", DIGITS)
 
 
@@ -42,7 +45,10 @@ def normalised(images: list[np.ndarray]) -> Tensor:
 
 def losses(model: Model, name: str, images: Tensor, annotations: list[Annotation]) -> Tensor:
     targets = TASK.targets(annotations)
-    return create_loss(model_entry(name).card.losses)(model(images, guide=targets), targets)
+    card = model_entry(name).card
+    criterion = create_loss(card.losses)
+    layers = model(images, guide=targets).layers(card.auxiliary_weights)
+    return torch.stack([weight * criterion(layer, targets) for weight, layer in layers]).sum()
 
 
 @DETECTORS

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.layers.matching import Objects
+from segmodels.layers.matching import BoxesOfObjects, Objects
 from segmodels.layers.points import least_certain
-from segmodels.layers.roi_heads import BoxesOfObjects
 from segmodels.losses import create_loss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.pointrend_rcnn import PointRendHeads, fine_features

@@ -24,7 +24,7 @@ from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.losses import create_loss
 from segmodels.losses.mask_classification import MaskClassificationLoss
-from segmodels.models.registry import create_model, model_entry
+from segmodels.models.registry import create_model, known_arguments, model_entry
 from segmodels.object_reading import InstanceSettings
 from segmodels.outputs import QueryOutput
 from segmodels.plots import comparisons
@@ -259,7 +259,9 @@ def test_tasks_say_what_they_need_and_what_models_are_built_with() -> None:
             False,
             False,
         ]
-    assert create_task("instance", one).model_arguments(one) == {"num_classes": 1}
+    assert create_task("instance", one).model_arguments(one) == {"num_classes": 1, "semantic_classes": 4}
+    bare = replace(LABELS, things=frozenset(range(4)))
+    assert create_task("instance", bare).model_arguments(bare) == {"num_classes": 4, "semantic_classes": 0}
     assert create_task("panoptic", one).model_arguments(LABELS) == {"num_classes": 4, "things": (2, 3)}
     settings = create_task("instance", LABELS, {"score": 0.2, "most": 7}).settings
     assert settings == InstanceSettings(score=0.2, most=7)
@@ -270,7 +272,7 @@ def test_tasks_say_what_they_need_and_what_models_are_built_with() -> None:
 def test_models_of_objects_may_have_one_class(name: str) -> None:
     task = create_task("instance", replace(LABELS, things=frozenset({3})))
     targets = task.targets([annotation()])
-    model = create_model(name, **task.model_arguments(task.labels))
+    model = create_model(name, **known_arguments(name, task.model_arguments(task.labels)))
     model.train()
     layers = model(torch.zeros(1, 3, 40, 60), guide=targets).layers((1.0,))
     criterion = create_loss(model_entry(name).card.losses)

@@ -1,0 +1,204 @@
+"""The second stage of a hybrid task cascade (HTC, Chen 2019, 1901.07518): heads that refine boxes and masks in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.layers.anchors import clip, decode
+from segmodels.layers.blocks import ConvNormAct, resize
+from segmodels.layers.matching import Objects, Samples, choose
+from segmodels.layers.nms import places
+from segmodels.layers.roi_heads import Detections, MaskSamples, RoIHeads, cells, cells_of_map, true_shares
+
+OVERLAPS = (0.5, 0.6, 0.7)
+"""Of each stage: IoU with an object from which a box is trained as one (Cascade R-CNN, Cai 2018, 1712.00726)."""
+
+CODINGS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+"""Of each stage: weights that its boxes are coded with; later stages correct less."""
+
+STRIDE = 8
+"""Of the maps that ``SemanticContext`` makes."""
+
+SURE = 1e-6
+"""Distance of the averaged masks from 0 and 1, so that they have logits."""
+
+
+class Stage(RoIHeads):
+    """One stage: the box is the same for all classes, and so is the mask's body.
+
+    Args:
+        follows: whether it reads the mask features of a stage before it (mask information flow, section 3.3).
+        num_classes, channels, hidden, samples, most: of ``RoIHeads``.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: int, hidden: int, follows: bool, samples: int = 512, most: int = 100
+    ) -> None:
+        super().__init__(num_classes, channels, hidden, samples=samples, most=most)
+        self.deltas = nn.Linear(hidden, 4)
+        self.masks = nn.Conv2d(channels, num_classes, 1)
+        self.mask_before = nn.Conv2d(channels, channels, 1) if follows else None
+
+    def mask_features(self, features: Tensor, before: Tensor | None) -> Tensor:
+        """What the masks follow from, of the boxes' cells and the features of the stage before, each ``(K, C, 14,
+        14)``.
+        """
+        if self.mask_before is not None:
+            features = features + self.mask_before(before)
+        return self.mask_head(features)
+
+    def own_masks(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits of the first masks, one for each of these classes, ``(K, m, m)``."""
+        logits = self.masks(self.mask_up(features))
+        return logits[torch.arange(len(labels), device=labels.device), labels]
+
+
+class Context(NamedTuple):
+    """What ``SemanticContext`` says of the pixels at stride 8."""
+
+    features: Tensor  # (B, C, h, w)
+    logits: Tensor  # (B, S, h, w) of all classes of pixels
+
+
+class SemanticContext(nn.Module):
+    """The semantic branch (section 3.4): all maps of the pyramid at stride 8, added, through four 3x3 convolutions.
+
+    Args:
+        levels, channels: of the pyramid.
+        num_classes: S, of the pixels.
+    """
+
+    def __init__(self, levels: int, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(levels))
+        self.convs = nn.Sequential(*(ConvNormAct(channels, channels, norm=None) for _ in range(4)))
+        self.embedding = ConvNormAct(channels, channels, 1, norm=None)
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Context:
+        """Of maps at strides 4, 8, ..."""
+        size = pyramid[1].shape[2:]
+        aligned = [resize(lateral(x), size) for lateral, x in zip(self.laterals, pyramid, strict=True)]
+        features = self.convs(sum(aligned[1:], start=aligned[0]))
+        return Context(self.embedding(features), self.logits(features))
+
+
+class CascadeHeads(nn.Module):
+    """Three stages, each on the boxes of the one before. In a stage the mask is read from the boxes that the same stage
+    has refined (interleaved execution, section 3.2).
+
+    Args:
+        num_classes, channels, hidden, samples, most: of ``RoIHeads``.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: int = 256, hidden: int = 1024, samples: int = 512, most: int = 100
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            Stage(num_classes, channels, hidden, number > 0, samples, most) for number in range(len(OVERLAPS))
+        )
+
+    def detect(
+        self, pyramid: Sequence[Tensor], context: Context | None, proposals: Sequence[Tensor], size: tuple[int, int]
+    ) -> Detections:
+        """The detections among proposals ``(P, 4)`` of each image, best first, of images of this height and width.
+
+        Their boxes are the last stage's, their scores and masks the means over all stages.
+
+        Args:
+            pyramid: maps at strides 4, 8, 16 and 32.
+        """
+        counts, boxes, scores = [len(own) for own in proposals], list(proposals), []
+        for stage, coding in zip(self._stages(), CODINGS, strict=True):
+            classes, deltas = _classes_and_boxes(stage, pyramid, context, boxes)
+            scores.append(classes.float().softmax(dim=1))
+            boxes = _refined(boxes, deltas, coding, size)
+        score = torch.stack(scores).mean(dim=0)
+        each = [own[:, None].expand(-1, score.shape[1], -1) for own in boxes]
+        last = self._stages()[-1]
+        found = [last.best(*image) for image in zip(each, score.split(counts), strict=True)]
+        chosen, best, labels = (list(values) for values in zip(*found, strict=True))
+        features = self._mask_features(pyramid, context, chosen, len(OVERLAPS))
+        own_labels = torch.cat(labels)
+        masks = [stage.own_masks(x, own_labels) for stage, x in zip(self._stages(), features, strict=True)]
+        logits = torch.stack(masks).float().sigmoid().mean(dim=0).logit(SURE)
+        return Detections(chosen, best, labels, list(logits.split([len(box) for box in chosen])))
+
+    def samples_of(
+        self,
+        pyramid: Sequence[Tensor],
+        context: Context | None,
+        proposals: Sequence[Tensor],
+        truth: Sequence[Objects],
+        size: tuple[int, int],
+    ) -> list[tuple[Samples, MaskSamples]]:
+        """Samples to train each stage on, see ``RoIHeads.samples_of``."""
+        found = []
+        for number, (stage, coding) in enumerate(zip(self._stages(), CODINGS, strict=True)):
+            chosen = choose(proposals, truth, stage.samples, OVERLAPS[number])
+            classes, deltas = _classes_and_boxes(stage, pyramid, context, chosen.boxes)
+            labels = chosen.labels(truth)
+            true_deltas = chosen.of_objects(truth).deltas(truth, coding)
+            samples = Samples(classes, labels, deltas[places(labels > 0)], true_deltas)
+            refined = _refined(chosen.boxes, deltas.detach(), coding, size)
+            proposals = [own[places(~true)] for own, true in zip(refined, chosen.true, strict=True)]
+            found.append((samples, self._mask_samples(number, pyramid, context, proposals, truth)))
+        return found
+
+    def classifiers(self) -> list[nn.Module]:
+        """The layers whose outputs are scores of the classes."""
+        return [layer for stage in self._stages() for layer in (stage.classes, stage.masks)]
+
+    def _mask_samples(
+        self,
+        number: int,
+        pyramid: Sequence[Tensor],
+        context: Context | None,
+        proposals: Sequence[Tensor],
+        truth: Sequence[Objects],
+    ) -> MaskSamples:
+        """What a stage says of the masks of boxes chosen among the proposals, and what is true of them."""
+        stage = self._stages()[number]
+        sampled = choose(proposals, truth, stage.samples, OVERLAPS[number]).of_objects(truth)
+        boxes = sampled.boxes if len(sampled.labels) else sampled.spare
+        *_, features = self._mask_features(pyramid, context, boxes, number + 1)
+        logits = stage.own_masks(features, sampled.labels)
+        return MaskSamples(logits, true_shares(sampled, truth, logits.shape[-1]))
+
+    def _mask_features(
+        self, pyramid: Sequence[Tensor], context: Context | None, boxes: Sequence[Tensor], count: int
+    ) -> list[Tensor]:
+        """Of the first ``count`` stages; later ones follow from earlier ones on the same boxes."""
+        own = _cells(pyramid, context, boxes, 14)
+        found: list[Tensor] = []
+        for stage in self._stages()[:count]:
+            found.append(stage.mask_features(own, found[-1] if found else None))
+        return found
+
+    def _stages(self) -> list[Stage]:
+        return cast(list[Stage], list(self.stages))
+
+
+def _cells(pyramid: Sequence[Tensor], context: Context | None, boxes: Sequence[Tensor], size: int) -> Tensor:
+    """RoIAlign of the boxes on the pyramid, with that of the context added, ``(K, C, size, size)``."""
+    own = cells(pyramid, boxes, size)
+    return own if context is None else own + cells_of_map(context.features, boxes, size, STRIDE)
+
+
+def _classes_and_boxes(
+    stage: Stage, pyramid: Sequence[Tensor], context: Context | None, boxes: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Logits ``(K, C + 1)``, the background first, and coded boxes ``(K, 4)``."""
+    features = stage.box_head(_cells(pyramid, context, boxes, 7))
+    return stage.classes(features), stage.deltas(features)
+
+
+def _refined(boxes: Sequence[Tensor], deltas: Tensor, coding: Sequence[float], size: tuple[int, int]) -> list[Tensor]:
+    """The boxes of each image, corrected."""
+    corrected = clip(decode(deltas.float(), torch.cat(list(boxes)), coding), size)
+    return list(corrected.split([len(own) for own in boxes]))
