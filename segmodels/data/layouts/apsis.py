@@ -36,10 +36,10 @@ class Apsis(Published):
     Samples of the lists whose photograph is missing are left out.
     """
 
-    places = ("", "EG1800/", "data/")
+    places = ("", "EG1800/", "data/", "data/EG1800/", "EG1800/EG1800/")
     marks = "images_data_crop/ and images_mask/ (Matlab files), or GT_png/ (EG1800)"
     tree: ClassVar[str] = """\
-images_data_crop/00001.jpg       600x800 pixels
+images_data_crop/00001.jpg       600x800 pixels; images_data/ and images_tracker/ beside it are not read
 images_mask/00001_mask.mat       variable mask, 0 and 1
 trainlist.mat, testlist.mat      variables trainlist and testlist: numbers of images
 GT_png/00001_mask.png            or EG1800: above 0 the person
@@ -88,7 +88,7 @@ eg1800_train.txt                 with eg1800_val.txt, or train.txt and val.txt: 
             return [f"{int(number):05}" for number in np.ravel(matlab_variable(matlab, f"{split}list"))]
         texts = (f"eg1800_{split}.txt", f"EG1800_{split}.txt", f"{split}.txt")
         path = next((folder / name for name in texts if (folder / name).is_file()), None)
-        return None if path is None else [Path(line.split()[0]).stem for line in _lines(path)]
+        return None if path is None else [Path(line.split()[0]).stem.removesuffix("_mask") for line in _lines(path)]
 
 
 def _lines(path: Path) -> list[str]:

@@ -9,10 +9,12 @@ from typing import ClassVar
 from segmodels.annotations import Annotation
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.pairing import SPLITS, encode_labels
 from segmodels.data.layouts.published import Published, colors_of
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
+
+STILLS, LABELED = "701_StillsRaw_full", "LabeledApproved_full"
 
 
 @register_layout(
@@ -86,23 +88,42 @@ trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
     ),
 )
 class CamVid32(Published):
-    """CamVid's original release: 31 classes in colours, and Void, which counts nowhere. A group is a video."""
+    """CamVid's original release: 31 classes in colours, and Void, which counts nowhere. A group is a video.
+
+    The copy at Kaggle has the same files in folders of splits; there every frame is its own group.
+    """
 
     table = "camvid32"
-    marks = "701_StillsRaw_full/ and LabeledApproved_full/"
+    places = ("", "CamVid/", "camvid/", "CamVid/CamVid/")
+    marks = "701_StillsRaw_full/ and LabeledApproved_full/, or train/ and train_labels/"
     tree: ClassVar[str] = """\
 701_StillsRaw_full/0001TP_006690.png
 LabeledApproved_full/0001TP_006690_L.png     RGB, a colour for each class
+train/0001TP_006690.png                      or, at Kaggle, a folder for each split: likewise val/ and test/
+train_labels/0001TP_006690_L.png
 """
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        return (folder / "701_StillsRaw_full").is_dir() and (folder / "LabeledApproved_full").is_dir()
+        pairs = [(STILLS, LABELED), *((split, f"{split}_labels") for split in SPLITS)]
+        return any(all((folder / part).is_dir() for part in pair) for pair in pairs) and not _lists(folder)
 
     def samples(self) -> Iterable[Sample]:
-        masks = {name.removesuffix("_L"): file for name, file in self.files("LabeledApproved_full").items()}
-        for name, image, mask in self.paired(self.files("701_StillsRaw_full"), masks):
-            yield Sample(name, None, image, (mask,), group=name.partition("_")[0])
+        if (self.root / self.top / STILLS).is_dir():
+            for name, image, mask in self._frames(STILLS, LABELED):
+                yield Sample(name, None, image, (mask,), group=name.partition("_")[0])
+            return
+        left_out: list[str] = []
+        for split in SPLITS:
+            if (self.root / self.top / f"{split}_labels").is_dir():
+                for name, image, mask in self._frames(split, f"{split}_labels"):
+                    yield Sample(name, split, image, (mask,), group=name)
+                left_out += self.left_out
+        self.left_out = left_out
+
+    def _frames(self, images: str, masks: str) -> list[tuple[str, str, str]]:
+        named = {name.removesuffix("_L"): file for name, file in self.files(masks).items()}
+        return self.paired(self.files(images), named)
 
     def annotation(self, sample: Sample) -> Annotation | None:
         (mask,) = sample.files
@@ -112,8 +133,4 @@ LabeledApproved_full/0001TP_006690_L.png     RGB, a colour for each class
 
 def _lists(folder: Path) -> list[str]:
     """Splits that have a list and masks."""
-    return [
-        split
-        for split in ("train", "val", "test")
-        if (folder / f"{split}.txt").is_file() and (folder / f"{split}annot").is_dir()
-    ]
+    return [split for split in SPLITS if (folder / f"{split}.txt").is_file() and (folder / f"{split}annot").is_dir()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
+from segmodels.data.decoding import SUFFIXES
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.cityscapes_polygons import PER_CLASS, draw_polygons
@@ -23,6 +24,9 @@ from segmodels.labels import LabelMap
 
 IMAGE = "_leftImg8bit"
 LABELS, TRAIN_IDS, INSTANCES, POLYGONS = "labelIds", "labelTrainIds", "instanceIds", "polygons"
+
+HOMES = ("", "leftImg8bit_trainvaltest/", "leftImg8bit_trainextra/", "gtFine_trainvaltest/", "gtCoarse/")
+"""Folders that hold images or annotations: archives unpacked side by side, or each into a folder of its own name."""
 
 LICENCE = "research and teaching only, no redistribution: https://www.cityscapes-dataset.com/license/"
 GET = "register at https://www.cityscapes-dataset.com, then unpack leftImg8bit_trainvaltest.zip and {} into one folder"
@@ -60,7 +64,7 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        return (folder / "leftImg8bit").is_dir() and (folder / cls.truth).is_dir()
+        return all(any((folder / home / part).is_dir() for home in HOMES) for part in ("leftImg8bit", cls.truth))
 
     @cached_property
     def labels(self) -> LabelMap:
@@ -72,7 +76,7 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where
     def _files(self) -> dict[str, dict[str, str]]:
         """Kind of file -> ``split/city/frame`` -> path; polygons only of frames without a PNG file."""
         found: dict[str, dict[str, str]] = {LABELS: {}, TRAIN_IDS: {}, INSTANCES: {}, POLYGONS: {}}
-        for name, file in self.files(self.truth, (".png", ".json")).items():
+        for name, file in self._files_of(self.truth, (".png", ".json")).items():
             frame, _, kind = name.rpartition("_")
             if kind in found and frame.endswith(f"_{self.truth}"):
                 found[kind][frame.removesuffix(f"_{self.truth}")] = file
@@ -80,7 +84,7 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where
         return found | {POLYGONS: {name: file for name, file in found[POLYGONS].items() if name not in drawn}}
 
     def samples(self) -> Iterable[Sample]:
-        pictures = self.files("leftImg8bit").items()
+        pictures = self._files_of("leftImg8bit", SUFFIXES).items()
         images = {name.removesuffix(IMAGE): image for name, image in pictures if name.endswith(IMAGE)}
         kinds = self._files
         masks = kinds[POLYGONS] | kinds[INSTANCES] | kinds[TRAIN_IDS] | kinds[LABELS]
@@ -88,6 +92,10 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where
             split, _, frame = name.partition("/")
             objects = (kinds[INSTANCES][name],) if name in kinds[INSTANCES] and mask != kinds[INSTANCES][name] else ()
             yield Sample(frame, split, image, (mask, *objects), group=frame.split("/")[0])
+
+    def _files_of(self, part: str, suffixes: Sequence[str]) -> dict[str, str]:
+        """Path below the folders ``part`` without the ending -> path relative to the root."""
+        return {name: file for home in HOMES for name, file in self.files(f"{home}{part}", suffixes).items()}
 
     def annotation(self, sample: Sample) -> Annotation | None:
         mask, *objects = sample.files
@@ -144,4 +152,4 @@ gtCoarse/train_extra/augsburg/augsburg_000000_000000_gtCoarse_instanceIds.png   
     @classmethod
     def fits(cls, root: Path) -> bool:
         """With ``gtFine/`` beside it, only ``cityscapes``."""
-        return super().fits(root) and not (root / "gtFine").is_dir()
+        return super().fits(root) and not Cityscapes.fits(root)

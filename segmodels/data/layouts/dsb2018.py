@@ -48,8 +48,8 @@ stage1_train/ID/masks/*.png         a mask of 0 and 255 for each nucleus
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        first = next((path for path in sorted(folder.iterdir()) if path.is_dir()), None) if folder.is_dir() else None
-        return first is not None and (first / "images" / f"{first.name}.png").is_file() and (first / "masks").is_dir()
+        folders = (path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+        return any((one / "images" / f"{one.name}.png").is_file() and (one / "masks").is_dir() for one in folders)
 
     @classmethod
     def published(cls) -> LabelMap | None:

@@ -183,3 +183,38 @@ def test_brats_of_2023_has_other_names_and_ids(tmp_path: Path) -> None:
     assert find_layout(tmp_path) == "brats"
     assert layout.read_image(samples[0])[0, 0, 0].tolist() == [0, 1, 2, 3]
     assert histogram(layout, annotation) == {"background": 118, "enhancing tumour": 1, "oedema": 1}
+
+
+@pytest.mark.parametrize("truth", ["gtFine", "gtCoarse"])
+def test_cityscapes_archives_may_be_unpacked_into_folders_of_their_own(truth: str, tmp_path: Path) -> None:
+    trees.cityscapes(tmp_path)
+    (tmp_path / "leftImg8bit_trainvaltest").mkdir()
+    (tmp_path / "leftImg8bit").rename(tmp_path / "leftImg8bit_trainvaltest" / "leftImg8bit")
+    home = tmp_path / {"gtFine": "gtFine_trainvaltest", "gtCoarse": "gtCoarse"}[truth]
+    home.mkdir()
+    (tmp_path / "gtFine").rename(home / truth)
+    for path in [*home.rglob("*_gtFine_*")]:
+        path.rename(path.with_name(path.name.replace("gtFine", truth)))
+    name = {"gtFine": "cityscapes", "gtCoarse": "cityscapes_coarse"}[truth]
+    assert find_layout(tmp_path) == name
+    _, samples, _ = opened(name, tmp_path)
+    assert [sample.split for sample in samples] == ["test", "train", "val"]
+
+
+def test_camvid_in_32_colours_has_the_splits_of_kaggle(tmp_path: Path) -> None:
+    _, _, before = opened("camvid32", trees.camvid32(tmp_path / "original"))
+    home = tmp_path / "kaggle" / "CamVid"
+    for split, frame in (("train", "0001TP_006690"), ("val", "0016E5_00390"), ("test", "Seq05VD_f00000")):
+        for part, end, source in ((split, "", "701_StillsRaw_full"), (f"{split}_labels", "_L", "LabeledApproved_full")):
+            (home / part).mkdir(parents=True)
+            path = tmp_path / "original" / source / f"{frame}{end}.png"
+            path.rename(home / part / path.name)
+    (home / "class_dict.csv").write_text("name,r,g,b\n")
+    assert find_layout(tmp_path / "kaggle") == "camvid32"
+    _, samples, after = opened("camvid32", tmp_path / "kaggle")
+    assert [(sample.split, sample.group) for sample in samples] == [
+        ("train", "0001TP_006690"),
+        ("val", "0016E5_00390"),
+        ("test", "Seq05VD_f00000"),
+    ]
+    np.testing.assert_array_equal(before.classes, after.classes)
