@@ -57,6 +57,15 @@ def peak_memory(run: Callable[[], object], gpu: bool) -> float:
     return most / 2**20
 
 
+def frozen_gmac(model: nn.Module, images: Tensor) -> float:
+    """``count_gmac`` without gradients to come, whose absence its hooks do not expect of transformers' SamModel."""
+    trained = [parameter.requires_grad_(False) for parameter in model.parameters() if parameter.requires_grad]
+    counted = count_gmac(model, images)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return counted
+
+
 def compared(name: str, rounds: int, size: int | None, device: str, clock: Callable[[], float]) -> list[object]:
     """A row of the table."""
     pair, gpu = PAIRS[name], device == "cuda"
@@ -64,7 +73,7 @@ def compared(name: str, rounds: int, size: int | None, device: str, clock: Calla
     images = torch.randn(BATCH, 3, size, size, device=device)
     torch.manual_seed(0)
     models = [build(size).to(device).train() for build in (pair.ours, pair.theirs)]
-    gmac = [count_gmac(getattr(model, "net", model), images[:1]) for model in models]
+    gmac = [frozen_gmac(model, images[:1]) for model in models]
     if gpu:
         images = images.contiguous(memory_format=torch.channels_last)
         models = [torch.compile(model.to(memory_format=torch.channels_last)) for model in models]

@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("--universal", "--python-version=3.11", "--generate-hashes", "--no-header", "--no-annotate", "--quiet")
 FILES = {
-    "requirements.lock": ("pipeline", "serving", "cluster", "test"),
-    "infra/requirements.lock": ("pipeline", "serving"),
+    "requirements.lock": ("pipeline", "serving", "pretrained", "cluster", "test"),
+    "infra/requirements.lock": ("pipeline", "serving", "pretrained"),
 }
 CUDA, SBOM = "requirements.cuda.lock", "infra/sbom.lock"
 HEADER = "# Written by `make lock`.\n"

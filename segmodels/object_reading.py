@@ -255,6 +255,8 @@ def resize_logits(logits: Tensor, size: Size) -> Tensor:
     if full.shape[-2:] == tuple(size):
         return full
     shape = full.shape
+    if not full.numel():  # no masks, which interpolate refuses
+        return full.new_zeros(*shape[:-2], *size)
     flat = full.reshape(1, -1, *shape[-2:])
     return resize(flat, size).reshape(*shape[:-2], *size)
 

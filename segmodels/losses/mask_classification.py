@@ -178,10 +178,14 @@ class MaskClassificationLoss(Loss):
         if not len(matched):
             return dict.fromkeys(("mask", "dice"), mask_logits.sum() * 0)
         scores, masks, valid = (self._at_points if self.points else self._at_pixels)(matched, truth, pairs)
-        inside, outside = self._pixel_losses(scores)
-        pixels = masks * inside + (valid - masks) * outside
-        probabilities = scores.sigmoid() * valid
-        dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (probabilities.sum(dim=1) + masks.sum(dim=1) + 1)
+        if self.mask_loss == "bce":  # in one, which keeps fewer tensors for the backward pass
+            pixels = F.binary_cross_entropy_with_logits(scores, masks, valid, reduction="none")
+        else:
+            inside, outside = self._pixel_losses(scores)
+            pixels = masks * inside + (valid - masks) * outside
+        probabilities = scores.sigmoid()  # masks are 0 where valid is
+        covered = (probabilities * valid).sum(dim=1) + masks.sum(dim=1)
+        dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (covered + 1)
         means = {"mask": pixels.sum(dim=1) / valid.sum(dim=1).clamp(min=1), "dice": dice}
         return {name: values.sum() / pairs.segments for name, values in means.items()}
 

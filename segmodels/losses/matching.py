@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from segmodels.tasks.targets import Segments
 
 
-class Truth(NamedTuple):
+@dataclass(frozen=True)
+class Truth:
     """The segments of a batch on its device: K places per image, of which the present ones hold a segment."""
 
     labels: Tensor  # (B, K) int64, class of each segment
@@ -77,12 +80,12 @@ class Truth(NamedTuple):
         height, width = self.valid.shape[1:]
         x, y = coordinates[..., 0] * width - 0.5, coordinates[..., 1] * height - 0.5
         left, top = x.floor(), y.floor()
+        line = width + 2  # of a framed mask
+        index = (top.long() + 1) * line + left.long() + 1
         total = torch.zeros((), device=x.device)
-        for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
-            for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
-                inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                index = row.long().clamp(0, height - 1) * width + column.long().clamp(0, width - 1)
-                total = total + self._covers(image, places, index) * (inside * down * across)
+        for below, down in ((0, 1 - (y - top)), (line, y - top)):
+            for beside, across in ((0, 1 - (x - left)), (1, x - left)):
+                total = total + self._covers(image, places, index + (below + beside)) * (down * across)
         return total
 
     def counted(self, images: Tensor, coordinates: Tensor) -> Tensor:
@@ -90,18 +93,30 @@ class Truth(NamedTuple):
         0.
         """
         height, width = self.valid.shape[1:]
-        ignored = F.max_pool2d(F.pad((~self.valid).float()[:, None], (1, 1, 1, 1)), 2, stride=1)[:, 0]
         # of the place between four pixels that is nearest to a point
         column, row = (coordinates[..., 0] * width + 0.5).long(), (coordinates[..., 1] * height + 0.5).long()
         index = row.clamp(max=height) * (width + 1) + column.clamp(max=width)
-        return 1 - ignored.flatten(1)[images[:, None], index]
+        return 1 - self._ignored.take(images[:, None] * ((height + 1) * (width + 1)) + index)
 
     def _covers(self, image: int, places: Tensor, index: Tensor) -> Tensor:
-        """Whether segments ``(N,)`` cover the pixels ``index`` ``(P,)`` or ``(N, P)`` of the flattened image."""
-        masks = self.masks[image]
-        if masks.ndim == 3:
-            return masks.flatten(1)[places[:, None], index]
-        return masks.flatten()[index] == places[:, None]
+        """Whether segments ``(N,)`` cover the pixels ``index`` ``(P,)`` or ``(N, P)`` of the flattened framed image."""
+        masks = self._framed[image]
+        if masks.ndim == 2:
+            return masks.take(index) == places[:, None]
+        return masks.take(places[:, None] * masks[0].numel() + index)
+
+    @cached_property
+    def _framed(self) -> list[Tensor]:
+        """The masks in a frame of one pixel, which none covers."""
+        return [
+            F.pad(own, (1,) * 4) if own.ndim == 3 else F.pad(own.int(), (1,) * 4, value=self.labels.shape[1])
+            for own in self.masks
+        ]
+
+    @cached_property
+    def _ignored(self) -> Tensor:
+        """``(B, H + 1, W + 1)``: 1 at places between four pixels of which one is ignored, else 0."""
+        return F.max_pool2d(F.pad((~self.valid).float()[:, None], (1,) * 4), 2, stride=1)[:, 0]
 
 
 class Pairs(NamedTuple):

@@ -15,8 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 CUDA = re.compile(r"cuda-|nvidia-|triton$")
 
 LOCKS = {
-    "requirements.lock": ("pipeline", "serving", "cluster", "test"),
-    "infra/requirements.lock": ("pipeline", "serving"),
+    "requirements.lock": ("pipeline", "serving", "pretrained", "cluster", "test"),
+    "infra/requirements.lock": ("pipeline", "serving", "pretrained"),
     "infra/sbom.lock": ("sbom",),
 }
 

@@ -16,6 +16,7 @@ from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.batches import EvaluationBatch
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+from segmodels.object_reading import Frame
 from segmodels.outputs import PromptedOutput
 from segmodels.prompts import (
     NO_CLICK,
@@ -193,6 +194,14 @@ def test_many_objects_are_answered_a_part_at_a_time_in_their_order(monkeypatch: 
     results = task.predict(lambda _: answer, images, [(1, 8)] * 2, prompts_of(prompts, [(1, 8)] * 2, images))
     assert [len(own.points[0]) for own in log] == [2, 2, 1]
     assert [result.boxes[:, 0].tolist() for result in results] == [[0, 1, 2, 3, 4], [7]]
+
+
+@pytest.mark.parametrize("frame", [None, Frame(32, 32, 24)])
+def test_an_image_without_prompts_beside_others_has_no_objects(frame: Frame | None) -> None:
+    output = PromptedOutput((torch.ones(0, 8, 6), torch.ones(2, 8, 6)), (torch.ones(0), torch.ones(2)), frame=frame)
+    none, some = output.objects([(16, 12), (16, 12)])
+    assert (len(none), len(some)) == (0, 2)
+    assert some.mask(1).all()
 
 
 @pytest.mark.parametrize(
