@@ -118,3 +118,17 @@ def synthia_sf(root: Path) -> Path:
             save(root / "SYNTHIA-SF" / sequence / f"GT{side}" / "0000000.png", mask)
             photo(root / "SYNTHIA-SF" / sequence / f"Depth{side}" / "0000000.png")
     return root
+
+
+@tree("synthia_al")
+def synthia_al(root: Path) -> Path:
+    """Sky over a road."""
+    colors = np.zeros((*SIZE, 3), np.uint8)
+    colors[:10], colors[10:20] = (128, 128, 128), (128, 64, 128)
+    for split, sequence in (("train", "seq1"), ("train", "seq2"), ("test", "seq3")):
+        home = root / "SYNTHIA-AL" / split / sequence / "2018-12-13_20-27-23"
+        for frame in ("000000", "000001"):
+            photo(home / "RGB" / f"{frame}.png")
+            save(home / "SemSeg" / f"{frame}.png", colors)
+            photo(home / "Depth" / f"{frame}.png")
+    return root

@@ -1,8 +1,8 @@
-"""The video sequences of SYNTHIA (Ros, CVPR 2016), and SYNTHIA-SF (Hernandez-Juarez, BMVC 2017)."""
+"""The video sequences of SYNTHIA (Ros, CVPR 2016), SYNTHIA-SF (Hernandez-Juarez, BMVC 2017) and SYNTHIA-AL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,9 +11,12 @@ import numpy as np
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import read_pixels
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.pairing import encode_labels, published_split
 from segmodels.data.layouts.published import Published, colors_of
 from segmodels.data.layouts.synthia import LICENCE, SOURCE, Synthia
+
+FURTHER_COLORS = {(119, 11, 31): 19}
+"""Colour -> label id: bicycle, in some copies of SYNTHIA-SF."""
 
 
 @register_layout(
@@ -85,26 +88,71 @@ SYNTHIA-SF/SEQ1/GTLeft/0000000.png       likewise GTRight/: red is the class
         )
 
     def samples(self) -> Iterable[Sample]:
-        files = {f"/{name}": file for name, file in self.files("").items()}
-        images, masks = (
-            {
-                name.replace(f"/{part}", "/")[1:]: file
-                for name, file in files.items()
-                if f"/{part}Left/" in name or f"/{part}Right/" in name
-            }
-            for part in ("RGB", "GT")
-        )
-        for name, image, mask in self.paired(images, masks):
+        for name, image, mask in self.paired(*_sides(self.files(""), ("RGB", "GT"), ("Left/", "Right/"))):
             yield Sample(name, None, image, (mask,), group=name.split("/")[0])
 
     def annotation(self, sample: Sample) -> Annotation | None:
-        (mask,) = sample.files
-        pixels = read_pixels(self.root / mask).astype(np.int32)
-        ids = pixels[..., 0]
-        if pixels.shape[-1] == 3:
-            packed = pixels @ np.array([65536, 256, 1], np.int32)
-            values, places = np.unique(packed, return_inverse=True)
-            known = {red << 16 | green << 8 | blue: id for (red, green, blue), id in colors_of(self.table).items()}
-            if all(value in known for value in values.tolist()):
-                ids = np.array([known[value] for value in values.tolist()])[places].reshape(packed.shape)
-        return Annotation.of_classes(encode_labels(self.labels, ids, mask))
+        return _of_colors(self, sample)
+
+
+@register_layout(
+    "synthia_al",
+    LayoutCard(
+        "SYNTHIA-AL, 13 classes",
+        SOURCE,
+        "train 192950, test 91750 of 640x480 pixels",
+        LICENCE,
+        f"download SYNTHIA-AL from {SOURCE} and unpack it",
+    ),
+)
+class SynthiaAl(Published):
+    """SYNTHIA-AL (Zolfaghari Bengar, ICCVW 2019): masks in the classes' colours. A group is a sequence."""
+
+    table = "synthia_al"
+    places = ("", "SYNTHIA-AL/")
+    marks = "RGB/ and SemSeg/, at the top or in folders such as train/SEQUENCE/DATE/ (SYNTHIA-AL)"
+    tree: ClassVar[str] = """\
+train/SEQUENCE/DATE/RGB/000000.png          likewise test/
+train/SEQUENCE/DATE/SemSeg/000000.png       the classes' colours
+"""
+
+    @classmethod
+    def begins(cls, folder: Path) -> bool:
+        homes = ("", "*/*/", "train/*/*/", "test/*/*/")
+        return any(all(any(folder.glob(f"{home}{part}")) for part in ("RGB", "SemSeg")) for home in homes)
+
+    def samples(self) -> Iterable[Sample]:
+        for name, image, mask in self.paired(*_sides(self.files(""), ("RGB", "SemSeg"), ("/",))):
+            split, _, rest = name.partition("/")
+            known = published_split(split)
+            yield Sample(name, known, image, (mask,), group=rest.partition("/")[0] if known else name)
+
+    def annotation(self, sample: Sample) -> Annotation | None:
+        return _of_colors(self, sample)
+
+
+def _sides(
+    files: Mapping[str, str], parts: tuple[str, str], ends: tuple[str, ...]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Images and masks by their paths without the name of the folder that tells them apart, such as ``RGBLeft/``."""
+    found: tuple[dict[str, str], dict[str, str]] = {}, {}
+    for name, file in files.items():
+        for part, side in zip(parts, found, strict=True):
+            if any(f"/{part}{end}" in f"/{name}" for end in ends):
+                side[f"/{name}".replace(f"/{part}", "/", 1).strip("/").replace("//", "/")] = file
+    return found
+
+
+def _of_colors(layout: Published, sample: Sample) -> Annotation:
+    """Masks hold the classes' colours, or else their ids in red."""
+    (mask,) = sample.files
+    pixels = read_pixels(layout.root / mask).astype(np.int32)
+    ids = pixels[..., 0]
+    if pixels.shape[-1] == 3:
+        packed = pixels @ np.array([65536, 256, 1], np.int32)
+        values, places = np.unique(packed, return_inverse=True)
+        colors = FURTHER_COLORS | colors_of(layout.table)
+        known = {red << 16 | green << 8 | blue: id for (red, green, blue), id in colors.items()}
+        if all(value in known for value in values.tolist()):
+            ids = np.array([known[value] for value in values.tolist()])[places].reshape(packed.shape)
+    return Annotation.of_classes(encode_labels(layout.labels, ids, mask))

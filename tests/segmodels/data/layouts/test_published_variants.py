@@ -170,6 +170,16 @@ def test_synthia_sf_is_read_from_red_or_from_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(annotation.classes, layout.annotation(samples[2]).classes)
 
 
+def test_synthia_al_is_grouped_by_sequence(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("synthia_al", trees.synthia_al(tmp_path))
+    assert [(sample.split, sample.group) for sample in samples] == [
+        *[("test", "seq3")] * 2,
+        *[("train", "seq1")] * 2,
+        *[("train", "seq2")] * 2,
+    ]
+    assert histogram(layout, annotation) == {"sky": 320, "road": 320, "void": 128}
+
+
 def test_void_is_minus_1_in_some_of_synthia_rands_text_files(tmp_path: Path) -> None:
     _, samples, before = opened("synthia_rand", trees.synthia_rand(tmp_path))
     path = tmp_path / samples[0].files[0]
