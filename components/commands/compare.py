@@ -57,7 +57,7 @@ def compare(
     with TemporaryDirectory() as temporary:
         counts: dict[str, Measured] = {}
         if len(found) <= MOST_MEASURED:
-            there = {run.id: measured(client, run, Path(temporary)) for run in found}
+            there = {run.id: measured(client, run.id, Path(temporary)) for run in found}
             counts = {name: one for name, one in there.items() if one}
         scores = _scores(found, counts, metric)
         decisive = next(iter(scores))

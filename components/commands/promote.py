@@ -39,17 +39,19 @@ def rollback(name: str, /, reason: str) -> None:
     rollback undoes the first.
 
     Args:
-        name: of the registered model.
+        name: of the registered model. NAME/NUMBER says which of the two versions is meant, the champion that is
+            replaced or the one that returns, and is refused for any other version.
         reason: why; it is kept as a tag.
 
     Raises:
-        InputError: the model has no previous champion.
+        InputError: the model has no previous champion, or NUMBER is neither of the two versions.
         TransientError: MLflow does not answer.
     """
     from components.tracking.client import mlflow_client
     from components.tracking.model_registry import REGISTERED, Registry
 
-    registry = Registry(mlflow_client(), name.removeprefix(REGISTERED))
+    name, _, number = name.removeprefix(REGISTERED).partition("/")
+    registry = Registry(mlflow_client(), name)
     previous = registry.previous()
     if previous is None:
         raise InputError(
@@ -58,6 +60,11 @@ def rollback(name: str, /, reason: str) -> None:
         )
     with registry.turn(previous):
         before = registry.champion()
+        if number and number not in (known := [one.number for one in (before, previous) if one]):
+            raise InputError(
+                f"{name} version {number} is neither the champion nor the previous one ({' and '.join(known)}):"
+                f" `python -m components promote {name}/{number} --reason ...` makes it the champion"
+            )
         registry.make_champion(previous, before)
         registry.record(previous, "champion", f"rolled back from {_named(before)}: {reason}")
         if before:

@@ -6,24 +6,37 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from components.artifacts import CONFUSION, EVALUATION, METRICS
+from components.environment import variable
 from components.params import FILE
 from components.params.schema import PipelineParams
+from components.running.clean_clone import DIRTY, clean_clone
 from components.tracking.local_store import STORE
 from segmodels.errors import InputError
+from segmodels.files import WEIGHTS
 
 if TYPE_CHECKING:
-    from segmodels.tasks.base import Evaluator
+    from components.tracking.compared_runs import Measured
+
+HERE = Path(__file__).parents[2]
+"""The code that runs."""
 
 RESAMPLES = 2000
 
+ELSEWHERE = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", variable("checkpoints"), variable("train_job"))
+"""Variables that would lead a repeated training to the run or the states of the one before, or to a cluster."""
 
-def reproduce(version: str, /, params: PipelineParams, shards: Path, retrain: bool = False) -> None:
+
+def reproduce(
+    version: str, /, params: PipelineParams, shards: Path, retrain: bool = False, clone: bool = False
+) -> None:
     """Compare what a version was made of with this workspace, measure it again on the test images, and say whether the
     confusion matrix is the same.
 
@@ -31,126 +44,166 @@ def reproduce(version: str, /, params: PipelineParams, shards: Path, retrain: bo
         version: NAME/NUMBER, models:/NAME/NUMBER or models:/NAME@ALIAS.
         params: of this workspace, compared with those of the version's training.
         shards: folder that preprocess wrote.
-        retrain: train again, with the version's own parameters, and compare the weights bit for bit; where they differ,
-            say whether the score lies in the 95% interval of the version's.
+        retrain: train again, with the version's own parameters and number of threads, and compare the weights bit for
+            bit; where they differ, say whether the score lies in the 95% interval of the version's.
+        clone: instead of this workspace's code and params.yaml use those of the version's commit, in a temporary clone.
 
     Raises:
-        InputError: no such version; other data; or the version's scores or weights cannot be had again.
+        InputError: no such version, or its commit is not in this repository; other data; or the version's scores or
+            weights cannot be had again.
         TransientError: MLflow does not answer.
     """
-    from components.params.reading import plain
+    from components.params.reading import load_params, plain
     from components.tracking.client import mlflow_client
+    from components.tracking.compared_runs import measured
     from components.tracking.lineage import code_revision, params_digest
     from components.tracking.mlflow_errors import answers
     from components.tracking.model_registry import REGISTERED, download_bundle, version_now
-    from components.tracking.reproduction import MACHINE, machine_facts, recorded_params
+    from components.tracking.reproduction import MACHINE, differing_params, machine_facts, recorded_params
     from segmodels.data.shards import ShardReader
 
     reader = ShardReader(shards, "test")
     name, number = version_now(version if version.startswith(REGISTERED) else REGISTERED + version)
-    client = mlflow_client()
+    client, title = mlflow_client(), f"{name} version {number}"
     with answers(f"model {name}/{number}", client.tracking_uri):
-        tags = client.get_model_version(name, number).tags
-        run = client.get_run(client.get_model_version(name, number).run_id)
-    longer_side = reader.longer_side
-    here = {
-        "data_digest": reader.digest,
-        "code_revision": code_revision(),
-        "params_digest": params_digest({**plain(params.train), "longer_side": longer_side}),
-        **machine_facts(),
-    }
-    wanted = {
-        **{key: tags.get(key, "unknown") for key in here},
-        **{key: run.data.tags.get(key, "unknown") for key in MACHINE},
-    }
-    for key, value in here.items():
-        _say(MACHINE.get(key, key.replace("_", " ")), wanted[key], value)
-    if wanted["data_digest"] != here["data_digest"]:
-        raise InputError(
-            f"{shards} holds other data ({here['data_digest']}) than {name} version {number} was made of"
-            f" ({wanted['data_digest']}): check that revision of the dataset out, and run ingest to preprocess"
-        )
+        registered = client.get_model_version(name, number)
+        run = client.get_run(registered.run_id)
+    tags = {**run.data.tags, **registered.tags}
+    revision = tags.get("code_revision", "unknown")
     with TemporaryDirectory() as temporary:
-        bundle = download_bundle(f"{REGISTERED}{name}/{number}", Path(temporary) / "registered", client)
-        evaluator = _measured(bundle, reader)
-        _check_counts(client, run.info.run_id, evaluator, Path(temporary), f"{name} version {number}")
+        folder = Path(temporary)
+        code = clean_clone(revision, folder / "clone") if clone else HERE
+        train = plain(load_params(code / FILE).train if clone else params.train)
+        here = {
+            "data_digest": reader.digest,
+            "code_revision": revision.removesuffix(DIRTY) if clone else code_revision(),
+            "params_digest": params_digest({**train, "longer_side": reader.longer_side}),
+            **machine_facts(),
+        }
+        for key, value in here.items():
+            _say(MACHINE.get(key, key.replace("_", " ")), tags.get(key, "unknown"), value)
+        for key, values in differing_params(run.data.params, train).items():
+            _say(f"  {key}", *values)
+        if revision.endswith(DIRTY):
+            print(f"{title} was trained with changes that are not in its commit")
+        if tags.get("data_digest") != reader.digest:
+            raise InputError(
+                f"{shards} holds other data ({reader.digest}) than {title} was made of ({tags.get('data_digest')}):"
+                " check that revision of the dataset out, and run ingest to preprocess"
+            )
+        bundle = download_bundle(f"{REGISTERED}{name}/{number}", folder / "registered", client)
+        before = measured(client, run.info.run_id, folder)
+        if before is None:
+            raise InputError(f"run {run.info.run_id} keeps no evaluation of {title} that could be compared")
+        evaluated = partial(_evaluated, code, folder, shards.absolute(), before)
+        _check_counts(before, evaluated(bundle), title)
         if retrain:
             own = recorded_params(run.data.params)
-            if params_digest({**own, "longer_side": longer_side}) != wanted["params_digest"]:
-                print("the run's parameters are not complete: those of this workspace are used")
-                own = plain(params.train)
-            _compare_weights(bundle, _trained(own, shards, Path(temporary)), evaluator, reader)
+            if params_digest({**own, "longer_side": reader.longer_side}) != tags.get("params_digest"):
+                print(f"the run's parameters are not complete: those of {code / FILE} are used")
+                own = train
+            with _init_here(own) as start:
+                again = _trained(code, folder, shards.absolute(), {**own, "init": start}, tags.get("threads", ""))
+            if _same_weights(bundle, again):
+                print("weights        identical, bit for bit")
+                return
+            differ = [what for key, what in MACHINE.items() if key != "threads" and tags.get(key) != here[key]]
+            print(f"weights        differ, as do {' and '.join(differ)}" if differ else "weights        differ")
+            _check_score(before, METRICS.read(evaluated(again)), title)
+
+
+@contextmanager
+def _init_here(params: Mapping[str, Any]) -> Iterator[str | None]:
+    """What a training starts from, for a process in another folder and without MLflow's server."""
+    from components.tracking.model_registry import bundle_folder, is_registered
+
+    init = params.get("init")
+    if init and (is_registered(init) or Path(init).exists()):
+        with bundle_folder(init) as folder:
+            yield str(folder.absolute())
+    else:
+        yield init
 
 
 def _say(what: str, recorded: str, now: str) -> None:
     print(f"{what:<14} {recorded if recorded == now else f'{recorded}, here {now}'}")
 
 
-def _measured(bundle: Path, reader: Any) -> Evaluator:
-    from components.running.progress_bar import track
-    from segmodels.inference.bundle import load_bundle
-    from segmodels.inference.measure import measure
-    from segmodels.inference.predictor import Predictor, choose_device
+def _evaluated(code: Path, folder: Path, shards: Path, before: Measured, model: Path) -> Path:
+    """The folder of an evaluation of a model, with the settings of the one before."""
+    facts = EVALUATION.read(before.folder)
+    section = {**facts["settings"], "batch_size": facts["params"]["batch_size"], "overlays": 0}
+    evaluation = folder / f"evaluation of {model.name}"
+    _run_step("evaluate", section, code, folder, shards=shards, model=model, evaluation=evaluation)
+    return evaluation
 
-    predictor = Predictor(load_bundle(bundle), choose_device())
-    return measure(predictor, reader, 8, lambda batches: track(batches, "measuring again", len(batches)))
+
+def _trained(code: Path, folder: Path, shards: Path, params: Mapping[str, Any], threads: str) -> Path:
+    """The folder of a model trained anew."""
+    model = folder / "again"
+    own = {"OMP_NUM_THREADS": threads} if threads.isdecimal() else {}
+    _run_step("train", params, code, folder, own, shards=shards, checkpoints=folder / "checkpoints", model=model)
+    return model
 
 
-def _check_counts(client: Any, run_id: str, evaluator: Evaluator, folder: Path, version: str) -> None:
-    import mlflow
+def _run_step(
+    step: str,
+    section: Mapping[str, Any],
+    code: Path,
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    **folders: Path,
+) -> None:
+    """Run a step's command line with the code in a folder, without a trace in the workspace or in MLflow's server.
+
+    Args:
+        section: of params.yaml.
+        folder: where it runs, and keeps its files.
+        variables: of the process, beside those of this one.
+    """
+    file = folder / f"{step}.yaml"
+    file.write_text(json.dumps({step: section}), encoding="utf-8")  # JSON is YAML
+    options = [f"--{name}={path}" for name, path in {"params": file, **folders}.items()]
+    own = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
+    own |= {"PYTHONPATH": os.pathsep.join(filter(None, (str(code), own.get("PYTHONPATH"))))}
+    own |= {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / STORE}"} | dict(variables or {})
+    done = subprocess.run([sys.executable, "-m", "components", step, *options], cwd=folder, env=own)
+    if done.returncode:
+        raise InputError(f"the step {step} that was to be repeated ended with exit code {done.returncode}: see above")
+
+
+def _check_counts(before: Measured, evaluation: Path, title: str) -> None:
     import numpy as np
 
-    from components.artifacts import CONFUSION
-    from components.tracking.compared_runs import EVALUATION_FOLDER
-    from components.tracking.mlflow_errors import answers
-
-    with answers(f"the evaluation of run {run_id}", client.tracking_uri):
-        file = mlflow.artifacts.download_artifacts(
-            run_id=run_id,
-            artifact_path=f"{EVALUATION_FOLDER}/{CONFUSION.name}",
-            dst_path=str(folder),
-            tracking_uri=client.tracking_uri,
-        )
-    recorded, now = np.array(CONFUSION.read(Path(file).parent)["counts"]), evaluator.confusion()[1]
+    recorded, now = (np.array(CONFUSION.read(folder)["counts"]) for folder in (before.folder, evaluation))
     if not np.array_equal(recorded, now):
         apart = int(np.abs(recorded - now).sum() // 2) if recorded.shape == now.shape else "all"
         raise InputError(
-            f"{version} measured here has another confusion matrix ({apart} counts differ): compare code, torch build"
+            f"{title} measured here has another confusion matrix ({apart} counts differ): compare code, torch build"
             " and device above"
         )
     print("confusion      identical")
 
 
-def _trained(params: Mapping[str, Any], shards: Path, folder: Path) -> Path:
-    """The folder of a model trained anew, by a process of its own and without a trace in MLflow's server."""
-    file, model = folder / FILE.name, folder / "again"
-    file.write_text(json.dumps({"train": params}), encoding="utf-8")  # JSON is YAML
-    options = {"params": file, "shards": shards, "checkpoints": folder / "checkpoints", "model": model}
-    command = [sys.executable, "-m", "components", "train", *(f"--{name}={path}" for name, path in options.items())]
-    names = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
-    own = {key: value for key, value in os.environ.items() if key not in names}
-    done = subprocess.run(command, env=own | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / STORE}"})
-    if done.returncode:
-        raise InputError(f"the training that was to be repeated ended with exit code {done.returncode}: see above")
-    return model
-
-
-def _compare_weights(bundle: Path, again: Path, evaluator: Evaluator, reader: Any) -> None:
+def _same_weights(*bundles: Path) -> bool:
     import torch
+    from safetensors.torch import load_file
 
-    from segmodels.inference.bundle import load_bundle
+    first, second = (load_file(folder / WEIGHTS) for folder in bundles)
+    return first.keys() == second.keys() and all(
+        value.dtype == second[key].dtype and torch.equal(value, second[key]) for key, value in first.items()
+    )
+
+
+def _check_score(before: Measured, scores: Mapping[str, Any], title: str) -> None:
+    """Whether the new model's first score lies in the interval of the version's."""
     from segmodels.metrics.significance import interval
 
-    first, second = (load_bundle(folder).model.state_dict() for folder in (bundle, again))
-    if first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items()):
-        print("weights        identical, bit for bit")
-        return
-    task = load_bundle(bundle).task
-    score, words = next(iter(task.headline.items()))
-    value = _measured(again, reader).scores()[score]
-    low, high = interval(partial(evaluator.resampled, score), len(evaluator.images()), RESAMPLES)
+    score, words = next(iter(before.task.headline.items()))
+    low, high = interval(partial(before.evaluator.resampled, score), len(before.evaluator.images()), RESAMPLES)
+    value = scores[score] if scores[score] is not None else float("nan")
     place = "inside" if low <= value <= high else "outside"
     said = f"{words} {value:.4f} is {place} the version's 95% interval {low:.4f} to {high:.4f}"
-    print(f"weights        differ; {said}")
+    print(f"score          {said}")
     if place == "outside":
-        raise InputError(f"the version cannot be trained again: {said}; compare code and machine above")
+        raise InputError(f"{title} cannot be trained again: {said}; compare code and machine above")

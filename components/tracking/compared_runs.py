@@ -35,11 +35,12 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run's evaluation counted, on which data."""
+    """What a run's evaluation counted, on which data; ``folder`` holds its files."""
 
     task: Task
     evaluator: Evaluator
     data_digest: str
+    folder: Path
 
 
 def find_runs(client: Any, names: Sequence[str], experiment: str | None) -> list[ComparedRun]:
@@ -78,7 +79,7 @@ def differing(runs: Sequence[ComparedRun]) -> list[str]:
     return [name for name in names if len({run.params.get(name) for run in runs}) > 1]
 
 
-def measured(client: Any, run: ComparedRun, folder: Path) -> Measured | None:
+def measured(client: Any, run_id: str, folder: Path) -> Measured | None:
     """What the run's evaluation counted; None for a run that was not evaluated, or by a version that kept no counts.
 
     Args:
@@ -91,16 +92,16 @@ def measured(client: Any, run: ComparedRun, folder: Path) -> Measured | None:
     from segmodels.labels import LabelMap
     from segmodels.tasks.registry import create_task
 
-    with answers(f"run {run.id}", client.tracking_uri):
-        kept = {file.path.rsplit("/", 1)[-1] for file in client.list_artifacts(run.id, EVALUATION_FOLDER)}
+    with answers(f"run {run_id}", client.tracking_uri):
+        kept = {file.path.rsplit("/", 1)[-1] for file in client.list_artifacts(run_id, EVALUATION_FOLDER)}
         if not {EVALUATION.name, PER_IMAGE.name} <= kept:
             return None
-        there = folder / run.id
+        there = folder / run_id
         there.mkdir()
         for name in kept:
             if name.endswith((".json", ".parquet")):
                 mlflow.artifacts.download_artifacts(
-                    run_id=run.id,
+                    run_id=run_id,
                     artifact_path=f"{EVALUATION_FOLDER}/{name}",
                     dst_path=str(there),
                     tracking_uri=client.tracking_uri,
@@ -109,7 +110,7 @@ def measured(client: Any, run: ComparedRun, folder: Path) -> Measured | None:
     with PER_IMAGE.reading(there):
         labels = LabelMap.from_dict(parse_json(pq.read_schema(PER_IMAGE.path(there)).metadata[b"labels"]))
     task = create_task(facts["task"], labels, facts["settings"])
-    return Measured(task, type(task.evaluator()).read(there), facts["data_digest"])
+    return Measured(task, type(task.evaluator()).read(there), facts["data_digest"], there)
 
 
 def significance(mine: Measured, baseline: Measured, metric: str, resamples: int) -> Comparison | None:

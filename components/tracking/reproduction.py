@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.tracking.runs import flat
+
 MACHINE = {"torch": "torch build", "cpu": "CPU", "threads": "threads", "gpu": "GPU"}
 """Tags of a run -> what they are. Equal weights need all of them equal."""
 
@@ -35,6 +37,16 @@ def recorded_params(params: Mapping[str, str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[key] = _value(text)
     return section
+
+
+def differing_params(recorded: Mapping[str, str], section: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Parameters of a run that differ from those of a section ``train``: name -> both values as texts."""
+    here = {name: str(value) for name, value in flat(section).items()}
+    return {
+        name: (text, now)
+        for name, text in sorted(recorded.items())
+        if name not in NOT_OF_TRAINING and _value(text) != _value(now := here.get(name, "–"))
+    }
 
 
 def _value(text: str) -> Any:

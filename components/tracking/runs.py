@@ -52,7 +52,7 @@ class Run:
 
         with self._answers():
             have = self.client.get_run(self.run_id).data.params
-            new = [Param(key, _text(value, PARAM_LENGTH)) for key, value in _flat(params).items() if key not in have]
+            new = [Param(key, _text(value, PARAM_LENGTH)) for key, value in flat(params).items() if key not in have]
             if new:
                 self.client.log_batch(self.run_id, params=new)
 
@@ -309,11 +309,12 @@ def _text(value: Any, length: int) -> str:
     return without_credentials(str(value))[:length]
 
 
-def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters under names with dots, ``optimizer.lr``."""
+    found: dict[str, Any] = {}
     for key, value in params.items():
         if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found
