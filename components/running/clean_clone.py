@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from components.running.project import project_root
-from segmodels.errors import InputError, on_one_line
+from segmodels.errors import InputError
 
 DIRTY = "-dirty"
 """Ends the revision of a working directory with changes that are not committed."""
@@ -52,5 +52,5 @@ def _git(folder: Path, *arguments: str, problem: str = "") -> str:
     except FileNotFoundError:
         raise InputError("git is not installed, which --clone needs: install it or leave --clone out") from None
     if done.returncode:
-        raise InputError(problem or f"git {arguments[0]} failed in {folder}: {on_one_line(done.stderr)}")
+        raise InputError(problem or f"git {arguments[0]} failed in {folder}: {' '.join(done.stderr.split())}")
     return done.stdout.strip()
