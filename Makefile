@@ -116,6 +116,8 @@ golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare wit
 	  SEGMODELS_CODE_REVISION=golden python -m pipelines compile --profile $$profile --params tests/pipelines/golden/params.yaml \
 	    --image registry.example/segmodels@sha256:$$(printf '0%.0s' $$(seq 64)) --output tests/pipelines/golden/$$profile.yaml || exit 1; \
 	done
+	SEGMODELS_CODE_REVISION=golden python -m pipelines compile --pipeline monitoring --profile cpu --params tests/pipelines/golden/params.yaml \
+	  --image registry.example/segmodels@sha256:$$(printf '0%.0s' $$(seq 64)) --output tests/pipelines/golden/monitoring.yaml
 
 clean:  ## remove what runs made: data, MLflow store, caches (the environment stays)
 	rm -rf data configurations/*/data mlruns mlflow.db .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

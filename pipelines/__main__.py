@@ -1,4 +1,4 @@
-"""The command line of the pipeline: ``python -m pipelines compile | run | submit | schedule | schedules | unschedule |
+"""The command line of the pipelines: ``python -m pipelines compile | run | submit | schedule | schedules | unschedule |
 status | pin``.
 """
 
@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "pipeline.yaml"
 """Name of the compiled pipeline."""
+
+PIPELINES = TRAINING, MONITORING = "training", "monitoring"
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -43,20 +45,19 @@ def _run(argv: Sequence[str] | None) -> None:
 
 def compile_(chosen: argparse.Namespace) -> None:
     _, values, profile, image = _settings(chosen)
-    _compile(values, profile, image, chosen.output)
+    _compile(chosen.pipeline, values, profile, image, chosen.output)
     print(f"{chosen.output} written")
 
 
 def run(chosen: argparse.Namespace) -> None:
-    from pipelines.local import run_locally
-    from pipelines.training import training_pipeline
+    from pipelines.local import FOLDERS, run_locally
 
     chosen.allow_tag = True  # a local image has no registry digest; `make image` names it by its content
     _, values, profile, image = _settings(chosen)
-    for name in ("dataset_path", "dataset_repo"):  # the containers see a folder at the same path
-        if values[name] and Path(values[name]).is_dir():
+    for name in FOLDERS:  # the containers see a folder at the same path
+        if values.get(name) and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).absolute())
-    folder = run_locally(training_pipeline(values, profile, image), values, profile, image, chosen.root)
+    folder = run_locally(_pipeline(chosen.pipeline)(values, profile, image), values, profile, image, chosen.root)
     registered = folder / "register" / "registration"
     print(
         f"outputs: {folder}"
@@ -73,7 +74,7 @@ def submit(chosen: argparse.Namespace) -> None:
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = _compile(default, profile, image, Path(folder) / PACKAGE)
+        package = _compile(chosen.pipeline, default, profile, image, Path(folder) / PACKAGE)
         name = f"{values['model']} {image.code_revision[:12]} {datetime.now(UTC):%Y-%m-%d %H:%M}"
         run_id = cluster.submit(server, package, name, values, profile.service_account)
     print(f"{run_id} submitted: {cluster.run_link(server, run_id)}")
@@ -104,7 +105,7 @@ def schedule(chosen: argparse.Namespace) -> None:
     server = _connect(chosen)
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
-        package = _compile(default, profile, image, Path(folder) / PACKAGE)
+        package = _compile(chosen.pipeline, default, profile, image, Path(folder) / PACKAGE)
         print("\n".join(apply(server, wanted, package, image.code_revision, dry_run=chosen.dry_run)))
 
 
@@ -145,22 +146,40 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     from pipelines.profile import load_profile, pinned_image, shaped
 
     profile = load_profile(chosen.profile)
-    default = default_values(load_params(chosen.params), profile)
+    default = default_values(load_params(chosen.params), profile) | _more_parameters(chosen.pipeline)
     values = default | given_values(chosen.set, default | {"parts": profile.parts})
     refuse_credentials(values)
     profile = shaped(profile, values)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 
-def _compile(default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
-    """Write the pipeline with these defaults to ``path``."""
-    from kfp.compiler import Compiler
+def _pipeline(name: str) -> Callable[[Mapping[str, Any], Profile, Image], Any]:
+    """The function that builds a pipeline of ``PIPELINES``."""
+    if name == MONITORING:
+        from pipelines.monitoring import monitoring_pipeline
 
+        return monitoring_pipeline
     from pipelines.training import training_pipeline
+
+    return training_pipeline
+
+
+def _more_parameters(name: str) -> dict[str, Any]:
+    """Parameters of a pipeline beside those of the training, with their defaults."""
+    if name != MONITORING:
+        return {}
+    from pipelines.monitoring import PARAMETERS
+
+    return PARAMETERS
+
+
+def _compile(name: str, default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
+    """Write the pipeline of that name with these defaults to ``path``."""
+    from kfp.compiler import Compiler
 
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output is {path}, expected a name that ends with .yaml")
-    pipeline = training_pipeline(default, profile, image)
+    pipeline = _pipeline(name)(default, profile, image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Compiler().compile(pipeline, str(path))
@@ -254,6 +273,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
+    parser.add_argument(
+        "--pipeline",
+        choices=PIPELINES,
+        default=TRAINING,
+        help="the training, or monitoring, which trains if what is served has drifted (default: %(default)s)",
+    )
     parser.add_argument(
         "--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)"
     )

@@ -22,11 +22,13 @@ from components.tracking.local_store import ARTIFACTS, STORE, prepare_store
 from pipelines.images import local_image
 from pipelines.placement import WORKING_FOLDER
 from pipelines.profile import Image, Profile
-from pipelines.training import NAME
 from segmodels.errors import InputError
 
 FROM_CALLER = ("AWS_", "MLFLOW_", variable("webhook_url"), "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 """How the caller's environment variables start that the containers inherit, except those that name files."""
+
+FOLDERS = ("dataset_path", "dataset_repo", "served_log")
+"""Pipeline parameters that may name folders of this machine."""
 
 
 def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, image: Image, root: Path) -> Path:
@@ -50,7 +52,7 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
     root.mkdir(parents=True, exist_ok=True)
     with _tracking_server(root / "mlflow-server.log") as tracking_uri:
         _initialise(values, profile, root, tracking_uri)
-        known = set(root.glob(f"{NAME}-*"))
+        known = set(root.glob(f"{pipeline.name}-*"))
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*will be ignored.*"
@@ -62,7 +64,7 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
                 if not any(words in str(error) for words in ("Inner task failed", "Tried to get output")):
                     raise
                 raise InputError("the pipeline run failed: see the error of the failed step above") from None
-    (folder,) = set(root.glob(f"{NAME}-*")) - known
+    (folder,) = set(root.glob(f"{pipeline.name}-*")) - known
     return folder
 
 
@@ -75,8 +77,8 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
         kept.append((_artifacts(), str(_artifacts()), False))
     kept += [
         (path, str(path), True)
-        for name in ("dataset_path", "dataset_repo")
-        if (path := Path(values[name])).is_absolute() and path.is_dir()
+        for name in FOLDERS
+        if (path := Path(values.get(name, ""))).is_absolute() and path.is_dir()
     ]
     for path, _, _ in kept:
         path.mkdir(parents=True, exist_ok=True)

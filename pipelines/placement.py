@@ -8,11 +8,11 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 from components.environment import Environment, variable
-from components.steps import CLUSTER_STEPS, PART_STEPS, STEPS, section_of
+from components.steps import CLUSTER_STEPS, MONITORING_STEPS, PART_STEPS, STEPS, section_of
 from components.train_job.launch import TrainJobSettings
 from pipelines.profile import Image, Pod, Profile
 
-CACHED = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS) if step.cached}
+CACHED = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS, *MONITORING_STEPS) if step.cached}
 
 WORKING_FOLDER = "/work/data"
 """The image's working folder, with downloads and checkpoints."""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, create_model, field_validator, model
 
 from components.params.checking import Params, checked
 from components.params.yaml_files import read_yaml
-from components.steps import CLUSTER_STEPS, STEPS
+from components.steps import CLUSTER_STEPS, MONITORING_STEPS, STEPS
 from components.tracking.lineage import code_revision
 from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError, nearest
@@ -24,7 +24,7 @@ PROFILES = Path("infra/profiles")
 
 Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|[KMGTP]i?)?$")]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-TASKS = tuple(step.name for step in (*STEPS, *CLUSTER_STEPS))
+TASKS = tuple(step.name for step in (*STEPS, *CLUSTER_STEPS, *MONITORING_STEPS))
 
 
 def _known_step(name: str) -> str:

@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from components.kubeflow.termination_message import NOT_RETRIED
-from components.steps import CLUSTER_STEPS, PART_STEPS, STEPS
+from components.steps import CLUSTER_STEPS, MONITORING_STEPS, PART_STEPS, STEPS
 from pipelines.cluster import Server, run_link, shortened, translate_errors
 from segmodels.errors import InputError, TransientError
 from segmodels.exit_codes import ERROR
 
-TASKS = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS)}
+TASKS = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS, *MONITORING_STEPS)}
 """A Workflow holds further nodes: drivers, executors, groups, attempts."""
 
 DRIVER = "-driver"

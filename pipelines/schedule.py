@@ -23,8 +23,7 @@ from typing import Any
 import yaml
 
 from pipelines.cluster import Server, UnknownIdError, experiment_id, find_experiment, translate_errors
-from pipelines.training import NAME
-from pipelines.versions import compiled_facts, find_version, upload_version, version_name
+from pipelines.versions import compiled_facts, find_version, pipeline_name, upload_version, version_name
 from segmodels.errors import InputError, TransientError
 
 PAGE = 100
@@ -69,14 +68,14 @@ def apply(server: Server, schedule: Schedule, package: Path, code_revision: str,
     difference = [] if kept else (differences or [_difference({}, wanted)])[0]
     superseded = [run for run in old if run is not kept]
     if dry_run:
-        missing = difference and not find_version(server, version)
-        doing = [f"would upload pipeline {NAME!r} version {version}"] if missing else []
+        missing = difference and not find_version(server, package, version)
+        doing = [f"would upload pipeline {pipeline_name(package)!r} version {version}"] if missing else []
         doing += [f"would create schedule {schedule.name!r}"] if difference else []
         doing += [f"would delete its predecessor {run.recurring_run_id}" for run in superseded]
         return difference + (doing or [f"schedule {schedule.name!r} is up to date: version {version}"])
     done = list(difference)
     if difference:
-        pipeline, version_id = find_version(server, version) or upload_version(server, package, version)
+        pipeline, version_id = find_version(server, package, version) or upload_version(server, package, version)
         start = _phase(old[0], schedule) if old else None
         created = _create(server, schedule, pipeline, version_id, start)
         done.append(f"schedule {schedule.name!r} created: {created}, version {version}")

@@ -1,6 +1,7 @@
 """The training pipeline: the six steps of dvc.yaml on a cluster."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature
 from typing import Any
 
 from kfp import dsl
@@ -21,90 +22,79 @@ def training_pipeline(default: Mapping[str, Any], profile: Profile, image: Image
         image: container image of every step.
     """
     place = Placement(profile, image)
-    code = image.code_revision
 
-    def training(
-        dataset_source: str = default["dataset_source"],
-        dataset_path: str = default["dataset_path"],
-        dataset_repo: str = default["dataset_repo"],
-        dataset_rev: str = default["dataset_rev"],
-        dataset_layout: str = default["dataset_layout"],
-        model: str = default["model"],
-        loss: str = default["loss"],
-        epochs: int = default["epochs"],
-        batch_size: int = default["batch_size"],
-        learning_rate: float = default["learning_rate"],
-        seed: int = default["seed"],
-        registered_model: str = default["registered_model"],
-        minimum_miou: float = default["minimum_miou"],
-        ingest_params: str = default["ingest_params"],
-        validate_params: str = default["validate_params"],
-        preprocess_params: str = default["preprocess_params"],
-        train_params: str = default["train_params"],
-        evaluate_params: str = default["evaluate_params"],
-        register_params: str = default["register_params"],
-        gpu_type: str = default["gpu_type"],
-        gpu_count: int = default["gpu_count"],
-        skip_unchanged: bool = default["skip_unchanged"],
-    ):
-        the_end = place(steps.notify(registered_model=registered_model))
-        with dsl.ExitHandler(the_end, name="training"):
-            source = {
-                "source": dataset_source,
-                "path": dataset_path,
-                "repo": dataset_repo,
-                "rev": dataset_rev,
-                "layout": dataset_layout,
-            }
-            network = {
-                "model_name": model,
-                "loss": loss,
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "seed": seed,
-            }
-            news = place(
-                steps.changed(
-                    ingest_params=ingest_params,
-                    preprocess_params=preprocess_params,
-                    train_params=train_params,
-                    **source,
-                    **network,
-                    registered_model=registered_model,
-                    skip_unchanged=skip_unchanged,
-                )
+    def tasks(given: Mapping[str, Any]) -> None:
+        with reported(place, given, "training"):
+            train_what_is_new(place, given)
+
+    return with_parameters(NAME, "Ingest, validate, preprocess, train, evaluate, register", default, tasks)
+
+
+def with_parameters(
+    name: str, description: str, default: Mapping[str, Any], tasks: Callable[[Mapping[str, Any]], None]
+) -> Any:
+    """The pipeline whose parameters are the keys of ``default``; ``tasks`` makes its tasks of them."""
+
+    def pipeline(*values: Any) -> None:
+        tasks(dict(zip(default, values, strict=True)))
+
+    parameters = [
+        Parameter(key, Parameter.POSITIONAL_OR_KEYWORD, default=value, annotation=type(value))
+        for key, value in default.items()
+    ]
+    pipeline.__signature__ = Signature(parameters)  # type: ignore[attr-defined]  # where kfp looks
+    return dsl.pipeline(name=name, description=description)(pipeline)
+
+
+def reported(place: Placement, given: Mapping[str, Any], group: str) -> dsl.ExitHandler:
+    """Around tasks whose outcome is sent to the webhook, however they end."""
+    return dsl.ExitHandler(place(steps.notify(registered_model=given["registered_model"])), name=group)
+
+
+def train_what_is_new(place: Placement, given: Mapping[str, Any]) -> None:
+    """The tasks from ``changed`` to ``register``."""
+    source = {name: given[f"dataset_{name}"] for name in ("source", "path", "repo", "rev", "layout")}
+    network = {name: given[name] for name in ("loss", "epochs", "batch_size", "learning_rate", "seed")}
+    network["model_name"] = given["model"]
+    news = place(
+        steps.changed(
+            ingest_params=given["ingest_params"],
+            preprocess_params=given["preprocess_params"],
+            train_params=given["train_params"],
+            **source,
+            **network,
+            registered_model=given["registered_model"],
+            skip_unchanged=given["skip_unchanged"],
+        )
+    )
+    with dsl.If(news.outputs["decision"] == "train", name="something is new"):
+        known = {"code_revision": place.image.code_revision}
+        revision = {"data_revision": news.outputs["revision"]}
+        gpus = {"gpu_type": given["gpu_type"], "gpu_count": given["gpu_count"]}
+        data = place(steps.ingest(params=given["ingest_params"], **source, **revision, **known))
+        dataset = data.outputs["dataset"]
+        prepare = _prepared if place.profile.parts == 1 else _prepared_in_parts
+        shards = prepare(place, dataset, given["validate_params"], given["preprocess_params"], known)
+        start = {"init": news.outputs["init"]}
+        trained = place(
+            steps.train(shards=shards, params=given["train_params"], **network, **start, **gpus, **known), **gpus
+        )
+        weights = trained.outputs["model"]
+        measured = place(
+            steps.evaluate(shards=shards, model=weights, params=given["evaluate_params"], **gpus, **known), **gpus
+        )
+        place(
+            steps.register(
+                shards=shards,
+                model=weights,
+                evaluation=measured.outputs["evaluation"],
+                params=given["register_params"],
+                registered_model=given["registered_model"],
+                minimum_miou=given["minimum_miou"],
+                **revision,
+                **known,
             )
-            with dsl.If(news.outputs["decision"] == "train", name="something is new"):
-                known = {"code_revision": code}
-                revision = {"data_revision": news.outputs["revision"]}
-                gpus = {"gpu_type": gpu_type, "gpu_count": gpu_count}
-                data = place(steps.ingest(params=ingest_params, **source, **revision, **known))
-                dataset = data.outputs["dataset"]
-                prepare = _prepared if profile.parts == 1 else _prepared_in_parts
-                shards = prepare(place, dataset, validate_params, preprocess_params, known)
-                start = {"init": news.outputs["init"]}
-                trained = place(
-                    steps.train(shards=shards, params=train_params, **network, **start, **gpus, **known), **gpus
-                )
-                weights = trained.outputs["model"]
-                measured = place(
-                    steps.evaluate(shards=shards, model=weights, params=evaluate_params, **gpus, **known), **gpus
-                )
-                place(
-                    steps.register(
-                        shards=shards,
-                        model=weights,
-                        evaluation=measured.outputs["evaluation"],
-                        params=register_params,
-                        registered_model=registered_model,
-                        minimum_miou=minimum_miou,
-                        **revision,
-                        **known,
-                    )
-                )
-
-    return dsl.pipeline(name=NAME, description="Ingest, validate, preprocess, train, evaluate, register")(training)
+        )
 
 
 def _prepared(place: Placement, dataset: Any, validate_params: Any, preprocess_params: Any, known: Any) -> Any:

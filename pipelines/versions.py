@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipelines.cluster import ConflictError, Server, translate_errors
-from pipelines.training import NAME
 from segmodels.errors import InputError
 
 UNEXPLAINED = re.compile(r"Failed to create a pipeline( version)?\)$")
@@ -27,9 +28,9 @@ def version_name(package: Path, code_revision: str) -> str:
     return f"{code_revision[:12]}{dirty}-{hashlib.sha256(package.read_bytes()).hexdigest()[:8]}"
 
 
-def find_version(server: Server, version: str) -> tuple[str, str] | None:
-    """Ids of the pipeline and of its version of that name; None if the server has no such version."""
-    pipeline = _pipeline_id(server)
+def find_version(server: Server, package: Path, version: str) -> tuple[str, str] | None:
+    """Ids of the pipeline of a package and of its version of that name; None if the server has no such version."""
+    pipeline = _pipeline_id(server, pipeline_name(package))
     version_id = _version_id(server, pipeline, version) if pipeline else None
     return (pipeline, version_id) if pipeline and version_id else None
 
@@ -43,17 +44,22 @@ def upload_version(server: Server, package: Path, version: str) -> tuple[str, st
     Raises:
         InputError: the server rejects it.
     """
-    client, namespace = server.client, server.namespace or None
-    pipeline = _pipeline_id(server) or _created(
+    client, namespace, name = server.client, server.namespace or None, pipeline_name(package)
+    pipeline = _pipeline_id(server, name) or _created(
         server,
-        lambda: client.upload_pipeline(str(package), NAME, namespace=namespace).pipeline_id,
-        lambda: _pipeline_id(server),
+        lambda: client.upload_pipeline(str(package), name, namespace=namespace).pipeline_id,
+        lambda: _pipeline_id(server, name),
     )
     return pipeline, _created(
         server,
         lambda: client.upload_pipeline_version(str(package), version, pipeline_id=pipeline).pipeline_version_id,
         lambda: _version_id(server, pipeline, version),
     )
+
+
+def pipeline_name(package: Path) -> str:
+    """Name of a compiled pipeline."""
+    return str(next(yaml.load_all(package.read_bytes(), yaml.CSafeLoader))["pipelineInfo"]["name"])
 
 
 def compiled_facts(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -81,9 +87,9 @@ def _created(server: Server, create: Callable[[], Any], find: Callable[[], str |
         ) from None
 
 
-def _pipeline_id(server: Server) -> str | None:
+def _pipeline_id(server: Server, name: str) -> str | None:
     with translate_errors(server):
-        found = server.client.list_pipelines(filter=_named(NAME), namespace=server.namespace or None).pipelines
+        found = server.client.list_pipelines(filter=_named(name), namespace=server.namespace or None).pipelines
     return found[0].pipeline_id if found else None
 
 

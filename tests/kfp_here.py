@@ -20,9 +20,10 @@ from small_pipeline import use_local_store
 
 from components.params.reading import load_params
 from pipelines.local import resolve_named_outputs
+from pipelines.monitoring import PARAMETERS, monitoring_pipeline
 from pipelines.parameters import default_values, given_values
 from pipelines.profile import Image, Profile, Retries, shaped
-from pipelines.training import NAME, training_pipeline
+from pipelines.training import training_pipeline
 
 DIGEST = "sha256:" + "0" * 64
 REVISION = "1" * 40
@@ -49,20 +50,22 @@ class Cluster:
         self._turn = Lock()
         (folder / "params.yaml").write_text(SMALL)
 
-    def run(self, *assignments: str, revision: str = REVISION) -> Path:
-        """Run the pipeline; the folder of its outputs."""
+    def run(self, *assignments: str, revision: str = REVISION, monitoring: bool = False) -> Path:
+        """Run the pipeline, or that of the monitoring; the folder of its outputs."""
         self.ran.clear()
         self.runs += 1
         profile = Profile(retries=Retries(count=0))
-        values = default_values(load_params(self.folder / "params.yaml"), profile)
+        values = default_values(load_params(self.folder / "params.yaml"), profile) | (PARAMETERS if monitoring else {})
         values |= given_values(assignments, values | {"parts": profile.parts})
         profile = shaped(profile, values)
         root = self.folder / "outputs"
         before = set(root.glob("*"))
         environment = {"SEGMODELS_PIPELINE_RUN": f"run-{self.runs}", "SEGMODELS_CODE_REVISION": revision}
         local.init(local.DockerRunner(environment=environment), pipeline_root=str(root))
-        training_pipeline(values, profile, Image(f"registry.example/segmodels@{DIGEST}", revision))(**values)
-        (outputs,) = set(root.glob(f"{NAME}-*")) - before
+        build = monitoring_pipeline if monitoring else training_pipeline
+        pipeline = build(values, profile, Image(f"registry.example/segmodels@{DIGEST}", revision))
+        pipeline(**values)
+        (outputs,) = set(root.glob(f"{pipeline.name}-*")) - before
         return outputs
 
     def container(self, *, command: list[str], **arguments: Any) -> int:

@@ -225,6 +225,19 @@ def register(
 
 
 @dsl.container_component
+def drift(
+    drifted: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
+    page: Output[HTML],
+    registered_model: str,
+    log: str,
+    psi: float,
+    hours: float,
+):
+    options = {"model": f"models:/{registered_model}@champion", "log": log, "psi": psi, "hours": hours}
+    return _step("drift", (), {}, **options, html=page, drifted=drifted)
+
+
+@dsl.container_component
 def notify(status: dsl.PipelineTaskFinalStatus, registered_model: str):
     """A container component, because lightweight components would require kfp in the image."""
     arguments = ["--status", status, "--name", registered_model]

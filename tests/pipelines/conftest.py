@@ -51,10 +51,10 @@ def server(_compiled: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path:
     """A double of Kubeflow's API server, which the commands find by KF_PIPELINES_ENDPOINT."""
     compile_ = command_line._compile
 
-    def remembered(default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
-        key = repr((default, profile, image))
+    def remembered(name: str, default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
+        key = repr((name, default, profile, image))
         if key not in _compiled:
-            _compiled[key] = compile_(default, profile, image, path).read_text()
+            _compiled[key] = compile_(name, default, profile, image, path).read_text()
         path.write_text(_compiled[key])
         return path
 

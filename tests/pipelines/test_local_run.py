@@ -1,6 +1,7 @@
 """The pipeline on kfp.local: every step, what it hands on, when it ends early. Tests build on the run of the first."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,24 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
 
 
 @pytest.mark.usefixtures("outputs")
+def test_the_monitoring_trains_when_what_is_served_has_drifted(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "unavailable", {"ingest"})
+    write_log(tmp_path, brighter=0)
+    watch = f"served_log={tmp_path}"
+    outputs = cluster.run(watch, monitoring=True)
+    assert cluster.ran == ["drift", "notify"]
+    assert "tiny version 1 has not drifted" in capfd.readouterr().out
+    assert "<h1>Drift of tiny version 1</h1>" in (outputs / "drift" / "page").read_text()
+    write_log(tmp_path, brighter=40)
+    with pytest.raises(RuntimeError, match="Inner task failed"):
+        cluster.run(watch, "skip_unchanged=false", monitoring=True)
+    assert cluster.ran == ["drift", "changed", "ingest", "notify"]
+    assert "tiny version 1 has drifted, over 80 images: brightness from" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("outputs")
 @pytest.mark.parametrize(
     ("assignment", "revision", "said"),
     [
@@ -114,3 +133,24 @@ def register_with(revision: str) -> None:
     from components.tracking.client import mlflow_client
 
     mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)
+
+
+def write_log(folder: Path, brighter: float) -> None:
+    """What a server of the champion logs that is asked its training images, or brighter ones."""
+    from components.tracking.model_registry import bundle_folder
+    from segmodels.inference.reference import read_reference
+
+    with bundle_folder("models:/tiny@champion") as bundle:
+        reference = read_reference(bundle)
+    assert reference is not None
+    rows = [dict(zip(reference.names, row, strict=True)) for row in reference.values.tolist()]
+    records = [
+        {
+            "time": datetime.now(UTC).isoformat(),
+            "name": "tiny",
+            "version": "1",
+            "statistics": row | {"brightness": row["brightness"] + brighter},
+        }
+        for row in (rows * 80)[:80]
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -66,6 +66,16 @@ def test_a_changed_schedule_replaces_the_old_one_only_when_the_new_one_is_there(
     ], "no version is uploaded twice, and the old one goes last"
 
 
+def test_the_monitoring_is_scheduled_as_a_pipeline_of_its_own(server: Server, said: Said) -> None:
+    watch = ("--every", "1h", "--pipeline", "monitoring", "--set", "drift_psi=0.3")
+    text = schedule(said, *watch, "--dry-run")[1]
+    assert "would upload pipeline 'segmentation-monitoring'" in text
+    assert "+  drift_psi: 0.3" in text
+    assert schedule(said, *watch)[0] == 0
+    assert [one["display_name"] for one in server.pipelines.values()] == ["segmentation-monitoring"]
+    assert "up to date" in schedule(said, *watch)[1]
+
+
 def test_a_schedule_that_cannot_be_created_leaves_the_old_one(server: Server, said: Said) -> None:
     schedule(said, "--cron", "0 0 3 * * *")
     old = dict(server.recurring_runs)
@@ -210,8 +220,8 @@ def test_what_made_the_version_another_is_shown(said: Said, monkeypatch: pytest.
     schedule(said, "--every", "1d")
     compile_ = command_line._compile
 
-    def newer(default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
-        compile_(default, profile, image, path)
+    def newer(name: str, default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
+        compile_(name, default, profile, image, path)
         text = path.read_text().replace("sdkVersion: kfp-2.", "sdkVersion: kfp-9.")
         path.write_text(text.replace(IMAGE, IMAGE.replace("0", "1")))
         return path

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from components.steps import CLUSTER_STEPS, DVC_STEPS, STEPS
+from components.steps import CLUSTER_STEPS, DVC_STEPS, MONITORING_STEPS, STEPS
 from pipelines.__main__ import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = ("local", "cpu", "gpu")
+COMPILED = {profile: ("--profile", profile) for profile in PROFILES}
+COMPILED["monitoring"] = ("--pipeline", "monitoring", "--profile", "cpu")
 IMAGE = "registry.example/segmodels@sha256:" + "0" * 64
 OURS = {"--params-json", "--set", "--retry", "--executor-input", "--copy-files", "--revision"}
 """Options that only the cluster needs: parameters, a description of the outputs, data beside its manifest, its
@@ -26,29 +28,28 @@ revision.
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Profile -> YAML, as `make golden` writes it."""
+    """Profile, or ``monitoring`` -> YAML, as `make golden` writes it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
         patch.setenv("SEGMODELS_CODE_REVISION", "golden")
         folder = tmp_path_factory.mktemp("compiled")
-        for profile in PROFILES:
+        for name, options in COMPILED.items():
             assert (
                 main(
                     [
                         "compile",
-                        "--profile",
-                        profile,
+                        *options,
                         "--params",
                         str(GOLDEN / "params.yaml"),
                         "--image",
                         IMAGE,
                         "--output",
-                        str(folder / f"{profile}.yaml"),
+                        str(folder / f"{name}.yaml"),
                     ]
                 )
                 == 0
             )
-        return {profile: (folder / f"{profile}.yaml").read_text() for profile in PROFILES}
+        return {name: (folder / f"{name}.yaml").read_text() for name in COMPILED}
 
 
 def parts(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -80,7 +81,7 @@ def tasks(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: task for group in dags(pipeline).values() for name, task in group.items()}
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", COMPILED)
 def test_the_pipeline_is_as_the_golden_file(compiled: dict[str, str], profile: str) -> None:
     assert compiled[profile] == (GOLDEN / f"{profile}.yaml").read_text(), "meant? `make golden` writes it anew"
 
@@ -217,6 +218,21 @@ def test_no_variable_reaches_the_clients_of_kubeflows_launcher(compiled: dict[st
         assert not [name for group in names for name in group if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]
 
 
+def test_the_monitoring_trains_only_what_has_drifted(compiled: dict[str, str]) -> None:
+    """The same tasks as the training's, in a group that reads the output parameter of ``drift``."""
+    monitoring, training = (parts(compiled[name])[0] for name in ("monitoring", "cpu"))
+    assert tasks(monitoring).keys() >= tasks(training).keys() | {step.name for step in MONITORING_STEPS}
+    group = next(name for name, group in dags(monitoring).items() if "changed" in group)
+    trigger = tasks(monitoring)[group.removeprefix("comp-")]["triggerPolicy"]["condition"]
+    assert trigger == "inputs.parameter_values['pipelinechannel--drift-drifted'] == 'true'"
+    assert not tasks(monitoring)["drift"].get("cachingOptions", {}).get("enableCache")
+    command = monitoring["deploymentSpec"]["executors"]["exec-drift"]["container"]["args"]
+    assert command[command.index("--model") + 1].endswith("@champion")
+    own = {"served_log", "drift_psi", "drift_hours"}
+    definitions = (one["root"]["inputDefinitions"]["parameters"].keys() for one in (monitoring, training))
+    assert next(definitions) == next(definitions) | own
+
+
 def test_a_lost_pod_is_replaced_after_any_length_of_training(compiled: dict[str, str]) -> None:
     for name, task in tasks(parts(compiled["cpu"])[0]).items():
         if name not in ("notify", "exit-handler-1", "condition-2"):
@@ -238,7 +254,7 @@ CREDENTIALS = (
 )
 
 
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("profile", COMPILED)
 def test_nothing_in_it_looks_like_a_credential(compiled: dict[str, str], profile: str) -> None:
     text = re.sub(r"(?m)^ *secretKey: \w+$", "", compiled[profile])  # the name of a key in a secret
     for pattern in CREDENTIALS:
