@@ -44,7 +44,8 @@ class CocoExport(Layout):
     Every JSON file is a split: by the folder it lies in (``train/_annotations.coco.json``) or the end of its name
     (``instances_train.json``); ``valid`` and ``validation`` are val. Where a file's split has no known name there are
     no splits. Images are looked for beside the JSON file, in ``images/`` and under the split's name. Objects without a
-    mask are left out; images without objects are background.
+    mask are left out; images without objects are background. CVAT marks every mask drawn with its brush as a crowd;
+    here such masks, known by CVAT's attribute ``occluded``, are objects.
     """
 
     marks = (

@@ -135,7 +135,7 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
                 f" {sorted(trains)}: correct it"
             )
         masks.append(decode_mask(row["segmentation"], (height, width), f"{file.name}: annotation {row.get('id')}"))
-        crowd, area = bool(row.get("iscrowd", 0)), row.get("area")
+        crowd, area = bool(row.get("iscrowd", 0)) and not _mask_of_cvat(row), row.get("area")
         segments.append(Segment(len(masks), trains[row["category_id"]], crowd, box_of(row.get("bbox")), area))
     classes = np.zeros((height, width), labels.dtype)
     sizes = [int(mask.sum()) for mask in masks]
@@ -146,6 +146,12 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     found = as_stated(layers, segments)
     empty = len(listed) - len(found)
     return replace(Annotation.of_classes(classes), layers=layers, segments=found, empty=empty)
+
+
+def _mask_of_cvat(row: Mapping[str, Any]) -> bool:
+    """Whether CVAT wrote an annotation: it marks every mask, polygons aside, as a crowd."""
+    attributes = row.get("attributes")
+    return isinstance(attributes, dict) and "occluded" in attributes and not attributes.get("is_crowd")
 
 
 def stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:

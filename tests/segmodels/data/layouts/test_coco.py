@@ -120,6 +120,21 @@ def test_polygons_beyond_the_image_end_at_its_border_and_those_without_area_have
     assert all(segment.area for segment in annotation.segments)
 
 
+def test_masks_that_cvat_calls_crowds_are_objects(tmp_path: Path) -> None:
+    trees.cvat(tmp_path)
+    rows = trees.coco_rows()
+    path = tmp_path / "annotations" / "instances_default.json"
+    for attributes, crowd in (
+        ({"occluded": False}, False),
+        ({"occluded": False, "is_crowd": True}, True),
+        (None, True),
+    ):
+        rows["annotations"][2]["attributes"] = attributes
+        path.write_text(json.dumps(rows))
+        layout, _, annotation = opened("coco_export", tmp_path)
+        assert objects(layout, annotation)[2] == ("person", 96, crowd)
+
+
 RUNS = {"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]}
 
 
