@@ -111,6 +111,8 @@ def read_image(
                     " case, on the fourth axis or as CASE_0000.nii.gz, CASE_0001.nii.gz, ..."
                 )
             return converted(volume, channels, dtype, path)
+        if predictor.spatial_dims == 3:
+            raise InputError(f"image {path} is a picture, expected a volume, as the model takes: give a NIfTI file")
         if (channels, dtype.name) == (3, "uint8") and is_large(path):
             return None
         pixels = read_pixels(path)

@@ -55,7 +55,8 @@ def predict(
 
     A volume is a NIfTI file, with modalities on its fourth axis or in files of their own: CASE_0000.nii.gz,
     CASE_0001.nii.gz, ... (nnU-Net) or CASE_flair.nii.gz, CASE_t1.nii.gz, ... (BraTS). Its mask is masks/NAME.nii.gz,
-    or masks/CASE.nii.gz, with the affine of the volume; its overlay shows one slice.
+    or masks/CASE.nii.gz, with the affine of the volume; its overlay shows one slice. Models of images predict it slice
+    by slice.
 
     A promptable model (Segment Anything) gives a mask for each object that ``points`` and ``boxes`` name, the same in
     every image, and without them for everything that it finds.
@@ -90,10 +91,12 @@ def predict(
     from components.commands.annotation_files import annotation_files
     from components.commands.coco_results import CocoResults
     from components.commands.mask_files import write, write_classes
+    from components.commands.slices import results_of
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
     from segmodels.data.image_form import NARROW
     from segmodels.data.modalities import cases
+    from segmodels.data.nifti import is_nifti
     from segmodels.inference.bundle import load_bundle
     from segmodels.inference.predictor import Predictor, choose_device
     from segmodels.prompts import parse_prompts
@@ -102,8 +105,10 @@ def predict(
     prompts = parse_prompts(points or (), boxes or ()) or None
     with bundle_folder(model) as bundle_path:
         bundle = load_bundle(bundle_path)
-    if annotations and bundle.spatial_dims != 2:
-        raise InputError(f"--annotations {annotations} is of images, expected a model of images: leave it out")
+    if annotations and (bundle.spatial_dims != 2 or any(map(is_nifti, paths))):
+        raise InputError(
+            f"--annotations {annotations} is of images, expected a model of images and no volumes: leave it out"
+        )
     measured = settings_to_dict(bundle.task.settings)
     side = [window] * bundle.spatial_dims if window else window
     settings = _overridden(measured, side, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
@@ -125,7 +130,7 @@ def predict(
         read = partial(read_image, predictor, narrow, prompts)
         ahead = read_ahead(pool, read, folder, parts)
         for batch in batches(track(ahead, "predicting", len(parts)), problems, large):
-            results = predictor.results([image for _, image in batch], prompts=[prompts] * len(batch))
+            results = results_of(predictor, [image for _, image in batch], [prompts] * len(batch))
             for (path, image), result in zip(batch, results, strict=True):
                 source = folder / parts[path][0]
                 written.append(pool.submit(write, out, source, path, image, result, predictor.labels))

@@ -6,6 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from components.commands.predict import predict
 from segmodels.errors import InputError
@@ -58,6 +59,10 @@ def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
     if window is not None:
         return
+    (tmp_path / "images" / "three.nii").rename(tmp_path / "three.nii")
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "images" / "picture.png")
+    with pytest.raises(InputError, match=r"picture\.png is a picture, expected a volume"):
+        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
     (tmp_path / "parts").mkdir()
     for name, values in volumes.items():
         for number in range(2):
@@ -75,3 +80,30 @@ def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int
     path.unlink()
     with pytest.raises(InputError, match=r"case_1_0000\.nii\.gz has 1 channels, expected 2: give every modality"):
         predict(str(tmp_path / "model"), tmp_path / "parts", tmp_path / "merged")
+
+
+def test_a_model_of_images_predicts_a_volume_slice_by_slice(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"in_channels": 2, "widths": [4, 8], "spatial_dims": 2}
+    save_bundle(
+        tmp_path / "model",
+        create_model("vnet", num_classes=2, **options),
+        name="vnet",
+        options=options,
+        task=create_task("semantic", LABELS),
+        mean=(-300.0, 0.5),
+        std=(200.0, 0.1),
+        lineage={},
+        dtype="float32",
+    )
+    values = np.random.default_rng(0).normal(-300, 200, (12, 10, 9, 2)).astype(np.float32)
+    (tmp_path / "images").mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / "images" / "a.nii.gz")
+    predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
+    made = nibabel.load(tmp_path / "out" / "masks" / "a.nii.gz")
+    np.testing.assert_array_equal(made.affine, nibabel.load(tmp_path / "images" / "a.nii.gz").affine)
+    slices = Predictor(load_bundle(tmp_path / "model")).results(list(values.transpose(2, 1, 0, 3)))
+    np.testing.assert_array_equal(np.asarray(made.dataobj).transpose(), [result.classes for result in slices])
+    assert (tmp_path / "out" / "overlays" / "a.jpg").is_file()
+    with pytest.raises(InputError, match="expected a model of images and no volumes"):
+        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", annotations="coco")
