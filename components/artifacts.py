@@ -164,6 +164,10 @@ CONFUSION_TABLE = CsvFile("confusion.csv", "evaluate")
 """The same as rows: actual, predicted, count, share."""
 PER_CLASS = CsvFile("per_class.csv", "evaluate", ("class",))
 """Scores of each class."""
+SLICES = JsonFile("slices.json", "evaluate", [{"by": str, "slice": str, "images": int}])
+"""Scores of parts of the images: by size, brightness and group."""
+SLICES_TABLE = CsvFile("slices.csv", "evaluate")
+"""The same as rows."""
 PER_IMAGE = ParquetFile("per_image.parquet", "evaluate")
 """Scores of each image, and what they follow from."""
 PICTURES = "pictures"

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.artifacts import CONFUSION, CONFUSION_TABLE, EVALUATION, METRICS, PER_CLASS, PICTURES, RUN
+from components.artifacts import (
+    CONFUSION,
+    CONFUSION_TABLE,
+    EVALUATION,
+    METRICS,
+    PER_CLASS,
+    PICTURES,
+    RUN,
+    SLICES,
+    SLICES_TABLE,
+)
 from components.params.reading import plain
 from components.params.schema import EvaluateParams
 from components.running.atomic import written_folder
@@ -32,6 +43,8 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
         confusion.json, confusion.csv: the confusion matrix; the second as rows (actual, predicted, count, share of the
             actual class).
         per_class.csv: counts and scores of each class; empty where a class does not occur.
+        slices.json, slices.csv: the headline scores of parts of the images: thirds by size and by brightness, and the
+            groups of the dataset (patients, videos, cities).
         per_image.parquet: scores and counts of each image.
         pictures/: figures of the scores; best.png, median.png and worst.png show images by their own score.
         evaluation.json: the parameters, the task and how it predicted, and the model's digest. The model is registered
@@ -59,7 +72,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
     from components.params.tasks import task_settings
     from components.tracking.compared_runs import EVALUATION_FOLDER
     from components.tracking.model_registry import bundle_folder
-    from components.tracking.presentation import class_metrics
+    from components.tracking.presentation import class_metrics, slice_metrics
     from segmodels.inference.bundle import bundle_digest, load_bundle
     from segmodels.inference.measure import measure
     from segmodels.inference.predictor import Predictor, choose_device
@@ -100,12 +113,13 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
             "data_digest": reader.digest,
         }
         EVALUATION.write(folder, facts)
+        slices = _write_slices(folder, evaluator, reader, list(task.headline))
         _draw(folder / PICTURES, evaluator, reader, predictor, params.overlays)
 
     written = ", ".join(f"{words} {scores[name]:.4f}" for name, words in task.headline.items())
     if run:
         named = {task.metric(name, "test"): value for name, value in scores.items()}
-        run.log_metrics(named | class_metrics(task, evaluator, "test"))
+        run.log_metrics(named | class_metrics(task, evaluator, "test") | slice_metrics(task, slices, "test"))
         run.log_artifact(evaluation, EVALUATION_FOLDER)
         run.describe(f"test split: {written}")
         run.end()
@@ -126,11 +140,7 @@ def _write_tables(folder: Path, evaluator: Evaluator, ignore_index: int) -> None
     names, counts = evaluator.confusion()
     matrix = {"num_classes": len(names), "ignore_index": ignore_index, "classes": names, "counts": counts.tolist()}
     CONFUSION.write(folder, matrix)
-    rows = evaluator.per_class()
-    with PER_CLASS.path(folder).open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, rows[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+    _write_rows(PER_CLASS.path(folder), evaluator.per_class())
     with CONFUSION_TABLE.path(folder).open("w", newline="", encoding="utf-8") as file:
         cells = csv.writer(file, lineterminator="\n")
         cells.writerow(["actual", "predicted", "count", "share"])
@@ -139,6 +149,25 @@ def _write_tables(folder: Path, evaluator: Evaluator, ignore_index: int) -> None
                 [actual, predicted, count, f"{count / row.sum():.6f}" if row.any() else ""]
                 for predicted, count in zip(names, row, strict=True)
             )
+
+
+def _write_slices(folder: Path, evaluator: Evaluator, reader: ShardReader, scores: list[str]) -> list[dict[str, Any]]:
+    from segmodels.inference.slices import score_slices
+
+    found = score_slices(evaluator, reader, scores)
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in found]
+    SLICES.write(folder, rows)
+    if rows:
+        _write_rows(SLICES_TABLE.path(folder), rows)
+    return found
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table with a header; what is undefined is empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
 
 
 def _draw(folder: Path, evaluator: Evaluator, reader: ShardReader, predictor: Predictor, overlays: int) -> None:

@@ -163,10 +163,18 @@ def _write(
     common = data.layout, params.longer_side, form
     prepared = parallel_map(_prepare, samples, params.workers, _start, common)
     shard_bytes = params.shard_megabytes * MEGABYTE
+    members = Counter(sample.group for sample in data.samples())
     with ShardWriter(folder, data.labels, data.digest, shard_bytes, params.longer_side, data.source, first) as writer:
         for sample, one in zip(samples, track(prepared, "preprocess", len(samples)), strict=True):
-            label = sample.image_label
-            writer.add(str(sample.split), sample.id, one.image, one.annotation, image_label=label, counts=one.counts)
+            writer.add(
+                str(sample.split),
+                sample.id,
+                one.image,
+                one.annotation,
+                image_label=sample.image_label,
+                counts=one.counts,
+                group=sample.group if members[sample.group] > 1 else "",
+            )
     return writer
 
 

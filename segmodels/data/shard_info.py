@@ -32,8 +32,9 @@ class ShardInfo:
         longer_side: pixels that the longer side of every image was resized to; None: they kept their size.
         source: where the dataset came from, as ingest recorded it; empty when not known.
         shards: split -> its files in order: ``{"file": name, "samples": n, "annotated": n, "objects": n, "bytes":
-            size, "sizes": [[n, size], ...], "url": folder}``. ``sizes`` are those of the images, as runs of equal
-            ones, and missing in shards of earlier versions; ``url`` is there if the file lies in an object store.
+            size, "sizes": [[n, size], ...], "groups": [[n, name], ...], "url": folder}``. ``sizes`` are those of the
+            images, as runs of equal ones, and missing in shards of earlier versions; ``groups`` are there if samples
+            share groups, ``url`` if the file lies in an object store.
         url: of the folder, if it lies in an object store itself; else empty.
         version: digest of statistics.json.
     """
@@ -120,6 +121,9 @@ def _check_sense(data: Mapping[str, Any], labels: LabelMap, form: ImageForm) -> 
         for one in files:
             check_shape(one.get("url", ""), str, "url")
             _check_sizes(one, form)
+            check_shape(one.get("groups", []), [list], "groups")
+            if "groups" in one and one["samples"] != sum(int(count) for count, _ in one["groups"]):
+                raise ValueError(f"groups is {shown(one['groups'])}, expected those of {one['samples']} samples")
 
 
 def _check_sizes(shard: Mapping[str, Any], form: ImageForm) -> None:

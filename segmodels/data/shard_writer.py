@@ -116,6 +116,7 @@ class ShardWriter:
         self._file: ShardFile | None = None
         self._split: str | None = None
         self._number = 0
+        self._groups: list[list[Any]] = []  # of the shard, as runs of equal ones
 
     def add(
         self,
@@ -126,6 +127,7 @@ class ShardWriter:
         *,
         image_label: int | None = None,
         counts: SampleCounts | None = None,
+        group: str = "",
     ) -> None:
         """Append a sample.
 
@@ -134,6 +136,7 @@ class ShardWriter:
             annotation: in train ids, at the image's size or another; None: the image is not annotated.
             image_label: class of an image without annotation; an annotation has its own.
             counts: of the sample, computed beforehand; None: computed here.
+            group: that it shares with others (a patient, a video); empty for none.
 
         Raises:
             InputError: the image is of another form than the first one, or of one that shards cannot hold; names it.
@@ -154,10 +157,11 @@ class ShardWriter:
         facts["samples"] += 1
         facts["annotated"] += annotation is not None
         facts["objects"] += 0 if annotation is None else len(annotation.segments)
-        if facts["sizes"] and facts["sizes"][-1][1] == list(size):
-            facts["sizes"][-1][0] += 1
-        else:
-            facts["sizes"].append([1, list(size)])
+        for runs, value in ((facts["sizes"], list(size)), (self._groups, group)):
+            if runs and runs[-1][1] == value:
+                runs[-1][0] += 1
+            else:
+                runs.append([1, value])
         classes = None if annotation is None else annotation.classes
         self._statistics.add(split, counts or SampleCounts.of(image, classes, self.labels.num_classes))
 
@@ -227,8 +231,11 @@ class ShardWriter:
 
     def _finish_shard(self) -> None:
         if self._file is not None:
-            self._shards[str(self._split)][-1]["bytes"] = self._file.close()
-            self._file = None
+            facts = self._shards[str(self._split)][-1]
+            facts["bytes"] = self._file.close()
+            if any(group for _, group in self._groups):
+                facts["groups"] = self._groups
+            self._file, self._groups = None, []
 
 
 def write_statistics(folder: Path, statistics: DatasetStatistics, facts: Mapping[str, Any]) -> None:

@@ -127,6 +127,12 @@ class ShardReader:
         return np.array([self._read(index, lambda record: record.size) for index in range(len(self))])
 
     @cached_property
+    def groups(self) -> list[str]:
+        """Group that each sample shares with others, as in the manifest; empty for none, or where it is not known."""
+        runs = (run for shard in self._shards for run in shard.get("groups", [[shard["samples"], ""]]))
+        return [str(name) for count, name in runs for _ in range(count)]
+
+    @cached_property
     def image_labels(self) -> np.ndarray:
         """Class of every whole image, int64 ``(N,)``; -1 where the dataset has none."""
         labels = (self._read(index, lambda record: record.value("image_label")) for index in range(len(self)))

@@ -6,7 +6,7 @@ No room outside ``tasks/`` asks which task it works for: it calls these methods.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -74,6 +74,10 @@ class Evaluator(ABC, Generic[ResultType]):
 
     @abstractmethod
     def __add__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def only(self, ids: Collection[str]) -> Self:
+        """The evaluator of those of the images that have these ids."""
 
     @abstractmethod
     def scores(self) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
@@ -79,6 +79,11 @@ class ObjectEvaluator(Evaluator[ResultType]):
         total = type(self)(self.labels)
         total._images = self._images | other._images
         return total
+
+    def only(self, ids: Collection[str]) -> Self:
+        some = type(self)(self.labels)
+        some._images = {name: row for name, row in self._images.items() if name in ids}
+        return some
 
     def confusion(self) -> tuple[Sequence[str], NDArray[np.int64]]:
         """Objects matched at IoU 0.5 whatever their classes; the last row holds predictions without an object, the last

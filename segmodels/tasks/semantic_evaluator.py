@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -79,6 +79,12 @@ class SemanticEvaluator(Evaluator[ClassMap]):
         total._images = mine | theirs
         total._cases = self._cases | other._cases
         return total
+
+    def only(self, ids: Collection[str]) -> Self:
+        some = type(self)(self.labels)
+        some._images = {name: cells for name, cells in self._fetch().items() if name in ids}
+        some._cases = {name: rows for name, rows in self._cases.items() if name in ids}
+        return some
 
     def scores(self) -> dict[str, float]:
         counts = self.counts

@@ -115,6 +115,26 @@ def test_every_image_has_its_row_and_its_matrix(shards: Path, model: Path, evalu
         assert row["counts"] == matrix[matrix > 0].tolist()
 
 
+def test_slices_are_scored_by_the_images_in_them(shards: Path, model: Path, evaluation: Path) -> None:
+    reader, counts = ShardReader(shards, "test"), reference_counts(shards, model)
+    brightness = [reader.image(index).mean() for index in range(6)]
+    expected = {
+        ("size", "small"): [1, 2, 4, 5],  # 24 x 32, the others 20 x 40
+        ("size", "large"): [0, 3],
+        ("brightness", "dark"): np.argsort(brightness)[:2],
+        ("brightness", "middle"): np.argsort(brightness)[2:4],
+        ("brightness", "bright"): np.argsort(brightness)[4:],
+    }
+    found = rows(evaluation / "slices.csv")
+    assert [(row["by"], row["slice"]) for row in found] == list(expected)
+    for row, own in zip(found, expected.values(), strict=True):
+        assert int(row["images"]) == len(own)
+        assert float(row["mean_iou"]) == pytest.approx(mean_iou(counts[own].sum(axis=0)))
+    written = json.loads((evaluation / "slices.json").read_text())
+    assert [row["mean_iou"] for row in written] == [float(row["mean_iou"]) for row in found]
+    assert written[0]["low"] == written[0]["high"] == 24 * 32
+
+
 def test_pictures_are_there_and_the_worst_image_is_worst(shards: Path, model: Path, evaluation: Path) -> None:
     assert sorted(path.name for path in (evaluation / "pictures").iterdir()) == [
         "best.png",
@@ -178,6 +198,7 @@ def test_the_training_run_gets_test_metrics_and_pictures(
     stored = client.get_run(run_id).data.metrics
     assert stored["test/miou"] == metrics["mean_iou"]
     assert stored["test/iou/brick"] > 0.5
+    assert 0 < stored["test/miou/brightness/dark"] <= 1
     assert "test/iou/snow" not in stored or stored["test/iou/snow"] == 0
     assert "evaluation/pictures/confusion.png" in [
         file.path for file in client.list_artifacts(run_id, "evaluation/pictures")
