@@ -92,11 +92,18 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
     def _map(self, split: str, file: CocoFile, name: str) -> str:
         """Path of a map relative to the root: in the folder that its zip file unpacks to, once or twice nested, beside
         the JSON file or at the top.
+
+        Raises:
+            InputError: the zip file is still packed.
         """
         beside = file.name.rpartition("/")[0] + "/"
         own = f"{self.prefix}{split}/"
         places = [f"{beside}{own}{name}", f"{beside}{own}{own}{name}", f"{self.top}{own}{name}"]
-        return next((place for place in places if place in self.all_files), places[0])
+        there = next((place for place in places if place in self.all_files), None)
+        packed = f"{beside}{self.prefix}{split}.zip"
+        if there is None and packed in self.all_files:
+            raise InputError(f"{packed} is packed, but holds the maps of {file.name}: unpack it into {beside}")
+        return there or places[0]
 
     def _segment(self, info: Mapping[str, Any], file: CocoFile) -> Segment:
         label = self.labels.ids.get(info["category_id"])

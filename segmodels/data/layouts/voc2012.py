@@ -47,7 +47,7 @@ ARCHIVE = Archive(
     ),
 )
 class Voc2012(Published):
-    """PASCAL VOC 2012.
+    """PASCAL VOC 2012, and VOC 2007 in the same folders.
 
     Splits are the lists ``train.txt`` and ``val.txt`` of ``ImageSets/Segmentation`` (``test.txt`` too where its images
     have masks), else ``trainval.txt``, else there are none and every image with a mask is a sample. Masks hold class
@@ -61,6 +61,7 @@ class Voc2012(Published):
         "VOCdevkit/VOC2012/",
         "VOC2012/",
         "VOCtrainval_11-May-2012/VOCdevkit/VOC2012/",
+        "VOCdevkit/VOC2007/",
     )
     marks = "JPEGImages/ and SegmentationClass/, at the top or in VOCdevkit/VOC2012/"
     tree: ClassVar[str] = """\

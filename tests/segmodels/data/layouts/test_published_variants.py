@@ -114,6 +114,14 @@ def test_panoptic_maps_lie_where_their_zip_file_was_unpacked(annotations: str, m
     assert before.segments == after.segments
 
 
+def test_panoptic_maps_that_are_still_packed_are_named(tmp_path: Path) -> None:
+    trees.coco_panoptic(tmp_path)
+    (tmp_path / "annotations" / "panoptic_val2017").rename(tmp_path / "aside")
+    trees.write_text(tmp_path / "annotations" / "panoptic_val2017.zip", "")
+    with pytest.raises(InputError, match=r"annotations/panoptic_val2017\.zip is packed, .*: unpack it into annot"):
+        list(open_layout("coco", tmp_path).samples())
+
+
 def test_cityscapes_draws_polygons_where_there_are_no_maps(tmp_path: Path) -> None:
     layout, samples, before = opened("cityscapes", trees.cityscapes(tmp_path / "maps"))
     before = layout.annotation(samples[1])
