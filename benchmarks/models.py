@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true", help="not of the clock: beside other work")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # random models may have gradients so small that processors compute them slowly
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     clock = time.process_time if options.processor_time else time.perf_counter
