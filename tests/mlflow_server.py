@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from ports import free_port
 
 
@@ -48,6 +50,17 @@ class MlflowServer:
                 time.sleep(0.3)
         raise RuntimeError(f"the MLflow server did not start: {path.read_text()[-3000:]}")
 
+    def crash(self) -> bool:
+        """Kill the process that answers, which Gunicorn's main process replaces (with ``--gunicorn-opts``). False while
+        there is none.
+        """
+        with contextlib.suppress(psutil.NoSuchProcess):  # they come and go
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                if child.ppid() != self.process.pid:
+                    child.kill()
+                    return True
+        return False
+
     def stop(self) -> None:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -55,11 +68,11 @@ class MlflowServer:
 
 
 @contextmanager
-def mlflow_server(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[str]:
-    """The address of a server, which is stopped at the end."""
+def mlflow_server(folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[MlflowServer]:
+    """A running server, which is stopped at the end."""
     server = MlflowServer(folder, arguments, environment)
     try:
         server.start()
-        yield server.uri
+        yield server
     finally:
         server.stop()

@@ -78,8 +78,8 @@ def tracking(database: Database, store: Server, tmp_path_factory: pytest.TempPat
     places = {"PGPASSWORD": PASSWORD, "HOME": str(folder), "TMPDIR": str(folder)}
     assert {"--port=5000", "--workers=2"} <= set(container["args"])
     arguments = [argument for argument in container["args"] if argument not in ("--port=5000", "--workers=2")]
-    with mlflow_server(folder, [*arguments, "--workers=1"], {**own, **given, **store.environment, **places}) as address:
-        yield address
+    with mlflow_server(folder, [*arguments, "--workers=1"], {**own, **given, **store.environment, **places}) as server:
+        yield server.uri
 
 
 def test_runs_are_in_the_database_and_artifacts_in_the_bucket(
