@@ -228,7 +228,8 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
 def _pasted(shape: Mapping[str, Any], points: Sequence[Any], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
     """A shape that holds the pixels inside its box as a PNG file in base64."""
     try:
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape["mask"]))).convert("L")) > 0
+        picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",))
+        pixels = np.asarray(picture.convert("L")) > 0
     except (KeyError, TypeError, ValueError, OSError, binascii.Error, Image.DecompressionBombError) as error:
         raise InputError(f"{where} has a mask that cannot be read ({error}): draw it again") from None
     left, top = (round(value) for value in _corners(points)[:2])

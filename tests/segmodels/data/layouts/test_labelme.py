@@ -1,5 +1,6 @@
 """The layout labelme: shapes are drawn as labelme itself draws them."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -47,12 +48,17 @@ def test_masks_and_pictures_inside_the_file_are_read(tmp_path: Path) -> None:
     assert annotation.classes.sum() == 5
 
 
+NO_PNG = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\nshowpage\n").decode()
+"""Pillow would hand it to Ghostscript."""
+
+
 @pytest.mark.parametrize(
     ("shape", "sentence"),
     [
         ({"points": [[1, 1], [2, 2]], "shape_type": "polygon"}, "shape 1 is a polygon of 2 points, expected one of"),
         ({"points": [[1, 1]], "shape_type": "cube"}, "shape 1 is a cube"),
         ({"points": [[1, 1], [2, 2]], "shape_type": "mask", "mask": "####"}, "shape 1 has a mask that cannot be read"),
+        ({"points": [[1, 1], [2, 2]], "shape_type": "mask", "mask": NO_PNG}, "shape 1 has a mask that cannot be read"),
         ({"points": 3}, "shapes.0.points"),
     ],
 )
