@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
+from segmodels.errors import InputError
 from segmodels.layers.attention import attend
 from segmodels.layers.blocks import DropPath, check_images, initialise_convolutions, initialise_transformer
 from segmodels.layers.names import Names, renamed
@@ -58,6 +59,10 @@ OPENMMLAB: Names = (
     (r"\.ffn\.layers\.4\.", ".mlp.fc2."),
 )
 """Names of mmsegmentation's ``MixVisionTransformer``, whose linear layers of the Mix-FFN are 1x1 convolutions."""
+
+
+LEAST = 29
+"""Height and width of the smallest images, pixels."""
 
 
 class EfficientAttention(nn.Module):
@@ -134,7 +139,8 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class MiT(Encoder):
-    """Maps: after each of the four stages (strides 4, 8, 16, 32), layer-normalised over channels. Any input size.
+    """Maps: after each of the four stages (strides 4, 8, 16, 32), layer-normalised over channels. Any input size from
+    29 x 29 pixels.
 
     Args:
         widths, depths: channels and blocks of each stage.
@@ -175,6 +181,13 @@ class MiT(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
+        height, width = images.shape[-2:]
+        # asked while exporting, the size would tie the graph to large ones
+        if not torch.compiler.is_exporting() and min(height, width) < LEAST:
+            raise InputError(
+                f"images are {height} x {width} pixels, expected at least {LEAST} x {LEAST}, whose map at stride 4 the"
+                " attention of MiT reduces by 8: enlarge or pad them"
+            )
         maps, x = [], images
         for embed, blocks, norm in self.stages():
             tokens, size = embed(x)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import MLP, joined_attention
+from segmodels.errors import InputError
 from segmodels.layers.blocks import DropPath, check_images, initialise_transformer
 from segmodels.layers.names import Names, renamed
 
@@ -194,6 +195,8 @@ class Swin(Encoder):
     ) -> None:
         super().__init__()
         check_output_stride("Swin", output_stride, (32,))
+        if window < 1:
+            raise InputError(f"window of Swin is {window}, expected at least 1 token")
         self.in_channels = in_channels
         self.channels = tuple(width * 2**i for i in range(4))
         self.strides = (4, 8, 16, 32)

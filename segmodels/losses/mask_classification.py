@@ -178,11 +178,7 @@ class MaskClassificationLoss(Loss):
         if not len(matched):
             return dict.fromkeys(("mask", "dice"), mask_logits.sum() * 0)
         scores, masks, valid = (self._at_points if self.points else self._at_pixels)(matched, truth, pairs)
-        if self.mask_loss == "bce":  # in one, which keeps fewer tensors for the backward pass
-            pixels = F.binary_cross_entropy_with_logits(scores, masks, valid, reduction="none")
-        else:
-            inside, outside = self._pixel_losses(scores)
-            pixels = masks * inside + (valid - masks) * outside
+        pixels = self._losses_of(scores, masks, valid)
         probabilities = scores.sigmoid()  # masks are 0 where valid is
         covered = (probabilities * valid).sum(dim=1) + masks.sum(dim=1)
         dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (covered + 1)
@@ -211,6 +207,18 @@ class MaskClassificationLoss(Loss):
             valid = truth.counted(pairs.image, points)
             masks = torch.cat([truth.shares(image, *own) for image, own in enumerate(of_images)]) * valid
         return sample_points(matched[:, None], points)[:, 0], masks, valid
+
+    def _losses_of(self, scores: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+        """What ``_pixel_losses`` gives for the true ``masks``, 0..1, with fewer tensors kept for the backward pass."""
+        if self.mask_loss == "bce":
+            return F.binary_cross_entropy_with_logits(scores, masks, valid, reduction="none")
+        if self.points:  # shares of a mask
+            inside, outside = self._pixel_losses(scores)
+            return masks * inside + (valid - masks) * outside
+        positive = masks > 0
+        right = torch.where(positive, scores, -scores)
+        focal = torch.sigmoid(-right) ** self.gamma * -F.logsigmoid(right)
+        return torch.where(positive, self.alpha, 1 - self.alpha) * focal * valid
 
     def _pixel_losses(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each score where it ought to be positive, and where it ought to be negative."""

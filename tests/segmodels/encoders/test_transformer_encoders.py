@@ -242,6 +242,15 @@ def test_layers_of_vit_learn_at_decaying_rates():
     assert sum(len(group["params"]) for group in groups) == len(list(encoder.parameters())) - 2, "all but the last norm"
 
 
+def test_windows_without_tokens_and_images_too_small_to_reduce_are_refused():
+    with pytest.raises(InputError, match=r"window of Swin is 0, expected at least 1 token"):
+        create_encoder("swin_tiny", window=0)
+    encoder = MiT((16, 24, 20, 32), (1, 1, 1, 1)).eval()
+    assert len(encoder(torch.zeros(1, 3, 29, 29))) == 4
+    with pytest.raises(InputError, match=r"images are 28 x 40 pixels, expected at least 29 x 29"):
+        encoder(torch.zeros(1, 3, 28, 40))
+
+
 def test_blocks_that_vit_does_not_have_are_named():
     with pytest.raises(InputError, match=r"out_blocks of ViT is \[13\] .* expected 1 to 12"):
         create_encoder("vit_tiny", out_blocks=[13])
