@@ -119,11 +119,11 @@ def read_csv(path: Path, step: str, columns: tuple[str, ...] = ()) -> list[dict[
         return parse_csv(path.read_text(encoding="utf-8"), columns)
 
 
-def read_json_lines(path: Path, step: str, shape: Any = object) -> list[Any]:
-    """The values of a file with one JSON text per line; arguments and errors as ``read_json``. A last line without its
-    end, which is still being written, is left out.
+def read_json_lines(path: Path, shape: Any = object) -> list[Any]:
+    """The values of a file with one JSON text per line, each of ``shape``; errors as ``read_json``. A last line without
+    its end, which is still being written, is left out.
     """
-    with reading(path, step):
+    with reading(path, damaged="remove it"):
         lines = path.read_bytes().split(b"\n")[:-1]
         return [parse_json(line, shape) for line in lines]
 

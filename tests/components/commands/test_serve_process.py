@@ -149,7 +149,9 @@ def test_no_request_fails_while_the_champion_changes_and_the_server_ends(
 def test_what_is_being_answered_is_finished_after_sigterm_and_nothing_new_is_taken(tmp_path: Path) -> None:
     write_model(tmp_path / "scenes", steps=1)
     with server(
-        tmp_path, "--model", "scenes", "--batch-window", "3000", "--max-megabytes", "1", "--threads", "1"
+        tmp_path,
+        *("--model", "scenes", "--batch-window", "3000", "--max-megabytes", "1", "--threads", "1"),
+        *("--log", "log", "--log-share", "1"),
     ) as running:
         running.wait_for("scenes version [0-9a-f]{12} is served")
 
@@ -172,6 +174,8 @@ def test_what_is_being_answered_is_finished_after_sigterm_and_nothing_new_is_tak
         for thread in waiting:
             thread.join()
         assert [status for status, *_ in answers] == [200] * 3
+        (log,) = (tmp_path / "log").iterdir()
+        assert len(log.read_text().splitlines()) == 3, "what waits to be logged is, too"
         with pytest.raises(ConnectionRefusedError):
             running.ask("/v2/health/live")
         assert not [line for line in running.lines if "Traceback" in line or "ERROR" in line], running.lines

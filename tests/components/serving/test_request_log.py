@@ -38,7 +38,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def records(folder: Path) -> list[dict]:
-    return [record for path in sorted(folder.glob("*.jsonl")) for record in read_json_lines(path, "serve")]
+    return [record for path in sorted(folder.glob("*.jsonl")) for record in read_json_lines(path)]
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -192,4 +192,4 @@ def test_a_log_that_is_too_slow_or_cannot_observe_drops_records_and_no_answer(
 
 def test_a_line_that_is_still_being_written_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"a": 1}) + "\n" + '{"a"')
-    assert read_json_lines(tmp_path / "a.jsonl", "serve") == [{"a": 1}]
+    assert read_json_lines(tmp_path / "a.jsonl") == [{"a": 1}]
