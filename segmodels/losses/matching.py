@@ -92,6 +92,8 @@ class Truth:
         """``(N, P)``: 1 for points ``(N, P, 2)`` in images ``(N,)`` none of whose four nearest pixels is ignored, else
         0.
         """
+        if self._all_valid:
+            return torch.ones(coordinates.shape[:-1], device=coordinates.device)
         height, width = self.valid.shape[1:]
         # of the place between four pixels that is nearest to a point
         column, row = (coordinates[..., 0] * width + 0.5).long(), (coordinates[..., 1] * height + 0.5).long()
@@ -104,6 +106,11 @@ class Truth:
         if masks.ndim == 2:
             return masks.take(index) == places[:, None]
         return masks.take(places[:, None] * masks[0].numel() + index)
+
+    @cached_property
+    def _all_valid(self) -> bool:
+        """Whether no pixel is ignored; False on other devices than the CPU, which would have to be waited for."""
+        return self.valid.device.type == "cpu" and bool(self.valid.all())
 
     @cached_property
     def _framed(self) -> list[Tensor]:

@@ -15,6 +15,7 @@ from segmodels.errors import InputError
 from segmodels.layers import points as layer_points
 from segmodels.losses import create_loss, mask_classification
 from segmodels.losses.mask_classification import MaskClassificationLoss
+from segmodels.losses.matching import Truth
 from segmodels.outputs import PixelOutput, QueryOutput
 from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds
 
@@ -306,6 +307,7 @@ def test_all_layers_and_images_of_a_step_are_matched_in_one_transfer(
     cpu = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda tensor: (transfers.append(tensor.numel()), cpu(tensor))[1])
     monkeypatch.setattr(MaskClassificationLoss, "_check", lambda *_: None)  # of the CPU alone
+    monkeypatch.setattr(Truth, "_all_valid", False)  # the same
     queries, target = prediction(15, images=3, layers=6), regions(3, CLASSES, (3, 12, 16))
     segments = [own._replace(crowd=torch.zeros(len(own.labels), dtype=torch.bool)) for own in semantic_segments(target)]
     loss = create_loss({"mask_classification": options})
