@@ -20,7 +20,7 @@ SIDES = [24, 32, 40, 56, 64]
 TWO_STAGES = {"encoder": "resnet18", "channels": 32, "hidden": 64, "sides": SIDES, "samples": 32}
 SMALL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("mask_rcnn_r50_fpn", "panet_r50", "pointrend_rcnn_r50_fpn", "htc_r50_fpn"), TWO_STAGES),
-    "yolo_mask_n": {"anchors": [[[20, 28], [28, 28]], [[32, 40]], [[48, 48]]], "prototypes": 8, "width": 16},
+    "yolo_mask_n": {"anchors": [[[20, 30], [26, 38]], [[26, 38]], [[48, 48]]], "prototypes": 8, "width": 16},
     "detectors_r50": TWO_STAGES | {"semantic_classes": 11},
 }
 DETECTORS = pytest.mark.parametrize(
@@ -91,9 +91,9 @@ def test_bfloat16_autocast_trains_and_finds_finite_values(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn", "pointrend_rcnn_r50_fpn", "yolo_mask_n"])
-def test_detectors_learn_scenes_by_heart(name: str) -> None:
-    model = build(name, samples=512).train()
+@pytest.mark.parametrize(("name", "options"), [("mask_rcnn_r50_fpn", {"samples": 512}), ("yolo_mask_n", {})])
+def test_detectors_learn_scenes_by_heart(name: str, options: dict[str, Any]) -> None:
+    model = build(name, **options).train()
     images, annotations = batch(4)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     for _ in range(60):

@@ -12,7 +12,8 @@ from segmodels.layers.points import least_certain
 from segmodels.losses import create_loss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.pointrend_rcnn import PointRendHeads, fine_features
-from segmodels.outputs import DetectionTraining, Sampled
+from segmodels.object_reading import InstanceSettings
+from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
 
 
 def test_the_heads_have_the_papers_layers() -> None:
@@ -131,6 +132,34 @@ def test_a_step_changes_the_most_uncertain_pixels_of_the_class() -> None:
     places, _ = least_certain(-doubled.abs(), 30)
     for changed, chosen in zip((found != doubled).flatten(1), places, strict=True):
         assert set(changed.nonzero().flatten().tolist()) == set(chosen.tolist())
+
+
+def test_the_heads_learn_the_masks_of_two_classes() -> None:
+    """Discs and squares that the finest map shows dimly; boxes are given."""
+    heads = small(points=100)
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    disc, square = ((x - 18) ** 2 + (y - 18) ** 2).sqrt() < 13, ((x - 44).abs() < 11) & ((y - 42).abs() < 15)
+    masks = torch.stack([disc, square])
+    boxes = torch.tensor([[5.0, 5, 31, 31], [33, 27, 55, 57]])
+    truth = [Objects(boxes, torch.tensor([0, 2]), masks, torch.zeros(0, 4))]
+    dim = F.avg_pool2d(masks.any(dim=0)[None, None].float(), 4)
+    pyramid = [torch.cat([dim, 1 - dim, dim * 0.5, torch.ones_like(dim)], dim=1)]
+    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1])], torch.tensor([0, 2]), [])
+    optimizer = torch.optim.AdamW(heads.parameters(), 1e-2)
+    for _ in range(100):
+        samples = heads.mask_samples(pyramid, sampled, truth)
+        terms = (samples.logits, samples.shares), samples.further["points"]
+        loss = sum(F.binary_cross_entropy_with_logits(*term) for term in terms)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        (logits,) = heads.masks_of(pyramid, [boxes], [torch.tensor([0, 2])])
+    output = DetectionOutput((boxes,), (torch.ones(2),), (torch.tensor([0, 2]),), (logits,), (64, 64))
+    (found,) = output.instances([(64, 64)], InstanceSettings())
+    for place, mask in enumerate(masks):
+        same = torch.from_numpy(found.mask(place))
+        assert (same & mask).sum() / (same | mask).sum() > 0.9
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -180,20 +179,3 @@ def test_duplicates_have_no_score_and_the_best_come_first() -> None:
 def test_wrong_anchors_are_refused(anchors: list) -> None:
     with pytest.raises(InputError, match=r"^anchors is \[.*\], expected for each of 3 maps, at strides 8, 16, 32"):
         create_model("yolo_mask_n", 2, anchors=anchors)
-
-
-@pytest.mark.slow
-def test_an_exported_program_finds_the_same_in_other_batches(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = create_model("yolo_mask_n", 3, detections=20, width=16, prototypes=4).eval()
-    axes = {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(model, (torch.randn(2, 3, 64, 70),), dynamic_shapes=(axes,))
-    torch.export.save(program, tmp_path / "model.pt2")
-    exported = torch.export.load(tmp_path / "model.pt2").module()
-    for count in (1, 3):
-        images = torch.randn(count, 3, 64, 70)
-        with torch.inference_mode():
-            found, expected = exported(images), model(images)
-        for name in ("boxes", "scores", "masks"):
-            torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-3, atol=1e-3)
-        assert found.size == (64, 70)
