@@ -110,6 +110,9 @@ def assert_served(model: str, images: list[np.ndarray], expected: dict[str, np.n
 def test_a_model_of_objects_is_trained_measured_registered_and_loaded(folder: Path, model: str, task: str) -> None:
     run(folder, model, task)
     bundle = load_bundle(folder / "model")
+    assert bundle.reference is not None
+    assert {"brightness", "embedding/1"} < set(bundle.reference.names)
+    assert any(name.startswith("share/") for name in bundle.reference.names) != bundle.task.takes_prompts
     assert bundle.task.name == task
     metrics = evaluate(EvaluateParams(overlays=1), folder / "shards", folder / "model", folder / "evaluation")
     headline = next(iter(bundle.task.headline))

@@ -74,6 +74,8 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
     assert bundle.name == "unet"
     assert bundle.labels == read_info(folder / "shards").labels
     assert bundle.lineage["data_digest"] == DIGEST
+    assert bundle.reference is not None
+    assert len(bundle.reference.values) == len(ShardReader(folder / "shards", "train"))
     assert {"code_revision", "code_digest", "params_digest"} <= set(bundle.lineage)
     note = json.loads((folder / "model" / "run.json").read_text())
     stored = runs.open_run(folder / "model").client.get_run(note["run_id"])
