@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from object_scenes import DIGITS
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
@@ -14,6 +15,7 @@ from torch.nn import functional
 from segmodels.encoders.registry import create_encoder
 from segmodels.encoders.resnet import BasicBlock, ResNet
 from segmodels.errors import InputError
+from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.layers.anchors import encode
 from segmodels.layers.cascade_heads import CODINGS, CascadeHeads, Context
 from segmodels.layers.fpn import FPN
@@ -25,6 +27,7 @@ from segmodels.models.detectors import DetectoRS
 from segmodels.models.htc import points_of_cells
 from segmodels.models.registry import create_model
 from segmodels.models.two_stage import SIDES
+from segmodels.tasks.registry import create_task
 
 SMALL: dict[str, Any] = {"encoder": "resnet18", "channels": 32, "hidden": 32, "samples": 16}
 SIZE = (64, 64)
@@ -154,3 +157,18 @@ def test_weights_of_plain_convolutions_load_into_both_looks(tmp_path: Path) -> N
 def test_an_encoder_that_takes_no_feedback_is_refused() -> None:
     with pytest.raises(InputError, match="the encoder is a VGG, expected a ResNet"):
         create_model("detectors_r50", 2, **SMALL | {"encoder": "vgg16"})
+
+
+def test_a_bundle_has_the_context_of_its_labels_and_predicts_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = SMALL | {"channels": 16, "hidden": 16, "detections": 5}
+    task = create_task("instance", DIGITS)
+    model = create_model("htc_r50_fpn", **task.model_arguments(DIGITS), **options).eval()
+    assert model.context.logits.out_channels == DIGITS.num_classes
+    facts = {"mean": (1, 2, 3), "std": (4, 5, 6), "lineage": {}}
+    save_bundle(tmp_path, model, name="htc_r50_fpn", options=options, task=task, **facts)
+    images = torch.randn(1, 3, *SIZE)
+    with torch.inference_mode():
+        found, expected = load_bundle(tmp_path).model(images), model(images)
+    assert torch.equal(found.boxes[0], expected.boxes[0])
+    assert torch.equal(found.masks[0], expected.masks[0])
