@@ -32,7 +32,8 @@ def draw_masks(
 
     Args:
         alpha: opacity of the colours.
-        captions: a line beside each mask; none in pictures whose shorter side is below 200 pixels.
+        captions: a line beside each mask, shortened to its first word, or left out, where the mask is small; none in
+            pictures whose shorter side is below 200 pixels.
     """
     picture = np.ascontiguousarray(image).copy()
     thick = max(1, round(min(picture.shape[:2]) / 300))
@@ -107,13 +108,18 @@ def _shown(picture: NDArray) -> NDArray:
 
 
 def _write(picture: NDArray, mask: Crop, color: Color, caption: str) -> None:
-    """The caption on a plate of the colour at the top left corner of the mask's box."""
-    if not mask.pixels.size:
-        return
+    """The caption on a plate of the colour at the top left corner of the mask's box; its first word alone where the
+    plate would hide the neighbours, nothing where that is wider than the box too.
+    """
     scale = max(0.35, min(picture.shape[:2]) / 1400)
-    (width, height), base = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    for text, times in ((caption, 1.5), (caption.split(" ")[0], 1.0)):
+        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+        if width <= times * mask.pixels.shape[1]:
+            break
+    else:
+        return
     left = int(np.clip(mask.left, 0, max(picture.shape[1] - width - 4, 0)))
     bottom = int(np.clip(mask.top, height + base + 2, picture.shape[0] - 1))
     cv2.rectangle(picture, (left, bottom - height - base - 2), (left + width + 4, bottom), color, -1)
     ink = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
-    cv2.putText(picture, caption, (left + 2, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, (left + 2, bottom - base), cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)

@@ -105,3 +105,11 @@ def test_objects_are_drawn_in_their_colours_with_outlines(size: int) -> None:
 def test_panoptic_maps_are_drawn_in_the_classes_colours() -> None:
     picture = panoptic().draw(np.full((30, 40, 3), 100, np.uint8), LABELS, alpha=1.0)
     assert [picture[y, x].tolist() for y, x in ((0, 39), (28, 2), (8, 6))] == [[100] * 3, [90, 60, 30], [230, 60, 60]]
+
+
+def test_captions_do_not_hide_small_objects() -> None:
+    image, mask = np.zeros((256, 256, 3), np.uint8), np.zeros((2, 256, 256), bool)
+    mask[0, 20:23, 20:23] = mask[1, 100:240, 60:240] = True
+    drawn = [Instances.of_masks(own[None], [0.9], [1]).draw(image, LABELS).any(axis=2) for own in mask]
+    assert not drawn[0][:18].any()  # a plate would stand above the object
+    assert drawn[1][:98].any()
