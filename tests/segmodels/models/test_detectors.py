@@ -91,19 +91,26 @@ def test_bfloat16_autocast_trains_and_finds_finite_values(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "options"), [("mask_rcnn_r50_fpn", {"samples": 512}), ("yolo_mask_n", {})])
-def test_detectors_learn_scenes_by_heart(name: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "scenes", "steps"),
+    [
+        ("mask_rcnn_r50_fpn", {"samples": 512}, 4, 60),
+        ("yolo_mask_n", {}, 4, 60),
+        ("detectors_r50", {"samples": 64}, 2, 30),
+    ],
+)
+def test_detectors_learn_scenes_by_heart(name: str, options: dict[str, Any], scenes: int, steps: int) -> None:
     model = build(name, **options).train()
-    images, annotations = batch(4)
+    images, annotations = batch(scenes)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-    for _ in range(60):
+    for _ in range(steps):
         optimizer.zero_grad()
         losses(model, name, images, annotations).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
     evaluator = TASK.evaluator()
     with torch.inference_mode():
-        # batch norms by the statistics of the batch: 60 steps are too few for running ones
+        # batch norms by the statistics of the batch: so few steps are too few for running ones
         output = model(images)
-    evaluator.update(TASK.read(output, [(64, 64)] * 4), annotations, [str(number) for number in range(4)])
+    evaluator.update(TASK.read(output, [(64, 64)] * scenes), annotations, [str(number) for number in range(scenes)])
     assert evaluator.scores()["mask_ap50"] > 0.7
