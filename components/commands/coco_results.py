@@ -17,7 +17,7 @@ from segmodels.results import Instances, PanopticMap
 if TYPE_CHECKING:
     from segmodels.labels import LabelMap
 
-RESULTS, IMAGES, PANOPTIC = "results.json", "images.json", "panoptic"
+RESULTS, IMAGES, PANOPTIC = "results.json", "images.json", "panoptic.json"
 
 
 class CocoResults:
@@ -75,7 +75,7 @@ class CocoResults:
                 }
                 for name in names
             ]
-            self._write(f"{PANOPTIC}.json", content | {"annotations": maps})
+            self._write(PANOPTIC, content | {"annotations": maps})
 
     def _object(self, row: dict[str, Any]) -> dict[str, Any]:
         del row["class"]
@@ -86,7 +86,7 @@ class CocoResults:
         parts = [(result.ids >> shift & 255).astype(np.uint8) for shift in (0, 8, 16)]
         data = io.BytesIO()
         Image.fromarray(np.stack(parts, axis=2)).save(data, "PNG")
-        with written_file(self._out / PANOPTIC / path.with_suffix(".png")) as partial:
+        with written_file(self._out / Path(PANOPTIC).stem / path.with_suffix(".png")) as partial:
             partial.write_bytes(data.getvalue())
         rows = []
         for segment in result.segments:
