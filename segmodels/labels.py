@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import cv2
 import numpy as np
 
 from segmodels.errors import InputError
@@ -101,7 +102,7 @@ class LabelMap:
 
     def unknown(self, values: np.ndarray) -> list[int]:
         """Those of ``values`` (any shape, source ids) that the map does not know, sorted."""
-        values = np.unique(values)
+        values = _distinct(values)
         inside = (values >= 0) & (values < 65536)
         known = np.zeros(values.shape, dtype=bool)
         known[inside] = self._table[1][values[inside].astype(np.int64)]
@@ -118,7 +119,8 @@ class LabelMap:
                 f"mask holds unknown labels {unknown}, expected {sorted(self.ids)}: correct the mask or the label map",
                 unknown,
             )
-        return self._table[0][mask]
+        train, _ = self._table
+        return cv2.LUT(mask, train[:256]) if mask.dtype == np.uint8 and mask.ndim == 2 and mask.size else train[mask]
 
     def colorize(self, mask: np.ndarray) -> np.ndarray:
         """Train ids ``(H, W)`` -> RGB ``(H, W, 3)`` uint8; ignored pixels are black."""
@@ -152,3 +154,10 @@ class LabelMap:
             things=frozenset(int(train) for train in data.get("things", ())),
             further={name: cls.from_dict(labels) for name, labels in data.get("further", {}).items()},
         )
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """The values, sorted, each once. Counting takes half the time of ``np.unique``, which is left for large ones."""
+    if values.size and values.min() >= 0 and values.max() < 65536:
+        return np.flatnonzero(np.bincount(values.ravel().astype(np.int64, copy=False)))
+    return np.unique(values)

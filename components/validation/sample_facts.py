@@ -179,7 +179,8 @@ def _of_image(image: NDArray, sample: Sample) -> dict[str, Any]:
 
 def _of_annotation(annotation: Annotation, labels: LabelMap) -> dict[str, Any]:
     classes = annotation.classes
-    by_class = np.bincount(classes[classes != labels.ignore_index], minlength=labels.num_classes)
+    counted = classes.ravel() if labels.ignore_index >= 0 else classes[classes >= 0]
+    by_class = np.bincount(counted, minlength=labels.num_classes)[: labels.num_classes]  # ignored pixels come behind
     odd = odd_objects(annotation)
     return {
         "annotation_size": list(annotation.size),

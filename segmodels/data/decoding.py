@@ -14,9 +14,11 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageChops
+from PIL.PngImagePlugin import PngImageFile
 
 from segmodels.data import deep_images, geometry
 from segmodels.errors import InputError
@@ -44,6 +46,8 @@ Turns = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether a picture with an orientation is turned, by its height and width as stored and as turned."""
 
 JPEG_MASK = "JPEG changes label values when it compresses: export masks as PNG"
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 _PNG_END = b"IEND\xaeB`\x82"
 
@@ -114,9 +118,25 @@ def picture_size(path: Path) -> tuple[int, int] | None:
 def orientation(picture: Image.Image) -> int:
     """1..8, as EXIF counts them; 1, upright, where the file says nothing that can be read."""
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        # of a PNG file Pillow decodes the pixels first, since what tells the orientation may lie behind them
+        early = isinstance(picture, PngImageFile) and picture.fp and not _metadata_behind_pixels(picture.fp)
+        exif = Image.Image.getexif(picture) if early else picture.getexif()
+        return int(exif.get(ORIENTATION, 1))
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):
         return 1
+
+
+def _metadata_behind_pixels(file: IO[bytes]) -> bool:
+    """Whether a PNG file has EXIF or text behind its pixels, as the headers of its chunks tell."""
+    place, found, pixels = file.tell(), False, False
+    file.seek(len(_PNG_START))
+    while not found and len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        pixels |= kind == b"IDAT"
+        found = pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+        file.seek(length + 4, io.SEEK_CUR)  # and the checksum
+    file.seek(place)
+    return found
 
 
 def is_deep_png(picture: Image.Image, data: bytes) -> bool:

@@ -257,18 +257,18 @@ def _place(rng: np.random.Generator, outline: np.ndarray, mask: np.ndarray) -> t
         left, top = max(int(x - 0.75 * height), 0), max(int(y - 0.75 * height), 0)
         window = slice(top, min(int(y + 0.75 * height), size)), slice(left, min(int(x + 0.75 * height), size))
         there = mask[window]
-        shift = (x - left, y - top) - matrix @ (_GLYPH / 2, _GLYPH / 2)
-        field = cv2.warpAffine(outline, np.column_stack([matrix, shift]), there.shape[::-1])
-        alpha = np.clip((field - 0.5) * (3.5 * scale) + 0.5, 0, 1)  # an edge about one pixel wide
-        hidden = there[alpha > 0.5]
-        if np.count_nonzero(hidden) <= 0.06 * len(hidden):
-            return window, alpha
+        move = np.empty((2, 3))
+        move[:, :2], move[:, 2] = matrix, (x - left, y - top) - matrix @ (_GLYPH / 2, _GLYPH / 2)
+        field = cv2.warpAffine(outline, move, there.shape[::-1])
+        inside = field > 0.5
+        if np.count_nonzero(inside & (there > 0)) <= 0.06 * np.count_nonzero(inside):
+            return window, np.clip((field - 0.5) * (3.5 * scale) + 0.5, 0, 1)  # an edge about one pixel wide
     return None
 
 
 def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> None:
     """Ink of a shaded colour, darker or lighter than what is behind, often with a soft shadow; changes ``canvas``."""
-    behind = float(np.mean(cv2.mean(canvas, (alpha > 0.5).astype(np.uint8))[:3]))
+    behind = sum(cv2.mean(canvas, (alpha > 0.5).view(np.uint8))[:3]) / 3
     away = rng.uniform(60, 120) * rng.choice([-1, 1])
     if not 15 < behind + away < 245:
         away = -away
@@ -278,20 +278,26 @@ def _paint(rng: np.random.Generator, canvas: np.ndarray, alpha: np.ndarray) -> N
         soft = len(alpha) / 40
         shadow = cv2.warpAffine(alpha, np.array([[1, 0, soft], [0, 1, soft]], np.float32), alpha.shape[::-1])
         canvas *= cv2.merge([1 - 0.4 * cv2.GaussianBlur(shadow, (0, 0), soft)] * 3)
-    ramp = np.linspace(-1, 1, len(alpha), dtype=np.float32) * np.float32(rng.uniform(-20, 20))
+    ramp = _ramp(len(alpha)) * np.float32(rng.uniform(-20, 20))
     canvas += (ink + ramp[:, None, None] - canvas) * cv2.merge([alpha] * 3)
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Light from one side, a little blur, sensor noise; uint8."""
     size = len(canvas)
-    ramp = np.linspace(-1, 1, size, dtype=np.float32)
+    ramp = _ramp(size)
     slope = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
     canvas = canvas * cv2.merge([1 + slope[0] * ramp[:, None] + slope[1] * ramp[None, :]] * 3)
     if rng.random() < 0.5:
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.3, 0.7))
     noise = rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(1, 7))
     return cv2.add(canvas, noise, dtype=cv2.CV_8U)  # rounds and saturates
+
+
+@lru_cache(maxsize=256)
+def _ramp(length: int) -> np.ndarray:
+    """From -1 to 1, float32."""
+    return np.linspace(-1, 1, length, dtype=np.float32)
 
 
 def _color(hue: float, saturation: float, value: float) -> np.ndarray:

@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+EXACT_IN_FLOAT32 = 2**24
+"""Whole numbers up to this have a float32 each."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Histogram:
     def of(cls, image: NDArray) -> Histogram:
         """Of an image ``(*spatial, C)`` of integers up to 16 bits."""
         if image.dtype == np.uint8:
-            return cls(0, np.stack([np.bincount(channel.ravel(), minlength=256) for channel in _channels(image)]))
+            return cls(0, _of_bytes(image))
         low, n = int(image.min()), int(image.max()) - int(image.min()) + 1
         shifted = (channel.ravel().astype(np.int32) - low for channel in _channels(image))
         return cls(low, np.stack([np.bincount(values, minlength=n) for values in shifted]))
@@ -216,6 +220,15 @@ class StatisticsBuilder:
             means.append(mean)
             stds.append(math.sqrt((within + between) / pixels))
         return tuple(means), tuple(stds)
+
+
+def _of_bytes(image: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each of the 256 values occurs in each channel. OpenCV counts, in float32, faster than numpy."""
+    if image[..., 0].size > EXACT_IN_FLOAT32 or not image.size:
+        return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in _channels(image)])
+    rows = image.reshape(len(image), -1, image.shape[-1])
+    counts = [cv2.calcHist([rows], [channel], None, [256], [0, 256]).ravel() for channel in range(image.shape[-1])]
+    return np.stack(counts).astype(np.int64)
 
 
 def _channels(image: NDArray) -> list[NDArray]:

@@ -169,3 +169,21 @@ def test_unknown_labels_are_part_of_the_error():
     assert error.value.unknown == [5]
     again = pickle.loads(pickle.dumps(error.value))
     assert (str(again), again.unknown) == (str(error.value), [5])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("shape", [(30, 40), (3, 5, 8), (0, 4)])
+def test_masks_of_any_type_and_shape_are_encoded_alike(dtype, shape):
+    mask = np.random.default_rng(0).choice([0, 1, 2, 9], shape).astype(dtype)
+    encoded = LABELS.encode(mask)
+    assert encoded.dtype == np.uint8
+    np.testing.assert_array_equal(encoded, np.where(mask == 9, 255, mask))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(-1, np.int16), (70_000, np.int32), (2**33, np.int64), (255, np.uint8)])
+def test_labels_outside_the_table_are_named_in_masks_of_any_type(value, dtype):
+    mask = np.full((4, 4), value, dtype)
+    mask[0] = 9
+    with pytest.raises(UnknownLabelsError) as error:
+        LABELS.encode(mask)
+    assert error.value.unknown == [value]

@@ -14,12 +14,27 @@ import tifffile
 from PIL import Image, ImageOps
 from small_folder import IMAGE, MASK, RNG, save
 
-from segmodels.data.decoding import ORIENTATION, converted, read_image, read_pixels
+from segmodels.data.decoding import ORIENTATION, converted, orientation, read_image, read_pixels
 from segmodels.data.label_files import read_mask, read_pages
 from segmodels.data.large_images import open_rows
 from segmodels.errors import InputError
 
 # Image files
+
+
+@pytest.mark.parametrize(("place", "decoded"), [("none", False), ("before", False), ("behind", True)])
+def test_the_orientation_of_a_png_file_costs_no_decoding_unless_it_lies_behind_the_pixels(tmp_path, place, decoded):
+    path = tmp_path / "a.png"
+    Image.fromarray(IMAGE).save(path, **({} if place == "none" else {"exif": tagged(6)}))
+    if place == "behind":
+        data = path.read_bytes()
+        start, end = data.index(b"eXIf") - 4, data.index(b"IEND") - 4
+        stop = start + 12 + struct.unpack(">I", data[start : start + 4])[0]
+        path.write_bytes(data[:start] + data[stop:end] + data[start:stop] + data[end:])
+    with Image.open(path) as picture:
+        assert orientation(picture) == (1 if place == "none" else 6)
+        assert (picture.fp is None) == decoded  # Pillow lets go of the file once it has the pixels
+        np.testing.assert_array_equal(np.array(picture), IMAGE)
 
 
 def test_an_image_is_rgb_as_stored(tmp_path):

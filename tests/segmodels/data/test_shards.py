@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.data import statistics as counting
 from segmodels.data.image_form import ImageForm
 from segmodels.data.records import encode
 from segmodels.data.runs import layer_of, runs_of
@@ -164,6 +165,7 @@ def test_reading_a_few_rows_touches_only_their_pages(tmp_path):
     code = f"""
 from pathlib import Path
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.data import statistics as counting
 from segmodels.data.image_form import ImageForm, common_form
 from segmodels.data.records import encode
 from segmodels.data.runs import layer_of, runs_of
@@ -364,3 +366,14 @@ def test_borders_follow_from_sizes_alone_so_that_files_can_be_written_side_by_si
 def test_a_writer_without_samples_is_refused(tmp_path):
     with pytest.raises(InputError, match="has no samples, expected at least one"), ShardWriter(tmp_path, LABELS, "d"):
         pass
+
+
+@pytest.mark.parametrize("exact", [2**24, 10])
+@pytest.mark.parametrize("shape", [(36, 48, 3), (7, 5, 1), (4, 6, 5, 2)])
+def test_values_of_bytes_are_counted_exactly_whoever_counts(shape, exact, monkeypatch):
+    monkeypatch.setattr(counting, "EXACT_IN_FLOAT32", exact)
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    counts = counting.Histogram.of(image).counts
+    assert counts.dtype == np.int64
+    expected = [np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(shape[-1])]
+    np.testing.assert_array_equal(counts, expected)
