@@ -219,7 +219,8 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     assert "version 2 is the champion, version 1 the previous one" in command("promote", f"models:/{NAME}/2")
     assert workplace.aliases() == {"champion": "2", "previous": "1"}
     assert "already" in command("promote", f"{NAME}/2", code=2)
-    command("rollback", NAME)
+    assert "neither the champion nor the previous one (2 and 1)" in command("rollback", f"{NAME}/3", code=2)
+    command("rollback", f"{NAME}/2")
     assert workplace.aliases() == {"champion": "1", "previous": "2"}
     assert "in use" in command("archive", f"{NAME}/1", code=2)
     command("archive", f"{NAME}/2")
