@@ -20,7 +20,7 @@ from components.commands.predict import predict
 from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
-from segmodels.models.registry import create_model
+from segmodels.models.registry import create_model, known_arguments
 from segmodels.results import ClassMap
 from segmodels.tasks.registry import create_task
 
@@ -99,7 +99,7 @@ def test_predict_writes_objects_of_windows(model: str, task: str, tmp_path: Path
     settings = {"score": 0.0} | ({"flip": True} if task == "instance" else {})
     with registered():
         own = create_task(task, DIGITS, settings)
-        options = own.model_arguments(DIGITS)
+        options = known_arguments(model, own.model_arguments(DIGITS))
         save_bundle(
             tmp_path / "model",
             create_model(model, **options),
