@@ -80,7 +80,7 @@ def _curves(client: Any, runs: Sequence[ComparedRun]) -> Iterator[Figure]:
 
     names = sorted({name for run in runs for name in run.metrics if name.startswith(("val/", "train/loss"))})
     for name in (one for one in names if one.count("/") == 1):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = Figure(figsize=(6, 3), layout="constrained")  # two fit side by side
         axes = figure.subplots()
         for run in runs:
             if name in run.metrics:

@@ -18,7 +18,8 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .25rem .7rem; text-align: left }
 th { border-bottom: 1px solid #bbb } td.better { color: #177245 } td.worse { color: #b3261e }
-figure { margin: 1rem 0; overflow-x: auto } img { max-width: 100% }
+figure { display: inline-block; margin: .5rem 0; max-width: 100%; overflow-x: auto; vertical-align: top }
+img { max-width: 100% }
 """
 
 
