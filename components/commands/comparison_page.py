@@ -99,7 +99,8 @@ def _classes(pair: Sequence[ComparedRun], measured: Sequence[Measured]) -> str:
     score = measured[0].task.class_score
     mine, theirs = ({row["class"]: row[score] for row in one.evaluator.per_class()} for one in measured)
     rows = []
-    for name in sorted(mine.keys() & theirs.keys(), key=lambda one: np.nan_to_num(theirs[one] - mine[one])):
+    common = [name for name in mine if name in theirs]
+    for name in sorted(common, key=lambda one: np.nan_to_num(theirs[one] - mine[one])):
         change = theirs[name] - mine[name]
         mark = "" if change != change or change == 0 else ' class="better"' if change > 0 else ' class="worse"'
         rows.append([name, *(f"{one[name]:.4f}" for one in (mine, theirs)), (f"{change:+.4f}", mark)])
