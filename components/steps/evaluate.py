@@ -72,7 +72,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
     from components.params.tasks import task_settings
     from components.tracking.compared_runs import EVALUATION_FOLDER
     from components.tracking.model_registry import bundle_folder
-    from components.tracking.presentation import class_metrics, slice_metrics
+    from components.tracking.presentation import class_metrics
     from segmodels.inference.bundle import bundle_digest, load_bundle
     from segmodels.inference.measure import measure
     from segmodels.inference.predictor import Predictor, choose_device
@@ -113,13 +113,13 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
             "data_digest": reader.digest,
         }
         EVALUATION.write(folder, facts)
-        slices = _write_slices(folder, evaluator, reader, list(task.headline))
+        _write_slices(folder, evaluator, reader, list(task.headline))
         _draw(folder / PICTURES, evaluator, reader, predictor, params.overlays)
 
     written = ", ".join(f"{words} {scores[name]:.4f}" for name, words in task.headline.items())
     if run:
         named = {task.metric(name, "test"): value for name, value in scores.items()}
-        run.log_metrics(named | class_metrics(task, evaluator, "test") | slice_metrics(task, slices, "test"))
+        run.log_metrics(named | class_metrics(task, evaluator, "test"))
         run.log_artifact(evaluation, EVALUATION_FOLDER)
         run.describe(f"test split: {written}")
         run.end()
@@ -151,7 +151,7 @@ def _write_tables(folder: Path, evaluator: Evaluator, ignore_index: int) -> None
             )
 
 
-def _write_slices(folder: Path, evaluator: Evaluator, reader: ShardReader, scores: list[str]) -> list[dict[str, Any]]:
+def _write_slices(folder: Path, evaluator: Evaluator, reader: ShardReader, scores: list[str]) -> None:
     from segmodels.inference.slices import score_slices
 
     found = score_slices(evaluator, reader, scores)
@@ -159,7 +159,6 @@ def _write_slices(folder: Path, evaluator: Evaluator, reader: ShardReader, score
     SLICES.write(folder, rows)
     if rows:
         _write_rows(SLICES_TABLE.path(folder), rows)
-    return found
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -86,20 +86,9 @@ def class_metrics(task: Task, evaluator: Evaluator, split: str) -> dict[str, flo
     """The score of each class under its name in a run: ``val/iou/road``."""
     score, metrics = task.class_score, {}
     for row in evaluator.per_class():
-        metrics[f"{task.metric(score, split)}/{_accepted(row['class'])}"] = row[score]
+        name = re.sub(r"[^\w\-. ]", "_", row["class"])  # the characters that MLflow takes
+        metrics[f"{task.metric(score, split)}/{name}"] = row[score]
     return metrics
-
-
-def slice_metrics(task: Task, slices: Iterable[Mapping[str, Any]], split: str) -> dict[str, float]:
-    """The first headline score of each slice under its name in a run: ``test/miou/brightness/dark``."""
-    score = next(iter(task.headline))
-    metric = task.metric(score, split)
-    return {f"{metric}/{row['by']}/{_accepted(row['slice'])}": row[score] for row in slices}
-
-
-def _accepted(name: str) -> str:
-    """With the characters that MLflow takes."""
-    return re.sub(r"[^\w\-. ]", "_", name)
 
 
 def present_experiment(client: Any, experiment_id: str, metrics: Sequence[str]) -> None:
