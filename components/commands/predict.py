@@ -91,7 +91,7 @@ def predict(
     from components.commands.annotation_files import annotation_files
     from components.commands.coco_results import CocoResults
     from components.commands.mask_files import write, write_classes
-    from components.commands.slices import results_of
+    from components.commands.volume_slices import results_of
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
     from segmodels.data.image_form import NARROW

@@ -185,7 +185,7 @@ def with_maps(predictor: Predictor, layer: str, images: Tensor, **guide: Any) ->
 
 
 def _chosen(reader: ShardReader) -> list[int]:
-    """Numbers of samples, evenly spaced: 256, or so many that they have 2^26 pixels, but at least 64."""
+    """Numbers of samples, evenly spaced: at most 256 and about 2^26 pixels in all, but at least 64 samples."""
     pixels = float(reader.sizes.prod(axis=1).mean())
     most = min(MOST_IMAGES, max(MOST_IMAGES // 4, int(MOST_IMAGES * MOST_PIXELS / pixels)))
     starts = np.linspace(0, len(reader) - 1, PLACES).round().astype(int)

@@ -58,7 +58,7 @@ def metrics(client: TestClient) -> dict[str, float]:
 
 
 def settled(log: RequestLog, images: int) -> None:
-    """Wait until so many images are logged or dropped, which is after their answers."""
+    """Wait until that number of images is logged or dropped, which happens after their answers."""
     until(lambda: log.logged + log.dropped == images)
 
 
