@@ -52,12 +52,17 @@ def answers(what: str, uri: str) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """The first line of an error, short and the same each time: without addresses in memory or credentials."""
-    text = without_credentials(str(error).strip() or type(error).__name__)
+    text = without_credentials(_without_preamble(str(error)) or type(error).__name__)
     if "timed out" in text or "timeout exception" in text:
         return "no answer in time"
     if refused := re.search(r"\[Errno -?\d+\] ([^'\")>]+)", text):
         return refused[1].strip()
     return re.sub(r"<[^<>]* object at 0x[0-9a-f]+>:? ?", "", text.splitlines()[0])[:300]
+
+
+def _without_preamble(text: str) -> str:
+    """Without the line that SQLAlchemy puts before an error of a statement that a query made it send."""
+    return re.sub(r"^\s*\(raised as a result of [^\n]*\n", "", text).strip()
 
 
 def _translated(error: Exception, what: str, place: str) -> Exception | None:
@@ -70,7 +75,7 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         return None
     prefix, what = f"{what}: " if what else "", what or "the request"
     text, code, kind = str(error), getattr(error, "error_code", None), type(error).__name__
-    if database := _of_database(text.splitlines()[0] if text else "", place):
+    if database := _of_database("".join(_without_preamble(text).splitlines()[:1]), place):
         return database
     if kind.startswith("Unsupported") or kind in ("InvalidUrlException", "ArgumentError"):
         return InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,8 +78,20 @@ def run_checks(
         for result in next(iter(outcome.run_results.values())).results:
             name = result.expectation_config.meta["check"]  # type: ignore[union-attr]  # as _expectation wrote it
             findings[name] = _finding(own[name], result)
-    context.build_data_docs(site_names=["docs"])
+    site_builder = logging.getLogger("great_expectations.render.renderer.site_builder")
+    site_builder.addFilter(_raised)
+    try:
+        context.build_data_docs(site_names=["docs"])
+    finally:
+        site_builder.removeFilter(_raised)
     return [findings[check.name] for check in checks]
+
+
+def _raised(_: logging.LogRecord) -> bool:
+    """Raises the error of a page that cannot be written, which Great Expectations would log and go on without."""
+    if (error := sys.exc_info()[1]) is not None:
+        raise error
+    return True
 
 
 def _expectation(check: Check) -> Any:

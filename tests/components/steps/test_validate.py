@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -226,6 +227,19 @@ def test_success_removes_what_the_last_failure_left_and_failure_what_success_lef
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
 
 
+def test_a_page_that_cannot_be_written_is_no_message_of_great_expectations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr("great_expectations.data_context.store.html_site_store.HtmlSiteStore.set", refuse)
+    ingested(tmp_path)
+    with pytest.raises(OSError, match="File too large"):
+        validated(tmp_path)
+
+
+@pytest.mark.slow
 def test_the_command_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
     ingested(tmp_path, unknown_labels)
     (tmp_path / "params.yaml").write_text("validate: {workers: 2}\n")

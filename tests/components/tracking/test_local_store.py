@@ -168,8 +168,13 @@ def test_a_mistyped_address_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str
 )
 def test_errors_of_a_store_in_use_become_sentences(error: Exception, kind: type[Exception], words: str) -> None:
     uri = "postgresql://me:SECRET@db/mlflow"
-    wrapped = MlflowException(str(OperationalError("INSERT", {}, error))) if isinstance(error, sqlite3.Error) else error
-    for raised in (error, wrapped):
+    forms = [error]
+    if isinstance(error, sqlite3.Error):
+        flushed = OperationalError("INSERT", {}, error)
+        forms.append(MlflowException(str(flushed)))
+        flushed.add_detail("raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block")
+        forms.append(flushed)
+    for raised in forms:
         with pytest.raises(kind, match=words) as caught, answers("run 1", uri):
             raise raised
         assert "SECRET" not in str(caught.value)
