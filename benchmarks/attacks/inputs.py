@@ -73,7 +73,12 @@ def parameters(ground: Ground) -> Trials:
     ):
         write_params(workspace, base)
         yield f"--set {assignment[:40]}", ground.call(workspace, "train", "--set", assignment).fault()
-    cases = [(path, value) for path in _leaves(plain(PipelineParams())) for value in VALUES]
+    cases = [
+        (path, value)
+        for path in _leaves(plain(PipelineParams()))
+        for value in VALUES
+        if (path[-1], value) != ("compile", True)  # a value that is right and takes a minute
+    ]
     random.Random(0).shuffle(cases)
     for path, value in cases:
         write_params(workspace, _with(base, path, value))

@@ -19,6 +19,7 @@ def fuzz(ground: Ground) -> Trials:
     """Random and half requests at ``serve``: no answer of 500, no traceback in its log, and it still predicts."""
     workspace = ground.copy()
     log = workspace / "serve.log"
+    log.touch()
     process = start(
         workspace, "sh", "-c", f'exec "$@" > {log} 2>&1', "sh", *PYTHON, "serve", "--model", "data/model", "--port", "0"
     )
