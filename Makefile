@@ -34,7 +34,7 @@ demo: $(VENV)/.installed  ## set up, run the six steps on the built-in digits, s
 	@python -m components report
 
 test: $(VENV)/.installed  ## set up, run the tests (minutes)
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m 'not slow and not acceptance'
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist worksteal --ignore tests/acceptance -m 'not slow and not acceptance'
 
 test-slow: $(VENV)/.installed  ## every model learns, exports and keeps its counts (more minutes)
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal -m slow

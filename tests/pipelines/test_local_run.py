@@ -66,6 +66,7 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
     assert "so nothing was trained" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("outputs")
 def test_the_monitoring_trains_when_what_is_served_has_drifted(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

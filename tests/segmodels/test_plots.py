@@ -56,7 +56,7 @@ def test_the_most_confused_pairs_take_the_place_of_numbers_that_would_be_too_sma
     ]
 
 
-@pytest.mark.parametrize("count", [2, 11, 150])
+@pytest.mark.parametrize("count", [2, 11, pytest.param(150, marks=pytest.mark.slow)])
 def test_confusion_matrix_gives_every_class_room(tmp_path: Path, count: int) -> None:
     counts = np.random.default_rng(0).integers(0, 10**6, (count, count))
     figure = plots.confusion_matrix(counts, labels_of(count).classes)

@@ -146,6 +146,7 @@ def test_no_request_fails_while_the_champion_changes_and_the_server_ends(
         assert running.end() == 0
 
 
+@pytest.mark.slow
 def test_what_is_being_answered_is_finished_after_sigterm_and_nothing_new_is_taken(tmp_path: Path) -> None:
     write_model(tmp_path / "scenes", steps=1)
     with server(

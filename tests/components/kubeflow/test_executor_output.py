@@ -28,6 +28,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["validate", "--params-json", '{"validate": {"workers": 1}}', *folders, "--executor-input", "{}"]
 
 
+@pytest.mark.slow
 def test_the_report_of_a_failed_validation_outlives_its_pod(
     s3: Any, failing: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

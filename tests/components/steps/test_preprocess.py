@@ -271,7 +271,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes in /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGTERM])
 def test_killed_half_way_it_leaves_no_output_and_no_process(tmp_path, number):
     make(tmp_path, size=(600, 800))
     process = subprocess.Popen(

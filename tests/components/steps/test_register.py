@@ -169,6 +169,7 @@ class Interrupted(BaseException):
 CHANGES = ("create_registered_model", "create_model_version", "set_registered_model_alias", "set_terminated")
 
 
+@pytest.mark.slow
 def test_an_interruption_at_any_change_leaves_a_champion_and_a_rerun_completes(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

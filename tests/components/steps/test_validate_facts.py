@@ -129,6 +129,7 @@ def test_images_of_all_common_forms_are_accepted_and_their_forms_told(tmp_path: 
     ]
 
 
+@pytest.mark.slow
 def test_camvid_is_measured_on_all_cores(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "camvid"
     params = checked(

@@ -205,7 +205,7 @@ def test_workers_change_nothing(reader, workers):
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_thread_and_the_processes_make_one_epoch_after_another(tmp_path, workers):
     reader, task = shards(tmp_path, [(8, 8)] * 24), Makers()
     loader = training_loader(reader, Augment(flip=0.5), task, batch_size=2, seed=0, workers=workers)

@@ -74,8 +74,14 @@ def test_the_exact_form_is_the_mean_field_of_the_paper(crf: DenseCRF) -> None:
     np.testing.assert_allclose(exact_mean_field(probabilities, image, crf), loops(probabilities, image, crf), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
-@pytest.mark.parametrize("crf", [DenseCRF(), DEEPLAB_V1, DenseCRF(appearance_sigma=20, color_sigma=5)])
+@pytest.mark.parametrize(
+    ("name", "crf"),
+    [
+        ("china.jpg", DenseCRF()),
+        ("flower.jpg", DEEPLAB_V1),
+        ("china.jpg", DenseCRF(appearance_sigma=20, color_sigma=5)),
+    ],
+)
 def test_the_fast_form_is_close_to_the_exact_one(name: str, crf: DenseCRF) -> None:
     """Tolerances: 0.012 in the mean of |dQ|, 0.965 of the classes alike; the refinement itself is ten times as
     large.

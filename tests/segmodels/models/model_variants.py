@@ -40,14 +40,14 @@ def size_in_tests(name: str) -> float:
     return (card.parameters or 0) * (card.gmac or 0) / (20 if stands_on(name, "resnet") else 1)
 
 
-def smallest_of_each_family() -> list[str]:
+def smallest_of_each_family(variants: list[str]) -> list[str]:
     families: dict[str, list[str]] = {}
-    for name in VARIANTS:
+    for name in variants:
         families.setdefault(family(name), []).append(name)
     return [min(names, key=size_in_tests) for _, names in sorted(families.items())]
 
 
-SMALL = smallest_of_each_family()
+SMALL = smallest_of_each_family(VARIANTS)
 OTHERS = [name for name in VARIANTS if name not in SMALL]
 
 # Spatial size of the test images, where 64 x 64 and the odd 75 x 53 do not do: variant -> (size, odd size, reason).
