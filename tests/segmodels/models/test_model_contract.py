@@ -2,9 +2,9 @@
 and exported.
 
 Parametrised over the registry, so that a new model is held to it without a line here. Variants where a setting is
-impossible are listed with the reason. The default tier checks the counts of every variant and the behaviour of the
-smallest variant of each file of models; the slow tier checks the behaviour of the other variants, export, bfloat16,
-and (test_model_learning.py) learning.
+impossible are listed with the reason. The default tier checks the counts and the behaviour of the smallest variant of
+each file of models; the slow tier checks those of the other variants, export, bfloat16, and (test_model_learning.py)
+learning.
 """
 
 import copy
@@ -17,7 +17,18 @@ from typing import Any
 
 import pytest
 import torch
-from model_variants import LIBRARY, OTHERS, SMALL, TOO_LARGE, build, images_for, logits_of, sizes, without_memory
+from model_variants import (
+    LIBRARY,
+    OTHERS,
+    SMALL,
+    TOO_LARGE,
+    build,
+    images_for,
+    logits_of,
+    sizes,
+    smallest_of_each_family,
+    without_memory,
+)
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -49,7 +60,12 @@ DEPENDENT: dict[str, tuple[tuple[str, ...], str]] = {
 # ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+SMALLEST = smallest_of_each_family(LIBRARY)
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SMALLEST else pytest.param(name, marks=pytest.mark.slow) for name in LIBRARY]
+)
 def test_card_states_paper_and_the_counts_that_the_model_has(name):
     card = model_entry(name).card
     assert card.paper
