@@ -18,14 +18,14 @@ _SHAPE = {"classes": [str], "palette": [[int]], "ids": {str: int}, "ignore_index
 
 
 class UnknownLabelsError(InputError):
-    """A mask holds labels, ``unknown``, that its label map does not know."""
+    """A mask holds labels, ``unknown``, that its label map does not know; ``file`` is the mask's, where it is known."""
 
-    def __init__(self, message: str, unknown: list[int]) -> None:
+    def __init__(self, message: str, unknown: list[int], file: str | None = None) -> None:
         super().__init__(message)
-        self.unknown = unknown
+        self.unknown, self.file = unknown, file
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return UnknownLabelsError, (str(self), self.unknown)  # worker processes hand it over
+        return UnknownLabelsError, (str(self), self.unknown, self.file)  # worker processes hand it over
 
 
 @dataclass(frozen=True)

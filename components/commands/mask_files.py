@@ -37,13 +37,14 @@ def write_classes(out: Path, labels: LabelMap) -> None:
 
 def write(out: Path, source: Path, path: Path, image: np.ndarray, result: Any, labels: LabelMap) -> None:
     """masks/NAME.png (or the files of another task's result) and overlays/NAME.jpg of an image (*spatial, C) and its
-    result. The class map of a GeoTIFF is masks/NAME.tif with the same georeference.
+    result. The class map of a GeoTIFF is masks/NAME.tif with the same georeference; a world file beside the image is
+    copied.
 
     Args:
         source: the image's file, or the first of its files.
         path: that gives the results their names.
     """
-    from segmodels.data.georeference import georeference
+    from segmodels.data.georeference import files_beside, georeference
     from segmodels.data.nifti import is_nifti, stem
     from segmodels.data.preview import as_rgb
     from segmodels.results import ClassMap
@@ -55,7 +56,9 @@ def write(out: Path, source: Path, path: Path, image: np.ndarray, result: Any, l
         size = result.classes.shape[0], result.classes.shape[1]
         _save_tiles(result.classes, size, out / "masks" / path.with_suffix(".tif"), labels, tags)
     else:
-        for suffix, content in result.files(labels).items():
+        files = result.files(labels)
+        beside = files_beside(source, ".png") if ".png" in files else {}
+        for suffix, content in (files | beside).items():
             _write(content, out / "masks" / path.with_suffix(suffix))
     _save_jpeg(result.draw(as_rgb(image), labels, ALPHA), out / "overlays" / name.with_name(f"{name.name}.jpg"))
 
@@ -66,7 +69,7 @@ def write_large(
     """masks/NAME.tif, tiled and deflated, with the image's georeference if it has one, and overlays/NAME.jpg of at most
     ``OVERLAY_SIDE`` pixels; ``mask``: rows (W,) from the top down.
     """
-    from segmodels.data.georeference import georeference
+    from segmodels.data.georeference import files_beside, georeference
     from segmodels.data.large_images import shrink
     from segmodels.plots import blend
 
@@ -86,6 +89,8 @@ def write_large(
 
     size, tags = (image.height, image.width), georeference(folder / path)
     _save_tiles(watched(), size, out / "masks" / path.with_suffix(".tif"), labels, tags)
+    for suffix, content in files_beside(folder / path, ".tif").items():
+        _write(content, out / "masks" / path.with_suffix(suffix))
     overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, ALPHA)
     _save_jpeg(overlay, out / "overlays" / path.with_suffix(".jpg"))
 

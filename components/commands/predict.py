@@ -51,7 +51,8 @@ def predict(
     pixels at most. With a TIFF file in grey or RGB, uncompressed or deflated, neither the image nor its mask is ever
     whole in memory; files of other kinds are read whole.
 
-    The mask of a GeoTIFF file is masks/NAME.tif with the same georeference.
+    The mask of a GeoTIFF file is masks/NAME.tif with the same georeference. A world file beside an image (.tfw, .pgw,
+    .jgw, .wld) and its .prj are copied to the mask.
 
     A volume is a NIfTI file, with modalities on its fourth axis or in files of their own: CASE_0000.nii.gz,
     CASE_0001.nii.gz, ... (nnU-Net) or CASE_flair.nii.gz, CASE_t1.nii.gz, ... (BraTS). Its mask is masks/NAME.nii.gz,

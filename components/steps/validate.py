@@ -99,7 +99,7 @@ def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validati
     with written_folder(failed) as folder:
         pages = folder / "docs" / "great_expectations"
         expected = checks(params, annotated(facts))
-        rows = tables(facts, classes, agreements, opened)
+        rows = tables(facts, classes, pairs, opened)
         findings = run_checks(rows, expected, f"dataset {opened.digest}", pages)
         report = make_report(findings, facts, classes, agreements, opened)
         make_offline(pages)

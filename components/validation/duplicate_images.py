@@ -34,12 +34,12 @@ def with_duplicates(facts: pa.Table, distance: int) -> pa.Table:
     return facts
 
 
-def parts_of_files(image: Sequence[str], ids: Sequence[str]) -> np.ndarray:
+def parts_of_files(files: Sequence[str | None], ids: Sequence[str]) -> np.ndarray:
     """Which samples are parts of a file (pages, slices), ``(N,)`` bool: files that hold samples of several ids."""
-    holds: dict[str, set[str]] = {}
-    for file, sample in zip(image, ids, strict=True):
+    holds: dict[str | None, set[str]] = {}
+    for file, sample in zip(files, ids, strict=True):
         holds.setdefault(file, set()).add(sample)
-    return np.array([len(holds[file]) > 1 for file in image], dtype=bool)
+    return np.array([len(holds[file]) > 1 for file in files], dtype=bool)
 
 
 def same_elsewhere(content: np.ndarray, split: np.ndarray) -> np.ndarray:

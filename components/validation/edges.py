@@ -40,6 +40,10 @@ class Agreement(NamedTuple):
     def mean(self) -> float:
         return float(self.each.mean())
 
+    def least(self, count: int) -> list[int]:
+        """Numbers of the pairs that agree least."""
+        return [int(pair) for pair in np.argsort(self.each, kind="stable")[:count]]
+
 
 def label_borders(ids: NDArray) -> NDArray[np.bool_]:
     """Pixels of a map ``(H, W)`` with a neighbour above, below, left or right of another value."""

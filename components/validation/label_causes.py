@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 from components.running.wording import first_few
 from segmodels.data.decoding import JPEG_MASK
 from segmodels.labels import LabelMap
+
+REDUCED = 255
+"""0 - 1 in 8 bits, and void in many datasets."""
 
 MANY = 8
 """Unknown labels in a mask, above which they are no mistake in a table."""
@@ -24,7 +28,8 @@ def unknown_labels(unknown: Sequence[int], labels: LabelMap, file_format: str | 
 
 
 def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str | None:
-    classes = sorted(source for source, train in labels.ids.items() if train != labels.ignore_index)
+    top = next(source for source in count() if source + 1 not in labels.ids)
+    counted = 0 in labels.ids and top >= max(id for id, train in labels.ids.items() if train != labels.ignore_index)
     if file_format == "JPEG":
         return JPEG_MASK
     if unknown <= {round(red * 0.299 + green * 0.587 + blue * 0.114) for red, green, blue in labels.palette}:
@@ -33,10 +38,12 @@ def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str 
         )
     if len(unknown) > MANY:
         return "smooth resizing or lossy compression makes this many values: resize masks by the nearest pixel"
-    if unknown == {255} and labels.ids.get(0) == labels.ignore_index:
-        return "0 is void here and 0 - 1 is 255: the labels have been reduced by one already (reduce_zero_label)"
-    if unknown == {classes[-1] + 1} and classes == list(range(len(classes))):
-        return f"the only value above {classes[-1]}: the ids may count from 1, expected from 0"
+    if unknown == {REDUCED}:
+        if labels.ids.get(0) == labels.ignore_index:
+            return "0 is void here and 0 - 1 is 255: the labels have been reduced by one already (reduce_zero_label)"
+        return "255 is 0 - 1 in 8 bits (labels reduced by one, reduce_zero_label), or void in other datasets"
+    if counted and unknown == {top + 1}:
+        return f"the only value above {top}: the ids may count from 1, expected from 0"
     return None
 
 

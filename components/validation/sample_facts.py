@@ -41,7 +41,7 @@ FACTS = pa.schema(
         ("id", pa.string()),
         ("split", pa.string()),
         ("image", pa.string()),
-        ("annotation", pa.string()),  # the first of its files; null: not annotated
+        ("annotation", pa.string()),  # the first of its files, or the one with unknown labels; null: not annotated
         ("image_error", pa.string()),  # why it could not be read; then its other facts are null
         ("annotation_error", pa.string()),
         ("image_md5", pa.string()),
@@ -154,6 +154,8 @@ def _facts(dataset: Dataset, sample: Sample, shown: bool, paired: bool) -> dict[
         facts |= {"annotation": None} if annotation is None else _of_annotation(annotation, dataset.labels)
     except UnknownLabelsError as error:
         facts["unknown_labels"] = error.unknown
+        if error.file in sample.files:  # not always the first
+            facts |= {"annotation": error.file} | _of_file("annotation", layout.root / error.file)
     except InputError as error:
         facts["annotation_error"] = str(error)
     if image is not None and (annotation is None or annotation.classes.ndim == image.ndim - 1):

@@ -107,17 +107,17 @@ def _behind(
     """Positions and captions."""
     check, samples = finding.check, tables["samples"]
     if check.table == "splits":  # the pairs that agree least
-        order = [(pairs[row["split"]], row["split"]) for row in finding.rows]
+        order = [pairs[row["split"]] for row in finding.rows]
         return [
-            (positions[at], f"{split}: edge agreement {agreement.each[at]:.2f}")
-            for (agreement, positions), split in order
-            for at in np.argsort(agreement.each, kind="stable")[: -(-BEHIND // len(order))]
+            (positions[at], f"{samples['annotation'][positions[at]]}: edge agreement {agreement.each[at]:.2f}")
+            for agreement, positions in order
+            for at in agreement.least(-(-BEHIND // len(order)))
         ]
     if check.table == "classes":
         if check.detail == "split":
             return []  # a class that occurs nowhere has no sample
-        void = np.flatnonzero(samples["void_share"] > 0)[:BEHIND].tolist()
-        return [(position, str(samples["annotation"][position])) for position in void]
+        void = np.flatnonzero(samples["void_share"] > 0).tolist() or np.flatnonzero(samples["annotation"].notna())
+        return [(position, str(samples["annotation"][position])) for position in void[:BEHIND]]
     if not finding.rows:  # different values of a column: a sample of each
         column = str(check.rule.arguments["column"])
         first = np.flatnonzero(samples[column].notna() & ~samples[column].duplicated())[:BEHIND].tolist()

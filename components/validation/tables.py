@@ -19,6 +19,9 @@ from segmodels.data.manifest import SPLITS, Dataset
 if TYPE_CHECKING:
     import pandas as pd
 
+LEAST = 3
+"""Masks that are named of a split whose masks fit other images as well."""
+
 FEW = 20
 """Masks of one class everywhere are exceptions up to one in this number of masks; where there are more, they are the
 dataset's nature, as slices without a tumour.
@@ -26,14 +29,14 @@ dataset's nature, as slices without a tumour.
 
 
 def tables(
-    facts: pa.Table, classes: ClassCounts, pairs: Mapping[str, Agreement], dataset: Dataset
+    facts: pa.Table, classes: ClassCounts, pairs: Mapping[str, tuple[Agreement, list[int]]], dataset: Dataset
 ) -> dict[Table, pd.DataFrame]:
     """The tables, with the columns that ``checks`` names.
 
     Args:
         facts: of the samples, with ``also_in`` and ``near_duplicate_of``.
         classes: split -> class -> counts.
-        pairs: split -> edge agreement, of the splits that have one.
+        pairs: split -> edge agreement and the pairs' positions, of the splits that have one.
         dataset: its manifest has the samples in the same order.
     """
     import pandas as pd
@@ -41,8 +44,9 @@ def tables(
     as_they_are = ["id", "split", "image", "annotation", "image_error", "annotation_error", "image_md5", "also_in",
                    "near_duplicate_of", "image_orientation"]  # fmt: skip
     columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in as_they_are}
-    parts = parts_of_files(facts.column("image").to_pylist(), facts.column("id").to_pylist())
+    parts = parts_of_files(columns["image"], columns["id"])
     columns["content"] = [None if part else md5 for part, md5 in zip(parts, columns["image_md5"], strict=True)]
+    columns |= {name: _with_ids(columns[name], columns["id"]) for name in ("image", "annotation")}
     manifest, labels = dataset.table, dataset.labels
     columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
     columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
@@ -78,15 +82,28 @@ def tables(
         for split, by_class in classes.items()
         for name, counts in by_class.items()
     ]
-    splits = pd.DataFrame([{"split": split, "unpaired": _unpaired(pairs.get(split))} for split in SPLITS], dtype=object)
+    unpaired = {
+        split: _unpaired(agreement, [columns["annotation"][position] for position in positions])
+        for split, (agreement, positions) in pairs.items()
+    }
+    splits = pd.DataFrame([{"split": split, "unpaired": unpaired.get(split)} for split in SPLITS], dtype=object)
     return {"samples": samples, "classes": pd.DataFrame(rows), "splits": splits}
 
 
-def _unpaired(pairs: Agreement | None) -> str | None:
-    """The edge agreement of a split whose true pairs are no better than shuffled ones."""
-    if pairs is None or pairs.mean > pairs.shuffled:
+def _with_ids(files: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
+    """Files, with the sample's id where a file is of several samples: slices of a volume, images of a JSON file."""
+    parts = parts_of_files(files, ids)
+    return [f"{file}: {id}" if part and file else file for part, file, id in zip(parts, files, ids, strict=True)]
+
+
+def _unpaired(pairs: Agreement, masks: Sequence[str]) -> str | None:
+    """The edge agreement of a split whose true pairs are no better than shuffled ones, and the masks with the least."""
+    if pairs.mean > pairs.shuffled:
         return None
-    return f"edge agreement {pairs.mean:.2f} of {len(pairs.each)} pairs, {pairs.shuffled:.2f} of shuffled pairs"
+    return (
+        f"edge agreement {pairs.mean:.2f} of {len(masks)} pairs, {pairs.shuffled:.2f} of shuffled pairs, the least of"
+        f" {', '.join(masks[at] for at in pairs.least(LEAST))}"
+    )
 
 
 def _objects(facts: pa.Table) -> dict[str, list[str | None]]:

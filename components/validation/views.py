@@ -17,7 +17,7 @@ from segmodels.data.decoding import read_pixels, resize_image
 from segmodels.data.layouts import Layout, Sample
 from segmodels.data.preview import as_rgb, flat
 from segmodels.errors import InputError
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, UnknownLabelsError
 
 SIDE = 224
 """Pixels of the longer side of an image in a picture."""
@@ -79,10 +79,11 @@ def read_picture(layout: Layout, sample: Sample, labels: LabelMap, oddity: Oddit
         annotation = layout.annotation(sample)
         around = place_of_first(annotation, oddity) if annotation and oddity else None
         return picture(image, annotation, labels, around)
-    except InputError:
+    except InputError as error:
         mask = None
         with suppress(InputError, IndexError):
-            mask = read_pixels(layout.root / sample.files[0])
+            own = error.file if isinstance(error, UnknownLabelsError) else None
+            mask = read_pixels(layout.root / (own or sample.files[0]))
     if mask is None or image.ndim == 4:
         return picture(image, None, labels)
     if mask.shape[-1] == 1:  # ids as brightness: the highest is white

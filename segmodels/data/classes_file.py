@@ -15,6 +15,7 @@ from segmodels.errors import InputError, nearest
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
 
+TEXT, TABLE = "classes.txt", "classes.json"
 IGNORED, THINGS = "!ignore", "!things"
 VOID = 255
 """Label id that is void unless the file says otherwise."""
@@ -48,13 +49,18 @@ class Classes:
     assumed_void: int | None
 
 
+def has_classes_file(root: Path) -> bool:
+    """Whether a dataset folder has ``classes.txt`` or ``classes.json``."""
+    return any((root / name).is_file() for name in (TEXT, TABLE))
+
+
 def read_classes(root: Path) -> Classes:
     """Read ``classes.txt`` or ``classes.json`` of a dataset folder.
 
     Raises:
         InputError: neither or both of the files exist, or a line or entry has another form; names it.
     """
-    text, table = root / "classes.txt", root / "classes.json"
+    text, table = root / TEXT, root / TABLE
     if text.is_file() == table.is_file():
         raise InputError(
             f"dataset folder {root} has {'both classes.txt and' if text.is_file() else 'neither classes.txt nor'}"
@@ -63,7 +69,7 @@ def read_classes(root: Path) -> Classes:
     path = text if text.is_file() else table
     entries, things = _from_text(path) if path is text else _from_json(path)
     try:
-        return _classes(entries, things)
+        return classes_of(entries, things)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -79,7 +85,15 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
     return tuple((channel(index, 0), channel(index, 1), channel(index, 2)) for index in range(count))
 
 
-def _classes(entries: Sequence[Entry], things: Sequence[str] | None) -> Classes:
+def classes_of(entries: Sequence[Entry], things: Sequence[str] | None) -> Classes:
+    """Classes in the order of the entries; an entry without an id has its place among the classes as id.
+
+    Args:
+        things: names of the classes that are things; None where nothing is said.
+
+    Raises:
+        InputError: ids or colours that are out of range or of two classes, or things that are no classes.
+    """
     named = [entry for entry in entries if entry.name != IGNORED]
     ignored = [entry for entry in entries if entry.name == IGNORED]
     ids = [place if entry.id is None else entry.id for place, entry in enumerate(named)]

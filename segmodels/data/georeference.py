@@ -1,9 +1,11 @@
-"""The georeference of a GeoTIFF file (OGC 19-008r4): the tags that place its pixels on the Earth."""
+"""What places the pixels of a picture on the Earth: tags of GeoTIFF files (OGC 19-008r4), or a world file beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from segmodels.data.decoding import picture_orientation
 
 TAGS = {
     33550: "ModelPixelScale",
@@ -16,6 +18,9 @@ TAGS = {
 """Code -> name."""
 
 SUFFIXES = (".tif", ".tiff")
+
+PROJECTION = ".prj"
+"""Ending of the file that names the coordinates' system."""
 
 
 def georeference(path: Path) -> list[tuple[Any, ...]]:
@@ -34,3 +39,29 @@ def georeference(path: Path) -> list[tuple[Any, ...]]:
             return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags if tag.code in TAGS]
     except (TiffFileError, OSError, ValueError, KeyError, IndexError):
         return []
+
+
+def files_beside(picture: Path, suffix: str) -> dict[str, bytes]:
+    """World file and projection that ``picture`` has beside it: ending -> content, for a mask with the ending
+    ``suffix``. None for pictures that their orientation turns.
+
+    A world file ends in the first and the last letter of the picture's ending and a w (``.pgw`` of ``.png``), in the
+    whole ending and a w (``.pngw``), or in ``.wld``.
+    """
+    own = picture.suffix.lower()
+    world = _first(picture, _world_suffix(own), f"{own}w", ".wld")
+    if world is None or picture_orientation(picture) is not None:
+        return {}
+    found = {_world_suffix(suffix): world, PROJECTION: _first(picture, PROJECTION)}
+    return {ending: file.read_bytes() for ending, file in found.items() if file is not None}
+
+
+def _world_suffix(suffix: str) -> str:
+    """``.pgw`` of ``.png``."""
+    return f".{suffix[1:2]}{suffix[-1:]}w"
+
+
+def _first(picture: Path, *suffixes: str) -> Path | None:
+    """The first file of the picture's name with one of these endings, in small or capital letters."""
+    paths = (picture.with_suffix(form) for suffix in suffixes for form in (suffix, suffix.upper()))
+    return next((path for path in paths if path.is_file()), None)

@@ -44,7 +44,9 @@ def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
         if mode in ("RGB", "RGBA"):
             colors |= _colors(root, name)
         else:
-            ids.update(np.unique(read_mask(root / name)).tolist())
+            found = np.unique(read_mask(root / name)).tolist()
+            _check_lossless(root, name, len(found))
+            ids.update(found)
             palettes.add(palette)
     if all(red == green == blue for red, green, blue in colors):
         ids, colors = ids | {red for red, _, _ in colors}, set()
@@ -75,9 +77,13 @@ def _colors(root: Path, name: str) -> set[Color]:
     found = np.unique(pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32))
     if len(found) > MOST_COLORS:
         raise _doubt(root, f"{name} holds {len(found)} colours, expected at most {MOST_COLORS}")
-    if Path(name).suffix.lower() in (".jpg", ".jpeg") and len(found) > len(BINARY):
-        raise _doubt(root, f"{name} is coloured, but {JPEG_MASK}")
+    _check_lossless(root, name, len(found))
     return {(value >> 16, value >> 8 & 255, value & 255) for value in found.tolist()}
+
+
+def _check_lossless(root: Path, name: str, values: int) -> None:
+    if Path(name).suffix.lower() in (".jpg", ".jpeg") and values > len(BINARY):
+        raise _doubt(root, f"{name} holds {values} values, and {JPEG_MASK}")
 
 
 def _doubt(root: Path, problem: str) -> InputError:

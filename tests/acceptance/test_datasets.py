@@ -1,8 +1,8 @@
 """Real samples of published datasets through the steps, each found by ``layout: auto``.
 
-CamVid, DSB 2018, PH2 and ISBI 2012 go from ingest to register with their configurations of params/, shortened. Of
-Cityscapes, ADE20K, COCO, VOC 2012 and BraTS there are only single samples here: one split stands for all three, which
-measures nothing.
+All have their configurations of params/. With these, shortened, CamVid, DSB 2018, PH2 and ISBI 2012 go from ingest to
+register. Of Cityscapes, ADE20K, COCO, VOC 2012 and BraTS there are only single samples here: one split stands for all
+three, which measures nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ REPOSITORY = Path(__file__).parents[2]
 SHORT = {"options": {"widths": [8, 16, 32, 64]}, "accelerator": "cpu", "minutes": None, "batch_size": 4, "workers": 0}
 UNTIL_SHARDS = ("ingest", "validate", "preprocess")
 ALL_STEPS = (*UNTIL_SHARDS, "train", "evaluate", "register")
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """``params/NAME.yaml``."""
+    params: dict[str, Any] = yaml.safe_load((REPOSITORY / "params" / f"{name}.yaml").read_text())
+    return params
 
 
 def run(workspace: Path, steps: tuple[str, ...], params: Mapping[str, Any]) -> None:
@@ -67,7 +73,7 @@ def run(workspace: Path, steps: tuple[str, ...], params: Mapping[str, Any]) -> N
 def test_a_dataset_goes_from_its_folder_to_the_registry(
     name: str, folder: str, changes: dict[str, Any], least: float, tmp_path: Path, shared_data: Path
 ) -> None:
-    params = yaml.safe_load((REPOSITORY / "params" / f"{name}.yaml").read_text())
+    params = configuration(name)
     params["ingest"] |= {"path": str(shared_data / folder), "layout": "auto"}
     params["train"] |= SHORT
     params["register"]["minimum"] = 0.0
@@ -84,20 +90,21 @@ def test_a_dataset_goes_from_its_folder_to_the_registry(
 
 
 @pytest.mark.parametrize(
-    ("layout", "folder", "split", "objects"),
+    ("name", "layout", "folder", "split", "objects"),
     [
-        ("cityscapes", "cityscapes-sample", "train", True),
-        ("ade20k", "ade20k-sample", "val", False),
-        ("coco", "coco-sample", "val", True),
-        ("voc2012", "voc-labelme/VOCdevkit", None, True),
-        ("brats_slices", "brats-deepmedic", "train", False),
+        ("cityscapes", "cityscapes", "cityscapes-sample", "train", True),
+        ("ade20k", "ade20k", "ade20k-sample", "val", False),
+        ("coco_instances", "coco", "coco-sample", "val", True),
+        ("voc2012", "voc2012", "voc-labelme/VOCdevkit", None, True),
+        ("brats_slices", "brats_slices", "brats-deepmedic", "train", False),
     ],
 )
 def test_single_samples_are_read_checked_and_packed(
-    layout: str, folder: str, split: str | None, objects: bool, tmp_path: Path, shared_data: Path
+    name: str, layout: str, folder: str, split: str | None, objects: bool, tmp_path: Path, shared_data: Path
 ) -> None:
-    chosen = "auto" if layout != "brats_slices" else layout
-    ingest = {"source": "folder", "path": str(shared_data / folder), "layout": chosen}
+    params = configuration(name)
+    ingest = params["ingest"]
+    ingest |= {"path": str(shared_data / folder), "layout": layout if layout == "brats_slices" else "auto"}
     if split is None:  # no lists in the sample: written here, beside links to its files
         lists = tmp_path / "set" / "ImageSets" / "Segmentation"
         lists.mkdir(parents=True)
@@ -107,8 +114,8 @@ def test_single_samples_are_read_checked_and_packed(
         names = "\n".join(path.stem for path in (home / "SegmentationClass").iterdir())
         (lists / "train.txt").write_text(names)
         ingest["path"], split = str(tmp_path / "set"), "train"
-    splits = {"train": split, "val": split, "test": split}
-    run(tmp_path, UNTIL_SHARDS, {"ingest": ingest | {"splits": splits}})
+    ingest["splits"] = {"train": split, "val": split, "test": split}
+    run(tmp_path, UNTIL_SHARDS, params)
     assert json.loads((tmp_path / "data" / "dataset" / "dataset.json").read_text())["layout"] == layout
     report = json.loads((tmp_path / "data" / "validation" / "report.json").read_text())
     assert report["success"]

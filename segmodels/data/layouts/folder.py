@@ -11,7 +11,7 @@ from typing import ClassVar
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.data.classes_file import Classes, read_classes
+from segmodels.data.classes_file import Classes, has_classes_file, read_classes
 from segmodels.data.decoding import SUFFIXES
 from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.label_files import read_mask
@@ -96,7 +96,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
     def fits(cls, root: Path) -> bool:
         if not _has(root, "images") or Mads.fits(root):  # whose trees are alike
             return False
-        return bool(_masks(root)) or any((root / name).exists() for name in ("classes.txt", "classes.json"))
+        return bool(_masks(root)) or has_classes_file(root)
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -109,8 +109,8 @@ image_labels.csv            optional: header id,label; class of the whole image,
         self._annotated = bool(self._masks)
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
-        listed = any((self.root / name).is_file() for name in ("classes.txt", "classes.json"))
-        masks = [] if listed or not self._annotated else list(files_of_part(self.root, self._masks).values())
+        infer = self._annotated and not has_classes_file(self.root)
+        masks = list(files_of_part(self.root, self._masks).values()) if infer else []
         self._classes: Classes = inferred_classes(self.root, masks) if masks else read_classes(self.root)
         self.assumed_void = self._classes.assumed_void
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from segmodels.annotations import Annotation
+from segmodels.data.classes_file import has_classes_file
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.published import Published
@@ -42,7 +43,7 @@ class Mads(Published):
     def begins(cls, folder: Path) -> bool:
         if not all((folder / part).is_dir() for part in ("images", "masks")):
             return False
-        if (folder / "classes.txt").is_file() or (folder / "classes.json").is_file():
+        if has_classes_file(folder):
             return False  # layout folder
         names = [path.stem.split("_") for path in (folder / "images").iterdir() if path.suffix == ".png"]
         return bool(names) and all(len(name) == 4 and name[2].startswith("C") and name[3].isdigit() for name in names)

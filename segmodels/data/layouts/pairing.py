@@ -171,7 +171,7 @@ def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
     try:
         return labels.encode(mask)
     except UnknownLabelsError as error:
-        raise UnknownLabelsError(f"{file}: {error}", error.unknown) from None
+        raise UnknownLabelsError(f"{file}: {error}", error.unknown, file) from None
 
 
 def inside(mask: NDArray, file: str) -> NDArray[np.bool_]:
@@ -189,6 +189,7 @@ def inside(mask: NDArray, file: str) -> NDArray[np.bool_]:
             f"{file} holds {len(unknown)} values between 0 and {highest}, expected none: export the mask again as PNG,"
             " without smoothing",
             unknown,
+            file,
         )
     return other
 
@@ -202,7 +203,7 @@ def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
         sample_id = name if name in ids else PurePosixPath(posixpath.splitext(name)[0]).as_posix()
         if sample_id not in ids:
             raise InputError(
-                f"{path} names the sample {shown(name)}, which is not in {root / 'images'}: correct the list or add the"
+                f"{path} names the sample {shown(name)}, which has no image in {root}: correct the list or add the"
                 " image"
             )
         yield sample_id

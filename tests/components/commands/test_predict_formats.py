@@ -12,10 +12,12 @@ from small_pipeline import LABELS, write_model
 
 from components.commands.annotation_files import annotation_files
 from components.commands.label import over_stored_pixels, write_annotation
+from components.commands.mask_files import write_large
 from components.commands.predict import predict
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.decoding import ORIENTATION, read_pixels
 from segmodels.data.geometry import as_stored
+from segmodels.data.large_images import open_rows
 from segmodels.data.layouts import open_layout
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
@@ -49,6 +51,27 @@ def test_the_mask_of_a_geotiff_keeps_its_georeference(model: Path, tmp_path: Pat
         np.testing.assert_array_equal(page.asarray(), Predictor(load_bundle(model)).masks([pixels])[0])
         assert [page.tags[code].value for code, *_ in GEO] == [value for _, _, _, value, _ in GEO]
     assert sorted(path.name for path in (tmp_path / "out" / "masks").iterdir()) == ["map.tif", "plain.png"]
+
+
+def test_world_files_and_projections_are_copied_to_the_masks(model: Path, tmp_path: Path) -> None:
+    world = {"a.png": "a.pgw", "b.jpg": "b.JGW", "c.tif": "c.tifw", "turned.jpg": "turned.jgw", "d.bmp": "other.bpw"}
+    tag = Image.Exif()
+    tag[ORIENTATION] = 6
+    for image, file in world.items():
+        path = tmp_path / "images" / image
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(path, **({"exif": tag} if image == "turned.jpg" else {}))
+        (path.parent / file).write_text(f"0.5\n0\n0\n-0.5\n440720\n{len(image)}\n")
+    (tmp_path / "images" / "a.prj").write_text("PROJCS[...]")
+    predict(str(model), tmp_path / "images", tmp_path / "out")
+    masks = tmp_path / "out" / "masks"
+    assert {path.name for path in masks.iterdir() if path.suffix != ".png"} == {"a.pgw", "a.prj", "b.pgw", "c.pgw"}
+    for image in ("a.png", "b.jpg", "c.tif"):
+        found = (masks / image).with_suffix(".pgw").read_text()
+        assert found == (tmp_path / "images" / world[image]).read_text()
+    with open_rows(tmp_path / "images" / "c.tif") as rows:
+        write_large(tmp_path / "large", tmp_path / "images", Path("c.tif"), rows, np.zeros((24, 32), np.uint8), LABELS)
+    assert sorted(path.name for path in (tmp_path / "large" / "masks").iterdir()) == ["c.tfw", "c.tif"]
 
 
 def test_predictions_become_annotations_that_the_layouts_read_again(model: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,7 +95,9 @@ def test_shuffled_masks_odd_objects_and_blank_masks_are_warned_about_with_pictur
     assert set(found) == {"pairs_fit", "objects_in_place", "objects_visible", "masks_varied"}
     assert found["pairs_fit"]["count"] == 1
     assert re.fullmatch(
-        r"val \(edge agreement \d\.\d\d of 14 pairs, \d\.\d\d of shuffled pairs\)", found["pairs_fit"]["examples"][0]
+        r"val \(edge agreement \d\.\d\d of 14 pairs, \d\.\d\d of shuffled pairs, the least of"
+        r" (masks/val/\d+\.png(, )?){3}\)",
+        found["pairs_fit"]["examples"][0],
     )
     assert found["objects_in_place"]["examples"] == ["masks/train/004.png (2 of 2)"]
     assert found["objects_visible"]["examples"] == [
@@ -105,7 +108,16 @@ def test_shuffled_masks_odd_objects_and_blank_masks_are_warned_about_with_pictur
     row = facts["train", "images/train/004.png"]
     assert (row["objects"], row["misplaced_objects"], row["empty_objects"], row["one_pixel_objects"]) == (2, 2, 1, 0)
     assert page.count('<img alt="') == 26 + 6 + 1 + 2 + 1
-    assert page.count('<img alt="val: edge agreement') == 6
+    assert len(re.findall(r'<img alt="masks/val/\d+\.png: edge agreement', page)) == 6
+
+
+def three_nuclei(root: Path) -> Path:
+    """DSB 2018 with three samples."""
+    trees.dsb2018(root)
+    home, name = root / "stage1_train", "2c" * 32
+    shutil.copytree(home / ("1b" * 32), home / name)
+    (home / name / "images" / f"{'1b' * 32}.png").rename(home / name / "images" / f"{name}.png")
+    return root
 
 
 SMOOTH = cv2.GaussianBlur(trees.halves(0, 255), (0, 0), 2)
@@ -135,8 +147,15 @@ SMOOTH = cv2.GaussianBlur(trees.halves(0, 255), (0, 0), 2)
             SMOOTH,
             r"unknown labels, .*bmp \(.* and \d+ more; .*smooth resizing",
         ),
+        (
+            three_nuclei,
+            "**/masks/*1.png",  # not the first of its sample
+            {"split": {"val": 0.34, "test": 0.34}},
+            SMOOTH,
+            r"unknown labels, stage1_train/(0a){32}/masks/0+1\.png \(.* and \d+ more; .*smooth resizing",
+        ),
     ],
-    ids=["full of 0", "reduced already", "smoothed"],
+    ids=["full of 0", "reduced already", "smoothed", "one of several"],
 )
 def test_mistakes_in_masks_of_published_datasets_are_named(
     tmp_path: Path, tree: Callable[[Path], Path], masks: str, split: dict, values: np.ndarray, sentence: str
@@ -148,3 +167,17 @@ def test_mistakes_in_masks_of_published_datasets_are_named(
     with pytest.raises(InputError, match=sentence):
         validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
     assert "<img" in (tmp_path / "validation.failed" / "docs" / "index.html").read_text()
+
+
+def test_annotations_in_one_file_are_named_with_their_sample(tmp_path: Path) -> None:
+    root = trees.coco_instances(tmp_path / "set")
+    path = root / "annotations" / "instances_train2017.json"
+    rows = json.loads(path.read_text())
+    rows["annotations"].append({"id": 9, "image_id": 140, "category_id": 1, "iscrowd": 0, "segmentation": []})
+    path.write_text(json.dumps(rows))
+    params = checked(IngestParams, {"source": "folder", "path": str(root), "splits": {"test": "val"}})
+    ingest(params, tmp_path / "dataset", tmp_path / "cache")
+    validate(ONE_WORKER, tmp_path / "dataset", tmp_path / "validation")
+    report, _ = read(tmp_path / "validation")
+    found = {entry["check"]: entry["examples"] for entry in report["warnings"]}
+    assert found["objects_visible"] == ["annotations/instances_train2017.json: 000000000140 (1 empty)"]

@@ -11,6 +11,8 @@ from segmodels.labels import LabelMap
 
 BINARY = LabelMap(("background", "object"), ((0, 0, 0), (200, 30, 60)), {0: 0, 1: 1, 255: 255})
 ADE20K = LAYOUTS["ade20k"].build.published()
+CAMVID = LAYOUTS["camvid"].build.published()
+CITYSCAPES = LAYOUTS["cityscapes"].build.published()
 VOC = LAYOUTS["voc2012"].build.published()
 
 
@@ -25,6 +27,9 @@ VOC = LAYOUTS["voc2012"].build.published()
         ([255], ADE20K, "PNG", "reduce_zero_label"),
         ([38, 75, 113], VOC, "PNG", "brightnesses"),  # Pillow's convert("L") of palette indices 1 to 3
         ([300], ADE20K, "PNG", None),
+        ([12], CAMVID, "PNG", "only value above 11: the ids may count from 1"),  # void is the last id there
+        ([255], CAMVID, "PNG", "255 is 0 - 1 in 8 bits"),
+        ([34], CITYSCAPES, "PNG", "count from 1"),
     ],
 )
 def test_a_cause_is_named_where_it_shows(unknown: list[int], labels: LabelMap, file_format: str, cause: str) -> None:

@@ -1,0 +1,86 @@
+"""Images and masks side by side: in one folder, in neighbouring ones, as Roboflow and Carvana have them."""
+
+from pathlib import Path
+
+import layout_trees as trees
+import numpy as np
+import pytest
+from layout_trees import halves, histogram, opened
+
+from segmodels.data.layouts import find_layout, open_layout
+from segmodels.errors import InputError
+
+ROBOFLOW = "Pixel Value, Class\n0, background\n7, große Katze\n"
+
+
+def write(root: Path, *pairs: tuple[str, str], values: tuple[int, int] = (0, 255)) -> Path:
+    for image, mask in pairs:
+        trees.photo(root / image)
+        trees.save(root / mask, halves(*values))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ids"),
+    [
+        ([("a.jpg", "a_mask.png"), ("b 1.JPG", "b 1-Mask.PNG")], {"a": None, "b 1": None}),
+        ([("p/a_1.tif", "p/a_1_mask.tif"), ("q/b.tif", "q/b_mask.tif")], {"p/a_1": None, "q/b": None}),
+        ([("train/a_01.jpg", "train_masks/a_01_mask.gif")], {"train/a_01": None}),
+        (
+            [("train/a.jpg", "train_masks/a.png"), ("val/b.jpg", "val_masks/b.png")],
+            {"train/a": "train", "val/b": "val"},
+        ),
+        ([("images/a.jpg", "images/a_mask.png")], {"images/a": None}),
+        (
+            [(f"{split}/a.rf.0b.jpg", f"{split}/a.rf.0b_mask.png") for split in ("train", "valid", "test")],
+            {"train/a.rf.0b": "train", "valid/a.rf.0b": "val", "test/a.rf.0b": "test"},
+        ),
+    ],
+    ids=["one folder", "a folder for each patient", "carvana", "neighbours", "images/", "roboflow"],
+)
+def test_a_mask_is_known_by_its_name(pairs: list, ids: dict[str, str | None], tmp_path: Path) -> None:
+    assert find_layout(write(tmp_path, *pairs)) == "side_by_side"
+    layout, samples, annotation = opened("side_by_side", tmp_path)
+    assert {sample.id: sample.split for sample in samples} == ids
+    assert [(samples[0].image, *samples[0].files)] == [pairs[0]]
+    assert layout.labels.classes == ("background", "foreground")
+    np.testing.assert_array_equal(annotation.classes, halves(0, 1))
+    assert layout.read_image(samples[0]).shape == (*trees.SIZE, 3)
+
+
+def test_roboflows_list_names_the_classes(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write(tmp_path, (f"{split}/a.jpg", f"{split}/a_mask.png"), values=(0, 7))
+        trees.write_text(tmp_path / split / "_classes.csv", ROBOFLOW)
+    layout, _, annotation = opened("side_by_side", tmp_path)
+    assert histogram(layout, annotation) == {"background": 24 * 24, "große Katze": 24 * 8}
+    assert layout.assumed_void == 255
+    (tmp_path / "valid" / "_classes.csv").write_text(ROBOFLOW.replace("7", "8"))
+    with pytest.raises(InputError, match=r"valid/_classes\.csv has other classes than .*train/_classes\.csv"):
+        open_layout("side_by_side", tmp_path)
+    (tmp_path / "valid" / "_classes.csv").write_text("filename, cat\na.jpg, 1\n")
+    with pytest.raises(InputError, match=r"valid/_classes\.csv cannot be understood, expected lines 'Pixel Value, Cl"):
+        open_layout("side_by_side", tmp_path)
+    trees.write_text(tmp_path / "classes.txt", "background\ncat, 7\n")
+    assert open_layout("side_by_side", tmp_path).labels.classes == ("background", "cat")
+
+
+def test_images_of_folders_without_masks_are_left_out_and_others_need_theirs(tmp_path: Path) -> None:
+    write(tmp_path, ("train/a.jpg", "train_masks/a_mask.gif"), ("train/b.jpg", "train_masks/b_mask.gif"))
+    trees.photo(tmp_path / "test" / "c.jpg")
+    layout = open_layout("side_by_side", tmp_path)
+    assert [sample.id for sample in layout.samples()] == ["train/a", "train/b"]
+    assert layout.left_out == ["test/c.jpg"]
+    (tmp_path / "train_masks" / "b_mask.gif").rename(tmp_path / "train_masks" / "b_mask_1.gif")
+    with pytest.raises(InputError, match=r"has no mask: train/b\.jpg: add each mask under the same name or remove"):
+        list(open_layout("side_by_side", tmp_path).samples())
+    trees.save(tmp_path / "train" / "a_mask.png", halves(0, 1))
+    with pytest.raises(InputError, match=r"train/a_mask\.png and train_masks/a_mask\.gif are masks of one image"):
+        open_layout("side_by_side", tmp_path)
+
+
+def test_masks_in_a_folder_of_their_own_are_not_side_by_side(tmp_path: Path) -> None:
+    write(tmp_path, ("images/a.jpg", "masks/a_mask.png"))
+    assert find_layout(tmp_path) == "folder"
+    with pytest.raises(InputError, match=r"1 file in .* has no image: masks/a_mask\.png"):
+        list(open_layout("side_by_side", tmp_path).samples())
