@@ -50,7 +50,8 @@ class Annotation:
         further: name -> class map ``(*spatial)`` with a label map of its own (part, material, texture).
         image_label: class of the whole image, None where the dataset has none.
         spacing: millimetres between neighbours along each spatial axis, None for photographs.
-        empty: number of objects that the dataset lists for the image without a pixel; they have no segment.
+        empty: number of objects that the dataset lists for the image without a pixel (PASCAL VOC: without a pixel of a
+            class); they have no segment.
     """
 
     classes: NDArray

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from segmodels.annotations import Annotation, Box, Segment
+from segmodels.labels import LabelMap
 
 Oddity = Literal["specks", "misplaced"]
 
@@ -16,14 +17,15 @@ class OddObjects(NamedTuple):
 
     Attributes:
         specks: of a single pixel.
-        misplaced: of which fewer than half of the pixels have their class in the class map.
+        misplaced: of which fewer than half of the pixels have their class in the class map, or which lie on the only
+            class that is not countable, the background.
     """
 
     specks: list[Segment]
     misplaced: list[Segment]
 
 
-def odd_objects(annotation: Annotation) -> OddObjects:
+def odd_objects(annotation: Annotation, labels: LabelMap) -> OddObjects:
     """The odd objects, in the annotation's order."""
     if not annotation.segments:
         return OddObjects([], [])
@@ -34,14 +36,16 @@ def odd_objects(annotation: Annotation) -> OddObjects:
     for layer in annotation.layers:
         area += np.bincount(layer.ravel(), minlength=most + 1)
         agreeing += np.bincount(layer[label[layer] == annotation.classes], minlength=most + 1)
+    stuff = set(range(labels.num_classes)) - labels.things
+    background = stuff if len(stuff) == 1 else set()
     single = [segment for segment in annotation.segments if not segment.crowd]
     return OddObjects(
         [segment for segment in single if area[segment.id] == 1],
-        [segment for segment in single if 2 * agreeing[segment.id] < area[segment.id]],
+        [segment for segment in single if 2 * agreeing[segment.id] < area[segment.id] or segment.label in background],
     )
 
 
-def place_of_first(annotation: Annotation, oddity: Oddity) -> Box | None:
+def place_of_first(annotation: Annotation, labels: LabelMap, oddity: Oddity) -> Box | None:
     """Box of the first odd object of an image; None where it has none, and in volumes."""
-    found: list[Segment] = getattr(odd_objects(annotation), oddity)
+    found: list[Segment] = getattr(odd_objects(annotation, labels), oddity)
     return found[0].box if found else None

@@ -65,7 +65,7 @@ FACTS = pa.schema(
         ("objects", pa.int32()),
         ("empty_objects", pa.int32()),  # that the dataset lists without a pixel
         ("one_pixel_objects", pa.int32()),
-        ("misplaced_objects", pa.int32()),  # fewer than half of their pixels have their class in the class map
+        ("misplaced_objects", pa.int32()),  # less than half of their pixels have their class, or it is the background
         ("image_hash", pa.uint64()),  # perceptual; null for an image without contrast
     ]
 )
@@ -183,7 +183,7 @@ def _of_annotation(annotation: Annotation, labels: LabelMap) -> dict[str, Any]:
     classes = annotation.classes
     counted = classes.ravel() if labels.ignore_index >= 0 else classes[classes >= 0]
     by_class = np.bincount(counted, minlength=labels.num_classes)[: labels.num_classes]  # ignored pixels come behind
-    odd = odd_objects(annotation)
+    odd = odd_objects(annotation, labels)
     return {
         "annotation_size": list(annotation.size),
         "void_share": float((classes.size - by_class.sum()) / classes.size),

@@ -77,7 +77,7 @@ def read_picture(layout: Layout, sample: Sample, labels: LabelMap, oddity: Oddit
         return None
     try:
         annotation = layout.annotation(sample)
-        around = place_of_first(annotation, oddity) if annotation and oddity else None
+        around = place_of_first(annotation, labels, oddity) if annotation and oddity else None
         return picture(image, annotation, labels, around)
     except InputError as error:
         mask = None

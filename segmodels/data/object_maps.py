@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def read_objects(
     """
     name, *tables = files
     layers = _layers(root, name, classes.shape)
-    found = [classes_under(layer, classes, labels) for layer in layers]
+    found = [classes_under(layer, classes, range(labels.num_classes)) for layer in layers]
     majority = {id: label for own in found for id, label in own.items()}
     ids = sorted(majority)
     if len(ids) < sum(map(len, found)):
@@ -58,12 +58,16 @@ def _layers(root: Path, name: str, size: tuple[int, ...]) -> NDArray[np.uint16]:
     return pages.astype(np.uint16)
 
 
-def classes_under(layer: NDArray[np.uint16], classes: NDArray, labels: LabelMap) -> dict[int, int | None]:
-    """Id -> the class that most of its pixels have, the lowest of equals; None where all are ignored."""
+def classes_under(layer: NDArray[np.uint16], classes: NDArray, among: Iterable[int]) -> dict[int, int | None]:
+    """Id -> the class of ``among`` (train ids) that most of its pixels have, the lowest of equals; None where no pixel
+    has one of them.
+    """
+    chosen = np.zeros(2**16, dtype=bool)  # -1, of ignored pixels, is its last entry
+    chosen[list(among)] = True
     inside = layer > 0
     under = classes[inside].astype(np.int64)
-    known = (under >= 0) & (under < labels.num_classes)
-    codes, counts = np.unique(layer[inside] * np.int64(2**16) + np.where(known, under, 2**16 - 1), return_counts=True)
+    under = np.where(chosen[under], under, 2**16 - 1)
+    codes, counts = np.unique(layer[inside] * np.int64(2**16) + under, return_counts=True)
     best: dict[int, tuple[int, int | None]] = {}
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
         id, label = divmod(code, 2**16)

@@ -52,7 +52,8 @@ class Voc2012(Published):
     Splits are the lists ``train.txt`` and ``val.txt`` of ``ImageSets/Segmentation`` (``test.txt`` too where its images
     have masks), else ``trainval.txt``, else there are none and every image with a mask is a sample. Masks hold class
     ids as palette indices; void, 255, counts nowhere. Masks converted to RGB are read by VOC's colours. An object of
-    ``SegmentationObject`` has the class that most of its pixels have. Without that folder there are no objects.
+    ``SegmentationObject`` has the countable class that most of its pixels have. Without that folder there are no
+    objects.
     """
 
     table = "voc2012"
@@ -123,10 +124,10 @@ VOCdevkit/VOC2012/
         if ids.shape != classes.shape:
             raise InputError(f"{objects[0]} is {ids.shape} but its class mask {classes.shape}, expected the same size")
         ids = np.where(ids == VOID, 0, ids)
-        under = classes_under(ids.astype(np.uint16), classes, self.labels)
-        rows = [Segment(id, label) for id, label in sorted(under.items()) if label in self.labels.things]
+        under = classes_under(ids.astype(np.uint16), classes, self.labels.things)
+        rows = [Segment(id, label) for id, label in sorted(under.items()) if label is not None]
         layers, segments = one_layer(ids, rows)
-        return replace(annotation, layers=layers, segments=segments)
+        return replace(annotation, layers=layers, segments=segments, empty=len(under) - len(rows))
 
     def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:
         lists = {split: names for split in ("train", "val", "test") if (names := self._list(split)) is not None}

@@ -1,5 +1,7 @@
 """Causes of meaningless labels: named where they show, else not guessed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from segmodels.data.layouts import LAYOUTS
 from segmodels.labels import LabelMap
 
 BINARY = LabelMap(("background", "object"), ((0, 0, 0), (200, 30, 60)), {0: 0, 1: 1, 255: 255})
+BINARY_THINGS = replace(BINARY, things=frozenset({1}))
 ADE20K = LAYOUTS["ade20k"].build.published()
 CAMVID = LAYOUTS["camvid"].build.published()
 CITYSCAPES = LAYOUTS["cityscapes"].build.published()
@@ -76,8 +79,11 @@ def test_odd_objects_are_those_of_one_pixel_and_those_that_the_class_map_contrad
     assert len(layers) == 2
     segments = rows_of(layers, [Segment(number, 1, number == 5) for number in range(1, 6)])
     annotation = Annotation(classes, layers, segments)
-    odd = odd_objects(annotation)
+    odd = odd_objects(annotation, BINARY_THINGS)
     assert [segment.id for segment in odd.specks] == [4]
     assert [segment.id for segment in odd.misplaced] == [3]
-    assert place_of_first(annotation, "misplaced") == (1, 5, 7, 8)
-    assert odd_objects(Annotation.of_classes(classes)) == ([], [])
+    assert place_of_first(annotation, BINARY_THINGS, "misplaced") == (1, 5, 7, 8)
+    assert odd_objects(Annotation.of_classes(classes), BINARY_THINGS) == ([], [])
+    on_background = Annotation(classes, layers, rows_of(layers, [Segment(3, 0)]))
+    assert [segment.id for segment in odd_objects(on_background, BINARY_THINGS).misplaced] == [3]
+    assert odd_objects(on_background, BINARY).misplaced == []  # with several classes of stuff it may be a region

@@ -58,6 +58,17 @@ def test_voc_has_objects_void_borders_and_its_lists(tmp_path: Path) -> None:
     assert objects(layout, annotation) == [("person", 48, False), ("person", 48, False), ("bottle", 32, False)]
 
 
+def test_an_object_of_voc_has_a_countable_class_or_is_counted_as_empty(tmp_path: Path) -> None:
+    layout, samples, annotation = opened("voc2012", trees.voc2012(tmp_path))
+    classes = annotation.classes.copy()
+    classes[5:12, 4:10] = 0  # most of the first person
+    classes[4:12, 20:24] = 0  # all of the bottle
+    trees.save(tmp_path / samples[0].files[0], classes, trees.VOC_PALETTE)
+    annotation = layout.annotation(samples[0])
+    assert objects(layout, annotation) == [("person", 48, False), ("person", 48, False)]
+    assert annotation.empty == 1
+
+
 def test_sbd_reads_classes_and_objects_from_matlab_files(tmp_path: Path) -> None:
     root = trees.sbd(tmp_path)
     layout, samples, annotation = opened("sbd", root)
