@@ -46,7 +46,7 @@ def tables(
     columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in as_they_are}
     parts = parts_of_files(columns["image"], columns["id"])
     columns["content"] = [None if part else md5 for part, md5 in zip(parts, columns["image_md5"], strict=True)]
-    columns |= {name: _with_ids(columns[name], columns["id"]) for name in ("image", "annotation")}
+    columns |= {name: with_ids(columns[name], columns["id"]) for name in ("image", "annotation")}
     manifest, labels = dataset.table, dataset.labels
     columns["ingested_image_md5"] = manifest.column("image_md5").to_pylist()
     columns["md5s"] = [md5s and " ".join(md5s) for md5s in facts.column("md5s").to_pylist()]
@@ -90,7 +90,7 @@ def tables(
     return {"samples": samples, "classes": pd.DataFrame(rows), "splits": splits}
 
 
-def _with_ids(files: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
+def with_ids(files: Sequence[str | None], ids: Sequence[str]) -> list[str | None]:
     """Files, with the sample's id where a file is of several samples: slices of a volume, images of a JSON file."""
     parts = parts_of_files(files, ids)
     return [f"{file}: {id}" if part and file else file for part, file, id in zip(parts, files, ids, strict=True)]

@@ -12,6 +12,7 @@ import pytest
 
 from components.validation.duplicate_images import near_elsewhere, same_elsewhere
 from components.validation.sample_facts import perceptual_hash
+from components.validation.tables import with_ids
 from segmodels.data.decoding import read_image
 from segmodels.data.digits import DigitsSettings, write_digits
 
@@ -70,3 +71,9 @@ def test_the_hash_of_a_picture_outlives_compression_and_scale_and_tells_scenes_a
         assert (np.bitwise_count(original ^ changed) <= 2).mean() >= 0.9
     apart = np.bitwise_count(original[:, None] ^ original[None])[np.triu_indices(40, k=1)]
     assert apart.min() > 8
+
+
+def test_a_file_of_several_samples_is_named_with_the_sample() -> None:
+    files = ["a.json", "b.png", "a.json", None, "c.png", "c.png"]
+    named = ["a.json: 1", "b.png", "a.json: 3", None, "c.png", "c.png"]  # c is in two splits
+    assert with_ids(files, ["1", "2", "3", "4", "5", "5"]) == named

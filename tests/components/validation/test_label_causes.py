@@ -84,6 +84,7 @@ def test_odd_objects_are_those_of_one_pixel_and_those_that_the_class_map_contrad
     assert [segment.id for segment in odd.misplaced] == [3]
     assert place_of_first(annotation, BINARY_THINGS, "misplaced") == (1, 5, 7, 8)
     assert odd_objects(Annotation.of_classes(classes), BINARY_THINGS) == ([], [])
-    on_background = Annotation(classes, layers, rows_of(layers, [Segment(3, 0)]))
+    third = np.where(layers == 3, layers, 0)
+    on_background = Annotation(classes, third, rows_of(third, [Segment(3, 0)]))
     assert [segment.id for segment in odd_objects(on_background, BINARY_THINGS).misplaced] == [3]
     assert odd_objects(on_background, BINARY).misplaced == []  # with several classes of stuff it may be a region
