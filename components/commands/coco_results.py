@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.ndimage
 from PIL import Image
 
 from components.running.atomic import written_file
-from segmodels import run_lengths
 from segmodels.results import Instances, PanopticMap
 
 if TYPE_CHECKING:
     from segmodels.labels import LabelMap
 
-RESULTS, IMAGES, PANOPTIC = "results.json", "images.json", "panoptic.json"
+RESULTS, BOXES, IMAGES, PANOPTIC = "results.json", "boxes.json", "images.json", "panoptic.json"
 
 
 class CocoResults:
     """Takes the results of images, by their paths relative to the folder of images, from several threads.
 
-    Of objects: results.json, a list as COCO's results have it, and images.json, the images and categories:
-    ``COCO("images.json").loadRes("results.json")`` reads both. Of panoptic maps: panoptic.json and panoptic/NAME.png, R
-    + 256 G + 65536 B of a pixel is the id of its segment, as panopticapi reads it. Of class maps: nothing.
+    Of objects: results.json with the masks, boxes.json with the boxes, lists as COCO's results have them, and
+    images.json, the images and categories: ``COCO("images.json").loadRes("results.json")`` reads both. Masks and boxes
+    are apart because pycocotools takes the area of a box for that of its mask where a result has both. It takes no
+    empty list: where no image has an object, ``COCO("images.json")`` itself is the result.
+
+    Of panoptic maps: panoptic.json and panoptic/NAME.png, R + 256 G + 65536 B of a pixel is the id of its segment, as
+    panopticapi reads it. Of class maps: nothing.
 
     A category's id is the dataset's own. An image's id is the number that its name is, where all names are different
     numbers (COCO's 000000000139.jpg is 139), else its place among the names, from 1.
@@ -51,8 +55,8 @@ class CocoResults:
             self._segments[path] = self._write_map(path, result)
             self._images[path] = result.ids.shape[0], result.ids.shape[1]
 
-    def close(self) -> None:
-        """Called after the last image."""
+    def close(self) -> bool:
+        """Called after the last image. Returns whether objects were looked for, and none was found in any image."""
         names = sorted(self._images)
         numbers = [int(name.stem) for name in names if name.stem.isdecimal()]
         own = numbers if len(set(numbers)) == len(names) else range(1, len(names) + 1)
@@ -64,7 +68,8 @@ class CocoResults:
         content = {"info": {}, "licenses": [], "images": images, "annotations": [], "categories": self._categories()}
         if self._objects:
             rows = [{"image_id": ids[name]} | row for name in names for row in self._objects[name]]
-            self._write(RESULTS, rows)
+            for file, other in ((RESULTS, "bbox"), (BOXES, "segmentation")):
+                self._write(file, [{key: value for key, value in row.items() if key != other} for row in rows])
             self._write(IMAGES, content)
         if self._segments:
             maps = [
@@ -76,6 +81,7 @@ class CocoResults:
                 for name in names
             ]
             self._write(PANOPTIC, content | {"annotations": maps})
+        return bool(self._objects) and not any(self._objects.values())
 
     def _object(self, row: dict[str, Any]) -> dict[str, Any]:
         del row["class"]
@@ -88,16 +94,16 @@ class CocoResults:
         Image.fromarray(np.stack(parts, axis=2)).save(data, "PNG")
         with written_file(self._out / Path(PANOPTIC).stem / path.with_suffix(".png")) as partial:
             partial.write_bytes(data.getvalue())
+        windows = scipy.ndimage.find_objects(result.ids)
         rows = []
         for segment in result.segments:
-            crop = run_lengths.cropped(result.ids == segment.id)
-            height, width = crop.pixels.shape
+            down, across = window = windows[segment.id - 1]
             rows.append(
                 {
                     "id": segment.id,
                     "category_id": self._category[segment.label],
-                    "area": int(np.count_nonzero(crop.pixels)),
-                    "bbox": [crop.left, crop.top, width, height],
+                    "area": int(np.count_nonzero(result.ids[window] == segment.id)),
+                    "bbox": [across.start, down.start, across.stop - across.start, down.stop - down.start],
                     "iscrowd": 0,
                 }
             )

@@ -73,10 +73,9 @@ def write_large(
     from segmodels.data.large_images import shrink
     from segmodels.plots import blend
 
-    scale = min(OVERLAY_SIDE / max(image.height, image.width), 1)
     rows, columns = (
-        ((np.arange(round(length * scale)) + 0.5) * length / round(length * scale)).astype(int)
-        for length in (image.height, image.width)
+        ((np.arange(shown) + 0.5) * length / shown).astype(int)
+        for length, shown in zip((image.height, image.width), _overlay_size(image), strict=True)
     )
     small_mask = np.empty((len(rows), len(columns)), dtype=labels.dtype)
 
@@ -93,6 +92,23 @@ def write_large(
         _write(content, out / "masks" / path.with_suffix(suffix))
     overlay = blend(shrink(image, len(rows), len(columns)), small_mask, labels, ALPHA)
     _save_jpeg(overlay, out / "overlays" / path.with_suffix(".jpg"))
+
+
+def write_large_result(out: Path, path: Path, image: ImageRows, result: Any, labels: LabelMap) -> None:
+    """The files of a result other than a class map, and overlays/NAME.jpg of at most ``OVERLAY_SIDE`` pixels."""
+    from segmodels.data.large_images import shrink
+
+    for suffix, content in result.files(labels).items():
+        _write(content, out / "masks" / path.with_suffix(suffix))
+    size = _overlay_size(image)
+    _save_jpeg(
+        result.resized(size).draw(shrink(image, *size), labels, ALPHA), out / "overlays" / path.with_suffix(".jpg")
+    )
+
+
+def _overlay_size(image: ImageRows) -> tuple[int, int]:
+    scale = min(OVERLAY_SIDE / max(image.height, image.width), 1)
+    return max(round(image.height * scale), 1), max(round(image.width * scale), 1)
 
 
 def _save_nifti(classes: np.ndarray, like: Path, path: Path) -> None:

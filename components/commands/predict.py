@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from components.commands.annotation_files import AnnotationFiles
+    from components.commands.coco_results import CocoResults
     from segmodels.inference.predictor import Predictor
 
 
@@ -41,15 +42,16 @@ def predict(
         masks/NAME.png: class ids, with the classes' colours as palette (16-bit grey above 255 classes); of other tasks
             than semantic segmentation, the files of their results.
         overlays/NAME.jpg: the image with the result drawn over it.
-        results.json and images.json, or panoptic.json and panoptic/NAME.png: of objects and of panoptic maps, as
-            pycocotools and panopticapi read them.
+        results.json (masks), boxes.json and images.json: of objects, as pycocotools reads them.
+        panoptic.json and panoptic/NAME.png: of panoptic maps, as panopticapi reads them.
         classes.csv: id, class and colour.
         labelme/NAME.json or coco.json: with ``annotations``.
 
-    An image of more than 33.5 million pixels (``large_images.LARGE``) is predicted row by row and needs ``window``,
-    unless the model sees images at a fixed size. Its mask is masks/NAME.tif, tiled and deflated, its overlay has 4096
-    pixels at most. With a TIFF file in grey or RGB, uncompressed or deflated, neither the image nor its mask is ever
-    whole in memory; files of other kinds are read whole.
+    An image of more than 33.5 million pixels (``large_images.LARGE``) is read row by row and needs ``window``, unless
+    the model sees images at a fixed size. Its class map is masks/NAME.tif, tiled and deflated; objects that a border of
+    a window cuts are joined. Its overlay has 4096 pixels at most. With a TIFF file in grey or RGB, uncompressed or
+    deflated, neither the image nor its class map is ever whole in memory; files of other kinds are read whole, and
+    panoptic maps are whole in memory.
 
     The mask of a GeoTIFF file is masks/NAME.tif with the same georeference. A world file beside an image (.tfw, .pgw,
     .jgw, .wld) and its .prj are copied to the mask.
@@ -75,7 +77,7 @@ def predict(
         scales: average over these scales of the image, or of each window.
         crf: refine by the image's edges with a dense CRF (``DenseCRF``'s defaults); whole images only.
         annotations: also write the results for correction by hand, as polygons for labelme or as masks in COCO's JSON:
-            labelme or coco. Not of volumes and of images that are predicted row by row.
+            labelme or coco. Not of volumes and of images of more than 33.5 million pixels.
         points: of each object its clicks, in pixels: x,y on it or x,y,0 beside it, several with semicolons between
             them: 120,80 "40,60;45,90,0".
         boxes: of each object left,top,right,bottom in pixels. With points too, the first of each are of one object, and
@@ -142,16 +144,20 @@ def predict(
                 written.popleft().result()
         for future in written:
             future.result()
-    coco.close()
     if files:
         files.close()
     for path in large:
         try:
-            _predict_large(predictor, folder, path, out)
+            _predict_large(predictor, folder, path, out, coco)
             if files:
-                raise InputError(f"{path} is predicted row by row: it has a mask, but no annotations for {annotations}")
+                raise InputError(f"{path} is too large for annotations for {annotations}: it has a result without them")
         except InputError as error:
             problems.append(str(error))
+    if coco.close():
+        print(
+            "no object was found in any image: results.json and boxes.json are empty lists, which pycocotools' loadRes"
+            " does not take; read images.json, which has no annotations, as the results instead"
+        )
     done = len(parts) - len(problems)
     if narrow:
         print(
@@ -194,11 +200,16 @@ def _annotate(files: AnnotationFiles, path: Path, image: np.ndarray, result: Any
     files.add(path, (image.shape[0], image.shape[1]), result.regions())
 
 
-def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path) -> None:
-    from components.commands.mask_files import write_large
+def _predict_large(predictor: Predictor, folder: Path, path: Path, out: Path, coco: CocoResults) -> None:
+    from components.commands.mask_files import write_large, write_large_result
     from segmodels.data.large_images import open_rows
 
     with open_rows(folder / path) as image:
+        if not predictor.gives_rows:
+            result = predictor.large(image)
+            write_large_result(out, path, image, result, predictor.labels)
+            coco.add(path, result)
+            return
         rows = (row for rows in predictor.rows(image) for row in rows)
         write_large(
             out, folder, path, image, track(rows, f"predicting the rows of {path}", image.height), predictor.labels

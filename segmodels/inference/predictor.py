@@ -181,22 +181,44 @@ class Predictor:
             size = scaled_size((size[0], size[1]), self._longer_side)
         return padded_pixels(size)
 
+    @property
+    def gives_rows(self) -> bool:
+        """Whether the task gives class maps row by row (``rows``); others give whole results of large images
+        (``large``).
+        """
+        return hasattr(self.task, "predict_rows")
+
     @torch.inference_mode()
     def rows(self, image: large_images.ImageRows) -> Iterator[NDArray]:
-        """The class map of an image that may be larger than memory, as rows (n, width) from the top down.
+        """The class map of an image that may be larger than memory, as rows (n, width) from the top down; of a task
+        that gives rows.
 
         A model that was trained at a fixed size (``Bundle.longer_side``) sees the image at that size, read row by row
         as well.
 
         Raises:
-            InputError: the task does not predict row by row, or the image is too large for the model without a sliding
-                window.
+            InputError: the image is too large for the model without a sliding window.
         """
-        if not hasattr(self.task, "predict_rows"):
+        yield from self.task.predict_rows(self.network, *self._reader(image), (image.height, image.width))
+
+    @torch.inference_mode()
+    def large(self, image: large_images.ImageRows) -> Result:
+        """The result of an image that may be larger than memory, read as in ``rows``; of a task that gives no rows.
+
+        Raises:
+            InputError: the task takes prompts, or the image is too large for the model without a sliding window.
+        """
+        if self.task.takes_prompts:
             raise InputError(
                 f"image has {image.height} x {image.width} pixels, expected at most {large_images.LARGE / 1e6:.1f}"
                 f" million for a model of {self.task.name} segmentation: cut it into parts"
             )
+        return self.task.predict_large(self.network, *self._reader(image), (image.height, image.width))
+
+    def _reader(self, image: large_images.ImageRows) -> tuple[Callable[[int, int], Tensor], tuple[int, int]]:
+        """What reads rows ``start`` .. ``stop - 1`` of an image as the model sees it, (C, rows, width) on the device;
+        the height and width at which it sees it.
+        """
         own = image.height, image.width
         seen = scaled_size(own, self._longer_side)
         whole: list[NDArray] = []
@@ -215,7 +237,7 @@ class Predictor:
                 rows = whole[0][start:stop]
             return torch.from_numpy(rows).permute(2, 0, 1).to(self.device)
 
-        yield from self.task.predict_rows(self.network, read, seen, own)
+        return read, (seen[0], seen[1])
 
     def _check(self, image: NDArray) -> None:
         shape, expected = image.shape, (*AXES[self.spatial_dims], self.channels)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from segmodels.data import large_images
 from segmodels.errors import InputError
 from segmodels.windows import SlidingWindow
 
@@ -106,6 +107,23 @@ def window_rows(
 def image_rows(image: Tensor, start: int, stop: int) -> Tensor:
     """What ``predict_bands`` reads, of an image (channels, *spatial) in memory."""
     return image[:, start:stop]
+
+
+def require_whole(seen: tuple[int, int], size: tuple[int, int]) -> None:
+    """Check that an image can be predicted whole.
+
+    Args:
+        seen: (height, width) at which the model sees the image.
+        size: (height, width) of the image.
+
+    Raises:
+        InputError: more than ``large_images.LARGE`` pixels for the model to see.
+    """
+    if seen[0] * seen[1] > large_images.LARGE:
+        raise InputError(
+            f"image has {size[0]} x {size[1]} pixels, expected at most {large_images.LARGE / 1e6:.1f} million without a"
+            " sliding window: give one, as --window 512"
+        )
 
 
 def window_starts(length: int, size: int, overlap: float) -> list[int]:

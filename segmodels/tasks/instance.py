@@ -16,7 +16,7 @@ from torch import Tensor
 from segmodels import run_lengths
 from segmodels.annotations import Annotation
 from segmodels.inference.object_windows import join_objects
-from segmodels.inference.sliding_window import image_rows
+from segmodels.inference.sliding_window import image_rows, require_whole
 from segmodels.labels import LabelMap
 from segmodels.metrics.average_precision import SURE, UNPAIRED, mask_iou, pair
 from segmodels.object_reading import InstanceSettings
@@ -91,8 +91,26 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         if self.settings.sliding_window is None:
             return self._seen(network, images, sizes)
         seen = (images.shape[2], images.shape[3])
-        joined = (self._joined(network, partial(image_rows, image), seen) for image in images)
-        return [own.resized((size[0], size[1])) for own, size in zip(joined, sizes, strict=True)]
+        return [
+            self.predict_large(network, partial(image_rows, image), seen, (size[0], size[1]))
+            for image, size in zip(images, sizes, strict=True)
+        ]
+
+    def predict_large(
+        self, network: Network, read: Callable[[int, int], Tensor], seen: tuple[int, int], size: tuple[int, int]
+    ) -> Instances:
+        """The objects of an image that may be larger than memory.
+
+        With a sliding window, memory holds one strip of the image, as high as the window, and the masks, run-length
+        encoded. Masks are found at the size ``seen`` and enlarged from there.
+
+        Arguments and errors as of ``SemanticTask.predict_rows``.
+        """
+        if self.settings.sliding_window is None:
+            require_whole(seen, size)
+            (found,) = self._seen(network, read(0, seen[0])[None], [seen])
+            return found.resized(size)
+        return self._joined(network, read, seen).resized(size)
 
     def evaluator(self) -> Evaluator[Instances]:
         return InstanceEvaluator(self.labels)

@@ -15,7 +15,7 @@ from torch import Tensor
 from segmodels.annotations import Annotation
 from segmodels.errors import InputError
 from segmodels.inference.object_windows import join_segments
-from segmodels.inference.sliding_window import image_rows
+from segmodels.inference.sliding_window import image_rows, require_whole
 from segmodels.labels import LabelMap
 from segmodels.metrics.panoptic import match_segments
 from segmodels.object_reading import PanopticSettings
@@ -69,8 +69,28 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         if self.settings.sliding_window is None:
             return self.read(network(images) if guides is None else network(images, guide=guides), sizes)
         seen = (images.shape[2], images.shape[3])
-        joined = (self._joined(network, partial(image_rows, image), seen) for image in images)
-        return [own.resized((size[0], size[1])) for own, size in zip(joined, sizes, strict=True)]
+        return [
+            self.predict_large(network, partial(image_rows, image), seen, (size[0], size[1]))
+            for image, size in zip(images, sizes, strict=True)
+        ]
+
+    def predict_large(
+        self,
+        network: Callable[..., Any],
+        read: Callable[[int, int], Tensor],
+        seen: tuple[int, int],
+        size: tuple[int, int],
+    ) -> PanopticMap:
+        """The map of an image that may be too large to predict at once. With a sliding window, memory holds one strip
+        of the image, as high as the window, and the whole map, 8 bytes per pixel.
+
+        Arguments and errors as of ``SemanticTask.predict_rows``.
+        """
+        if self.settings.sliding_window is None:
+            require_whole(seen, size)
+            (found,) = self.read(network(read(0, seen[0])[None]), [seen])
+            return found.resized(size)
+        return self._joined(network, read, seen).resized(size)
 
     def evaluator(self) -> PanopticEvaluator:
         return PanopticEvaluator(self.labels)

@@ -17,12 +17,11 @@ from torch.nn import functional
 
 from segmodels.annotations import Annotation
 from segmodels.checks import check, each, number
-from segmodels.data import large_images
 from segmodels.data.preview import flat
 from segmodels.errors import InputError
 from segmodels.inference.class_rows import class_rows
 from segmodels.inference.crf import DenseCRF, mean_field
-from segmodels.inference.sliding_window import image_rows, predict_bands
+from segmodels.inference.sliding_window import image_rows, predict_bands, require_whole
 from segmodels.inference.views import average_predictions
 from segmodels.labels import LabelMap
 from segmodels.outputs import PixelOutput
@@ -142,13 +141,9 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         Raises:
             InputError: more than ``large_images.LARGE`` pixels for the model to see, and no sliding window.
         """
-        window, limit = self.settings.sliding_window, large_images.LARGE
-        if window is None and seen[0] * seen[1] > limit:
-            raise InputError(
-                f"image has {size[0]} x {size[1]} pixels, expected at most {limit / 1e6:.1f} million without a sliding"
-                " window: give one, as --window 512"
-            )
+        window = self.settings.sliding_window
         if window is None:
+            require_whole(seen, size)
             (bands,) = self._bands(network, read(0, seen[0])[None])
         else:
             bands = predict_bands(partial(self._averaged, network), read, seen, window)

@@ -29,7 +29,14 @@ BACKGROUND = "background"
 FEWEST_NUMBERS = 6
 """Of a polygon: three corners."""
 
-FORM = {"images": [{"id": (int, str), "file_name": str}], "categories": [{"id": int, "name": str}]}
+FARTHEST = 2**20
+"""Pixels from the origin to the corners of a polygon. pycocotools takes memory for the pixels along its sides."""
+
+FORM = {
+    "images": [{"id": (int, str), "file_name": str}],
+    "annotations": [{"image_id": (int, str)}],
+    "categories": [{"id": int, "name": str}],
+}
 
 
 @dataclass(frozen=True)
@@ -49,19 +56,20 @@ class CocoFile:
         """The whole file.
 
         Raises:
-            InputError: missing, no JSON, or without images, annotations or categories.
+            InputError: missing, no JSON, without images, annotations or categories, of images or categories that share
+                an id, or of annotations of which none belongs to an image.
         """
         with reading(self.path, damaged="export the annotations again"):
             content = json.loads(self.path.read_bytes())
-            check_shape(content, {"images": list, "annotations": list, "categories": list})
-            check_shape({"images": content["images"][:1], "categories": content["categories"]}, FORM)
-            return dict(content)
+            check_shape(content, FORM)
+        self._check_ids(content)
+        return dict(content)
 
     @cached_property
     def categories(self) -> dict[int, str]:
         """Id -> name. Without groups that no annotation has: Roboflow adds the project's name as category 0."""
         rows = self.content["categories"]
-        used = {row.get("category_id") for row in self._annotation_rows()}
+        used = {id for row in self._annotation_rows() if isinstance(id := row.get("category_id"), int)}
         groups = {row.get("supercategory") for row in rows if row.get("supercategory") != row["name"]}
         return {row["id"]: row["name"] for row in rows if row["id"] in used or row["name"] not in groups}
 
@@ -81,11 +89,28 @@ class CocoFile:
         """Id of an image -> its annotations."""
         found = defaultdict(list)
         for row in self._annotation_rows():
-            found[row.get("image_id")].append(row)
+            found[row["image_id"]].append(row)
         return found
 
     def _annotation_rows(self) -> list[dict[str, Any]]:
         return list(self.content["annotations"])
+
+    def _check_ids(self, content: Mapping[str, Any]) -> None:
+        """Ids of annotations play no role."""
+        for kind, name in (("images", "file_name"), ("categories", "name")):
+            first: dict[Any, str] = {}
+            for row in content[kind]:
+                if (other := first.setdefault(row["id"], row[name])) != row[name]:
+                    raise InputError(
+                        f"{self.name} gives the id {row['id']} to the {kind} {other} and {row[name]}, expected an id of"
+                        " its own for each: number them anew"
+                    )
+        listed, owners = [row["id"] for row in content["images"]], [row["image_id"] for row in content["annotations"]]
+        if listed and owners and not set(listed) & set(owners):
+            raise InputError(
+                f"{self.name} lists none of the images that its annotations belong to: image_id is"
+                f" {shown(owners[0])}, expected the id of an image, such as {shown(listed[0])}: export them together"
+            )
 
 
 def labels_of(files: Iterable[CocoFile]) -> LabelMap:
@@ -129,14 +154,15 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     rows = [row for row in listed if row.get("segmentation")]
     masks, segments = [], []
     for row in rows:
-        if row.get("category_id") not in trains:
+        category = row.get("category_id")
+        if not isinstance(category, int) or category not in trains:
             raise InputError(
-                f"{file.name}: annotation {row.get('id')} has the category {row.get('category_id')}, expected one of"
+                f"{file.name}: annotation {row.get('id')} has the category {shown(category)}, expected one of"
                 f" {sorted(trains)}: correct it"
             )
         masks.append(decode_mask(row["segmentation"], (height, width), f"{file.name}: annotation {row.get('id')}"))
-        crowd, area = bool(row.get("iscrowd", 0)) and not _mask_of_cvat(row), row.get("area")
-        segments.append(Segment(len(masks), trains[row["category_id"]], crowd, box_of(row.get("bbox")), area))
+        crowd = is_crowd(row) and not _mask_of_cvat(row)
+        segments.append(Segment(len(masks), trains[category], crowd, box_of(row), area_of(row)))
     classes = np.zeros((height, width), labels.dtype)
     sizes = [int(mask.sum()) for mask in masks]
     for place in sorted(range(len(masks)), key=lambda place: (not segments[place].crowd, -sizes[place])):
@@ -178,6 +204,11 @@ def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray
             if not numbers or len(polygon) < FEWEST_NUMBERS or len(polygon) % 2:
                 raise InputError(
                     f"{where} has the polygon {shown(polygon)}, expected [x1, y1, x2, y2, x3, y3, ...]: correct it"
+                )
+            if far := [one for one in polygon if not abs(one) <= FARTHEST]:  # or not a number
+                raise InputError(
+                    f"{where} has a polygon with the coordinate {shown(far[0])}, expected pixels of an image of"
+                    f" {width} x {height}: correct it"
                 )
         runs = coco.merge(coco.frPyObjects(segmentation, height, width))
     else:
@@ -223,12 +254,28 @@ def _decompressed(text: str) -> list[int]:
     return counts
 
 
-def box_of(box: Sequence[float] | None) -> Box | None:
-    """Left, top, right, bottom of COCO's left, top, width, height."""
-    if not box or len(box) != 4:
+def box_of(row: Mapping[str, Any]) -> Box | None:
+    """Left, top, right, bottom of an annotation's left, top, width, height; None where it states none with an area."""
+    box = row.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         return None
     left, top, width, height = map(float, box)
-    return left, top, left + width, top + height
+    return (left, top, left + width, top + height) if width > 0 and height > 0 else None
+
+
+def area_of(row: Mapping[str, Any]) -> float | None:
+    """Pixels that an annotation states, None where it states no number."""
+    area = row.get("area")
+    return area if _is_finite(area) else None
+
+
+def is_crowd(row: Mapping[str, Any]) -> bool:
+    """Whether an annotation is a group of objects that are not told apart."""
+    return row.get("iscrowd") in (1, "1")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= 2**53
 
 
 def find_image(name: str, folders: Iterable[str], files: frozenset[str]) -> str | None:

@@ -14,7 +14,7 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import read_pixels
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_archives import IMAGES, PANOPTIC
-from segmodels.data.layouts.coco_json import CocoFile, box_of
+from segmodels.data.layouts.coco_json import CocoFile, area_of, box_of, is_crowd
 from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView, plain, stem
 from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.errors import InputError
@@ -112,7 +112,7 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
                 f"{file.name}: segment {info['id']} has the category {info['category_id']}, which it does not list:"
                 " correct it"
             )
-        return Segment(info["id"], label, bool(info.get("iscrowd", 0)), box_of(info.get("bbox")), info.get("area"))
+        return Segment(info["id"], label, is_crowd(info), box_of(info), area_of(info))
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, dict[str, Any]]]:

@@ -17,11 +17,13 @@ from pycocotools.cocoeval import COCOeval
 
 from components.commands.coco_results import CocoResults
 from components.commands.predict import predict
+from segmodels.data import large_images
+from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.labels import LabelMap
 from segmodels.models.registry import create_model, known_arguments
-from segmodels.results import ClassMap
+from segmodels.results import ClassMap, Instances
 from segmodels.tasks.registry import create_task
 
 ANIMALS = LabelMap(
@@ -45,11 +47,32 @@ def test_objects_are_read_by_pycocotools_and_the_truth_has_an_average_precision_
     ]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     whole = COCO(str(tmp_path / "truth.json"))
-    counted = COCOeval(whole, whole.loadRes(str(tmp_path / "results.json")), "segm")
+    masks = whole.loadRes(str(tmp_path / "results.json"))
+    assert [row["area"] for row in masks.dataset["annotations"]] == [row["area"] for row in truth["annotations"]]
+    assert average_precision(whole, masks, "segm") == 1.0
+    assert average_precision(whole, whole.loadRes(str(tmp_path / "boxes.json")), "bbox") == 1.0
+
+
+def average_precision(truth: COCO, found: COCO, kind: str) -> float:
+    counted = COCOeval(truth, found, kind)
     counted.evaluate()
     counted.accumulate()
     counted.summarize()
-    assert counted.stats[0] == 1.0
+    return float(counted.stats[0])
+
+
+def test_without_an_object_in_any_image_the_images_are_the_results(tmp_path: Path) -> None:
+    _, (annotation,) = digit_scenes(1)
+    truth = create_task("instance", DIGITS).truth(annotation)
+    nothing = Instances.of_masks(np.zeros((0, *truth.size), bool), [], [])
+    for folder, found in (("truth", truth), ("none", nothing)):
+        written = CocoResults(tmp_path / folder, DIGITS)
+        written.add(Path("1.png"), found)
+        assert written.close() == (found is nothing)
+    assert json.loads((tmp_path / "none/results.json").read_text()) == []
+    whole = COCO(str(tmp_path / "truth/images.json"))
+    whole = whole.loadRes(str(tmp_path / "truth/results.json"))
+    assert average_precision(whole, COCO(str(tmp_path / "none/images.json")), "segm") == 0.0
 
 
 def test_categories_have_the_ids_of_the_dataset(tmp_path: Path) -> None:
@@ -90,8 +113,12 @@ def test_panoptic_maps_are_written_as_panopticapi_reads_them(tmp_path: Path) -> 
         assert [DIGITS.ids[info["category_id"]] for info in row["segments_info"]] == [s.label for s in found.segments]
 
 
+@pytest.mark.parametrize("largest", [large_images.LARGE, 64 * 100], ids=["small", "large"])
 @pytest.mark.parametrize(("model", "task"), [("centers_tiny", "instance"), ("kernels_tiny", "panoptic")])
-def test_predict_writes_objects_of_windows(model: str, task: str, tmp_path: Path) -> None:
+def test_predict_writes_objects_of_windows(
+    model: str, task: str, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_images, "LARGE", largest)
     images, _ = digit_scenes(2)
     (tmp_path / "images").mkdir()
     for number, image in enumerate(images):
@@ -110,6 +137,9 @@ def test_predict_writes_objects_of_windows(model: str, task: str, tmp_path: Path
             std=(64.0,) * 3,
             lineage={},
         )
+        if largest < 64 * 128:
+            with pytest.raises(InputError, match="image has 128 x 64 pixels, expected .* without a sliding window"):
+                predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", window=64, overlap=0.25)
         predictor = Predictor(
             load_bundle(tmp_path / "model"), settings=settings | {"sliding_window": {"size": [64, 64], "overlap": 0.25}}

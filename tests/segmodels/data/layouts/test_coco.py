@@ -105,6 +105,49 @@ def test_ids_that_stand_twice_are_one_sentence(tmp_path: Path) -> None:
         layout.annotation(next(iter(layout.samples())))
 
 
+def exported(root: Path, rows: dict):
+    """The layout of an export with these rows."""
+    trees.cvat(root)
+    (root / "annotations" / "instances_default.json").write_text(json.dumps(rows))
+    return open_layout("coco_export", root)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (lambda rows: rows["images"][1].update(id=139), r"gives the id 139 to the images 0+139\.jpg and 0+140\.jpg"),
+        (lambda rows: rows["categories"][1].update(id=1), "gives the id 1 to the categories person and dog, expected"),
+        (
+            lambda rows: [row.update(image_id=str(row["image_id"])) for row in rows["annotations"]],
+            "lists none of the images that its annotations belong to: image_id is '139', expected .*, such as 139",
+        ),
+        (lambda rows: rows["annotations"].append(5), r"annotations\.3 is 5, expected an object"),
+        (lambda rows: rows["annotations"][0].pop("image_id"), r"annotations\.0\.image_id is missing"),
+        (lambda rows: rows["images"][1].pop("file_name"), r"images\.1\.file_name is missing"),
+        (lambda rows: rows["annotations"][0].update(category_id=[1]), r"has the category \[1\], expected one of"),
+    ],
+)
+def test_rows_that_do_not_belong_together_are_one_sentence(changed, sentence: str, tmp_path: Path) -> None:
+    rows = trees.coco_rows()
+    changed(rows)
+    layout = exported(tmp_path, rows)
+    with pytest.raises(InputError, match=sentence):
+        layout.annotation(next(iter(layout.samples())))
+
+
+@pytest.mark.parametrize(
+    ("box", "area"), [([2, 4, 0, 8], "48"), ([2, 4, -6, 8], None), ([2, None, 6, 8], float("nan")), ("2 4", 10**400)]
+)
+def test_boxes_without_an_area_and_areas_that_are_no_numbers_follow_from_the_mask(box, area, tmp_path: Path) -> None:
+    rows = trees.coco_rows()
+    rows["annotations"][0] |= {"bbox": box, "area": area, "iscrowd": "0", "id": 2}  # an id that another has too
+    layout = exported(tmp_path, rows)
+    annotation = layout.annotation(next(iter(layout.samples())))
+    assert annotation.segments[0].box == (2, 4, 8, 12)
+    assert [segment.area for segment in annotation.segments] == [48, 24, 96]
+    assert [segment.crowd for segment in annotation.segments] == [False, False, True]
+
+
 def test_polygons_beyond_the_image_end_at_its_border_and_those_without_area_have_no_pixel(tmp_path: Path) -> None:
     trees.cvat(tmp_path)
     rows = trees.coco_rows()
@@ -144,6 +187,8 @@ RUNS = {"size": list(SIZE), "counts": [SIZE[0] * SIZE[1]]}
         ([[1, 2, 3, 4]], r"annotation 1 has the polygon \[1, 2, 3, 4\], expected \[x1, y1"),
         ([[1, 2, 3, 4, 5]], "has the polygon"),
         ([["a"] * 6], "has the polygon"),
+        ([[1, 2, 3, 4, 1e9, 6]], r"polygon with the coordinate 1000000000\.0, expected pixels of an image of 32 x 24"),
+        ([[1, 2, 3, 4, float("nan"), 6]], "polygon with the coordinate nan, expected pixels"),
         (RUNS | {"counts": [5, 5]}, "covers 10 pixels"),
         (RUNS | {"counts": [-5, 773]}, "cannot be understood"),
         (RUNS | {"counts": "WWWW"}, "cannot be understood"),
