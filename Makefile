@@ -67,7 +67,7 @@ attacks: $(VENV)/.installed  ## kills, outages, full disks, bad files and reques
 
 bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
 	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
-	for name in metrics losses loader stored_shards train_loop models crf steps serving tracking integrity; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
+	for name in metrics average_precision losses loader stored_shards train_loop models crf steps serving tracking integrity; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
 
 bench-gpu:  ## on a GPU, with torch alone: at most 8 minutes, resumable; writes benchmarks/RESULTS-GPU.md
 	$(PYTHON) -m benchmarks.gpu

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels import run_lengths
-from segmodels.metrics.average_precision import box_iou
+from segmodels.metrics.object_matching import box_iou
 from segmodels.results import Instances
 from segmodels.run_lengths import Crop
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import _register_namedtuple
 
 from segmodels.labels import LabelMap
-from segmodels.metrics.average_precision import SURE
+from segmodels.metrics.object_matching import SURE
 from segmodels.object_reading import (
     Frame,
     InstanceSettings,

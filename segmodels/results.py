@@ -17,7 +17,7 @@ from segmodels import run_lengths
 from segmodels.annotations import MOST_SEGMENTS, Annotation, Segment, pack_layers, resize_map, rows_of
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
-from segmodels.metrics.average_precision import SURE
+from segmodels.metrics.object_matching import SURE
 from segmodels.run_lengths import Crop
 
 

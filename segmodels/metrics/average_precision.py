@@ -8,25 +8,16 @@ weighted cumulative sums over these matches, so that a bootstrap over images nev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.errors import InputError, nearest
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-"""Of the IoU from which a detection fits an object."""
-
-AREAS = {"": (0.0, 1e10), "_small": (0.0, 32.0**2), "_medium": (32.0**2, 96.0**2), "_large": (96.0**2, 1e10)}
-"""Suffix of a score -> smallest and largest area of its objects in pixels, both included."""
+from segmodels.metrics.object_matching import AREAS, THRESHOLDS, Matches
 
 RECALLS = np.linspace(0, 1, 101)
 """Recalls at which precision is read."""
-
-MOST = 100
-"""Detections of a class in an image that count, those with the best scores."""
 
 PRECISIONS = {
     "mask_ap": ("", slice(None)),
@@ -43,96 +34,7 @@ RECALLED = {f"mask_ar{suffix}": (suffix, slice(None)) for suffix in AREAS}
 
 SCORES = PRECISIONS | RECALLED
 
-SURE = 0.3
-"""Score from which a detection is drawn and enters confusion matrices, as in mmdetection's tools."""
-
-UNPAIRED, EXCUSED = -1, -2
-"""Of a detection without an object, and of one that lies in a crowd."""
-
 MEMORY = 1 << 26  # bytes that one chunk of resamples may take
-
-
-class Matches(NamedTuple):
-    """Detections and objects of one image, matched.
-
-    A detection's outcomes are bits: number ``area * 10 + threshold``, in the orders of ``AREAS`` and ``THRESHOLDS``.
-    """
-
-    labels: NDArray[np.int64]  # (D,), best score first
-    scores: NDArray[np.float64]  # (D,)
-    matched: NDArray[np.int64]  # (D,) bits: it has an object
-    ignored: NDArray[np.int64]  # (D,) bits: it counts neither as right nor as wrong
-    classes: NDArray[np.int64]  # (K,) classes with objects, ascending
-    objects: NDArray[np.int64]  # (K, 4) how many of them count, per range of areas
-
-
-def match(
-    iou: NDArray,
-    labels: NDArray,
-    scores: NDArray,
-    areas: NDArray,
-    true_labels: NDArray,
-    true_areas: NDArray,
-    crowd: NDArray,
-) -> Matches:
-    """Match the D detections of an image with its G objects.
-
-    Detections take, best score first, the free object of their class with the largest IoU of at least the threshold; of
-    equal ones the last. Crowds are never used up, and like objects outside the range of areas they are taken where
-    nothing else fits; what takes them is ignored, as are detections without an object outside the range.
-
-    Args:
-        iou: ``(D, G)``; for crowds the intersection as a share of the detection's area.
-        labels, scores, areas: ``(D,)``, in any order; of equal scores the first comes first.
-        true_labels, true_areas: ``(G,)``, areas in pixels as the dataset states them.
-        crowd: ``(G,)`` bool.
-    """
-    scores = np.asarray(scores, dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    order = order[_place_in_class(labels[order]) < MOST]
-    labels, scores, areas, iou = labels[order].astype(np.int64), scores[order], areas[order], iou[order]
-    ranges = np.array(list(AREAS.values()))
-    uncounted = crowd | (true_areas < ranges[:, :1]) | (true_areas > ranges[:, 1:])  # (A, G)
-    outside = (areas[:, None] < ranges[:, 0]) | (areas[:, None] > ranges[:, 1])  # (D, A)
-    matched = np.zeros((len(scores), len(AREAS), len(THRESHOLDS)), dtype=bool)
-    ignored = np.repeat(outside[:, :, None], len(THRESHOLDS), axis=2)
-    free = np.ones((len(AREAS), len(THRESHOLDS), len(crowd)), dtype=bool)
-    least = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
-    iou = np.where(labels[:, None] == true_labels, iou, -1.0)
-    for d in np.flatnonzero(iou.max(axis=1, initial=-1.0) >= THRESHOLDS[0]):  # all others fit nothing
-        fits = free & (iou[d] >= least)
-        counted = fits & ~uncounted[:, None]
-        pool = np.where(counted.any(axis=2, keepdims=True), counted, fits)
-        best = len(crowd) - 1 - np.where(pool, iou[d], -1.0)[..., ::-1].argmax(axis=2)  # (A, T), the last of equals
-        found = pool.any(axis=2)
-        matched[d] = found
-        ignored[d] = np.where(found, np.take_along_axis(uncounted, best, axis=1), ignored[d])
-        area, threshold = np.nonzero(found & ~crowd[best])
-        free[area, threshold, best[area, threshold]] = False
-    classes = np.unique(true_labels).astype(np.int64)
-    objects = ((true_labels == classes[:, None])[:, None] & ~uncounted).sum(axis=2, dtype=np.int64)
-    return Matches(labels, scores, _pack(matched), _pack(ignored), classes, objects)
-
-
-def pair(iou: NDArray, scores: NDArray, crowd: NDArray, threshold: float = 0.5) -> NDArray[np.int64]:
-    """The object of each detection ``(D,)``, or ``UNPAIRED`` or ``EXCUSED``: best score first, each takes the free
-    object with the largest IoU of at least the threshold.
-
-    Args:
-        iou: ``(D, G)``; for crowds the intersection as a share of the detection's area.
-        scores: ``(D,)``.
-        crowd: ``(G,)`` bool.
-    """
-    objects = np.full(len(scores), UNPAIRED)
-    free = ~crowd
-    for d in np.argsort(-np.asarray(scores), kind="stable") if len(crowd) else ():
-        fits = np.where(free, iou[d], -1.0)
-        if fits.max() >= threshold:
-            objects[d] = fits.argmax()
-            free[objects[d]] = False
-        elif np.where(crowd, iou[d], -1.0).max() >= threshold:
-            objects[d] = EXCUSED
-    return objects
 
 
 class AveragePrecision:
@@ -256,42 +158,6 @@ class AveragePrecision:
         return precision, np.diff(reached, axis=1, prepend=0)
 
 
-def _place_in_class(labels: NDArray) -> NDArray[np.int64]:
-    """How many of the same label stand before each."""
-    order = np.argsort(labels, kind="stable")
-    grouped = labels[order]
-    places = np.empty(len(labels), dtype=np.int64)
-    places[order] = np.arange(len(labels)) - np.searchsorted(grouped, grouped)
-    return places
-
-
-def _pack(outcomes: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Bools ``(D, A, T)`` as bits ``(D,)``."""
-    bits = outcomes.shape[1] * outcomes.shape[2]
-    return (outcomes.reshape(len(outcomes), bits) << np.arange(bits)).sum(axis=1, dtype=np.int64)
-
-
 def _chunks(resamples: int, detections: int) -> Iterator[slice]:
     step = max(1, MEMORY // (8 * 6 * detections))
     return (slice(start, min(start + step, resamples)) for start in range(0, resamples, step))
-
-
-def box_iou(boxes: NDArray, true_boxes: NDArray, crowd: NDArray) -> NDArray[np.float64]:
-    """IoU ``(D, G)`` of boxes left, top, right, bottom; for crowds the intersection as a share of the detection's
-    area.
-    """
-    from pycocotools import mask
-
-    if not (len(boxes) and len(true_boxes)):
-        return np.zeros((len(boxes), len(true_boxes)))
-    first, second = (np.hstack([own[:, :2], own[:, 2:] - own[:, :2]]).astype(np.float64) for own in (boxes, true_boxes))
-    return np.asarray(mask.iou(first, second, crowd.astype(np.uint8).tolist()))
-
-
-def mask_iou(masks: Sequence[Mapping], true_masks: Sequence[Mapping], crowd: NDArray) -> NDArray[np.float64]:
-    """IoU ``(D, G)`` of masks in COCO RLE; for crowds the intersection as a share of the detection's area."""
-    from pycocotools import mask
-
-    if not (len(masks) and len(true_masks)):
-        return np.zeros((len(masks), len(true_masks)))
-    return np.asarray(mask.iou(list(masks), list(true_masks), crowd.astype(np.uint8).tolist()))

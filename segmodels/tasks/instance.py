@@ -18,7 +18,7 @@ from segmodels.annotations import Annotation
 from segmodels.inference.object_windows import join_objects
 from segmodels.inference.sliding_window import image_rows, require_whole
 from segmodels.labels import LabelMap
-from segmodels.metrics.average_precision import SURE, UNPAIRED, mask_iou, pair
+from segmodels.metrics.object_matching import SURE, UNPAIRED, mask_iou, pair
 from segmodels.object_reading import InstanceSettings
 from segmodels.object_views import averaged
 from segmodels.results import Instances

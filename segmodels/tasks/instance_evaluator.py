@@ -12,17 +12,8 @@ from numpy.typing import NDArray
 from segmodels import run_lengths
 from segmodels.annotations import Annotation
 from segmodels.labels import LabelMap
-from segmodels.metrics.average_precision import (
-    AREAS,
-    EXCUSED,
-    SCORES,
-    AveragePrecision,
-    Matches,
-    box_iou,
-    mask_iou,
-    match,
-    pair,
-)
+from segmodels.metrics.average_precision import SCORES, AveragePrecision
+from segmodels.metrics.object_matching import AREAS, EXCUSED, Matches, box_iou, mask_iou, match, pair
 from segmodels.results import Instances
 from segmodels.tasks.object_evaluator import ObjectEvaluator, Row, confusion_pairs
 from segmodels.tasks.object_truth import encoded_masks, things_of

@@ -19,7 +19,7 @@ from segmodels.checks import check, number, whole_number
 from segmodels.data.batches import EvaluationBatch
 from segmodels.errors import InputError, nearest
 from segmodels.labels import LabelMap
-from segmodels.metrics.average_precision import mask_iou
+from segmodels.metrics.object_matching import mask_iou
 from segmodels.outputs import PromptedOutput
 from segmodels.prompts import Prompt, Prompts, corrected, first_click, prompts_of
 from segmodels.results import Instances

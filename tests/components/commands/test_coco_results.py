@@ -138,7 +138,7 @@ def test_predict_writes_objects_of_windows(
             lineage={},
         )
         if largest < 64 * 128:
-            with pytest.raises(InputError, match="image has 128 x 64 pixels, expected .* without a sliding window"):
+            with pytest.raises(InputError, match=r"image has 128 x 64 pixels, expected .* without a sliding window"):
                 predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", window=64, overlap=0.25)
         predictor = Predictor(

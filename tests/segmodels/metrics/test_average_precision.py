@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segmodels.errors import InputError
-from segmodels.metrics.average_precision import SCORES, AveragePrecision, Matches, box_iou, mask_iou, match
+from segmodels.metrics.average_precision import SCORES, AveragePrecision
+from segmodels.metrics.object_matching import EXCUSED, UNPAIRED, Matches, box_iou, mask_iou, match, pair
 
 CLASSES = 3
 SIZE = (60, 80)
@@ -310,6 +311,21 @@ def test_boxes_count_as_pycocotools_counts_them() -> None:
     found = AveragePrecision(counted, CLASSES)
     for name in SCORES:
         assert float(found.mean(name)[0]) == pytest.approx(expected[name], abs=1e-6, nan_ok=True), name
+
+
+def test_pairs_are_those_of_one_detection_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    for detections, objects in rng.integers(0, 7, (300, 2)):
+        iou = rng.choice([0.0, 0.2, 0.5, 0.6, 0.9], (detections, objects), p=[0.5, 0.1, 0.1, 0.2, 0.1])
+        scores, crowd = rng.integers(0, 4, detections) / 4, rng.random(objects) < 0.3
+        expected = np.full(detections, UNPAIRED)
+        for d in sorted(range(detections), key=lambda d: (-scores[d], d)):
+            free = [g for g in range(objects) if iou[d, g] >= 0.5 and not crowd[g] and g not in expected]
+            if free:
+                expected[d] = max(free, key=lambda g: (iou[d, g], g))
+            elif (iou[d][crowd] >= 0.5).any():
+                expected[d] = EXCUSED
+        np.testing.assert_array_equal(pair(iou, scores, crowd), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
