@@ -80,12 +80,17 @@ class AveragePrecision:
         precision = np.full((len(weights), self.num_classes), np.nan)
         for chunk in _chunks(len(weights), int(np.diff(self._borders).max(initial=1))):
             objects = weights[chunk] @ self._objects[:, :, area]
-            for c in range(self.num_classes):
+            for c in np.flatnonzero(objects.any(axis=0)):
                 present = np.flatnonzero(objects[:, c] > 0) + chunk.start
-                if len(present):
-                    bits = area * len(THRESHOLDS) + np.arange(len(THRESHOLDS))[thresholds]
-                    of_class = [count(c, int(bit), weights[present], objects[:, c]) for bit in bits]
-                    precision[present, c] = np.mean(of_class, axis=0)
+                bits = area * len(THRESHOLDS) + np.arange(len(THRESHOLDS))[thresholds]
+                counted: dict[bytes, NDArray] = {}  # few detections have other outcomes at each threshold
+                of_class = []
+                for outcome in (self._outcome(c, int(bit)) for bit in bits):
+                    key = outcome.tobytes()
+                    if key not in counted:
+                        counted[key] = count(c, outcome, weights[present], objects[:, c])
+                    of_class.append(counted[key])
+                precision[present, c] = np.mean(of_class, axis=0)
         return precision
 
     def mean(self, score: str, weights: NDArray | None = None) -> NDArray[np.float64]:
@@ -109,7 +114,7 @@ class AveragePrecision:
         for label in range(self.num_classes):
             objects = self._objects[:, label, 0].sum(keepdims=True)
             if objects[0] > 0:
-                precision, reached = self._precision(label, 0, each_once, objects)
+                precision, reached = self._precision(label, self._outcome(label, 0), each_once, objects)
                 found[label] = 0
                 found[label, : int(reached.sum())] = np.repeat(precision[0], reached[0])
         return found
@@ -128,28 +133,33 @@ class AveragePrecision:
         f1 = np.where(last, 2 * hits / (np.cumsum(counts[order]) + self._objects[:, :, 0].sum()), 0)
         return float(self._scores[order[f1.argmax()]])
 
-    def _recall(self, label: int, bit: int, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
+    def _of_class(self, label: int) -> slice:
+        return slice(self._borders[label], self._borders[label + 1])
+
+    def _outcome(self, label: int, bit: int) -> NDArray[np.bool_]:
+        """Whether each detection of a class counts, and whether it is right, ``(2, n)``."""
+        of_class = self._of_class(label)
+        counts = (self._ignored[of_class] >> bit & 1) == 0
+        return np.stack([counts, counts & ((self._matched[of_class] >> bit & 1) == 1)])
+
+    def _recall(self, label: int, outcome: NDArray, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
         """Share of the objects that have a detection, ``(R,)``."""
-        of_class = slice(self._borders[label], self._borders[label + 1])
-        right = ((self._ignored[of_class] >> bit & 1) == 0) & ((self._matched[of_class] >> bit & 1) == 1)
-        hits = weights[:, self._image[of_class][right]].sum(axis=1)
+        hits = weights[:, self._image[self._of_class(label)][outcome[1]]].sum(axis=1)
         return np.asarray(hits / objects[objects > 0])
 
-    def _interpolated(self, label: int, bit: int, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
+    def _interpolated(self, label: int, outcome: NDArray, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
         """Mean over ``RECALLS`` of the largest precision at that recall or beyond, ``(R,)``."""
-        precision, reached = self._precision(label, bit, weights, objects)
+        precision, reached = self._precision(label, outcome, weights, objects)
         return np.asarray((precision * reached).sum(axis=1) / len(RECALLS))
 
     def _precision(
-        self, label: int, bit: int, weights: NDArray, objects: NDArray
+        self, label: int, outcome: NDArray, weights: NDArray, objects: NDArray
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """The largest precision at the recall of each right detection or beyond, and how many of ``RECALLS`` each
         reaches first, ``(R, hits)`` both.
         """
-        of_class = slice(self._borders[label], self._borders[label + 1])
-        counts = (self._ignored[of_class] >> bit & 1) == 0
-        right = counts & ((self._matched[of_class] >> bit & 1) == 1)
-        drawn = weights[:, self._image[of_class]]
+        counts, right = outcome
+        drawn = weights[:, self._image[self._of_class(label)]]
         ranked = np.cumsum(drawn * counts, axis=1)[:, right]
         hits = np.cumsum(drawn[:, right], axis=1)  # recall grows at these detections only
         precision = hits / (ranked + np.spacing(1))
