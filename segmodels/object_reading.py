@@ -51,7 +51,7 @@ class InstanceSettings:
         sure: score from which an object is drawn and enters the confusion matrix, 0 to 1. None: the one with the
             largest F1 at IoU 0.5 on the validation images, found when the model was trained.
         flip: average the objects with those of the mirrored image, of each window if there are windows: boxes of one
-            class with an IoU of at least 0.5 are one object; an object that one of both shows has half its score.
+            class with an IoU of at least 0.5 are one object; one that only one of both shows gets half its score.
         sliding_window: predict overlapping windows and join the objects that a border cuts. None: whole images.
     """
 
@@ -69,12 +69,14 @@ class InstanceSettings:
 
 @dataclass(frozen=True)
 class PanopticSettings:
-    """How panoptic maps are predicted. The defaults are 0.8 for queries (MaskFormer, Cheng 2021, 2107.06278, section
-    3.4) and 0.5 for detections (panoptic FPN, Kirillov 2019, 1901.02446, section 3).
+    """How panoptic maps are predicted: of queries as MaskFormer does it (Cheng 2021, 2107.06278, section 3.4), of
+    detections as panoptic FPN (Kirillov 2019, 1901.02446, section 3).
 
     Attributes:
-        score: smallest score of a segment (of an object, for detections), 0 to 1. None: the default above.
-        visible: smallest share of a segment's mask that no better segment hides, 0 to 1. None: the default above.
+        score: smallest score of a segment (of an object, for detections), 0 to 1. None: 0.8 for queries, 0.5 for
+            detections.
+        visible: smallest share of a segment's mask that no better segment hides, 0 to 1. None: 0.8 for queries, 0.5 for
+            detections.
         stuff_area: smallest area of a region of stuff, pixels; 4096 for panoptic FPN on COCO.
         sliding_window: predict overlapping windows, join the objects that a border cuts, and take the class of stuff
             from the window whose centre is nearest. None: whole images.

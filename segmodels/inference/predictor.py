@@ -199,7 +199,8 @@ class Predictor:
         Raises:
             InputError: the image is too large for the model without a sliding window.
         """
-        yield from self.task.predict_rows(self.network, *self._reader(image), (image.height, image.width))
+        task: Any = self.task
+        yield from task.predict_rows(self.network, *self._reader(image), (image.height, image.width))
 
     @torch.inference_mode()
     def large(self, image: large_images.ImageRows) -> Result:
@@ -213,7 +214,9 @@ class Predictor:
                 f"image has {image.height} x {image.width} pixels, expected at most {large_images.LARGE / 1e6:.1f}"
                 f" million for a model of {self.task.name} segmentation: cut it into parts"
             )
-        return self.task.predict_large(self.network, *self._reader(image), (image.height, image.width))
+        task: Any = self.task
+        result: Result = task.predict_large(self.network, *self._reader(image), (image.height, image.width))
+        return result
 
     def _reader(self, image: large_images.ImageRows) -> tuple[Callable[[int, int], Tensor], tuple[int, int]]:
         """What reads rows ``start`` .. ``stop - 1`` of an image as the model sees it, (C, rows, width) on the device;

@@ -80,7 +80,7 @@ class AveragePrecision:
         precision = np.full((len(weights), self.num_classes), np.nan)
         for chunk in _chunks(len(weights), int(np.diff(self._borders).max(initial=1))):
             objects = weights[chunk] @ self._objects[:, :, area]
-            for c in np.flatnonzero(objects.any(axis=0)):
+            for c in np.flatnonzero(objects.any(axis=0)).tolist():
                 present = np.flatnonzero(objects[:, c] > 0) + chunk.start
                 bits = area * len(THRESHOLDS) + np.arange(len(THRESHOLDS))[thresholds]
                 counted: dict[bytes, NDArray] = {}  # few detections have other outcomes at each threshold

@@ -42,7 +42,9 @@ def test_objects_are_read_by_pycocotools_and_the_truth_has_an_average_precision_
     truth = json.loads((tmp_path / "images.json").read_text())
     assert {row["file_name"]: row["id"] for row in truth["images"]} == {name: int(Path(name).stem) for name in names}
     truth["annotations"] = [
-        row | {"id": number, "iscrowd": 0, "area": float(coco_mask.area(row["segmentation"]))}
+        row
+        | {"id": number, "iscrowd": 0, "area": float(coco_mask.area(row["segmentation"]))}
+        | {"bbox": coco_mask.toBbox(row["segmentation"]).tolist()}
         for number, row in enumerate(json.loads((tmp_path / "results.json").read_text()), start=1)
     ]
     (tmp_path / "truth.json").write_text(json.dumps(truth))
