@@ -15,7 +15,7 @@ from segmodels.losses import create_loss
 from segmodels.models.registry import model_entry
 from segmodels.prompts import Prompts
 from segmodels.tasks.targets import Segments, SegmentTargets
-from segmodels.training.recipe import DEFAULT_LOSS
+from segmodels.training.criterion import DEFAULT_LOSS
 
 CLASSES = 21
 SQUARE = 16

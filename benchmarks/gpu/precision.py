@@ -34,7 +34,8 @@ def trained(setting: Setting, kind: str, seed: int) -> dict[str, Any]:
         start = time.perf_counter()
         fit.run()
     found = fit.progress.best_metrics
-    steps = fit.optimizer.state[next(iter(fit.optimizer.state))]["step"]
+    states = fit.optimisation.optimizer.state
+    steps = states[next(iter(states))]["step"]
     return {
         "seconds": time.perf_counter() - start,
         "steps": f"{int(steps)} of {fit.progress.step}",

@@ -97,8 +97,8 @@ def _train(
     from components.tracking.tracked_training import TrackedTraining
     from components.tracking.validation_pictures import ValidationPictures
     from segmodels.models.registry import model_entry
+    from segmodels.training.criterion import loss_config
     from segmodels.training.fit import Fit, Stopped
-    from segmodels.training.recipe import loss_config
 
     saved = open_checkpoints(state)  # the other processes wait below for the one that fetches
     fabric = recipe.devices.launch(reaches_all_parameters=recipe.learner.reaches_all_parameters)

@@ -34,8 +34,8 @@ def training_code(settings: TrainSettings, task: str) -> set[Path]:
     from segmodels.losses.registry import LOSSES
     from segmodels.models.registry import model_entry, model_options
     from segmodels.tasks.registry import TASKS
+    from segmodels.training.criterion import loss_config
     from segmodels.training.learner import LEARNERS
-    from segmodels.training.recipe import loss_config
 
     model = model_entry(settings.model)
     builders: list[Callable[..., Any]] = [model.build, TASKS[task].build, LEARNERS[model.card.learner].build]

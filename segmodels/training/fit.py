@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.errors import InputError
-from segmodels.finite import all_finite
 from segmodels.tasks.base import Evaluator
-from segmodels.tasks.registry import settings_to_dict
 from segmodels.training.averages import WeightAverage
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.fabric import Fabric
 from segmodels.training.feeding import on_device
-from segmodels.training.learner import Learner, Losses, Turn
+from segmodels.training.learner import Learner
 from segmodels.training.means import LossSums, mean_losses
+from segmodels.training.optimisation import Optimisation
 from segmodels.training.processes import largest_of_all, of_all
 from segmodels.training.resuming import TrainingState
+from segmodels.training.selection import Selection
 from segmodels.training.state import FitSettings, Progress
-from segmodels.training.validation import OUTPUT_LIMIT, Validation, validate
+from segmodels.training.validation import validate
 
 
 class TrainingLoader(Protocol):
@@ -90,9 +90,7 @@ class Fit:
         self.learner = learner
         self.model: nn.Module = learner.model
         self.average = average
-        self.parallel, self.optimizer = fabric.setup(learner, optimizer)
-        self.peaks = [group["lr"] for group in optimizer.param_groups]
-        self.factor = learning_rate_factor
+        self.optimisation = Optimisation(fabric, learner, optimizer, learning_rate_factor, settings, average)
         self.training = training
         self.validation = validation
         self.settings = settings
@@ -103,7 +101,8 @@ class Fit:
         self.on_epoch = on_epoch
         self.stop = stop
         self.warn = warn
-        self.state = TrainingState(fabric, self.model, self.optimizer, average)
+        self.state = TrainingState(fabric, self.model, self.optimisation.optimizer, average)
+        self.selection = Selection(learner, self.state, settings.min_delta, warn)
         self._saved_at = 0.0
         self._compiled = self.model._compiled_call_impl is not None
         self._cold = {"training", "validation"} if self._compiled or fabric.device.type != "cpu" else set()
@@ -131,13 +130,7 @@ class Fit:
             self.fabric.barrier()  # no process leaves before the state is written
         if stopped:
             raise Stopped
-        if not self.state.best:
-            raise InputError(
-                f"training diverged: no weights of its {self.progress.stale} validations are kept; those of epoch"
-                f" {self.progress.epoch}, or their outputs, are {self._bounds(self.progress.best_metrics)}: lower"
-                " train.lr, set train.gradient_clip, or set train.precision to float32"
-            )
-        return self.state.best
+        return self.selection.best(self.optimisation.learning_rate)
 
     def _train(self) -> None:
         progress = self.progress
@@ -173,7 +166,7 @@ class Fit:
 
     def _train_epoch(self) -> None:
         progress, batches = self.progress, len(self.training)
-        self.parallel.train()
+        self.optimisation.parallel.train()
         self.training.set_epoch(progress.epoch, progress.batch)
         sums = LossSums(progress.sums)
         start = time.monotonic()
@@ -219,36 +212,11 @@ class Fit:
 
     def _train_batch(self, batch: Batch, *, last: bool, sums: LossSums) -> bool:
         """Whether the batch completed an optimiser step."""
-        settings, progress = self.settings, self.progress
-        soft_labels = self._soft_labels(batch)
-        steps_now = last or (progress.batch + 1) % settings.accumulate == 0
-        share_done = self._share_done()
-        factor = self.factor(share_done)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
-        losses: list[Tensor] = []
-        terms: dict[str, Tensor] = {}
-        for objective in self.learner.objectives:
-            with self.fabric.no_backward_sync(self.parallel, enabled=not steps_now):
-                output = self.parallel(batch, Turn(objective, share_done, soft_labels))
-                self.fabric.backward(output.loss if settings.accumulate == 1 else output.loss / settings.accumulate)
-            if steps_now:
-                self._step()
-            losses.append(output.loss.detach())
-            terms |= output.terms
-        progress.step += steps_now
-        sums.add(Losses(sum(losses[1:], losses[0]), terms), len(batch.images))
-        return steps_now
-
-    def _step(self) -> None:
-        if self.settings.gradient_clip:
-            self.fabric.clip_gradients(
-                self.parallel, self.optimizer, max_norm=self.settings.gradient_clip, error_if_nonfinite=False
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.after_step(self.model)
+        step = last or (self.progress.batch + 1) % self.settings.accumulate == 0
+        losses = self.optimisation.train(batch, self._share_done(), step=step)
+        self.progress.step += step
+        sums.add(losses, len(batch.images))
+        return step
 
     def _share_done(self) -> float:
         per_epoch = -(-len(self.training) // self.settings.accumulate)
@@ -277,17 +245,11 @@ class Fit:
         images = sum(own.get("images", 0.0) for own in sums)
         return {
             **mean_losses("train", sums),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.optimisation.learning_rate,
             "images_per_second": images / max(self.progress.epoch_seconds, 1e-9),
         }
 
     # --- averages of the weights
-
-    def _soft_labels(self, batch: Batch) -> Tensor | None:
-        if self.average is None:
-            return None
-        with self.fabric.autocast():
-            return self.average.before_step(batch)
 
     def _average_epoch(self) -> None:
         if self.average:
@@ -328,7 +290,7 @@ class Fit:
             **found.losses,
             **learner.task.headline_metrics(judged.scores(), "val"),
         }
-        self._keep_best(metrics, found)
+        self.selection.consider(self._candidate, metrics, found)
         self.on_validation(progress.epoch, judged)
         self.on_epoch(progress.epoch, metrics)
 
@@ -338,33 +300,6 @@ class Fit:
         if self.fabric.world_size == 1 and self.stop():
             self._save()  # all batches of the epoch are done: resuming starts with this validation
             raise Stopped
-
-    def _keep_best(self, metrics: dict[str, float], found: Validation) -> None:
-        progress, score = self.progress, self.learner.score(metrics)
-        threshold = progress.best_score + self.settings.min_delta
-        better = not self.state.best or not (score <= threshold or math.isnan(score))
-        progress.stale += 1
-        measured = {name: value for name, value in metrics.items() if name.startswith("val/")}
-        if found.within_limit:
-            if not better:
-                return
-            weights = self.learner.kept(self._candidate, found.evaluator)
-            if all_finite(weights):
-                progress.best_score, progress.best_epoch, progress.stale = score, progress.epoch, 0
-                progress.best_metrics = measured
-                progress.best_settings = settings_to_dict(self.learner.task.chosen(found.evaluator))
-                self.state.best = weights
-                return
-        if not self.state.best:
-            progress.best_metrics = measured
-        self.warn(
-            f"the weights of epoch {progress.epoch + 1} are not kept: they, or their outputs on the validation images,"
-            f" are {self._bounds(measured)}"
-        )
-
-    def _bounds(self, metrics: Mapping[str, float]) -> str:
-        loss = f"val/loss {metrics['val/loss']:.3g}, " if "val/loss" in metrics else ""
-        return f"not finite or beyond {OUTPUT_LIMIT:g} ({loss}learning rate {self.optimizer.param_groups[0]['lr']:g})"
 
     def _eager(self) -> AbstractContextManager[None]:
         """Run a compiled model without its graph: only training, whose batches have one size, compiles."""

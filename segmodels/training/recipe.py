@@ -17,10 +17,8 @@ from segmodels.data.shards import ShardReader
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.pretrained import provenance
 from segmodels.errors import InputError
-from segmodels.losses.registry import WeightedSum, create_loss, loss_class
 from segmodels.models.registry import (
     BODY_OPTIONS,
-    Card,
     create_model,
     known_arguments,
     model_body,
@@ -30,19 +28,17 @@ from segmodels.models.registry import (
 from segmodels.tasks.base import Task
 from segmodels.tasks.registry import TASKS, create_task, task_class
 from segmodels.training.averages import WeightAverage
-from segmodels.training.class_weights import class_weights
+from segmodels.training.criterion import check_requirements, create_criterion
 from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.distributed import synchronize_batch_norm
 from segmodels.training.learner import LEARNERS, Learner
 from segmodels.training.moving_average import MovingAverage
+from segmodels.training.optimizers import create_optimizer
 from segmodels.training.schedules import learning_rate_factor
 from segmodels.training.self_correction import SelfCorrection, cyclic_learning_rate_factor
 from segmodels.training.settings import TrainSettings
 from segmodels.training.starting import start_from
 from segmodels.training.state import FitSettings
-
-DEFAULT_LOSS: Mapping[str, float] = {"cross_entropy": 1.0}
-"""Loss of models whose paper states none."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def create_recipe(
     labels, statistics = training.labels, training.statistics
     task = create_task(chosen_task(settings, training), labels)
     criterion = create_criterion(settings, card, training)
-    _check_requirements(settings, criterion, training, validation)
+    check_requirements(settings, criterion, training, validation)
     torch.manual_seed(settings.seed)
     options = _model_options(settings, training)
     arguments = known_arguments(settings.model, task.model_arguments(labels))
@@ -162,100 +158,6 @@ def chosen_task(settings: TrainSettings, reader: ShardReader) -> str:
     return supported[0]
 
 
-def loss_config(settings: TrainSettings, card: Card) -> dict[str, Any]:
-    """The losses by name, as ``create_loss`` takes them: the user's, or else the paper's.
-
-    The user's take the place of the paper's loss of logits; the paper's terms on further outputs of the model stay,
-    unless the user weighs them, or the model was built without the output.
-    """
-    paper = dict(card.losses or DEFAULT_LOSS)
-    if settings.loss is not None:
-        own = {name: value for name, value in paper.items() if loss_class(name).reads != "logits"}
-        paper = {**own, **settings.loss}
-    if not _image_classes(settings):
-        paper = {name: value for name, value in paper.items() if "image_label" not in loss_class(name).requires}
-    return paper
-
-
-def create_criterion(settings: TrainSettings, card: Card, reader: ShardReader) -> WeightedSum:
-    """The losses, with the class weights of the training set.
-
-    Raises:
-        InputError: unknown loss or option, a loss of an output that the model does not have, or no loss for corrected
-            labels.
-    """
-    config, statistics = loss_config(settings, card), reader.statistics
-    weights = class_weights(settings.class_weights, statistics.class_pixels, statistics.present_pixels)
-    criterion = create_loss(config, ignore_index=reader.labels.ignore_index, class_weights=weights)
-    for name, loss in criterion.losses.items():
-        if loss.reads != "logits" and name not in card.losses:
-            raise InputError(
-                f"loss {name!r} reads the output {loss.reads!r}, which model {settings.model!r} does not have: choose"
-                " another loss, or leave it out"
-            )
-    if settings.self_correction and not any(loss.accepts_soft_labels for loss in criterion.losses.values()):
-        raise InputError(
-            f"self_correction makes soft labels, and none of the losses {', '.join(config)} accepts them: add"
-            " cross_entropy to train.loss"
-        )
-    return criterion
-
-
-def create_optimizer(settings: TrainSettings, model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
-    """Weight decay is for weights only: biases, normalisation parameters and what the model exempts go without.
-
-    A model may have groups of parameters whose learning rate is a multiple of the others' (``parameter_groups``).
-
-    Args:
-        fused: one kernel for all parameters, for GPUs; it excludes clipping gradients that a GradScaler scales.
-    """
-    asked: Any = model  # plain modules have neither method
-    exempt = asked.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
-    undecayed = {id(p) for name, p in model.named_parameters() if p.dim() <= 1 or name in exempt}
-    own = (asked.parameter_groups() if hasattr(model, "parameter_groups") else None) or []
-    grouped = {id(p) for group in own for p in group["params"]}
-    rest = [p for p in model.parameters() if id(p) not in grouped]
-    groups = []
-    for parameters, factor in [(rest, 1.0), *((list(group["params"]), group["lr_factor"]) for group in own)]:
-        trained = [p for p in parameters if p.requires_grad]
-        rate = {"lr": factor * settings.lr}
-        groups += [
-            {"params": [p for p in trained if id(p) not in undecayed], "weight_decay": settings.weight_decay, **rate},
-            {"params": [p for p in trained if id(p) in undecayed], "weight_decay": 0.0, **rate},
-        ]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused or None)
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=fused or None)
-
-
-def _check_requirements(settings: TrainSettings, criterion: WeightedSum, *readers: ShardReader) -> None:
-    """What the losses require, against what the shards have."""
-    needs = {need: name for name, loss in criterion.losses.items() for need in loss.requires}
-    for reader in readers:
-        has = {"objects": reader.has_objects}
-        if "image_label" in needs:  # they lie in the shards, which may be far away
-            has["image_label"] = bool((reader.image_labels >= 0).all())
-        if lacking := [need for need in needs if not has[need]]:
-            missing = _missing_labels(reader) if lacking[0] == "image_label" else f"split {reader.split!r} has none"
-            raise InputError(
-                f"loss {needs[lacking[0]]!r} of model {settings.model!r} requires {_REQUIRED[lacking[0]]}, but"
-                f" {missing}: add them to the dataset, run ingest and preprocess again, or choose another model or loss"
-            )
-        if "image_label" in needs and reader.image_labels.max() >= (classes := _image_classes(settings)):
-            raise InputError(
-                f"split {reader.split!r} has the image label {reader.image_labels.max()}, expected 0 to {classes - 1}:"
-                " set train.options.image_classes to the number of classes"
-            )
-
-
-_REQUIRED = {"image_label": "image labels (layout folder: image_labels.csv)", "objects": "annotated objects"}
-
-
-def _missing_labels(reader: ShardReader) -> str:
-    missing = int((reader.image_labels < 0).sum())
-    return f"{missing} of the {len(reader)} images of split {reader.split!r} have no image label"
-
-
 def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReader) -> None:
     if learner.needs_labels and not any(reader.statistics.class_pixels):
         raise InputError(
@@ -267,11 +169,6 @@ def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReade
             f"train.accumulate is {settings.accumulate}, but model {settings.model!r} takes"
             f" {len(learner.objectives)} steps on every batch: set it to 1"
         )
-
-
-def _image_classes(settings: TrainSettings) -> int:
-    """Classes of whole images that the model tells apart; 0 for most models."""
-    return {**model_options(settings.model), **settings.options}.get("image_classes", 0)
 
 
 def _model_options(settings: TrainSettings, reader: ShardReader) -> dict[str, Any]:

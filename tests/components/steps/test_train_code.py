@@ -94,7 +94,7 @@ def test_changes_that_leave_the_weights_alone_resume_and_a_line_of_the_optimiser
     )
     optimiser = copy_of_code(
         tmp_path / "optimiser",
-        ("training/recipe.py", '{"lr": factor * settings.lr}', '{"lr": 0.5 * factor * settings.lr}'),
+        ("training/optimizers.py", '{"lr": factor * settings.lr}', '{"lr": 0.5 * factor * settings.lr}'),
     )
 
     assert train_in(words) == 0

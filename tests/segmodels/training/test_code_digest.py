@@ -24,7 +24,11 @@ def test_it_is_that_of_the_chosen_model_encoder_losses_learner_and_task_and_of_t
     assert {"models/unet.py", "losses/distribution.py", "tasks/semantic.py", "training/learner.py"} <= unet
     assert {
         "training/recipe.py",
+        "training/criterion.py",
+        "training/optimizers.py",
         "training/fit.py",
+        "training/optimisation.py",
+        "training/selection.py",
         "training/schedules.py",
         "data/loader.py",
         "data/augment.py",
@@ -66,7 +70,7 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("file", "edit", "changes"),
     [
-        ("training/recipe.py", replaced("if p.requires_grad", "if p.requires_grad and p.dim() < 5"), True),
+        ("training/optimizers.py", replaced("if p.requires_grad", "if p.requires_grad and p.dim() < 5"), True),
         ("losses/distribution.py", replaced("mean_valid(values, valid)", "2 * mean_valid(values, valid)"), True),
         ("models/unet.py", replaced("return ", "return 1 * "), True),
         ("training/schedules.py", replaced("peak, start, end = 0.3", "peak, start, end = 0.4"), True),

@@ -217,7 +217,7 @@ def test_what_makes_the_batches_is_closed_however_a_training_ends(tmp_path: Path
     assert ended(new_fit(tmp_path / "end")) == ["closed"]
     assert ended(new_fit(tmp_path / "stopped", stop=StopAfter(2))) == ["closed"]
     diverged = new_fit(tmp_path / "diverged")
-    diverged.peaks = [math.inf]
+    diverged.optimisation.factor = lambda _share: math.inf
     assert ended(diverged) == ["closed"]
 
 
@@ -265,7 +265,7 @@ def test_after_the_first_cycle_the_cross_entropy_is_that_of_corrected_labels(tmp
     terms = []
     for name, settings in (("plain", {}), ("corrected", {"self_correction": (1, 1)})):
         fit = new_fit(tmp_path / name, epochs=2, **settings)
-        fit.factor = lambda _share: 1e-6  # the weights stay
+        fit.optimisation.factor = lambda _share: 1e-6  # the weights stay
         epochs = recorded(fit)
         fit.run()
         terms.append([metrics["train/cross_entropy"] for _, metrics in epochs])
@@ -337,7 +337,7 @@ def test_half_precision_checkpoints_stay_in_full_precision(tmp_path: Path) -> No
 
 def test_a_training_whose_loss_is_not_finite_stops_and_its_metrics_show_it(tmp_path: Path) -> None:
     fit = new_fit(tmp_path, epochs=5)
-    fit.factor = lambda share: 1.0 if share < 0.55 else 1e30  # from the last step of epoch 3 on
+    fit.optimisation.factor = lambda share: 1.0 if share < 0.55 else 1e30  # from the last step of epoch 3 on
     epochs = recorded(fit)
     said: list[str] = []
     fit.warn = said.append
@@ -374,7 +374,7 @@ def test_gradients_that_the_scaler_skips_are_no_fault(tmp_path: Path) -> None:
     fit = new_fit(tmp_path, epochs=2)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10_000)  # overflows in the first steps
     fit.fabric.backward = lambda loss: scaler.scale(64 * loss).backward()  # type: ignore[method-assign]
-    optimizer, skipped = fit.optimizer.optimizer, []
+    optimizer, skipped = fit.optimisation.optimizer.optimizer, []
 
     def step() -> None:
         before = scaler.get_scale()
@@ -382,7 +382,7 @@ def test_gradients_that_the_scaler_skips_are_no_fault(tmp_path: Path) -> None:
         scaler.update()
         skipped.append(scaler.get_scale() < before)
 
-    fit.optimizer.step = step
+    fit.optimisation.optimizer.step = step
     assert fit.run()
     assert skipped[0]
     assert not skipped[-1]

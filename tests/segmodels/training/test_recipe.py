@@ -22,7 +22,8 @@ from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.fit import Fit, Stopped
 from segmodels.training.moving_average import MovingAverage
-from segmodels.training.recipe import Recipe, create_loaders, create_optimizer, create_recipe
+from segmodels.training.optimizers import create_optimizer
+from segmodels.training.recipe import Recipe, create_loaders, create_recipe
 from segmodels.training.self_correction import SelfCorrection
 from segmodels.training.settings import DeepSupervision, SelfCorrectionSettings, TrainSettings
 
