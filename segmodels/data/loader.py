@@ -7,12 +7,10 @@ and over all ranks together the same whatever the number of ranks.
 from __future__ import annotations
 
 import itertools
-import threading
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,15 +21,11 @@ from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment, Outside
 from segmodels.data.batches import Batch, EvaluationBatch
 from segmodels.data.copy_paste import paste_objects
+from segmodels.data.prefetching import prefetch
 from segmodels.data.read_ahead import reading_ahead
 from segmodels.data.shards import ShardReader
 from segmodels.data.worker_batches import prepare_workers, worker_batches
 from segmodels.errors import InputError
-
-T = TypeVar("T")
-
-PREFETCH = 3
-"""Batches that are made ahead of their use."""
 
 
 class MakesTargets(Protocol):
@@ -272,43 +266,6 @@ def _in_memory(annotation: Annotation) -> Annotation:
         layers=annotation.layers.copy(),
         further={name: labels.copy() for name, labels in annotation.further.items()},
     )
-
-
-def prefetch(items: Iterable[T], depth: int = PREFETCH) -> Generator[T, None, None]:
-    """The same items, made up to ``depth`` ahead in a thread.
-
-    An exception while making an item is raised where the item was due. The thread ends with the items, or when the
-    iterator is dropped.
-    """
-    ready: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    free = threading.Semaphore(depth)
-    dropped = threading.Event()
-
-    def fill() -> None:
-        source = iter(items)
-        while free.acquire() and not dropped.is_set():
-            try:
-                ready.put((next(source), None))
-            except BaseException as error:
-                ready.put((None, error))
-                return
-
-    thread = threading.Thread(target=fill, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            free.release()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield cast(T, item)
-    finally:
-        dropped.set()
-        free.release()
-        if thread is not threading.current_thread():  # where the garbage collector may drop the iterator
-            thread.join()
 
 
 def _channels_first(images: Sequence[np.ndarray]) -> Tensor:

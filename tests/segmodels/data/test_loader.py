@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from segmodels.annotations import Annotation, Segment, rows_of
 from segmodels.data import augment as augmentation
 from segmodels.data.batches import Batch
-from segmodels.data.loader import PREFETCH, evaluation_loader, training_loader
+from segmodels.data.loader import evaluation_loader, training_loader
+from segmodels.data.prefetching import PREFETCH
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError

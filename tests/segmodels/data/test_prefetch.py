@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from segmodels.data.loader import prefetch
+from segmodels.data.prefetching import prefetch
 from segmodels.errors import InputError
 
 
