@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -42,22 +43,26 @@ class MaskSamples(NamedTuple):
     further: Mapping[str, tuple[Tensor, Tensor]] = {}  # of further outputs by name, logits and what is true, 0..1
 
 
-class RoIHeads(nn.Module):
-    """Two heads on RoIAlign's cells: class and box by fully connected layers (7 x 7 cells), the mask by convolutions
-    (14 x 14 cells, 28 x 28 in the mask). A mask is predicted for each class, that of the box's class is read.
+class BoxHeads(nn.Module, ABC):
+    """The second stage of a detector in two stages: classes and boxes by fully connected layers on RoIAlign's cells (7
+    x 7). Subclasses add the head of masks.
 
     Args:
         num_classes: C, without the background.
         channels: of the maps and of the convolutions.
         hidden: of the fully connected layers.
-        box_convs, box_layers: 3x3 convolutions and fully connected layers of the head of classes and boxes.
-        mask_convs: 3x3 convolutions of the head of masks.
-        norm: after each convolution of the heads.
+        box_convs, box_layers: 3x3 convolutions and fully connected layers.
+        norm: after each convolution.
         samples: proposals of an image to train on, at most a quarter of them positive.
+        most: detections of an image, those with the best scores.
+
+    Attributes:
         score: smallest score of a detection, 0..1.
         overlap: largest IoU of two detections of one class.
-        most: detections of an image, those with the best scores.
     """
+
+    score: float = 0.05
+    overlap: float = 0.5
 
     def __init__(
         self,
@@ -66,17 +71,12 @@ class RoIHeads(nn.Module):
         hidden: int = 1024,
         box_convs: int = 0,
         box_layers: int = 2,
-        mask_convs: int = 4,
         norm: Norm = None,
         samples: int = 512,
-        score: float = 0.05,
-        overlap: float = 0.5,
         most: int = 100,
     ) -> None:
         super().__init__()
         self.samples = samples
-        self.score = score
-        self.overlap = overlap
         self.most = most
         widths = [channels * 7 * 7, *[hidden] * box_layers]
         layers: list[nn.Module] = [ConvNormAct(channels, channels, norm=norm) for _ in range(box_convs)]
@@ -86,14 +86,6 @@ class RoIHeads(nn.Module):
         self.box_head = nn.Sequential(*layers)
         self.classes = nn.Linear(hidden, num_classes + 1)
         self.deltas = nn.Linear(hidden, 4 * (num_classes + 1))
-        self.mask_head = nn.Sequential(*(ConvNormAct(channels, channels, norm=norm) for _ in range(mask_convs)))
-        self.mask_up = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2), nn.ReLU())
-        self.masks: nn.Module = nn.Conv2d(channels, num_classes + 1, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
 
     def detect(self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], size: tuple[int, int]) -> Detections:
         """The detections among proposals ``(P, 4)`` of each image, best first, of images of this height and width.
@@ -121,35 +113,21 @@ class RoIHeads(nn.Module):
         samples = Samples(classes, labels, deltas[rows, labels[rows]], sampled.deltas(truth, CODING))
         return samples, self.mask_samples(pyramid, sampled, truth)
 
+    @abstractmethod
     def masks_of(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
         """Logits ``(N, m, m)`` of the detections of each image, of boxes ``(N, 4)`` and classes ``(N,)``."""
-        logits = self.mask_logits(pyramid, boxes)
-        own = logits[torch.arange(len(logits), device=logits.device), torch.cat(list(labels)) + 1]
-        return list(own.split([len(box) for box in boxes]))
 
+    @abstractmethod
     def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
         """What the head of masks says of the sampled boxes, and what is true of them."""
-        count = len(sampled.labels)
-        logits = self.mask_logits(pyramid, sampled.boxes if count else sampled.spare)[:count]
-        own = logits[torch.arange(count, device=logits.device), sampled.labels + 1]
-        return MaskSamples(own, true_shares(sampled, truth, logits.shape[-1]))
 
     def classifiers(self) -> list[nn.Module]:
         """The layers whose outputs are of the classes."""
-        return [self.classes, self.deltas, self.masks]
+        return [self.classes, self.deltas]
 
     def box_features(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """What classes and boxes follow from, ``(K, hidden)`` of all K boxes."""
         return self.box_head(cells(pyramid, boxes, 7))
-
-    def mask_logits(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """Masks of all K boxes and of each class, the background first, ``(K, C + 1, m, m)``."""
-        return self.masks(self.mask_up(self.mask_head(cells(pyramid, boxes, 14))))
-
-    def _boxes(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits ``(K, C + 1)``, the background first, and coded boxes ``(K, C + 1, 4)``."""
-        features = self.box_features(pyramid, boxes)
-        return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Detections of one image, of boxes ``(P, C + 1, 4)`` and probabilities ``(P, C + 1)``."""
@@ -159,6 +137,59 @@ class RoIHeads(nn.Module):
         good = places(large & (scores > self.score))
         good = good[batched_nms(boxes[good], scores[good], labels[good], self.overlap)[: self.most]]
         return boxes[good], scores[good], labels[good]
+
+    def _boxes(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits ``(K, C + 1)``, the background first, and coded boxes ``(K, C + 1, 4)``."""
+        features = self.box_features(pyramid, boxes)
+        return self.classes(features), self.deltas(features).unflatten(1, (-1, 4))
+
+
+class RoIHeads(BoxHeads):
+    """The heads of Mask R-CNN: with masks by convolutions (14 x 14 cells, 28 x 28 in the mask). A mask is predicted for
+    each class, that of the box's class is read.
+
+    Args:
+        num_classes, channels, hidden, box_convs, box_layers, norm, samples, most: of ``BoxHeads``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 256,
+        hidden: int = 1024,
+        box_convs: int = 0,
+        box_layers: int = 2,
+        norm: Norm = None,
+        samples: int = 512,
+        most: int = 100,
+    ) -> None:
+        super().__init__(num_classes, channels, hidden, box_convs, box_layers, norm, samples, most)
+        self.mask_head = nn.Sequential(*(ConvNormAct(channels, channels, norm=norm) for _ in range(4)))
+        self.mask_up = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2), nn.ReLU())
+        self.masks = nn.Conv2d(channels, num_classes + 1, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def masks_of(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
+        logits = self.mask_logits(pyramid, boxes)
+        own = logits[torch.arange(len(logits), device=logits.device), torch.cat(list(labels)) + 1]
+        return list(own.split([len(box) for box in boxes]))
+
+    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
+        count = len(sampled.labels)
+        logits = self.mask_logits(pyramid, sampled.boxes if count else sampled.spare)[:count]
+        own = logits[torch.arange(count, device=logits.device), sampled.labels + 1]
+        return MaskSamples(own, true_shares(sampled, truth, logits.shape[-1]))
+
+    def classifiers(self) -> list[nn.Module]:
+        return [*super().classifiers(), self.masks]
+
+    def mask_logits(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Masks of all K boxes and of each class, the background first, ``(K, C + 1, m, m)``."""
+        return self.masks(self.mask_up(self.mask_head(cells(pyramid, boxes, 14))))
 
 
 def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:

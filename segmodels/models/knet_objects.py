@@ -4,7 +4,6 @@ arXiv 2106.14855, sections 3.3 and 3.4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,14 +101,9 @@ RECIPE: dict[str, Any] = {
     ),
 )
 def knet_objects_r50(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50"),
-    kernels: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), kernels: int = 100
 ) -> KNetObjects:
     """ResNet-50, which learns at a quarter of the rate."""
-    del things  # a kernel may be of any class
     return KNetObjects(body.build(in_channels), num_classes, kernels)
 
 
@@ -127,12 +121,7 @@ def knet_objects_r50(
     ),
 )
 def knet_objects_swin_l(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_large"),
-    kernels: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_large"), kernels: int = 100
 ) -> KNetObjects:
     """Swin-L, which learns at a quarter of the rate."""
-    del things  # a kernel may be of any class
     return KNetObjects(body.build(in_channels), num_classes, kernels)

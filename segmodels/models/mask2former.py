@@ -177,14 +177,9 @@ RECIPE: dict[str, Any] = {
     ),
 )
 def mask2former_r50(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50"),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), queries: int = 100
 ) -> Mask2Former:
     """ResNet-50."""
-    del things  # a query may be of any class
     return Mask2Former(body.build(in_channels), num_classes, queries)
 
 
@@ -202,14 +197,9 @@ def mask2former_r50(
     ),
 )
 def mask2former_swin_t(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_tiny"),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_tiny"), queries: int = 100
 ) -> Mask2Former:
     """Swin-T."""
-    del things  # a query may be of any class
     return Mask2Former(body.build(in_channels), num_classes, queries)
 
 
@@ -227,14 +217,9 @@ def mask2former_swin_t(
     ),
 )
 def mask2former_swin_s(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_small"),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_small"), queries: int = 100
 ) -> Mask2Former:
     """Swin-S."""
-    del things  # a query may be of any class
     return Mask2Former(body.build(in_channels), num_classes, queries)
 
 
@@ -256,14 +241,9 @@ def mask2former_swin_s(
     ),
 )
 def mask2former_swin_b(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_base", options=WINDOW_12),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_base", options=WINDOW_12), queries: int = 100
 ) -> Mask2Former:
     """Swin-B with windows of 12."""
-    del things  # a query may be of any class
     return Mask2Former(body.build(in_channels), num_classes, queries)
 
 
@@ -285,12 +265,7 @@ def mask2former_swin_b(
     ),
 )
 def mask2former_swin_l(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_large", options=WINDOW_12),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_large", options=WINDOW_12), queries: int = 100
 ) -> Mask2Former:
     """Swin-L with windows of 12; the paper has 200 ``queries`` for COCO."""
-    del things  # a query may be of any class
     return Mask2Former(body.build(in_channels), num_classes, queries)

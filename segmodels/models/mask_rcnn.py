@@ -15,7 +15,7 @@ from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.roi_heads import RoIHeads
+from segmodels.layers.roi_heads import BoxHeads, RoIHeads
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
@@ -51,7 +51,7 @@ class MaskRCNN(Detector):
     )
     """Of torchvision, in files old and new: it has numbered the layers of its blocks since version 0.13."""
 
-    def __init__(self, encoder: Encoder, fpn: FPN, rpn: RegionProposals, roi_heads: RoIHeads) -> None:
+    def __init__(self, encoder: Encoder, fpn: FPN, rpn: RegionProposals, roi_heads: BoxHeads) -> None:
         super().__init__(encoder, fpn, rpn)
         self.roi_heads = roi_heads
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -177,14 +177,9 @@ WINDOW_12: Mapping[str, Any] = {"window": 12}
     ),
 )
 def maskformer_r50(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("resnet50"),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("resnet50"), queries: int = 100
 ) -> MaskFormer:
     """ResNet-50, which learns at a tenth of the rate."""
-    del things  # a query may be of any class
     return MaskFormer(body.build(in_channels), num_classes, queries, encoder_rate=0.1)
 
 
@@ -202,14 +197,9 @@ def maskformer_r50(
     ),
 )
 def maskformer_swin_t(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_tiny"),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_tiny"), queries: int = 100
 ) -> MaskFormer:
     """Swin-T."""
-    del things  # a query may be of any class
     return MaskFormer(body.build(in_channels), num_classes, queries)
 
 
@@ -227,14 +217,9 @@ def maskformer_swin_t(
     ),
 )
 def maskformer_swin_s(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_small"),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_small"), queries: int = 100
 ) -> MaskFormer:
     """Swin-S."""
-    del things  # a query may be of any class
     return MaskFormer(body.build(in_channels), num_classes, queries)
 
 
@@ -253,14 +238,9 @@ def maskformer_swin_s(
     ),
 )
 def maskformer_swin_b(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_base", options=WINDOW_12),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_base", options=WINDOW_12), queries: int = 100
 ) -> MaskFormer:
     """Swin-B with windows of 12."""
-    del things  # a query may be of any class
     return MaskFormer(body.build(in_channels), num_classes, queries)
 
 
@@ -279,12 +259,7 @@ def maskformer_swin_b(
     ),
 )
 def maskformer_swin_l(
-    num_classes: int,
-    in_channels: int = 3,
-    body: Body = Body("swin_large", options=WINDOW_12),
-    queries: int = 100,
-    things: Sequence[int] = (),
+    num_classes: int, in_channels: int = 3, body: Body = Body("swin_large", options=WINDOW_12), queries: int = 100
 ) -> MaskFormer:
     """Swin-L with windows of 12."""
-    del things  # a query may be of any class
     return MaskFormer(body.build(in_channels), num_classes, queries)

@@ -21,7 +21,7 @@ from segmodels.layers.points import (
     sample_points,
     training_points,
 )
-from segmodels.layers.roi_heads import STRIDE, MaskSamples, RoIHeads, true_shares
+from segmodels.layers.roi_heads import STRIDE, BoxHeads, MaskSamples, true_shares
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.mask_rcnn import MaskRCNN
 from segmodels.models.pointrend import PAPER, PointHead
@@ -31,7 +31,7 @@ from segmodels.models.two_stage import SIDES, STRIDES, check_sides
 COARSE = 7  # cells per side of the coarse masks
 
 
-class PointRendHeads(RoIHeads):
+class PointRendHeads(BoxHeads):
     """Heads whose masks come from the finest map of the pyramid: a fully connected head on a grid of 14 x 14 points of
     each box gives coarse masks of all classes, a point head refines the mask of the box's class.
 
@@ -40,7 +40,7 @@ class PointRendHeads(RoIHeads):
     uncertain pixels are the point head's.
 
     Args:
-        num_classes, channels, hidden, samples, most: of ``RoIHeads``.
+        num_classes, channels, hidden, samples, most: of ``BoxHeads``.
         points, oversampling, importance: N, k and β of the training's points (section 3.1).
         steps: doublings in evaluation, 5 from 7 x 7 to 224 x 224.
         pixels: refined at each step.
@@ -59,8 +59,7 @@ class PointRendHeads(RoIHeads):
         steps: int = 5,
         pixels: int = 28**2,
     ) -> None:
-        super().__init__(num_classes, channels, hidden, mask_convs=0, samples=samples, most=most)
-        del self.mask_up
+        super().__init__(num_classes, channels, hidden, samples=samples, most=most)
         self.points = points
         self.oversampling = oversampling
         self.importance = importance
@@ -85,7 +84,7 @@ class PointRendHeads(RoIHeads):
         return self.masks(features).unflatten(1, (-1, COARSE, COARSE))
 
     def classifiers(self) -> list[nn.Module]:
-        return [*super().classifiers(), self.point_head.fc_seg]
+        return [*super().classifiers(), self.masks, self.point_head.fc_seg]
 
     def masks_of(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
         coarse = self.mask_logits(pyramid, boxes).split([len(box) for box in boxes])

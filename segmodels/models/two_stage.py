@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ SIDES = (32, 64, 128, 256, 512)
 """Of square anchors on each map of the pyramid, pixels."""
 
 
-class Detector(Model):
+class Detector(Model, ABC):
     """Encoder with maps at strides 4 to 32, feature pyramid, region proposals; heads are added by subclasses.
 
     Any input size: the model pads with the mean colour, on the right and below, to a multiple of 32. In training the
@@ -56,6 +57,7 @@ class Detector(Model):
         """The pyramid of padded images."""
         return self.fpn(self.encoder.maps(images, STRIDES))
 
+    @abstractmethod
     def detect(
         self,
         pyramid: Sequence[Tensor],
@@ -66,9 +68,10 @@ class Detector(Model):
         """Detections, or with the true objects the samples that the heads are trained on.
 
         Args:
+            pyramid: maps at strides 4, 8, 16 and 32.
             padded, size: height and width of the images with and without padding.
+            truth: the objects of each image, in training; None: detect.
         """
-        raise NotImplementedError
 
 
 def check_sides(sides: Sequence[float]) -> None:
