@@ -203,6 +203,6 @@ def _export(bundle: Bundle, path: Path) -> str:
     images = "volumes" if bundle.spatial_dims == 3 else "images"
     shape = f"(B, {bundle.channels}, {'D, ' if bundle.spatial_dims == 3 else ''}H, W)"
     try:
-        return f"{bundle.dtype} {images} {shape} to logits, free {export_program(bundle, path)}"
+        return f"{bundle.dtype} {images} {shape} {export_program(bundle, path)}"
     except RuntimeError as error:
         return f"not possible for this model ({error})"

@@ -41,7 +41,7 @@ def export_program(bundle: Bundle, path: Path) -> str:
     It is traced with ``TRACED_SIZE``, and fixed to it where the images' size cannot be free.
 
     Returns:
-        Which dimensions are free, in words.
+        What the program gives and which dimensions are free, in words: ``to logits, free batch size``.
 
     Raises:
         RuntimeError: the model cannot be exported, or what was exported computes something else.
@@ -60,14 +60,14 @@ def export_program(bundle: Bundle, path: Path) -> str:
             program = torch.export.export(
                 module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),)
             )
-            _check(module, program, _images(bundle, 3, other if 2 in dimensions else size))
+            outputs = _checked(module, program, _images(bundle, 3, other if 2 in dimensions else size))
             buffer = io.BytesIO()  # torch's own writer ends the process when the disk is full
             torch.export.save(program, buffer)
         except Exception as error:  # the exporter raises all kinds
             reason = error
         else:
             path.write_bytes(buffer.getbuffer())
-            return free
+            return f"to {outputs}, free {free}"
     raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
 
 
@@ -76,6 +76,11 @@ def _images(bundle: Bundle, count: int, size: tuple[int, ...]) -> Tensor:
     return torch.randint(0, 256, (count, bundle.channels, *size)).to(getattr(torch, bundle.dtype))
 
 
-def _check(module: nn.Module, program: torch.export.ExportedProgram, images: Tensor) -> None:
+def _checked(module: nn.Module, program: torch.export.ExportedProgram, images: Tensor) -> str:
+    """Names of the program's outputs, which are those of the module."""
     with torch.inference_mode():
-        torch.testing.assert_close(program.module()(images), module(images), rtol=1e-3, atol=1e-3)
+        output = module(images)
+        torch.testing.assert_close(program.module()(images), output, rtol=1e-3, atol=1e-3)
+    if isinstance(output, Tensor):
+        return "logits"
+    return ", ".join(name for name, value in output._asdict().items() if isinstance(value, Tensor))

@@ -64,7 +64,7 @@ def test_a_program_computes_what_the_model_does_at_every_free_size(
 ) -> None:
     torch.manual_seed(0)
     made = bundle(model())
-    assert export_program(made, tmp_path / "model.pt2") == free
+    assert export_program(made, tmp_path / "model.pt2") == f"to logits, free {free}"
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (made.mean, made.std))
     with torch.inference_mode():
@@ -79,7 +79,7 @@ def test_a_program_of_volumes_is_free_in_all_their_axes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Conv3d(2, 2, 3, padding=1)
     made = replace(bundle(model), mean=(-300.0, 0.5), std=(200.0, 0.1), dtype="float32", spatial_dims=3)
-    assert export_program(made, tmp_path / "model.pt2") == "batch size, depth, height and width"
+    assert export_program(made, tmp_path / "model.pt2") == "to logits, free batch size, depth, height and width"
     images = torch.randn(2, 2, 5, 9, 7)
     mean, std = (torch.tensor(values).view(2, 1, 1, 1) for values in (made.mean, made.std))
     with torch.inference_mode():
