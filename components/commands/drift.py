@@ -16,7 +16,7 @@ from segmodels.exit_codes import DRIFTED
 from segmodels.files import LOG_SUFFIX, read_json_lines
 
 if TYPE_CHECKING:
-    from components.tracking.runs import Run
+    from components.tracking.run import Run
     from segmodels.inference.bundle import Bundle
     from segmodels.inference.reference import Reference
     from segmodels.metrics.drift import Shift
@@ -123,7 +123,8 @@ def _served(model: str) -> tuple[str, str, Run | None]:
     from components.tracking.client import mlflow_client
     from components.tracking.mlflow_errors import answers
     from components.tracking.model_registry import is_registered, version_now
-    from components.tracking.runs import Run, open_run
+    from components.tracking.run import Run
+    from components.tracking.runs import open_run
     from segmodels.inference.bundle import bundle_digest
 
     if is_registered(model):

@@ -26,7 +26,7 @@ from components.running.progress_bar import track
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
-    from components.tracking.runs import Run
+    from components.tracking.run import Run
     from segmodels.data.shards import ShardReader
     from segmodels.inference.predictor import Predictor
     from segmodels.tasks.base import Evaluator

@@ -13,7 +13,7 @@ from segmodels.errors import InputError, TransientError
 
 if TYPE_CHECKING:
     from components.tracking.journal import Entry
-    from components.tracking.runs import Run
+    from components.tracking.run import Run
 
 PAUSE = 60.0
 """Seconds between attempts while MLflow does not answer."""

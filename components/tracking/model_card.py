@@ -11,7 +11,7 @@ from components.artifacts import METRICS, MODEL_CARD, PER_CLASS, PICTURES
 from components.tracking.links import run_page, ui_address
 
 if TYPE_CHECKING:
-    from components.tracking.runs import Run
+    from components.tracking.run import Run
     from segmodels.inference.bundle import Bundle
 
 

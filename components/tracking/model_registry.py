@@ -18,7 +18,7 @@ from components.tracking.client import mlflow_client
 from components.tracking.mlflow_errors import answers, is_missing
 from components.tracking.presentation import user
 from components.tracking.registry_turn import turn
-from components.tracking.runs import TAG_LENGTH
+from components.tracking.run import TAG_LENGTH
 from components.tracking.saved_model import save_model
 from segmodels.errors import InputError
 from segmodels.inference.description import DamagedBundleError

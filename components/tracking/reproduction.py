@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.tracking.runs import flat
+from components.tracking.run import flat
 
 MACHINE = {"torch": "torch build", "cpu": "CPU", "threads": "threads", "gpu": "GPU"}
 """Tags of a run -> what they are. Equal weights need all of them equal."""

@@ -21,6 +21,7 @@ from components.tracking.journal import Journal, entry_now
 from components.tracking.metric_sender import SECONDS_TO_FINISH, SECONDS_TO_STOP, MetricSender
 from components.tracking.presentation import class_metrics, source_tags
 from components.tracking.reproduction import machine_facts
+from components.tracking.run import Run
 from components.tracking.validation_pictures import ValidationPictures, key_and_step, waiting
 from segmodels.data.shards import ShardReader
 
@@ -160,7 +161,7 @@ class TrackedTraining:
             )
 
 
-def _start_system_metrics(run: runs.Run) -> Any:
+def _start_system_metrics(run: Run) -> Any:
     """Log CPU, memory and GPU use every 10 seconds until the returned monitor's ``finish()``."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 

@@ -16,7 +16,7 @@ from mlflow.protos.service_pb2 import LogBatch
 from components.tracking import client, metric_sender
 from components.tracking.journal import Entry, Journal, entry_now
 from components.tracking.metric_sender import MetricSender
-from components.tracking.runs import Run
+from components.tracking.run import Run
 from segmodels.errors import InputError, TransientError
 
 

@@ -16,6 +16,7 @@ from components.artifacts import JOURNAL, RUN, JsonFile
 from components.tracking import metric_sender, runs
 from components.tracking.client import mlflow_client, tracking_uri
 from components.tracking.journal import Entry, Journal
+from components.tracking.run import Run
 from segmodels.errors import InputError, TransientError
 
 
@@ -25,7 +26,7 @@ def local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(state: Path) -> runs.Run:
+def start(state: Path) -> Run:
     return runs.start_run(
         experiment="tests",
         name="unet",
@@ -35,7 +36,7 @@ def start(state: Path) -> runs.Run:
     )
 
 
-def history(run: runs.Run, key: str) -> list[tuple[int, float]]:
+def history(run: Run, key: str) -> list[tuple[int, float]]:
     return sorted((metric.step, metric.value) for metric in run.client.get_metric_history(run.run_id, key))
 
 
