@@ -13,6 +13,7 @@ import pytest
 from range_server import FileServer, file_server
 
 from segmodels import download as module
+from segmodels import transfer
 from segmodels.download import download
 from segmodels.errors import InputError, TransientError
 
@@ -23,7 +24,7 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
     with file_server() as files:
         files.files["/file"] = CONTENT
         yield files
@@ -147,9 +148,9 @@ def test_a_full_disk_is_said_before_and_while_it_fills_and_what_arrived_is_kept(
                 raise OSError(errno.ENOSPC, "No space left on device")
             return self.file.write(rest[:2000])
 
-    build = module._Transfer
+    build = transfer.Transfer
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_Transfer", lambda url, file, *rest: build(url, Full(file), *rest))
+        patch.setattr(module, "Transfer", lambda url, file, *rest: build(url, Full(file), *rest))
         with pytest.raises(InputError, match=sentence):
             download(f"{server.address}/file", tmp_path / "it")
     assert (tmp_path / "it.partial").stat().st_size == 2000
