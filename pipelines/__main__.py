@@ -26,6 +26,7 @@ PACKAGE = "pipeline.yaml"
 """Name of the compiled pipeline."""
 
 PIPELINES = TRAINING, MONITORING = "training", "monitoring"
+"""Values of ``--pipeline``."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -75,7 +76,8 @@ def submit(chosen: argparse.Namespace) -> None:
     require_secrets(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
         package = _compile(chosen.pipeline, default, profile, image, Path(folder) / PACKAGE)
-        name = f"{values['model']} {image.code_revision[:12]} {datetime.now(UTC):%Y-%m-%d %H:%M}"
+        subject = values["model"] if chosen.pipeline == TRAINING else chosen.pipeline
+        name = f"{subject} {image.code_revision[:12]} {datetime.now(UTC):%Y-%m-%d %H:%M}"
         run_id = cluster.submit(server, package, name, values, profile.service_account)
     print(f"{run_id} submitted: {cluster.run_link(server, run_id)}")
 
@@ -214,7 +216,7 @@ def _seconds(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipelines",
-        description="Run the training pipeline on Kubeflow, or in containers on this machine.",
+        description="Run the pipelines on Kubeflow, or in containers on this machine.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -277,7 +279,7 @@ def _add_pipeline(parser: argparse.ArgumentParser, *, profile: str) -> None:
         "--pipeline",
         choices=PIPELINES,
         default=TRAINING,
-        help="the training, or monitoring, which trains if what is served has drifted (default: %(default)s)",
+        help="training, or monitoring, which trains if the served images have drifted (default: %(default)s)",
     )
     parser.add_argument(
         "--profile", default=profile, help="environment: a name in infra/profiles, or a file (default: %(default)s)"

@@ -1,4 +1,4 @@
-"""The monitoring pipeline: look whether what is served has drifted, and train anew if it has."""
+"""The monitoring pipeline: check the served images for drift, and train again if there is any."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,14 @@ from pipelines.training import reported, train_what_is_new, with_parameters
 NAME = "segmentation-monitoring"
 
 PARAMETERS: dict[str, Any] = {"served_log": "/logs", "drift_psi": 0.2, "drift_hours": 24.0}
-"""Beside those of the training: options ``log``, ``psi`` and ``hours`` of ``python -m components drift``."""
+"""Parameters beside those of the training: options ``log``, ``psi`` and ``hours`` of ``python -m components drift``."""
 
 
 def monitoring_pipeline(default: Mapping[str, Any], profile: Profile, image: Image) -> Any:
     """The pipeline; arguments as those of ``training_pipeline``, ``default`` with ``PARAMETERS``.
 
-    The champion's log lies on a volume that the profile mounts. After a drift the training decides as ever whether
-    anything is new to be trained on, unless ``skip_unchanged`` is false.
+    The champion's log lies on a volume that the profile mounts. After a drift, ``changed`` still ends a run that has
+    nothing new to train on, unless ``skip_unchanged`` is false.
     """
     place = Placement(profile, image)
 
@@ -37,4 +37,4 @@ def monitoring_pipeline(default: Mapping[str, Any], profile: Profile, image: Ima
             with dsl.If(watched.outputs["drifted"] == "true", name="drifted"):
                 train_what_is_new(place, given)
 
-    return with_parameters(NAME, "Look for drift of what is served; if there is, train", default, tasks)
+    return with_parameters(NAME, "Check the served images for drift; train if there is any", default, tasks)

@@ -1,8 +1,8 @@
 """Exit codes of all command lines, for shells, schedulers and Kubernetes.
 
 0 done · 1 a bug of this project, with its traceback · 2 wrong parameters or data, or a machine that refuses: do not
-retry · 3 what is served has drifted (``components drift``) · 75 transient: retry · 130 interrupted by Ctrl-C · 141
-nobody reads the output any more (``... | head``) · 143 stopped by SIGTERM after saving a checkpoint. A process that
+retry · 3 the served images have drifted (``components drift``) · 75 transient: retry · 130 interrupted by Ctrl-C · 141
+the reader of the output has ended (``... | head``) · 143 stopped by SIGTERM after saving a checkpoint. A process that
 ends with 2 or 75 prints one sentence (``error: ...``) on stderr.
 """
 

@@ -1,4 +1,4 @@
-"""Find out whether what a model is asked has changed since it was trained."""
+"""Find out whether the images that a model is asked about still look like those that it was trained on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RECORD = {"time": str, "name": str, "version": str, "statistics": {str: float}}
 """Shape of a line of the log."""
 
 PAGES = "drift"
-"""Of a run's artifacts: the pages of all comparisons."""
+"""Folder among a run's artifacts for the pages of all comparisons."""
 
 SHOWN = 3
-"""Statistics that the sentence names."""
+"""How many statistics the sentence names."""
 
 
 def drift(
@@ -45,34 +45,36 @@ def drift(
     """Compare the images that a server logged with those that its model was trained on, one statistic at a time:
     brightness, confidence, the share of each class, the principal components of the deepest features.
 
-    A statistic has drifted where the change is large (population stability index) and no chance (two-sample
-    Kolmogorov-Smirnov test). What has drifted is printed in one sentence, and the exit code is then 3. The run of the
-    version's training gets the metrics ``drift/...``, one point for each comparison, and a page.
+    A statistic has drifted if its change is large (population stability index) and unlikely to be chance (two-sample
+    Kolmogorov-Smirnov test). One sentence says what has drifted, and the exit code is then 3. The run of the version's
+    training gets the metrics ``drift/...``, one point for each comparison, and a page.
 
     Args:
-        model: version to look at: models:/NAME@champion, models:/NAME/VERSION or the folder of a trained model.
+        model: version to check: models:/NAME@champion, models:/NAME/VERSION or the folder of a trained model.
         log: folder that `serve --log` writes.
         psi: population stability index from which a change is large. 0.2 lies between 0.1 (some change) and 0.25 (a
             major one) of Siddiqi: Credit Risk Scorecards, 2006.
-        significance: how probable the Kolmogorov-Smirnov test may find the change by chance, in any statistic: each
-            gets an equal part (Bonferroni).
-        least: images in the log below which nothing is said to have drifted.
+        significance: accepted probability that the Kolmogorov-Smirnov test finds a change by chance in any statistic;
+            each statistic gets an equal part of it (Bonferroni).
+        least: smallest number of images in the log; with fewer, nothing counts as drifted.
         hours: age of the oldest record that counts. None: all of the log.
-        shards: folder that preprocess wrote, to make reference statistics of where the model has none, as those of
+        shards: folder that preprocess wrote, to compute reference statistics from if the model has none, as models of
             earlier versions.
         html: file for a page of all statistics.
-        drifted: file for the answer, true or false, which a pipeline reads; the exit code is then 0 in both cases.
+        drifted: file for the answer, ``true`` or ``false``, which a pipeline reads; the exit code is then 0 in both
+            cases.
 
     Raises:
         InputError: no such version, no reference statistics, no log, or a damaged one.
         TransientError: MLflow does not answer.
-        SystemExit: 3, it has drifted.
+        SystemExit: with 3, if anything has drifted.
     """
     _check(psi, significance, least, hours)
     from components.tracking.model_registry import bundle_folder
     from segmodels.inference.bundle import load_bundle
     from segmodels.metrics.drift import shift
 
+    model = _pinned(model)
     name, version, run = _served(model)
     title = f"{name} version {version}"
     with bundle_folder(model) as folder:
@@ -80,21 +82,20 @@ def drift(
     records = _records(log, name, version, hours)
     before = dict(zip(reference.names, reference.values.T, strict=True))
     now = {key: [record["statistics"].get(key) for record in records] for key in before}
-    if records:
-        now = {key: values for key, values in now.items() if None not in values}
-    shifts = {key: shift(before[key], values) for key, values in now.items()} if len(records) >= max(least, 1) else {}
+    now = {key: values for key, values in now.items() if None not in values}
+    shifts = {key: shift(before[key], values) for key, values in now.items()} if len(records) >= least else {}
     found = {key: one for key, one in shifts.items() if one.psi >= psi and one.p_value < significance / len(shifts)}
-    said = _sentence(title, len(records), least, shifts, found)
-    print(said)
+    sentence = _sentence(title, len(records), least, shifts, found)
+    print(sentence)
     with TemporaryDirectory() as temporary:
         page = Path(temporary) / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.html"
         if html or (run and shifts):
             from components.commands.drift_page import write_page
 
             limits = {"psi": psi, "significance": significance}
-            write_page(page, title, said, records, before, now if shifts else {}, shifts, found, limits)
+            write_page(page, title, sentence, records, before, now if shifts else {}, shifts, found, limits)
         if run and shifts:
-            _track(run, said, len(records), shifts, found, page)
+            _track(run, sentence, len(records), shifts, found, page)
         if html:
             html.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(page, html)
@@ -118,8 +119,15 @@ def _check(psi: float, significance: float, least: int, hours: float | None) -> 
             raise InputError(f"{option} is {value}, expected {expected}")
 
 
+def _pinned(model: str) -> str:
+    """The version that an alias stands for now, in place of the alias, which may move during the comparison."""
+    from components.tracking.model_registry import REGISTERED, is_registered, version_now
+
+    return f"{REGISTERED}{'/'.join(version_now(model))}" if is_registered(model) else model
+
+
 def _served(model: str) -> tuple[str, str, Run | None]:
-    """What the server calls the model: name and version; and the run of its training, None of a folder without one."""
+    """Name and version of the model in the server's log, and the run of its training, None for a folder without one."""
     from components.tracking.client import mlflow_client
     from components.tracking.mlflow_errors import answers
     from components.tracking.model_registry import is_registered, version_now
@@ -142,8 +150,8 @@ def _reference(bundle: Bundle, title: str, shards: Path | None) -> Reference:
         return bundle.reference
     if shards is None:
         raise InputError(
-            f"{title} has no reference statistics, as models that earlier versions trained: give the shards that it"
-            " was trained on with --shards, or train and register it again"
+            f"{title} was trained by an earlier version and has no reference statistics: give the shards that it was"
+            " trained on with --shards, or train and register it again"
         )
     from segmodels.data.shards import ShardReader
     from segmodels.inference.observation import make_reference
@@ -158,7 +166,7 @@ def _records(log: Path, name: str, version: str, hours: float | None) -> list[di
         raise InputError(f"{log} is not a folder, expected the log of a server: start it with `serve --log {log}`")
     everything = [one for path in sorted(log.glob(f"*{LOG_SUFFIX}")) for one in read_json_lines(path, RECORD)]
     own = [one for one in everything if (one["name"], one["version"]) == (name, version)]
-    if everything and not own:  # another version has become champion, and nobody has asked it yet
+    if everything and not own:  # another version has become champion, and no request has reached it yet
         others = sorted({f"{one['name']} version {one['version']}" for one in everything})
         print(f"{log} holds no image of {name} version {version}, only of {', '.join(others[:5])}")
     since = (datetime.now(UTC) - timedelta(hours=hours)).isoformat() if hours is not None else ""
@@ -180,18 +188,18 @@ def _sentence(title: str, images: int, least: int, shifts: Mapping[str, Shift], 
 
 
 def described(statistic: str) -> str:
-    """A statistic in words: ``share of pond``, ``component 3``."""
+    """A statistic in words: ``share of pond``, ``component 3 of the features``."""
     kind, _, rest = statistic.partition("/")
     return {"share": f"share of {rest}", "embedding": f"component {rest} of the features"}.get(kind, statistic)
 
 
 def number(value: float) -> str:
-    """Three digits; 0 for means of components that are 0 but for rounding."""
+    """Three digits; rounding errors of a mean that is 0 show as 0."""
     return f"{round(value, 6) + 0:.3g}"
 
 
 def _track(
-    run: Run, said: str, images: int, shifts: Mapping[str, Shift], found: Mapping[str, Shift], page: Path
+    run: Run, sentence: str, images: int, shifts: Mapping[str, Shift], found: Mapping[str, Shift], page: Path
 ) -> None:
     """One more point of every curve ``drift/...``, and the page."""
     from components.tracking.journal import entry_now
@@ -203,4 +211,4 @@ def _track(
     step = max(run.steps("drift/images"), default=-1) + 1
     run.send([entry_now(metrics, step)])
     run.log_artifact(page, PAGES)
-    run.describe(f"drift: {said}")
+    run.describe(f"drift: {sentence}")

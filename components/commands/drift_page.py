@@ -25,7 +25,7 @@ BINS = 24
 def write_page(
     path: Path,
     title: str,
-    said: str,
+    sentence: str,
     records: Sequence[Mapping[str, Any]],
     before: Mapping[str, Any],
     now: Mapping[str, Any],
@@ -37,10 +37,10 @@ def write_page(
 
     Args:
         title: of the model.
-        said: the answer in one sentence.
+        sentence: the answer.
         records: of the log.
-        before, now: statistic -> values of the training images, and of the served ones.
-        shifts, found: how they differ, and those that have drifted.
+        before, now: statistic -> values of the training images, and of the served images.
+        shifts, found: statistic -> how it differs; those that have drifted.
         limits: ``psi`` and ``significance``.
     """
     times = sorted(str(record["time"]) for record in records)
@@ -68,7 +68,7 @@ def write_page(
     ]
     parts = [
         f"<h1>Drift of {html.escape(title)}</h1>",
-        f"<p>{html.escape(said)}</p>",
+        f"<p>{html.escape(sentence)}</p>",
         as_table(["", ""], facts),
     ]
     if rows:
@@ -80,7 +80,7 @@ def write_page(
 
 
 def _histograms(names: Sequence[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> Figure:
-    """Shares of the images by value, the training's filled, the served ones' as a line."""
+    """Histograms of each statistic: training images filled, served images as a line."""
     from matplotlib.figure import Figure
 
     rows = -(-len(names) // COLUMNS)

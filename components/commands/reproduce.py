@@ -100,7 +100,8 @@ def reproduce(
         if retrain:
             own = recorded_params(run.data.params)
             if params_digest({**own, "longer_side": reader.longer_side}) != tags.get("params_digest"):
-                print(f"the run's parameters are not complete: those of {code / FILE} are used")
+                others = "its commit" if clone else "this workspace"
+                print(f"the run does not have all its parameters: those of {others} are used")
                 own = train
             with _init_here(own) as start:
                 again = _trained(code, folder, shards.absolute(), {**own, "init": start}, tags.get("threads", ""))

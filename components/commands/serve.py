@@ -52,8 +52,8 @@ def serve(
         max_megabytes: million bytes of a request. The requests in flight hold at most four times as many together.
         poll: seconds between checks of the alias.
         threads: CPU threads of torch. None lets torch choose, which ignores a container's CPU limit.
-        log: folder for statistics of the images in some of the requests, which `python -m components drift` reads.
-            None: nothing is logged.
+        log: folder for statistics of the images of some requests, which `python -m components drift` reads. None:
+            nothing is logged.
         log_share: share of the requests that are logged, chosen at random, above 0 and at most 1.
         log_megabytes: million bytes of all files in that folder; the oldest are removed.
         log_images: keep the pixels of the logged images too, as .npy files.
@@ -64,7 +64,7 @@ def serve(
     """
     _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads, log_share, log_megabytes)
     if log is not None:
-        check_writable(log / "any")  # itself: what holds it may be read-only
+        check_writable(log / "any")  # the folder itself, since its parent may be read-only
     from components.tracking.model_registry import is_registered
 
     if not is_registered(model) and not Path(model).is_dir():

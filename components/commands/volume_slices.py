@@ -20,7 +20,7 @@ def results_of(
     """``predictor.results``; of a volume ``(D, H, W, C)`` where the model takes images, a class map ``(D, H, W)``.
 
     Raises:
-        InputError: as ``Predictor.results``, or the slices of a volume have objects.
+        InputError: as ``Predictor.results``, or the model predicts objects in the slices of a volume.
     """
     if all(image.ndim == predictor.spatial_dims + 1 for image in images):
         return predictor.results(images, prompts=prompts)
@@ -36,5 +36,8 @@ def _of_slices(predictor: Predictor, volume: np.ndarray) -> Any:
     slices = predictor.results(list(volume))
     maps = [result.classes for result in slices if isinstance(result, ClassMap)]
     if len(maps) < len(slices):
-        raise InputError("a volume has a class map alone, expected a model for semantic segmentation: predict slices")
+        raise InputError(
+            "volumes are predicted slice by slice as class maps, but this model predicts objects: choose a model for"
+            " semantic segmentation, or give the slices as images"
+        )
     return ClassMap(np.stack(maps))

@@ -47,7 +47,7 @@ class Counts:
 @dataclass(eq=False)
 class _Request:
     """``prompts``: of each image; ``costs``: pixels that the network sees of each; ``taken``: images that were put into
-    batches so far; ``logged``: whether it is, and then ``observations`` of the images whose results there are.
+    batches so far; ``logged``: whether the request goes to the log, with the ``observations`` of its images.
     """
 
     images: Sequence[np.ndarray]
@@ -88,7 +88,7 @@ class Batcher:
         window: seconds.
         max_images, max_pixels: of a batch, in pixels as the network sees them (``Predictor.pixels_seen``). A single
             image may exceed ``max_pixels``: it is a batch of its own.
-        log: of some of the requests, once they are answered; None: none.
+        log: takes some of the requests after they are answered; None: none.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Batcher:
                 [prompts[index] for index in by_size],
                 **({"batch": observer.batch} if observer else {}),
             )
-        except Exception as error:  # a model may fail in any way, the thread must go on
+        except Exception as error:  # a model may fail in any way, and the thread must survive it
             if observer:
                 self._predict(batch, observed=False)
             elif len(batch) > 1:
@@ -245,7 +245,7 @@ class Batcher:
         seen: dict[int, Observation] = {}
         try:
             seen = dict(zip(by_size, observer.observations(), strict=True)) if observer else {}
-        except Exception as error:  # the thread must go on
+        except Exception as error:  # the thread must survive it
             log.drop(0, error)
         first = 0
         for part in batch:

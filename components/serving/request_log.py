@@ -1,4 +1,4 @@
-"""What the server logs of the images that it predicts, for ``python -m components drift``."""
+"""The server's log of the images that it predicts, for ``python -m components drift``."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from segmodels.inference.reference import Observation, statistics
 from segmodels.tasks.base import Result
 
 WAITING = 16
-"""Requests that wait to be written; of more nothing is kept."""
+"""Requests that may wait to be written; more are dropped."""
 
 FILES = 10
-"""As many files make up the whole log: the oldest is removed for a new one."""
+"""Files of a full log; the oldest is removed for a new one."""
 
 SECONDS_TO_FINISH = 5
-"""For what waits when the server ends."""
+"""Seconds to write the waiting requests when the server ends."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class RequestLog:
     """JSON lines in a folder, one record per image, written by a thread of its own.
 
     A record has ``time``, ``name`` and ``version`` of the model, ``size`` of the image, ``statistics`` by name
-    (``segmodels.inference.reference``), and ``image``, the file of its pixels, where images are kept. Nothing that goes
-    wrong here reaches a request: records that cannot be written are counted as dropped.
+    (``segmodels.inference.reference``), and ``image``, the file of its pixels, where images are kept. Errors here never
+    reach a request: records that cannot be written are counted as dropped.
 
     Args:
         folder: of the files; made where it does not exist.
@@ -74,7 +74,7 @@ class RequestLog:
         self._thread.start()
 
     def wants(self) -> bool:
-        """Whether the next request is one of those that are logged."""
+        """Draw whether the next request is logged."""
         return bool(self._random.random() < self._share)
 
     def offer(self, request: LoggedRequest) -> None:
@@ -104,7 +104,7 @@ class RequestLog:
                 for number in range(len(request.images)):
                     self._write(request, number)
                     self.logged, logged, self._failing = self.logged + 1, logged + 1, False
-            except Exception as error:  # a full disk or any other: the server must go on
+            except Exception as error:  # a full disk or anything else: the server keeps serving
                 self._end_file()
                 self.drop(len(request.images) - logged, error)
         self._end_file()

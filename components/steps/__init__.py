@@ -149,10 +149,10 @@ MONITORING_STEPS = (
         "drift",
         "components.commands.drift",
         "compare what a server logged with what its model was trained on",
-        cached=False,  # it looks at the log
+        cached=False,  # the log grows
     ),
 )
-"""The task of the monitoring pipeline before those of the training; also a command for people."""
+"""The first task of the monitoring pipeline; also a command for people."""
 
 DVC_STEPS = (
     Step(

@@ -205,7 +205,7 @@ def _write_bundle(
 
 
 def _add_reference(folder: Path, reader: ShardReader, device: Any, warn: Callable[[str], None]) -> None:
-    """Reference statistics; a model that cannot have any is worth more than none."""
+    """Add reference statistics; a model that cannot have any is still written."""
     from segmodels.inference.bundle import add_reference, load_bundle
     from segmodels.inference.observation import make_reference
     from segmodels.inference.predictor import Predictor

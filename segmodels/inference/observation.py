@@ -1,14 +1,14 @@
-"""What a network says of an image beside the result: how sure it is, and its deepest features.
+"""Confidence and deepest features of a network for an image, beside its result.
 
 The numbers are those of one pass over the whole image, reduced to at most 2^18 pixels: with windows, scales and mirror
-images they are the same as without. Where the pass that predicts is such a pass it is read, else there is one more.
+images they are the same as without. If the prediction itself is such a pass, it is observed; otherwise one more is run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,14 @@ from segmodels.prompts import Prompt
 from segmodels.tasks.base import Result, Size
 
 MOST_PIXELS = 2**18
-"""Of an image that is observed. Larger ones are reduced."""
+"""Of an observed image. Larger ones are reduced."""
 
 PLACES = 8
-"""From which images of the training set are taken where not all of its shards are at hand."""
+"""Parts of the training set that images are taken from, if its shards are read by windows."""
 
 
 class Observer:
-    """Predicts as ``predictor`` does, and keeps what its network says of each image.
+    """Predicts as ``predictor`` does, and observes its network for each image.
 
     Args:
         predictor: of the model.
@@ -70,7 +70,7 @@ class _Network:
     predictor: Predictor
     layer: str | None
     images: Tensor
-    seen: tuple[Tensor | None, Tensor | None] | None = field(default=None)  # confidence (B,) and features (B, C)
+    seen: tuple[Tensor | None, Tensor | None] | None = None  # confidence (B,) and features (B, C)
 
     def __call__(self, images: Tensor, **guide: Any) -> Any:
         if self.seen is not None or images.shape != self.images.shape or _pixels(images) > MOST_PIXELS:

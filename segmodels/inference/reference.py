@@ -1,4 +1,4 @@
-"""Reference statistics: what a model says of some of the images that it was trained on, to compare later images with.
+"""Reference statistics of some training images, to compare later images with.
 
 They lie beside the weights as ``reference.safetensors``: the statistics of each image, and the mean and the principal
 components of the features.
@@ -26,7 +26,7 @@ MOST_BYTES = 1_000_000
 BRIGHTNESS, CONFIDENCE, EMBEDDING, SHARE = "brightness", "confidence", "embedding/", "share/"
 """Names of statistics, and how those of the components (from 1) and of the classes begin."""
 
-KEY = "reference"  # one key: safetensors writes several in an order of chance
+KEY = "reference"  # one key, since safetensors writes several in random order
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether numbers still come from the distribution that they came from before."""
+"""Compares the distribution of numbers with an earlier one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shift:
     Attributes:
         psi: population stability index, from 0 (equal).
         ks: Kolmogorov-Smirnov statistic, the largest difference of the two distribution functions, 0..1.
-        p_value: of the two-sample Kolmogorov-Smirnov test: how probable such a difference is by chance.
+        p_value: of the two-sample Kolmogorov-Smirnov test, the probability of such a difference by chance.
         before, now: means of the reference and of the sample.
     """
 

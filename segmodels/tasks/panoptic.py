@@ -143,7 +143,7 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         """The map of an image that windows see, at its own size."""
         window = self.settings.sliding_window
         assert window is not None
-        whole = replace(self.settings, stuff_area=0)  # a region may go on in the next window
+        whole = replace(self.settings, stuff_area=0)  # a region may extend into the next window
 
         def maps(batch: Tensor) -> list[PanopticMap]:
             found: list[PanopticMap] = network(batch).panoptic([window.size] * len(batch), self.labels, whole)

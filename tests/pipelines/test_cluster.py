@@ -27,10 +27,16 @@ def test_submit_starts_a_run_with_its_parameters(server: Server, said: Said) -> 
     assert code == 0
     (run,) = server.runs.values()
     assert run["run_id"] in text
+    assert run["display_name"].startswith("segnet ")
     assert run["service_account"] == "pipeline-runner"
     assert run["runtime_config"]["parameters"]["epochs"] == 3
     assert run["runtime_config"]["parameters"]["model"] == "segnet"
     assert set(run["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}, "the settings for Kubernetes go with it"
+
+
+def test_a_run_of_the_monitoring_is_named_so(server: Server, said: Said) -> None:
+    assert said("submit", "--image", IMAGE, "--pipeline", "monitoring")[0] == 0
+    assert next(iter(server.runs.values()))["display_name"].startswith("monitoring ")
 
 
 def test_wrong_parameters_are_refused_before_anything_is_asked_of_the_server(server: Server, said: Said) -> None:

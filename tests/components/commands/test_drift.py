@@ -14,6 +14,7 @@ from components.serving.request_log import RequestLog
 from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry
 from segmodels.data.shards import ShardReader
+from segmodels.errors import InputError
 from segmodels.inference.bundle import add_reference, bundle_digest, load_bundle
 from segmodels.inference.observation import make_reference
 from segmodels.inference.predictor import Predictor
@@ -119,6 +120,21 @@ def test_a_shift_is_found_named_tracked_and_shown(
     assert said.partition(": ")[2][:20] in page
     assert "data:image/png;base64," in page
     assert "http" not in page.replace("http-equiv", ""), "it needs no network"
+
+
+def test_an_alias_that_moves_meanwhile_leaves_the_comparison_with_one_version(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow_client().set_registered_model_alias(NAME, "champion", "1")
+    asked: list[str] = []
+
+    def moved(address: str) -> None:
+        asked.append(address)
+        raise InputError("the alias has moved")
+
+    monkeypatch.setattr("components.tracking.model_registry.bundle_folder", moved)
+    assert drift(place, "usual", model=f"models:/{NAME}@champion") == 2
+    assert asked == [VERSION]
 
 
 @pytest.mark.slow

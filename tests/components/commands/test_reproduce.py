@@ -117,7 +117,7 @@ def test_a_registered_version_is_reproduced_bit_for_bit(
     assert re.search(r"^params digest +\w+, here \w+$", here, re.M), "this workspace has others"
     assert re.search(r"^  lr +0\.003, here 0\.5$", here, re.M)
     assert re.search(rf"^code revision +{revision}, here {revision}-dirty$", here, re.M)
-    assert "parameters are not complete" not in here
+    assert "does not have all its parameters" not in here
     assert "the code of the commit" not in here
 
     cloned = said("--clone")
