@@ -27,7 +27,7 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
     data = read_bytes(path)
     if data[:4] in deep_images.TIFF_MAGIC and (deep := deep_images.tiff_labels(data, path)) is not None:
         pixels, tag = deep
-        return geometry.upright(_of_channels(pixels, path, palette or {}, lossy=False), tag)
+        return geometry.upright(_of_channels(pixels, path, palette or {}), tag)
     picture = open_picture(data, path)
     pages = getattr(picture, "n_frames", 1)
     if pages > 1 and picture.format != "TIFF":
@@ -85,7 +85,7 @@ def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Map
     if picture.mode == "1":
         return np.asarray(picture).astype(np.uint8)
     if is_deep_png(picture, data):
-        return _of_channels(deep_images.deep_png(data), path, palette, lossy=False)
+        return _of_channels(deep_images.deep_png(data), path, palette)
     if picture.mode in ("L", "P", "I") or picture.mode.startswith("I;16"):
         return _unspread(np.array(picture), picture)
     if picture.mode in ("LA", "PA"):
@@ -94,19 +94,21 @@ def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Map
         raise InputError(
             f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids"
         )
-    ids = _of_channels(np.asarray(picture)[:, :, :3], path, palette, lossy=picture.format == "JPEG")
-    return _unspread(ids, picture)
+    return _of_channels(np.asarray(picture)[:, :, :3], path, palette, picture)
 
 
-def _of_channels(pixels: np.ndarray, path: str | Path, palette: Mapping[Color, int], *, lossy: bool) -> np.ndarray:
-    """Label ids of ``(H, W, C)`` whole numbers."""
+def _of_channels(
+    pixels: np.ndarray, path: str | Path, palette: Mapping[Color, int], picture: Image.Image | None = None
+) -> np.ndarray:
+    """Label ids of whole numbers ``(H, W, C)``; ``picture`` is what Pillow decoded, None where others decoded."""
     colors = (pixels >> 8 if pixels.dtype == np.uint16 else pixels)[..., :3]
     ids, unknown = _ids_of_colors(colors, palette) if colors.shape[-1] == 3 else (pixels[..., 0], np.zeros(0, bool))
     if not unknown.any():
         return ids
     if (pixels[..., :3] == pixels[..., :1]).all():
-        return pixels[..., 0].copy()
+        return pixels[..., 0].copy() if picture is None else _unspread(pixels[..., 0].copy(), picture)
     example = tuple(int(value) for value in colors[unknown][0])
+    lossy = picture is not None and picture.format == "JPEG"
     raise InputError(
         f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours,"
         f" or store label ids in grey{f'; {JPEG_MASK}' * lossy}"

@@ -295,6 +295,13 @@ def test_an_rgb_mask_is_read_by_its_colours(tmp_path):
     np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", colors), palette), np.array([5, 700, 2])[MASK])
 
 
+def test_a_colour_ppm_of_fewer_values_is_read_by_its_colours_or_as_grey(tmp_path):
+    (tmp_path / "a.ppm").write_bytes(b"P6 3 1 100\n" + bytes([0] * 3 + [50] * 3 + [100] * 3))
+    palette = {(0, 0, 0): 7, (255, 255, 255): 40, (128, 128, 128): 90}
+    assert read_mask(tmp_path / "a.ppm", palette).tolist() == [[7, 90, 40]]
+    assert read_mask(tmp_path / "a.ppm").tolist() == [[0, 50, 100]]
+
+
 def test_an_rgb_mask_with_an_unknown_colour_is_refused(tmp_path):
     path = save(tmp_path / "a.png", IMAGE)
     with pytest.raises(InputError, match=r"a\.png holds the colour \(\d+, \d+, \d+\), which no class has"):
