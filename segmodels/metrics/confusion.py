@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segmodels.errors import InputError
 from segmodels.files import parse_json
-from segmodels.metrics import scores
+from segmodels.metrics import ratios, scores
 from segmodels.metrics.counting import count_pairs
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class ConfusionMatrix:
         try:
             data = text if isinstance(text, Mapping) else parse_json(text)
             matrix = cls(data["num_classes"], data["ignore_index"])
-            counts = scores.matrix(data["counts"])
+            counts = ratios.matrix(data["counts"])
         except InputError:
             raise
         except (TypeError, KeyError, ValueError) as error:

@@ -16,12 +16,23 @@ Counts are exact up to 2^53 pixels in all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segmodels.errors import InputError
+from segmodels.metrics.ratios import (
+    Absent,
+    frequency_weighted,
+    iou_terms,
+    marginals,
+    matrix,
+    mean,
+    means,
+    ratio,
+    stack,
+)
 
 __all__ = [
     "absent_classes",
@@ -47,9 +58,6 @@ __all__ = [
     "recall",
     "summary",
 ]
-
-Absent = Literal["skip", "zero", "one"]
-UNDEFINED = {"skip": np.nan, "zero": 0.0, "one": 1.0}
 
 
 def pixel_accuracy(counts: ArrayLike) -> float:
@@ -272,68 +280,3 @@ def mean_per_image_dice(image_counts: ArrayLike, absent: Absent = "skip") -> flo
     """
     hits, truth, predicted = marginals(stack(image_counts))
     return mean(means(ratio(2 * hits, truth + predicted, absent)))
-
-
-# Below, `counts` may have leading dimensions, and hits, truth and predicted are (..., C): n_ii, row sums t_i and column
-# sums.
-
-
-def marginals(counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
-
-
-def iou_terms(hits: NDArray, truth: NDArray, predicted: NDArray) -> tuple[NDArray, NDArray]:
-    """Intersection and union."""
-    return hits, truth + predicted - hits
-
-
-def frequency_weighted(hits: NDArray, truth: NDArray, predicted: NDArray) -> NDArray[np.float64]:
-    return ratio((truth * ratio(*iou_terms(hits, truth, predicted), "zero")).sum(-1), truth.sum(-1), "skip")
-
-
-def ratio(numerator: NDArray, denominator: NDArray, absent: Absent) -> NDArray[np.float64]:
-    if absent not in UNDEFINED:
-        raise InputError(f"absent is {absent!r}, expected one of {list(UNDEFINED)}")
-    value = np.full(np.shape(denominator), UNDEFINED[absent])
-    return np.divide(numerator, denominator, out=value, where=denominator > 0)
-
-
-def means(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis of what is defined; NaN where nothing is."""
-    defined = ~np.isnan(scores)
-    return ratio(np.where(defined, scores, 0).sum(-1), defined.sum(-1), "skip")
-
-
-def mean(scores: NDArray[np.float64]) -> float:
-    return float(means(scores))
-
-
-def matrix(counts: ArrayLike) -> NDArray:
-    """``counts`` as an integer array (C, C)."""
-    counts = integer_counts(counts)
-    if counts.ndim != 2:
-        raise InputError(
-            f"confusion matrix has shape {counts.shape}, expected (C, C): sum over images, or use a mean_per_image"
-            " score"
-        )
-    return counts
-
-
-def stack(image_counts: ArrayLike) -> NDArray:
-    """``image_counts`` as an integer array (N, C, C)."""
-    image_counts = integer_counts(image_counts)
-    if image_counts.ndim != 3:
-        raise InputError(
-            f"stack of confusion matrices has shape {image_counts.shape}, expected (N, C, C): one matrix per image"
-        )
-    return image_counts
-
-
-def integer_counts(counts: ArrayLike) -> NDArray:
-    counts = np.asarray(counts)
-    if counts.ndim < 2 or counts.shape[-1] != counts.shape[-2] or counts.dtype.kind not in "iu" or (counts < 0).any():
-        raise InputError(
-            f"confusion matrix has shape {counts.shape} and type {counts.dtype}, expected square and integers of 0 and"
-            " above: pass counts, not shares"
-        )
-    return counts.astype(np.int64, copy=False)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segmodels.errors import InputError
-from segmodels.metrics.scores import frequency_weighted, iou_terms, marginals, means, ratio, stack
+from segmodels.metrics.ratios import frequency_weighted, iou_terms, marginals, means, ratio, stack
 
 Resampled = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """How often each image (in one order) is in each of R sets ``(R, images)`` -> the score of each set ``(R,)``."""
