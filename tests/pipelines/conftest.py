@@ -13,6 +13,7 @@ from kfp_here import Cluster, cluster_here
 from kfp_server import Server, kfp_server
 
 from pipelines import __main__ as command_line
+from pipelines import commands
 from pipelines.profile import Image, Profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def _compiled() -> dict[str, str]:
 @pytest.fixture
 def server(_compiled: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     """A double of Kubeflow's API server, which the commands find by KF_PIPELINES_ENDPOINT."""
-    compile_ = command_line._compile
+    compile_ = commands._compile
 
     def remembered(name: str, default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
         key = repr((name, default, profile, image))
@@ -58,7 +59,7 @@ def server(_compiled: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path:
         path.write_text(_compiled[key])
         return path
 
-    monkeypatch.setattr(command_line, "_compile", remembered)
+    monkeypatch.setattr(commands, "_compile", remembered)
     for name in ("ENDPOINT", "NAMESPACE", "TOKEN", "COOKIE", "SA_TOKEN_PATH"):
         monkeypatch.delenv(f"KF_PIPELINES_{name}", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))

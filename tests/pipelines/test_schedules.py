@@ -10,7 +10,7 @@ import pytest
 from kfp_json import Refusal
 from kfp_server import Server
 
-from pipelines import __main__ as command_line
+from pipelines import commands
 from pipelines.cron import Cron
 from pipelines.profile import Image, Profile
 
@@ -218,7 +218,7 @@ def test_of_two_made_in_the_same_second_the_right_one_stays(server: Server, said
 def test_what_made_the_version_another_is_shown(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """A schedule runs the image, and the format of the kfp release, that it was compiled with."""
     schedule(said, "--every", "1d")
-    compile_ = command_line._compile
+    compile_ = commands._compile
 
     def newer(name: str, default: dict[str, Any], profile: Profile, image: Image, path: Path) -> Path:
         compile_(name, default, profile, image, path)
@@ -226,7 +226,7 @@ def test_what_made_the_version_another_is_shown(said: Said, monkeypatch: pytest.
         path.write_text(text.replace(IMAGE, IMAGE.replace("0", "1")))
         return path
 
-    monkeypatch.setattr(command_line, "_compile", newer)
+    monkeypatch.setattr(commands, "_compile", newer)
     code, text = schedule(said, "--every", "1d", "--dry-run")
     assert code == 0
     assert f"-image: {IMAGE}" in text
