@@ -201,7 +201,7 @@ def _pod_name(workflow: Mapping[str, Any], node: Mapping[str, str]) -> str:
 
 
 def _read(server: Server, path: str) -> bytes:
-    """What the server answers at ``path``, which kfp's client has no method for."""
+    """The server's answer at ``path``, which kfp's client has no method for."""
     api = server.client._run_api.api_client
     with translate_errors(server):
         response = api.call_api(

@@ -1,4 +1,4 @@
-"""What the machine refuses (files, disk space, memory, limits) in one sentence; a home folder where there is none."""
+"""Refusals of the machine (files, disk space, memory, limits) in one sentence; a home folder where there is none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SAID_BY_LIBRARIES = {
     "too many open files": errno.EMFILE,
     "file too large": errno.EFBIG,
 }
-"""What SQLite, MLflow, Arrow, safetensors and torch say, in lower case -> the number of the error behind it."""
+"""Messages of SQLite, MLflow, Arrow, safetensors and torch, in lower case -> the number of the error behind it."""
 
 OUT_OF_MEMORY = (
     "out of memory",

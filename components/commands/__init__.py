@@ -1,1 +1,1 @@
-"""What people call by hand."""
+"""Commands that people call by hand."""

@@ -1,4 +1,4 @@
-"""What the pipeline needs of the machine and of servers: a line each, OK or what to do."""
+"""Checks of the machine and the servers that the pipeline needs: a line each, OK or what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOTE = "note.txt"
 
 
 class Unused(Exception):
-    """What a check looks at is not used here; the text says how it would be."""
+    """The pipeline does not use the subject of a check here; the text says how it would."""
 
 
 def checkup() -> bool:

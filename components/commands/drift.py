@@ -70,11 +70,11 @@ def drift(
         SystemExit: with 3, if anything has drifted.
     """
     _check(psi, significance, least, hours)
-    from components.tracking.model_registry import bundle_folder
+    from components.tracking.model_registry import bundle_folder, pinned
     from segmodels.inference.bundle import load_bundle
     from segmodels.metrics.drift import shift
 
-    model = _pinned(model)
+    model = pinned(model)  # an alias may move during the comparison
     name, version, run = _served(model)
     title = f"{name} version {version}"
     with bundle_folder(model) as folder:
@@ -117,13 +117,6 @@ def _check(psi: float, significance: float, least: int, hours: float | None) -> 
     for option, (value, right, expected) in checks.items():
         if not right:
             raise InputError(f"{option} is {value}, expected {expected}")
-
-
-def _pinned(model: str) -> str:
-    """The version that an alias stands for now, in place of the alias, which may move during the comparison."""
-    from components.tracking.model_registry import REGISTERED, is_registered, version_now
-
-    return f"{REGISTERED}{'/'.join(version_now(model))}" if is_registered(model) else model
 
 
 def _served(model: str) -> tuple[str, str, Run | None]:

@@ -115,7 +115,7 @@ def reproduce(
 
 @contextmanager
 def _init_here(params: Mapping[str, Any]) -> Iterator[str | None]:
-    """What a training starts from, for a process in another folder and without MLflow's server."""
+    """The start of a training, for a process in another folder and without MLflow's server."""
     from components.tracking.model_registry import bundle_folder, is_registered
 
     init = params.get("init")

@@ -39,8 +39,7 @@ def changed(params: PipelineParams, revision: Path, decision: Path, init: Path, 
     from components.datasets.revision import dataset_revision
     from components.tracking.client import mlflow_client
     from components.tracking.lineage import lineage
-    from components.tracking.model_registry import Registry
-    from components.tracking.starting_point import pinned
+    from components.tracking.model_registry import Registry, pinned
 
     registry = Registry(mlflow_client(), params.register.name)
     train = replace(params.train, init=pinned(params.train.init))

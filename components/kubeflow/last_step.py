@@ -1,4 +1,4 @@
-"""What the last step of a pipeline run was and how it ended, for the notification.
+"""The last step of a pipeline run and how it ended, for the notification.
 
 Kubeflow Pipelines 2.17 tells an exit handler neither which step failed nor why (backend/src/v2/driver/resolve.go: the
 error of the final status is empty). So each step writes a small object beside the checkpoints, ``runs/RUN/``, when it
@@ -84,7 +84,7 @@ def write_record(name: str, facts: dict[str, Any]) -> None:
 
 
 def read_record(name: str) -> dict[str, Any]:
-    """What ``write_record`` stored under this name; empty if nothing is stored or the store does not answer."""
+    """The record of this name that ``write_record`` stored; empty if there is none or the store does not answer."""
     from components.storage.s3 import s3_client, split_url, translate_errors
 
     if not (folder := _folder()):

@@ -112,7 +112,7 @@ def _state(status: str) -> dict[str, Any]:
 def _decision(
     state: str, error: str, run: str, name: str, tags: Mapping[str, str] | None, last: LastStep | None
 ) -> tuple[str, str]:
-    """What happened, as a key of ``COLOURS``, and as a sentence."""
+    """The outcome of the run, as a key of ``COLOURS`` and as a sentence."""
     if tags and tags.get(PIPELINE_RUN) == run:
         return tags["decision"], f"{name} version {tags['version']} is the {tags['decision']}: {tags['reason']}"
     if tags:

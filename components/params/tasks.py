@@ -1,4 +1,4 @@
-"""What the tasks know about parameters: settings in section ``evaluate``, names of scores. It imports torch."""
+"""Facts of the tasks that parameters need: settings in section ``evaluate``, names of scores. It imports torch."""
 
 from __future__ import annotations
 

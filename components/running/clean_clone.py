@@ -46,7 +46,7 @@ def clean_clone(revision: str, folder: Path) -> Path:
 
 
 def _git(folder: Path, *arguments: str, problem: str = "") -> str:
-    """What a Git command prints. Raises InputError with ``problem``, or else with what Git says."""
+    """The output of a Git command. Raises InputError with ``problem``, or else with Git's own message."""
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
     except FileNotFoundError:

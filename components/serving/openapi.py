@@ -1,4 +1,4 @@
-"""What requests and answers look like, for the server's OpenAPI description (``/openapi.json``)."""
+"""Requests and answers, for the server's OpenAPI description (``/openapi.json``)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             shards stops answering.
         SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.
     """
-    from components.tracking.starting_point import pinned, starting_point
+    from components.tracking.model_registry import pinned
+    from components.tracking.starting_point import starting_point
     from components.train_job.launch import train_by_job, train_job_settings
 
     params = replace(params, init=pinned(params.init))

@@ -35,7 +35,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run's evaluation counted, on which data; ``folder`` holds its files."""
+    """The counts of a run's evaluation, and their data; ``folder`` holds its files."""
 
     task: Task
     evaluator: Evaluator
@@ -80,7 +80,7 @@ def differing(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def measured(client: Any, run_id: str, folder: Path) -> Measured | None:
-    """What the run's evaluation counted; None for a run that was not evaluated, or by a version that kept no counts.
+    """The counts of the run's evaluation; None for a run that was not evaluated, or by a version that kept no counts.
 
     Args:
         folder: for its files.

@@ -1,4 +1,4 @@
-"""What MLflow, its database and its object store refuse, as sentences: InputError or TransientError."""
+"""Refusals of MLflow, its database and its object store, as sentences: InputError or TransientError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a registered model is, in Markdown: for the registry's page and for the model's files."""
+"""The card of a registered model, in Markdown: for the registry's page and for the model's files."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.tracking.client import mlflow_client
 from components.tracking.mlflow_errors import answers, is_missing
@@ -34,6 +34,8 @@ ARCHIVED, HISTORY = "archived", "history."
 """Tag of a version that is out of use, and how the tags of its history begin; a time follows."""
 
 REGISTERED = "models:/"
+
+Address = TypeVar("Address", str, str | None)
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,20 @@ def version_now(uri: str) -> tuple[str, str]:
     """
     version = _find_version(uri)
     return version.name, str(version.version)
+
+
+def pinned(address: Address) -> Address:
+    """The address with an alias replaced by the version that has it now: ``models:/NAME/7`` for ``models:/NAME@ALIAS``.
+    A folder, a file or None stays as it is.
+
+    Raises:
+        InputError: no such model, version or alias.
+        TransientError: the server does not answer.
+    """
+    if address is None or not is_registered(address):
+        return address
+    name, number = version_now(address)
+    return f"{REGISTERED}{name}/{number}"
 
 
 def _find_version(uri: str, client: Any = None) -> Any:

@@ -58,7 +58,7 @@ def user() -> str:
 
 
 def source_tags(code_revision: str) -> dict[str, str]:
-    """What ran, and at which commit; ``code_revision`` as ``lineage.code_revision`` gives it."""
+    """Tags of the command that ran and of its commit; ``code_revision`` as ``lineage.code_revision`` gives it."""
     pipeline = environment().pipeline_run
     stage = "dvc repro train" if "DVC_STAGE" in os.environ else "python -m components train"
     tags = {

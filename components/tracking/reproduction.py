@@ -1,4 +1,4 @@
-"""What a run records so that its training can be done again: parameters, and the machine that decides the last bits."""
+"""Facts of a run by which its training can be repeated: parameters, and the machine that decides the last bits."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def open_run(model: Path) -> Run:
 
 
 def _earlier(state: Path, uri: str) -> dict[str, str]:
-    """What run.json in ``state`` says of a run of this tracking server; empty where there is none."""
+    """Facts of the run in run.json in ``state``; empty where there is none of this tracking server."""
     if not RUN.path(state).exists():
         return {}
     try:

@@ -24,8 +24,8 @@ REQUIREMENTS = (
     *("mlflow", "torch", "numpy", "scipy"),
     *("opencv-python-headless", "pillow", "safetensors", "pycocotools"),
 )
-"""What a process needs to load and run a registered model; the versions at hand are written into it, and segmodels
-itself is inside.
+"""Packages that a process needs to load and run a registered model; their installed versions are written into it.
+segmodels itself is inside.
 """
 
 WRITER = "writer"

@@ -1,4 +1,4 @@
-"""What a training starts from, ``train.init``: a registered version, the folder of a trained model, a weights file."""
+"""The start of a training, ``train.init``: a registered version, the folder of a trained model, a weights file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.params.schema import TrainParams
-from components.tracking.model_registry import REGISTERED, bundle_folder, is_registered, version_now
+from components.tracking.model_registry import bundle_folder, is_registered, pinned
 from segmodels.addresses import without_credentials
 from segmodels.errors import InputError
 
@@ -26,22 +26,9 @@ class StartingPoint:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def pinned(init: str | None) -> str | None:
-    """The address with an alias replaced by the version that has it now: ``models:/NAME/7`` for ``models:/NAME@ALIAS``.
-
-    Raises:
-        InputError: no such model, version or alias.
-        TransientError: the server does not answer.
-    """
-    if init is None or not is_registered(init):
-        return init
-    name, number = version_now(init)
-    return f"{REGISTERED}{name}/{number}"
-
-
 @contextmanager
 def starting_point(params: TrainParams) -> Iterator[StartingPoint]:
-    """What ``params.init`` names, on this machine while the block lasts.
+    """The files that ``params.init`` names, on this machine while the block lasts.
 
     Raises:
         InputError: there is no such version, folder or file, or its files are damaged.

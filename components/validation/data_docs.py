@@ -112,7 +112,7 @@ def write_overview(
 
 RANDOM_ID = r"(?<=collapse-body)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 TIMES = r"<tr>((?!</tr>).)*>(Run Time|ge_load_time)<.*?</tr>| / 1970-01-01T00:00:00Z"
-"""What differs from run to run in Great Expectations' pages."""
+"""Parts of Great Expectations' pages that differ from run to run."""
 
 
 def make_offline(pages: Path) -> None:

@@ -56,7 +56,7 @@ def label_borders(ids: NDArray) -> NDArray[np.bool_]:
 
 
 def edge_map(image: NDArray[np.uint8], classes: NDArray) -> bytes | None:
-    """What the agreement needs of a pair: the image's gradient and the borders of its labels, both ``SIDE`` x ``SIDE``.
+    """The inputs of the agreement: the image's gradient and the borders of its labels, both ``SIDE`` x ``SIDE``.
 
     Args:
         image: RGB ``(H, W, 3)``.

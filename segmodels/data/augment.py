@@ -145,7 +145,7 @@ class Augment:
 
 
 class _Window(NamedTuple):
-    """What a crop shows."""
+    """The region of an image that a crop shows."""
 
     source: tuple[slice, ...]  # of the image
     target: tuple[slice, ...]  # of the crop

@@ -1,4 +1,4 @@
-"""What loaders make: batches to train on, and batches to measure."""
+"""Batches of the loaders: batches to train on, and batches to measure."""
 
 from __future__ import annotations
 

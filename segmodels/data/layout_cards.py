@@ -1,4 +1,4 @@
-"""What people read about a layout: on the terminal and in docs/datasets.md."""
+"""Descriptions of layouts for people: on the terminal and in docs/datasets.md."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class MakesTargets(Protocol):
     def reads_objects(self) -> bool: ...
 
     def targets(self, annotations: Sequence[Annotation]) -> Any:
-        """What a batch is trained on: a pytree of tensors."""
+        """The targets of a batch, a pytree of tensors."""
         ...
 
 

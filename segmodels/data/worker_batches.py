@@ -138,7 +138,7 @@ class _Worker:
 
 
 def _work(make: Callable[[Any], Batch], connection: Connection, files: list[Any]) -> None:
-    """What a worker does until the training process closes the connection or ends."""
+    """Serve as a worker until the training process closes the connection or ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the training, too, which saves its state and ends this
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers share the cores already

@@ -44,9 +44,7 @@ class Stage(RoIHeads):
         self.mask_before = nn.Conv2d(channels, channels, 1) if follows else None
 
     def mask_features(self, features: Tensor, before: Tensor | None) -> Tensor:
-        """What the masks follow from, of the boxes' cells and the features of the stage before, each ``(K, C, 14,
-        14)``.
-        """
+        """Features for the masks, of the boxes' cells and the features of the stage before: ``(K, C, 14, 14)``."""
         if self.mask_before is not None:
             features = features + self.mask_before(before)
         return self.mask_head(features)
@@ -58,7 +56,7 @@ class Stage(RoIHeads):
 
 
 class Context(NamedTuple):
-    """What ``SemanticContext`` says of the pixels at stride 8."""
+    """The output of ``SemanticContext``, at stride 8."""
 
     features: Tensor  # (B, C, h, w)
     logits: Tensor  # (B, S, h, w) of all classes of pixels
@@ -162,7 +160,7 @@ class CascadeHeads(nn.Module):
         proposals: Sequence[Tensor],
         truth: Sequence[Objects],
     ) -> MaskSamples:
-        """What a stage says of the masks of boxes chosen among the proposals, and what is true of them."""
+        """Mask logits of a stage for boxes chosen among the proposals, and their true masks."""
         stage = self._stages()[number]
         sampled = choose(proposals, truth, stage.samples, OVERLAPS[number]).of_objects(truth)
         boxes = sampled.boxes if len(sampled.labels) else sampled.spare

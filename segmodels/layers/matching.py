@@ -28,7 +28,7 @@ class Objects(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What one head said of its samples over all images of a batch, and what is true of them."""
+    """Outputs of one head for its samples of all images of a batch, and their targets."""
 
     scores: Tensor  # (N,) objectness, or (N, C + 1) logits with the background first
     labels: Tensor  # (N,) 0 or 1, or classes 0..C, 0 the background

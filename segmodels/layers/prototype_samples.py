@@ -1,4 +1,4 @@
-"""What a one-stage detector with prototypes is trained on (YOLACT, Bolya 2019, 1904.02689, sections 3.3, 4 and 5):
+"""Training samples of a one-stage detector with prototypes (YOLACT, Bolya 2019, 1904.02689, sections 3.3, 4 and 5):
 anchors that stand for objects, three times as many of the background, masks inside the true boxes, and classes of
 places.
 """

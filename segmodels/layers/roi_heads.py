@@ -36,7 +36,7 @@ class Detections(NamedTuple):
 
 
 class MaskSamples(NamedTuple):
-    """What the head of masks says of P boxes of objects, and what is true of them."""
+    """Outputs of the head of masks for P boxes of objects, and their targets."""
 
     logits: Tensor  # (P, m, m)
     shares: Tensor  # (P, m, m) of the cells that the objects cover, 0..1
@@ -119,14 +119,14 @@ class BoxHeads(nn.Module, ABC):
 
     @abstractmethod
     def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
-        """What the head of masks says of the sampled boxes, and what is true of them."""
+        """Outputs of the head of masks for the sampled boxes, and their targets."""
 
     def classifiers(self) -> list[nn.Module]:
         """The layers whose outputs are of the classes."""
         return [self.classes, self.deltas]
 
     def box_features(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
-        """What classes and boxes follow from, ``(K, hidden)`` of all K boxes."""
+        """Features of all K boxes that give their classes and corrections, ``(K, hidden)``."""
         return self.box_head(cells(pyramid, boxes, 7))
 
     def best(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

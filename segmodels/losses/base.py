@@ -1,4 +1,4 @@
-"""What losses share: what they read of a model's output; for losses of logits: checks, ignored pixels, precision."""
+"""Bases of losses: the part of an output that they read; for losses of logits: checks, ignored pixels, precision."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ PAPER = (
 
 
 class Feedback(nn.Module):
-    """What a map of the pyramid says to the encoder (figure 3): convolutions of three dilations and the pooled map side
-    by side, a quarter of the channels each; ReLU. ``(B, channels, h, w)`` to the same.
+    """Feedback of a map of the pyramid to the encoder (figure 3): convolutions of three dilations and the pooled map
+    side by side, a quarter of the channels each; ReLU. ``(B, channels, h, w)`` to the same.
     """
 
     def __init__(self, channels: int) -> None:

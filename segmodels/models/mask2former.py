@@ -97,7 +97,7 @@ class Mask2Former(Model):
         return last._replace(auxiliary=tuple(earlier) if self.training else ())
 
     def decode(self, pixels: Tensor, levels: Sequence[Tensor], size: tuple[int, int]) -> list[QueryOutput]:
-        """What the queries say at first and after every layer."""
+        """Outputs of the learned queries, and after every layer."""
         places = [sine_positions(x) for x in levels]
         features = [x.flatten(2).transpose(1, 2) + own for x, own in zip(levels, self.level_embed.weight, strict=True)]
         queries = self.query_feat.weight.repeat(pixels.shape[0], 1, 1)
@@ -110,7 +110,7 @@ class Mask2Former(Model):
         return outputs
 
     def read(self, queries: Tensor, pixels: Tensor, size: tuple[int, int]) -> QueryOutput:
-        """What queries ``(B, Q, C)`` say of pixels with embeddings ``(B, C, h, w)``."""
+        """Classes of queries ``(B, Q, C)``, and their masks over pixels with embeddings ``(B, C, h, w)``."""
         queries = self.norm(queries)
         masks = self.mask_embed(queries) @ pixels.flatten(2)
         return QueryOutput(self.class_embed(queries), masks.unflatten(2, pixels.shape[-2:]), size=size)

@@ -105,7 +105,7 @@ class MaskFormer(Model):
         return found if self.training else found[-1:]
 
     def read(self, queries: Tensor, pixels: Tensor, size: tuple[int, int]) -> QueryOutput:
-        """What queries ``(B, Q, C)`` say of pixels with embeddings ``(B, C, h, w)``."""
+        """Classes of queries ``(B, Q, C)``, and their masks over pixels with embeddings ``(B, C, h, w)``."""
         queries = self.norm(queries)
         masks = self.mask_embed(queries) @ pixels.flatten(2)
         return QueryOutput(self.class_embed(queries), masks.unflatten(2, pixels.shape[-2:]), size=size)

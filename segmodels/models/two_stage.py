@@ -1,4 +1,4 @@
-"""What detectors in two stages share: region proposals on a feature pyramid, and from these what their heads say."""
+"""The base of detectors in two stages: region proposals on a feature pyramid, and heads that read them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def detected(found: Detections, size: tuple[int, int]) -> DetectionOutput:
 
 
 def training_of(second: Samples, masks: MaskSamples, first: Samples | None = None) -> DetectionTraining:
-    """What the losses read of the samples of a second stage, its masks, and the region proposals."""
+    """Samples of a second stage, its masks and the region proposals, as the losses read them."""
     return DetectionTraining(
         classes=Sampled(second.scores, second.labels),
         boxes=Sampled(second.deltas, second.true_deltas),

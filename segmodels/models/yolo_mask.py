@@ -40,7 +40,7 @@ CELLS = 56  # of a mask over its box, per side
 
 
 class Predictions(NamedTuple):
-    """What the network says of the A anchors of every image."""
+    """Outputs of the network for the A anchors of every image."""
 
     classes: Tensor  # (B, A, C + 1) logits, the background first
     deltas: Tensor  # (B, A, 4) coded boxes
@@ -127,7 +127,7 @@ class YoloMask(Model):
     def _samples(
         self, said: Predictions, finest: Tensor, anchors: Tensor, segments: Sequence[Any]
     ) -> DetectionTraining:
-        """What the losses read."""
+        """Outputs and targets for the losses."""
         samples, masks = prototype_samples(*said, anchors, objects_of(segments))
         semantic = self.semantic(finest)
         return DetectionTraining(

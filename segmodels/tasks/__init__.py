@@ -1,1 +1,1 @@
-"""What is predicted, and what follows from it: ``create_task("semantic", labels)``."""
+"""Tasks: how outputs become results, and how results are measured: ``create_task("semantic", labels)``."""

@@ -1,4 +1,4 @@
-"""What a task is, and what counts its results. Adding one is a single file in this folder.
+"""The interfaces of a task and of the evaluator that counts its results. A new task is a single file in this folder.
 
 No room outside ``tasks/`` asks which task it works for: it calls these methods.
 """
@@ -28,7 +28,7 @@ Size = tuple[int, ...]
 
 
 class Result(Protocol):
-    """What is predicted for one image. Holds train ids, at the size that was asked for."""
+    """The prediction for one image. Holds train ids, at the size that was asked for."""
 
     def files(self, labels: LabelMap) -> dict[str, bytes]:
         """Suffix -> content of each file that keeps the result: ``{".png": ...}``."""
@@ -171,7 +171,7 @@ class Task(ABC, Generic[Targets, ResultType]):
 
     @abstractmethod
     def targets(self, annotations: Sequence[Annotation]) -> Targets:
-        """What a batch is trained on: a pytree of tensors. Called in the loader's worker or thread."""
+        """The targets of a batch, a pytree of tensors. Called in the loader's worker or thread."""
 
     @abstractmethod
     def read(self, output: Any, sizes: Sequence[Size]) -> list[ResultType]:

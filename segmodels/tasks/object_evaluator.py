@@ -1,4 +1,4 @@
-"""What the evaluators of objects share: a row of counts per image, their sum, their file, and the confusion matrix."""
+"""The base of the evaluators of objects: a row of counts per image, their sum, their file, and the confusion matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What batches are trained on: pytrees of tensors that ``Task.targets`` makes of annotations."""
+"""Targets of batches: pytrees of tensors that ``Task.targets`` makes of annotations."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def all_imported(files: Iterable[Path]) -> set[Path]:
 
 
 class _Code(NamedTuple):
-    """What counts of a file."""
+    """The parts of a file that count."""
 
     essence: str  # without docstrings, comments and layout
     imports: tuple[str, ...]  # names of modules, and names within modules

@@ -1,4 +1,4 @@
-"""What data-parallel training needs beyond torch: batch norm over all processes also on CPUs."""
+"""Data-parallel training beyond torch: batch norm over all processes, on CPUs too."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from segmodels.tasks.base import Evaluator, Task
 
 
 class Turn(NamedTuple):
-    """What the training loop knows about the moment of a step."""
+    """The state of the training loop at a step."""
 
     objective: str = "loss"  # of ``Learner.objectives``
     share_done: float = 0.0  # of the training, 0..1
@@ -85,7 +85,7 @@ class Learner(nn.Module):
         return 0 not in self.auxiliary_weights
 
     def normalised(self, images: Tensor) -> Tensor:
-        """What the model takes, float32, for raw ``images`` ``(B, C, *spatial)`` of any type."""
+        """Raw ``images`` ``(B, C, *spatial)`` of any type as the model takes them, float32."""
         shape = (1, -1, *(1,) * (images.ndim - 2))
         return (images.float() - self.mean.view(shape)) / self.std.view(shape)
 

@@ -1,4 +1,4 @@
-"""What the processes of a training tell each other: by their CPUs, so that none waits for the work of its GPU."""
+"""Exchange between the processes of a training: by their CPUs, so that none waits for the work of its GPU."""
 
 from __future__ import annotations
 

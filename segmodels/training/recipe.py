@@ -1,6 +1,4 @@
-"""What is trained and by what rule: model, task, learner, losses, optimiser, schedule and devices, from the settings
-and the data.
-"""
+"""Builds a training from its settings and the data: model, task, learner, losses, optimiser, schedule and devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stopped or killed training resumes from, bit for bit."""
+"""The state that a stopped or killed training resumes from, bit for bit."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ not. In half precision such outputs are infinite, so the limit is the same in ev
 
 
 class Validation(NamedTuple):
-    """What the model in the learner does on the validation images of all processes."""
+    """Counts and losses of the learner's model on the validation images of all processes."""
 
     evaluator: Evaluator
     losses: dict[str, float]  # means over the images, by name: val/loss, ...

@@ -54,7 +54,7 @@ GET = f"register at {SOURCE} and unpack {{}}.zip"
 
 
 class FullAde20k(Published):
-    """What both releases share: an image, its maps and the table of its objects lie side by side."""
+    """The base of both releases: an image, its maps and the table of its objects lie side by side."""
 
     table_end: ClassVar[str]
     """Of the name of a table."""
@@ -115,7 +115,7 @@ class FullAde20k(Published):
 
     @abstractmethod
     def names(self, table: Path) -> Names:
-        """What a table says."""
+        """The classes that a table names."""
 
     @abstractmethod
     def objects(self, pixels: NDArray, names: Mapping[int, str], table: str) -> tuple[NDArray, dict[int, str]]:

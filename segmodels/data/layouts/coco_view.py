@@ -1,4 +1,4 @@
-"""What the views of COCO share: where its archives unpack to, and how their parts belong together."""
+"""The base of the views of COCO: where its archives unpack to, and how their parts belong together."""
 
 from __future__ import annotations
 

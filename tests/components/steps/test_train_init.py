@@ -19,7 +19,8 @@ from components.params.schema import PipelineParams, TrainParams
 from components.steps.train import train
 from components.tracking import starting_point as starting
 from components.tracking.lineage import checkpoint_key
-from components.tracking.starting_point import pinned, starting_point
+from components.tracking.model_registry import pinned
+from components.tracking.starting_point import starting_point
 from segmodels.errors import InputError
 from segmodels.files import sha256
 from segmodels.inference.bundle import bundle_digest, load_bundle

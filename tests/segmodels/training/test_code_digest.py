@@ -74,10 +74,10 @@ def replaced(old: str, new: str) -> Callable[[str], str]:
         ("losses/distribution.py", replaced("mean_valid(values, valid)", "2 * mean_valid(values, valid)"), True),
         ("models/unet.py", replaced("return ", "return 1 * "), True),
         ("training/schedules.py", replaced("peak, start, end = 0.3", "peak, start, end = 0.4"), True),
-        ("training/recipe.py", replaced('"""What is trained', '"""Which model is trained'), False),
+        ("training/recipe.py", replaced('"""Builds a training', '"""Makes a training'), False),
         ("models/unet.py", replaced("class UNet", "# the network of the paper\nclass UNet"), False),
         ("losses/distribution.py", replaced("\n\n\n", "\n\n\n\n\n"), False),
-        ("training/learner.py", replaced('"""What the training loop knows', '"""What is known'), False),
+        ("training/learner.py", replaced('"""The state of the training loop', '"""Where the loop is'), False),
     ],
 )
 def test_what_python_runs_changes_the_digest_and_words_do_not(
