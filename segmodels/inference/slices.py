@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,13 @@ THIRDS = {"size": ("small", "medium", "large"), "brightness": ("dark", "middle",
 """Names of the thirds of the images by each measure."""
 
 MOST_GROUPS = 20
-"""The largest are measured."""
+"""Groups that are scored, the largest ones."""
 
 PIXELS = 256
 """On each axis of an image, evenly spaced, that its brightness is measured at."""
+
+MAPPED = 64
+"""Images after which memory maps are released, so that memory does not grow with the dataset."""
 
 
 def score_slices(evaluator: Evaluator, reader: ShardReader, scores: list[str]) -> list[dict[str, Any]]:
@@ -26,10 +30,9 @@ def score_slices(evaluator: Evaluator, reader: ShardReader, scores: list[str]) -
     mean of their values; None for groups), ``images``, and each of ``scores``, NaN where undefined. Images that are all
     alike, or of one group, are not sliced.
     """
-    indices = range(len(reader))
     measures = {
         "size": reader.sizes.prod(axis=1).astype(np.float64),
-        "brightness": np.array([_brightness(reader.image(index)) for index in indices]),
+        "brightness": np.array(list(_brightnesses(reader))),
     }
     rows = []
     for by, values in measures.items():
@@ -52,6 +55,13 @@ def score_slices(evaluator: Evaluator, reader: ShardReader, scores: list[str]) -
 def _scored(evaluator: Evaluator, reader: ShardReader, own: NDArray, scores: list[str]) -> dict[str, Any]:
     found = evaluator.only({reader.id(int(index)) for index in own}).scores()
     return {"images": len(own), **{name: found[name] for name in scores}}
+
+
+def _brightnesses(reader: ShardReader) -> Iterator[float]:
+    for index in range(len(reader)):
+        yield _brightness(reader.image(index))
+        if (index + 1) % MAPPED == 0:
+            reader.release()
 
 
 def _brightness(image: NDArray) -> float:

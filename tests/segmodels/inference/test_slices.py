@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from small_pipeline import LABELS, scene
 
 from components.params.schema import PreprocessParams
@@ -18,7 +19,7 @@ from segmodels.tasks.semantic_evaluator import SemanticEvaluator
 GROUPS = ["north", "north", "south", "", "north"]
 
 
-def test_groups_are_kept_in_shards_and_scored(tmp_path: Path) -> None:
+def test_groups_are_kept_in_shards_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator, rng = SemanticEvaluator(LABELS), np.random.default_rng(0)
     with ShardWriter(tmp_path, LABELS, "digest", shard_bytes=9000) as writer:
         for number, group in enumerate(GROUPS):
@@ -28,9 +29,13 @@ def test_groups_are_kept_in_shards_and_scored(tmp_path: Path) -> None:
             evaluator.update([ClassMap(wrong)], [Annotation.of_classes(mask)], [f"{number}"])
     reader = ShardReader(tmp_path, "test")
     assert reader.groups == GROUPS
+    monkeypatch.setattr("segmodels.inference.slices.MAPPED", 2)
+    released, release = [], reader.release
+    monkeypatch.setattr(reader, "release", lambda: released.append(release()))
     found = score_slices(evaluator, reader, ["mean_iou"])
     assert [(row["by"], row["slice"], row["images"]) for row in found] == [("group", "north", 3), ("group", "south", 1)]
     assert found[0]["mean_iou"] == 1 > found[1]["mean_iou"]
+    assert len(released) == 2, "pages of images that were read leave the memory"
 
 
 def test_preprocess_keeps_groups_that_samples_share(tmp_path: Path, monkeypatch) -> None:
