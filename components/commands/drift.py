@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from components.artifacts import RUN
+from components.commands.option_ranges import check_options
 from segmodels.errors import InputError
 from segmodels.exit_codes import DRIFTED
 from segmodels.files import LOG_SUFFIX, read_json_lines
@@ -69,7 +70,12 @@ def drift(
         TransientError: MLflow does not answer.
         SystemExit: with 3, if anything has drifted.
     """
-    _check(psi, significance, least, hours)
+    check_options(
+        psi=(psi, psi > 0, "more than 0"),
+        significance=(significance, 0 < significance < 1, "more than 0 and less than 1"),
+        least=(least, least >= 2, "at least 2"),
+        hours=(hours, hours is None or hours > 0, "more than 0"),
+    )
     from components.tracking.model_registry import bundle_folder, pinned
     from segmodels.inference.bundle import load_bundle
     from segmodels.metrics.drift import shift
@@ -105,18 +111,6 @@ def drift(
         drifted.write_text("true" if found else "false", encoding="utf-8")
     elif found:
         raise SystemExit(DRIFTED)
-
-
-def _check(psi: float, significance: float, least: int, hours: float | None) -> None:
-    checks = {
-        "--psi": (psi, psi > 0, "more than 0"),
-        "--significance": (significance, 0 < significance < 1, "more than 0 and less than 1"),
-        "--least": (least, least >= 2, "at least 2"),
-        "--hours": (hours, hours is None or hours > 0, "more than 0"),
-    }
-    for option, (value, right, expected) in checks.items():
-        if not right:
-            raise InputError(f"{option} is {value}, expected {expected}")
 
 
 def _served(model: str) -> tuple[str, str, Run | None]:

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 from threading import Event, Thread
 
+from components.commands.option_ranges import check_options
 from segmodels.errors import InputError
 from segmodels.machine import check_writable
 
@@ -62,7 +63,24 @@ def serve(
         InputError: an option is out of range, the port is taken, or there is no such model.
         TransientError: the model registry does not answer at the start.
     """
-    _check_ranges(port, batch_window, max_batch, max_megapixels, max_megabytes, poll, threads, log_share, log_megabytes)
+    from PIL import Image
+
+    most = 2e-6 * (Image.MAX_IMAGE_PIXELS or 0)
+    check_options(
+        port=(port, 0 <= port <= 65535, "0 to 65535"),
+        batch_window=(batch_window, 0 <= batch_window <= 10_000, "0 to 10000 milliseconds"),
+        max_batch=(max_batch, max_batch >= 1, "at least 1"),
+        max_megapixels=(
+            max_megapixels,
+            0 < max_megapixels <= most,
+            f"more than 0 and at most {most:.0f}, beyond which images are not decoded",
+        ),
+        max_megabytes=(max_megabytes, max_megabytes > 0, "more than 0"),
+        poll=(poll, poll > 0, "more than 0 seconds"),
+        threads=(threads, threads is None or threads >= 1, "at least 1"),
+        log_share=(log_share, 0 < log_share <= 1, "more than 0 and at most 1"),
+        log_megabytes=(log_megabytes, log_megabytes >= 1, "at least 1"),
+    )
     if log is not None:
         check_writable(log / "any")  # the folder itself, since its parent may be read-only
     from components.tracking.model_registry import is_registered
@@ -130,40 +148,6 @@ def serve(
     loader.join(SECONDS_TO_FINISH)
     if failures:
         raise failures[0]
-
-
-def _check_ranges(
-    port: int,
-    batch_window: float,
-    max_batch: int,
-    max_megapixels: float,
-    max_megabytes: float,
-    poll: float,
-    threads: int | None,
-    log_share: float,
-    log_megabytes: float,
-) -> None:
-    from PIL import Image
-
-    most = 2e-6 * (Image.MAX_IMAGE_PIXELS or 0)
-    checks = {
-        "--port": (port, 0 <= port <= 65535, "0 to 65535"),
-        "--batch-window": (batch_window, 0 <= batch_window <= 10_000, "0 to 10000 milliseconds"),
-        "--max-batch": (max_batch, max_batch >= 1, "at least 1"),
-        "--max-megapixels": (
-            max_megapixels,
-            0 < max_megapixels <= most,
-            f"more than 0 and at most {most:.0f}, beyond which images are not decoded",
-        ),
-        "--max-megabytes": (max_megabytes, max_megabytes > 0, "more than 0"),
-        "--poll": (poll, poll > 0, "more than 0 seconds"),
-        "--threads": (threads, threads is None or threads >= 1, "at least 1"),
-        "--log-share": (log_share, 0 < log_share <= 1, "more than 0 and at most 1"),
-        "--log-megabytes": (log_megabytes, log_megabytes >= 1, "at least 1"),
-    }
-    for option, (value, right, expected) in checks.items():
-        if not right:
-            raise InputError(f"{option} is {value}, expected {expected}")
 
 
 def _listen(host: str, port: int) -> socket.socket:
