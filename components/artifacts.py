@@ -125,12 +125,12 @@ PLACE_OF_SHARDS = JsonFile(PLACE_OF_FACTS.name, "preprocess-part", PLACE)
 STATISTICS = JsonFile(
     files.STATISTICS, "preprocess", {"digest": str, "labels": {"classes": [str]}, "mean": [float], "std": [float]}
 )
-"""Of the shards: digest, labels, mean and std per channel."""
+"""Facts of the shards: digest, labels, mean and std per channel."""
 
 DESCRIPTION = JsonFile(
     files.DESCRIPTION, "train", {"name": str, "lineage": {str: object}, "metrics": {str: (float, None)}}
 )
-"""Of the model: name, options, labels, lineage, metrics."""
+"""Facts of the model: name, options, labels, lineage, metrics."""
 RUN = JsonFile("run.json", "train", {"run_id": str, "tracking_uri": str})
 """The MLflow run of the training: ``run_id``, ``tracking_uri``, ``experiment``."""
 JOURNAL = TextFile("metrics.jsonl", "train")
@@ -180,4 +180,4 @@ REGISTRATION = JsonFile(
 )
 """Name, version and alias of the registered model; the decision and its reason."""
 MODEL_CARD = TextFile("model_card.md", "register")
-"""Of the registered version; its pictures lie beside it."""
+"""Card of the registered version; its pictures lie beside it."""

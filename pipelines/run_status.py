@@ -31,7 +31,7 @@ LAUNCHER_FAILED = re.compile(r"(?:main: )?Error \(exit code 1\)(?:: )?(.*)", re.
 """Argo's message of every step that failed, then the container's termination message, which the step wrote."""
 
 FIELDS = ("id", "name", "displayName", "type", "templateName", "phase", "message", "startedAt", "finishedAt")
-"""Of a Workflow's node, as far as they are read here: NodeStatus in workflow_types.go of Argo."""
+"""Fields of a Workflow's node that are read here: NodeStatus in workflow_types.go of Argo."""
 
 FAILED = ("Failed", "Error")
 OMITTED = ("Skipped", "Omitted")

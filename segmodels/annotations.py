@@ -69,7 +69,7 @@ class Annotation:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Of the maps: ``(H, W)`` or ``(D, H, W)``."""
+        """Size of the maps: ``(H, W)`` or ``(D, H, W)``."""
         return self.classes.shape
 
     def changed(self, change: Callable[[NDArray], NDArray], spacing: tuple[float, ...] | None = None) -> Annotation:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 from segmodels.errors import InputError
 
 HIGHEST_SEED = 2**32 - 1
-"""Of every generator of random numbers."""
+"""Highest seed that every generator of random numbers takes."""
 MOST_WORKERS = 256
 """Processes that a step may start."""
 LONGEST_SIDE = 2**15 - 1

@@ -34,7 +34,7 @@ DESCRIPTION, WEIGHTS, REFERENCE = "model.json", "weights.safetensors", "referenc
 """Files that the library writes: of a dataset on record, of shards and a part of them, of a trained model."""
 
 LOG_SUFFIX = ".jsonl"
-"""Of the files of a server's log."""
+"""End of the names of a server's log files."""
 
 LARGEST_TEXT = 2**28
 """Bytes of a text file that people write: 256 MB, some millions of samples."""
@@ -48,7 +48,7 @@ def cache_folder() -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, 64 hexadecimal digits."""
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

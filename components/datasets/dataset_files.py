@@ -16,7 +16,7 @@ from segmodels.errors import InputError
 from segmodels.files import reading
 
 CACHE = Path("data") / "cache"
-"""Of the project: where dvc.yaml lets ingest keep downloads and generated data."""
+"""Folder of the project where dvc.yaml lets ingest keep downloads and generated data."""
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -47,7 +47,7 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def _params(facts: dict[str, Any]) -> IngestParams:
-    """Of the same source at the same revision."""
+    """Parameters of the same source at the same revision."""
     source = dict(facts["source"])
     kind = source.pop("kind")
     if kind == "digits":

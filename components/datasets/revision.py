@@ -48,7 +48,7 @@ def _state(params: IngestParams) -> str:
 
 
 def digits_digest() -> str:
-    """Of the code that draws the built-in digits."""
+    """Digest of the code that draws the built-in digits."""
     spec = importlib.util.find_spec("segmodels.data.digits")
     assert spec is not None
     assert spec.origin is not None
@@ -56,7 +56,7 @@ def digits_digest() -> str:
 
 
 def listing_digest(url: str) -> str:
-    """Of names, ETags and sizes of the objects below ``s3://bucket/prefix``."""
+    """Digest of names, ETags and sizes of the objects below ``s3://bucket/prefix``."""
     from components.storage.s3 import list_folder, s3_client, translate_errors
 
     with translate_errors(url, connected=False):

@@ -61,7 +61,7 @@ def _digest(params: IngestParams, cache: Path) -> str:
 
 
 def _folder_digest(root: Path, cache: Path) -> str:
-    """Of the contents; kept in ``cache`` with the sizes and times that the files had."""
+    """Digest of the contents; kept in ``cache`` with the sizes and times that the files had."""
     seen = hashed(sizes_and_times(root))
     note = cache / "sources" / f"{hashed([str(root.absolute())])}.json"
     try:

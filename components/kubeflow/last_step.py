@@ -24,7 +24,7 @@ PARTS = "parts_of_steps/"
 """Begins the names of the records of parts."""
 
 IMPATIENT: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 2}}
-"""Of the store's client: a record is not worth a minute of every step if the store does not answer."""
+"""Settings of the store's client: a record is not worth a minute of every step if the store does not answer."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read_record(name: str) -> dict[str, Any]:
 
 
 def _names_of_parts() -> list[str]:
-    """Of the records of parts; none if the store does not answer."""
+    """Names of the records of parts; none if the store does not answer."""
     from components.storage.s3 import list_folder, s3_client, translate_errors
 
     if not (folder := _folder()):

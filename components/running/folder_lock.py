@@ -17,7 +17,7 @@ from segmodels.errors import TransientError
 LOCK = ".lock"
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Of file systems that cannot lock, some network mounts for example: there nothing is checked."""
+"""Errors of file systems that cannot lock, such as some network mounts; nothing is checked there."""
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Step:
 
     @property
     def section(self) -> str:
-        """Of params.yaml, of the profile's pods and secrets: a part of a step has those of the step."""
+        """Section of params.yaml and of the profile's pods and secrets: a part of a step has those of the step."""
         return section_of(self.name)
 
 

@@ -144,7 +144,7 @@ def _planned(
 
 
 def _stored_size(longer_side: int | None, split: str, image: list[int], annotation: list[int] | None) -> Size:
-    """Of a sample in its shard, from its sizes in the dataset; ``_prepare`` rejects volumes that are to be resized."""
+    """Size of a sample in its shard, from its sizes in the dataset; ``_prepare`` rejects volumes to be resized."""
     stored = scaled_size((image[0], image[1]), longer_side) if longer_side is not None else image
     if annotation is None or (longer_side is not None and split != "test"):
         annotation = list(stored)

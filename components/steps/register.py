@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from segmodels.inference.bundle import Bundle
 
 CONFIDENCE = 0.95
-"""Of the interval that the decision names, where ``params.confidence`` does not set another."""
+"""Confidence of the interval that the decision names, unless ``params.confidence`` sets another."""
 
 EXAMPLE = {2: (slice(64),) * 2, 3: (slice(16),) * 3}
 """Part of the first test image that a version keeps as the example of its input, by spatial dimensions."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_RUNS = 10_000
 EVALUATION_FOLDER = "evaluation"
-"""Of a run's artifacts: what evaluate wrote."""
+"""Folder among a run's artifacts for the files of evaluate."""
 
 
 @dataclass(frozen=True)

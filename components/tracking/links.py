@@ -13,7 +13,7 @@ from urllib.parse import quote
 from segmodels.addresses import without_credentials
 
 PORT = 5000
-"""Of the UI that `make ui` starts on a local store."""
+"""Address of the UI that `make ui` starts on a local store."""
 
 WORKFLOW = "workflowType=machine_learning"
 
@@ -22,7 +22,7 @@ SCORES_VIEW = "scores"
 
 
 def ui_address(tracking_uri: str) -> str:
-    """Of the server itself, without credentials; of a local store, the address where `make ui` shows it."""
+    """Address of the server, without credentials; of a local store, the address where `make ui` shows it."""
     if tracking_uri.startswith("http"):
         return without_credentials(tracking_uri).rstrip("/")
     return f"http://localhost:{PORT}"
@@ -44,7 +44,7 @@ def comparison_page(ui: str, experiment_id: str, run_ids: Sequence[str]) -> str:
 
 
 def model_page(ui: str, name: str, version: str = "") -> str:
-    """Of a registered model with its aliases, or of one version with its model card."""
+    """Page of a registered model with its aliases, or of one version with its model card."""
     return f"{ui}/#/models/{quote(name, safe='')}{f'/versions/{version}' if version else ''}?{WORKFLOW}"
 
 

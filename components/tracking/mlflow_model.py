@@ -46,7 +46,7 @@ class SegmentationModel(PythonModel):
         return together
 
     def _pixels(self, image: Any) -> np.ndarray:
-        """Of the model's type, where the numbers are in its range. The predictor rejects what is not an image."""
+        """The image in the model's type, if the numbers are in its range. The predictor rejects anything but images."""
         array, dtype = np.asarray(image), self.predictor.dtype
         if array.dtype.kind not in "iu" or not array.size:
             return array.astype(dtype) if dtype.kind == "f" and array.dtype.kind == "f" else array

@@ -108,7 +108,7 @@ def present_experiment(client: Any, experiment_id: str, metrics: Sequence[str]) 
 
 
 def _columns(tag: str | None) -> list[str]:
-    """Of the tag that MLflow's UI reads; a new one has the registered models."""
+    """Columns in the tag that MLflow's UI reads; a new tag has that of the registered models."""
     try:
         return list(json.loads(tag or "")["selectedColumns"])
     except (ValueError, TypeError, KeyError):  # there is none, or a person changed it

@@ -18,7 +18,7 @@ from components.tracking.mlflow_errors import answers
 from segmodels.errors import InputError, TransientError
 
 TAG = "deciding"
-"""Of a version whose registration has, or wants, the turn; its value names the process."""
+"""Tag of a version whose registration has, or wants, the turn; its value names the process."""
 
 POLL = 0.5
 """Seconds between two looks at the tags of others."""

@@ -20,7 +20,7 @@ TIMES = 20
 """How often in a training the pictures are made, at most."""
 
 MOST_BYTES, LONGEST_SIDE = 100_000, 1024
-"""Of a picture; its side in pixels."""
+"""Largest size of a picture, in bytes, and its longest side, in pixels."""
 
 
 class ValidationPictures:
@@ -70,7 +70,7 @@ class ValidationPictures:
         return paths
 
     def _draw(self, image: np.ndarray, annotation: Annotation, result: Any) -> np.ndarray:
-        """Of a volume the same slice of both."""
+        """Truth and result side by side; of a volume the same slice of both."""
         from segmodels.data.preview import as_rgb
 
         pictures = self.task.compare(as_rgb(image), annotation, result, "").pictures

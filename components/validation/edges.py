@@ -26,7 +26,7 @@ SHUFFLES, CHANCE = 20, 95
 
 
 class Agreement(NamedTuple):
-    """Of the pairs of a split.
+    """Agreement of the pairs of a split.
 
     Attributes:
         each: of every pair, ``(N,)``.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_TIME = datetime.datetime.fromtimestamp(0, datetime.UTC)
-"""Of all runs: the time is part of the pages' paths, and the same dataset gives the same bytes."""
+"""Time of all runs: it is part of the pages' paths, and the same dataset gives the same bytes."""
 
 
 @dataclass(frozen=True)

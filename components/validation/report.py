@@ -84,7 +84,7 @@ def annotated(facts: pa.Table) -> bool:
 
 
 def class_counts(facts: pa.Table, dataset: Dataset) -> ClassCounts:
-    """Of all samples whose annotation could be read."""
+    """Counts of all samples whose annotation could be read."""
     number = dataset.labels.num_classes
     pixels, samples = ({split: np.zeros(number, np.int64) for split in SPLITS} for _ in range(2))
     for batch in facts.select(["split", "class_pixels"]).to_batches():
@@ -109,7 +109,7 @@ def sizes_of(facts: pa.Table, column: str) -> list[str | None]:
 
 
 def forms_of(facts: pa.Table) -> list[ImageForm | None]:
-    """Of the image of each sample, None where it could not be read."""
+    """Form of the image of each sample, None where it could not be read."""
     columns = (facts.column(name).to_pylist() for name in ("dtype", "channels", "size"))
     return [
         None if dtype is None else ImageForm(np.dtype(dtype), channels, len(size))

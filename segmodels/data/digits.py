@@ -39,7 +39,7 @@ CLASSES = {
 Window = tuple[slice, slice]
 
 MANY_PIXELS = 2_000_000
-"""Of all scenes, from which on drawing them takes longer than starting processes."""
+"""Pixels of all scenes from which drawing them takes longer than starting processes."""
 
 _GLYPH = 64  # side of a digit's outline before it is placed, pixels
 _SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}  # of the source digits

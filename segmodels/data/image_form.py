@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segmodels.errors import InputError
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "float32")
-"""Of images in shards."""
+"""Types of images in shards."""
 
 NARROW = 2**13
 """Values of 16 bits that stay below this use an eighth of their range, as those of 12-bit cameras and scanners. As 8
@@ -29,7 +29,7 @@ class ImageForm:
 
     @classmethod
     def of(cls, image: NDArray) -> ImageForm:
-        """Of an image ``(*spatial, C)``.
+        """The form of an image ``(*spatial, C)``.
 
         Raises:
             InputError: a type or number of axes that shards cannot hold.

@@ -94,7 +94,7 @@ class TiffRows:
             ) from None
 
     def _stored_rows(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Of a file that holds the plain pixels one after the other."""
+        """Rows of a file that holds the plain pixels one after the other."""
         page = self._page
         dtype, row = np.dtype(page.dtype).newbyteorder(self._file.byteorder), self.width * page.samplesperpixel
         rows = np.empty((stop - start, self.width, 3), dtype=np.uint8)

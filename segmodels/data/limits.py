@@ -9,10 +9,10 @@ from pathlib import Path
 from segmodels.errors import InputError
 
 MOST_PIXELS = 178_956_970
-"""Of an image that is read whole; Pillow refuses files above it as decompression bombs."""
+"""Most pixels of an image that is read whole; Pillow refuses files above it as decompression bombs."""
 
 MOST_VALUES = 2**30
-"""Of a volume, a stack of pages or all channels of an image: 4 GB of float32."""
+"""Most values of a volume, a stack of pages or all channels of an image: 4 GB of float32."""
 
 
 def require_size(size: Sequence[int], name: str | Path, channels: int = 1) -> None:

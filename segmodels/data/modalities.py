@@ -13,7 +13,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4})$")
 """``CASE_0000``, ``CASE_0001``, ...: nnU-Net (Isensee, Nature Methods 18, 2021)."""
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
-"""Of BraTS, in the order of the channels."""
+"""Modalities of BraTS, in the order of the channels."""
 
 NAMES = {name: name for name in MODALITIES} | {"t2f": "flair", "t1n": "t1", "t1ce": "t1c", "t2w": "t2"}
 """Word in the name of a file, lower case -> modality."""

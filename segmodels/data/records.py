@@ -137,7 +137,7 @@ class Record:
         self._form = form
 
     def value(self, name: str) -> Any:
-        """Of a small column."""
+        """The value in a small column."""
         return self._batch.column(name)[0].as_py()
 
     @cached_property

@@ -167,14 +167,14 @@ class ShardWriter:
 
     @property
     def form(self) -> ImageForm:
-        """Of the samples so far."""
+        """The form of the samples so far."""
         if self._form is None:
             raise InputError(f"shard folder {self.folder} has no samples, expected at least one: add them")
         return self._form
 
     @property
     def statistics(self) -> DatasetStatistics:
-        """Of the samples so far."""
+        """The statistics of the samples so far."""
         return self._statistics.build()
 
     @property

@@ -69,7 +69,7 @@ class Histogram:
 
     @classmethod
     def of(cls, image: NDArray) -> Histogram:
-        """Of an image ``(*spatial, C)`` of integers up to 16 bits."""
+        """The histogram of an image ``(*spatial, C)`` of integers up to 16 bits."""
         if image.dtype == np.uint8:
             return cls(0, _of_bytes(image))
         low, n = int(image.min()), int(image.max()) - int(image.min()) + 1
@@ -83,7 +83,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of floating-point values: how many, and per channel their sum and their squared distance from their own mean."""
+    """Number of floating-point values, and per channel their sum and squared distance from their own mean."""
 
     pixels: int
     sums: NDArray[np.float64]
@@ -91,7 +91,7 @@ class Moments:
 
     @classmethod
     def of(cls, image: NDArray) -> Moments:
-        """Of an image ``(*spatial, C)`` float32."""
+        """The moments of an image ``(*spatial, C)`` float32."""
         channels = [np.ascontiguousarray(channel, np.float64).ravel() for channel in _channels(image)]
         sums = np.array([values.sum() for values in channels])
         squares = [((values - total / values.size) ** 2).sum() for values, total in zip(channels, sums, strict=True)]

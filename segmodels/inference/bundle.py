@@ -66,7 +66,7 @@ class Bundle:
 
     @property
     def channels(self) -> int:
-        """Of the images."""
+        """Channels of the images."""
         return len(self.mean)
 
 

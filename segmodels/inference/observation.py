@@ -24,7 +24,7 @@ from segmodels.prompts import Prompt
 from segmodels.tasks.base import Result, Size
 
 MOST_PIXELS = 2**18
-"""Of an observed image. Larger ones are reduced."""
+"""Largest number of pixels of an observed image. Larger ones are reduced."""
 
 PLACES = 8
 """Parts of the training set that images are taken from, if its shards are read by windows."""
@@ -58,7 +58,7 @@ class Observer:
 
     @torch.inference_mode()
     def observations(self) -> list[Observation]:
-        """Of all images so far, in their order; they are forgotten."""
+        """Observations of all images so far, in their order, which are then forgotten."""
         batches, self._batches = self._batches, []
         return [one for network in batches for one in network.observations()]
 

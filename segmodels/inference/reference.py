@@ -21,7 +21,7 @@ from segmodels.files import REFERENCE, parse_json, reading
 MOST_IMAGES = 256
 COMPONENTS = 16
 MOST_BYTES = 1_000_000
-"""Of the file. With very many classes it holds fewer images."""
+"""Largest size of the file. With very many classes it holds fewer images."""
 
 BRIGHTNESS, CONFIDENCE, EMBEDDING, SHARE = "brightness", "confidence", "embedding/", "share/"
 """Names of statistics, and how those of the components (from 1) and of the classes begin."""

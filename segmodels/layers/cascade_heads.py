@@ -15,13 +15,13 @@ from segmodels.layers.nms import places
 from segmodels.layers.roi_heads import Detections, MaskSamples, RoIHeads, cells, cells_of_map, true_shares
 
 OVERLAPS = (0.5, 0.6, 0.7)
-"""Of each stage: IoU with an object from which a box is trained as one (Cascade R-CNN, Cai 2018, 1712.00726)."""
+"""IoU with an object from which each stage trains a box as one (Cascade R-CNN, Cai 2018, 1712.00726)."""
 
 CODINGS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
-"""Of each stage: weights that its boxes are coded with; later stages correct less."""
+"""Weights that the boxes of each stage are coded with; later stages correct less."""
 
 STRIDE = 8
-"""Of the maps that ``SemanticContext`` makes."""
+"""Stride of the maps of ``SemanticContext``."""
 
 SURE = 1e-6
 """Distance of the averaged masks from 0 and 1, so that they have logits."""
@@ -78,7 +78,7 @@ class SemanticContext(nn.Module):
         self.logits = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Context:
-        """Of maps at strides 4, 8, ..."""
+        """The context of maps at strides 4, 8, ..."""
         size = pyramid[1].shape[2:]
         aligned = [resize(lateral(x), size) for lateral, x in zip(self.laterals, pyramid, strict=True)]
         features = self.convs(sum(aligned[1:], start=aligned[0]))
@@ -171,7 +171,7 @@ class CascadeHeads(nn.Module):
     def _mask_features(
         self, pyramid: Sequence[Tensor], context: Context | None, boxes: Sequence[Tensor], count: int
     ) -> list[Tensor]:
-        """Of the first ``count`` stages; later ones follow from earlier ones on the same boxes."""
+        """Features of the first ``count`` stages; later ones follow from earlier ones on the same boxes."""
         own = _cells(pyramid, context, boxes, 14)
         found: list[Tensor] = []
         for stage in self._stages()[:count]:

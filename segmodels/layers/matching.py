@@ -12,7 +12,7 @@ from segmodels.layers.anchors import encode
 from segmodels.layers.nms import box_area, box_intersection, box_iou, places
 
 BACKGROUND, UNDECIDED = -1, -2
-"""Of a box without an object, and of one that is not trained on."""
+"""In the place of an object: for a box without one, and for a box that is not trained on."""
 
 IN_CROWD = 0.5
 """Share of a box's area in a crowd from which it is no background."""

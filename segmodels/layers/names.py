@@ -17,14 +17,14 @@ def renamed(key: str, names: Names) -> str:
 
 
 NORM = (r"\.(bn|gn)\.", ".norm.")
-"""Of ``ConvModule``, here ``ConvNormAct``; comes before the names that follow."""
+"""Names of ``ConvModule``, here ``ConvNormAct``; they come before the names that follow."""
 
 AUXILIARY_HEAD: Names = (
     (r"^auxiliary_head\.convs\.0\.conv\.", "aux_classifier.0."),
     (r"^auxiliary_head\.convs\.0\.bn\.", "aux_classifier.1."),
     (r"^auxiliary_head\.conv_seg\.", "aux_classifier.4."),
 )
-"""Of ``FCNHead``."""
+"""Names of ``FCNHead``."""
 
 SEPARABLE: Names = (
     (r"\.depthwise_conv\.conv\.", ".0."),
@@ -32,7 +32,7 @@ SEPARABLE: Names = (
     (r"\.pointwise_conv\.conv\.", ".3."),
     (r"\.pointwise_conv\.norm\.", ".4."),
 )
-"""Of ``layers.aspp.separable_conv``."""
+"""Names of ``layers.aspp.separable_conv``."""
 
 ASPP: Names = (
     (r"^image_pool\.1\.conv\.", "convs.0.1."),
@@ -43,7 +43,7 @@ ASPP: Names = (
     (r"^(convs\.\d|project)\.conv\.", r"\1.0."),
     (r"^(convs\.\d|project)\.norm\.", r"\1.1."),
 )
-"""Of ``layers.aspp.ASPP`` with the pooled image first."""
+"""Names of ``layers.aspp.ASPP`` with the pooled image first."""
 
 FPN: Names = (
     (r"^neck\.lateral_convs\.(\d)\.conv\.", r"fpn.laterals.\1."),

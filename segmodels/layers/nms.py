@@ -56,7 +56,7 @@ def box_intersection(first: Tensor, second: Tensor) -> Tensor:
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Of boxes ``(..., 4)``, ``(...)``."""
+    """Areas ``(...)`` of boxes ``(..., 4)``."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 

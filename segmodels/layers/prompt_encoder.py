@@ -31,7 +31,7 @@ class FourierPositions(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def grid(self, height: int, width: int) -> Tensor:
-        """Of the centres of a map's cells, ``(height * width, C)``."""
+        """Positions of the centres of a map's cells, ``(height * width, C)``."""
         device = self.positional_encoding_gaussian_matrix.device
         rows, columns = ((torch.arange(n, device=device) + 0.5) / n for n in (height, width))
         y, x = torch.meshgrid(rows, columns, indexing="ij")

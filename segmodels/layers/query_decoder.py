@@ -113,7 +113,7 @@ TRANSFORMERS: Names = (
     (r"\.final_layer_norm\.", ".norm3."),
     (r"\.(mlp\.)?fc([12])\.", r".linear\2."),
 )
-"""Of a ``QueryLayer``."""
+"""transformers' names of a ``QueryLayer``."""
 
 
 def joined_projections(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -186,7 +186,7 @@ class MaskClassificationLoss(Loss):
         return {name: values.sum() / pairs.segments for name, values in means.items()}
 
     def _at_pixels(self, matched: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each matched pair at every pixel, ``(N, H * W)`` each: logits, mask (0 where ignored), valid pixels."""
+        """Logits, masks (0 where ignored) and valid pixels of each matched pair, ``(N, H * W)`` each."""
         places = enumerate(pairs.place.split(pairs.counts))
         valid = truth.valid[pairs.image].flatten(1).to(matched)
         masks = torch.cat([truth.masks_of(image, own) for image, own in places]).flatten(1).to(matched) * valid

@@ -94,7 +94,7 @@ class PromptedMasksLoss(Loss):
         return (of_mask.gather(1, best)[:, 0] + self.quality_weight * estimates).sum()
 
     def _focal(self, logits: Tensor) -> Tensor:
-        """Of pixels whose truth is 1."""
+        """Focal loss of pixels whose truth is 1."""
         return (-logits).sigmoid() ** self.gamma * F.softplus(-logits)
 
 
@@ -104,6 +104,6 @@ def _only(mask_logits: Tensor, quality: Tensor) -> Choices:
 
 
 def _iou(predicted: Tensor, masks: Tensor) -> Tensor:
-    """Of each pair of masks ``(..., pixels)`` of 0 and 1."""
+    """IoU of each pair of masks ``(..., pixels)`` of 0 and 1."""
     overlap = (predicted * masks).sum(dim=-1)
     return overlap / (predicted.sum(dim=-1) + masks.sum(dim=-1) - overlap).clamp(min=1)

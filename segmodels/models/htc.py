@@ -22,7 +22,7 @@ from segmodels.outputs import DetectionOutput, PointPrediction
 PAPER = "Chen et al.: Hybrid Task Cascade for Instance Segmentation, CVPR 2019, arXiv 1901.07518"
 LOSSES = {"detection": 1.0, "points": 1.0}
 STAGE_WEIGHTS = (0.5, 0.25)
-"""Of the losses of the second and third stage, where the first has 1 (section 3.5; the context has 1, too)."""
+"""Weights of the losses of the second and third stage; the first has 1 (section 3.5), and so has the context."""
 
 
 class HybridTaskCascade(Detector):

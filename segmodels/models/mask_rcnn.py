@@ -49,7 +49,7 @@ class MaskRCNN(Detector):
         (r"^(roi_heads\.\w+_head\.\d)\.0\.", r"\1.conv."),
         (r"^(roi_heads\.\w+_head\.\d)\.1\.", r"\1.norm."),
     )
-    """Of torchvision, in files old and new: it has numbered the layers of its blocks since version 0.13."""
+    """torchvision's names, in files old and new: it has numbered the layers of its blocks since version 0.13."""
 
     def __init__(self, encoder: Encoder, fpn: FPN, rpn: RegionProposals, roi_heads: BoxHeads) -> None:
         super().__init__(encoder, fpn, rpn)

@@ -160,7 +160,7 @@ RESNET: dict[str, Any] = {
 }  # section 4.1, ADE20K
 SWIN: dict[str, Any] = {**RESNET, "lr": 6e-5, "weight_decay": 0.01}
 WINDOW_12: Mapping[str, Any] = {"window": 12}
-"""Of the larger Swins, which are pretrained at 384 pixels."""
+"""Options of the larger Swins, which are pretrained at 384 pixels."""
 
 
 @register_model(

@@ -138,7 +138,7 @@ def fine_features(finest: Tensor, boxes: Sequence[Tensor], coordinates: Sequence
 
 
 def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of logits ``(K, C, ...)`` those of each row's class ``(K,)``: ``(K, ...)``."""
+    """The logits of each row's class ``(K,)`` among logits ``(K, C, ...)``: ``(K, ...)``."""
     return logits[torch.arange(len(labels), device=labels.device), labels]
 
 

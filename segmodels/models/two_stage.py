@@ -20,7 +20,7 @@ from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
 
 STRIDES = (4, 8, 16, 32)
 SIDES = (32, 64, 128, 256, 512)
-"""Of square anchors on each map of the pyramid, pixels."""
+"""Sides of the square anchors on each map of the pyramid, pixels."""
 
 
 class Detector(Model, ABC):

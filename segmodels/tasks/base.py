@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from segmodels.plots import Comparison
 
 Size = tuple[int, ...]
-"""Of a result: (height, width), or (depth, height, width)."""
+"""Size of a result: (height, width), or (depth, height, width)."""
 
 
 class Result(Protocol):

@@ -22,7 +22,7 @@ AT_ONCE = 64
 """Objects that are prompted together, in all images of a batch."""
 
 OFFSET = 1.0
-"""Of the two thresholds of a mask's logits, above and below 0, whose masks are compared for its stability."""
+"""Distance from 0 of the two thresholds of a mask's logits whose masks are compared for its stability."""
 
 
 class Settings(Protocol):

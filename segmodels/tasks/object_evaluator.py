@@ -108,7 +108,7 @@ class ObjectEvaluator(Evaluator[ResultType]):
 
     @property
     def ids(self) -> list[str]:
-        """Of all images, sorted."""
+        """Ids of all images, sorted."""
         return sorted(self._images)
 
     def write(self, folder: Path) -> None:

@@ -67,7 +67,7 @@ class PanopticEvaluator(ObjectEvaluator[PanopticMap]):
         }
 
     def counts(self) -> PanopticCounts:
-        """Of all images, by class."""
+        """Counts of all images, by class."""
         each_once = self._weighted(np.ones((1, len(self._images)), dtype=np.int64))
         tp, fp, fn, iou = (field[0] for field in each_once)
         return PanopticCounts(tp, fp, fn, iou)

@@ -177,7 +177,7 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
         return torch.from_numpy(np.empty(0, self.labels.dtype)).dtype
 
     def _class_map(self, bands: Iterator[Tensor], size: Size, seen: Size) -> ClassMap:
-        """Of probabilities (C, rows, ...) from the first to the last row, all together of the size ``seen``."""
+        """The class map of probabilities (C, rows, ...), from the first to the last row, together of size ``seen``."""
         if len(size) == 2:
             return ClassMap(torch.cat(list(class_rows(bands, seen[0], (size[0], size[1]), self._dtype))))
         probabilities = torch.cat(list(bands), dim=1)

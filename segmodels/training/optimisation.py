@@ -47,7 +47,7 @@ class Optimisation:
 
     @property
     def learning_rate(self) -> float:
-        """Of the first group of parameters, at the last step."""
+        """Learning rate of the first group of parameters at the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def train(self, batch: Batch, share_done: float, *, step: bool) -> Losses:

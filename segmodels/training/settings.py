@@ -27,7 +27,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Accelerator = Literal["auto", "cpu", "gpu"]
 
 MOST = 1_000_000
-"""Of epochs, images in a batch, minutes, and of weights of losses."""
+"""Largest number of epochs, images in a batch or minutes, and largest weight of a loss."""
 HIGHEST_LR = 1000.0
 
 

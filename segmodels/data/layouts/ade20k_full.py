@@ -57,7 +57,7 @@ class FullAde20k(Published):
     """The base of both releases: an image, its maps and the table of its objects lie side by side."""
 
     table_end: ClassVar[str]
-    """Of the name of a table."""
+    """End of the name of a table."""
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
@@ -257,7 +257,7 @@ def _classes(ids: NDArray, rows: Mapping[int, str], labels: LabelMap) -> NDArray
 
 
 def _level(file: str) -> int:
-    """Of a map of parts."""
+    """The level of a map of parts."""
     match = PARTS.fullmatch(file.rpartition(".")[0])
     return int(match[2]) if match else 0
 

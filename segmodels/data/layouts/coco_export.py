@@ -139,7 +139,7 @@ def _is_coco(path: Path) -> bool:
 
 
 def _split(name: str) -> str | None:
-    """Of a JSON file: by the end of its name, else by the folder that it lies in."""
+    """The split of a JSON file, by the end of its name, else by the folder that it lies in."""
     path = PurePosixPath(name)
     return published_split(path.stem.rpartition("_")[2]) or published_split(path.parent.name)
 

@@ -28,7 +28,7 @@ OWN_CLASSES = ("labelmap.txt", "class_names.txt")
 """Files of exports in the same folders that have classes of their own."""
 
 NUMBERS = {color: number for number, color in enumerate(distinct_colors(256))}
-"""Of objects, where their map was converted to RGB."""
+"""Colour -> number of an object, in maps that were converted to RGB."""
 ARCHIVE = Archive(
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
     md5="6cd6e144f989b92b3379bac3b3de84fd",
@@ -92,7 +92,7 @@ VOCdevkit/VOC2012/
 
     @property
     def _colors(self) -> Mapping[Color, int]:
-        """Of masks that were converted to RGB -> label id."""
+        """Colour -> label id, in masks that were converted to RGB."""
         return colors_of(self.table)
 
     @cached_property
