@@ -107,6 +107,7 @@ def new_fit(
     folder: Path,
     *,
     stop: Any = lambda: False,
+    warn: Any = print,
     batches: Batches | None = None,
     losses: dict[str, float] | None = None,
     auxiliary_decay: bool = False,
@@ -133,6 +134,7 @@ def new_fit(
         checkpoints=Checkpoints(folder),
         average=average,
         stop=stop,
+        warn=warn,
     )
 
 
@@ -336,11 +338,10 @@ def test_half_precision_checkpoints_stay_in_full_precision(tmp_path: Path) -> No
 
 
 def test_a_training_whose_loss_is_not_finite_stops_and_its_metrics_show_it(tmp_path: Path) -> None:
-    fit = new_fit(tmp_path, epochs=5)
+    said: list[str] = []
+    fit = new_fit(tmp_path, epochs=5, warn=said.append)
     fit.optimisation.factor = lambda share: 1.0 if share < 0.55 else 1e30  # from the last step of epoch 3 on
     epochs = recorded(fit)
-    said: list[str] = []
-    fit.warn = said.append
     with pytest.raises(InputError, match=r"loss of epoch 4 is nan \(.*cross_entropy.*learning rate 2e\+28\)"):
         fit.run()
     assert [epoch for epoch, _ in epochs] == [0, 1, 2, 3]
