@@ -17,7 +17,6 @@ from components.datasets.source import source
 from components.params.checking import checked
 from components.params.schema import PipelineParams, TrainParams
 from components.steps.train import train
-from components.tracking import starting_point as starting
 from components.tracking.lineage import checkpoint_key
 from components.tracking.model_registry import pinned
 from components.tracking.starting_point import starting_point
@@ -102,7 +101,7 @@ def test_an_alias_is_pinned_to_its_version_and_another_version_is_another_traini
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     versions = iter(["1", "2"])
-    monkeypatch.setattr(starting, "version_now", lambda _: ("scenes", next(versions)))
+    monkeypatch.setattr("components.tracking.model_registry.version_now", lambda _: ("scenes", next(versions)))
     assert [pinned("models:/scenes@champion") for _ in range(2)] == ["models:/scenes/1", "models:/scenes/2"]
     assert pinned("model/folder") == "model/folder"
     assert pinned(None) is None
