@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.params import FILE
+from components.params.yaml_files import read_yaml
 from components.running.project import project_root
 from segmodels.errors import InputError
 
@@ -30,9 +32,11 @@ def doctor(repair: bool = False) -> None:
         repair: only repair, in a moment.
 
     Raises:
-        InputError: something needed is wrong; its line says what to do.
+        InputError: something needed is wrong; its line says what to do. Or params.yaml lacks a section that DVC asks
+            for.
     """
     _repair()
+    _check_sections()
     if not repair:
         from components.commands.checkup import checkup
 
@@ -56,6 +60,18 @@ def _repair() -> None:
         if locks and not _at_work(project):
             for lock in locks:
                 _remove(lock, "belonged to a process that has ended")
+
+
+def _check_sections() -> None:
+    """DVC knows no defaults: every section that dvc.yaml names must be in params.yaml."""
+    stages = Path("dvc.yaml")
+    if not (stages.is_file() and FILE.is_file()):
+        return
+    named = (section for stage in read_yaml(stages)["stages"].values() for section in stage.get("params", ()))
+    sections, there = dict.fromkeys(named), read_yaml(FILE) or {}
+    if missing := [section for section in sections if section not in there]:
+        lines = ", ".join(f"`{section}: {{}}`" for section in missing)
+        raise InputError(f"{FILE.resolve()} lacks sections that DVC asks for: add the lines {lines}")
 
 
 def is_whole(text: str) -> bool:

@@ -12,6 +12,9 @@ import pytest
 import yaml
 
 from components.commands.doctor import doctor, is_whole
+from segmodels.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 FILE = {"path": "data/source.json", "hash": "md5", "md5": "b71647af253892fd37afd607084c6431", "size": 96}
 FOLDER = FILE | {"path": "data/dataset", "md5": "0e8d650c0bf69656a4b0a3fe7701d0d3.dir", "nfiles": 8}
@@ -45,6 +48,18 @@ def test_a_sound_project_is_left_alone(project: Path, capsys: pytest.CaptureFixt
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
     doctor(repair=True)
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+    assert capsys.readouterr().out == ""
+
+
+def test_sections_that_dvc_asks_for_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "dvc.yaml").symlink_to(REPOSITORY / "dvc.yaml")
+    (project / "params.yaml").write_text("ingest: {source: digits}\ntrain: {}\nevaluate: {}\nregister: {}\n")
+    with pytest.raises(InputError, match=r"params\.yaml lacks .* add the lines `validate: {}`, `preprocess: {}`"):
+        doctor(repair=True)
+    for path in (REPOSITORY / "params.yaml", *(REPOSITORY / "params").glob("*.yaml")):
+        (project / "params.yaml").unlink()
+        (project / "params.yaml").symlink_to(path)
+        doctor(repair=True)
     assert capsys.readouterr().out == ""
 
 
