@@ -95,7 +95,7 @@ class PreprocessParams:
         workers: processes. 0: one per core.
         shard_megabytes: size at which a shard is closed, MB of raw pixels.
         store: folder in an object store, ``s3://bucket/prefix``, that keeps the shards; the output then only says where
-            they are, and steps fetch the shards that they read (``train.cache_gigabytes``). For datasets that outgrow
+            they are, and steps fetch the samples that they read (``train.cache_gigabytes``). For datasets that outgrow
             the disk of a machine. None: the shards are in the output.
     """
 

@@ -1,43 +1,44 @@
-"""Where the files of shards lie: on the local disk, or in an object store that is read through a cache on the disk.
-
-pyarrow's file systems read ``s3://``, ``gs://`` and ``file://``. Credentials come from the environment or the user's
-configuration, as for every tool of that store; the variable ``AWS_ENDPOINT_URL`` leads to another S3 store than AWS.
-"""
+"""Where the files of shards lie: on the local disk, or in an object store, from which records are fetched by need."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
+import mmap
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from segmodels.errors import InputError, TransientError, on_one_line, refusal
-from segmodels.files import reason
+import numpy as np
+from numpy.typing import NDArray
+
+from segmodels.data.file_cache import FileCache, locked
+from segmodels.data.object_store import forget_connections, read_range
+from segmodels.data.record_ranges import HEAD, TRAILER, footer_size, record_ranges
+from segmodels.data.shared_calls import SharedCalls
 
 CACHE_BYTES = 10e9
 """Limit of the cache unless another is given."""
 
-ATTEMPTS = 6
-SECONDS_BEFORE_RETRY = 0.5
-"""Doubled after each attempt; pyarrow retries single requests on top, for about a second."""
+PIECE, LARGE_PIECE = 2**19, 2**22
+"""Bytes of a file. One request fetches all records that begin in the same piece. Large pieces cost less time of the
+processor, small ones bring no more than what is needed next.
+"""
 
-CHUNK, STREAMS = 2**24, 4
-"""Bytes of a request, and requests at once for one file: together they hide the latency of a store."""
+CHUNK = 2**23
+"""Most bytes of a request."""
 
-REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", *(f"HTTP status {code}" for code in (400, 401, 403)))
-"""Parts of pyarrow's messages that name no outage but wrong credentials or a wrong address."""
+END = 2**18
+"""Bytes at the end of a file that the first request fetches. Few files have a longer footer."""
 
-GOOGLE_SECONDS = 30
-"""The longest that pyarrow retries a request to ``gs://``, instead of 15 minutes."""
+STREAMS = 4
+"""Requests at once for a whole file."""
 
-PARTIAL, LOCK = ".partial", ".lock"
+_fetching = SharedCalls()
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,16 @@ class LocalFile:
         if (found := self.path.stat().st_size) != self.size:
             raise ValueError(f"{found} bytes, expected {self.size}")
 
-    def open(self) -> BinaryIO:
+    def open(self, record: int) -> AbstractContextManager[BinaryIO]:
+        """The file, whichever record is wanted."""
         return self.path.open("rb")
+
+    def has(self, record: int, pages: mmap.mmap) -> bool:
+        """True."""
+        return True
+
+    def fetch(self, record: int) -> None:
+        """Nothing: it is here."""
 
     def discard(self) -> None:
         """Nothing: only copies are discarded when they turn out to be damaged."""
@@ -65,220 +74,112 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A shard in an object store. It is fetched when it is opened, and its copy stays until others need the room: those
-    not opened for longest are removed.
+    """A shard in an object store, and its copy on the local disk.
 
-    Any number of processes share the cache: one of them fetches a file, the others wait for it. A copy of its final
-    name is whole. Removing a copy that a process has mapped does not disturb that process.
+    The copy has the shard's size and its footer from the beginning. Each record is zeros until it is fetched; its first
+    bytes are written last. One process or thread fetches a record, the others wait for it (on systems other than Linux
+    several may fetch it, which gives the same bytes).
 
     Attributes:
         address: ``s3://...``, ``gs://...`` or ``file://...``.
         version: of the content: another one has another copy.
         size: bytes.
-        cache: folder of the copies; may be emptied at any time.
-        limit: bytes of all files in ``cache``.
+        cache: holds the copy.
+        piece: bytes, see ``PIECE``.
     """
 
     address: str
     version: str
     size: int
-    cache: Path
-    limit: float
+    cache: FileCache
+    piece: int
 
     def check(self) -> None:
         """Nothing: its size is compared when it is fetched."""
 
-    def open(self) -> BinaryIO:
-        """The copy.
+    @contextmanager
+    def open(self, record: int) -> Iterator[BinaryIO]:
+        """A copy that has the record. If nobody has fetched it yet, the whole shard is fetched, because the reader will
+        need more of it.
 
         Raises:
             InputError: the store or the local disk refuses.
             TransientError: the store does not answer.
             FileNotFoundError: the store has no such file.
-            ValueError: the file has another size.
+            ValueError: the file has another size, or is damaged.
         """
-        while True:
-            with suppress(FileNotFoundError), _on_disk(self.cache):
-                file = self._copy.open("rb")
-                modified = os.fstat(file.fileno()).st_mtime_ns
-                os.utime(file.fileno(), ns=(time.time_ns(), modified))  # the file system may not note accesses
-                return file
-            self._fetch()
+        with self._open_copy() as copy:
+            if not _begins(copy, self._spans[record, 0]):
+                with ThreadPoolExecutor(STREAMS) as pool:
+                    spans = np.unique(self._spans, axis=0).tolist()
+                    for _ in pool.map(lambda span: self._add(copy, *span), spans):
+                        pass  # raises what a thread has raised
+            yield copy
+
+    def has(self, record: int, pages: mmap.mmap) -> bool:
+        """Whether the record is in a copy; ``pages`` is a map of it."""
+        start = self._spans[record, 0]
+        return pages[start : start + len(HEAD)] == HEAD
+
+    def fetch(self, record: int) -> None:
+        """Put the record into the copy, unless it is there. Errors as of ``open``."""
+        with self._open_copy() as copy:
+            self._add(copy, *self._spans[record].tolist())
 
     def discard(self) -> None:
         """Remove a copy that turned out to be damaged."""
-        self._copy.unlink(missing_ok=True)
+        self.cache.remove(self._name)
+        self.__dict__.pop("_spans", None)
+        forget_connections()
 
     @cached_property
-    def _copy(self) -> Path:
-        key = hashlib.sha256(f"{self.address} {self.version}".encode()).hexdigest()[:16]
-        return self.cache / f"{key}-{self.address.rpartition('/')[2]}"
+    def _name(self) -> str:
+        key = hashlib.sha256(f"{self.address} {self.version} {self.piece}".encode()).hexdigest()[:16]
+        return f"{key}-{self.address.rpartition('/')[2]}"
 
-    def _fetch(self) -> None:
-        """Put a copy into the cache, unless another process or thread does."""
-        copy = self._copy
-        partial = copy.with_name(copy.name + PARTIAL)
-        with _on_disk(self.cache):
-            self.cache.mkdir(parents=True, exist_ok=True)
-            opened = os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        with opened as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # waits for whoever fetches it now
-            if not _is_still(partial, file):
+    @cached_property
+    def _spans(self) -> NDArray[np.int64]:
+        """For each record the first byte of the request that fetches it, and the byte after its last, ``(N, 2)``."""
+        with self._open_copy() as copy:
+            footer = footer_size(os.pread(copy.fileno(), TRAILER, self.size - TRAILER))
+            end = os.pread(copy.fileno(), footer, max(0, self.size - footer))
+        starts, stops = record_ranges(end, self.size).T
+        _, first, piece = np.unique(starts // self.piece, return_index=True, return_inverse=True)
+        last = np.append(first[1:], len(starts)) - 1
+        return np.stack([starts[first], stops[last]], axis=1)[piece]
+
+    def _open_copy(self) -> BinaryIO:
+        return self.cache.open(self._name, self.size, self._add_footer)
+
+    def _add_footer(self, copy: BinaryIO) -> None:
+        """Put the end of the file into a copy that nobody else has opened yet."""
+        end = self._read(max(0, self.size - END), self.size)
+        if (footer := footer_size(end)) > len(end):
+            end = self._read(max(0, self.size - footer), self.size)
+        record_ranges(end, self.size)  # raises ValueError
+        self.cache.write(copy, self.size - len(end), end)
+
+    def _add(self, copy: BinaryIO, start: int, stop: int) -> None:
+        """Fetch the records from byte ``start`` to ``stop - 1`` into the copy, unless they are there."""
+        if not _begins(copy, start):
+            _fetching.make((os.fstat(copy.fileno()).st_ino, start), lambda: self._transfer(copy, start, stop))
+
+    def _transfer(self, copy: BinaryIO, start: int, stop: int) -> None:
+        """As ``_add``, unless another process does."""
+        with locked(copy, start, stop):
+            if _begins(copy, start):
                 return
-            try:
-                if not copy.exists():
-                    self._make_room(file)
-                    self._transfer(file)
-                    partial.replace(copy)
-            finally:
-                if _is_still(partial, file):
-                    partial.unlink()
+            for at in reversed(range(start, stop, CHUNK)):
+                data = self._read(at, min(at + CHUNK, stop))
+                if at == start and data[: len(HEAD)] != HEAD:
+                    raise ValueError(f"no record begins at byte {start}")
+                self.cache.write(copy, at + len(HEAD), data[len(HEAD) :])
+                self.cache.write(copy, at, data[: len(HEAD)])
 
-    def _make_room(self, wanted: BinaryIO) -> None:
-        """Remove what was not opened for longest until there is room for ``wanted``, and give it its size."""
-        with (self.cache / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            os.truncate(wanted.fileno(), 0)
-            files = sorted(_files(self.cache))
-            excess = sum(held for _, held, _ in files) + self.size - self.limit
-            for _, held, path in files:
-                if _is_abandoned(path) if path.suffix == PARTIAL else excess > 0:
-                    path.unlink(missing_ok=True)
-                    excess -= held
-            os.truncate(wanted.fileno(), self.size)
-
-    def _transfer(self, file: BinaryIO) -> None:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                with _translated(self.address):
-                    self._transfer_once(file)
-                return
-            except TransientError:
-                if attempt == ATTEMPTS:
-                    raise
-                time.sleep(SECONDS_BEFORE_RETRY * 2 ** (attempt - 1))
-
-    def _transfer_once(self, file: BinaryIO) -> None:
-        size, (store, path) = self.size, _in_file_system(self.address)
-        with store.open_input_file(path) as source, ThreadPoolExecutor(STREAMS) as pool:
-            if (found := source.size()) != size:
-                raise ValueError(f"{found} bytes, expected {size}")
-
-            def transfer(offset: int) -> None:
-                data = memoryview(source.read_at(min(CHUNK, size - offset), offset))
-                if len(data) != min(CHUNK, size - offset):
-                    raise OSError("the file ended early")
-                with _on_disk(self.cache):
-                    while data:
-                        written = os.pwrite(file.fileno(), data, offset)
-                        data, offset = data[written:], offset + written
-
-            for _ in pool.map(transfer, range(0, size, CHUNK)):
-                pass
+    def _read(self, start: int, stop: int) -> memoryview:
+        return read_range(self.address, self.size, start, stop)
 
 
-def read_stored(address: str) -> bytes:
-    """The content of a small file in an object store.
-
-    Raises:
-        InputError: the address cannot be understood, or the store refuses.
-        TransientError: the store does not answer.
-        FileNotFoundError: there is no such file.
-    """
-    with _translated(address):
-        store, path = _in_file_system(address)
-        with store.open_input_file(path) as file:
-            return file.read()
-
-
-def is_url(folder: str | Path) -> bool:
-    """Whether shards lie in an object store."""
-    return "://" in str(folder)
-
-
-def _in_file_system(address: str) -> tuple[Any, str]:
-    """pyarrow's file system, and the path in it."""
-    folder, _, name = address.rpartition("/")
-    store, path = _file_system(folder)
-    return store, f"{path}/{name}"
-
-
-@lru_cache(maxsize=16)
-def _file_system(url: str) -> tuple[Any, str]:
-    from pyarrow import fs
-
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    if url.startswith("s3://") and endpoint:  # from_uri would ask AWS for the bucket's region
-        scheme, _, host = endpoint.rstrip("/").rpartition("://")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        store = fs.S3FileSystem(
-            endpoint_override=host,
-            scheme=scheme or "https",
-            region=region,
-            connect_timeout=10,
-            tls_ca_file_path=os.environ.get("AWS_CA_BUNDLE"),
-        )
-        return store, url.removeprefix("s3://").rstrip("/")
-    try:
-        google = url.startswith("gs://") and "?" not in url
-        store, folder = fs.FileSystem.from_uri(f"{url}?retry_limit_seconds={GOOGLE_SECONDS}" if google else url)
-    except ValueError as error:
-        raise InputError(
-            f"shards at {url} cannot be read ({reason(error)}): expected s3://bucket/prefix, gs://bucket/prefix or"
-            " file:///folder"
-        ) from None
-    return store, folder.rstrip("/")
-
-
-@contextmanager
-def _translated(address: str) -> Iterator[None]:
-    """Errors of a store, which pyarrow raises without a number, in one sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno:  # there is no such file, or the local disk refuses
-            raise
-        if any(part in str(error) for part in REFUSED):
-            raise InputError(
-                f"{address} cannot be read, the store refuses ({on_one_line(error)}): check the address, the"
-                " credentials and the bucket's permissions"
-            ) from None
-        raise TransientError(f"{address} cannot be read from its store ({on_one_line(error)})") from None
-
-
-@contextmanager
-def _on_disk(cache: Path) -> Iterator[None]:
-    """Errors of the local disk, which name the cache, but for a file that is not there."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InputError(refusal(error, cache)) from None
-
-
-def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """When each file was last opened, its size, and its path."""
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            with suppress(FileNotFoundError):  # another process has just renamed it
-                facts = path.stat()
-                yield facts.st_atime_ns, facts.st_size, path
-
-
-def _is_still(path: Path, file: BinaryIO) -> bool:
-    """Whether the open file has that path."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False
-
-
-def _is_abandoned(partial: Path) -> bool:
-    """Whether the process that fetched the file was killed."""
-    try:
-        with partial.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (FileNotFoundError, BlockingIOError):
-        return False
-    return True
+def _begins(copy: BinaryIO, start: int) -> bool:
+    """Whether a record is at this byte, rather than zeros."""
+    return os.pread(copy.fileno(), len(HEAD), start) == HEAD

@@ -12,8 +12,8 @@ import numpy as np
 
 from segmodels.checks import shown
 from segmodels.data.image_form import DTYPES, ImageForm
+from segmodels.data.object_store import is_url, read_stored
 from segmodels.data.records import SCHEMA
-from segmodels.data.shard_files import is_url, read_stored
 from segmodels.data.statistics import DatasetStatistics
 from segmodels.errors import InputError
 from segmodels.files import STATISTICS, check_shape, parse_json, reading

@@ -2,14 +2,15 @@
 
 A shard folder holds ``{split}-{00000}.arrow`` files, one record batch per sample (``records.py`` has its columns), and
 ``statistics.json``. ``shard_writer.py`` writes them. The folder may lie in an object store, or hold ``statistics.json``
-alone, which says where in a store each file is: files are then fetched by need (``shard_files.py``).
+alone, which says where in a store each file is: records are then fetched by need (``shard_files.py``).
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +20,11 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from segmodels.annotations import Annotation
+from segmodels.data.file_cache import FileCache
+from segmodels.data.object_store import is_url
 from segmodels.data.records import Record, record_schema
 from segmodels.data.sample_order import WINDOW, order_name, shuffled
-from segmodels.data.shard_files import CACHE_BYTES, LocalFile, StoredFile, is_url
+from segmodels.data.shard_files import CACHE_BYTES, LARGE_PIECE, PIECE, LocalFile, StoredFile
 from segmodels.data.shard_info import read_info
 from segmodels.data.statistics import DatasetStatistics
 from segmodels.errors import InputError
@@ -78,16 +81,17 @@ class ShardReader:
         self._shards = info.shards[split]
         self._ends = np.cumsum([shard["samples"] for shard in self._shards])
         self._cache_bytes = cache_bytes
-        cache = cache_folder() / "shards"
+        stored = [shard["bytes"] for shard in self._shards if shard.get("url", info.url)]
+        self.is_local = not stored
+        self.windowed = sum(stored) > cache_bytes
+        cache = FileCache(cache_folder() / "shards", cache_bytes)
+        piece = LARGE_PIECE if self.windowed else PIECE  # the samples of a window are all needed soon
         self._files: list[LocalFile | StoredFile] = [
-            StoredFile(f"{url}/{shard['file']}", info.version, shard["bytes"], cache, cache_bytes)
+            StoredFile(f"{url}/{shard['file']}", info.version, shard["bytes"], cache, piece)
             if (url := shard.get("url", info.url))
             else LocalFile(Path(folder) / shard["file"], shard["bytes"])
             for shard in self._shards
         ]
-        stored = [file.size for file in self._files if isinstance(file, StoredFile)]
-        self.is_local = not stored
-        self.windowed = sum(stored) > cache_bytes
         self.shards_at_once = len(self._files)
         if self.windowed:
             self.shards_at_once = min(len(self._files), 2 * WINDOW, max(1, int(cache_bytes // max(stored))))
@@ -153,8 +157,7 @@ class ShardReader:
         """
         if not self.windowed:
             return range(len(self))
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return range(int(self._ends[shard - 1]) if shard else 0, int(self._ends[shard]))
+        return self.samples_of(self._locate(index)[0])
 
     def check_window(self) -> None:
         """Raise InputError where the cache is too small for the shards that ``shuffled`` reads at once."""
@@ -170,10 +173,15 @@ class ShardReader:
         """Numbers of the shards that hold these samples."""
         return set(np.searchsorted(self._ends, samples, side="right").tolist())
 
-    def fetch(self, shard: int) -> None:
-        """Put a shard from an object store onto the local disk. Raises what reading it would raise."""
-        with reading(self._files[shard].address, "preprocess"):
-            self._files[shard].open().close()
+    def samples_of(self, shard: int) -> range:
+        """Numbers of the samples of a shard."""
+        return range(int(self._ends[shard - 1]) if shard else 0, int(self._ends[shard]))
+
+    def fetch(self, index: int) -> None:
+        """Put a sample from an object store onto the local disk. Raises what reading it would raise."""
+        shard, place = self._locate(index)
+        with self._reading(shard):
+            self._files[shard].fetch(place)
 
     def release(self) -> None:
         """Drop the memory maps, and with them the pages read so far; they are mapped again when next read. Views handed
@@ -189,38 +197,45 @@ class ShardReader:
         """A part of a sample's record."""
         shard, place = self._locate(index)
         last = self._last  # another thread may read or release at any time
-        try:
-            with reading(self._files[shard].address, "preprocess"):
-                if last is not None and last[0] == index and (not check or index in self._intact):
-                    return part(last[1])
-                reader, file = self._map(shard)
-                record = Record(reader.get_batch(place), self.labels, self._form)
-                self._last = index, record
-                if check and index not in self._intact:
-                    record.check(file)
-                    self._intact.add(index)
-                return part(record)
-        except DamagedFileError:
-            self._files[shard].discard()
-            raise
+        with self._reading(shard):
+            if last is not None and last[0] == index and (not check or index in self._intact):
+                return part(last[1])
+            reader, pages = self._map(shard, place)
+            record = Record(reader.get_batch(place), self.labels, self._form)
+            self._last = index, record
+            if check and index not in self._intact:
+                record.check(pages)
+                self._intact.add(index)
+            return part(record)
 
     def _checked(self, index: int, part: Callable[[Record], T]) -> T:
         """A part of a record whose checksum has been compared."""
         return self._read(index, part, check=True)
+
+    @contextmanager
+    def _reading(self, shard: int) -> Iterator[None]:
+        """Name the shard in whatever fails in the block, and forget a copy that is damaged."""
+        try:
+            with reading(self._files[shard].address, "preprocess"):
+                yield
+        except DamagedFileError:
+            self._files[shard].discard()
+            raise
 
     def _locate(self, index: int) -> tuple[int, int]:
         """Shard and place in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of split {self.split!r}, which has {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - self._start(shard)
+        return shard, index - self.samples_of(shard).start
 
-    def _map(self, shard: int) -> tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]:
-        opened = self._open.get(shard)  # another thread may release the maps at any time
-        if opened is None:
-            with self._files[shard].open() as file:
-                self._note_version(shard, os.fstat(file.fileno()))
-                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    def _map(self, shard: int, place: int) -> tuple[pa.ipc.RecordBatchFileReader, mmap.mmap]:
+        """The map of a shard, with the record at this place."""
+        file, opened = self._files[shard], self._open.get(shard)  # another thread may release the maps at any time
+        if opened is None or not file.has(place, opened[1]):
+            with file.open(place) as content:
+                self._note_version(shard, os.fstat(content.fileno()))
+                pages = mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
             reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages)))
             if (
                 reader.schema != record_schema(self.labels)
@@ -237,7 +252,4 @@ class ShardReader:
         version = facts.st_ino, facts.st_mtime_ns
         if self._versions.setdefault(shard, version) != version:
             self._versions[shard] = version
-            self._intact.difference_update(range(self._start(shard), int(self._ends[shard])))
-
-    def _start(self, shard: int) -> int:
-        return int(self._ends[shard - 1]) if shard else 0
+            self._intact.difference_update(self.samples_of(shard))

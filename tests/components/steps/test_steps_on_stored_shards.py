@@ -18,7 +18,7 @@ from components.steps.evaluate import evaluate
 from components.steps.train import train
 from components.storage.folders import keep_in_store
 from components.storage.s3 import s3_client
-from segmodels.data import shard_files
+from segmodels.data.object_store import forget_connections
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
@@ -94,7 +94,7 @@ def test_shards_that_were_removed_from_the_store_are_named_and_wrong_credentials
     client.delete_object(Bucket=bucket, Key=f"{prefix}/val-00000.arrow")
     with pytest.raises(InputError, match=rf"^{url}/val-00000\.arrow is not there: run the step preprocess"):
         ShardReader(folder / "shards", "val").image(0)
-    shard_files._file_system.cache_clear()
+    forget_connections()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(InputError, match=r"^s3://.*/test-00000\.arrow cannot be read, the store refuses \(.*ACCESS_"):
         ShardReader(folder / "shards", "test").image(0)

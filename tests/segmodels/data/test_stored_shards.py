@@ -1,23 +1,32 @@
 """Shards in an object store: read by need through a cache with a limit, in the same order and with the same bits."""
 
+import errno
+import itertools
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from slow_store import Store, slow_store
 
 from segmodels.annotations import Annotation
-from segmodels.data import shard_files
+from segmodels.data import object_store, shard_files
+from segmodels.data import shards as shards_module
 from segmodels.data.augment import Augment
 from segmodels.data.loader import evaluation_loader, training_loader
+from segmodels.data.object_store import forget_connections
+from segmodels.data.read_ahead import reading_ahead
+from segmodels.data.record_ranges import footer_size, record_ranges
 from segmodels.data.sample_order import WINDOW, order_name, shuffled
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
@@ -55,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(shard_files, "SECONDS_BEFORE_RETRY", 0.0)
+    monkeypatch.setattr(object_store, "SECONDS_BEFORE_RETRY", 0.0)
     return tmp_path / "cache" / "shards"
 
 
@@ -152,6 +161,20 @@ def test_the_cache_keeps_its_limit_and_a_killed_process_leaves_nothing_for_long(
     assert not list(cache.glob("*.partial"))
 
 
+def test_a_cache_that_is_emptied_while_a_copy_is_made_is_filled_again(folder, cache, monkeypatch):
+    reader, whole = stored(folder), shard_files.read_range
+    emptied = iter([cache])
+
+    def empties(*arguments):
+        for path in emptied:
+            shutil.rmtree(path)
+        return whole(*arguments)
+
+    monkeypatch.setattr(shard_files, "read_range", empties)
+    np.testing.assert_array_equal(reader.image(0), ShardReader(folder, "train").image(0))
+    assert len(held(cache)) == 1
+
+
 def test_a_cache_without_room_for_a_window_is_refused(folder):
     with pytest.raises(InputError, match=r"expected room for 5 of the shards.*raise train\.cache_gigabytes"):
         training_loader(stored(folder, WINDOW + 0.5), AUGMENT, Classes(), batch_size=4, seed=0)
@@ -171,7 +194,9 @@ def test_statistics_say_where_the_shards_are_and_sizes_need_no_shard(folder, tmp
 
 READ = """
 import sys
+from segmodels.data import shard_files, shards
 from segmodels.data.shards import ShardReader
+shard_files.END, shards.PIECE = 16, 1
 reader = ShardReader(sys.argv[1], "train")
 print(sum(int(reader.image(index).sum()) for index in range(len(reader))))
 """
@@ -182,19 +207,20 @@ def store(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     with slow_store(folder.parents[1], latency=0.002, **getattr(request, "param", {})) as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        shard_files._file_system.cache_clear()
+        forget_connections()
         yield store
-    shard_files._file_system.cache_clear()
+    forget_connections()
 
 
-def test_processes_share_the_cache_and_fetch_no_shard_twice(folder, store):
+def test_processes_share_the_cache_and_fetch_no_record_twice(folder, store):
     command = [sys.executable, "-c", READ, "s3://bucket/shards"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     sums = {int(process.communicate()[0]) for process in processes}
     reader = ShardReader(folder, "train")
     assert sums == {sum(int(reader.image(index).sum()) for index in range(len(reader)))}
-    fetched = [key for key in store.requests() if key.endswith(".arrow")]
-    assert sorted(fetched) == [f"bucket/shards/train-{number:05d}.arrow" for number in range(SHARDS)]
+    fetched = Counter(key for key in store.requests() if key.endswith(".arrow"))
+    of_footer = 2  # its size first
+    assert fetched == {f"bucket/shards/train-{number:05d}.arrow": of_footer + EACH for number in range(SHARDS)}
 
 
 @pytest.mark.usefixtures("store")
@@ -209,6 +235,96 @@ def test_the_next_shards_are_fetched_while_the_first_batch_is_used(folder, cache
     assert len(held(cache)) == 2 * WINDOW
 
 
+# --- records by need
+
+CHUNKS = 4
+"""Requests for a record in ``small_requests``."""
+
+
+@pytest.fixture
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests as for large shards: two for the footer, several for each record, none for two records."""
+    for name, value in {"END": 16, "CHUNK": 1024}.items():
+        monkeypatch.setattr(shard_files, name, value)
+    for name in ("PIECE", "LARGE_PIECE"):
+        monkeypatch.setattr(shards_module, name, 1)
+
+
+def test_the_footer_says_where_records_lie(folder):
+    content = (folder / "train-00001.arrow").read_bytes()
+    reader = pa.ipc.open_file(content)
+    ranges = record_ranges(content, len(content))
+    for number, (start, stop) in enumerate(ranges.tolist()):
+        message = pa.ipc.read_message(pa.py_buffer(content[start:stop]))
+        assert pa.ipc.read_record_batch(message, reader.schema).equals(reader.get_batch(number))
+    assert len(ranges) == EACH
+    for end in (b"", bytes(100), content[:-1], content[: -footer_size(content)] + content[-10:], content[-10:]):
+        with pytest.raises(ValueError, match=r"Arrow file|footer is damaged"):
+            record_ranges(end, len(content))
+
+
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("shards", [None, WINDOW + 2])
+def test_batches_of_records_that_come_one_by_one_are_the_same(folder, store, cache, shards):
+    limit = 1e9 if shards is None else shards * size(folder)
+    for _ in range(2):  # the second time from the cache
+        reader = ShardReader("s3://bucket/shards", "train", cache_bytes=limit)
+        assert equal(batches(reader), batches(stored(folder, shards) if shards else ShardReader(folder, "train")))
+        assert sum(path.stat().st_size for path in cache.iterdir()) <= limit
+    requests = Counter(key for key in store.requests() if key.endswith(".arrow"))
+    if shards is None:
+        assert set(requests.values()) == {2 + CHUNKS * EACH}, "no record is fetched twice"
+
+
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize("store", [{"bandwidth": 50_000}], indirect=True)
+def test_a_batch_waits_for_its_own_samples_alone(store):
+    reader = ShardReader("s3://bucket/shards", "train")
+    made = reading_ahead(reader, [[5], [20], [7, 9]], lambda batch: batch)
+    assert next(made) == [5]
+    assert reader.image(5).shape == (20, 30, 3)
+    assert Counter(store.requests())["bucket/shards/train-00001.arrow"] == 2 + CHUNKS, "one record and the footer"
+    assert list(made) == [[20], [7, 9]]
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_a_shard_of_which_nothing_was_fetched_ahead_comes_whole(folder, store, request, small):
+    if small:
+        request.getfixturevalue("small_requests")
+    reader = ShardReader("s3://bucket/shards", "train")
+    for index in (1, 0, 2):
+        np.testing.assert_array_equal(reader.image(index), ShardReader(folder, "train").image(index))
+        requests = Counter(key for key in store.requests() if key.endswith(".arrow"))
+        assert requests == {"bucket/shards/train-00000.arrow": 2 + CHUNKS * EACH if small else 1}
+
+
+@pytest.mark.usefixtures("small_requests")
+@pytest.mark.parametrize(
+    ("where", "name", "call", "error", "said"),
+    [
+        (shard_files, "read_range", 4, TransientError("the store is away"), "away"),
+        (os, "pwrite", 4, OSError(errno.ENOSPC, "no room"), "the disk is full"),
+        (os, "pwrite", 1 + 2 * CHUNKS, OSError(errno.ENOSPC, "no room"), "the disk is full"),
+    ],
+    ids=["the store is away", "the disk is full", "but for its first bytes"],
+)
+def test_a_record_that_came_in_part_is_fetched_again(folder, monkeypatch, where, name, call, error, said):
+    """As when the process is killed."""
+    reader, whole, calls = stored(folder), getattr(where, name), itertools.count(1)
+
+    def fails(*arguments):
+        if next(calls) == call:
+            raise error
+        return whole(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, fails)
+        with pytest.raises((TransientError, InputError), match=said):
+            reader.fetch(0)
+    for again in (reader, stored(folder)):
+        np.testing.assert_array_equal(again.image(0), ShardReader(folder, "train").image(0))
+
+
 # --- faults
 
 
@@ -221,15 +337,39 @@ def test_a_broken_read_is_tried_again(folder, store):
 
 
 def test_a_store_that_is_away_may_be_tried_again(folder, monkeypatch):
-    monkeypatch.setattr(shard_files, "ATTEMPTS", 1)
+    monkeypatch.setattr(object_store, "ATTEMPTS", 1)
     with slow_store(folder.parents[1]) as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        shard_files._file_system.cache_clear()
+        forget_connections()
         reader = ShardReader("s3://bucket/shards", "val")
     with pytest.raises(TransientError, match=r"^s3://bucket/shards/val-0000\d\.arrow cannot be read from .* \(.*\)$"):
-        list(evaluation_loader(reader, batch_size=1))
-    shard_files._file_system.cache_clear()
+        reader.image(0)
+    forget_connections()
+
+
+def test_an_error_comes_where_its_sample_is_due(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other" / "train-00003.arrow").unlink()
+    reader = ShardReader(f"file://{tmp_path}/other", "train")
+    made: list[int] = []
+    with pytest.raises(InputError, match=r"train-00003\.arrow is not there"):
+        made.extend(reading_ahead(reader, range(len(reader)), lambda sample: [sample]))
+    assert made == list(range(3 * EACH))
+
+
+def test_a_sample_that_could_not_be_fetched_ahead_is_fetched_when_it_is_due(folder, monkeypatch):
+    reader, whole, calls = stored(folder), shard_files.read_range, Counter[str]()
+
+    def fails(address, *arguments):
+        calls[address] += 1
+        if calls[address] == 1:
+            raise TransientError("the store is away")
+        return whole(address, *arguments)
+
+    monkeypatch.setattr(shard_files, "read_range", fails)
+    assert list(reading_ahead(reader, [[0], [EACH]], lambda batch: batch)) == [[0], [EACH]]
+    assert list(calls.values()) == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -237,9 +377,13 @@ def test_a_store_that_is_away_may_be_tried_again(folder, monkeypatch):
     [
         (lambda path: path.write_bytes(path.read_bytes().replace(b"train 004", b"train 005")), "checksum differs"),
         (lambda path: path.write_bytes(path.read_bytes()[:-8]), "bytes, expected"),
-        (lambda path: path.write_bytes(bytes(path.stat().st_size)), ""),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "does not end as an Arrow file"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().replace(bytes.fromhex("ffffffff"), bytes(4))),
+            "no record beg",
+        ),
     ],
-    ids=["a byte", "the end", "zeros"],
+    ids=["a byte", "the end", "zeros", "no heads"],
 )
 def test_damage_is_named_and_the_copy_forgotten(folder, tmp_path, damage, said):
     shutil.copytree(folder, tmp_path / "other")
