@@ -49,23 +49,17 @@ class LastMap(nn.Module):
 
 
 class OurLoss(nn.Module):
-    """A model and the losses of its paper: images to the loss of ``true_segments``.
+    """A model and the losses of its paper: images to the loss of ``true_segments``."""
 
-    Args:
-        last_layer: the output's auxiliary layers have no loss.
-    """
-
-    def __init__(self, name: str, last_layer: bool = False, **options: Any) -> None:
+    def __init__(self, name: str, **options: Any) -> None:
         super().__init__()
-        self.last_layer = last_layer
         card = model_entry(name).card
         self.net = create_model(name, CLASSES, **options)
         self.criterion = create_loss(card.losses or DEFAULT_LOSS)
         self.auxiliary_weights = card.auxiliary_weights
 
     def forward(self, images: Tensor) -> Tensor:
-        of_layers = self.net(images).layers(self.auxiliary_weights)
-        weights, layers = zip(*of_layers[:1] if self.last_layer else of_layers, strict=True)
+        weights, layers = zip(*self.net(images).layers(self.auxiliary_weights), strict=True)
         terms = self.criterion.terms_of_layers(layers, true_segments(*_facts(images)))
         return torch.stack(
             [weight * self.criterion.total(own) for weight, own in zip(weights, terms, strict=True)]
@@ -92,6 +86,21 @@ class TheirLoss(nn.Module):
         return self.net(
             pixel_values=images, mask_labels=masks, class_labels=[own.labels for own in truth.segments]
         ).loss
+
+
+class TheirLossOfLayers(TheirLoss):
+    """transformers' MaskFormer with the losses of all decoder layers, as in the paper: its own ``forward`` fails there
+    (5.23), and counts the queries before the first layer, too.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        segments = true_segments(*_facts(images)).segments
+        outputs = self.net.model(images, output_hidden_states=True)
+        layers = self.net.config.decoder_config.decoder_layers
+        outputs.transformer_decoder_hidden_states = outputs.transformer_decoder_hidden_states[-layers:]
+        class_logits, mask_logits, earlier = self.net.get_logits(outputs)
+        masks, classes = [own.masks.float() for own in segments], [own.labels for own in segments]
+        return self.net.get_loss(self.net.get_loss_dict(mask_logits, class_logits, masks, classes, earlier))
 
 
 class OurAnswers(nn.Module):
@@ -190,11 +199,13 @@ def transformers_segformer(depths: list[int], widths: list[int], channels: int) 
 
 
 def transformers_maskformer() -> nn.Module:
-    from transformers import MaskFormerConfig, MaskFormerForInstanceSegmentation
+    from transformers import DetrConfig, MaskFormerConfig, MaskFormerForInstanceSegmentation
 
-    # 5.23 fails with auxiliary losses
-    config = MaskFormerConfig(backbone_config=_resnet50(), num_labels=CLASSES)
-    return TheirLoss(MaskFormerForInstanceSegmentation(config), masks=True)
+    decoder = DetrConfig(attention_dropout=0.1, use_timm_backbone=False, backbone_config=_resnet50())
+    config = MaskFormerConfig(
+        backbone_config=_resnet50(), decoder_config=decoder, num_labels=CLASSES, use_auxiliary_loss=True
+    )
+    return TheirLossOfLayers(MaskFormerForInstanceSegmentation(config))
 
 
 def transformers_mask2former() -> nn.Module:
@@ -266,8 +277,8 @@ PAIRS: dict[str, Pair] = {
         256,
     ),
     "maskformer_r50, with loss": Pair(
-        lambda _: OurLoss("maskformer_r50", last_layer=True),
-        "transformers MaskFormerForInstanceSegmentation (reads masks from the last layer alone, ours from all)",
+        lambda _: OurLoss("maskformer_r50"),
+        "transformers MaskFormerForInstanceSegmentation (same net)",
         lambda _: transformers_maskformer(),
         256,
     ),

@@ -47,6 +47,13 @@ class Prompt(NamedTuple):
     box: Box | None = None
 
 
+def labelled_click(x: float, y: float, label: float = 1) -> Click:
+    """A click of text or of a request; InputError unless ``label`` is 1 or 0."""
+    if label not in (0, 1):
+        raise InputError(f"point ({x:g}, {y:g}) has the label {label:g}, expected 1 (on the object) or 0 (beside it)")
+    return Click(x, y, int(label))
+
+
 def check_prompt(prompt: Prompt, size: Sequence[int]) -> None:
     """Check a prompt for an image of ``size`` (height, width).
 
@@ -60,8 +67,7 @@ def check_prompt(prompt: Prompt, size: Sequence[int]) -> None:
     for x, y, label in prompt.clicks:
         if not (0 <= x <= width and 0 <= y <= height):
             raise InputError(f"point ({x:g}, {y:g}) lies outside, expected one {inside}: give x before y, in pixels")
-        if label not in (0, 1):
-            raise InputError(f"point ({x:g}, {y:g}) has the label {label}, expected 1 (on the object) or 0 (beside it)")
+        labelled_click(x, y, label)
     if prompt.box is None:
         return
     left, top, right, bottom = prompt.box
@@ -101,8 +107,7 @@ def parse_prompts(points: Sequence[str], boxes: Sequence[str]) -> list[Prompt]:
 
 
 def _click(text: str) -> Click:
-    x, y, *label = _numbers("point", text, (2, 3), "x,y on the object or x,y,0 beside it")
-    return Click(x, y, int(label[0]) if label else 1)
+    return labelled_click(*_numbers("point", text, (2, 3), "x,y on the object or x,y,0 beside it"))
 
 
 def _numbers(kind: str, text: str, counts: tuple[int, ...], expected: str) -> list[float]:

@@ -14,7 +14,7 @@ from components.serving.limits import TooLarge
 from segmodels.annotations import Box
 from segmodels.errors import InputError
 from segmodels.inference.predictor import Predictor
-from segmodels.prompts import Click, Prompt
+from segmodels.prompts import Click, Prompt, labelled_click
 from segmodels.tasks.base import TensorSpec
 
 COLUMNS = {
@@ -40,7 +40,8 @@ def read_prompts(tensors: Mapping[str, dict[str, Any]], images: NDArray) -> list
         images: of the request, ``(N, H, W, channels)``.
 
     Raises:
-        InputError: a tensor of another form, a number that is none of an image, or two boxes of one object.
+        InputError: a tensor of another form, a number that is none of an image, a label of a click other
+            than 1 and 0, or two boxes of one object.
         TooLarge: too many prompts.
     """
     if not tensors:
@@ -59,8 +60,7 @@ def read_prompts(tensors: Mapping[str, dict[str, Any]], images: NDArray) -> list
                 )
             key = int(image), int(number)
             if name == "points":
-                x, y, label = values
-                clicks.setdefault(key, []).append(Click(x, y, label if label in (0, 1) else -1))
+                clicks.setdefault(key, []).append(labelled_click(*values))
             elif key in boxes:
                 raise InputError(f"object {key[1]} of image {key[0]} has two boxes, expected one: number the objects")
             else:

@@ -41,7 +41,8 @@ def export_program(bundle: Bundle, path: Path) -> str:
     It is traced with ``TRACED_SIZE``, and fixed to it where the images' size cannot be free.
 
     Returns:
-        What the program gives and which dimensions are free, in words: ``to logits, free batch size``.
+        What the program gives, which dimensions are free, in words, and the images' size where it is not: ``to logits,
+        free batch size, height and width``.
 
     Raises:
         RuntimeError: the model cannot be exported, or what was exported computes something else.
@@ -67,7 +68,8 @@ def export_program(bundle: Bundle, path: Path) -> str:
             reason = error
         else:
             path.write_bytes(buffer.getbuffer())
-            return f"to {outputs}, free {free}"
+            fixed = "" if 2 in dimensions else f" alone: every image has {' x '.join(map(str, size))} pixels"
+            return f"to {outputs}, free {free}{fixed}"
     raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
 
 

@@ -49,11 +49,11 @@ class DeformableAttention(nn.Module):
             seen = self._look(own, size, offsets[:, :, :, level], weights[:, :, :, level], centres)
             total = seen if total is None else total + seen
         assert total is not None
-        attended = total.unflatten(0, (-1, self.heads)).flatten(1, 2).transpose(1, 2)
+        attended = torch.cat(total.unflatten(0, (self.heads, -1)).unbind(), dim=1).transpose(1, 2)
         return self.output_proj(attended.to(value.dtype))
 
     def _look(self, value: Tensor, size: tuple[int, int], offsets: Tensor, weights: Tensor, centres: Tensor) -> Tensor:
-        """What the heads see in one map, ``(B * heads, C / heads, N)``, in float32.
+        """What the heads see in one map, ``(heads * B, C / heads, N)``, in float32.
 
         Args:
             value: pixels of the map, ``(B, h * w, C)``.
@@ -61,11 +61,11 @@ class DeformableAttention(nn.Module):
             weights: ``(B, N, heads, points)``.
         """
         height, width = size
-        maps = value.float().transpose(1, 2).unflatten(1, (self.heads, -1)).flatten(0, 1).unflatten(2, (height, width))
+        maps = _by_head(value.float().transpose(1, 2).unflatten(1, (self.heads, -1)), 1).unflatten(2, (height, width))
         shares = torch.stack([offsets[..., 0].float() / width, offsets[..., 1].float() / height], dim=-1)
-        places = (centres[:, None, None] + shares).transpose(1, 2).flatten(0, 1)  # (B * heads, N, points, 2)
+        places = _by_head(centres[:, None, None] + shares, 2)  # (heads * B, N, points, 2)
         seen = functional.grid_sample(maps, 2 * places - 1, align_corners=False)
-        return (seen * weights.float().transpose(1, 2).flatten(0, 1)[:, None]).sum(dim=3)
+        return (seen * _by_head(weights.float(), 2)[:, None]).sum(dim=3)
 
     def _initialise(self) -> None:
         """At first each head looks into a direction of its own, its points 1, 2, ... pixels away (appendix A.4)."""
@@ -81,6 +81,15 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.xavier_uniform_(self.value_proj.weight)
         nn.init.xavier_uniform_(self.output_proj.weight)
+
+
+def _by_head(x: Tensor, axis: int) -> Tensor:
+    """Tensors ``(B, ...)`` with an axis of heads as ``(heads * B, ...)`` without it.
+
+    Not by ``flatten``, whose strides an exported program states as a minimum of terms of all maps' sizes: reading many
+    of those takes ``torch.export.load`` minutes.
+    """
+    return torch.cat(x.unbind(axis))
 
 
 def pixel_centres(sizes: Sizes, device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from segmodels.layers.blocks import ConvNormAct, group_norm, resize
+from segmodels.layers.blocks import ConvNormAct, group_norm, relu, resize
 from segmodels.layers.deformable_attention import DeformableAttention, pixel_centres
 from segmodels.layers.positions import sine_positions
 
@@ -22,11 +22,11 @@ class PyramidPixelDecoder(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, mask_channels: int) -> None:
         super().__init__()
         *finer, coarsest = in_channels
-        self.stem = ConvNormAct(coarsest, channels, norm=group_norm)
+        self.stem = ConvNormAct(coarsest, channels, norm=group_norm, activation=relu)
         self.laterals = nn.ModuleList(
             ConvNormAct(width, channels, 1, norm=group_norm, activation=None) for width in finer[::-1]
         )
-        self.outputs = nn.ModuleList(ConvNormAct(channels, channels, norm=group_norm) for _ in finer)
+        self.outputs = nn.ModuleList(ConvNormAct(channels, channels, norm=group_norm, activation=relu) for _ in finer)
         self.mask_features = nn.Conv2d(channels, mask_channels, 3, padding=1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -53,7 +53,7 @@ class DeformablePixelDecoder(nn.Module):
         self.level_embed = nn.Parameter(torch.empty(LEVELS, channels).normal_())
         self.layers = nn.ModuleList(DeformableLayer(channels, hidden) for _ in range(layers))
         self.lateral = ConvNormAct(finest, channels, 1, norm=group_norm, activation=None)
-        self.output = ConvNormAct(channels, channels, norm=group_norm)
+        self.output = ConvNormAct(channels, channels, norm=group_norm, activation=relu)
         self.mask_features = nn.Conv2d(channels, mask_channels, 1)
         for module in self.input_proj.modules():
             if isinstance(module, nn.Conv2d):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,8 @@ from segmodels.losses.matching import Pairs, Truth, cheapest
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
 from segmodels.tasks.targets import Segments
+
+MasksAt = Callable[[Sequence[int], torch.dtype], tuple[Tensor, Tensor]]
 
 
 @register_loss(
@@ -121,7 +124,8 @@ class MaskClassificationLoss(Loss):
                 if isinstance(target, Tensor)
                 else Truth.of_segments(target)
             )
-            costs = [self._costs(class_logits, mask_logits, truth) for class_logits, mask_logits in logits]
+            masks_at = functools.cache(truth.at)  # the layers' masks have one size
+            costs = [self._costs(*layer, truth, masks_at) for layer in logits]
             return [
                 {"class": self._class_loss(class_logits, truth, pairs)} | self._mask_losses(mask_logits, truth, pairs)
                 for (class_logits, mask_logits), pairs in zip(logits, cheapest(costs, truth.present), strict=True)
@@ -140,15 +144,15 @@ class MaskClassificationLoss(Loss):
             )
 
     @torch.no_grad()
-    def _costs(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth) -> Tensor:
-        """Cost ``(B, Q, K)`` of matching each query with each place, at points or at the resolution of the mask
-        logits.
+    def _costs(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth, masks_at: MasksAt) -> Tensor:
+        """Cost ``(B, Q, K)`` of matching each query with each place, at points or at the resolution of the mask logits,
+        where ``masks_at`` is ``Truth.at``.
         """
         if self.points:
             points = random_points(len(mask_logits), self.points, mask_logits.device)
             scores, (masks, valid) = sample_points(mask_logits, points), truth.at_points(points)
         else:
-            scores, (masks, valid) = mask_logits.flatten(2), truth.at(mask_logits.shape[2:], mask_logits.dtype)
+            scores, (masks, valid) = mask_logits.flatten(2), masks_at(mask_logits.shape[2:], mask_logits.dtype)
         inside, outside = self._pixel_losses(scores)
         pixels = inside @ masks.mT + outside @ (valid - masks).mT
         probabilities = scores.sigmoid() * valid
@@ -215,10 +219,11 @@ class MaskClassificationLoss(Loss):
         if self.points:  # shares of a mask
             inside, outside = self._pixel_losses(scores)
             return masks * inside + (valid - masks) * outside
+        # what does not depend on the scores comes first: each step of theirs is one more in the backward pass
         positive = masks > 0
-        right = torch.where(positive, scores, -scores)
-        focal = torch.sigmoid(-right) ** self.gamma * -F.logsigmoid(right)
-        return torch.where(positive, self.alpha, 1 - self.alpha) * focal * valid
+        right = torch.where(positive, 1.0, -1.0) * scores
+        weights = torch.where(positive, -self.alpha, self.alpha - 1) * valid
+        return torch.sigmoid(-right) ** self.gamma * F.logsigmoid(right) * weights
 
     def _pixel_losses(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each score where it ought to be positive, and where it ought to be negative."""

@@ -34,8 +34,8 @@ class Model(nn.Module):
     """Whether ``torch.export`` can write the model: not one whose outputs have as many rows as it finds objects."""
 
     exportable_sizes: ClassVar[bool] = True
-    """Whether an exported program takes images of any size: not where the terms for the sizes of maps grow until
-    ``torch.export.load`` takes minutes to simplify them.
+    """Whether an exported program takes images of any size: not where torch cannot show for every size that maps fit
+    each other.
     """
 
     unread: ClassVar[tuple[str, ...]] = ()

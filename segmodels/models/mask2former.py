@@ -63,8 +63,6 @@ class Mask2Former(Model):
     )
     unread: ClassVar[tuple[str, ...]] = ("criterion.", "encoder.layernorm.")
 
-    exportable_sizes: ClassVar[bool] = False
-
     def __init__(
         self,
         encoder: Encoder,

@@ -57,8 +57,6 @@ class MaskFormer(Model):
     )
     unread: ClassVar[tuple[str, ...]] = ("criterion.", "encoder.layernorm.")
 
-    exportable_sizes: ClassVar[bool] = False
-
     def __init__(
         self,
         encoder: Encoder,

@@ -66,7 +66,7 @@ class YoloMask(Model):
         overlap: largest IoU of two detections of one class.
     """
 
-    exportable_sizes: ClassVar[bool] = False  # that halved maps fit their neighbours is not seen for every size
+    exportable_sizes: ClassVar[bool] = False  # halved maps and their neighbours
 
     def __init__(
         self,

@@ -136,6 +136,7 @@ def test_the_server_takes_prompts_as_tensors(model: Path, client: TestClient) ->
         ({"points": [[2, 0, 3, 3, 1]]}, "input 'points' has a row for image 2 and object 0, expected images 0 to 1"),
         ({"points": [[0, 0.5, 3, 3, 1]]}, "image 0 and object 0.5"),
         ({"points": [[0, 0, 99, 3, 1]]}, "point (99, 3) lies outside"),
+        ({"points": [[0, 0, 3, 3, 0.5]]}, "point (3, 3) has the label 0.5, expected 1"),
         ({"points": [[0, 0, 3, 3]]}, "expected FP32 of shape [K, 5]: image, object, x, y"),
         ({"boxes": [[0, 0, 9, 3, 3, 9]]}, "box (9, 3, 3, 9) has no area"),
         ({"boxes": [[0, 0, 1, 1, 3, 9], [0, 0, 1, 1, 4, 9]]}, "object 0 of image 0 has two boxes"),

@@ -57,7 +57,10 @@ def bundle(model: nn.Module) -> Bundle:
 
 @pytest.mark.parametrize(
     ("model", "free", "shape"),
-    [(AnySize, "batch size, height and width", (3, 3, 33, 50)), (OneSize, "batch size", (5, 3, 64, 96))],
+    [
+        (AnySize, "batch size, height and width", (3, 3, 33, 50)),
+        (OneSize, "batch size alone: every image has 64 x 96 pixels", (5, 3, 64, 96)),
+    ],
 )
 def test_a_program_computes_what_the_model_does_at_every_free_size(
     tmp_path: Path, model: type[AnySize], free: str, shape: tuple[int, ...]

@@ -213,6 +213,7 @@ def test_an_image_without_prompts_beside_others_has_no_objects(frame: Frame | No
             r"point \(40, 8\) lies outside, expected one inside the image of 36 x 24 pixels",
         ),
         (["4,8,2"], [], r"point \(4, 8\) has the label 2, expected 1 \(on the object\) or 0"),
+        (["4,8,0.7"], [], r"point \(4, 8\) has the label 0.7, expected 1"),
         (["4"], [], "point '4' cannot be read, expected x,y on the object or x,y,0 beside it"),
         (["a,b"], [], "point 'a,b' cannot be read"),
         (["nan,1"], [], "point 'nan,1' cannot be read"),
