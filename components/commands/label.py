@@ -50,23 +50,27 @@ def label(model: str, images: Path, out: Path) -> None:
     paths = [path for path in found if not (out / "masks" / path.with_suffix(".png")).exists()]
 
     from components.tracking.model_registry import bundle_folder
+    from segmodels.data.nifti import is_nifti
     from segmodels.inference.bundle import load_bundle
     from segmodels.inference.predictor import Predictor, choose_device
 
     with bundle_folder(model) as bundle_path:
         bundle = load_bundle(bundle_path)
     if bundle.spatial_dims != 2:
-        raise InputError(f"model {model} takes volumes, expected a model of images: layout folder holds images alone")
+        raise InputError(f"model {model} takes volumes, expected a model of images: layout folder holds no volumes")
     predictor = Predictor(bundle, choose_device())
     labels = predictor.labels
     if not predictor.task.reads_objects:
         labels = replace(labels, things=frozenset())
     _write_classes(out, labels)
-    problems: list[str] = []
+    problems = [
+        f"{path} is a volume, but layout folder holds images: save its slices" for path in filter(is_nifti, paths)
+    ]
+    pictures = {path: (path,) for path in paths if not is_nifti(path)}
     large: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        ahead = read_ahead(pool, partial(read_image, predictor, [], None), folder, {path: (path,) for path in paths})
-        for batch in batches(track(ahead, "labelling", len(paths)), problems, large):
+        ahead = read_ahead(pool, partial(read_image, predictor, [], None), folder, pictures)
+        for batch in batches(track(ahead, "labelling", len(pictures)), problems, large):
             for (path, _), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
                 _copy(folder / path, out / "images" / path)
                 write_annotation(out, path, over_stored_pixels(result.annotation(labels), folder / path), labels)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -11,7 +12,7 @@ from PIL import Image
 from small_pipeline import LABELS, write_model
 
 from components.commands.annotation_files import annotation_files
-from components.commands.label import over_stored_pixels, write_annotation
+from components.commands.label import label, over_stored_pixels, write_annotation
 from components.commands.mask_files import write_large
 from components.commands.predict import predict
 from segmodels.annotations import Annotation, Segment
@@ -37,6 +38,15 @@ THREE = LabelMap(("background", "road", "tv/monitor"), ((0, 0, 0), (9, 9, 9), (7
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("formats") / "model", steps=20)
+
+
+def test_a_volume_among_images_to_be_labelled_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "images" / "a.png")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 9, 10, 3), np.uint8), np.eye(4)), tmp_path / "images" / "b.nii.gz")
+    with pytest.raises(InputError, match=r"1 of 2 images could not be labelled.*b\.nii\.gz is a volume"):
+        label(str(model), tmp_path / "images", tmp_path / "out")
+    assert (tmp_path / "out" / "masks" / "a.png").is_file()
 
 
 def test_the_mask_of_a_geotiff_keeps_its_georeference(model: Path, tmp_path: Path) -> None:
