@@ -85,7 +85,7 @@ class AveragePrecision:
                 bits = area * len(THRESHOLDS) + np.arange(len(THRESHOLDS))[thresholds]
                 counted: dict[bytes, NDArray] = {}  # few detections have other outcomes at each threshold
                 of_class = []
-                for outcome in (self._outcome(c, int(bit)) for bit in bits):
+                for outcome in self._outcomes(c, bits):
                     key = outcome.tobytes()
                     if key not in counted:
                         counted[key] = count(c, outcome, weights[present], objects[:, c])
@@ -114,7 +114,8 @@ class AveragePrecision:
         for label in range(self.num_classes):
             objects = self._objects[:, label, 0].sum(keepdims=True)
             if objects[0] > 0:
-                precision, reached = self._precision(label, self._outcome(label, 0), each_once, objects)
+                (outcome,) = self._outcomes(label, np.zeros(1, dtype=np.int64))
+                precision, reached = self._precision(label, outcome, each_once, objects)
                 found[label] = 0
                 found[label, : int(reached.sum())] = np.repeat(precision[0], reached[0])
         return found
@@ -136,11 +137,11 @@ class AveragePrecision:
     def _of_class(self, label: int) -> slice:
         return slice(self._borders[label], self._borders[label + 1])
 
-    def _outcome(self, label: int, bit: int) -> NDArray[np.bool_]:
-        """Whether each detection of a class counts, and whether it is right, ``(2, n)``."""
+    def _outcomes(self, label: int, bits: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each detection of a class counts, and whether it is right, ``(bits, 2, n)``."""
         of_class = self._of_class(label)
-        counts = (self._ignored[of_class] >> bit & 1) == 0
-        return np.stack([counts, counts & ((self._matched[of_class] >> bit & 1) == 1)])
+        outcomes = np.stack([~self._ignored[of_class], ~self._ignored[of_class] & self._matched[of_class]])
+        return (outcomes >> bits[:, None, None] & 1).astype(bool)
 
     def _recall(self, label: int, outcome: NDArray, weights: NDArray, objects: NDArray) -> NDArray[np.float64]:
         """Share of the objects that have a detection, ``(R,)``."""
