@@ -27,6 +27,35 @@ def encode(masks: NDArray) -> list[bytes]:
     return [rle["counts"] for rle in mask.encode(columns_first)]
 
 
+def encode_ids(layers: NDArray[np.uint16], ids: Sequence[int]) -> list[bytes]:
+    """Maps of ids ``(L, H, W)`` -> compressed counts of each mask, the pixels that have the id in any map. All masks
+    together take one pass over the maps.
+
+    Args:
+        ids: all different.
+    """
+    pixels = layers.shape[1] * layers.shape[2]
+    table = np.full(np.iinfo(layers.dtype).max + 1, -1)
+    table[list(ids)] = np.arange(len(ids))
+    runs = [np.zeros((3, 0), dtype=np.int64)]  # mask, first pixel, pixel behind the last; column by column
+    for layer in layers:
+        columns = np.ascontiguousarray(layer.T).ravel()
+        borders = np.flatnonzero(columns[1:] != columns[:-1]) + 1
+        starts, stops = np.append(0, borders), np.append(borders, pixels)
+        owner = table[columns[starts]]
+        runs.append(np.stack([owner, starts, stops])[:, owner >= 0])
+    owner, starts, stops = np.concatenate(runs, axis=1)
+    order = np.lexsort((starts, owner))
+    owner = owner[order]
+    first, last = starts[order] + owner * (pixels + 1), stops[order] + owner * (pixels + 1)
+    reached = np.maximum.accumulate(last)
+    begins = np.flatnonzero(np.append(True, first[1:] > reached[:-1])[: len(order)])  # runs that touch are one
+    owner = owner[begins]
+    inside = np.stack([first[begins], reached[np.append(begins[1:], len(order))[: len(begins)] - 1]], axis=1)
+    borders = (inside - owner[:, None] * (pixels + 1)).ravel()
+    return _compressed(np.append(borders, np.full(len(ids), pixels)), np.append(owner.repeat(2), np.arange(len(ids))))
+
+
 def decode(counts: Sequence[bytes], size: Size) -> NDArray[np.bool_]:
     """Compressed counts -> masks ``(N, H, W)``."""
     from pycocotools import mask
@@ -131,6 +160,33 @@ def areas(counts: Sequence[bytes], size: Size) -> NDArray[np.float64]:
     from pycocotools import mask
 
     return np.asarray(mask.area(objects(counts, size)), dtype=np.float64) if counts else np.zeros(0)
+
+
+def _compressed(borders: NDArray[np.int64], owner: NDArray[np.int64]) -> list[bytes]:
+    """Counts of masks whose runs end at ``borders``, the last of each mask at its last pixel (``rleToString`` of
+    pycocotools).
+
+    Args:
+        owner: mask of each border, 0, 1, ...; the borders of a mask ascend.
+    """
+    order = np.argsort(owner, kind="stable")
+    borders, owner = borders[order], owner[order]
+    place = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    runs = borders - np.where(place > 0, np.roll(borders, 1), 0)
+    kept = (runs > 0) | (place == 0)  # the last run of a mask may have no pixel
+    runs, owner, place = runs[kept], owner[kept], place[kept]
+    rest = runs - np.where(place > 2, np.roll(runs, 2), 0)
+    digits, unfinished = [], np.ones(len(rest), dtype=bool)
+    while unfinished.any():
+        low, rest = rest & 31, rest >> 5
+        more = rest != np.where(low & 16, -1, 0)
+        digits.append(np.where(unfinished, low + 32 * more + 48, 0))
+        unfinished = unfinished & more
+    text = np.stack(digits, axis=1).astype(np.uint8) if digits else np.zeros((0, 0), np.uint8)
+    lengths = np.bincount(owner, (text > 0).sum(axis=1)).astype(np.int64)
+    ends = np.cumsum(lengths)
+    characters = text[text > 0].tobytes()
+    return [characters[end - length : end] for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
 
 
 def _runs(counts: bytes) -> NDArray[np.int64]:

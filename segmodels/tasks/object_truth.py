@@ -13,7 +13,6 @@ from segmodels.annotations import Annotation, Segment
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.results import PanopticMap
-from segmodels.run_lengths import Crop
 from segmodels.tasks.targets import Segments
 
 
@@ -31,20 +30,8 @@ def things_of(annotation: Annotation, labels: LabelMap) -> list[Segment]:
 
 
 def encoded_masks(annotation: Annotation, segments: Sequence[Segment]) -> list[bytes]:
-    """Masks of the segments as compressed counts of COCO's run-length encoding; each is read within its box alone."""
-    import scipy.ndimage
-
-    places = [scipy.ndimage.find_objects(layer) for layer in annotation.layers]
-    size = (annotation.size[0], annotation.size[1])
-    masks = []
-    for segment in segments:
-        own = [
-            Crop(window[1].start, window[0].start, layer[window] == segment.id)
-            for found, layer in zip(places, annotation.layers, strict=True)
-            if segment.id <= len(found) and (window := found[segment.id - 1])
-        ]
-        masks.append(run_lengths.placed(run_lengths.union(own), size))
-    return masks
+    """Masks of the segments as compressed counts of COCO's run-length encoding."""
+    return run_lengths.encode_ids(annotation.layers, [segment.id for segment in segments])
 
 
 def panoptic_map(annotation: Annotation, labels: LabelMap) -> PanopticMap:

@@ -22,6 +22,15 @@ def test_crops_are_encoded_and_read_as_pycocotools_does_it(height: int, width: i
     assert run_lengths.placed(own, mask.shape) == counts
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 3), st.integers(0, 2**30))
+def test_masks_of_ids_in_layers_are_encoded_as_each_alone(height: int, width: int, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    layers = rng.choice([0, 1, 2, 7, 65535], (count, height, width), p=rng.dirichlet([0.5] * 5)).astype(np.uint16)
+    ids = rng.permutation([1, 3, 7, 65535])[: rng.integers(0, 5)].tolist()
+    expected = run_lengths.encode(np.array([(layers == id).any(axis=0) for id in ids]).reshape(-1, height, width))
+    assert run_lengths.encode_ids(layers, ids) == expected
+
+
 def test_a_mask_of_a_large_image_is_read_within_its_box() -> None:
     size = (40_000, 30_000)
     pixels = np.random.default_rng(0).random((70, 50)) < 0.7
