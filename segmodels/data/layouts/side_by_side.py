@@ -111,7 +111,8 @@ def _image_of(name: str) -> str | None:
 
 def _parted(root: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Sample id -> image, and sample id -> mask. Raises InputError: an image has two masks."""
-    images, masks = {}, {}
+    images: dict[str, str] = {}
+    masks: dict[str, str] = {}
     for name, file in files_by_id(root, "").items():
         image = _image_of(name)
         if image is None:
