@@ -13,7 +13,7 @@ from components.datasets.dataset_files import open_dataset
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
 from components.running.parts import in_order, share
-from components.running.wording import first_few
+from components.running.wording import first_few_alike
 from components.validation.checks import checks
 from components.validation.data_docs import make_offline, write_overview
 from components.validation.duplicate_images import with_duplicates
@@ -123,7 +123,7 @@ def _sentence(critical: list[Finding], facts: pa.Table) -> str:
         advice = check.advice
         if check.name in ("image_readable", "annotation_readable"):
             advice = next(filter(None, facts.column(f"{check.about}_error").to_pylist()))
-        parts.append(f"{check.problem}, {first_few(finding.examples)}: {advice}")
+        parts.append(f"{check.problem}, {first_few_alike(finding.examples)}: {advice}")
     return "; ".join(parts)
 
 
@@ -138,6 +138,6 @@ def _print_warnings(warnings: list[Finding], checks: int, samples: int) -> None:
     printed = PrintedTable("warning", "for example", "what to do")
     for finding in warnings:
         printed.add_row(
-            f"{finding.check.problem}: {finding.count:,}", first_few(finding.examples, 3), finding.check.advice
+            f"{finding.check.problem}: {finding.count:,}", first_few_alike(finding.examples, 3), finding.check.advice
         )
     console.print(printed)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from components.artifacts import OVERVIEW
-from components.running.wording import first_few
+from components.running.wording import first_few_alike
 from components.validation.shown_samples import Shown
 from segmodels.labels import LabelMap
 
@@ -133,7 +133,7 @@ def make_offline(pages: Path) -> None:
 
 def _finding(check: dict[str, Any], behind: Sequence[Shown]) -> list[Sequence[str]]:
     """The rows of a check that failed: words, then pictures."""
-    examples = f"<br><small>{escape(first_few(check['examples'], EXAMPLES))}</small>" if check["examples"] else ""
+    examples = f"<br><small>{escape(first_few_alike(check['examples'], EXAMPLES))}</small>" if check["examples"] else ""
     words = [
         _mark(check["severity"]),
         f"{escape(check['problem'])}: {check['count']:,}{examples}",
