@@ -32,7 +32,8 @@ def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str 
     counted = 0 in labels.ids and top >= max(id for id, train in labels.ids.items() if train != labels.ignore_index)
     if file_format == "JPEG":
         return JPEG_MASK
-    if unknown <= {round(red * 0.299 + green * 0.587 + blue * 0.114) for red, green, blue in labels.palette}:
+    greys = {round(red * 0.299 + green * 0.587 + blue * 0.114) for red, green, blue in labels.palette}
+    if len(unknown - greys) <= 1 and len(unknown & greys) > len(unknown - greys):  # void has a brightness of its own
         return (
             "these are the brightnesses of the classes' colours: store the palette's indices, not its colours in grey"
         )
@@ -40,7 +41,9 @@ def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str 
         return "smooth resizing or lossy compression makes this many values: resize masks by the nearest pixel"
     if unknown == {REDUCED}:
         if labels.ids.get(0) == labels.ignore_index:
-            return "0 is void here and 0 - 1 is 255: the labels have been reduced by one already (reduce_zero_label)"
+            return (
+                "0 is void here and 0 - 1 is 255: the labels may be reduced by one already (reduce_zero_label)"
+            )
         return "255 is 0 - 1 in 8 bits (labels reduced by one, reduce_zero_label), or void in other datasets"
     if counted and unknown == {top + 1}:
         return f"the only value above {top}: the ids may count from 1, expected from 0"

@@ -100,12 +100,12 @@ def test_shuffled_masks_odd_objects_and_blank_masks_are_warned_about_with_pictur
         found["pairs_fit"]["examples"][0],
     )
     assert found["objects_in_place"]["examples"] == [
-        "masks/train/003.png (1 of 3)",  # the speck
-        "masks/train/004.png (2 of 2)",
+        "images/train/003.png (1 of 3)",  # the speck
+        "images/train/004.png (2 of 2)",
     ]
     assert found["objects_visible"]["examples"] == [
-        "masks/train/003.png (1 of one pixel)",
-        "masks/train/004.png (1 empty)",
+        "images/train/003.png (1 of one pixel)",
+        "images/train/004.png (1 empty)",
     ]
     assert found["masks_varied"]["examples"] == ["masks/train/005.png (background)"]
     row = facts["train", "images/train/004.png"]

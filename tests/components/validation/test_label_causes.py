@@ -29,6 +29,8 @@ VOC = LAYOUTS["voc2012"].build.published()
         (list(range(2, 40)), BINARY, "PNG", "smooth resizing"),
         ([255], ADE20K, "PNG", "reduce_zero_label"),
         ([38, 75, 113], VOC, "PNG", "brightnesses"),  # Pillow's convert("L") of palette indices 1 to 3
+        ([53, 147, 220], VOC, "PNG", "brightnesses"),  # 220 is void, (224, 224, 192)
+        ([53, 54], VOC, "PNG", None),
         ([300], ADE20K, "PNG", None),
         ([12], CAMVID, "PNG", "only value above 11: the ids may count from 1"),  # void is the last id there
         ([255], CAMVID, "PNG", "255 is 0 - 1 in 8 bits"),
