@@ -41,9 +41,7 @@ def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str 
         return "smooth resizing or lossy compression makes this many values: resize masks by the nearest pixel"
     if unknown == {REDUCED}:
         if labels.ids.get(0) == labels.ignore_index:
-            return (
-                "0 is void here and 0 - 1 is 255: the labels may be reduced by one already (reduce_zero_label)"
-            )
+            return "0 is void here and 0 - 1 is 255: the labels may be reduced by one already (reduce_zero_label)"
         return "255 is 0 - 1 in 8 bits (labels reduced by one, reduce_zero_label), or void in other datasets"
     if counted and unknown == {top + 1}:
         return f"the only value above {top}: the ids may count from 1, expected from 0"
