@@ -94,8 +94,9 @@ def _all_checks(params: ValidateParams) -> list[Check]:
         Check("void_is_no_class", "critical", _null("taken_for_void"),
               "No class lacks training pixels while masks hold 255, the id that is void by default.",
               "classes without a training pixel while masks hold 255, which is void unless the classes file says"
-              " otherwise", "if 255 is the class, give it this id; if it is void, write `!ignore, 255`",
-              "class", "taken_for_void", "classes"),
+              " otherwise",
+              "if 255 is the class, give it this id; if it is void, write `!ignore, 255`; if 0 has become 255 (ids"
+              " reduced by one, reduce_zero_label), make the masks again", "class", "taken_for_void", "classes"),
         Check("something_labelled", "critical", _null("void_everywhere"), "No mask is void everywhere.",
               "masks that are void everywhere", "label them or remove the samples", "annotation", "void_everywhere"),
         Check("form_common", "critical", _null("unlike"),
