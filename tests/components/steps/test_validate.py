@@ -121,7 +121,7 @@ BAD = [
         (
             r"classes without a training pixel while masks hold 255, which is void unless the classes file says"
             r" otherwise, object \(write `object, 255`\): if 255 is the class, give it this id; if it is void, write"
-            r" `!ignore, 255`"
+            r" `!ignore, 255`; if 0 has become 255 \(ids reduced by one, reduce_zero_label\), make the masks again"
         ),
     ),
     (all_void, r"masks that are void everywhere, masks/train/003\.png: label them or remove the samples"),
