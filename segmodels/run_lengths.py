@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +40,7 @@ def encode_ids(layers: NDArray[np.uint16], ids: Sequence[int]) -> list[bytes]:
     table[list(ids)] = np.arange(len(ids))
     runs = [np.zeros((3, 0), dtype=np.int64)]  # mask, first pixel, pixel behind the last; column by column
     for layer in layers:
-        columns = np.ascontiguousarray(layer.T).ravel()
+        columns = cv2.transpose(layer).ravel()  # several times as fast as numpy
         borders = np.flatnonzero(columns[1:] != columns[:-1]) + 1
         starts, stops = np.append(0, borders), np.append(borders, pixels)
         owner = table[columns[starts]]
