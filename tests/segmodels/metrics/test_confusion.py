@@ -110,6 +110,20 @@ def test_numpy_numba_and_device_count_the_same(data, size, classes, ignore):
             np.testing.assert_array_equal(tally(*as_bytes, classes, ignore)[:classes, :classes], expected)
 
 
+@pytest.mark.parametrize("classes", [2, 38, 39, 253, 254, 300])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 1.0])
+def test_the_compiled_table_is_numpys_for_few_and_many_classes(classes, noise):
+    """Up to 38 classes pairs of pixels are counted, from 254 on codes take two bytes."""
+    prediction, target = (labels.reshape(-1) for labels in maps((3, 37, 101), classes, types=("int16", "int16")))
+    random = np.random.default_rng(classes)
+    for labels in (prediction, target):
+        wrong = random.random(labels.shape) < noise
+        labels[wrong] = random.integers(-1, classes + 2, wrong.sum())
+    table = counting_numba.tally(prediction, target, classes, -1)
+    np.testing.assert_array_equal(table, counting.tally(prediction, target, classes, -1))
+    assert table.sum() == target.size
+
+
 def test_the_calling_thread_compiles_before_any_other_starts():
     """In pool threads, numba's and logging's locks stopped a process for ever."""
     compiling = []
