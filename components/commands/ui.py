@@ -31,20 +31,20 @@ def ui(port: int = PORT) -> None:
         InputError: the port is taken, or the server does not start.
         TransientError: the tracking server does not answer.
     """
-    from components.tracking.client import mlflow_client
+    from components.tracking.client import mlflow_client, prepared_uri
 
-    client = mlflow_client()
-    if str(client.tracking_uri).startswith("http"):
-        _print_links(client, ui_address(client.tracking_uri))
+    uri = prepared_uri()
+    if uri.startswith("http"):
+        _print_links(mlflow_client(uri), ui_address(uri))
         return
     _check_free(port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: no server is left behind
-    address = f"http://localhost:{port}"
     with tempfile.TemporaryFile() as log:
-        server = _start(client.tracking_uri, port, log)
+        server = _start(uri, port, log)
         try:
+            client = mlflow_client(uri)  # imports MLflow while the server does
             _wait(server, f"http://127.0.0.1:{port}/", log)
-            _print_links(client, address)
+            _print_links(client, f"http://localhost:{port}")
             print("Ctrl-C stops it", flush=True)
             server.wait()
         except KeyboardInterrupt:

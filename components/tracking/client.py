@@ -47,6 +47,26 @@ def mlflow_client(uri: str | None = None) -> Any:
         InputError: the address is none of MLflow, access is denied, or the store is damaged or of another version.
         TransientError: the server does not answer within 5 seconds, or the store is locked.
     """
+    uri = prepared_uri(uri)
+    with answers("", uri):
+        import mlflow
+
+        for handler in logging.getLogger("mlflow").handlers:
+            handler.addFilter(_without_credentials)
+        client = mlflow.MlflowClient(uri)
+        _probe(client)
+        _use_without_client(uri)
+    return client
+
+
+def prepared_uri(uri: str | None = None) -> str:
+    """The address of the tracking server or store, ``tracking_uri`` where none is given. A local store is made if it is
+    not there, else checked, which takes no import of MLflow.
+
+    Raises:
+        InputError: the address is none of MLflow, or the store is damaged or of another version.
+        TransientError: the store is locked.
+    """
     uri = uri or tracking_uri()
     if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
         raise InputError(
@@ -57,19 +77,12 @@ def mlflow_client(uri: str | None = None) -> Any:
         raise InputError(f"{VARIABLE} is {uri!r}, which names no file: use sqlite:///mlflow.db")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    with answers("", uri):
-        import mlflow
-
-        # of its database MLflow logs every table and, at an error, a traceback; the sentence says what is wrong
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-        for handler in logging.getLogger("mlflow").handlers:
-            handler.addFilter(_without_credentials)
-        if uri.startswith(SQLITE):
+    # of its database MLflow logs every table and, at an error, a traceback; the sentence says what is wrong
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    if uri.startswith(SQLITE):
+        with answers("", uri):
             prepare_store(Path(uri.removeprefix(SQLITE)).absolute())
-        client = mlflow.MlflowClient(uri)
-        _probe(client)
-        _use_without_client(uri)
-    return client
+    return uri
 
 
 def _use_without_client(uri: str) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -85,7 +87,15 @@ def _check(path: Path) -> None:
 
 @cache
 def _latest_revision() -> str:
-    """Of the tables, as this MLflow makes them."""
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    return _get_latest_schema_revision()
+    """Of the tables, as this MLflow makes them: the one that no later one of its migrations follows. Their files are
+    read, as importing MLflow takes seconds.
+    """
+    package = find_spec("mlflow")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
+    migrations = Path(package.origin).with_name("store") / "db_migrations" / "versions"
+    named = re.findall(
+        r'^(down_)?revision = "(\w+)"', "\n".join(path.read_text() for path in migrations.glob("*.py")), re.MULTILINE
+    )
+    (latest,) = {revision for down, revision in named if not down} - {revision for down, revision in named if down}
+    return latest

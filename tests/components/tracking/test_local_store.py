@@ -12,6 +12,7 @@ from typing import ClassVar
 import pytest
 from forked import PROCESSES
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _get_latest_schema_revision
 from small_pipeline import use_local_store
 from sqlalchemy.exc import OperationalError
 
@@ -62,6 +63,10 @@ def test_a_store_that_mlflow_cannot_use_is_named_with_the_way_out(store: Path, k
     assert str(store) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert before is None or store.read_bytes() == before
+
+
+def test_the_version_of_the_tables_is_the_one_that_mlflow_names() -> None:
+    assert local_store._latest_revision() == _get_latest_schema_revision()
 
 
 def test_a_store_that_another_process_locks_may_be_free_later(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
