@@ -35,7 +35,7 @@ class Model(nn.Module):
 
     exportable_sizes: ClassVar[bool] = True
     """Whether an exported program takes images of any size: not where torch cannot show for every size that maps fit
-    each other.
+    each other, nor where a program with free sizes takes minutes to load.
     """
 
     unread: ClassVar[tuple[str, ...]] = ()

@@ -63,6 +63,8 @@ class Mask2Former(Model):
     )
     unread: ClassVar[tuple[str, ...]] = ("criterion.", "encoder.layernorm.")
 
+    exportable_sizes: ClassVar[bool] = False  # ``torch.export.load`` takes minutes to read the sums of its maps' sizes
+
     def __init__(
         self,
         encoder: Encoder,
