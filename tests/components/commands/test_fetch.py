@@ -18,7 +18,7 @@ from range_server import FileServer, file_server
 from components.__main__ import main
 from components.datasets import archives as archives_module
 from components.datasets.archives import unpack
-from segmodels import download
+from segmodels import transfer
 from segmodels.data.layouts import Layout, open_layout
 from segmodels.data.layouts.base import LAYOUTS, Archive
 from segmodels.errors import InputError
@@ -35,7 +35,7 @@ def zipped(folder: Path, prefix: str = "") -> bytes:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.001)
     monkeypatch.chdir(tmp_path)
     with file_server() as files:
         yield files

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from sklearn.datasets import load_sample_images
 from torch.nn import functional
 
-from segmodels import download
+from segmodels import transfer
 from segmodels.encoders import pretrained as table
 from segmodels.encoders.pretrained import Pretrained, arrived, named_weights, pretrained, provenance
 from segmodels.encoders.registry import create_encoder, list_encoders
@@ -25,7 +25,7 @@ from segmodels.models.registry import create_model, list_models
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(table.MIRROR, raising=False)
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.0)
 
 
 def test_every_row_states_a_digest_its_source_and_a_licence():

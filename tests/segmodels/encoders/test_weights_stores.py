@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from segmodels import download
+from segmodels import transfer
 from segmodels.encoders.registry import create_encoder
 from segmodels.encoders.weights import fetch
 from segmodels.errors import InputError, TransientError
@@ -66,7 +66,7 @@ def test_what_http_does_not_have_is_named_and_a_silent_server_may_be_tried_again
     address, _ = web
     with pytest.raises(InputError, match=rf"{address}/nothing\.pth cannot be downloaded, the server answers 404"):
         fetch(f"{address}/nothing.pth")
-    monkeypatch.setattr(download, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.0)
     with pytest.raises(TransientError, match=r"cannot be downloaded .*refused"):
         fetch("http://127.0.0.1:9/weights.pth")  # the discard port: nothing answers
 
