@@ -1,9 +1,10 @@
 """One decision about the champion at a time, whoever registers a model, on whatever machine.
 
 MLflow's registry has no lock and no compare-and-set: two registrations that read the champion, and then move the alias,
-would make the worse model champion. Tags of the versions serve as a lock, by the one-bit algorithm for mutual exclusion
-(L. Lamport, "The mutual exclusion problem, part II", J. ACM 33(2), 1986, section 5.2): whoever wants a turn sets a tag
-on its version, waits for versions of lower numbers without a tag of its own, then for those of higher numbers with it.
+would make the worse model champion. Tags of the registered model serve as a lock, by the one-bit algorithm for mutual
+exclusion (L. Lamport, "The mutual exclusion problem, part II", J. ACM 33(2), 1986, section 5.2): whoever wants a turn
+sets a tag of its own, waits for those that come before it without the tag, then for those that come after it with the
+tag. Each process has its own key, since MLflow refuses to change a tag that another process removes meanwhile.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 from components.tracking.mlflow_errors import answers
 from segmodels.errors import InputError, TransientError
 
-TAG = "deciding"
-"""Tag of a version whose registration has, or wants, the turn; its value names the process."""
+TAG = "deciding."
+"""Start of the tag of a registration that has, or wants, the turn."""
 
 POLL = 0.5
 """Seconds between two looks at the tags of others."""
@@ -33,57 +34,58 @@ def turn(client: Any, name: str, number: str) -> Iterator[None]:
 
     Args:
         client: MLflow's.
-        number: of the version that wants the turn. Two processes with the same version are not kept apart.
+        number: of the version that wants the turn; lower numbers come first, then one process of a version after
+            another.
 
     Raises:
-        InputError: there is no such version.
+        InputError: there is no such registered model.
         TransientError: the server does not answer.
     """
-    claims, mine = _Claims(client, name), int(number)
+    mine = f"{TAG}{int(number):09d}.{uuid.uuid4().hex}"
+    claims = _Claims(client, name)
     try:
-        claims.set(number)
+        claims.set(mine)
         while claims.of(lambda other: other < mine):
-            claims.remove(number)
+            claims.remove(mine)
             claims.wait(lambda other: other < mine)
-            claims.set(number)
+            claims.set(mine)
         claims.wait(lambda other: other > mine)
         yield
     finally:
         with suppress(InputError, TransientError):  # else the tag is stale in two minutes
-            claims.remove(number)
+            claims.remove(mine)
 
 
 class _Claims:
-    """The tags of all versions of a registered model."""
+    """The tags of all that have, or want, the turn: key -> a value that each setting changes."""
 
     def __init__(self, client: Any, name: str) -> None:
         self.client = client
         self.name = name
-        self.seen: dict[tuple[int, str], float] = {}
+        self.seen: dict[tuple[str, str], float] = {}
 
-    def set(self, number: str) -> None:
+    def set(self, key: str) -> None:
         with self._answers():
-            self.client.set_model_version_tag(self.name, number, TAG, uuid.uuid4().hex)
+            self.client.set_registered_model_tag(self.name, key, uuid.uuid4().hex)
 
-    def remove(self, number: str) -> None:
+    def remove(self, key: str) -> None:
         with self._answers():
-            self.client.delete_model_version_tag(self.name, number, TAG)
+            self.client.delete_registered_model_tag(self.name, key)
 
-    def wait(self, whose: Callable[[int], bool]) -> None:
-        """Until there are none of versions of such numbers; those of killed processes are removed."""
+    def wait(self, whose: Callable[[str], bool]) -> None:
+        """Until there are none with such keys; those of killed processes are removed."""
         while others := self.of(whose):
             now = time.monotonic()
-            for number, value in others.items():
-                if now - self.seen.setdefault((number, value), now) > STALE:
-                    with suppress(InputError):  # another process has removed it
-                        self.remove(str(number))
+            for claim in others.items():
+                if now - self.seen.setdefault(claim, now) > STALE:
+                    with suppress(InputError):  # another process removes it at this moment
+                        self.remove(claim[0])
             time.sleep(POLL)
 
-    def of(self, whose: Callable[[int], bool]) -> Mapping[int, str]:
-        """Version -> value of its tag."""
+    def of(self, whose: Callable[[str], bool]) -> Mapping[str, str]:
         with self._answers():
-            found = self.client.search_model_versions(f"name = '{self.name}' and tags.{TAG} LIKE '%'")
-        return {number: one.tags[TAG] for one in found if TAG in one.tags and whose(number := int(one.version))}
+            tags = self.client.get_registered_model(self.name).tags
+        return {key: value for key, value in tags.items() if key.startswith(TAG) and whose(key)}
 
     def _answers(self) -> Any:
         return answers(f"registered model {self.name!r}", self.client.tracking_uri)

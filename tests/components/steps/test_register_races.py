@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.synchronize import Barrier
@@ -58,7 +59,7 @@ def test_a_champion_made_meanwhile_is_compared_with(
     assert facts["champion_before"] == numbers[other]
     tags = {name: workplace.client.get_model_version(NAME, number).tags for name, number in numbers.items()}
     assert tags["good"]["decision"] == "champion"
-    assert registry_turn.TAG not in tags["good"] | tags["poor"]
+    assert not workplace.client.get_registered_model(NAME).tags
     if first == "good":
         assert workplace.aliases()["previous"] == numbers["poor"]
 
@@ -100,10 +101,30 @@ def test_a_model_that_is_registered_twice_at_once_has_one_version(
 
 def test_the_turn_of_a_killed_process_passes(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     workplace.register("poor")
-    workplace.client.set_model_version_tag(NAME, "1", registry_turn.TAG, "killed")
+    workplace.client.set_registered_model_tag(NAME, f"{registry_turn.TAG}000000001.killed", "once")
     monkeypatch.setattr(registry_turn, "STALE", 0.1)
     assert workplace.register("good")["alias"] == "champion"
-    assert registry_turn.TAG not in workplace.client.get_model_version(NAME, "1").tags
+    assert not workplace.client.get_registered_model(NAME).tags
+
+
+def test_registrations_have_the_turn_one_after_another_also_of_one_version(workplace: Workplace) -> None:
+    workplace.register("poor")
+    inside, most = [], []
+
+    def decide(number: str) -> None:
+        for _ in range(3):
+            with registry_turn.turn(workplace.client, NAME, number):
+                inside.append(number)
+                most.append(len(inside))
+                time.sleep(0.02)
+                inside.remove(number)
+
+    deciding = [threading.Thread(target=decide, args=[number]) for number in ("1", "1", "2")]
+    for one in deciding:
+        one.start()
+    for one in deciding:
+        one.join(30)
+    assert most == [1] * 9
 
 
 def test_files_that_a_killed_process_left_unfinished_are_completed(
@@ -157,7 +178,8 @@ def test_processes_that_register_at_once_agree_on_the_best_and_lose_no_version(
             assert [one.exitcode for one in registrations] == [0] * len(MODELS)
             versions = workplace.client.search_model_versions(f"name = 'round-{number}'")
             assert sorted(one.run_id for one in versions) == sorted(runs.values())
-            assert all("decision" in one.tags and registry_turn.TAG not in one.tags for one in versions)
+            assert all("decision" in one.tags for one in versions)
+            assert not workplace.client.get_registered_model(f"round-{number}").tags
             champion = workplace.client.get_model_version_by_alias(f"round-{number}", "champion")
             assert champion.run_id == runs["good"]
 
