@@ -71,8 +71,10 @@ def test_another_file_of_parameters_runs_in_a_folder_of_its_own(project: Path, t
     (environment / ".installed").touch()  # newer than what it is made from: nothing is installed
     for name in ("pyproject.toml", "requirements.lock"):
         (project / name).symlink_to(ROOT / name)
-    write_params(project / "params.same.yaml", source="folder", path="../set")
-    write_params(project / "params.other.yaml", source="folder", path="../set", split={"seed": 1})
+    for name, further in {"same": {}, "other": {"split": {"seed": 1}}}.items():
+        write_params(project / f"params.{name}.yaml", source="folder", path="../set", **further)
+        with (project / f"params.{name}.yaml").open("a") as file:
+            file.write("train: {}\nevaluate: {}\nregister: {}\n")
     run("dvc", "repro", "ingest", cwd=project)
     before = {path: path.read_bytes() for path in (project / "params.yaml", *(project / "data" / "dataset").iterdir())}
 
