@@ -95,7 +95,8 @@ class _Worker:
             target=_work, args=(make, its_end, [DupFd(file) for file in files]), daemon=True
         )
         self._process.start()
-        atexit.register(self.end)  # before multiprocessing waits for its processes
+        # Before multiprocessing waits for its processes. The rest of ``end`` may be what another thread does just then.
+        atexit.register(self._process.kill)
         its_end.close()
 
     def order(self, order: Any) -> None:
@@ -121,7 +122,7 @@ class _Worker:
         return tree_map_only(_Place, lambda place: place.tensor(own), batch)
 
     def end(self) -> None:
-        atexit.unregister(self.end)
+        atexit.unregister(self._process.kill)
         self._process.kill()
         self._process.join(5)
         self._connection.close()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from multiprocessing.synchronize import Barrier
@@ -175,6 +176,7 @@ def test_processes_that_register_at_once_agree_on_the_best_and_lose_no_version(
                 one.start()
             for one in registrations:
                 one.join()
+            assert [file.read_text() for file in workplace.folder.glob("*.traceback")] == []
             assert [one.exitcode for one in registrations] == [0] * len(MODELS)
             versions = workplace.client.search_model_versions(f"name = 'round-{number}'")
             assert sorted(one.run_id for one in versions) == sorted(runs.values())
@@ -192,4 +194,8 @@ def register_at_once(uri: str, registered: str, folder: Path, name: str, output:
     register_step._export = lambda *_: "none"
     params = RegisterParams(name=registered)
     start.wait(120)
-    register_step.register(params, folder / "shards", folder / name, folder / f"{name}-evaluation", folder / output)
+    try:
+        register_step.register(params, folder / "shards", folder / name, folder / f"{name}-evaluation", folder / output)
+    except BaseException:
+        (folder / f"{output}.traceback").write_text(traceback.format_exc())
+        raise
