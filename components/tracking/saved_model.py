@@ -55,16 +55,19 @@ def save_model(
     import segmodels
 
     with _quiet():
-        experiment = client.get_run(run_id).info.experiment_id
+        run = client.get_run(run_id)
+        experiment = run.info.experiment_id
         facts = {"model_digest": model_digest, WRITER: _writer()}
         place = _unfinished(client, experiment, run_id, model_digest) or client.create_logged_model(
             experiment, name, source_run_id=run_id, tags=facts
         )
+        # MLflow refuses an output that the run has already, by the process that was killed
+        is_output = place.model_id in {one.model_id for one in run.outputs.model_outputs}
         return Model.log(
             artifact_path=None,
             model_id=place.model_id,
             flavor=mlflow.pyfunc,
-            run_id=run_id,
+            run_id=None if is_output else run_id,
             python_model=str(Path(__file__).with_name("mlflow_model.py")),
             artifacts={path.stem: str(path) for path in contents.iterdir()},
             code_paths=[str(Path(segmodels.__file__).parent)],

@@ -12,7 +12,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from forked import PROCESSES
+from forked import PROCESSES, process
 from postgresql import postgresql
 from registry_workplace import NAME, Workplace
 from small_pipeline import use_local_store, write_run
@@ -128,11 +128,10 @@ def test_registrations_have_the_turn_one_after_another_also_of_one_version(workp
     assert most == [1] * 9
 
 
+@pytest.mark.parametrize("moment", ["mlflow.models.Model.log", "mlflow.MlflowClient.log_model_artifacts"])
 def test_files_that_a_killed_process_left_unfinished_are_completed(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    from mlflow.models import Model
-
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
 
@@ -141,7 +140,7 @@ def test_files_that_a_killed_process_left_unfinished_are_completed(
 
     with monkeypatch.context() as before:
         before.setattr("components.tracking.saved_model.os.getpid", lambda: gone.pid)
-        before.setattr(Model, "log", killed)
+        before.setattr(moment, killed)
         with pytest.raises(KeyboardInterrupt):
             workplace.register("good")
     workplace.register("good")
@@ -166,10 +165,7 @@ def test_processes_that_register_at_once_agree_on_the_best_and_lose_no_version(
         for number in range(ROUNDS):
             start = PROCESSES.Barrier(len(MODELS))
             registrations = [
-                PROCESSES.Process(
-                    target=register_at_once,
-                    args=(uri, f"round-{number}", workplace.folder, name, f"out-{number}-{place}", start),
-                )
+                process(register_at_once, f"round-{number}", workplace.folder, name, f"out-{number}-{place}", start)
                 for place, name in enumerate(MODELS)
             ]
             for one in registrations:
@@ -186,10 +182,9 @@ def test_processes_that_register_at_once_agree_on_the_best_and_lose_no_version(
             assert champion.run_id == runs["good"]
 
 
-def register_at_once(uri: str, registered: str, folder: Path, name: str, output: str, start: Barrier) -> None:
+def register_at_once(registered: str, folder: Path, name: str, output: str, start: Barrier) -> None:
     """In a process of its own."""
     os.chdir(folder)
-    os.environ["MLFLOW_TRACKING_URI"] = uri
     registry_turn.POLL = 0.02
     register_step._export = lambda *_: "none"
     params = RegisterParams(name=registered)
