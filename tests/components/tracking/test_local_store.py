@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from forked import PROCESSES
+from forked import process
 from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_latest_schema_revision
 from small_pipeline import use_local_store
@@ -115,12 +115,12 @@ def make_experiment(folder: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_several_first_processes_make_one_store(tmp_path: Path) -> None:
-    processes = [PROCESSES.Process(target=make_experiment, args=(tmp_path, str(number))) for number in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
+    processes = [process(make_experiment, tmp_path, str(number)) for number in range(4)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    assert [one.exitcode for one in processes] == [0] * 4
     names = {experiment.name for experiment in mlflow_client(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()}
     assert names == {"Default", "0", "1", "2", "3"}
 
@@ -129,14 +129,14 @@ def test_several_first_processes_make_one_store(tmp_path: Path) -> None:
 def test_a_first_process_killed_at_any_moment_leaves_a_store_that_the_next_can_make(tmp_path: Path) -> None:
     partial = tmp_path / ".mlflow.db.partial"
     for wait in (0.0, 0.3, 0.8, 1.5):
-        process = PROCESSES.Process(target=make_experiment, args=(tmp_path, str(wait)))
-        process.start()
+        first = process(make_experiment, tmp_path, str(wait))
+        first.start()
         deadline = time.monotonic() + 60
-        while not partial.exists() and process.is_alive() and time.monotonic() < deadline:
+        while not partial.exists() and first.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(wait)
-        process.kill()
-        process.join()
+        first.kill()
+        first.join()
     mlflow_client(f"sqlite:///{tmp_path}/mlflow.db").create_experiment("at last")
     assert not partial.exists()
 
