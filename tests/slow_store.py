@@ -1,4 +1,4 @@
-"""An object store of a given speed: a process of its own that answers S3's HEAD and GET from a folder.
+"""An object store of a given speed: a process of its own that serves a folder by S3's HEAD, GET and PUT, also in parts.
 
     with slow_store(folder, latency=0.02, bandwidth=200e6) as store:
         os.environ.update(store.environment)
@@ -11,19 +11,21 @@ All connections share the bandwidth; each request waits for the latency first. F
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 BLOCK = 2**18
 """Bytes sent at once."""
@@ -86,11 +88,46 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(body=True)
 
+    def do_PUT(self) -> None:
+        """An object, or a part of one, which waits in a file beside it."""
+        time.sleep(self.latency)
+        key, query = self._address()
+        path = self.folder / (f"{key}.{query['partNumber'][0]}" if "partNumber" in query else key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            left = int(self.headers["Content-Length"])
+            while block := self.rfile.read(min(BLOCK, left)):
+                self._wait_for_turn(len(block))
+                left -= file.write(block)
+        self._send(200, b"", {"ETag": f'"{path.stat().st_mtime_ns:x}"'})
+
+    def do_POST(self) -> None:
+        """Start an upload in parts, or put its parts together."""
+        time.sleep(self.latency)
+        key, query = self._address()
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        if "uploads" in query:
+            return self._send(
+                200, b"<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+            )
+        with (self.folder / key).open("wb") as whole:
+            for number in sorted(int(one) for one in re.findall(r"<PartNumber>(\d+)", body)):
+                part = self.folder / f"{key}.{number}"
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole)
+                part.unlink()
+        return self._send(200, b"<CompleteMultipartUploadResult/>")
+
     def log_message(self, *_: object) -> None:
         pass
 
+    def _address(self) -> tuple[str, dict[str, list[str]]]:
+        """``bucket/key`` and the query of the request."""
+        url = urlsplit(self.path)
+        return unquote(url.path).strip("/"), parse_qs(url.query, keep_blank_values=True)
+
     def _answer(self, body: bool) -> None:
-        key = unquote(urlsplit(self.path).path).strip("/")
+        key, _ = self._address()
         if not key:
             return self._send(200, "".join(f"{one}\n" for one in self.requests).encode())
         time.sleep(self.latency)
@@ -135,8 +172,10 @@ class Handler(BaseHTTPRequestHandler):
             until = cls.free_at
         time.sleep(max(0.0, until - time.monotonic()))
 
-    def _send(self, status: int, content: bytes) -> None:
+    def _send(self, status: int, content: bytes, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
