@@ -140,6 +140,24 @@ class Instances:
             masks=tuple(run_lengths.placed(resized[number], size) for number in kept),
         )
 
+    def as_stored(self, orientation: int | None) -> Instances:
+        """Over the pixels of the image's file as stored, where an EXIF orientation has turned the image; None changes
+        nothing.
+        """
+        if orientation is None:
+            return self
+        from segmodels.data.decoding import SIDEWAYS
+        from segmodels.data.geometry import as_stored, boxes_as_stored
+
+        size = (self.size[1], self.size[0]) if orientation in SIDEWAYS else self.size
+        masks = []
+        for number in range(len(self)):
+            left, top, pixels = self.crop(number)
+            box = np.array([[left, top, left + pixels.shape[1], top + pixels.shape[0]]])
+            ((left, top, *_),) = boxes_as_stored(box, self.size, orientation).tolist()
+            masks.append(run_lengths.placed(Crop(left, top, as_stored(pixels, orientation)), size))
+        return replace(self, size=size, boxes=boxes_as_stored(self.boxes, self.size, orientation), masks=tuple(masks))
+
     def objects(self) -> list[dict[str, Any]]:
         """Masks as pycocotools takes them: ``{"size": [H, W], "counts": bytes}`` each."""
         return run_lengths.objects(self.masks, self.size)
@@ -231,6 +249,14 @@ class PanopticMap:
         ids = resize_map(self.ids, size)
         seen = set(np.unique(ids).tolist())
         return PanopticMap(ids, tuple(segment for segment in self.segments if segment.id in seen))
+
+    def as_stored(self, orientation: int | None) -> PanopticMap:
+        """Over the pixels of the image's file as stored, where an EXIF orientation has turned the image; None changes
+        nothing.
+        """
+        from segmodels.data.geometry import as_stored
+
+        return replace(self, ids=as_stored(self.ids, orientation))
 
     def without_small_stuff(self, things: Collection[int], least: int) -> PanopticMap:
         """Without regions of other classes than ``things`` that have fewer than ``least`` pixels."""

@@ -12,6 +12,7 @@ import scipy.ndimage
 from PIL import Image
 
 from components.running.atomic import written_file
+from segmodels.data.decoding import picture_orientation
 from segmodels.results import Instances, PanopticMap
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ RESULTS, BOXES, IMAGES, PANOPTIC = "results.json", "boxes.json", "images.json", 
 
 
 class CocoResults:
-    """Takes the results of images, by their paths relative to the folder of images, from several threads.
+    """Takes the results of images, by their paths relative to ``folder``, from several threads, and writes to ``out``.
 
     Of objects: results.json with the masks, boxes.json with the boxes, lists as COCO's results have them, and
     images.json, the images and categories: ``COCO("images.json").loadRes("results.json")`` reads both. Masks and boxes
@@ -31,11 +32,14 @@ class CocoResults:
     Of panoptic maps: panoptic.json and panoptic/NAME.png, R + 256 G + 65536 B of a pixel is the id of its segment, as
     panopticapi reads it. Of class maps: nothing.
 
+    Masks, boxes and maps lie over the pixels as stored, as in COCO; an EXIF orientation does not turn them.
+
     A category's id is the dataset's own. An image's id is the number that its name is, where all names are different
     numbers (COCO's 000000000139.jpg is 139), else its place among the names, from 1.
     """
 
-    def __init__(self, out: Path, labels: LabelMap) -> None:
+    def __init__(self, folder: Path, out: Path, labels: LabelMap) -> None:
+        self._folder = folder
         self._out = out
         self._labels = labels
         self._category: dict[int, int] = {}
@@ -46,7 +50,9 @@ class CocoResults:
         self._segments: dict[Path, list[dict[str, Any]]] = {}
 
     def add(self, path: Path, result: Any) -> None:
-        """The result of an image."""
+        """The result of an image, as viewers show it."""
+        if isinstance(result, Instances | PanopticMap):
+            result = result.as_stored(picture_orientation(self._folder / path))
         if isinstance(result, Instances):
             rows = json.loads(result.files(self._labels)[".json"])
             self._objects[path] = [self._object(row) for row in rows]

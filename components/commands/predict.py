@@ -47,6 +47,9 @@ def predict(
         classes.csv: id, class and colour.
         labelme/NAME.json or coco.json: with ``annotations``.
 
+    A photo with an EXIF orientation is predicted as viewers show it, and so lie its mask and overlay. What COCO's tools
+    read (results.json, boxes.json, panoptic.json, coco.json) lies over the pixels as stored, as COCO's annotations do.
+
     An image of more than 33.5 million pixels (``large_images.LARGE``) is read row by row and needs ``window``, unless
     the model sees images at a fixed size. Its class map is masks/NAME.tif, tiled and deflated; objects that a border of
     a window cuts are joined. Its overlay has 4096 pixels at most. With a TIFF file in grey or RGB, uncompressed or
@@ -123,7 +126,7 @@ def predict(
         print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
     write_classes(out, predictor.labels)
     parts = cases(paths, predictor.channels)
-    coco = CocoResults(out, predictor.labels)
+    coco = CocoResults(folder, out, predictor.labels)
 
     problems: list[str] = []
     narrow: list[str] = []

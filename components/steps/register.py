@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from components.tracking.promotion import Decision
     from segmodels.data.shards import ShardReader
     from segmodels.inference.bundle import Bundle
+    from segmodels.tasks.base import Task
 
 CONFIDENCE = 0.95
 """Confidence of the interval that the decision names, unless ``params.confidence`` sets another."""
@@ -116,7 +117,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
 
         version, champion = same(), registry.champion()
         decision = judge(version, champion)
-        export = version.tags["export"] if version else _export(bundle, contents / "export.pt2")
+        export = version.tags["export"] if version else _export(bundle, contents / "export.pt2", _seen(task, reader))
         description = write_card(
             contents / "card", params.name, load_bundle(contents / "bundle"), evaluation, run, export
         )
@@ -196,13 +197,21 @@ def _tags(
     }
 
 
-def _export(bundle: Bundle, path: Path) -> str:
-    """Write the torch.export program if the model allows; what became of it, in words."""
+def _seen(task: Task, reader: ShardReader) -> Sequence[int]:
+    """Size of the images that the model sees: of its windows, else of the first test image."""
+    window = getattr(task.settings, "sliding_window", None)
+    return window.size if window else reader.image(0).shape[:-1]
+
+
+def _export(bundle: Bundle, path: Path, size: Sequence[int]) -> str:
+    """Write the torch.export program if the model allows, for images of ``size`` where it cannot be free; what became
+    of it, in words.
+    """
     from segmodels.inference.export import export_program
 
     images = "volumes" if bundle.spatial_dims == 3 else "images"
     shape = f"(B, {bundle.channels}, {'D, ' if bundle.spatial_dims == 3 else ''}H, W)"
     try:
-        return f"{bundle.dtype} {images} {shape} {export_program(bundle, path)}"
+        return f"{bundle.dtype} {images} {shape} {export_program(bundle, path, size)}"
     except RuntimeError as error:
         return f"not possible for this model ({error})"

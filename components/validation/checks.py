@@ -60,7 +60,7 @@ class Check:
 
 OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
                   "md5s", "pixels", "jpeg_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
-                  "specks", "unpaired"}  # fmt: skip
+                  "specks", "doubled", "unpaired"}  # fmt: skip
 """Columns about annotations."""
 
 
@@ -129,6 +129,9 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               detail="misplaced"),
         Check("objects_visible", "warning", _null("specks"), "No object is empty or a single pixel.",
               "images with objects of no or one pixel", "draw them again or remove them", detail="specks"),
+        Check("objects_distinct", "warning", _null("doubled"), "No object is annotated twice.",
+              "images with objects of the same class and pixels as another one",
+              "remove the copies, each is learnt and measured as an object of its own", detail="doubled"),
         Check("masks_varied", "warning", _null("one_class"),
               "Masks of one class everywhere are none, or common in the dataset.",
               "masks of one class everywhere, among few", "see whether they were labelled at all", "annotation",

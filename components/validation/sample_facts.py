@@ -66,6 +66,7 @@ FACTS = pa.schema(
         ("empty_objects", pa.int32()),  # that the dataset lists without a pixel
         ("one_pixel_objects", pa.int32()),
         ("misplaced_objects", pa.int32()),  # less than half of their pixels have their class, or it is the background
+        ("doubled_objects", pa.int32()),  # of the class and the pixels of another one
         ("image_hash", pa.uint64()),  # perceptual; null for an image without contrast
     ]
 )
@@ -193,6 +194,7 @@ def _of_annotation(annotation: Annotation, labels: LabelMap) -> dict[str, Any]:
         "empty_objects": annotation.empty,
         "one_pixel_objects": len(odd.specks),
         "misplaced_objects": len(odd.misplaced),
+        "doubled_objects": len(odd.doubled),
     }
 
 

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 BEHIND = 6
 """Samples that are shown of a finding."""
 
-ODDITIES: Mapping[str, Oddity] = {"objects_in_place": "misplaced", "objects_visible": "specks"}
+ODDITIES: Mapping[str, Oddity] = {
+    "objects_in_place": "misplaced",
+    "objects_visible": "specks",
+    "objects_distinct": "doubled",
+}
 """Checks of objects, and what they are about."""
 
 

@@ -108,12 +108,14 @@ def _unpaired(pairs: Agreement, masks: Sequence[str]) -> str | None:
 
 def _objects(facts: pa.Table) -> dict[str, list[str | None]]:
     """The columns about odd objects."""
-    objects, misplaced, specks, empty = (
+    objects, misplaced, doubled, specks, empty = (
         facts.column(name).to_pylist()
-        for name in ("objects", "misplaced_objects", "one_pixel_objects", "empty_objects")
+        for name in ("objects", "misplaced_objects", "doubled_objects", "one_pixel_objects", "empty_objects")
     )
     return {
-        "misplaced": [f"{odd} of {all}" if odd else None for odd, all in zip(misplaced, objects, strict=True)],
+        name: [f"{odd} of {all}" if odd else None for odd, all in zip(found, objects, strict=True)]
+        for name, found in (("misplaced", misplaced), ("doubled", doubled))
+    } | {
         "specks": [
             ", ".join(f"{count} {what}" for count, what in ((none, "empty"), (one, "of one pixel")) if count) or None
             for none, one in zip(empty, specks, strict=True)

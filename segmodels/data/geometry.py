@@ -74,6 +74,22 @@ def as_stored(array: NDArray, orientation: int | None) -> NDArray:
     return array if orientation is None else upright(array, {6: 8, 8: 6}.get(orientation, orientation))
 
 
+def boxes_as_stored(boxes: NDArray, size: tuple[int, int], orientation: int | None) -> NDArray:
+    """Boxes over an image of ``size`` (height, width) as ``upright`` turns it -> over its stored pixels.
+
+    Args:
+        boxes: ``(N, 4)`` left, top, right, bottom.
+    """
+    left, top, right, bottom = boxes.T
+    height, width = size
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    sideways = orientation in (5, 6, 7, 8)
+    return np.stack((top, left, bottom, right) if sideways else (left, top, right, bottom), axis=1)
+
+
 def _few_channels(image: NDArray) -> list[NDArray]:
     channels = image.shape[-1]
     return [

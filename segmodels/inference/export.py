@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ class NormalisedModel(nn.Module):
         return output.logits if isinstance(output, PixelOutput) else output
 
 
-def export_program(bundle: Bundle, path: Path) -> str:
+def export_program(bundle: Bundle, path: Path, size: Sequence[int] | None = None) -> str:
     """Write the program of ``NormalisedModel`` to ``path`` (.pt2), with as many free dimensions as the model allows.
 
-    It is traced with ``TRACED_SIZE``, and fixed to it where the images' size cannot be free.
+    Args:
+        size: ``(*spatial)`` of the images, to which the program is fixed where their size cannot be free. None:
+            ``TRACED_SIZE``.
 
     Returns:
         What the program gives, which dimensions are free, in words, and the images' size where it is not: ``to logits,
@@ -50,18 +53,20 @@ def export_program(bundle: Bundle, path: Path) -> str:
     if not getattr(bundle.model, "exportable", True):  # tracing to the first number that depends on pixels takes long
         raise RuntimeError("torch.export: it has as many outputs as there are objects in an image")
     module = NormalisedModel(bundle).eval().cpu()
-    size = TRACED_SIZE[bundle.spatial_dims]
-    other = tuple(length + change for length, change in zip(size, (37, -11, -5), strict=False))
+    traced = TRACED_SIZE[bundle.spatial_dims]
+    other = tuple(length + change for length, change in zip(traced, (37, -11, -5), strict=False))
+    size = tuple(size or traced)
     reason: Exception | None = None
     for free, dimensions in FREE_DIMENSIONS[bundle.spatial_dims].items():
         if 2 in dimensions and not getattr(bundle.model, "exportable_sizes", True):
             continue
+        first, second = (traced, other) if 2 in dimensions else (size, size)
         try:
-            example = _images(bundle, 2, size)
+            example = _images(bundle, 2, first)
             program = torch.export.export(
                 module, (example,), dynamic_shapes=(dict.fromkeys(dimensions, torch.export.Dim.DYNAMIC),)
             )
-            outputs = _checked(module, program, _images(bundle, 3, other if 2 in dimensions else size))
+            outputs = _checked(module, program, _images(bundle, 3, second))
             buffer = io.BytesIO()  # torch's own writer ends the process when the disk is full
             torch.export.save(program, buffer)
         except Exception as error:  # the exporter raises all kinds

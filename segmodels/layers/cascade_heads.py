@@ -12,7 +12,16 @@ from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.matching import Objects, Samples, choose
 from segmodels.layers.nms import places
-from segmodels.layers.roi_heads import Detections, MaskSamples, RoIHeads, cells, cells_of_map, true_shares
+from segmodels.layers.roi_heads import (
+    Detections,
+    HeadSettings,
+    MaskSamples,
+    RoIHeads,
+    cells,
+    cells_of_map,
+    initialise,
+    true_shares,
+)
 
 OVERLAPS = (0.5, 0.6, 0.7)
 """IoU with an object from which each stage trains a box as one (Cascade R-CNN, Cai 2018, 1712.00726)."""
@@ -31,17 +40,17 @@ class Stage(RoIHeads):
     """One stage: the box is the same for all classes, and so is the mask's body.
 
     Args:
+        num_classes: of objects, without the background.
         follows: whether it reads the mask features of a stage before it (mask information flow, section 3.3).
-        num_classes, channels, hidden, samples, most: of ``RoIHeads``.
     """
 
-    def __init__(
-        self, num_classes: int, channels: int, hidden: int, follows: bool, samples: int = 512, most: int = 100
-    ) -> None:
-        super().__init__(num_classes, channels, hidden, samples=samples, most=most)
-        self.deltas = nn.Linear(hidden, 4)
+    def __init__(self, num_classes: int, settings: HeadSettings, follows: bool) -> None:
+        super().__init__(num_classes, settings)
+        channels = settings.channels
+        self.deltas = nn.Linear(settings.hidden, 4)
         self.masks = nn.Conv2d(channels, num_classes, 1)
         self.mask_before = nn.Conv2d(channels, channels, 1) if follows else None
+        initialise(self)
 
     def mask_features(self, features: Tensor, before: Tensor | None) -> Tensor:
         """Features for the masks, of the boxes' cells and the features of the stage before: ``(K, C, 14, 14)``."""
@@ -90,16 +99,12 @@ class CascadeHeads(nn.Module):
     has refined (interleaved execution, section 3.2).
 
     Args:
-        num_classes, channels, hidden, samples, most: of ``RoIHeads``.
+        num_classes: of objects, without the background.
     """
 
-    def __init__(
-        self, num_classes: int, channels: int = 256, hidden: int = 1024, samples: int = 512, most: int = 100
-    ) -> None:
+    def __init__(self, num_classes: int, settings: HeadSettings) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(
-            Stage(num_classes, channels, hidden, number > 0, samples, most) for number in range(len(OVERLAPS))
-        )
+        self.stages = nn.ModuleList(Stage(num_classes, settings, number > 0) for number in range(len(OVERLAPS)))
 
     def detect(
         self, pyramid: Sequence[Tensor], context: Context | None, proposals: Sequence[Tensor], size: tuple[int, int]

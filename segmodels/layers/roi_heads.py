@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -43,18 +44,34 @@ class MaskSamples(NamedTuple):
     further: Mapping[str, tuple[Tensor, Tensor]] = {}  # of further outputs by name, logits and what is true, 0..1
 
 
+@dataclass(frozen=True)
+class HeadSettings:
+    """Sizes of a second stage, and how many boxes it takes and gives.
+
+    Attributes:
+        channels: of the maps and of the convolutions.
+        hidden: of the fully connected layers.
+        box_convs, box_layers: numbers of 3x3 convolutions and of fully connected layers before class and box.
+        norm: after each convolution.
+        samples: proposals of an image to train on, at most a quarter of them positive.
+        most: detections of an image, those with the best scores.
+    """
+
+    channels: int = 256
+    hidden: int = 1024
+    box_convs: int = 0
+    box_layers: int = 2
+    norm: Norm = None
+    samples: int = 512
+    most: int = 100
+
+
 class BoxHeads(nn.Module, ABC):
     """The second stage of a detector in two stages: classes and boxes by fully connected layers on RoIAlign's cells (7
     x 7). Subclasses add the head of masks.
 
     Args:
         num_classes: C, without the background.
-        channels: of the maps and of the convolutions.
-        hidden: of the fully connected layers.
-        box_convs, box_layers: 3x3 convolutions and fully connected layers.
-        norm: after each convolution.
-        samples: proposals of an image to train on, at most a quarter of them positive.
-        most: detections of an image, those with the best scores.
 
     Attributes:
         score: smallest score of a detection, 0..1.
@@ -64,22 +81,15 @@ class BoxHeads(nn.Module, ABC):
     score: float = 0.05
     overlap: float = 0.5
 
-    def __init__(
-        self,
-        num_classes: int,
-        channels: int = 256,
-        hidden: int = 1024,
-        box_convs: int = 0,
-        box_layers: int = 2,
-        norm: Norm = None,
-        samples: int = 512,
-        most: int = 100,
-    ) -> None:
+    def __init__(self, num_classes: int, settings: HeadSettings) -> None:
         super().__init__()
-        self.samples = samples
-        self.most = most
-        widths = [channels * 7 * 7, *[hidden] * box_layers]
-        layers: list[nn.Module] = [ConvNormAct(channels, channels, norm=norm) for _ in range(box_convs)]
+        self.samples = settings.samples
+        self.most = settings.most
+        channels, hidden = settings.channels, settings.hidden
+        widths = [channels * 7 * 7, *[hidden] * settings.box_layers]
+        layers: list[nn.Module] = [
+            ConvNormAct(channels, channels, norm=settings.norm) for _ in range(settings.box_convs)
+        ]
         layers.append(nn.Flatten())
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
@@ -147,31 +157,15 @@ class BoxHeads(nn.Module, ABC):
 class RoIHeads(BoxHeads):
     """The heads of Mask R-CNN: with masks by convolutions (14 x 14 cells, 28 x 28 in the mask). A mask is predicted for
     each class, that of the box's class is read.
-
-    Args:
-        num_classes, channels, hidden, box_convs, box_layers, norm, samples, most: of ``BoxHeads``.
     """
 
-    def __init__(
-        self,
-        num_classes: int,
-        channels: int = 256,
-        hidden: int = 1024,
-        box_convs: int = 0,
-        box_layers: int = 2,
-        norm: Norm = None,
-        samples: int = 512,
-        most: int = 100,
-    ) -> None:
-        super().__init__(num_classes, channels, hidden, box_convs, box_layers, norm, samples, most)
-        self.mask_head = nn.Sequential(*(ConvNormAct(channels, channels, norm=norm) for _ in range(4)))
+    def __init__(self, num_classes: int, settings: HeadSettings) -> None:
+        super().__init__(num_classes, settings)
+        channels = settings.channels
+        self.mask_head = nn.Sequential(*(ConvNormAct(channels, channels, norm=settings.norm) for _ in range(4)))
         self.mask_up = nn.Sequential(nn.ConvTranspose2d(channels, channels, 2, stride=2), nn.ReLU())
         self.masks = nn.Conv2d(channels, num_classes + 1, 1)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        initialise(self)
 
     def masks_of(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> list[Tensor]:
         logits = self.mask_logits(pyramid, boxes)
@@ -190,6 +184,17 @@ class RoIHeads(BoxHeads):
     def mask_logits(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Masks of all K boxes and of each class, the background first, ``(K, C + 1, m, m)``."""
         return self.masks(self.mask_up(self.mask_head(cells(pyramid, boxes, 14))))
+
+
+def initialise(heads: nn.Module) -> None:
+    """Weights of the convolutions from a normal distribution by the number of outputs (He 2015, 1502.01852), as in
+    torchvision's heads; biases 0.
+    """
+    for layer in heads.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:

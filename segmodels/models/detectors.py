@@ -16,6 +16,7 @@ from segmodels.errors import InputError
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.cascade_heads import CascadeHeads, SemanticContext
 from segmodels.layers.fpn import FPN
+from segmodels.layers.roi_heads import HeadSettings
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.htc import LOSSES, STAGE_WEIGHTS, HybridTaskCascade
 from segmodels.models.registry import Card, register_model
@@ -139,7 +140,7 @@ def detectors_r50(
         second,
         FPN(encoder.channels_at(STRIDES), channels),
         RegionProposals(channels, sides),
-        CascadeHeads(num_classes, channels, hidden, samples, detections),
+        CascadeHeads(num_classes, HeadSettings(channels, hidden, samples=samples, most=detections)),
         SemanticContext(len(sides), channels, semantic_classes) if semantic_classes else None,
         channels,
     )

@@ -14,6 +14,7 @@ from segmodels.encoders.body import Body
 from segmodels.layers.cascade_heads import STRIDE, CascadeHeads, SemanticContext
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
+from segmodels.layers.roi_heads import HeadSettings
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
@@ -127,6 +128,6 @@ def htc_r50_fpn(
         encoder,
         FPN(encoder.channels_at(STRIDES), channels),
         RegionProposals(channels, sides),
-        CascadeHeads(num_classes, channels, hidden, samples, detections),
+        CascadeHeads(num_classes, HeadSettings(channels, hidden, samples=samples, most=detections)),
         SemanticContext(len(sides), channels, semantic_classes) if semantic_classes else None,
     )

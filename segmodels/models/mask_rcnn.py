@@ -15,7 +15,7 @@ from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.roi_heads import BoxHeads, RoIHeads
+from segmodels.layers.roi_heads import BoxHeads, HeadSettings, RoIHeads
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
@@ -131,7 +131,7 @@ def mask_rcnn_r50_fpn(
         encoder,
         FPN(encoder.channels_at(STRIDES), channels),
         RegionProposals(channels, sides),
-        RoIHeads(num_classes, channels, hidden, samples=samples, most=detections),
+        RoIHeads(num_classes, HeadSettings(channels, hidden, samples=samples, most=detections)),
     )
 
 
@@ -205,7 +205,7 @@ def mask_rcnn_r50_fpn_v2(
         encoder,
         FPN(encoder.channels_at(STRIDES), channels, norm),
         RegionProposals(channels, sides, depth=2),
-        RoIHeads(num_classes, channels, hidden, 4, 1, norm=norm, samples=samples, most=detections),
+        RoIHeads(num_classes, HeadSettings(channels, hidden, 4, 1, norm, samples, detections)),
     )
 
 

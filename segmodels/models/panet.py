@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segmodels.encoders.body import Body
 from segmodels.layers.blocks import ConvNormAct, relu
 from segmodels.layers.fpn import FPN
-from segmodels.layers.roi_heads import RoIHeads, cells_of_map
+from segmodels.layers.roi_heads import HeadSettings, RoIHeads, cells_of_map, initialise
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.mask_rcnn import MaskRCNN
 from segmodels.models.registry import Card, register_model
@@ -47,14 +47,13 @@ class AdaptiveHeads(RoIHeads):
     of the object, whatever its class, to the masks of all classes (section 3.3).
 
     Args:
+        num_classes: of objects, without the background.
         levels: maps of the pyramid.
-        num_classes, channels, hidden, samples, most: of ``RoIHeads``.
     """
 
-    def __init__(
-        self, num_classes: int, channels: int, hidden: int, levels: int, samples: int = 512, most: int = 100
-    ) -> None:
-        super().__init__(num_classes, channels, hidden, samples=samples, most=most)
+    def __init__(self, num_classes: int, settings: HeadSettings, levels: int) -> None:
+        super().__init__(num_classes, settings)
+        channels, hidden = settings.channels, settings.hidden
         self.box_first = nn.ModuleList(nn.Linear(channels * 7 * 7, hidden) for _ in range(levels))
         self.box_head = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
         self.mask_first = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(levels))
@@ -66,6 +65,7 @@ class AdaptiveHeads(RoIHeads):
             nn.Flatten(),
             nn.Linear(channels // 2 * 14 * 14, MASK * MASK),
         )
+        initialise(self)
 
     def box_features(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         found = [
@@ -120,5 +120,5 @@ def panet_r50(
         encoder,
         PathAggregation(encoder.channels_at(STRIDES), channels),
         RegionProposals(channels, sides),
-        AdaptiveHeads(num_classes, channels, hidden, len(STRIDES), samples=samples, most=detections),
+        AdaptiveHeads(num_classes, HeadSettings(channels, hidden, samples=samples, most=detections), len(STRIDES)),
     )

@@ -21,7 +21,7 @@ from segmodels.layers.points import (
     sample_points,
     training_points,
 )
-from segmodels.layers.roi_heads import STRIDE, BoxHeads, MaskSamples, true_shares
+from segmodels.layers.roi_heads import STRIDE, BoxHeads, HeadSettings, MaskSamples, initialise, true_shares
 from segmodels.layers.rpn import RegionProposals
 from segmodels.models.mask_rcnn import MaskRCNN
 from segmodels.models.pointrend import PAPER, PointHead
@@ -40,7 +40,7 @@ class PointRendHeads(BoxHeads):
     uncertain pixels are the point head's.
 
     Args:
-        num_classes, channels, hidden, samples, most: of ``BoxHeads``.
+        num_classes: of objects, without the background.
         points, oversampling, importance: N, k and β of the training's points (section 3.1).
         steps: doublings in evaluation, 5 from 7 x 7 to 224 x 224.
         pixels: refined at each step.
@@ -49,17 +49,15 @@ class PointRendHeads(BoxHeads):
     def __init__(
         self,
         num_classes: int,
-        channels: int = 256,
-        hidden: int = 1024,
-        samples: int = 512,
-        most: int = 100,
+        settings: HeadSettings,
         points: int = 14**2,
         oversampling: int = 3,
         importance: float = 0.75,
         steps: int = 5,
         pixels: int = 28**2,
     ) -> None:
-        super().__init__(num_classes, channels, hidden, samples=samples, most=most)
+        super().__init__(num_classes, settings)
+        channels, hidden = settings.channels, settings.hidden
         self.points = points
         self.oversampling = oversampling
         self.importance = importance
@@ -73,6 +71,7 @@ class PointRendHeads(BoxHeads):
             nn.Linear(hidden, hidden),
             nn.ReLU(),
         )
+        initialise(self.mask_head)
         self.masks = nn.Linear(hidden, num_classes * COARSE**2)
         self.point_head = PointHead(channels, num_classes, channels)
 
@@ -185,5 +184,5 @@ def pointrend_rcnn_r50_fpn(
         encoder,
         FPN(encoder.channels_at(STRIDES), channels),
         RegionProposals(channels, sides),
-        PointRendHeads(num_classes, channels, hidden, samples, detections),
+        PointRendHeads(num_classes, HeadSettings(channels, hidden, samples=samples, most=detections)),
     )

@@ -129,6 +129,25 @@ def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytes
     assert "tiny: training failed" in captured.out
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("outputs")
+def test_a_model_of_objects_goes_through_every_step(cluster: Cluster) -> None:
+    options = {"encoder": "mobilenet_v2", "channels": 16, "hidden": 32, "sides": [8, 12, 16, 24, 32], "samples": 16}
+    train = {"options": options, "schedule": "constant", "augment": {"scale": [1.0, 1.0]}}
+    outputs = cluster.run(
+        "model=mask_rcnn_r50_fpn",
+        f"train_params={json.dumps({'train': train})}",
+        'register_params={"register": {"metric": "mask_ap"}}',
+        "registered_model=objects",
+    )
+    assert cluster.ran[-3:] == ["evaluate", "register", "notify"]
+    evaluated = described(outputs, "evaluate")
+    assert {"mask_ap", "mask_ap50", "box_ap"} <= evaluated["metrics"].keys()
+    matrix = evaluated["confusion"]["confusionMatrix"]["struct"]
+    assert [row["displayName"] for row in matrix["annotationSpecs"]][-2:] == ["9", "nothing"]
+    assert described(outputs, "register")["registration"]["alias"] == "champion"
+
+
 def register_with(revision: str) -> None:
     """Make the champion one of uncommitted code."""
     from components.tracking.client import mlflow_client

@@ -18,6 +18,8 @@ from pycocotools.cocoeval import COCOeval
 from components.commands.coco_results import CocoResults
 from components.commands.predict import predict
 from segmodels.data import large_images
+from segmodels.data.decoding import ORIENTATION, read_pixels
+from segmodels.data.geometry import upright
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle, save_bundle
 from segmodels.inference.predictor import Predictor
@@ -34,7 +36,7 @@ ANIMALS = LabelMap(
 def test_objects_are_read_by_pycocotools_and_the_truth_has_an_average_precision_of_one(tmp_path: Path) -> None:
     _, annotations = digit_scenes(3)
     task = create_task("instance", DIGITS)
-    written = CocoResults(tmp_path, DIGITS)
+    written = CocoResults(tmp_path, tmp_path, DIGITS)
     names = ["a/000000000139.jpg", "000000000007.jpg", "000000000632.jpg"]
     for name, annotation in zip(names, annotations, strict=True):
         written.add(Path(name), task.truth(annotation))
@@ -68,7 +70,7 @@ def test_without_an_object_in_any_image_the_images_are_the_results(tmp_path: Pat
     truth = create_task("instance", DIGITS).truth(annotation)
     nothing = Instances.of_masks(np.zeros((0, *truth.size), bool), [], [])
     for folder, found in (("truth", truth), ("none", nothing)):
-        written = CocoResults(tmp_path / folder, DIGITS)
+        written = CocoResults(tmp_path, tmp_path / folder, DIGITS)
         written.add(Path("1.png"), found)
         assert written.close() == (found is nothing)
     assert json.loads((tmp_path / "none/results.json").read_text()) == []
@@ -81,7 +83,7 @@ def test_categories_have_the_ids_of_the_dataset(tmp_path: Path) -> None:
     _, (annotation,) = digit_scenes(1)
     found = create_task("instance", DIGITS).truth(annotation)
     labels = np.where(np.arange(len(found)) % 2, 1, 2)
-    written = CocoResults(tmp_path, ANIMALS)
+    written = CocoResults(tmp_path, tmp_path, ANIMALS)
     written.add(Path("pond.png"), replace(found, labels=labels))
     written.add(Path("mask.png"), ClassMap(np.zeros((4, 4), np.uint8)))
     written.close()
@@ -95,7 +97,7 @@ def test_categories_have_the_ids_of_the_dataset(tmp_path: Path) -> None:
 def test_panoptic_maps_are_written_as_panopticapi_reads_them(tmp_path: Path) -> None:
     _, annotations = digit_scenes(2)
     task = create_task("panoptic", DIGITS)
-    written = CocoResults(tmp_path, DIGITS)
+    written = CocoResults(tmp_path, tmp_path, DIGITS)
     maps = {"deep/b.jpg": task.truth(annotations[0]), "a.png": task.truth(annotations[1])}
     for name, found in maps.items():
         written.add(Path(name), found)
@@ -113,6 +115,43 @@ def test_panoptic_maps_are_written_as_panopticapi_reads_them(tmp_path: Path) -> 
             segment.id: int((found.ids == segment.id).sum()) for segment in found.segments
         }
         assert [DIGITS.ids[info["category_id"]] for info in row["segments_info"]] == [s.label for s in found.segments]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_results_of_a_turned_photo_lie_over_its_stored_pixels(orientation: int, tmp_path: Path) -> None:
+    """As COCO's annotations do; ``--annotations coco`` and layout ``coco_export`` agree (test_predict_formats)."""
+    _, (annotation,) = digit_scenes(1)
+    stored = annotation.cropped((slice(0, 60), slice(0, 40)))
+    tag = Image.Exif()
+    tag[ORIENTATION] = orientation
+    Image.fromarray(stored.classes).save(tmp_path / "a.png", exif=tag)
+    seen = stored.changed(lambda map: upright(map, orientation))
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.png")[..., 0], seen.classes)  # as predict shows the model
+    written = CocoResults(tmp_path, tmp_path, DIGITS)
+    written.add(Path("a.png"), create_task("instance", DIGITS).truth(seen))
+    written.close()
+    rows = COCO(str(tmp_path / "images.json")).loadRes(str(tmp_path / "results.json"))
+    (image,) = rows.dataset["images"]
+    assert (image["height"], image["width"]) == stored.size
+    found = [(rows.annToMask(row), row["bbox"]) for row in rows.dataset["annotations"]]
+    boxes = [row["bbox"] for row in json.loads((tmp_path / "boxes.json").read_text())]
+    assert len(found) == len(boxes) == len(stored.segments) > 1
+    for (mask, around), box, segment in zip(found, boxes, seen.segments, strict=True):
+        np.testing.assert_array_equal(mask, stored.masks([segment])[0])
+        np.testing.assert_allclose(around, box)
+    written = CocoResults(tmp_path, tmp_path, DIGITS)
+    written.add(Path("a.png"), create_task("panoptic", DIGITS).truth(seen))
+    written.close()
+    ids = np.asarray(Image.open(tmp_path / "panoptic" / "a.png")).astype(np.int64) @ np.array([1, 256, 65536])
+    (row,) = json.loads((tmp_path / "panoptic.json").read_text())["annotations"]
+    for info in row["segments_info"]:
+        own = ids == info["id"]
+        assert info["area"] == own.sum()
+        assert info["bbox"] == coco_mask.toBbox(coco_mask.encode(np.asfortranarray(own.astype(np.uint8)))).tolist()
+    classes = np.zeros(256, np.uint8)
+    for info in row["segments_info"]:
+        classes[info["id"]] = DIGITS.ids[info["category_id"]]
+    np.testing.assert_array_equal(classes[ids], stored.classes)
 
 
 @pytest.mark.parametrize("largest", [large_images.LARGE, 64 * 100], ids=["small", "large"])

@@ -134,7 +134,7 @@ def test_a_model_of_objects_is_trained_measured_registered_and_loaded(folder: Pa
     assert decision["alias"] == "champion"
     if model == "yolo_mask_n":  # as many detections in every image
         champion = mlflow.MlflowClient().get_model_version_by_alias("digits", "champion")
-        named = " to boxes, scores, labels, masks, free batch size alone: every image has 64 x 96 pixels"
+        named = " to boxes, scores, labels, masks, free batch size alone: every image has 64 x 64 pixels"
         assert champion.tags["export"].endswith(named)
     (folder / "again").mkdir()
     again = register(

@@ -87,12 +87,16 @@ def test_shuffled_masks_odd_objects_and_blank_masks_are_warned_about_with_pictur
         write(root / "objects/train/004.png", Image.fromarray(moved))
         table = [{"id": 1, "class": "disc"}, {"id": 2, "class": "disc"}, {"id": 9, "class": "disc"}]
         (root / "objects/train/004.json").write_text(json.dumps(table))
+        first = Image.open(root / "objects/train/006.png")
+        again = Image.fromarray(np.where(np.array(first) == 2, 3, 0).astype(np.uint8))
+        first.save(root / "objects/train/006.tif", save_all=True, append_images=[again])
+        (root / "objects/train/006.png").unlink()
         for kind in ("masks", "objects"):
             write(root / f"{kind}/train/005.png", Image.fromarray(np.zeros((60, 80), np.uint8)))
 
     report, facts, page = checked_set(tmp_path, change)
     found = {entry["check"]: entry for entry in report["warnings"]}
-    assert set(found) == {"pairs_fit", "objects_in_place", "objects_visible", "masks_varied"}
+    assert set(found) == {"pairs_fit", "objects_in_place", "objects_visible", "objects_distinct", "masks_varied"}
     assert found["pairs_fit"]["count"] == 1
     assert re.fullmatch(
         r"val \(edge agreement \d\.\d\d of 14 pairs, \d\.\d\d of shuffled pairs, the least of"
@@ -107,10 +111,11 @@ def test_shuffled_masks_odd_objects_and_blank_masks_are_warned_about_with_pictur
         "images/train/003.png (1 of one pixel)",
         "images/train/004.png (1 empty)",
     ]
+    assert found["objects_distinct"]["examples"] == ["images/train/006.png (1 of 3)"]
     assert found["masks_varied"]["examples"] == ["masks/train/005.png (background)"]
     row = facts["train", "images/train/004.png"]
     assert (row["objects"], row["misplaced_objects"], row["empty_objects"], row["one_pixel_objects"]) == (2, 2, 1, 0)
-    assert page.count('<img alt="') == 26 + 6 + 2 + 2 + 1
+    assert page.count('<img alt="') == 26 + 6 + 2 + 2 + 1 + 1
     assert len(re.findall(r'<img alt="masks/val/\d+\.png: edge agreement', page)) == 6
 
 

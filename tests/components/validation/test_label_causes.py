@@ -85,8 +85,22 @@ def test_odd_objects_are_those_of_one_pixel_and_those_that_the_class_map_contrad
     assert [segment.id for segment in odd.specks] == [4]
     assert [segment.id for segment in odd.misplaced] == [3]
     assert place_of_first(annotation, BINARY_THINGS, "misplaced") == (1, 5, 7, 8)
-    assert odd_objects(Annotation.of_classes(classes), BINARY_THINGS) == ([], [])
+    assert odd_objects(Annotation.of_classes(classes), BINARY_THINGS) == ([], [], [])
+    assert odd.doubled == []
     third = np.where(layers == 3, layers, 0)
     on_background = Annotation(classes, third, rows_of(third, [Segment(3, 0)]))
     assert [segment.id for segment in odd_objects(on_background, BINARY_THINGS).misplaced] == [3]
     assert odd_objects(on_background, BINARY).misplaced == []  # with several classes of stuff it may be a region
+
+
+@pytest.mark.parametrize("depth", [(), (3,)], ids=["image", "volume"])
+def test_doubled_objects_have_the_class_and_the_pixels_of_one_before_them(depth: tuple[int, ...]) -> None:
+    size = (*depth, 10, 10)
+    masks = np.zeros((6, *size), bool)
+    masks[:3, ..., 2:4, 6:9] = True  # three times the same, the third of another class
+    masks[3, ..., 2:4, 6:8] = True  # nearly the same
+    masks[4:, ..., 7, 7] = True  # the same twice, of them one a crowd
+    layers = pack_layers(masks, size)
+    rows = [Segment(number, 1 + (number == 3), number == 6) for number in range(1, 7)]
+    odd = odd_objects(Annotation(np.zeros(size, np.uint8), layers, tuple(rows)), BINARY_THINGS)
+    assert [segment.id for segment in odd.doubled] == [2]

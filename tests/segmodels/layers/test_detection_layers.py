@@ -14,7 +14,7 @@ from segmodels.layers.anchors import anchors, decode, encode
 from segmodels.layers.matching import BACKGROUND, UNDECIDED, Objects, match, sample
 from segmodels.layers.nms import batched_nms, box_iou, nms
 from segmodels.layers.roi_align import align_masks, roi_align
-from segmodels.layers.roi_heads import RoIHeads, cells
+from segmodels.layers.roi_heads import HeadSettings, RoIHeads, cells
 from segmodels.losses.detection import DetectionLoss, giou_loss
 from segmodels.outputs import Sampled
 
@@ -128,7 +128,7 @@ def test_samples_keep_the_share_of_objects_and_fill_up_with_background() -> None
 
 def test_a_head_of_masks_without_objects_has_a_gradient_and_no_loss() -> None:
     torch.manual_seed(0)
-    heads = RoIHeads(2, channels=4, hidden=8, norm=torch.nn.BatchNorm2d)
+    heads = RoIHeads(2, HeadSettings(channels=4, hidden=8, norm=torch.nn.BatchNorm2d))
     pyramid = [torch.randn(1, 4, 32 >> i, 32 >> i) for i in range(4)]
     proposals, truth = [torch.tensor([[0.0, 0, 50, 60]])], [objects(torch.zeros(0, 4))]
     boxes, masks = heads.samples_of(pyramid, proposals, truth)

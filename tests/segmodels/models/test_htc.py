@@ -9,7 +9,7 @@ import pytest
 import torch
 from object_scenes import DIGITS
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from segmodels.encoders.registry import create_encoder
@@ -20,11 +20,13 @@ from segmodels.layers.anchors import encode
 from segmodels.layers.cascade_heads import CODINGS, CascadeHeads, Context
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
+from segmodels.layers.roi_heads import HeadSettings, RoIHeads
 from segmodels.layers.rpn import RegionProposals
 from segmodels.losses.points import PointsLoss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.detectors import DetectoRS
 from segmodels.models.htc import points_of_cells
+from segmodels.models.panet import AdaptiveHeads
 from segmodels.models.registry import create_model
 from segmodels.models.two_stage import SIDES
 from segmodels.tasks.registry import create_task
@@ -42,11 +44,29 @@ def test_parameters_are_those_published_with_the_classes_of_coco_stuff(name: str
 def heads() -> tuple[CascadeHeads, list[Tensor]]:
     """Heads of one class whose stages leave all boxes as they are, and a pyramid."""
     torch.manual_seed(0)
-    found = CascadeHeads(1, channels=4, hidden=8, samples=16)
+    found = CascadeHeads(1, HeadSettings(channels=4, hidden=8, samples=16))
     for stage in found.stages:
         torch.nn.init.zeros_(stage.deltas.weight)
         torch.nn.init.zeros_(stage.deltas.bias)
     return found, [torch.randn(1, 4, 16 >> level, 16 >> level) for level in range(4)]
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "htc", "panet"])
+def test_the_convolutions_of_every_second_stage_start_as_torchvisions(kind: str) -> None:
+    """Normal weights by the number of outputs, biases 0: MaskRCNNHeads and MaskRCNNPredictor of torchvision 0.29."""
+    torch.manual_seed(0)
+    settings = HeadSettings(channels=32, hidden=8, box_convs=1)
+    found = {
+        "mask_rcnn": lambda: RoIHeads(7, settings),
+        "htc": lambda: CascadeHeads(7, settings),
+        "panet": lambda: AdaptiveHeads(7, settings, levels=2),
+    }[kind]()
+    convolutions = [layer for layer in found.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    assert any(layer.out_channels in (7, 8) for layer in convolutions)  # the masks of all classes
+    for layer in convolutions:
+        outputs = layer.weight[0].numel() if isinstance(layer, nn.ConvTranspose2d) else layer.weight[:, 0].numel()
+        assert layer.weight.std().item() == pytest.approx((2 / outputs) ** 0.5, rel=0.25)
+        assert not layer.bias.any()
 
 
 OBJECT = torch.tensor([[10.0, 10.0, 50.0, 50.0]])
@@ -128,7 +148,7 @@ def test_the_context_learns_the_classes_of_pixels_at_the_centres_of_cells(size: 
 def test_the_second_look_starts_as_the_first_and_then_reads_its_maps() -> None:
     torch.manual_seed(0)
     first, second = (ResNet(BasicBlock, (1, 1, 1, 1), switchable=True) for _ in range(2))
-    parts = FPN(first.channels[1:], 8), RegionProposals(8, SIDES), CascadeHeads(2, 8, 8), None
+    parts = FPN(first.channels[1:], 8), RegionProposals(8, SIDES), CascadeHeads(2, HeadSettings(8, 8)), None
     model, images = DetectoRS(first, second, *parts, channels=8).eval(), torch.randn(1, 3, *SIZE)
     model.second.load_state_dict(model.encoder.state_dict(), strict=False)
     _, maps = model.pyramid(images)

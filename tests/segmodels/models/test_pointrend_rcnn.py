@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from segmodels.layers.matching import BoxesOfObjects, Objects
 from segmodels.layers.points import least_certain
+from segmodels.layers.roi_heads import HeadSettings
 from segmodels.losses import create_loss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.pointrend_rcnn import PointRendHeads, fine_features
@@ -55,7 +56,7 @@ def test_features_of_points_are_bilinear_between_the_centres_of_pixels() -> None
 
 def small(**options: int) -> PointRendHeads:
     torch.manual_seed(0)
-    return PointRendHeads(3, channels=4, hidden=8, **options)
+    return PointRendHeads(3, HeadSettings(channels=4, hidden=8), **options)
 
 
 def test_points_learn_whether_the_object_covers_them_and_the_coarse_mask_its_shares() -> None:
