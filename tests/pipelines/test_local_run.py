@@ -143,7 +143,7 @@ def test_a_model_of_objects_goes_through_every_step(cluster: Cluster) -> None:
     assert cluster.ran[-3:] == ["evaluate", "register", "notify"]
     evaluated = described(outputs, "evaluate")
     assert {"mask_ap", "mask_ap50", "box_ap"} <= evaluated["metrics"].keys()
-    matrix = evaluated["confusion"]["confusionMatrix"]["struct"]
+    matrix = evaluated["confusion"]["confusionMatrix"]
     assert [row["displayName"] for row in matrix["annotationSpecs"]][-2:] == ["9", "nothing"]
     assert described(outputs, "register")["registration"]["alias"] == "champion"
 
