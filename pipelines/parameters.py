@@ -4,7 +4,6 @@ JSON.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from components.params.schema import PipelineParams
 from components.steps import STEPS
 from pipelines.profile import Profile
 from segmodels.addresses import holds_credentials
-from segmodels.errors import InputError
+from segmodels.errors import InputError, did_you_mean
 
 VALUES = {
     "dataset_source": "ingest.source",
@@ -66,11 +65,7 @@ def given_values(assignments: Sequence[str], defaults: Mapping[str, Any]) -> dic
         if not equals:
             raise InputError(f"--set {assignment}: expected parameter=value, for example epochs=40")
         if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1)
-            raise InputError(
-                f"--set {name}: no such pipeline parameter,"
-                f" {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(defaults)}"
-            )
+            raise InputError(f"--set {name}: no such pipeline parameter, {did_you_mean(name, defaults)}")
         given[name] = _typed(name, text, defaults[name])
     all_params({**defaults, **given})
     return given

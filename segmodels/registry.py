@@ -95,8 +95,12 @@ class Registry(Generic[Built, CardType]):
         """
         self._load()
         if name not in self._entries:
-            raise nearest(self.kind, name, self.names())
+            raise self.unknown(name)
         return self._entries[name]
+
+    def unknown(self, name: str) -> InputError:
+        """The error for a name that is not among the entries."""
+        return nearest(self.kind, name, self.names())
 
     def __contains__(self, name: object) -> bool:
         self._load()
@@ -120,7 +124,7 @@ class Registry(Generic[Built, CardType]):
         types = {**self[name].hints, **(hints or {})}
         for option, value in given.items():
             if option not in known:
-                raise nearest(f"option of {self.kind} {name!r}", option, known)
+                raise nearest("option", option, known, f" of {self.kind} {name!r}")
             if not fits(value, types.get(option, Any)):
                 raise InputError(
                     f"option {option!r} of {self.kind} {name!r} is {shown(value)}, expected {type_name(types[option])}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import typing
@@ -14,7 +13,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from segmodels.checks import SettingsError, shown
-from segmodels.errors import InputError
+from segmodels.errors import InputError, did_you_mean
 from segmodels.files import reason
 
 CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -132,6 +131,4 @@ def _path(data: Any, location: Sequence[int | str]) -> list[int | str]:
 def _unknown(schema: Any, where: str, path: Sequence[int | str]) -> str:
     for part in path[:-1]:
         schema = fields(schema).get(str(part))
-    known = list(fields(schema))
-    near = difflib.get_close_matches(str(path[-1]), known, n=1)
-    return f"unknown key {where!r}, {f'did you mean {near[0]!r}?' if near else 'expected one of ' + ', '.join(known)}"
+    return f"unknown key {where!r}, {did_you_mean(str(path[-1]), fields(schema))}"

@@ -18,7 +18,7 @@ from components.params.checking import fields
 from components.params.reading import checked_params, read_params
 from components.params.schema import EvaluateParams, PipelineParams
 from segmodels.checks import shown
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError, did_you_mean
 from segmodels.files import parse_json
 
 
@@ -75,7 +75,8 @@ def _assign(data: dict[str, Any], key: str, text: str) -> None:
             annotation = Any  # inside a free mapping, such as train.options
             break
         if part not in known:
-            raise nearest("parameter", key, [".".join([*sections[:position], one]) for one in known])
+            inside = "".join(f"{section}." for section in sections[:position])
+            raise InputError(f"unknown parameter {key!r}: {did_you_mean(part, known, inside)}")
         annotation = known[part]
     target = data
     for position, part in enumerate(sections, start=1):

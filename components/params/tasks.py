@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from components.params.checking import checked, fields
 from components.params.schema import EvaluateParams
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError, did_you_mean, nearest
 
 
 def settings_classes() -> dict[str, type]:
@@ -78,6 +77,4 @@ def task_settings(params: EvaluateParams, schema: type) -> Any:
 
 def _unknown(key: str, classes: list[type], origin: str) -> InputError:
     known = [name for one in (EvaluateParams, *classes) for name in fields(one) if name != "settings"]
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(dict.fromkeys(known))}"
-    return InputError(f"{origin}: unknown key 'evaluate.{key}', {hint}")
+    return InputError(f"{origin}: unknown key 'evaluate.{key}', {did_you_mean(key, known)}")

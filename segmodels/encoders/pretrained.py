@@ -91,7 +91,7 @@ def named_weights(weights: str | Path, fits: str, form: str = "") -> Pretrained 
         raise InputError(
             f"no published weights of {what} are in the table, got {text!r}: give the path or address of a file"
         )
-    raise nearest(f"pretrained weights of {fits}", text, [IMAGENET, *(row.name for row in own)])
+    raise nearest("pretrained weights", text, [IMAGENET, *(row.name for row in own)], f" of {fits}")
 
 
 def resolved(weights: str | Path, fits: str, form: str = "") -> str | Path:

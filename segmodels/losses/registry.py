@@ -187,7 +187,7 @@ def _build(
     known.pop("ignore_index", None)
     for option, value in options.items():
         if option not in known:
-            raise nearest(f"option of loss {entry.name!r}", option, ["weight", *sorted(known)])
+            raise nearest("option", option, ["weight", *sorted(known)], f" of loss {entry.name!r}")
         default = known[option]
         kind = next((kinds for kinds in ((bool,), (int, float), (str,)) if isinstance(default, kinds)), (object,))
         if not isinstance(value, kind) or (isinstance(value, bool) and kind == (int, float)):

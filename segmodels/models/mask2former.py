@@ -31,7 +31,8 @@ class Mask2Former(Model):
     coarse to fine and again, each only where its own mask of the layer before lies (section 3.2).
 
     Masks are at stride 4. In training ``auxiliary`` holds what the queries say before the first layer and after each
-    layer but the last. Any input size.
+    layer but the last. Any input size; exported programs take images of one size, because the pixels of three maps are
+    one sequence, and ``torch.export.load`` takes minutes to read the sums of three maps' unknown sizes.
 
     Args:
         queries: how many segments an image can have; the paper's largest models have 200 for COCO.
@@ -63,7 +64,7 @@ class Mask2Former(Model):
     )
     unread: ClassVar[tuple[str, ...]] = ("criterion.", "encoder.layernorm.")
 
-    exportable_sizes: ClassVar[bool] = False  # ``torch.export.load`` takes minutes to read the sums of its maps' sizes
+    exportable_sizes: ClassVar[bool] = False
 
     def __init__(
         self,

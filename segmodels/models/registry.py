@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from segmodels.checks import shown
 from segmodels.encoders.body import Body
 from segmodels.encoders.pretrained import resolved
-from segmodels.encoders.registry import encoder_options
-from segmodels.errors import InputError
+from segmodels.encoders.registry import encoder_options, list_encoders
+from segmodels.errors import InputError, same_name
 from segmodels.models.base import Model
 from segmodels.models.published import load_published
 from segmodels.registry import Entry, Registry
@@ -70,7 +70,21 @@ class Card:
     batch_size: int | None = None
 
 
-MODELS: Registry[Model, Card] = Registry("model", "segmodels.models")
+class _Models(Registry[Model, Card]):
+    def unknown(self, name: str) -> InputError:
+        """Names an encoder that was given in place of a model as what it is."""
+        encoder = next((one for one in list_encoders() if same_name(name, one)), None)
+        if encoder is None:
+            return super().unknown(name)
+        own = [one for one in self.names() if (body := model_body(one)) and body.encoder == encoder]
+        such = f", such as {' or '.join(sorted(own, key=len)[:3])}" if own else ""
+        return InputError(
+            f"unknown model {name!r}: {encoder} is an encoder, which many models take as their option encoder, expected"
+            f" the name of a model{such}"
+        )
+
+
+MODELS = _Models("model", "segmodels.models")
 
 
 def register_model(name: str, card: Card) -> Callable[[Builder], Builder]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from segmodels.errors import InputError
+from segmodels.errors import InputError, did_you_mean
 from segmodels.labels import LabelMap
 from segmodels.registry import Registry
 from segmodels.tasks.base import Task
@@ -68,9 +67,7 @@ def settings_from_dict(schema: type[Settings], data: Mapping[str, Any]) -> Setti
     known = {field.name for field in dataclasses.fields(cast(Any, schema))}
     for name in data:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(sorted(known))}"
-            raise InputError(f"setting {name!r} is unknown to {schema.__name__}, {hint}")
+            raise InputError(f"setting {name!r} is unknown to {schema.__name__}, {did_you_mean(name, sorted(known))}")
     return schema(**{name: _typed(hints[name], value) for name, value in data.items()})
 
 

@@ -76,7 +76,7 @@ def test_an_unknown_name_or_option_names_the_nearest(package: Path) -> None:
     registry = shapes()
     with pytest.raises(InputError, match=r"unknown shape 'sqare': did you mean 'square'\?"):
         registry["sqare"]
-    with pytest.raises(InputError, match=r"unknown option of shape 'square' 'color': did you mean 'colour'\?"):
+    with pytest.raises(InputError, match=r"unknown option 'color' of shape 'square': did you mean 'colour'\?"):
         registry.check_options("square", {"color": "blue"}, ["side", "colour"])
     registry.check_options("square", {"colour": "blue"}, ["side", "colour"])
 

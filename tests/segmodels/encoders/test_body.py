@@ -84,7 +84,7 @@ def test_a_model_takes_a_body_or_its_parts() -> None:
         ),
         (
             {"encoder_option": {}},
-            "unknown option of model 'pspnet_r50_d8' 'encoder_option': did you mean 'encoder_options'",
+            "unknown option 'encoder_option' of model 'pspnet_r50_d8': did you mean 'encoder_options'",
         ),
     ],
 )

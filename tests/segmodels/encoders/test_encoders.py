@@ -237,7 +237,7 @@ def test_frozen_batch_norm_is_the_same_in_training_and_evaluation():
 def test_unknown_encoders_and_options_name_the_nearest():
     with pytest.raises(InputError, match=r"unknown encoder 'resnet51': did you mean .*'resnet50'"):
         create_encoder("resnet51")
-    with pytest.raises(InputError, match=r"unknown option of encoder 'resnet50' 'deep_stm': did you mean 'deep_stem'"):
+    with pytest.raises(InputError, match=r"unknown option 'deep_stm' of encoder 'resnet50': did you mean 'deep_stem'"):
         create_encoder("resnet50", deep_stm=True)
 
 

@@ -67,7 +67,7 @@ def test_paths_and_addresses_are_no_names_and_unknown_names_get_the_nearest(tmp_
     assert named_weights("weights.pth", "resnet50") is None
     assert named_weights(tmp_path / "imagenet", "resnet50") is None
     assert named_weights("s3://bucket/imagenet", "resnet50") is None
-    with pytest.raises(InputError, match=r"unknown pretrained weights of resnet50 'imagnet': did you mean 'imagenet'"):
+    with pytest.raises(InputError, match=r"unknown pretrained weights 'imagnet' of resnet50: did you mean 'imagenet'"):
         create_encoder("resnet50", weights="imagnet")
     with pytest.raises(InputError, match=r"no published weights of xception39 are in the table, got 'imagenet': give"):
         create_encoder("xception39", weights="imagenet")

@@ -97,11 +97,11 @@ def test_class_weights_move_with_the_loss_but_are_no_part_of_a_checkpoint() -> N
         ({}, "loss is empty"),
         ({"dise": 1.0}, "unknown loss 'dise': did you mean 'dice'"),
         ({"zzz": 1.0}, "unknown loss 'zzz': choose one of asymmetric_similarity, "),
-        ({"dice": {"smoth": 1.0}}, "unknown option of loss 'dice' 'smoth': did you mean 'smooth'"),
+        ({"dice": {"smoth": 1.0}}, "unknown option 'smoth' of loss 'dice': did you mean 'smooth'"),
         (
             {"dice": {"xyz": 1.0}},
             (
-                "unknown option of loss 'dice' 'xyz': choose one of weight, include_background, per_image, reduction,"
+                "unknown option 'xyz' of loss 'dice': choose one of weight, include_background, per_image, reduction,"
                 " smooth, squared"
             ),
         ),

@@ -13,7 +13,14 @@ from segmodels.models.registry import create_model
     ("name", "options", "said"),
     [
         ("unett", {}, "unknown model 'unett': did you mean 'unet'"),
-        ("unet", {"width": [4, 8]}, "unknown option of model 'unet' 'width': did you mean 'widths'"),
+        ("UNet++", {}, r"unknown model 'UNet\+\+': did you mean 'unet_plus_plus'\?$"),
+        (
+            "Swin-Tiny",
+            {},
+            "unknown model 'Swin-Tiny': swin_tiny is an encoder, which many models take as their option encoder,"
+            " expected the name of a model, such as maskformer_swin_t or mask2former_swin_t or knet_upernet_swin_t$",
+        ),
+        ("unet", {"width": [4, 8]}, "unknown option 'width' of model 'unet': did you mean 'widths'"),
         (
             "unet",
             {"num_classes": 1},
@@ -25,7 +32,7 @@ from segmodels.models.registry import create_model
         (
             "pspnet_r50_d8",
             {"encoder": "resnet18", "encoder_options": {"deep_stm": True}},
-            "unknown option of encoder 'resnet18' 'deep_stm': did you mean 'deep_stem'",
+            "unknown option 'deep_stm' of encoder 'resnet18': did you mean 'deep_stem'",
         ),
         (
             "pspnet_r50_d8",

@@ -136,7 +136,7 @@ def test_a_step_that_may_miss_parameters_is_known_before_processes_join(
         ({"loss": {"presence": 1.0}}, "loss 'presence' reads the output 'presence', which model 'unet' does not have"),
         (
             {"loss": {"dice": 1.0}, "model": "encnet_r50_d8", "options": {"encoder": "resnet18", "encodr": 1}},
-            "unknown option of model",
+            "unknown option 'encodr' of model 'encnet_r50_d8': did you mean 'encoder'",
         ),
     ],
 )
