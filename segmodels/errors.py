@@ -39,8 +39,8 @@ def did_you_mean(name: str, known: Iterable[str], before: str = "") -> str:
     """
     known = dict.fromkeys(known)
     likeness = {one: _likeness(name, one) for one in known}
-    least = max(LEAST_LIKENESS, max(likeness.values(), default=0.0) - 0.15)
-    near = sorted((one for one in known if likeness[one] >= least), key=lambda one: (-likeness[one], len(one)))[:3]
+    least = max(LEAST_LIKENESS, max(likeness.values(), default=0.0) - 0.16)
+    near = sorted((one for one in known if likeness[one] >= least), key=lambda one: -likeness[one])[:3]
     if near:
         return f"did you mean {' or '.join(repr(before + one) for one in near)}?"
     return f"choose one of {', '.join(before + one for one in known)}"
@@ -58,18 +58,20 @@ LEAST_LIKENESS = 0.6
 
 
 def _likeness(name: str, known: str) -> float:
-    """2 for the same name; 1 for the beginning of ``known`` (pspnet), some of its words or some more (dice_loss), or
-    initials (bce); else the share of letters that both have in the same order, 0 where the first letters differ.
+    """The share of letters that both have in the same order, 0 where the first letters differ; half more for the
+    beginning of ``known`` (pspnet), some of its words or further ones (dice_loss), and initials (bce); 2 for the same
+    name.
     """
     if same_name(name, known):
         return 2
     given, letters = _letters(name), _letters(known)
     own, words = _words(name), _words(known)
+    ratio = difflib.SequenceMatcher(None, letters, given).ratio()
     some = {*own} <= {*words} or {*words} <= {*own}
     initials = given == "".join(word[0] for word in words) or letters == "".join(word[0] for word in own)
     if (len(given) > 2 and letters.startswith(given)) or (own and words and some) or initials:
-        return 1
-    return difflib.SequenceMatcher(None, letters, given).ratio() if given[:1] == letters[:1] else 0
+        return 0.5 + ratio
+    return ratio if given[:1] == letters[:1] else 0
 
 
 def _words(name: str) -> list[str]:

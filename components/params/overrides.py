@@ -75,8 +75,8 @@ def _assign(data: dict[str, Any], key: str, text: str) -> None:
             annotation = Any  # inside a free mapping, such as train.options
             break
         if part not in known:
-            inside = "".join(f"{section}." for section in sections[:position])
-            raise InputError(f"unknown parameter {key!r}: {did_you_mean(part, known, inside)}")
+            before = "".join(f"{section}." for section in sections[:position])
+            raise InputError(f"unknown parameter {key!r}: {did_you_mean(part, known, before)}")
         annotation = known[part]
     target = data
     for position, part in enumerate(sections, start=1):

@@ -64,7 +64,10 @@ def serving(handler: type[Answers]) -> Iterator[int]:
     ("content", "said"),
     [
         ("gpus: {count: 1}", "unknown key 'gpus', did you mean 'gpu'?"),
-        ("pods: {train: {memory: 8Gi}}", "unknown key 'pods.train.memory', did you mean 'memory_limit'?"),
+        (
+            "pods: {train: {memory: 8Gi}}",
+            "unknown key 'pods.train.memory', did you mean 'memory_limit' or 'shared_memory' or 'memory_request'?",
+        ),
         ("pods: {training: {}}", "unknown key 'pods.training', did you mean 'train'?"),
         ("secrets: [{name: s, environment: {k: A}, steps: [trian]}]", "unknown step 'trian': did you mean 'train'"),
         ("pods: {train: {memory_limit: 8 GB}}", "pods.train.memory_limit is '8 GB'"),

@@ -8,7 +8,10 @@ MODELS = (
     *("deeplab_v1_large_fov", "deeplab_v3_plus_r50_d8", "deeplab_v3_r50_d8", "fcn8s_vgg16", "panet_r50"),
     *("pspnet_r50_d8", "sam_b", "segformer_b0", "unet", "unet_3_plus", "unet_plus_plus", "vnet", "wnet", "ynet"),
 )
-LOSSES = ("binary_cross_entropy", "cross_entropy", "dice", "focal", "iou", "lovasz_hinge", "lovasz_softmax", "top_k")
+LOSSES = (
+    *("binary_cross_entropy", "cross_entropy", "dice", "focal", "generalized_dice", "iou", "lovasz_hinge"),
+    *("lovasz_softmax", "top_k"),
+)
 ENCODERS = ("mit_b1", "resnet18", "resnet50", "resnet152", "swin_base", "swin_tiny", "vgg16", "vgg16_bn", "vit_base")
 KEYS = ("batch_size", "epochs", "gradient_clip", "lr", "model", "optimizer", "schedule", "weight_decay", "workers")
 SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "mean_pixel_accuracy")
@@ -35,6 +38,7 @@ SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "
         (LOSSES, "hinge", ["lovasz_hinge"]),
         (KEYS, "max_epochs", ["epochs"]),
         (KEYS, "clip", ["gradient_clip"]),
+        (("encoder", "encoder_options", "encoder_weights"), "encoder_option", ["encoder_options"]),
         (SCORES, "dice", ["mean_dice"]),
         # initials
         (LOSSES, "bce", ["binary_cross_entropy"]),
@@ -42,6 +46,7 @@ SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "
         # typing errors
         (MODELS, "unett", ["unet"]),
         (LOSSES, "cross_entrpy", ["cross_entropy"]),
+        (LOSSES, "generalised_dice", ["generalized_dice", "dice"]),
         (ENCODERS, "resnet51", ["resnet18", "resnet50", "resnet152"]),
         (ENCODERS, "vit_b16", ["vit_base"]),
         (KEYS, "optimiser", ["optimizer"]),
