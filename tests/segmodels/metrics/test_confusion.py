@@ -1,23 +1,19 @@
-"""Counting label pairs: right, exact, and the same in numpy, numba and torch."""
+"""The confusion matrix: right, exact, and the same in numpy, numba and torch."""
 
 import io
 import json
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numba.core import event as numba_events
+from label_maps import maps, reference
 from rich.console import Console
-from sklearn.metrics import confusion_matrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from segmodels.errors import InputError
-from segmodels.metrics import ConfusionMatrix, confusion, counting, counting_device, counting_numba
+from segmodels.metrics import ConfusionMatrix, confusion, counting, counting_numba
 
 TYPES = [
     ("uint8", "uint8"),
@@ -44,21 +40,8 @@ def implementation(request, monkeypatch):
     counting.compiled_tally.cache_clear()
 
 
-def maps(shape=(2, 37, 41), classes=19, ignored=0.1, types=("uint8", "uint8"), seed=0):
-    """PixelOutput and target: regions with noise in them, and 255 where it is ignored."""
-    random = np.random.default_rng(seed)
-    regions = np.repeat(random.integers(0, classes, (*shape[:-1], -(-shape[-1] // 11))), 11, axis=-1)[..., : shape[-1]]
-    prediction = np.where(random.random(shape) < 0.2, random.integers(0, classes, shape), regions)
-    return prediction.astype(types[0]), np.where(random.random(shape) < ignored, 255, regions).astype(types[1])
-
-
 def as_input(labels, implementation):
     return torch.from_numpy(labels.copy()) if implementation == "device" else labels
-
-
-def reference(prediction, target, classes, ignore_index=255):
-    counted = target.reshape(-1) != ignore_index
-    return confusion_matrix(target.reshape(-1)[counted], prediction.reshape(-1)[counted], labels=range(classes))
 
 
 def counts_after(matrix, prediction, target):
@@ -84,62 +67,6 @@ def test_counts_equal_torchmetrics_for_tensors_of_any_shape():
     prediction, target = (torch.from_numpy(labels) for labels in maps((3, 4, 5, 67), types=("int64", "int64")))
     expected = multiclass_confusion_matrix(prediction, target, 19, ignore_index=255)
     np.testing.assert_array_equal(ConfusionMatrix.from_maps(prediction, target, 19).counts, expected.numpy())
-
-
-@settings(max_examples=150)
-@given(data=st.data(), size=st.integers(0, 70), classes=st.integers(2, 5), ignore=st.sampled_from([255, -1, 9]))
-def test_numpy_numba_and_device_count_the_same(data, size, classes, ignore):
-    pairs = data.draw(
-        st.lists(
-            st.tuples(st.integers(0, classes - 1), st.sampled_from([*range(classes), ignore]), st.integers(1, 20)),
-            max_size=size,
-        )
-    )
-    prediction, target = (np.array([pair[i] for pair in pairs for _ in range(pair[2])], dtype=np.int16) for i in (0, 1))
-    expected = np.zeros((classes, classes), dtype=np.int64)
-    for p, t in zip(prediction, target, strict=True):
-        if t != ignore:
-            expected[t, p] += 1
-    device = counting_device.DeviceCounts(classes, ignore, torch.device("cpu"))
-    device.add(prediction, target)
-    np.testing.assert_array_equal(device.read(), expected)
-    for tally in (counting.tally, counting_numba.tally):
-        np.testing.assert_array_equal(tally(prediction, target, classes, ignore)[:classes, :classes], expected)
-        if ignore == 255:
-            as_bytes = prediction.astype(np.uint8), target.astype(np.uint8)
-            np.testing.assert_array_equal(tally(*as_bytes, classes, ignore)[:classes, :classes], expected)
-
-
-@pytest.mark.parametrize("classes", [2, 38, 39, 253, 254, 300])
-@pytest.mark.parametrize("noise", [0.0, 0.05, 1.0])
-def test_the_compiled_table_is_numpys_for_few_and_many_classes(classes, noise):
-    """Up to 38 classes pairs of pixels are counted, from 254 on codes take two bytes."""
-    prediction, target = (labels.reshape(-1) for labels in maps((3, 37, 101), classes, types=("int16", "int16")))
-    random = np.random.default_rng(classes)
-    for labels in (prediction, target):
-        wrong = random.random(labels.shape) < noise
-        labels[wrong] = random.integers(-1, classes + 2, wrong.sum())
-    table = counting_numba.tally(prediction, target, classes, -1)
-    np.testing.assert_array_equal(table, counting.tally(prediction, target, classes, -1))
-    assert table.sum() == target.size
-
-
-def test_the_calling_thread_compiles_before_any_other_starts():
-    """In pool threads, numba's and logging's locks stopped a process for ever."""
-    compiling = []
-
-    class Listener(numba_events.Listener):
-        def on_start(self, _event):
-            compiling.append(threading.current_thread())
-
-        def on_end(self, _event):
-            pass
-
-    maps = np.zeros(1 << 12, dtype=np.uint16), np.zeros(1 << 12, dtype=np.int8)
-    with numba_events.install_listener("numba:compile", Listener()):
-        table = counting_numba.tally(*maps, 3, 255)
-    assert table[0, 0] == 1 << 12
-    assert set(compiling) == {threading.current_thread()}
 
 
 def test_m3_labels_of_uint8_do_not_overflow_above_15_classes(implementation):
@@ -306,51 +233,6 @@ def test_table_shows_scores_in_percent_and_the_commonest_mistake():
     assert rows["train"].count("–") == 4
     assert "73.33" in rows["mean"]  # recall (60 + 100 + 60) / 3, the train left out
     assert "300 pixels, pixel accuracy 73.33, FWIoU 57.07" in text
-
-
-def test_importing_and_small_maps_need_neither_numba_nor_torch():
-    script = """
-import sys, numpy as np
-from segmodels.metrics import ConfusionMatrix
-small, large = (np.zeros((n, n), dtype=np.uint8) for n in (512, 1024))
-matrix = ConfusionMatrix.from_maps(small, small, 3)
-print("numba" in sys.modules, "torch" in sys.modules)
-matrix.update(large, large)
-print("numba" in sys.modules, matrix.counts[0, 0])
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False", "True", str(512**2 + 1024**2)]
-
-
-def test_counting_on_a_device_never_waits_for_it():
-    # a meta tensor has no values: whatever needs one on the host, even a size that depends on values, raises
-    prediction, target = (torch.zeros(2, 64, 64, dtype=torch.uint8, device="meta") for _ in range(2))
-    matrix = ConfusionMatrix(19)
-    matrix.update(prediction, target)
-    with pytest.raises(RuntimeError, match="meta"):
-        matrix.counts  # noqa: B018
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_counting_on_cuda_is_exact_deterministic_and_does_not_synchronise():
-    prediction, target = maps((2, 256, 512), types=("int64", "uint8"))
-    on_cuda = torch.from_numpy(prediction).cuda(), torch.from_numpy(target).cuda()
-    matrix = ConfusionMatrix(19)
-    matrix.update(*on_cuda)
-    torch.cuda.synchronize()
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    torch.use_deterministic_algorithms(True)
-    try:
-        for _ in range(3):
-            matrix.update(*on_cuda)
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-        torch.use_deterministic_algorithms(False)
-    np.testing.assert_array_equal(matrix.counts, 4 * reference(prediction, target, 19))
-    matrix.update(on_cuda[0] + 19, on_cuda[1])
-    with pytest.raises(InputError, match="prediction holds labels"):
-        matrix.counts  # noqa: B018
 
 
 RANK = """

@@ -1,94 +1,26 @@
 """Shards in an object store: read by need through a cache with a limit, in the same order and with the same bits."""
 
-import errno
-import itertools
 import json
-import os
 import pickle
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-from slow_store import Store, slow_store
+from slow_store import slow_store
+from stored_shards import AUGMENT, EACH, SHARDS, Classes, batches, equal, held, size, stored
 
-from segmodels.annotations import Annotation
 from segmodels.data import object_store, shard_files
-from segmodels.data import shards as shards_module
-from segmodels.data.augment import Augment
 from segmodels.data.loader import evaluation_loader, training_loader
 from segmodels.data.object_store import forget_connections
 from segmodels.data.read_ahead import reading_ahead
-from segmodels.data.record_ranges import footer_size, record_ranges
 from segmodels.data.sample_order import WINDOW, order_name, shuffled
-from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError, TransientError
-from segmodels.labels import LabelMap
-
-LABELS = LabelMap(("a", "b"), ((0, 0, 0), (255, 255, 255)), {0: 0, 1: 1})
-AUGMENT = Augment(crop=(16, 24), scale=(0.7, 1.4), flip=0.5)
-SHARDS, EACH = 11, 3
-"""Of the train split, with samples of each."""
-
-
-class Classes:
-    reads_objects = False
-
-    def targets(self, annotations: Sequence[Annotation]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([annotation.classes for annotation in annotations]))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of equal size in ``bucket/shards`` of a store."""
-    folder = tmp_path_factory.mktemp("store") / "bucket" / "shards"
-    folder.mkdir(parents=True)
-    with ShardWriter(folder, LABELS, "d", shard_bytes=EACH * 20 * 30 * 4) as writer:
-        for split, count in (("train", SHARDS * EACH), ("val", 5)):
-            for index in range(count):
-                rng = np.random.default_rng(index)
-                image, mask = rng.integers(0, 256, (20, 30, 3), np.uint8), rng.integers(0, 2, (20, 30), np.uint8)
-                writer.add(split, f"{split} {index:03}", image, Annotation.of_classes(mask))
-    assert len(list(folder.glob("train-*"))) == SHARDS
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SEGMODELS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(object_store, "SECONDS_BEFORE_RETRY", 0.0)
-    return tmp_path / "cache" / "shards"
-
-
-def size(folder: Path) -> int:
-    return (folder / "train-00000.arrow").stat().st_size
-
-
-def stored(folder: Path, shards: float | None = None, split: str = "train") -> ShardReader:
-    """The shards through a cache with room for ``shards`` of them; None: for all."""
-    limit = 1e9 if shards is None else shards * size(folder)
-    return ShardReader(f"file://{folder}", split, cache_bytes=limit)
-
-
-def batches(reader: ShardReader, epoch: int = 0, start: int = 0, **options: int) -> list[tuple[torch.Tensor, ...]]:
-    loader = training_loader(reader, AUGMENT, Classes(), batch_size=4, seed=0, **options)
-    loader.set_epoch(epoch, start)
-    return [tuple(batch) for batch in loader]
-
-
-def equal(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, ...]]) -> bool:
-    return len(one) == len(other) and all(
-        torch.equal(a, b) for first, second in zip(one, other, strict=True) for a, b in zip(first, second, strict=True)
-    )
-
 
 # --- order
 
@@ -145,10 +77,6 @@ def test_evaluation_reads_every_sample_in_order(folder):
 # --- cache
 
 
-def held(cache: Path) -> list[Path]:
-    return [path for path in cache.iterdir() if path.suffix == ".arrow"]
-
-
 def test_the_cache_keeps_its_limit_and_a_killed_process_leaves_nothing_for_long(folder, cache):
     reader = stored(folder, WINDOW + 1.5)
     cache.mkdir(parents=True)
@@ -202,16 +130,6 @@ print(sum(int(reader.image(index).sum()) for index in range(len(reader))))
 """
 
 
-@pytest.fixture
-def store(folder: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Store]:
-    with slow_store(folder.parents[1], latency=0.002, **getattr(request, "param", {})) as store:
-        for name, value in store.environment.items():
-            monkeypatch.setenv(name, value)
-        forget_connections()
-        yield store
-    forget_connections()
-
-
 def test_processes_share_the_cache_and_fetch_no_record_twice(folder, store):
     command = [sys.executable, "-c", READ, "s3://bucket/shards"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -233,96 +151,6 @@ def test_the_next_shards_are_fetched_while_the_first_batch_is_used(folder, cache
     while len(held(cache)) < 2 * WINDOW and time.monotonic() < until:
         time.sleep(0.01)
     assert len(held(cache)) == 2 * WINDOW
-
-
-# --- records by need
-
-CHUNKS = 4
-"""Requests for a record in ``small_requests``."""
-
-
-@pytest.fixture
-def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests as for large shards: two for the footer, several for each record, none for two records."""
-    for name, value in {"END": 16, "CHUNK": 1024}.items():
-        monkeypatch.setattr(shard_files, name, value)
-    for name in ("PIECE", "LARGE_PIECE"):
-        monkeypatch.setattr(shards_module, name, 1)
-
-
-def test_the_footer_says_where_records_lie(folder):
-    content = (folder / "train-00001.arrow").read_bytes()
-    reader = pa.ipc.open_file(content)
-    ranges = record_ranges(content, len(content))
-    for number, (start, stop) in enumerate(ranges.tolist()):
-        message = pa.ipc.read_message(pa.py_buffer(content[start:stop]))
-        assert pa.ipc.read_record_batch(message, reader.schema).equals(reader.get_batch(number))
-    assert len(ranges) == EACH
-    for end in (b"", bytes(100), content[:-1], content[: -footer_size(content)] + content[-10:], content[-10:]):
-        with pytest.raises(ValueError, match=r"Arrow file|footer is damaged"):
-            record_ranges(end, len(content))
-
-
-@pytest.mark.usefixtures("small_requests")
-@pytest.mark.parametrize("shards", [None, WINDOW + 2])
-def test_batches_of_records_that_come_one_by_one_are_the_same(folder, store, cache, shards):
-    limit = 1e9 if shards is None else shards * size(folder)
-    for _ in range(2):  # the second time from the cache
-        reader = ShardReader("s3://bucket/shards", "train", cache_bytes=limit)
-        assert equal(batches(reader), batches(stored(folder, shards) if shards else ShardReader(folder, "train")))
-        assert sum(path.stat().st_size for path in cache.iterdir()) <= limit
-    requests = Counter(key for key in store.requests() if key.endswith(".arrow"))
-    if shards is None:
-        assert set(requests.values()) == {2 + CHUNKS * EACH}, "no record is fetched twice"
-
-
-@pytest.mark.usefixtures("small_requests")
-@pytest.mark.parametrize("store", [{"bandwidth": 50_000}], indirect=True)
-def test_a_batch_waits_for_its_own_samples_alone(store):
-    reader = ShardReader("s3://bucket/shards", "train")
-    made = reading_ahead(reader, [[5], [20], [7, 9]], lambda batch: batch)
-    assert next(made) == [5]
-    assert reader.image(5).shape == (20, 30, 3)
-    assert Counter(store.requests())["bucket/shards/train-00001.arrow"] == 2 + CHUNKS, "one record and the footer"
-    assert list(made) == [[20], [7, 9]]
-
-
-@pytest.mark.parametrize("small", [False, True])
-def test_a_shard_of_which_nothing_was_fetched_ahead_comes_whole(folder, store, request, small):
-    if small:
-        request.getfixturevalue("small_requests")
-    reader = ShardReader("s3://bucket/shards", "train")
-    for index in (1, 0, 2):
-        np.testing.assert_array_equal(reader.image(index), ShardReader(folder, "train").image(index))
-        requests = Counter(key for key in store.requests() if key.endswith(".arrow"))
-        assert requests == {"bucket/shards/train-00000.arrow": 2 + CHUNKS * EACH if small else 1}
-
-
-@pytest.mark.usefixtures("small_requests")
-@pytest.mark.parametrize(
-    ("where", "name", "call", "error", "said"),
-    [
-        (shard_files, "read_range", 4, TransientError("the store is away"), "away"),
-        (os, "pwrite", 4, OSError(errno.ENOSPC, "no room"), "the disk is full"),
-        (os, "pwrite", 1 + 2 * CHUNKS, OSError(errno.ENOSPC, "no room"), "the disk is full"),
-    ],
-    ids=["the store is away", "the disk is full", "but for its first bytes"],
-)
-def test_a_record_that_came_in_part_is_fetched_again(folder, monkeypatch, where, name, call, error, said):
-    """As when the process is killed."""
-    reader, whole, calls = stored(folder), getattr(where, name), itertools.count(1)
-
-    def fails(*arguments):
-        if next(calls) == call:
-            raise error
-        return whole(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(where, name, fails)
-        with pytest.raises((TransientError, InputError), match=said):
-            reader.fetch(0)
-    for again in (reader, stored(folder)):
-        np.testing.assert_array_equal(again.image(0), ShardReader(folder, "train").image(0))
 
 
 # --- faults
