@@ -76,12 +76,12 @@ sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2
 	@python -m components doctor --repair
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
-run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params/NAME.yaml
+run: $(VENV)/.installed  ## the six steps with another file of parameters, in configurations/NAME: PARAMS=params/NAME.yaml; STAGE=preprocess stops there
 	@test -f "$(PARAMS)" || { echo "name a file of parameters: make run PARAMS=params/camvid.yaml"; exit 2; }
 	@mkdir -p "$(CONFIGURATION)"
 	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name "$(CONFIGURATION)/$$name"; done
 	@ln -sfn "$(abspath $(PARAMS))" "$(CONFIGURATION)/params.yaml"
-	@cd "$(CONFIGURATION)" && python -m components doctor --repair
+	@cd "$(CONFIGURATION)" && python -m components doctor --repair $(addprefix --stage=,$(filter-out -%,$(STAGE)))
 	cd "$(CONFIGURATION)" && dvc repro $(STAGE)
 	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || python -m components report; }
 

@@ -23,20 +23,21 @@ from segmodels.errors import InputError
 LOCK = "dvc.lock"
 
 
-def doctor(repair: bool = False) -> None:
+def doctor(repair: bool = False, stage: str | None = None) -> None:
     """Remove an incomplete ``dvc.lock`` of the working directory, an incomplete ``.dvc/tmp/rwlock`` and lock files in
     ``.git`` whose process has ended, and say so; nothing of this while DVC is at work. Then check packages, MLflow,
     object store, DVC's remote, Kubeflow, Docker, GPU, shared memory, disk and limits, a line each.
 
     Args:
         repair: only repair, in a moment.
+        stage: last stage of dvc.yaml that is to run: params.yaml may lack the sections of later ones (default: all run)
 
     Raises:
         InputError: something needed is wrong; its line says what to do. Or params.yaml lacks a section that DVC asks
             for.
     """
     _repair()
-    _check_sections()
+    _check_sections(stage)
     if not repair:
         from components.commands.checkup import checkup
 
@@ -62,14 +63,15 @@ def _repair() -> None:
                 _remove(lock, "belonged to a process that has ended")
 
 
-def _check_sections() -> None:
-    """DVC knows no defaults: every section that dvc.yaml names must be in params.yaml."""
-    stages = Path("dvc.yaml")
-    if not (stages.is_file() and FILE.is_file()):
+def _check_sections(last: str | None) -> None:
+    """DVC knows no defaults: params.yaml must have every section that dvc.yaml names, up to the stage ``last``."""
+    file = Path("dvc.yaml")
+    if not (file.is_file() and FILE.is_file()):
         return
-    named = (section for stage in read_yaml(stages)["stages"].values() for section in stage.get("params", ()))
-    sections, there = dict.fromkeys(named), read_yaml(FILE) or {}
-    if missing := [section for section in sections if section not in there]:
+    stages, there = read_yaml(file)["stages"], read_yaml(FILE) or {}
+    run = list(stages)[: list(stages).index(last) + 1] if last in stages else stages
+    named = dict.fromkeys(section for stage in run for section in stages[stage].get("params", ()))
+    if missing := [section for section in named if section not in there]:
         lines = ", ".join(f"`{section}: {{}}`" for section in missing)
         raise InputError(f"{FILE.resolve()} lacks sections that DVC asks for: add the lines {lines}")
 

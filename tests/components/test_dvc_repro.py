@@ -73,8 +73,6 @@ def test_another_file_of_parameters_runs_in_a_folder_of_its_own(project: Path, t
         (project / name).symlink_to(ROOT / name)
     for name, further in {"same": {}, "other": {"split": {"seed": 1}}}.items():
         write_params(project / f"params.{name}.yaml", source="folder", path="../set", **further)
-        with (project / f"params.{name}.yaml").open("a") as file:
-            file.write("train: {}\nevaluate: {}\nregister: {}\n")
     run("dvc", "repro", "ingest", cwd=project)
     before = {path: path.read_bytes() for path in (project / "params.yaml", *(project / "data" / "dataset").iterdir())}
 

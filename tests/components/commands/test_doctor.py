@@ -54,8 +54,12 @@ def test_a_sound_project_is_left_alone(project: Path, capsys: pytest.CaptureFixt
 def test_sections_that_dvc_asks_for_are_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "dvc.yaml").symlink_to(REPOSITORY / "dvc.yaml")
     (project / "params.yaml").write_text("ingest: {source: digits}\ntrain: {}\nevaluate: {}\nregister: {}\n")
-    with pytest.raises(InputError, match=r"params\.yaml lacks .* add the lines `validate: {}`, `preprocess: {}`"):
-        doctor(repair=True)
+    for last in (None, "train", "no stage"):
+        with pytest.raises(InputError, match=r"params\.yaml lacks .* add the lines `validate: {}`, `preprocess: {}`$"):
+            doctor(repair=True, stage=last)
+    with pytest.raises(InputError, match=r"add the lines `validate: {}`$"):
+        doctor(repair=True, stage="validate")
+    doctor(repair=True, stage="ingest")
     for path in (REPOSITORY / "params.yaml", *(REPOSITORY / "params").glob("*.yaml")):
         (project / "params.yaml").unlink()
         (project / "params.yaml").symlink_to(path)
