@@ -105,15 +105,15 @@ class YoloMask(Model):
         images = functional.pad(images, (0, -size[1] % STRIDES[-1], 0, -size[0] % STRIDES[-1]))
         maps = self.neck(self.encoder.maps(images, STRIDES))
         anchors = centred_anchors([(x.shape[2], x.shape[3]) for x in maps], STRIDES, self.anchors, images.device)
-        said = self._said(maps)
+        predictions = self._predictions(maps)
         if self.training and guide is not None:
-            return DetectionOutput((), (), (), (), size, self._samples(said, maps[0], anchors, guide.segments))
-        return self._detected(said, anchors, size)
+            return DetectionOutput((), (), (), (), size, self._samples(predictions, maps[0], anchors, guide.segments))
+        return self._detected(predictions, anchors, size)
 
     def classifiers(self) -> list[nn.Module]:
         return [*self.classes, self.semantic]
 
-    def _said(self, maps: Sequence[Tensor]) -> Predictions:
+    def _predictions(self, maps: Sequence[Tensor]) -> Predictions:
         classes, deltas, coefficients = (
             torch.cat(
                 [_by_anchor(head(x), len(own)) for head, x, own in zip(heads, maps, self.anchors, strict=True)], 1
@@ -125,10 +125,10 @@ class YoloMask(Model):
         return Predictions(classes, deltas, coefficients.tanh(), self.prototypes_after(doubled))
 
     def _samples(
-        self, said: Predictions, finest: Tensor, anchors: Tensor, segments: Sequence[Any]
+        self, predictions: Predictions, finest: Tensor, anchors: Tensor, segments: Sequence[Any]
     ) -> DetectionTraining:
         """Outputs and targets for the losses."""
-        samples, masks = prototype_samples(*said, anchors, objects_of(segments))
+        samples, masks = prototype_samples(*predictions, anchors, objects_of(segments))
         semantic = self.semantic(finest)
         return DetectionTraining(
             classes=Sampled(samples.scores, samples.labels),
@@ -138,17 +138,17 @@ class YoloMask(Model):
         )
 
     @torch.no_grad()
-    def _detected(self, said: Predictions, anchors: Tensor, size: tuple[int, int]) -> DetectionOutput:
+    def _detected(self, predictions: Predictions, anchors: Tensor, size: tuple[int, int]) -> DetectionOutput:
         """The best detections of each image, as many tensors as the output has, each ``(B, detections, ...)``."""
-        scores, labels = said.classes.float().softmax(dim=2)[..., 1:].max(dim=2)
+        scores, labels = predictions.classes.float().softmax(dim=2)[..., 1:].max(dim=2)
         scores, best = scores.topk(torch.sym_min(CANDIDATES, scores.shape[1]), dim=1)
-        labels, deltas = labels.gather(1, best), _rows(said.deltas, best)
+        labels, deltas = labels.gather(1, best), _rows(predictions.deltas, best)
         boxes = decode(deltas.float().flatten(0, 1), anchors[best].flatten(0, 1), CODING).view_as(deltas)
         boxes = clip(boxes, size)
         scores = scores.masked_fill(fast_nms(boxes, labels, self.overlap), 0)
         scores, kept = scores.topk(torch.sym_min(self.detections, scores.shape[1]), dim=1)
         boxes, labels, best = _rows(boxes, kept), labels.gather(1, kept), best.gather(1, kept)
-        masks = _masks(said.prototypes, _rows(said.coefficients, best), boxes)
+        masks = _masks(predictions.prototypes, _rows(predictions.coefficients, best), boxes)
         return DetectionOutput(boxes, scores, labels, masks, size)
 
 
@@ -182,25 +182,21 @@ def _check_anchors(anchors: Sequence[Sequence[Sequence[float]]]) -> None:
         )
 
 
-@register_model(
-    "yolo_mask_n",
-    Card(
-        PAPER,
-        2019,
-        tasks=("instance",),
-        losses={"one_stage_detection": 1.0},
-        least_classes=1,
-        parameters=1_996_717,
-        num_classes=80,
-        size=(640, 640),
-        gmac=3.62,
-        source="own count",
-        optimizer="sgd",
-        lr=1e-3,
-        weight_decay=5e-4,
-        batch_size=8,
-    ),
-)
+RECIPE: dict[str, Any] = {
+    "tasks": ("instance",),
+    "losses": {"one_stage_detection": 1.0},
+    "least_classes": 1,
+    "num_classes": 80,
+    "size": (640, 640),
+    "source": "own count",
+    "optimizer": "sgd",
+    "lr": 1e-3,
+    "weight_decay": 5e-4,
+    "batch_size": 8,
+}
+
+
+@register_model("yolo_mask_n", Card(PAPER, 2019, parameters=1_996_717, gmac=3.62, **RECIPE))
 def yolo_mask_n(
     num_classes: int,
     in_channels: int = 3,
@@ -227,25 +223,7 @@ def yolo_mask_n(
     return YoloMask(body.build(in_channels), num_classes, layers, width, prototypes, anchors, detections)
 
 
-@register_model(
-    "yolo_mask_s",
-    Card(
-        PAPER,
-        2019,
-        tasks=("instance",),
-        losses={"one_stage_detection": 1.0},
-        least_classes=1,
-        parameters=7_631_565,
-        num_classes=80,
-        size=(640, 640),
-        gmac=13.26,
-        source="own count",
-        optimizer="sgd",
-        lr=1e-3,
-        weight_decay=5e-4,
-        batch_size=8,
-    ),
-)
+@register_model("yolo_mask_s", Card(PAPER, 2019, parameters=7_631_565, gmac=13.26, **RECIPE))
 def yolo_mask_s(
     num_classes: int,
     in_channels: int = 3,
@@ -260,25 +238,7 @@ def yolo_mask_s(
     return yolo_mask_n(num_classes, in_channels, body, layers, width, prototypes, anchors, detections)
 
 
-@register_model(
-    "yolo_mask_m",
-    Card(
-        PAPER,
-        2019,
-        tasks=("instance",),
-        losses={"one_stage_detection": 1.0},
-        least_classes=1,
-        parameters=22_005_805,
-        num_classes=80,
-        size=(640, 640),
-        gmac=35.5,
-        source="own count",
-        optimizer="sgd",
-        lr=1e-3,
-        weight_decay=5e-4,
-        batch_size=8,
-    ),
-)
+@register_model("yolo_mask_m", Card(PAPER, 2019, parameters=22_005_805, gmac=35.5, **RECIPE))
 def yolo_mask_m(
     num_classes: int,
     in_channels: int = 3,
@@ -293,25 +253,7 @@ def yolo_mask_m(
     return yolo_mask_n(num_classes, in_channels, body, layers, width, prototypes, anchors, detections)
 
 
-@register_model(
-    "yolo_mask_l",
-    Card(
-        PAPER,
-        2019,
-        tasks=("instance",),
-        losses={"one_stage_detection": 1.0},
-        least_classes=1,
-        parameters=47_945_485,
-        num_classes=80,
-        size=(640, 640),
-        gmac=73.94,
-        source="own count",
-        optimizer="sgd",
-        lr=1e-3,
-        weight_decay=5e-4,
-        batch_size=8,
-    ),
-)
+@register_model("yolo_mask_l", Card(PAPER, 2019, parameters=47_945_485, gmac=73.94, **RECIPE))
 def yolo_mask_l(
     num_classes: int,
     in_channels: int = 3,
