@@ -57,6 +57,7 @@ class Fit:
         learning_rate_factor: share of training done (0..1) -> factor on the learning rates.
         training: the batches to train on.
         validation: the batches to choose by; annotations have the size of the images.
+        settings: how long the training runs, how often it validates and saves.
         average: of the weights, on the CPU or the device; None validates and keeps the trained weights.
         checkpoints: where states are saved; the training resumes from the newest.
         on_batch: called after each batch with the progress and the batches per epoch.

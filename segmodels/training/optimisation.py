@@ -15,15 +15,7 @@ from segmodels.training.state import FitSettings
 
 
 class Optimisation:
-    """Trains a learner's model batch by batch.
-
-    Args:
-        fabric: launched; gives device, precision and processes.
-        learner: model, task and losses, on the CPU or the device.
-        optimizer: over the model's parameters, each group at its peak learning rate.
-        learning_rate_factor: share of training done (0..1) -> factor on the learning rates.
-        settings: batches per optimiser step, and the largest norm of the gradient.
-        average: of the weights, updated after every step; None for none.
+    """Trains a learner's model batch by batch; its arguments are those of ``Fit``.
 
     Attributes:
         parallel: the learner on the device, its gradients shared by all processes.

@@ -16,8 +16,6 @@ from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
 IMAGES, TABLE = "PH2 Dataset images", "PH2_dataset.txt"
-DIAGNOSES = ("common nevus", "atypical nevus", "melanoma")
-"""Names of the image labels 0, 1 and 2."""
 
 
 @register_layout(

@@ -97,8 +97,6 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
         options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
     if "queries" in model_options(name):
         options.setdefault("queries", 10)
-    if name in SMALL and "mask_channels" in model_options(name):
-        options = {"channels": 64, "mask_channels": 32, "layers": 3, **options}
     torch.manual_seed(0)
     return create_model(name, num_classes, **options)
 
