@@ -1,6 +1,6 @@
 """Training input side by side with PNG files + albumentations: ``python -m benchmarks.loader``.
 
-albumentations is no requirement of the project: `make bench` installs it beside the project's environment.
+albumentations is not a requirement of the project: `make bench` installs it beside the project's environment.
 """
 
 import os

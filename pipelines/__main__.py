@@ -58,10 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     one = command(
         "schedule", commands.schedule, "run the pipeline regularly on a cluster; replaces the schedule of that name"
     )
-    one.add_argument("name")
+    one.add_argument("name", help="the schedule's name")
     when = one.add_mutually_exclusive_group(required=True)
     when.add_argument("--cron", help="six fields, seconds first: '0 0 3 * * *' is every night at three")
-    when.add_argument("--every", metavar="TIME", help="time from one start to the next, as 30m, 6h or 1d")
+    when.add_argument("--every", metavar="TIME", help="time from one start to the next, such as 30m, 6h or 1d")
     one.add_argument(
         "--time-zone",
         default="UTC",
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_server(command("schedules", commands.schedules, "list the schedules"))
     one = command("unschedule", commands.unschedule, "delete a schedule; its runs in progress continue")
-    one.add_argument("name")
+    one.add_argument("name", help="the schedule's name")
     _add_server(one)
     one = command("status", commands.status, "show the state of a run and its steps, and why a step failed")
     one.add_argument("run", help="the run's id")
@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         commands.pin,
         "pin a local image for a profile, by its digest if a registry has it",
     )
-    one.add_argument("image")
-    one.add_argument("--profile", required=True)
+    one.add_argument("image", help="its name and tag, as `docker image ls` shows them")
+    one.add_argument("--profile", required=True, help="a name in infra/profiles")
     return parser
 
 

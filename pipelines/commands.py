@@ -78,7 +78,7 @@ def schedule(chosen: argparse.Namespace) -> None:
     if chosen.cron:
         times = Cron.parse(chosen.cron).next_times(datetime.now(_zone(chosen.time_zone)), 3)
         if not times:
-            raise InputError(f"cron expression {chosen.cron!r} never comes: correct the day or month")
+            raise InputError(f"cron expression {chosen.cron!r} matches no date: correct the day or month")
         shown = ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in times)
         print(f"next times, if the time zone of this Kubeflow is {chosen.time_zone}: {shown}")
     default, values, profile, image = _settings(chosen)
@@ -189,11 +189,11 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InputError(f"--time-zone is {name!r}, expected a name as UTC or Europe/Berlin") from None
+        raise InputError(f"--time-zone is {name!r}, expected a name such as UTC or Europe/Berlin") from None
 
 
 def _seconds(text: str) -> int:
     match = re.fullmatch(r"(\d+)([smhd])", text)
     if not match or int(match[1]) == 0:
-        raise InputError(f"--every is {text!r}, expected a whole number and a unit, as 30m, 6h or 1d")
+        raise InputError(f"--every is {text!r}, expected a whole number and a unit, such as 30m, 6h or 1d")
     return int(match[1]) * UNITS[match[2]]

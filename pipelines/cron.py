@@ -57,7 +57,7 @@ class Cron:
         if len(parts) != len(FIELDS):
             raise InputError(
                 f"cron expression {text!r} has {len(parts)} fields, expected 6: second minute hour day-of-month month"
-                " day-of-week, as '0 0 3 * * *'"
+                " day-of-week, such as '0 0 3 * * *'"
             )
         seconds, minutes, hours, days, months, weekdays = (
             _field(part, *field, text) for part, field in zip(parts, FIELDS, strict=True)

@@ -68,7 +68,9 @@ def download(
                 version.unlink(missing_ok=True)
                 found = f"the file from {without_credentials(url)} has {difference}, and was removed"
                 if transfer.kept:
-                    raise TransientError(f"{found}: a part of it was of an earlier download, the next one begins anew")
+                    raise TransientError(
+                        f"{found}; a part of it came from an earlier download, the next one starts over"
+                    )
                 raise InputError(f"{found}: check the address, the file there may have been replaced")
             partial.replace(path)
             version.unlink(missing_ok=True)

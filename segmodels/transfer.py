@@ -103,7 +103,7 @@ class Transfer:
                 if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
                     return  # all bytes are here
                 self._restart()
-                raise TransientError(f"{self.name}: the server's file is shorter than what is here of it") from None
+                raise TransientError(f"{self.name}: the server's file is shorter than the part already here") from None
             raise self._refused(error.code, error.reason) from None
         with response:
             if response.status != http.client.PARTIAL_CONTENT:
@@ -147,7 +147,7 @@ class Transfer:
         except urllib.error.HTTPError:
             raise
         except (ValueError, http.client.InvalidURL) as error:
-            raise InputError(f"{self.name} is no valid address ({on_one_line(error)}): correct it") from None
+            raise InputError(f"{self.name} is not a valid address ({on_one_line(error)}): correct it") from None
         except (OSError, http.client.HTTPException) as error:
             raise self._failed(error) from None
 
@@ -162,7 +162,7 @@ class Transfer:
             found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             if not found or int(found[1]) != here:
                 self._restart()
-                raise TransientError(f"{self.name}: the server sends another part of the file than was asked for")
+                raise TransientError(f"{self.name}: the server sends another part of the file than the requested one")
             stated = found[2]
         else:
             stated = response.headers.get("Content-Length", "")

@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument("--measure", metavar="PART", help=argparse.SUPPRESS)  # the process of one part
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.parts if name not in PARTS]:
-        parser.error(f"{unknown[0]!r} is no part, expected {', '.join(PARTS)}")
+        parser.error(f"{unknown[0]!r} is not a part, expected {', '.join(PARTS)}")
     if not (arguments.rehearse or torch.cuda.is_available()):
         print("torch sees no GPU: run this where there is one, or rehearse it on the CPU with --rehearse")
         return 2

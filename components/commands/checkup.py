@@ -63,7 +63,10 @@ def packages() -> str:
         if installed != locked:
             differ.append(f"{name} {installed}, locked {locked}")
     if differ:
-        raise InputError(f"{len(differ)} packages differ from {lock.name} ({', '.join(differ[:5])}): pip install -r it")
+        raise InputError(
+            f"{len(differ)} packages differ from {lock.name} ({', '.join(differ[:5])}): run `pip install --no-deps"
+            f" --require-hashes -r {lock.name}`"
+        )
     return f"{count} packages as in {lock.name}"
 
 
@@ -85,7 +88,7 @@ def mlflow() -> str:
                 run_id=run.run_id, artifact_path=NOTE, dst_path=folder, tracking_uri=uri
             )
             if Path(back).read_text() != "kept":
-                raise InputError(f"MLflow at {uri} gives back another artifact than it took: check its artifact store")
+                raise InputError(f"MLflow at {uri} returns other bytes than it stored: check its artifact store")
         finally:
             client.set_terminated(run.run_id)
             client.delete_run(run.run_id)

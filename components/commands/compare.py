@@ -33,9 +33,9 @@ def compare(
     classes too, and needs no network.
 
     Args:
-        runs: run ids (or how they start), models:/NAME/VERSION or models:/NAME@ALIAS; without any, the last two runs.
+        runs: run ids or their beginnings, models:/NAME/VERSION or models:/NAME@ALIAS; without any, the last two runs.
         experiment: name of an experiment, all of whose finished runs are compared.
-        metric: score that decides, such as mean_iou; None takes the first of the task.
+        metric: score that decides, such as mean_iou. None: the first of the task.
         resamples: how often the test images are drawn anew.
         html: file to write.
         shards: folder that preprocess wrote; the page then shows the test images on which the first two models differ
@@ -48,7 +48,7 @@ def compare(
     if runs and experiment:
         raise InputError(f"runs and --experiment {experiment!r} are both given, expected one: leave one out")
     if shards and not html:
-        raise InputError("--shards gives pictures for a page: name it with --html FILE")
+        raise InputError("--shards adds pictures to a page, but --html is not given: add --html FILE")
     from components.tracking.client import mlflow_client
     from components.tracking.compared_runs import differing, find_runs, measured, significance
 

@@ -29,7 +29,7 @@ def doctor(repair: bool = False, stage: str | None = None) -> None:
     object store, DVC's remote, Kubeflow, Docker, GPU, shared memory, disk and limits, a line each.
 
     Args:
-        repair: only repair, in a moment.
+        repair: only repair, which takes a moment, without the checks.
         stage: last stage of dvc.yaml that is to run: params.yaml may lack the sections of later ones (default: all run)
 
     Raises:

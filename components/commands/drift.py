@@ -1,4 +1,4 @@
-"""Find out whether the images that a model is asked about still look like those that it was trained on."""
+"""Find out whether the images that a model predicts still look like those that it was trained on."""
 
 from __future__ import annotations
 

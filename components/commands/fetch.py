@@ -34,7 +34,7 @@ def fetch(dataset: str, /, cache: Path, folder: Path | None = None) -> None:
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not folder.is_dir() or not layout.fits(folder):
             raise InputError(
-                f"{folder} holds something else than {dataset} ({layout.marks}): move it away or give another --folder"
+                f"{folder} exists and does not hold {dataset} ({layout.marks}): move it away or give another --folder"
             )
         print(f"{folder} is there already.")
     else:

@@ -112,7 +112,7 @@ def read_image(
                 )
             return converted(volume, channels, dtype, path)
         if predictor.spatial_dims == 3:
-            raise InputError(f"image {path} is a picture, expected a volume, which the model takes: give a NIfTI file")
+            raise InputError(f"{path} is an image, but the model takes volumes: give a NIfTI file")
         if (channels, dtype.name) == (3, "uint8") and is_large(path):
             return None
         pixels = read_pixels(path)

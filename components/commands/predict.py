@@ -113,7 +113,7 @@ def predict(
         bundle = load_bundle(bundle_path)
     if annotations and (bundle.spatial_dims != 2 or any(map(is_nifti, paths))):
         raise InputError(
-            f"--annotations {annotations} is of images, expected a model of images and no volumes: leave it out"
+            f"--annotations {annotations} is for images, but the model or the input is of volumes: leave it out"
         )
     measured = settings_to_dict(bundle.task.settings)
     side = [window] * bundle.spatial_dims if window else window
@@ -153,7 +153,7 @@ def predict(
         try:
             _predict_large(predictor, folder, path, out, coco)
             if files:
-                raise InputError(f"{path} is too large for annotations for {annotations}: it has a result without them")
+                raise InputError(f"{path} is too large for {annotations}: its result is written without annotations")
         except InputError as error:
             problems.append(str(error))
     if coco.close():

@@ -1,4 +1,4 @@
-"""Check that a registered version can be made again: data, code, parameters, scores, and by choice the weights."""
+"""Check that a registered version can be reproduced: data, code, parameters, scores, and on request the weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def reproduce(
 
     Raises:
         InputError: no such version, or its commit is not in this repository; other data; or the version's scores or
-            weights cannot be had again.
+            weights cannot be reproduced.
         TransientError: MLflow does not answer.
     """
     from components.params.reading import load_params, plain
@@ -94,7 +94,9 @@ def reproduce(
         bundle = download_bundle(f"{REGISTERED}{name}/{number}", folder / "registered", client)
         before = measured(client, run.info.run_id, folder)
         if before is None:
-            raise InputError(f"run {run.info.run_id} keeps no evaluation of {title} that could be compared")
+            raise InputError(
+                f"run {run.info.run_id} of {title} has no evaluation in MLflow to compare with: choose another version"
+            )
         evaluated = partial(_evaluated, code, folder, shards.absolute(), before)
         _check_counts(before, evaluated(bundle), title)
         if retrain:

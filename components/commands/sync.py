@@ -1,4 +1,4 @@
-"""Send what the journals of trainings hold and MLflow lacks, after an outage that outlasted them."""
+"""Send the metrics in the journals of trainings that MLflow lacks, after an outage that outlasted the trainings."""
 
 from __future__ import annotations
 

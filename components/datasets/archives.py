@@ -1,4 +1,4 @@
-"""Archives of strangers: only their files are unpacked, below one folder, and no more than the disk has room for."""
+"""Untrusted archives: only their files are unpacked, below one folder, and no more than the disk has room for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def unpack(archive: Path, folder: Path, part: str = "") -> int:
         the number of files.
 
     Raises:
-        InputError: it is no archive, is damaged, holds links, devices or names that lead out of ``folder``, lacks
+        InputError: it is not an archive, is damaged, holds links, devices or names that lead out of ``folder``, lacks
             ``part``, or unpacks to more than 200 times its size or than the disk has room for.
         OSError: the disk is full.
     """

@@ -42,7 +42,7 @@ def download(repo: str, rev: str | None, path: str, cache: DownloadCache) -> tup
                 filesystem.get_file(posixpath.join(_normal(path), file.path), str(target))
             algorithm, expected = hashes[file.path]
             if file_md5(str(target), name=algorithm) != expected:
-                raise TransientError(f"{file.path} of {place} arrived with other bytes than its md5 {expected} says")
+                raise TransientError(f"the bytes received of {file.path} of {place} do not have its md5 {expected}")
 
         files = [RemoteFile(name, "-".join(algorithm_and_hash)) for name, algorithm_and_hash in hashes.items()]
         return *cache.dataset(files, fetch), commit

@@ -52,7 +52,7 @@ def fetch_dataset(name: str, archives: Sequence[Archive], folder: Path, download
             except InputError as error:
                 if own and "expected" in str(error):
                     raise InputError(
-                        f"{error}; what is expected stands in {record_of(folder)}, remove it to take the new file"
+                        f"{error}; {record_of(folder)} says what is expected: remove it to accept the new file"
                     ) from None
                 raise
         rows.append(_row(archive, path))

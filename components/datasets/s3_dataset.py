@@ -50,12 +50,12 @@ def _get(client: Any, bucket: str, entry: dict[str, Any], target: Path) -> None:
         for chunk in response["Body"].iter_chunks(CHUNK):
             file.write(chunk)
     if (size := target.stat().st_size) != entry["Size"]:
-        raise TransientError(f"{place} arrived with {size} bytes, expected {entry['Size']}")
+        raise TransientError(f"received {size} bytes of {place}, expected {entry['Size']}")
     checked = any(
         "-" not in response.get(name, "-") for name in WHOLE_FILE_CHECKSUMS
     )  # with a dash it is one of the parts' checksums
     if not checked and _etag_is_md5(response) and not _matches_etag(client, bucket, entry, target):
-        raise TransientError(f"{place} arrived with other bytes than its ETag {entry['ETag']} says")
+        raise TransientError(f"the bytes received of {place} do not have its ETag {entry['ETag']}")
 
 
 def _etag_is_md5(response: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a question that a loop asks."""
+"""SIGTERM and SIGINT as a flag that a loop polls."""
 
 from __future__ import annotations
 

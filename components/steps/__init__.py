@@ -185,13 +185,13 @@ COMMANDS = (
     Step(
         "reproduce",
         "components.commands.reproduce",
-        "check that a registered version can be made again",
+        "check that a registered version can be reproduced",
         reads=("shards",),
     ),
     Step(
         "sync",
         "components.commands.sync",
-        "send what MLflow lacks of trainings after an outage",
+        "send the metrics of trainings that MLflow missed during an outage",
         reads=("model",),
         keeps=("checkpoints",),
     ),

@@ -1,4 +1,4 @@
-"""Register the model with MLflow; the better one of it and the champion is the champion."""
+"""Register the model with MLflow; the better of it and the champion becomes the champion."""
 
 from __future__ import annotations
 
@@ -38,10 +38,12 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     What is registered predicts with the settings it was measured with. The new version wins when its score is at least
     ``params.minimum`` and, with ``params.tolerance`` to spare, not below that of the champion, which is measured again
     on the same test shards by its own settings; ``params.min_gain``, ``confidence`` and ``max_class_loss`` demand more.
-    The winner gets the alias ``champion`` and the old champion
-    ``previous``; a version that does not win gets ``challenger``. Where the champion cannot be measured: if its files
-    are gone or damaged it serves nobody, and a version above the minimum takes its place; if it knows other classes, or
-    its code has changed since, it still serves, and stays until a person moves the alias.
+    The winner gets the alias ``champion`` and the old champion ``previous``; a version that does not win gets
+    ``challenger``.
+
+    A champion that cannot be measured because its files are gone or damaged cannot serve either: a version above the
+    minimum takes its place. One with other classes, or whose code has changed since, still serves, and stays champion
+    until a person moves the alias.
 
     The same run, weights and settings are registered once: running this again finds the version and only decides anew.
     Registrations at the same time, on whatever machines, decide one after the other.

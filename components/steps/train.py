@@ -41,8 +41,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
 
     Raises:
         InputError: the parameters name something that does not exist or does not fit the data, shards are damaged,
-            ``params.init`` names no trained model,
-            MLflow's address or store is wrong, or the training diverges.
+            ``params.init`` names no trained model, MLflow's address or store is wrong, or the training diverges.
         TransientError: another process trains the same, MLflow does not answer at the start, or the object store of the
             shards stops answering.
         SystemExit: 143 after SIGTERM, the state saved. Before the first step the process ends at once.

@@ -44,8 +44,8 @@ def follow(client: Any, name: str, nodes: int, check: Callable[[], None]) -> Non
                 ) from None
             if time.monotonic() - answered > AWAY_MINUTES * 60:
                 raise TransientError(
-                    f"Kubernetes does not answer for {AWAY_MINUTES} minutes ({error.__cause__ or error}) about TrainJob"
-                    f" {name}"
+                    f"Kubernetes has not answered about TrainJob {name} for {AWAY_MINUTES} minutes"
+                    f" ({error.__cause__ or error})"
                 ) from None
             pause(POLL_SECONDS, check)
             continue
@@ -65,7 +65,7 @@ def follow(client: Any, name: str, nodes: int, check: Callable[[], None]) -> Non
         if answered - waiting_since > START_MINUTES * 60:
             reason = _why_waiting(client, name)
             raise TransientError(
-                f"the pods of TrainJob {name} find no place in the cluster for {START_MINUTES} minutes{reason}"
+                f"the pods of TrainJob {name} have found no place in the cluster for {START_MINUTES} minutes{reason}"
             )
         pause(POLL_SECONDS, check)
 
@@ -179,4 +179,4 @@ def translate_errors(name: str) -> Iterator[None]:
                 f"Kubernetes refuses TrainJob {name} ({status} {text}): check the profile's resources, node_selector"
                 " and tolerations"
             ) from None
-        raise TransientError(f"Kubernetes does not take TrainJob {name} ({text})") from None
+        raise TransientError(f"Kubernetes did not accept TrainJob {name} ({text})") from None

@@ -92,7 +92,7 @@ def classes_of(entries: Sequence[Entry], things: Sequence[str] | None) -> Classe
         things: names of the classes that are things; None where nothing is said.
 
     Raises:
-        InputError: ids or colours that are out of range or of two classes, or things that are no classes.
+        InputError: ids or colours that are out of range or of two classes, or things that are not classes.
     """
     named = [entry for entry in entries if entry.name != IGNORED]
     ignored = [entry for entry in entries if entry.name == IGNORED]

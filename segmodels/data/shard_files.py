@@ -1,4 +1,4 @@
-"""Where the files of shards lie: on the local disk, or in an object store, from which records are fetched by need."""
+"""Where the files of shards lie: on the local disk, or in an object store, from which records are fetched on demand."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A shard folder holds ``{split}-{00000}.arrow`` files, one record batch per sample (``records.py`` has its columns), and
 ``statistics.json``. ``shard_writer.py`` writes them. The folder may lie in an object store, or hold ``statistics.json``
-alone, which says where in a store each file is: records are then fetched by need (``shard_files.py``).
+alone, which says where in a store each file is: records are then fetched on demand (``shard_files.py``).
 """
 
 from __future__ import annotations

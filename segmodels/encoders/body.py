@@ -43,8 +43,8 @@ class Body:
         for option in ("in_channels", "output_stride"):
             if option in self.options:
                 raise InputError(
-                    f"{option} is among the options of encoder {self.encoder!r}, expected it as an option of the model,"
-                    " where the model has it: take it out of encoder_options"
+                    f"{option} is among the options of encoder {self.encoder!r}, but the model sets it: take it out of"
+                    " encoder_options, and set the model's own option if it has one"
                 )
         return create_encoder(self.encoder, in_channels, output_stride, self.weights, **{**own, **self.options})
 
@@ -59,7 +59,7 @@ class Body:
         An encoder of the same architecture (ResNet-18 for ResNet-50) keeps this body's options, another one does not.
 
         Raises:
-            InputError: an unknown encoder, or options that are no mapping.
+            InputError: an unknown encoder, or options that are not a mapping.
         """
         name = self.encoder if encoder is None else encoder
         if encoder_options is not None and not isinstance(encoder_options, Mapping):

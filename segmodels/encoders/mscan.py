@@ -167,7 +167,7 @@ class MSCAN(Encoder):
         return [[self.get_submodule(f"{part}{i}") for part in ("patch_embed", "block", "norm")] for i in (1, 2, 3, 4)]
 
     def translate(self, key: str) -> str:
-        """In mmsegmentation the depthwise convolution of an MLP is no module of its own."""
+        """In mmsegmentation the depthwise convolution of an MLP is not a module of its own."""
         return re.sub(r"\.mlp\.dwconv\.(weight|bias)$", r".mlp.dwconv.dwconv.\1", key)
 
 

@@ -148,8 +148,8 @@ def read_state_dict(source: str | Path) -> dict[str, Tensor]:
         data = _read(path)
     except pickle.UnpicklingError:
         raise InputError(
-            f"weights file {path} holds more than tensors (pickled code, which is not run), or is no torch file: save"
-            " only the state_dict, best as safetensors"
+            f"weights file {path} holds more than tensors (pickled code, which is not run), or is not a torch file:"
+            " save only the state_dict, best as safetensors"
         ) from None
     except Exception as error:  # torch's reader raises all kinds
         raise InputError(

@@ -98,7 +98,7 @@ def skip_places(encoder: Encoder) -> list[int | None]:
     """The encoder's maps at half its largest stride, a quarter of it, ..., 1; None where it has none.
 
     Raises:
-        InputError: a largest stride that is no power of 2.
+        InputError: a largest stride that is not a power of 2.
     """
     stride = encoder.strides[-1]
     if stride & (stride - 1):

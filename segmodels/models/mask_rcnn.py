@@ -115,7 +115,7 @@ def mask_rcnn_r50_fpn(
     """torchvision's first form: plain convolutions in pyramid and heads, two fully connected layers.
 
     Args:
-        num_classes: of objects; the background is no class.
+        num_classes: of objects; the background is not a class.
         channels: of the pyramid and of the heads' convolutions.
         hidden: of the fully connected layers.
         sides: of square anchors on the five maps at strides 4 to 64, pixels.

@@ -105,7 +105,7 @@ def panoptic_fpn_r50(
         channels, hidden, sides, samples, detections: as of ``mask_rcnn_r50_fpn``.
 
     Raises:
-        InputError: things that are no classes.
+        InputError: things that are not classes.
     """
     things = range(80 * num_classes // 133) if things is None else things
     if unknown := [label for label in things if not 0 <= label < num_classes]:

@@ -210,7 +210,7 @@ def yolo_mask_n(
     """A quarter of the channels, a third of the layers.
 
     Args:
-        num_classes: of objects; the background is no class.
+        num_classes: of objects; the background is not a class.
         layers: of the blocks behind the encoder.
         width: channels of the branch of prototypes.
         prototypes: maps that masks are sums of.
@@ -218,7 +218,7 @@ def yolo_mask_n(
         detections: largest number of detections in an image.
 
     Raises:
-        InputError: anchors that are no pairs of positive numbers for each of the three maps.
+        InputError: anchors that are not pairs of positive numbers for each of the three maps.
     """
     return YoloMask(body.build(in_channels), num_classes, layers, width, prototypes, anchors, detections)
 

@@ -125,7 +125,7 @@ def test_schedules_are_listed_over_pages_and_deleted_by_name(server: Server, sai
     [
         (("--cron", "0 3 * * *"), "Kubeflow reads the first as seconds: write '0 0 3 * * *'"),
         (("--cron", "0 0 25 * * *"), "values from 0 to 23"),
-        (("--cron", "0 0 0 31 2 *"), "never comes"),
+        (("--cron", "0 0 0 31 2 *"), "matches no date"),
         (("--every", "often"), "as 30m, 6h or 1d"),
     ],
 )
@@ -265,7 +265,7 @@ def test_next_times_are_those_of_the_installations_time_zone(server: Server, sai
     assert text.count("03:00:00") == 3
     code, text = schedule(said, "--cron", "0 0 3 * * *", "--time-zone", "Mars/Phobos")
     assert code == 2
-    assert "expected a name as UTC or Europe/Berlin" in text
+    assert "expected a name such as UTC or Europe/Berlin" in text
     assert server.writes == []
 
 

@@ -84,7 +84,7 @@ def test_bytes_that_are_here_count_with_a_digest_whatever_server_they_are_from(
 
 def test_bytes_of_another_file_are_found_by_the_digest_and_fetched_anew(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "it.partial").write_bytes(b"x" * 5000)
-    with pytest.raises(TransientError, match="a part of it was of an earlier download, the next one begins anew"):
+    with pytest.raises(TransientError, match="a part of it came from an earlier download, the next one starts over"):
         download(f"{server.address}/file", tmp_path / "it", sha256=SHA256)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "it").write_bytes(b"damaged")

@@ -97,7 +97,7 @@ def without_ending(images: Collection[str], others: Mapping[str, str]) -> dict[s
 
 
 def published_split(name: str) -> str | None:
-    """The split that a dataset calls ``name``, with or without a year; None where that is no split's name."""
+    """The split that a dataset calls ``name``, with or without a year; None where that is not a split's name."""
     return PUBLISHED_SPLITS.get(name.lower().rstrip("0123456789"))
 
 

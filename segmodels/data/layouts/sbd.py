@@ -105,5 +105,5 @@ def _fields(path: Path, name: str, *further: str) -> list[NDArray]:
         structure = matlab_variable(path, name)
         found = [np.asarray(structure[field][0, 0]) for field in ("Segmentation", *further)]
         if found[0].ndim != 2 or any(one.dtype.kind not in "ui" for one in found):
-            raise ValueError(f"{name}.Segmentation is no map of whole numbers")
+            raise ValueError(f"{name}.Segmentation is not a map of whole numbers")
         return found

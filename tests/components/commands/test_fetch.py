@@ -126,7 +126,7 @@ def test_what_goes_wrong_is_one_sentence(
 
     (tmp_path / "two.source.json").write_bytes((tmp_path / "one.source.json").read_bytes())
     refused(2, "two.source.json, remove it to take the new file", "ade20k", "--folder", "two")
-    refused(2, "made holds something else than camvid (train.txt", "camvid", "--folder", "made")
+    refused(2, "made exists and does not hold camvid (train.txt", "camvid", "--folder", "made")
     refused(2, "unknown layout 'ade21k': did you mean", "ade21k")
     server.statuses = [503] * 4
     refused(75, "the server answers 503", "ade20k", "--folder", "three")

@@ -61,7 +61,7 @@ def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int
         return
     (tmp_path / "images" / "three.nii").rename(tmp_path / "three.nii")
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "images" / "picture.png")
-    with pytest.raises(InputError, match=r"picture\.png is a picture, expected a volume"):
+    with pytest.raises(InputError, match=r"picture\.png is an image, but the model takes volumes"):
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
     (tmp_path / "parts").mkdir()
     for name, values in volumes.items():

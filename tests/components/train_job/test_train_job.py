@@ -101,7 +101,7 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
     monkeypatch.setattr(
         cluster, "delete_namespaced_custom_object", lambda *_, name: created.append(cluster.jobs.pop(name))
     )
-    with pytest.raises(TransientError, match="find no place in the cluster for 0 minutes: 0/3 nodes: no GPU"):
+    with pytest.raises(TransientError, match="have found no place in the cluster for 0 minutes: 0/3 nodes: no GPU"):
         train_by_job(settings, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
     (job,) = created
     trainer = job["spec"]["trainer"]
@@ -341,7 +341,7 @@ def test_a_job_that_an_earlier_attempt_left_is_taken_up_or_replaced(
         (403, InputError, "the step may not use TrainJobs (no): apply infra/kustomize/runs"),
         (404, InputError, "install Kubeflow Trainer"),
         (422, InputError, "Kubernetes refuses TrainJob"),
-        (500, TransientError, "Kubernetes does not take TrainJob"),
+        (500, TransientError, "Kubernetes did not accept TrainJob"),
     ],
 )
 def test_a_refusal_of_kubernetes_is_one_sentence(
@@ -363,7 +363,7 @@ def test_a_refusal_of_kubernetes_is_one_sentence(
 def test_kubernetes_that_stays_away_is_said(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.away = 10**6
     monkeypatch.setattr(follow, "AWAY_MINUTES", 0)
-    with pytest.raises(TransientError, match=r"Kubernetes does not answer for 0 minutes \(\(503\)"):
+    with pytest.raises(TransientError, match=r"Kubernetes has not answered about TrainJob \S+ for 0 minutes \(\(503\)"):
         follow.follow(cluster.trainer_client(), "train-x", 2, nothing)
 
 

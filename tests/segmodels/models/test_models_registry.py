@@ -37,7 +37,7 @@ from segmodels.models.registry import create_model
         (
             "pspnet_r50_d8",
             {"encoder": "resnet18", "encoder_options": {"output_stride": 16}},
-            "output_stride is among the options of encoder 'resnet18', expected it as an option of the model",
+            "output_stride is among the options of encoder 'resnet18', but the model sets it",
         ),
         (
             "unet_resnet34",

@@ -1,4 +1,4 @@
-"""Shards in an object store: read by need through a cache with a limit, in the same order and with the same bits."""
+"""Shards in an object store: read on demand through a cache with a limit, in the same order and with the same bits."""
 
 import json
 import pickle
