@@ -5,14 +5,17 @@ moment.
 import json
 import os
 import shutil
+import signal
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from components.running.training_display import TrainingDisplay
 from components.tracking import runs
 from components.tracking.client import mlflow_client
 from segmodels.annotations import Annotation
@@ -29,6 +32,15 @@ LABELS = LabelMap(
 )
 DIGEST = "0123456789abcdef0123456789abcdef.dir"
 OPTIONS = {"widths": [4, 6]}
+SMALL_TRAINING: dict[str, Any] = {
+    "options": {"widths": [4, 8]},
+    "epochs": 2,
+    "batch_size": 4,
+    "accelerator": "cpu",
+    "precision": "float32",
+    "augment": {"crop": [16, 16]},
+}
+"""Section ``train`` of a training that takes a moment."""
 
 
 def scene(rng: np.random.Generator, size: tuple[int, int], labels: LabelMap) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +121,18 @@ def write_model(folder: Path, *, steps: int = 40, seed: int = 0, labels: LabelMa
         lineage=facts,
     )
     return folder
+
+
+def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM comes in the middle of that batch."""
+    left = [batches]
+
+    def on_batch(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingDisplay, "on_batch", on_batch)
 
 
 def write_run(model: Path, state: Path, lr: float = 0.01) -> str:

@@ -21,7 +21,7 @@ from ports import free_port
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from small_pipeline import use_local_store, write_shards
+from small_pipeline import SMALL_TRAINING, use_local_store, write_shards
 
 from components.params.checking import checked
 from components.params.schema import EvaluateParams, RegisterParams, TrainParams
@@ -31,14 +31,7 @@ from components.steps.train import train
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1200)]
 SECONDS = 60
-SMALL = {
-    "options": {"widths": [4, 8]},
-    "epochs": 3,
-    "batch_size": 4,
-    "accelerator": "cpu",
-    "precision": "float32",
-    "augment": {"crop": [16, 16]},
-}
+SMALL = SMALL_TRAINING | {"epochs": 3}
 
 
 @pytest.fixture(scope="module")

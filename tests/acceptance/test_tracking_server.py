@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow_server import MlflowServer, mlflow_server
 from postgresql import PASSWORD, Database, postgresql
 from s3server import Server, s3_server
-from small_pipeline import write_shards
+from small_pipeline import SMALL_TRAINING, write_shards
 
 from components.artifacts import JOURNAL, RUN
 from components.params.checking import checked
@@ -33,14 +33,7 @@ from components.tracking.journal import Journal
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).parents[2]
 PARAMS = {
-    "train": {
-        "options": {"widths": [4, 8]},
-        "epochs": 3,
-        "batch_size": 4,
-        "accelerator": "cpu",
-        "precision": "float32",
-        "augment": {"crop": [16, 16]},
-    },
+    "train": SMALL_TRAINING | {"epochs": 3},
     "evaluate": {"overlays": 1},
     "register": {"name": "scenes"},
 }

@@ -5,37 +5,20 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from volume_model import write_volume_model
 
 from components.commands.predict import predict
 from segmodels.errors import InputError
-from segmodels.inference.bundle import load_bundle, save_bundle
+from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
-from segmodels.labels import LabelMap
-from segmodels.models.registry import create_model
-from segmodels.tasks.registry import create_task
 
-LABELS = LabelMap(("background", "lesion"), ((0, 0, 0), (255, 0, 0)), {0: 0, 1: 1})
 AFFINE = np.array([[-0.9, 0, 0, 40.0], [0, 0.9, 0, -30.0], [0, 0, 2.0, 12.0], [0, 0, 0, 1]])
 
 
 @pytest.mark.parametrize("window", [None, 8])
 def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int | None) -> None:
-    torch.manual_seed(0)
-    options = {"in_channels": 2, "widths": [4, 8], "spatial_dims": 3}
-    save_bundle(
-        tmp_path / "model",
-        create_model("vnet", num_classes=2, **options),
-        name="vnet",
-        options=options,
-        task=create_task("semantic", LABELS),
-        mean=(-300.0, 0.5),
-        std=(200.0, 0.1),
-        lineage={},
-        dtype="float32",
-        spatial_dims=3,
-    )
+    write_volume_model(tmp_path / "model")
     rng = np.random.default_rng(0)
     volumes = {f"sub/case_{n}": rng.normal(-300, 200, (12, 10 + n, 9, 2)).astype(np.float32) for n in range(2)}
     (tmp_path / "images" / "sub").mkdir(parents=True)
@@ -83,19 +66,7 @@ def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int
 
 
 def test_a_model_of_images_predicts_a_volume_slice_by_slice(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    options = {"in_channels": 2, "widths": [4, 8], "spatial_dims": 2}
-    save_bundle(
-        tmp_path / "model",
-        create_model("vnet", num_classes=2, **options),
-        name="vnet",
-        options=options,
-        task=create_task("semantic", LABELS),
-        mean=(-300.0, 0.5),
-        std=(200.0, 0.1),
-        lineage={},
-        dtype="float32",
-    )
+    write_volume_model(tmp_path / "model", spatial_dims=2)
     values = np.random.default_rng(0).normal(-300, 200, (12, 10, 9, 2)).astype(np.float32)
     (tmp_path / "images").mkdir()
     nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / "images" / "a.nii.gz")

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from small_pipeline import use_local_store, write_shards
+from small_pipeline import SMALL_TRAINING, use_local_store, write_shards
 
 from components.__main__ import main
 from components.params.checking import checked
@@ -21,15 +21,7 @@ from components.tracking.reproduction import differing_params, recorded_params
 from segmodels.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-SMALL = {
-    "options": {"widths": [4, 8]},
-    "epochs": 2,
-    "batch_size": 4,
-    "lr": 0.003,
-    "accelerator": "cpu",
-    "precision": "float32",
-    "augment": {"crop": [16, 16]},
-}
+SMALL = SMALL_TRAINING | {"lr": 0.003}
 
 
 def test_the_parameters_of_a_run_are_those_that_it_was_given() -> None:

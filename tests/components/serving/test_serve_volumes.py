@@ -9,38 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from PIL import Image
+from volume_model import write_volume_model
 
-from segmodels.inference.bundle import load_bundle, save_bundle
+from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
-from segmodels.labels import LabelMap
-from segmodels.models.registry import create_model
-from segmodels.tasks.registry import create_task
 
-LABELS = LabelMap(("background", "lesion"), ((0, 0, 0), (255, 0, 0)), {0: 0, 1: 1})
 VOLUMES = np.random.default_rng(0).normal((-300, 0.5), (200, 0.1), (2, 6, 10, 8, 2)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    options = {"in_channels": 2, "widths": [2, 4], "spatial_dims": 3}
-    folder = tmp_path_factory.mktemp("serve") / "lesions"
-    save_bundle(
-        folder,
-        create_model("vnet", num_classes=2, **options),
-        name="vnet",
-        options=options,
-        task=create_task("semantic", LABELS),
-        mean=(-300.0, 0.5),
-        std=(200.0, 0.1),
-        lineage={},
-        dtype="float32",
-        spatial_dims=3,
-    )
-    return folder
+    return write_volume_model(tmp_path_factory.mktemp("serve") / "lesions")
 
 
 def infer(client: TestClient, **changes: Any) -> Any:

@@ -5,7 +5,6 @@ serve; resumption bit for bit; two processes, one of them with a batch without o
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ import torch
 from object_models import registered
 from object_scenes import digit_scenes, write_scene_shards
 from ports import free_port
-from small_pipeline import DIGEST, use_local_store
+from small_pipeline import DIGEST, stop_after, use_local_store
 from small_server import served
 from torch import multiprocessing
 
 from components.params.checking import checked
 from components.params.schema import EvaluateParams, RegisterParams, TrainParams
-from components.running.training_display import TrainingDisplay
 from components.steps.evaluate import evaluate
 from components.steps.register import register
 from components.steps.train import train
@@ -165,18 +163,6 @@ def test_a_detector_learns_to_find_digits(folder: Path) -> None:
     run(folder, "centers_tiny", "instance", epochs=60, lr=0.01, augment=still, validate_every=60)
     seen = measure(Predictor(load_bundle(folder / "model")), ShardReader(folder / "shards", "train"), 4)
     assert seen.scores()["mask_ap50"] > 0.3
-
-
-def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes in the middle of that batch."""
-    left = [batches]
-
-    def on_batch(*_: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(TrainingDisplay, "on_batch", on_batch)
 
 
 @pytest.mark.parametrize(

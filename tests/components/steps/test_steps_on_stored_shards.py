@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_pipeline import use_local_store, write_shards
+from small_pipeline import SMALL_TRAINING, stop_after, use_local_store, write_shards
 
 from components.params.checking import checked
 from components.params.schema import EvaluateParams, PreprocessParams, TrainParams
-from components.running.training_display import TrainingDisplay
 from components.steps.evaluate import evaluate
 from components.steps.train import train
 from components.storage.folders import keep_in_store
@@ -39,8 +37,7 @@ def folder(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(folder: Path, shards: str, model: str, **changes: Any) -> dict[str, torch.Tensor]:
-    small = {"options": {"widths": [4, 8]}, "epochs": 2, "batch_size": 4, "accelerator": "cpu", "precision": "float32"}
-    params = checked(TrainParams, {**small, "augment": {"crop": [16, 16]}, **changes})
+    params = checked(TrainParams, SMALL_TRAINING | changes)
     train(params, folder / shards, folder / model, folder / "checkpoints" / model)
     return load_bundle(folder / model).model.state_dict()
 
@@ -66,15 +63,8 @@ def test_a_training_that_outgrows_the_cache_resumes_bit_for_bit_and_has_a_key_of
     assert len(list((folder / "local").glob("train-*"))) >= SHARDS
     small = {"cache_gigabytes": 5.5 * size / 1e9}
     whole = run(folder, "shards", "whole", **small)
-    batches = [0]
-
-    def on_batch(*_: Any) -> None:
-        batches[0] += 1
-        if batches[0] == 7:
-            signal.raise_signal(signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingDisplay, "on_batch", on_batch)
+        stop_after(7, patch)
         with pytest.raises(SystemExit):
             run(folder, "shards", "model", **small)
     assert equal(run(folder, "shards", "model", **small), whole)

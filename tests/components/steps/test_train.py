@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_pipeline import DIGEST, use_local_store, write_shards
+from small_pipeline import DIGEST, SMALL_TRAINING, stop_after, use_local_store, write_shards
 
 from components.params.checking import checked
 from components.params.schema import EvaluateParams, TrainParams
@@ -40,32 +40,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def params(**changes: Any) -> TrainParams:
-    small = {
-        "options": {"widths": [4, 8]},
-        "epochs": 2,
-        "batch_size": 4,
-        "accelerator": "cpu",
-        "precision": "float32",
-        "augment": {"crop": [16, 16]},
-    }
-    return checked(TrainParams, {**small, **changes})
+    return checked(TrainParams, SMALL_TRAINING | changes)
 
 
 def run(folder: Path, name: str = "model", **changes: Any) -> dict[str, torch.Tensor]:
     train(params(**changes), folder / "shards", folder / name, folder / "checkpoints")
     return load_bundle(folder / name).model.state_dict()
-
-
-def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM comes in the middle of that batch."""
-    left = [batches]
-
-    def on_batch(*_: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(TrainingDisplay, "on_batch", on_batch)
 
 
 def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_pipeline import use_local_store, write_shards
+from small_pipeline import SMALL_TRAINING, use_local_store, write_shards
 
 from components.params.checking import checked
 from components.params.schema import TrainParams
@@ -20,14 +20,7 @@ from segmodels.inference.bundle import load_bundle
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
-PARAMS = {
-    "options": {"widths": [4, 8]},
-    "epochs": 1,
-    "batch_size": 4,
-    "accelerator": "cpu",
-    "precision": "float32",
-    "augment": {"crop": [16, 16]},
-}
+PARAMS = SMALL_TRAINING | {"epochs": 1}
 PROGRAM = """
 import json, sys
 from pathlib import Path

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_pipeline import use_local_store, write_shards
+from small_pipeline import SMALL_TRAINING, use_local_store, write_shards
 
 from components.datasets.source import source
 from components.params.checking import checked
@@ -26,14 +26,7 @@ from segmodels.inference.bundle import bundle_digest, load_bundle
 from segmodels.models.registry import create_model
 from segmodels.training.starting import start_from
 
-SMALL: dict[str, Any] = {
-    "options": {"widths": [4, 8]},
-    "epochs": 1,
-    "batch_size": 4,
-    "accelerator": "cpu",
-    "precision": "float32",
-    "augment": {"crop": [16, 16]},
-}
+SMALL = SMALL_TRAINING | {"epochs": 1}
 
 
 def trained(folder: Path, name: str, **changes: Any) -> Path:
