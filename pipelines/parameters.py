@@ -29,7 +29,7 @@ VALUES = {
     "learning_rate": "train.lr",
     "seed": "train.seed",
     "registered_model": "register.name",
-    "minimum_miou": "register.minimum",
+    "minimum_score": "register.minimum",
 }
 """Pipeline parameter -> key of params.yaml. Each section's other keys are the parameter ``<section>_params``."""
 

@@ -90,7 +90,7 @@ def train_what_is_new(place: Placement, given: Mapping[str, Any]) -> None:
                 evaluation=measured.outputs["evaluation"],
                 params=given["register_params"],
                 registered_model=given["registered_model"],
-                minimum_miou=given["minimum_miou"],
+                minimum_score=given["minimum_score"],
                 **revision,
                 **known,
             )

@@ -214,11 +214,11 @@ def register(
     model_card: Output[Markdown],
     params: str,
     registered_model: str,
-    minimum_miou: float,
+    minimum_score: float,
     data_revision: str,  # a tag of the version, see executor_output.py
     code_revision: str,
 ):
-    values = {"register.name": registered_model, "register.minimum": minimum_miou}
+    values = {"register.name": registered_model, "register.minimum": minimum_score}
     return _step(
         "register", params, values, shards=shards, model=model, evaluation=evaluation, registration=registration
     )
