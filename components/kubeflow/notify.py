@@ -156,7 +156,7 @@ def _version_tags(name: str, run: str) -> dict[str, str] | None:
                 for version in found:
                     return {**version.tags, "version": str(version.version)}
     except (InputError, TransientError, OSError) as error:
-        print(f"MLflow does not answer what the run registered ({error})", flush=True)
+        print(f"MLflow cannot be asked what the run registered ({error})", flush=True)
         return None
     return {}
 

@@ -38,31 +38,31 @@ MASKS = ("masks", "labels", "mask")
 class Folder(Layout):
     """A dataset in folders of one's own.
 
-    The sample id is the path below ``images/`` without the ending: ``road/0001``. Without ``masks/`` the images are not
-    annotated: they train what learns without labels (``train.model: wnet``), and nothing is measured on them.
+    The sample id is the path below ``images/`` without the ending: ``road/0001``. Images without ``masks/`` are not
+    annotated: models that learn without labels train on them (``train.model: wnet``), and nothing is measured on them.
 
-    Splits: ``splits/*.txt`` if there; else, when all images lie in ``images/train``, ``images/val`` and ``images/test``
-    or in ``train/images``, ``val/images`` and ``test/images`` (two of them are enough, ``valid`` is val), those; else
-    none, and ingest makes a seeded split by group. Samples in no list of ``splits/`` are left out.
+    Splits are the lists ``splits/*.txt``; samples in none of them are left out. Without lists splits are the folders
+    ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and ``test/images``, if
+    all images lie in them; two of the three are enough, and ``valid`` is val. Else ingest splits by group with a seed.
 
-    All masks may have the same ending beside the image's name: ``0001_mask.png`` of ``0001.jpg``.
+    All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``.
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
     as grey values or palette indices, or in RGB the colours of the classes file.
 
     ``classes.txt`` has one class per line, in the order of the train ids, in one of these forms (``#`` starts a comment
-    line)::
+    line):
 
         road
         road, 7                     label id in the masks; default: the number of the class, from 0
         road, 128, 64, 128          colour
         road, 128, 64, 128, 7       both
-        !ignore, 11                 what counts nowhere, in the same forms and as often as needed; default: id 255,
+        !ignore, 11                 what counts nowhere, in the same forms, in any number of lines; default: id 255,
                                     unless a class has it
         !things, car, person        the classes whose objects are counted; the others are stuff. Default: with
                                     objects/ every class but the first, else none
 
-    ``classes.json`` says the same, a class may be just its name, and all but ``classes`` may be left out::
+    ``classes.json`` says the same. A class may be just its name, and all but ``classes`` may be left out:
 
         {"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, "car"],
          "ignore": [255, {"color": [0, 0, 0]}], "things": ["car"]}
@@ -73,7 +73,7 @@ class Folder(Layout):
 
     ``objects/`` holds, under the names of the masks, maps of object ids, 0 where there is none: grey PNG of 8 or 16
     bits, or TIFF with a page for each layer where objects overlap (an object is on one page). Each object has the class
-    that most of its pixels have in the mask, unless ``NAME.json`` beside the map gives classes, by name, and crowds::
+    that most of its pixels have in the mask, unless ``NAME.json`` beside the map gives classes, by name, and crowds:
 
         [{"id": 1, "class": "car"}, {"id": 2, "class": "person", "crowd": true}]
     """

@@ -33,7 +33,7 @@ class SynthiaSeqs(Synthia):
     """SYNTHIA-SEQS: frames of two cameras that look in four directions. Labels are as in ``synthia``, with other ids
     and colours of the classes.
 
-    Sequences of one number show the same drive in other weather and are one group, in a folder with a single sequence
+    Sequences of one number show the same drive in other weather and are one group; in a folder with a single sequence
     each direction is one.
     """
 
