@@ -129,7 +129,7 @@ def _decision(
         )
         return "failed", f"{name}: training failed{step}. {error or unsaid or 'See the run'}"
     if tags is None:
-        return "unknown", f"{name}: the run ended ({state}), but MLflow does not answer what it registered: see the run"
+        return "unknown", f"{name}: the run ended ({state}), but MLflow cannot be asked what it registered: see the run"
     if state in SUCCESS:
         return "skipped", f"{name}: nothing was registered, because the results of all steps were cached"
     after = f" after step {last.step}" if last else ""

@@ -100,7 +100,7 @@ def test_without_a_registered_version_the_steps_record_and_the_state_decide(
 def test_a_registry_that_does_not_answer_is_not_taken_for_an_empty_one() -> None:
     assert told("COMPLETE", None, LastStep("register", ended=True)) == (
         "unknown",
-        "digits: the run ended (COMPLETE), but MLflow does not answer what it registered: see the run",
+        "digits: the run ended (COMPLETE), but MLflow cannot be asked what it registered: see the run",
     )
 
 
@@ -292,7 +292,7 @@ def test_mlflow_that_is_away_is_logged(
     monkeypatch.setenv("SEGMODELS_PIPELINE_RUN", "run-7")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", str(tmp_path))
     notify(STATUS, "digits")
-    assert "MLflow does not answer what it registered" in capsys.readouterr().out
+    assert "MLflow cannot be asked what it registered" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("status", ["", "{", "[]", "null", '{"state": 3, "error": "words"}', "[" * 9000])
