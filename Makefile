@@ -97,8 +97,8 @@ image: $(VENV)/.installed  ## build the image of the steps and its SBOM: VARIANT
 	@docker image ls segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
 	python -m pipelines pin segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile local
 
-push:  ## build and push the image: REGISTRY=host/path BASE_IMAGE=name@digest PROFILE=cpu|gpu; its digest is pinned for the profile
-	@test -n "$(REGISTRY)" || { echo "say where to: make push REGISTRY=host/path"; exit 2; }
+push:  ## build and push the image: REGISTRY=host/path BASE_IMAGE=name@digest VARIANT=cpu|gpu; its digest is pinned for PROFILE (that of the variant)
+	@test -n "$(REGISTRY)" || { echo "name the registry: make push REGISTRY=host/path"; exit 2; }
 	@expr "$(BASE_IMAGE)" : '.*@sha256:[0-9a-f]\{64\}$$' > /dev/null || { echo "BASE_IMAGE is '$(BASE_IMAGE)', expected the digest of the image that was checked: make push BASE_IMAGE=python:3.11-slim-bookworm@sha256:... (docker buildx imagetools inspect python:3.11-slim-bookworm shows it)"; exit 2; }
 	$(MAKE) image
 	docker tag $$(cat build/image.id) $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id)
@@ -106,7 +106,7 @@ push:  ## build and push the image: REGISTRY=host/path BASE_IMAGE=name@digest PR
 	python -m pipelines pin $(REGISTRY)/segmodels:$(VARIANT)-$$(cut -c 8-19 build/image.id) --profile $(PROFILE)
 
 deploy: $(VENV)/.installed  ## apply infra/kustomize to the cluster of your kubeconfig: OVERLAY=dev|production|kserve, image pinned for PROFILE=cpu|gpu
-	@test -f infra/profiles/$(PROFILE).lock.json || { echo "no image is pinned for profile $(PROFILE): make push REGISTRY=host/path first"; exit 2; }
+	@test -f infra/profiles/$(PROFILE).lock.json || { echo "no image is pinned for profile $(PROFILE): run make push first (make help says how)"; exit 2; }
 	kubectl kustomize infra/kustomize/overlays/$(OVERLAY) | \
 	  sed "s|registry.invalid/segmodels@sha256:0\{64\}|$$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["image"])' infra/profiles/$(PROFILE).lock.json)|" | \
 	  python infra/without_missing_kinds.py | kubectl apply -f -

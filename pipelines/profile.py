@@ -251,7 +251,7 @@ def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool 
             make = (
                 "make image"
                 if lock.stem.startswith("local")
-                else f"make push REGISTRY=... PROFILE={_path(profile).stem}"
+                else f"make push REGISTRY=... BASE_IMAGE=... VARIANT=cpu|gpu PROFILE={_path(profile).stem}"
             )
             raise InputError(
                 f"no image is pinned for profile {profile!r} ({lock} does not exist): run `{make}`, or give --image"
