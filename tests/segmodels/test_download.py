@@ -99,7 +99,7 @@ def test_bytes_of_another_file_are_found_by_the_digest_and_fetched_anew(server: 
         ("/file", {"size": 7}, [], r"has 102400 bytes, expected 7: check the address"),
         ("/none", {}, [], r"the server answers 404 Not Found: check the address, or fetch the file elsewhere and put"),
         ("/file", {}, [403], r"the server answers 403 Forbidden: it wants a login, or fetch the file elsewhere"),
-        ("/a b", {}, [], r"is no valid address \(URL can't contain control characters"),
+        ("/a b", {}, [], r"is not a valid address \(URL can't contain control characters"),
     ],
 )
 def test_what_a_retry_does_not_help_is_one_sentence_and_leaves_nothing(

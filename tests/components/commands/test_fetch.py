@@ -125,7 +125,7 @@ def test_what_goes_wrong_is_one_sentence(
         assert words in lines[0]
 
     (tmp_path / "two.source.json").write_bytes((tmp_path / "one.source.json").read_bytes())
-    refused(2, "two.source.json, remove it to take the new file", "ade20k", "--folder", "two")
+    refused(2, "two.source.json says what is expected: remove it to accept the new file", "ade20k", "--folder", "two")
     refused(2, "made exists and does not hold camvid (train.txt", "camvid", "--folder", "made")
     refused(2, "unknown layout 'ade21k': did you mean", "ade21k")
     server.statuses = [503] * 4

@@ -76,5 +76,5 @@ def test_a_model_of_images_predicts_a_volume_slice_by_slice(tmp_path: Path) -> N
     slices = Predictor(load_bundle(tmp_path / "model")).results(list(values.transpose(2, 1, 0, 3)))
     np.testing.assert_array_equal(np.asarray(made.dataobj).transpose(), [result.classes for result in slices])
     assert (tmp_path / "out" / "overlays" / "a.jpg").is_file()
-    with pytest.raises(InputError, match="expected a model of images and no volumes"):
+    with pytest.raises(InputError, match="the model or the input is of volumes: leave it out"):
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", annotations="coco")
