@@ -132,7 +132,7 @@ DESCRIPTION = JsonFile(
 )
 """Facts of the model: name, options, labels, lineage, metrics."""
 RUN = JsonFile("run.json", "train", {"run_id": str, "tracking_uri": str})
-"""The MLflow run of the training: ``run_id``, ``tracking_uri``, ``experiment``."""
+"""The MLflow run of the training: ``run_id``, ``tracking_uri``, ``experiment``, ``experiment_id``."""
 JOURNAL = TextFile("metrics.jsonl", "train")
 """Metrics on their way to MLflow, beside the checkpoints."""
 

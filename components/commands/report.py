@@ -8,7 +8,7 @@ from typing import Any
 
 from components.artifacts import DATASET, EVALUATION, METRICS, OVERVIEW, PER_CLASS, PICTURES, REGISTRATION, RUN
 from components.tracking.model_card import cell, words
-from segmodels.errors import InputError, TransientError
+from segmodels.errors import InputError
 
 
 def report(dataset: Path, validation: Path, model: Path, evaluation: Path, registration: Path) -> None:
@@ -69,23 +69,19 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
 
 
 def _pages(model: Path, decision: Mapping[str, Any]) -> dict[str, str]:
-    """Addresses in MLflow's UI; without an answer of MLflow, the run's id and the reason."""
-    from components.tracking.links import experiment_links, model_page, run_page, ui_address
-    from components.tracking.mlflow_errors import answers
-    from components.tracking.runs import open_run
+    """Addresses in MLflow's UI. They follow from the steps' files: importing MLflow would take seconds."""
+    from components.tracking.links import experiment_page, model_page, run_page, ui_address
+    from components.tracking.runs import uri_of
 
-    try:
-        run = open_run(model)
-        experiment = run.experiment_id()
-        ui = ui_address(run.client.tracking_uri)
-        with answers("", run.client.tracking_uri):
-            others = experiment_links(run.client, ui, experiment)
-    except (InputError, TransientError) as error:
-        return {"MLflow run": f"{RUN.read(model)['run_id']}  ({error})"}
+    facts = RUN.read(model)
+    uri, run_id, experiment = uri_of(facts), facts["run_id"], facts.get("experiment_id")
+    if experiment is None:  # a training of an earlier version
+        return {"MLflow run": run_id}
+    ui = ui_address(uri)
     return {
-        "MLflow UI": ui if str(run.client.tracking_uri).startswith("http") else "make ui, then these links",
-        "this run": run_page(ui, experiment, run.run_id),
-        **others,
+        "MLflow UI": ui if uri.startswith("http") else "make ui, then these links",
+        "this run": run_page(ui, experiment, run_id),
+        "all runs": experiment_page(ui, experiment),
         "model": model_page(ui, decision["name"], decision["version"]),
     }
 

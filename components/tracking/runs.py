@@ -59,9 +59,11 @@ def start_run(
             state.mkdir(parents=True, exist_ok=True)
             RUN.write(state, facts | {"run_id": ""})
             run_id = _new_run(client, experiment, name, description, facts[STARTED_AS])
-        present_experiment(client, client.get_run(run_id).info.experiment_id, columns)
+        experiment_id = str(client.get_run(run_id).info.experiment_id)
+        present_experiment(client, experiment_id, columns)
     state.mkdir(parents=True, exist_ok=True)
-    RUN.write(state, {"run_id": run_id, "tracking_uri": uri, "experiment": experiment})
+    facts = {"run_id": run_id, "tracking_uri": uri, "experiment": experiment, "experiment_id": experiment_id}
+    RUN.write(state, facts)
     run = Run(client, run_id)
     run.log_params(params)
     run.set_tags(tags)
@@ -77,7 +79,7 @@ def open_run(model: Path) -> Run:
         TransientError: the tracking server does not answer.
     """
     facts = RUN.read(model)
-    client = mlflow_client(os.environ.get(VARIABLE) or resolved_uri(facts["tracking_uri"]))
+    client = mlflow_client(uri_of(facts))
     run = Run(client, facts["run_id"])
     with answers(f"run {run.run_id}", client.tracking_uri):
         try:
@@ -93,6 +95,11 @@ def open_run(model: Path) -> Run:
     if not finished:  # a run is finished when all its metrics are there
         run.send(run.lacks(Journal(JOURNAL.path(model)).entries()))
     return run
+
+
+def uri_of(facts: Mapping[str, str]) -> str:
+    """Address of the tracking server or store that has the run of a run.json."""
+    return os.environ.get(VARIABLE) or resolved_uri(facts["tracking_uri"])
 
 
 def _earlier(state: Path, uri: str) -> dict[str, str]:

@@ -60,6 +60,7 @@ def test_it_writes_a_model_with_its_lineage_and_the_name_of_its_run(folder: Path
     note = json.loads((folder / "model" / "run.json").read_text())
     stored = runs.open_run(folder / "model").client.get_run(note["run_id"])
     assert stored.info.status == "FINISHED"
+    assert note["experiment_id"] == stored.info.experiment_id
     assert {
         "train/loss",
         "train/cross_entropy",
