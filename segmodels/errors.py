@@ -53,7 +53,7 @@ def same_name(name: str, other: str) -> bool:
     return _letters(name) == _letters(other)
 
 
-LEAST_LIKENESS = 0.6
+LEAST_LIKENESS = 0.65
 """Of a name that is suggested."""
 
 

@@ -71,13 +71,11 @@ def check_prompt(prompt: Prompt, size: Sequence[int]) -> None:
     if prompt.box is None:
         return
     left, top, right, bottom = prompt.box
-    shown = f"box ({left:g}, {top:g}, {right:g}, {bottom:g})"
-    if min(left, top) < 0 or right > width or bottom > height:
-        raise InputError(f"{shown} lies outside, expected one {inside}: give left, top, right, bottom, in pixels")
-    if right <= left or bottom <= top:
+    if min(prompt.box) < 0 or max(left, right) > width or max(top, bottom) > height:
         raise InputError(
-            f"{shown} has no area, expected left below right and top below bottom: give left, top, right, bottom"
+            f"{_shown(prompt.box)} lies outside, expected one {inside}: give left, top, right, bottom, in pixels"
         )
+    _check_area(prompt.box)
 
 
 def parse_prompts(points: Sequence[str], boxes: Sequence[str]) -> list[Prompt]:
@@ -89,7 +87,7 @@ def parse_prompts(points: Sequence[str], boxes: Sequence[str]) -> list[Prompt]:
             and so on.
 
     Raises:
-        InputError: text of another form, or other numbers of points than of boxes.
+        InputError: text of another form, a box without area, or other numbers of points than of boxes.
     """
     if points and boxes and len(points) != len(boxes):
         raise InputError(
@@ -99,11 +97,27 @@ def parse_prompts(points: Sequence[str], boxes: Sequence[str]) -> list[Prompt]:
     clicks = [[_click(text) for text in own.split(";") if text.strip()] for own in points]
     if any(not own for own in clicks):
         raise InputError("points of an object are empty, expected x,y: 120,80")
-    found = [_numbers("box", text, (4,), "left,top,right,bottom") for text in boxes]
+    numbers = [_numbers("box", text, (4,), "left,top,right,bottom") for text in boxes]
+    found: list[Box] = [(left, top, right, bottom) for left, top, right, bottom in numbers]
+    for box in found:
+        _check_area(box)
     count = max(len(clicks), len(found))
     rows = clicks or [[]] * count
-    corners: list[Box | None] = [(a, b, c, d) for a, b, c, d in found] or [None] * count
+    corners: list[Box | None] = [*found] or [None] * count
     return [Prompt(own, box) for own, box in zip(rows, corners, strict=True)]
+
+
+def _check_area(box: Box) -> None:
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        raise InputError(
+            f"{_shown(box)} has no area, expected left below right and top below bottom: give left, top, right, bottom"
+        )
+
+
+def _shown(box: Box) -> str:
+    left, top, right, bottom = box
+    return f"box ({left:g}, {top:g}, {right:g}, {bottom:g})"
 
 
 def _click(text: str) -> Click:

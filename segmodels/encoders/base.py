@@ -102,6 +102,12 @@ class Encoder(nn.Module):
         return set()
 
 
+def check_layer_decay(share: float) -> None:
+    """Raise InputError unless ``share`` of the next layer's learning rate is above 0 and at most 1."""
+    if not 0 < share <= 1:
+        raise InputError(f"layer_decay is {share}, expected above 0 and at most 1, which lets all layers learn alike")
+
+
 def check_output_stride(encoder: str, output_stride: int, supported: Sequence[int]) -> None:
     """Raise InputError unless the encoder can work at that output stride."""
     if output_stride not in supported:

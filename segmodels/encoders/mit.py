@@ -17,7 +17,13 @@ from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.errors import InputError
 from segmodels.layers.attention import attend
-from segmodels.layers.blocks import DropPath, check_images, initialise_convolutions, initialise_transformer
+from segmodels.layers.blocks import (
+    DropPath,
+    check_images,
+    drop_path_rates,
+    initialise_convolutions,
+    initialise_transformer,
+)
 from segmodels.layers.names import Names, renamed
 
 Size = tuple[int, int]
@@ -166,7 +172,7 @@ class MiT(Encoder):
         self.channels = tuple(widths)
         self.strides = (4, 8, 16, 32)
         self.checkpointing = checkpointing
-        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        rates = drop_path_rates(drop_path, sum(depths))
         channels = in_channels
         for i, (width, depth, heads, reduction) in enumerate(
             zip(widths, depths, (1, 2, 5, 8), (8, 4, 2, 1), strict=True), start=1

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
-from segmodels.layers.blocks import DropPath, check_images, initialise_convolutions
+from segmodels.layers.blocks import DropPath, check_images, drop_path_rates, initialise_convolutions
 
 
 class MultiScaleConvAttention(nn.Module):
@@ -143,7 +143,7 @@ class MSCAN(Encoder):
         self.in_channels = in_channels
         self.channels = tuple(widths)
         self.strides = (4, 8, 16, 32)
-        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        rates = drop_path_rates(drop_path, sum(depths))
         channels = in_channels
         for i, (width, depth, ratio) in enumerate(zip(widths, depths, (8, 8, 4, 4), strict=True), start=1):
             self.add_module(f"patch_embed{i}", PatchEmbed(channels, width, first=i == 1))

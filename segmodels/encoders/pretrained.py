@@ -20,7 +20,7 @@ from segmodels.errors import InputError, TransientError, nearest
 from segmodels.files import cache_folder, sha256
 
 IMAGENET = "imagenet"
-"""The first row of the table that fits the encoder."""
+"""The first row of the table that fits the encoder, of those named ENCODER:DATA; others are of whole models."""
 
 MIRROR = "SEGMODELS_WEIGHTS_URL"
 """Environment variable: address of a folder that has the files of the table by their names."""
@@ -75,14 +75,21 @@ def named_weights(weights: str | Path, fits: str, form: str = "") -> Pretrained 
         fits, form: of the encoder or model that the weights are for.
 
     Raises:
-        InputError: a name that is not in the table.
+        InputError: a name that is not in the table, or that of weights of another encoder or model than one that has
+            rows of its own.
     """
     text = str(weights)
-    if not isinstance(weights, str) or text in pretrained() or not _may_be_name(text):
-        return pretrained().get(text)
+    if named := pretrained().get(text):
+        fitting = [row.name for row in pretrained().values() if row.fits == fits]
+        if fitting and text not in fitting:
+            raise InputError(f"weights {text} are of {named.fits}, not of {fits}: choose one of {', '.join(fitting)}")
+        return named
+    if not isinstance(weights, str) or not _may_be_name(text):
+        return None
     own = [row for row in pretrained().values() if row.fits == fits and row.form == form]
-    if text == IMAGENET and own:
-        return own[0]
+    of_encoders = [row for row in own if ":" in row.name]
+    if text == IMAGENET and of_encoders:
+        return of_encoders[0]
     by_tag = {row.name.partition(":")[2]: row for row in own}
     if text in by_tag:
         return by_tag[text]
@@ -91,7 +98,9 @@ def named_weights(weights: str | Path, fits: str, form: str = "") -> Pretrained 
         raise InputError(
             f"no published weights of {what} are in the table, got {text!r}: give the path or address of a file"
         )
-    raise nearest("pretrained weights", text, [IMAGENET, *(row.name for row in own)], f" of {fits}")
+    raise nearest(
+        "pretrained weights", text, [*[IMAGENET][: len(of_encoders)], *(row.name for row in own)], f" of {fits}"
+    )
 
 
 def resolved(weights: str | Path, fits: str, form: str = "") -> str | Path:

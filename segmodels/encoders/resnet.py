@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
-from segmodels.layers.blocks import check_images
+from segmodels.layers.blocks import check_images, check_positive
 from segmodels.layers.names import Names, renamed
 from segmodels.layers.switchable_conv import completed, make_switchable
 
@@ -216,6 +216,7 @@ def block_dilations(
         for layer, before in zip(result[1:], of_layer, strict=False):
             layer[0] = (before, layer[0][1])
     if multi_grid is not None:
+        check_positive("multi_grid", *multi_grid)
         grid = [of_layer[3] * multi_grid[i % len(multi_grid)] for i in range(depths[3])]
         result[3] = [(dilation, dilation) for dilation in grid]
     return result

@@ -14,11 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.encoders.base import Encoder, check_output_stride
+from segmodels.encoders.base import Encoder, check_layer_decay, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import resample_positions
 from segmodels.errors import InputError
-from segmodels.layers.blocks import ChannelNorm, DropPath, check_images, initialise_transformer, resize
+from segmodels.layers.blocks import (
+    ChannelNorm,
+    DropPath,
+    check_images,
+    check_positive,
+    drop_path_rates,
+    initialise_transformer,
+    resize,
+)
 from segmodels.layers.mask_decoder import SamMLP
 from segmodels.layers.names import Names, renamed
 
@@ -141,6 +149,8 @@ class SamViT(Encoder):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_positive("out_channels of SamViT", out_channels)
+        check_layer_decay(layer_decay)
         check_output_stride("SamViT", output_stride, (16, 32))  # 32 is what models ask for that take any encoder
         if image_size < 16 or image_size % 16 or window < 1:
             raise InputError(
@@ -156,7 +166,7 @@ class SamViT(Encoder):
         side = image_size // 16
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_channels, width, 16, 16)})
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, width))
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.ModuleList(
             SamBlock(width, heads, 0 if i in global_blocks else window, side, rate) for i, rate in enumerate(rates)
         )

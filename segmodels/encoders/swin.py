@@ -19,7 +19,7 @@ from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import MLP, joined_attention
 from segmodels.errors import InputError
-from segmodels.layers.blocks import DropPath, check_images, initialise_transformer
+from segmodels.layers.blocks import DropPath, check_images, drop_path_rates, initialise_transformer
 from segmodels.layers.names import Names, renamed
 
 TRANSFORMERS: Names = (
@@ -202,7 +202,7 @@ class Swin(Encoder):
         self.strides = (4, 8, 16, 32)
         self.checkpointing = checkpointing
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(in_channels, width, 4, 4), "norm": nn.LayerNorm(width)})
-        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        rates = drop_path_rates(drop_path, sum(depths))
         self.layers = nn.ModuleList()
         for i, (channels, depth, number) in enumerate(zip(self.channels, depths, heads, strict=True)):
             self.layers.append(Stage(channels, number, window, rates[:depth], last=i == 3))

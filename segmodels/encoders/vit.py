@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segmodels.encoders.base import Encoder, check_output_stride
+from segmodels.encoders.base import Encoder, check_layer_decay, check_output_stride
 from segmodels.encoders.flax_names import GOOGLE
 from segmodels.encoders.registry import register_encoder
 from segmodels.errors import InputError
 from segmodels.layers.attention import attend
-from segmodels.layers.blocks import DropPath, check_images, initialise_transformer
+from segmodels.layers.blocks import DropPath, check_images, check_positive, drop_path_rates, initialise_transformer
 from segmodels.layers.names import Names, renamed
 
 PUBLISHED: Names = (
@@ -196,12 +196,15 @@ class ViT(Encoder):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_positive("patch of ViT", patch)
+        check_layer_decay(layer_decay)
         check_output_stride("ViT", output_stride, (patch, 32))  # 32 is what models ask for that take any encoder
         self.out_blocks = tuple(out_blocks or sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)}))
-        if min(self.out_blocks) < 1 or max(self.out_blocks) > depth or image_size < patch:
+        rising = list(self.out_blocks) == sorted(set(self.out_blocks))
+        if not rising or self.out_blocks[0] < 1 or self.out_blocks[-1] > depth or image_size < patch:
             raise InputError(
-                f"out_blocks of ViT is {list(self.out_blocks)} and image_size {image_size}, expected 1 to {depth}"
-                f" for the blocks and at least {patch} pixels"
+                f"out_blocks of ViT is {list(self.out_blocks)} and image_size {image_size}, expected rising numbers"
+                f" from 1 to {depth} for the blocks and at least {patch} pixels"
             )
         self.in_channels = in_channels
         self.channels = (width,) * len(self.out_blocks)
@@ -209,7 +212,7 @@ class ViT(Encoder):
         self.layer_decay = layer_decay
         self.checkpointing = checkpointing
         self.embed = PatchEmbed(in_channels, width, patch, image_size // patch, class_token, patch_bias)
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=1e-6) if final_norm else None
         initialise_transformer(self)

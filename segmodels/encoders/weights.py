@@ -74,19 +74,20 @@ def load_weights(
     own = module.state_dict()
     file = read_state_dict(source)
     given = _best_prefix(file, own, translate)
-    if rest := len(file) - len(given):
-        log.warning(
-            "weights %s are of a whole model: its body was loaded, %d tensors of its heads were not; to load them too,"
-            " give the file as the model's option weights, not encoder_weights",
-            source,
-            rest,
-        )
+    rest = len(file) - len(given)
     given = {key: value for key, value in given.items() if not key.startswith(ignore)} if ignore else given
     given = adapt(given)
     report = compared(given, own)
     if strict and (report.missing or report.unexpected or report.mismatched):
         raise foreign(source, type(module).__name__, report, given, own, advice(given) if advice else "")
     copy_tensors(given, own, report.loaded)
+    if rest:
+        log.warning(
+            "weights %s are of a whole model: its body was loaded, %d tensors of its heads were not; to load them too,"
+            " give the file as the model's option weights, not encoder_weights",
+            source,
+            rest,
+        )
     return report
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from segmodels.layers.blocks import resize
+from segmodels.layers.blocks import check_positive, resize
 from segmodels.layers.names import ASPP as ASPP_NAMES
 from segmodels.layers.names import Names
 
@@ -32,6 +32,7 @@ class SummedASPP(nn.Module):
         self, in_channels: int, num_classes: int, rates: Sequence[int] = (6, 12, 18, 24), hidden: int | None = None
     ) -> None:
         super().__init__()
+        check_positive("rates of ASPP", *rates)
         self.branches = nn.ModuleList(
             (
                 _scores(in_channels, num_classes, 3, rate)
@@ -120,6 +121,7 @@ class ASPP(nn.Module):
         drop_channels: bool = False,
     ) -> None:
         super().__init__()
+        check_positive("rates of ASPP", *rates)
         self.channels = channels
         atrous = separable_conv if separable else conv
         convs = [conv(in_channels, channels, 1), *(atrous(in_channels, channels, 3, rate) for rate in rates)]

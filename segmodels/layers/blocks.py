@@ -107,6 +107,19 @@ class DropPath(nn.Module):
         return residual * kept / (1 - self.rate)
 
 
+def drop_path_rates(last: float, blocks: int) -> list[float]:
+    """Rates of ``DropPath`` of a row of blocks: they rise linearly from 0 to ``last``.
+
+    Raises:
+        InputError: ``last`` is not from 0 to below 1.
+    """
+    if not 0 <= last < 1:
+        raise InputError(
+            f"drop_path is {last}, expected from 0 to below 1, the share of images that skip the last block"
+        )
+    return torch.linspace(0, last, blocks, device="cpu").tolist()
+
+
 def initialise_transformer(module: nn.Module) -> None:
     """The usual start of vision transformers: linear layers from a normal distribution of 0.02, cut at two standard
     deviations, biases 0.
@@ -172,6 +185,13 @@ def check_size(images: Tensor, minimum: int, what: str) -> None:
             raise InputError(
                 f"image {name} is {size}, expected at least {minimum}, the stride of {what}: enlarge or pad the images"
             )
+
+
+def check_positive(what: str, *numbers: int) -> None:
+    """Raise InputError for a number below 1, and where there are none."""
+    if not numbers or min(numbers) < 1:
+        shown = ", ".join(map(str, numbers)) or "empty"
+        raise InputError(f"{what} is {shown}, expected {'numbers' if len(numbers) != 1 else 'a number'} of at least 1")
 
 
 def check_widths(widths: Sequence[int]) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
-from segmodels.layers.blocks import group_norm
+from segmodels.layers.blocks import check_positive, group_norm
 from segmodels.layers.fpn import FPN, SemanticBranch
 from segmodels.layers.kernel_update import KernelUpdate
 from segmodels.models.base import Model
@@ -46,6 +46,7 @@ class KNetObjects(Model):
         encoder_rate: float = 0.25,
     ) -> None:
         super().__init__()
+        check_positive("kernels", kernels)
         self.encoder_rate = encoder_rate
         self.encoder = encoder
         self.fpn = FPN(encoder.channels_at(STRIDES), channels)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
-from segmodels.layers.blocks import resize
+from segmodels.layers.blocks import check_positive, resize
 from segmodels.layers.names import Names
 from segmodels.layers.pixel_decoders import LEVELS, DeformablePixelDecoder
 from segmodels.layers.positions import sine_positions
@@ -79,6 +79,7 @@ class Mask2Former(Model):
         encoder_rate: float = 0.1,
     ) -> None:
         super().__init__()
+        check_positive("queries", queries)
         self.encoder_rate = encoder_rate
         self.encoder = encoder
         widths = encoder.channels_at(STRIDES)

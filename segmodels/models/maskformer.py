@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
+from segmodels.layers.blocks import check_positive
 from segmodels.layers.names import Names, renamed
 from segmodels.layers.pixel_decoders import PyramidPixelDecoder
 from segmodels.layers.positions import sine_positions
@@ -70,6 +71,7 @@ class MaskFormer(Model):
         encoder_rate: float = 1.0,
     ) -> None:
         super().__init__()
+        check_positive("queries", queries)
         self.encoder_rate = encoder_rate
         self.encoder = encoder
         widths = encoder.channels_at(STRIDES)

@@ -48,7 +48,7 @@ SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "
         (LOSSES, "cross_entrpy", ["cross_entropy"]),
         (LOSSES, "generalised_dice", ["generalized_dice", "dice"]),
         (ENCODERS, "resnet51", ["resnet18", "resnet50", "resnet152"]),
-        (ENCODERS, "vit_b16", ["vit_base"]),
+        (ENCODERS, "vit_b", ["vit_base"]),
         (KEYS, "optimiser", ["optimizer"]),
         (SCORES, "miou", ["mean_iou"]),
     ],
@@ -65,6 +65,8 @@ def test_what_people_write_finds_the_name(known: tuple[str, ...], name: str, mea
         (MODELS, "cross_entropy"),
         (ENCODERS, "unet"),  # not resnet50
         (ENCODERS, "densenet121"),
+        (ENCODERS, "vit_b16"),  # not mit_b1
+        (("drop_path", "checkpointing"), "depth"),
         (ENCODERS, "imagenet"),
         (LOSSES, "mse"),
         (LOSSES, "resnet50"),

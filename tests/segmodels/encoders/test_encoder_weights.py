@@ -218,6 +218,10 @@ def test_the_heads_that_the_weights_of_a_body_leave_out_are_reported(tmp_path, c
     save_file(whole | {"classifier.4.weight": torch.zeros(21, 512, 1, 1)}, tmp_path / "whole.safetensors")
     create_encoder("resnet18", weights=tmp_path / "whole.safetensors")
     assert "its body was loaded, 1 tensors of its heads were not; to load them too, give the file as" in caplog.text
+    caplog.clear()
+    with pytest.raises(InputError, match="are not of this ResNet"):
+        create_encoder("resnet34", weights=tmp_path / "whole.safetensors")
+    assert not caplog.text, "nothing was loaded"
 
 
 def test_files_that_are_no_weights_are_named(tmp_path):

@@ -252,5 +252,6 @@ def test_windows_without_tokens_and_images_too_small_to_reduce_are_refused():
 
 
 def test_blocks_that_vit_does_not_have_are_named():
-    with pytest.raises(InputError, match=r"out_blocks of ViT is \[13\] .* expected 1 to 12"):
-        create_encoder("vit_tiny", out_blocks=[13])
+    for blocks in ([13], [0], [3, 2], [1, 1]):
+        with pytest.raises(InputError, match=r"out_blocks of ViT is .* expected rising numbers from 1 to 12"):
+            create_encoder("vit_tiny", out_blocks=blocks)

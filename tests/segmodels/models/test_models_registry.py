@@ -57,6 +57,33 @@ from segmodels.models.registry import create_model
             {"encoder": "resnet18", "level": 2},
             "unet_plus_plus on encoder 'resnet18' got .* which are of its own encoder: leave them out",
         ),
+        ("deeplab_v3_resnet50", {"encoder": "resnet18", "rates": [0, 6]}, "rates of ASPP is 0, 6, expected numbers of"),
+        ("deeplab_v2_resnet101", {"encoder": "resnet18", "rates": []}, "rates of ASPP is empty, expected numbers of"),
+        (
+            "fcn_resnet50",
+            {"encoder_options": {"multi_grid": [1, -1]}},
+            "multi_grid is 1, -1, expected numbers of at least",
+        ),
+        ("mask2former_r50", {"encoder": "resnet18", "queries": 0}, "queries is 0, expected a number of at least 1"),
+        ("segmenter_t_mask", {"encoder_options": {"patch": 0}}, "patch of ViT is 0, expected a number of at least 1"),
+        (
+            "segmenter_t_mask",
+            {"encoder_options": {"layer_decay": 0}},
+            "layer_decay is 0, expected above 0 and at most 1",
+        ),
+        ("segformer_b0", {"encoder_options": {"drop_path": 1.5}}, "drop_path is 1.5, expected from 0 to below 1"),
+        (
+            "sam_tiny",
+            {"encoder_options": {"out_channels": 0}},
+            "out_channels of SamViT is 0, expected a number of at least 1",
+        ),
+        (
+            "unet",
+            {"encoder": "mit_b0", "encoder_weights": "resnet50:imagenet1k_v2"},
+            "weights resnet50:imagenet1k_v2 are of resnet50, not of mit_b0: choose one of mit_b0:imagenet1k",
+        ),
+        ("sam_b", {"weights": "imagenet"}, "unknown pretrained weights 'imagenet' of sam_b: choose one of sam_vit_b$"),
+        ("sam_b", {"weights": "sam_vit_l"}, "weights sam_vit_l are of sam_l, not of sam_b: choose one of sam_vit_b$"),
         (
             "deeplab_v3_resnet50",
             {"encoder": "resnet18", "output_stride": 4},
