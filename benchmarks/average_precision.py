@@ -34,7 +34,7 @@ LEAST = 5.0  # times as fast as pycocotools
 Scene = tuple[Annotation, Instances]
 
 
-def ellipse(random: np.random.Generator, middle: Sequence[int], axes: Sequence[int]) -> np.ndarray:
+def ellipse(random: np.random.Generator, middle: np.ndarray, axes: np.ndarray) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     cv2.ellipse(
         mask, [int(place) for place in middle], [int(axis) for axis in axes], random.uniform(0, 180), 0, 360, 1, -1
@@ -44,7 +44,10 @@ def ellipse(random: np.random.Generator, middle: Sequence[int], axes: Sequence[i
 
 def scene(random: np.random.Generator, labels: LabelMap) -> Scene:
     """Ellipses of all sizes that overlap, one of them a crowd; of each a detection that is a little off, wrong ones."""
-    masks, found, classes, of_found = [], [], [], []
+    masks: list[np.ndarray] = []
+    found: list[np.ndarray] = []
+    classes: list[int] = []
+    of_found: list[int] = []
     while len(masks) < OBJECTS:
         middle, axes = random.integers(0, (WIDTH, HEIGHT)), random.integers(6, 70, 2)
         mask = ellipse(random, middle, axes)
@@ -66,7 +69,8 @@ def scene(random: np.random.Generator, labels: LabelMap) -> Scene:
 
 def as_coco(scenes: Sequence[Scene], labels: LabelMap) -> tuple[COCO, COCO]:
     """What pycocotools evaluates: all masks are encoded already."""
-    truth, annotations, found = COCO(), [], []
+    truth, found = COCO(), []
+    annotations: list[dict[str, Any]] = []
     for number, (annotation, instances) in enumerate(scenes, start=1):
         true = TrueObjects(annotation, labels)
         masks = run_lengths.objects(true.masks, instances.size)

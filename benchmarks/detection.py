@@ -53,7 +53,8 @@ def training_steps(channels_last: bool) -> dict[str, Callable[[], Any]]:
     loss = DetectionLoss()
     own_images = images
     if channels_last:  # as the project trains
-        ours, own_images = ours.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+        ours = ours.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own stub lacks it
+        own_images = images.to(memory_format=torch.channels_last)
 
     def own() -> None:
         ours.zero_grad(set_to_none=True)

@@ -92,8 +92,8 @@ def real_frames() -> tuple[Samples, str] | None:
     if not folder.is_dir():
         return None
     layout = open_layout("camvid", folder)
-    chosen = list(layout.samples())[:IMAGES]
-    return [(layout.read_image(sample), layout.annotation(sample).classes) for sample in chosen], "CamVid frames"
+    annotated = [(sample, layout.annotation(sample)) for sample in list(layout.samples())[:IMAGES]]
+    return [(layout.read_image(sample), own.classes) for sample, own in annotated if own], "CamVid frames"
 
 
 def scenes() -> Samples:

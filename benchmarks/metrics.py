@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,7 +46,7 @@ def region_maps(random: np.random.Generator) -> tuple[NDArray, NDArray]:
     return prediction, target
 
 
-def contenders(prediction: NDArray, target: NDArray) -> dict[str, Callable[[], object]]:
+def contenders(prediction: NDArray, target: NDArray) -> dict[str, Callable[[], Any]]:
     """Each returns the confusion matrix, but for copying, which bounds what one pass over memory can reach."""
     tensors = torch.from_numpy(prediction), torch.from_numpy(target)
     copies = np.empty_like(prediction), np.empty_like(target)

@@ -73,6 +73,8 @@ class TheirLoss(nn.Module):
         masks: it takes a mask for each class of an image, not a map of classes.
     """
 
+    net: Any  # of transformers
+
     def __init__(self, net: nn.Module, masks: bool = False) -> None:
         super().__init__()
         self.net = net

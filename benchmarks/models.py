@@ -9,6 +9,7 @@ import argparse
 import functools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ def peak_memory(run: Callable[[], object], gpu: bool) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as record:
         run()
-    events = record.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = record.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     held = most = 0
     for _, change in changes:
@@ -72,7 +73,7 @@ def compared(name: str, rounds: int, size: int | None, device: str, clock: Calla
     size = size or (512 if gpu else pair.size)
     images = torch.randn(BATCH, 3, size, size, device=device)
     torch.manual_seed(0)
-    models = [build(size).to(device).train() for build in (pair.ours, pair.theirs)]
+    models: list[Any] = [build(size).to(device).train() for build in (pair.ours, pair.theirs)]
     gmac = [frozen_gmac(model, images[:1]) for model in models]
     if gpu:
         images = images.contiguous(memory_format=torch.channels_last)
@@ -122,7 +123,7 @@ def main() -> None:
         if options.only in name:
             rows.append(compared(name, options.rounds, options.size, device, clock))
             print(rows[-1], flush=True)
-    saved = checkpointing(device) if options.only in CHECKPOINTED else None
+    saved = checkpointing(device) if options.only in CHECKPOINTED else []
     if options.only:
         print(saved or "")
         return

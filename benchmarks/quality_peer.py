@@ -34,10 +34,16 @@ class Frames(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = cv2.cvtColor(cv2.imread(str(self.images[index])), cv2.COLOR_BGR2RGB)
-        mask = cv2.imread(str(self.masks[index]), cv2.IMREAD_UNCHANGED)
+        image = cv2.cvtColor(_pixels(self.images[index]), cv2.COLOR_BGR2RGB)
+        mask = _pixels(self.masks[index], cv2.IMREAD_UNCHANGED)
         changed = self.transform(image=image, mask=np.where(mask == VOID, 255, mask))
         return torch.from_numpy(changed["image"]).permute(2, 0, 1), torch.from_numpy(changed["mask"]).long()
+
+
+def _pixels(path: Path, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    pixels = cv2.imread(str(path), flags)
+    assert pixels is not None, path
+    return pixels
 
 
 def main(camvid: Path, out: Path, minutes: float, seed: int, encoder: str = "resnet18", weights: str = "") -> None:
@@ -81,8 +87,9 @@ def main(camvid: Path, out: Path, minutes: float, seed: int, encoder: str = "res
     model.eval()
     frames = Frames(camvid, "val", A.Compose([A.PadIfNeeded(None, None, 32, 32), A.Normalize(MEAN, STD)]))
     with torch.no_grad():
-        for (image, _), path in zip(frames, frames.images, strict=True):
-            height, width = cv2.imread(str(path)).shape[:2]
+        for number, path in enumerate(frames.images):
+            image, _ = frames[number]
+            height, width = _pixels(path).shape[:2]
             top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
             classes = model(image[None]).argmax(1)[0, top : top + height, left : left + width]
             cv2.imwrite(str(out / f"{path.stem}.png"), classes.byte().numpy())

@@ -13,6 +13,7 @@ import math
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def measured(runs: dict[str, Any]) -> list[dict[str, Any]]:
     }
     with torch.inference_mode():
         milliseconds = side_by_side(
-            {name: lambda model=model: model(images) for name, model in models.items()}, rounds=5, warmup=2
-        )  # type: ignore[misc]
+            {name: partial(model, images) for name, model in models.items()}, rounds=5, warmup=2
+        )
     rows = [
         {
             "model": name,

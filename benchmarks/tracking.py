@@ -17,7 +17,7 @@ from contextlib import redirect_stdout
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -152,7 +152,8 @@ def measure(behaviour: str, epoch: Callable[[], None]) -> Seconds:
 
 
 def tracking(state: Path) -> TrackedTraining:
-    reader = SimpleNamespace(source={"kind": "digits"}, digest="0" * 32)
+    reader: Any = SimpleNamespace(source={"kind": "digits"}, digest="0" * 32)
+    task: Any = None  # no pictures are drawn
     return TrackedTraining(
         experiment="benchmark",
         name="unet",
@@ -162,8 +163,8 @@ def tracking(state: Path) -> TrackedTraining:
         columns=(),
         state=state,
         reader=reader,
-        task=None,
-        pictures=ValidationPictures(None, state / "pictures", EPOCHS, 1),
+        task=task,
+        pictures=ValidationPictures(task, state / "pictures", EPOCHS, 1),
         system_metrics=False,
         enabled=True,
     )

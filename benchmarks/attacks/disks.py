@@ -81,7 +81,7 @@ def _ready(ground: Ground, command: tuple[str, ...]) -> Path:
 def _small(workspace: Path, option: str, command: tuple[str, ...]) -> str:
     disk = workspace.with_name(f"{workspace.name}-disk")
     disk.mkdir()
-    script = ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", disk, option]
+    script = ["unshare", "-rm", "sh", "-c", SMALL_DISK, "sh", str(disk), option]
     outcome = run(workspace, *script, *PYTHON, *command, seconds=60)
     if outcome.code == 99 or "unshare:" in outcome.text:
         raise RuntimeError(f"no file system of one's own here: {outcome.text.strip()[-200:]}")

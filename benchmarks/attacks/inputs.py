@@ -15,7 +15,23 @@ from PIL import Image
 
 from benchmarks.attacks.ground import PARAMS, STEPS, Ground, Trials, remove, torn, write_params
 
-VALUES = (-1, 0, 10**30, 1e308, float("inf"), float("nan"), "", "text", "x" * 5000, [], {}, True, None, [[1]], "1e400")
+VALUES: tuple[Any, ...] = (
+    -1,
+    0,
+    10**30,
+    1e308,
+    float("inf"),
+    float("nan"),
+    "",
+    "text",
+    "x" * 5000,
+    [],
+    {},
+    True,
+    None,
+    [[1]],
+    "1e400",
+)
 
 TEXTS: dict[str, bytes] = {
     "aliases": b"a: &a [x,x,x,x,x,x,x,x,x]\n"

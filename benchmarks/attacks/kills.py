@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 from benchmarks.attacks.ground import PYTHON, Ground, Trials, kill, run, start, until, wait
@@ -35,7 +36,7 @@ def first_training(ground: Ground) -> Trials:
     while True:
         workspace = ground.copy("data/model", "data/checkpoints", "mlruns", "mlflow.db")
         process = start(workspace, *PYTHON, "train")
-        until(lambda workspace=workspace: list(workspace.glob("*mlflow.db*")), 60)
+        until(partial(_has_store, workspace), 60)
         delay = draw.uniform(0, 4)
         time.sleep(delay)
         kill(process)
@@ -66,6 +67,10 @@ def dvc_files(ground: Ground) -> Trials:
 def weights(workspace: Path) -> str:
     path = workspace / "data" / "model" / "weights.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no weights"
+
+
+def _has_store(workspace: Path) -> bool:
+    return any(workspace.glob("*mlflow.db*"))
 
 
 def _project(ground: Ground) -> Path:

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import socket
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -61,10 +62,8 @@ def _request(draw: random.Random) -> tuple[str, bytes]:
     """A name and the bytes of a request."""
     picture = _picture()
     tensor = {"name": "images", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192}
-    key, value = (
-        draw.choice(list(tensor)),
-        draw.choice([None, -1, 1e400, "x", [], {}, [[[]]], [10**9] * 4, 2**70, True]),
-    )
+    key = draw.choice(list(tensor))
+    value: Any = draw.choice([None, -1, 1e400, "x", [], {}, [[[]]], [10**9] * 4, 2**70, True])
     bodies = {
         "noise": draw.randbytes(draw.randrange(3000)),
         "half a picture": picture[: draw.randrange(len(picture))],

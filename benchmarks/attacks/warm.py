@@ -107,7 +107,7 @@ def serve() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             output.seek(0)
-            text = output.buffer.read().decode(errors="replace")[-20_000:]
+            text = bytes(output.buffer.read()).decode(errors="replace")[-20_000:]
         os.write(answers, json.dumps([code, text]).encode() + b"\n")
 
 
