@@ -208,10 +208,17 @@ class Instances:
         scored = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
         return [Region(label, self.mask(number), score) for number, (label, score) in scored]
 
-    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
+    def draw(
+        self, image: NDArray, labels: LabelMap, alpha: float = 0.6, zoom: float = 1.0, scores: bool = True
+    ) -> NDArray:
         """The masks in their classes' colours over the image ``(H, W, 3)`` uint8 RGB, best last, each with an outline,
         and its number among the objects, from 1, its class and score beside it; objects with a score below ``sure`` are
         left out.
+
+        Args:
+            alpha: opacity of the colours.
+            zoom: how many times smaller the picture will be shown.
+            scores: whether captions have them.
         """
         from segmodels.object_pictures import draw_masks
 
@@ -219,8 +226,10 @@ class Instances:
         order = order[self.scores[order] >= self.sure]
         masks = [self.crop(i) for i in order]
         colors = [labels.palette[self.labels[i]] for i in order]
-        captions = [f"{i + 1} {labels.classes[self.labels[i]]} {self.scores[i]:.2f}" for i in order]
-        return draw_masks(image, masks, colors, alpha, captions)
+        captions = [
+            f"{i + 1}: {labels.classes[self.labels[i]]}" + (f", {self.scores[i]:.2f}" if scores else "") for i in order
+        ]
+        return draw_masks(image, masks, colors, alpha, captions, zoom)
 
 
 @dataclass(frozen=True)
@@ -307,13 +316,18 @@ class PanopticMap:
         """A region for each segment."""
         return [Region(segment.label, self.ids == segment.id) for segment in self.segments]
 
-    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6) -> NDArray:
-        """The classes' colours over the image ``(H, W, 3)`` uint8 RGB, things with an outline and their class."""
+    def draw(self, image: NDArray, labels: LabelMap, alpha: float = 0.6, zoom: float = 1.0) -> NDArray:
+        """The classes' colours over the image ``(H, W, 3)`` uint8 RGB, things with an outline, their id and class.
+
+        Args:
+            alpha: opacity of the colours.
+            zoom: how many times smaller the picture will be shown.
+        """
         from segmodels import plots
         from segmodels.object_pictures import draw_masks
 
         things = [segment for segment in self.segments if segment.label in labels.things]
         masks = [run_lengths.cropped(self.ids == segment.id) for segment in things]
         colors = [labels.palette[segment.label] for segment in things]
-        captions = [f"{segment.id} {labels.classes[segment.label]}" for segment in things]
-        return draw_masks(plots.blend(image, self.classes(labels), labels, alpha), masks, colors, 0.0, captions)
+        captions = [f"{segment.id}: {labels.classes[segment.label]}" + ", crowd" * segment.crowd for segment in things]
+        return draw_masks(plots.blend(image, self.classes(labels), labels, alpha), masks, colors, 0.0, captions, zoom)

@@ -123,7 +123,7 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         return Instances(size, run_lengths.boxes(masks, size), scores, labels, tuple(masks))
 
     def compare(self, image: NDArray, annotation: Annotation, result: Instances, caption: str) -> Comparison:
-        from segmodels.object_pictures import compare_objects
+        from segmodels.object_pictures import compare_objects, drawing_size, enlarged
         from segmodels.plots import resize_image
 
         truth, true = self.truth(annotation), TrueObjects(annotation, self.labels)
@@ -138,7 +138,12 @@ class InstanceTask(Task[SegmentTargets, Instances]):
         ]
         outcomes += [(result.crop(int(d)), "wrong") for d, place in zip(sure, pairs, strict=True) if place == UNPAIRED]
         image = resize_image(image, truth.size)
-        drawn = truth.draw(image, self.labels), result.draw(image, self.labels)
+        size, zoom = drawing_size(truth.size)
+        shown = enlarged(image, size)
+        drawn = (
+            truth.resized(size).draw(shown, self.labels, zoom=zoom, scores=False),
+            result.resized(size).draw(shown, self.labels, zoom=zoom),
+        )
         classes = [*truth.labels.tolist(), *result.labels[sure].tolist()]
         return compare_objects(image, *drawn, outcomes, classes, self.labels, caption)
 

@@ -99,7 +99,7 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         return panoptic_map(annotation, self.labels)
 
     def compare(self, image: NDArray, annotation: Annotation, result: PanopticMap, caption: str) -> Comparison:
-        from segmodels.object_pictures import compare_objects
+        from segmodels.object_pictures import compare_objects, drawing_size, enlarged
         from segmodels.plots import resize_image
 
         truth = self.truth(annotation)
@@ -109,7 +109,12 @@ class PanopticTask(Task[SegmentTargets, PanopticMap]):
         outcomes += [(cropped(truth.ids == true_ids[row]), "missed") for row in pairs.unmatched_true]
         outcomes += [(cropped(result.ids == ids[row]), "wrong") for row in pairs.unmatched_predicted]
         image = resize_image(image, truth.ids.shape)
-        drawn = truth.draw(image, self.labels), result.draw(image, self.labels)
+        size, zoom = drawing_size((truth.ids.shape[0], truth.ids.shape[1]))
+        shown = enlarged(image, size)
+        drawn = (
+            truth.resized(size).draw(shown, self.labels, zoom=zoom),
+            result.resized(size).draw(shown, self.labels, zoom=zoom),
+        )
         classes = [segment.label for segment in (*truth.segments, *result.segments)]
         return compare_objects(image, *drawn, outcomes, classes, self.labels, caption)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,17 @@ def test_objects_are_drawn_in_their_colours_with_outlines(size: int) -> None:
 def test_panoptic_maps_are_drawn_in_the_classes_colours() -> None:
     picture = panoptic().draw(np.full((30, 40, 3), 100, np.uint8), LABELS, alpha=1.0)
     assert [picture[y, x].tolist() for y, x in ((0, 39), (28, 2), (8, 6))] == [[100] * 3, [90, 60, 30], [230, 60, 60]]
+
+
+def test_the_outline_of_a_light_colour_is_dark() -> None:
+    light = replace(LABELS, palette=(*LABELS.palette[:-1], (240, 240, 240)))
+    mask = np.zeros((1, 40, 40), bool)
+    mask[0, 10:30, 10:30] = True
+    drawn = [
+        Instances.of_masks(mask, [0.9], [LABELS.num_classes - 1]).draw(np.full((40, 40, 3), 230, np.uint8), labels)
+        for labels in (LABELS, light)
+    ]
+    assert [picture[10, 20].tolist() for picture in drawn] == [[255] * 3, [0] * 3]
 
 
 def test_captions_do_not_hide_small_objects() -> None:

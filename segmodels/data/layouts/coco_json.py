@@ -224,9 +224,14 @@ def _runs(encoded: Any, size: tuple[int, int], where: str) -> dict[str, Any]:
         check_shape(encoded, {"size": [int], "counts": (str, [int])})
         counts = encoded["counts"]
         runs = _decompressed(counts) if isinstance(counts, str) else counts
-        if encoded["size"] != list(size) or sum(runs) != size[0] * size[1] or min(runs) < 0:
-            raise ValueError(f"it covers {sum(runs)} pixels and its size is {encoded['size']}, expected {list(size)}")
-    except (ValueError, IndexError) as error:
+        if min(runs, default=0) < 0:
+            raise ValueError(f"it has a run of {min(runs)} pixels")
+        if encoded["size"] != list(size) or sum(runs) != size[0] * size[1]:
+            raise ValueError(
+                f"its size is {encoded['size']} and its runs have {sum(runs)} pixels, expected {list(size)} and"
+                f" {size[0] * size[1]}"
+            )
+    except ValueError as error:
         raise InputError(f"{where} has a segmentation that cannot be understood ({error}): correct it") from None
     if isinstance(counts, str):
         return {"size": list(size), "counts": counts.encode("ascii")}
@@ -243,9 +248,11 @@ def _decompressed(text: str) -> list[int]:
         value = shift = 0
         more = True
         while more:
+            if place == len(text):
+                raise ValueError("its run lengths end in the middle of a number")
             bits = ord(text[place]) - 48
             if not 0 <= bits < 64:
-                raise ValueError(f"character {text[place]!r} in the run lengths")
+                raise ValueError(f"its run lengths hold the character {text[place]!r}")
             value |= (bits & 0x1F) << shift
             more, shift, place = bool(bits & 0x20), shift + 5, place + 1
             if not more and bits & 0x10:

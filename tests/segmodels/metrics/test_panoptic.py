@@ -15,6 +15,14 @@ from segmodels.errors import InputError
 from segmodels.metrics.panoptic import PanopticCounts, count_segments, match_segments, mean_of_classes, qualities
 
 CLASSES = 4
+PANOPTIC_API = {
+    "": (0.5774278478653184, 0.6420026998049267, 0.7766608391608392),
+    "things": (0.37129878575189995, 0.5004484896311167, 0.5533216783216783),
+    "stuff": (0.783556909978737, 0.783556909978737, 1.0),
+}
+"""PQ, SQ and RQ that ``pq_compute`` of github.com/cocodataset/panopticapi at 7bb4655 gives for the maps of
+``test_coco_maps_count_as_in_the_panoptic_api``, written as it reads them.
+"""
 Map = tuple[np.ndarray, list[Segment]]
 
 
@@ -94,6 +102,7 @@ def test_coco_maps_count_as_in_the_panoptic_api(shared_data: Path) -> None:
     root = shared_data / "coco-sample/coco/annotations"
     data = json.loads((root / "panoptic_val2017.json").read_text())
     labels = {category["id"]: i for i, category in enumerate(data["categories"])}
+    total = np.zeros((4, len(labels)))
     for annotation in data["annotations"]:
         blue, green, red = cv2.split(cv2.imread(str(root / "panoptic_val2017" / annotation["file_name"])))
         ids = red.astype(np.int64) + 256 * green.astype(np.int64) + 65536 * blue.astype(np.int64)
@@ -104,9 +113,14 @@ def test_coco_maps_count_as_in_the_panoptic_api(shared_data: Path) -> None:
         moved = np.roll(ids, (3, 5), (0, 1))
         predicted = [segment._replace(crowd=False) for segment in true]
         expected = plain_loop((moved, predicted), (ids, true), len(labels))
-        np.testing.assert_allclose(
-            np.array(counts((moved, predicted), (ids, true), len(labels))).T, expected, rtol=0, atol=1e-9
-        )
+        found = np.array(counts((moved, predicted), (ids, true), len(labels)))
+        np.testing.assert_allclose(found.T, expected, rtol=0, atol=1e-9)
+        total += found
+    things = np.array([bool(category["isthing"]) for category in data["categories"]])
+    values = qualities(PanopticCounts(*total))
+    for group, chosen in (("", things | True), ("things", things), ("stuff", ~things)):
+        means = [float(mean_of_classes(values[name], np.flatnonzero(chosen))) for name in ("pq", "sq", "rq")]
+        np.testing.assert_allclose(means, PANOPTIC_API[group], rtol=0, atol=1e-12)
 
 
 def test_without_void_and_crowds_the_mean_is_that_of_torchmetrics() -> None:

@@ -362,6 +362,12 @@ def test_pictures_and_figures(name: str) -> None:
     titles = [title for row in rows for title in row.pictures]
     assert titles[:3] == ["image", "truth", "prediction"]
     assert all("found" in title for title in titles[3::4])
+    # 64 x 64 pixels are enlarged, so that objects have captions
+    assert {picture.shape for row in rows for picture in row.pictures.values()} == {(256, 256, 3)}
+    truth = task.truth(annotations[0])
+    enlarged, shown = truth.resized((256, 256)), images[0].repeat(4, 0).repeat(4, 1)
+    options = {"scores": False} if name == "instance" else {}
+    np.testing.assert_array_equal(rows[0].pictures["truth"], enlarged.draw(shown, DIGITS, **options))
     assert set(rows[0].legend) >= {"found", "missed", "wrong"}
     comparisons(rows, DIGITS)
     evaluator = evaluated(task, results, annotations, ids(3))
