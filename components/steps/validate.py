@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ from components.running.wording import first_few_alike
 from components.validation.checks import checks
 from components.validation.data_docs import make_offline, write_overview
 from components.validation.duplicate_images import with_duplicates
-from components.validation.great_expectations_suite import Finding, run_checks
+from components.validation.great_expectations_suite import Finding, import_packages, run_checks
 from components.validation.report import annotated, class_counts, make_report
 from components.validation.sample_facts import FACTS as SAMPLE_FACTS
 from components.validation.sample_facts import GATHERED, gather_facts
@@ -45,7 +46,11 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
         InputError: critical checks failed; names files and what to do, and the page with all of it.
     """
     opened = open_dataset(dataset)
-    _check(params, opened, gather_facts(opened, params.workers), validation)
+    with ThreadPoolExecutor(1) as beside:  # importing Great Expectations takes as long as opening thousands of samples
+        imported = beside.submit(import_packages)
+        facts = gather_facts(opened, params.workers)
+        imported.result()
+    _check(params, opened, facts, validation)
 
 
 def validate_part(params: ValidateParams, dataset: Path, part: int, parts: int, facts: Path) -> None:

@@ -35,6 +35,11 @@ class Finding:
     rows: list[Mapping[str, Any]] = field(default_factory=list)
 
 
+def import_packages() -> None:
+    """Import what ``run_checks`` needs, which takes seconds."""
+    import great_expectations.expectations  # noqa: F401
+
+
 def run_checks(
     tables: Mapping[Table, pd.DataFrame], checks: Sequence[Check], run_name: str, pages: Path
 ) -> list[Finding]:

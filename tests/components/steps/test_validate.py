@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from small_dataset import write
 from validated_set import ONE_WORKER, SIZE, image, ingested, labels, mask, read, validated
 
 from components.steps.validate import validate
+from components.validation.sample_facts import gather_facts
 from segmodels.errors import InputError
 
 
@@ -252,3 +255,19 @@ def test_the_command_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
         == "error: the dataset has masks with unknown labels, masks/train/003.png (7, 254): correct them or add the"
         " labels to the dataset's classes; validation.failed/docs/index.html shows all\n"
     )
+
+
+def test_great_expectations_is_imported_while_the_samples_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingested(tmp_path)
+    importing = threading.Event()
+
+    def gather_meanwhile(*arguments: Any) -> pa.Table:
+        assert importing.wait(10)
+        return gather_facts(*arguments)
+
+    monkeypatch.setattr("components.steps.validate.import_packages", importing.set)
+    monkeypatch.setattr("components.steps.validate.gather_facts", gather_meanwhile)
+    report, _ = validated(tmp_path)
+    assert report["success"]
