@@ -65,14 +65,14 @@ ui: $(VENV)/.installed  ## the MLflow UI, with links to its pages: PORT=5000
 attacks: $(VENV)/.installed  ## kills, outages, full disks, bad files and requests on a tiny workspace, in ten minutes
 	python -m benchmarks.attacks
 
-bench: $(VENV)/.installed  ## side by side with peers; writes benchmarks/RESULTS.md
+bench: $(VENV)/.installed  ## measure side by side with peers; writes benchmarks/RESULTS.md
 	python -m pip install --quiet --no-deps --upgrade --target build/peers -r benchmarks/requirements.txt
 	for name in metrics average_precision losses loader stored_shards train_loop models crf steps serving tracking integrity; do PYTHONPATH=build/peers python -m benchmarks.$$name || exit 1; done
 
-bench-gpu:  ## on a GPU, with torch alone: at most 8 minutes, resumable; writes benchmarks/RESULTS-GPU.md
+bench-gpu:  ## measure on a GPU, with torch alone: at most 8 minutes, resumable; writes benchmarks/RESULTS-GPU.md
 	$(PYTHON) -m benchmarks.gpu
 
-sweep: $(VENV)/.installed  ## a dozen models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
+sweep: $(VENV)/.installed  ## twelve models under one budget of MINUTES each (2): DVC's queue, MLflow runs, a table and a chart
 	@python -m components doctor --repair
 	python -m benchmarks.sweep --minutes $(or $(MINUTES),2)
 
@@ -111,7 +111,7 @@ deploy: $(VENV)/.installed  ## apply infra/kustomize to the cluster of your kube
 	  sed "s|registry.invalid/segmodels@sha256:0\{64\}|$$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["image"])' infra/profiles/$(PROFILE).lock.json)|" | \
 	  python infra/without_missing_kinds.py | kubectl apply -f -
 
-golden: $(VENV)/.installed  ## the compiled pipelines that the tests compare with
+golden: $(VENV)/.installed  ## write the compiled pipelines that the tests compare with
 	for profile in local cpu gpu; do \
 	  SEGMODELS_CODE_REVISION=golden python -m pipelines compile --profile $$profile --params tests/pipelines/golden/params.yaml \
 	    --image registry.example/segmodels@sha256:$$(printf '0%.0s' $$(seq 64)) --output tests/pipelines/golden/$$profile.yaml || exit 1; \

@@ -48,7 +48,7 @@ def _run(argv: list[str]) -> None:
         + "\n\n`python -m components STEP --help` shows a step's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("step", choices=ALL, metavar="STEP")
+    parser.add_argument("step", choices=ALL, metavar="STEP", help="a step or command of those below")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of that step")
     chosen = parser.parse_args(argv)
     set_aws_variables()

@@ -37,7 +37,7 @@ def compare(
         experiment: name of an experiment, all of whose finished runs are compared.
         metric: score that decides, such as mean_iou. None: the first of the task.
         resamples: how often the test images are drawn anew.
-        html: file to write.
+        html: file for the page.
         shards: folder that preprocess wrote; the page then shows the test images on which the first two models differ
             most. Both have to be registered.
 
