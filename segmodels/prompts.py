@@ -111,7 +111,8 @@ def _check_area(box: Box) -> None:
     left, top, right, bottom = box
     if right <= left or bottom <= top:
         raise InputError(
-            f"{_shown(box)} has no area, expected left below right and top below bottom: give left, top, right, bottom"
+            f"{_shown(box)} has no area, expected left less than right and top less than bottom: give left, top,"
+            " right, bottom"
         )
 
 

@@ -218,7 +218,7 @@ def test_an_image_without_prompts_beside_others_has_no_objects(frame: Frame | No
         (["a,b"], [], "point 'a,b' cannot be read"),
         (["nan,1"], [], "point 'nan,1' cannot be read"),
         ([" "], [], "points of an object are empty, expected x,y: 120,80"),
-        ([], ["9,2,4,8"], r"box \(9, 2, 4, 8\) has no area, expected left below right and top below bottom"),
+        ([], ["9,2,4,8"], r"box \(9, 2, 4, 8\) has no area, expected left less than right and top less than bottom"),
         ([], ["9,2,40,8"], r"box \(9, 2, 40, 8\) lies outside, expected one inside the image of 36 x 24 pixels"),
         ([], ["9,2,40"], "box '9,2,40' cannot be read, expected left,top,right,bottom, in pixels"),
         (["4,8"], ["1,1,2,2", "3,3,5,5"], "1 objects have points and 2 have boxes, expected as many of both"),
