@@ -180,6 +180,7 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
                 loc="left",
                 pad=3,
             )
+            axis.set(xticks=[], yticks=[])  # matplotlib lays out the ticks of hidden axes, too, which takes seconds
             axis.set_axis_off()
     patches = [
         Patch(facecolor=_color(color), edgecolor="#00000060", linewidth=0.5, label=_clip(name))
