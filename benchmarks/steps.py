@@ -32,6 +32,7 @@ STEPS = {
     "train": ("shards", "checkpoints", "model"),
     "evaluate": ("shards", "model", "evaluation"),
     "register": ("shards", "model", "evaluation", "registration"),
+    "report": ("dataset", "validation", "model", "evaluation", "registration"),
 }
 OF_DATA = ("ingest", "validate", "preprocess")
 PACKAGES = ("opencv-python-headless", "pillow", "great_expectations")
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def demo(folder: Path) -> None:
-    """All steps on the built-in digits. One epoch: the rest of train is its start, one validation and its end."""
+    """All steps on the built-in digits, and the report. One epoch: the rest of train is its start, validation, end."""
     counts = {"train": 3000, "val": 200, "test": 200}
     train = {"epochs": 1, "options": {"widths": [16, 32, 64, 128, 256]}, "batch_size": 16}
     write_params(folder, {"train": train, "ingest": {"digits": counts}})
