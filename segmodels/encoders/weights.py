@@ -9,6 +9,7 @@ import logging
 import pickle
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -180,7 +181,10 @@ def local_file(source: str | Path) -> Path:
 def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
-    return read_npz(path) if path.suffix == ".npz" else torch.load(path, map_location="cpu", weights_only=True)
+    if path.suffix == ".npz":
+        return read_npz(path)
+    with warnings.catch_warnings(action="ignore"):  # torch warns of a plain pickle, which it then refuses
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fetch(uri: str, cache: Path | None = None) -> Path:

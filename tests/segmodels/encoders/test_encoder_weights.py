@@ -1,7 +1,9 @@
 """Weights of encoders: published key names, files, object stores."""
 
 import hashlib
+import pickle
 import types
+import warnings
 
 import fsspec
 import pytest
@@ -233,6 +235,9 @@ def test_files_that_are_no_weights_are_named(tmp_path):
     torch.save(types.SimpleNamespace(a=1), tmp_path / "code.pth")
     with pytest.raises(InputError, match=r"code.pth holds more than tensors"):
         create_encoder("resnet18", weights=tmp_path / "code.pth")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(types.SimpleNamespace(a=1)))
+    with warnings.catch_warnings(action="error"), pytest.raises(InputError, match=r"plain.pkl holds more than tensors"):
+        create_encoder("resnet18", weights=tmp_path / "plain.pkl")
     torch.save({"epoch": 1}, tmp_path / "empty.pth")
     with pytest.raises(InputError, match=r"empty.pth holds no named tensors"):
         create_encoder("resnet18", weights=tmp_path / "empty.pth")
