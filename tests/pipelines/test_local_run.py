@@ -132,7 +132,7 @@ def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytes
 @pytest.mark.slow
 @pytest.mark.usefixtures("outputs")
 def test_a_model_of_objects_goes_through_every_step(cluster: Cluster) -> None:
-    options = {"encoder": "mobilenet_v2", "channels": 16, "hidden": 32, "sides": [8, 12, 16, 24, 32], "samples": 16}
+    options = {"encoder": "mobilenet_v2", "channels": 16, "hidden": 32, "sides": [8, 12, 16, 24, 32], "detections": 4}
     train = {"options": options, "schedule": "constant", "augment": {"scale": [1.0, 1.0]}}
     outputs = cluster.run(
         "model=mask_rcnn_r50_fpn",
