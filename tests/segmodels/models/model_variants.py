@@ -28,6 +28,11 @@ SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
     "r50_vit": ("r50_vit_base", {"image_size": 64, "depth": 2, "resnet_depths": [1, 1, 1]}),
 }
 
+# Fewer parts of a kind, for variants of ``SMALL``: variant -> options.
+FEWER_PARTS: dict[str, dict[str, object]] = {
+    "gruu_net": {"widths": (16, 32, 64, 32, 16)},  # five units of nine
+}
+
 
 def stands_on(name: str, prefix: str) -> bool:
     body = model_body(name)
@@ -93,6 +98,7 @@ def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module
     for prefix, (encoder, encoder_options) in SMALLER_ENCODERS.items():
         if stands_on(name, prefix if name in SMALL else "vit_large") and stands_on(name, prefix):
             options = {"encoder": encoder, "encoder_options": encoder_options, **options}
+    options = FEWER_PARTS.get(name, {}) | options
     if name in SMALL and "widths" in model_options(name):
         options.setdefault("widths", [max(width // 4, 8) for width in model_options(name)["widths"]])
     if "queries" in model_options(name):
