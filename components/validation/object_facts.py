@@ -6,9 +6,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from segmodels import run_lengths
 from segmodels.annotations import Annotation, Box, Segment
 from segmodels.labels import LabelMap
+from segmodels.run_lengths import encode_ids
 
 Oddity = Literal["specks", "misplaced", "doubled"]
 
@@ -59,7 +59,7 @@ def _doubled(annotation: Annotation, segments: list[Segment]) -> list[Segment]:
     layers = annotation.layers
     if len(layers) < 2:  # objects that share pixels lie in different layers
         return []
-    masks = run_lengths.encode_ids(layers.reshape(len(layers), -1, layers.shape[-1]), [own.id for own in segments])
+    masks = encode_ids(layers.reshape(len(layers), -1, layers.shape[-1]), [own.id for own in segments])
     seen: set[tuple[int, bytes]] = set()
     doubled = []
     for segment, mask in zip(segments, masks, strict=True):

@@ -183,7 +183,6 @@ def _check_anchors(anchors: Sequence[Sequence[Sequence[float]]]) -> None:
 
 
 RECIPE: dict[str, Any] = {
-    "tasks": ("instance",),
     "losses": {"one_stage_detection": 1.0},
     "least_classes": 1,
     "num_classes": 80,
@@ -196,7 +195,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-@register_model("yolo_mask_n", Card(PAPER, 2019, parameters=1_996_717, gmac=3.62, **RECIPE))
+@register_model("yolo_mask_n", Card(PAPER, 2019, parameters=1_996_717, gmac=3.62, tasks=("instance",), **RECIPE))
 def yolo_mask_n(
     num_classes: int,
     in_channels: int = 3,
@@ -223,7 +222,7 @@ def yolo_mask_n(
     return YoloMask(body.build(in_channels), num_classes, layers, width, prototypes, anchors, detections)
 
 
-@register_model("yolo_mask_s", Card(PAPER, 2019, parameters=7_631_565, gmac=13.26, **RECIPE))
+@register_model("yolo_mask_s", Card(PAPER, 2019, parameters=7_631_565, gmac=13.26, tasks=("instance",), **RECIPE))
 def yolo_mask_s(
     num_classes: int,
     in_channels: int = 3,
@@ -238,7 +237,7 @@ def yolo_mask_s(
     return yolo_mask_n(num_classes, in_channels, body, layers, width, prototypes, anchors, detections)
 
 
-@register_model("yolo_mask_m", Card(PAPER, 2019, parameters=22_005_805, gmac=35.5, **RECIPE))
+@register_model("yolo_mask_m", Card(PAPER, 2019, parameters=22_005_805, gmac=35.5, tasks=("instance",), **RECIPE))
 def yolo_mask_m(
     num_classes: int,
     in_channels: int = 3,
@@ -253,7 +252,7 @@ def yolo_mask_m(
     return yolo_mask_n(num_classes, in_channels, body, layers, width, prototypes, anchors, detections)
 
 
-@register_model("yolo_mask_l", Card(PAPER, 2019, parameters=47_945_485, gmac=73.94, **RECIPE))
+@register_model("yolo_mask_l", Card(PAPER, 2019, parameters=47_945_485, gmac=73.94, tasks=("instance",), **RECIPE))
 def yolo_mask_l(
     num_classes: int,
     in_channels: int = 3,

@@ -1,6 +1,8 @@
 """The pipeline on kfp.local: every step, what it hands on, when it ends early. Tests build on the run of the first."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -111,9 +113,8 @@ def test_a_run_with_something_new_trains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster, "unavailable", {"ingest"})  # what comes after does not matter here
-    if "-dirty" in revision:
-        register_with(revision)
-    with pytest.raises(RuntimeError, match="Inner task failed"):
+    champion = champion_of(revision) if "-dirty" in revision else nullcontext()
+    with champion, pytest.raises(RuntimeError, match="Inner task failed"):
         cluster.run(assignment, revision=revision)
     assert cluster.ran == ["changed", "ingest", "notify"]
     assert said in capfd.readouterr().out
@@ -148,11 +149,16 @@ def test_a_model_of_objects_goes_through_every_step(cluster: Cluster) -> None:
     assert described(outputs, "register")["registration"]["alias"] == "champion"
 
 
-def register_with(revision: str) -> None:
-    """Make the champion one of uncommitted code."""
+@contextmanager
+def champion_of(revision: str) -> Iterator[None]:
+    """While the block lasts, the champion is one of the code ``revision``."""
     from components.tracking.client import mlflow_client
 
-    mlflow_client().set_model_version_tag("tiny", "1", "code_revision", revision)
+    client = mlflow_client()
+    before = client.get_model_version("tiny", "1").tags["code_revision"]
+    client.set_model_version_tag("tiny", "1", "code_revision", revision)
+    yield
+    client.set_model_version_tag("tiny", "1", "code_revision", before)
 
 
 def write_log(folder: Path, brighter: float) -> None:
