@@ -61,7 +61,7 @@ def save_model(
         place = _unfinished(client, experiment, run_id, model_digest) or client.create_logged_model(
             experiment, name, source_run_id=run_id, tags=facts
         )
-        # MLflow refuses an output that the run has already, by the process that was killed
+        # The killed process may have noted it as the run's output, which MLflow refuses a second time
         is_output = place.model_id in {one.model_id for one in run.outputs.model_outputs}
         return Model.log(
             artifact_path=None,

@@ -95,7 +95,7 @@ class _Worker:
             target=_work, args=(make, its_end, [DupFd(file) for file in files]), daemon=True
         )
         self._process.start()
-        # Before multiprocessing waits for its processes. The rest of ``end`` may be what another thread does just then.
+        # Before multiprocessing waits for its processes. Only this: a thread of the loader may be inside ``end``.
         atexit.register(self._process.kill)
         its_end.close()
 
