@@ -79,8 +79,9 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
         from components.params.overrides import assembled_params
 
         file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
-        # steps that read shards import torch in any case, for the others it would cost seconds
-        params = assembled_params(fragments or file, assignments, names="shards" in step.reads)
+        # the first steps look at the names of all; for those between them and train, torch's import would cost seconds
+        names = step.section not in ("validate", "preprocess")
+        params = assembled_params(fragments or file, assignments, names=names)
         whole = typing.get_type_hints(function)["params"] is type(params)
         options["params"] = params if whole else params.section(step.section)
     for output in (step.writes, "out"):

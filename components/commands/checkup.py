@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.environment import environment
+from components.params import FILE
 from components.running.project import project_root
 from segmodels.addresses import without_credentials
 from segmodels.errors import InputError, TransientError
@@ -68,6 +69,16 @@ def packages() -> str:
             f" --require-hashes -r {lock.name}`"
         )
     return f"{count} packages as in {lock.name}"
+
+
+def parameters() -> str:
+    """Whatever params.yaml names exists."""
+    if not FILE.is_file():
+        raise Unused(f"there is no {FILE} in {Path.cwd()}: commands then need --params")
+    from components.params.reading import load_params
+
+    train = load_params(FILE).train
+    return f"{FILE} trains {train.model}"
 
 
 def mlflow() -> str:
@@ -214,6 +225,7 @@ def _driver() -> str:
 
 CHECKS: dict[str, Callable[[], str]] = {
     "packages": packages,
+    "params": parameters,
     "MLflow": mlflow,
     "S3": object_store,
     "DVC": dvc_remote,

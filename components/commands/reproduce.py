@@ -53,7 +53,7 @@ def reproduce(
             weights cannot be reproduced.
         TransientError: MLflow does not answer.
     """
-    from components.params.reading import load_params, plain
+    from components.params.reading import checked_params, plain, read_params
     from components.tracking.client import mlflow_client
     from components.tracking.compared_runs import measured
     from components.tracking.lineage import code_revision, params_digest
@@ -73,7 +73,9 @@ def reproduce(
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         code = clean_clone(revision, folder / "clone") if clone else HERE
-        train = plain(load_params(code / FILE).train if clone else params.train)
+        # another revision's names are those of its own registries
+        theirs = checked_params(read_params(code / FILE), str(FILE), names=False) if clone else params
+        train = plain(theirs.train)
         here = {
             "data_digest": reader.digest,
             "code_revision": revision.removesuffix(DIRTY) if clone else code_revision(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.params.checking import check_finite, checked
 from components.params.schema import EvaluateParams, PipelineParams
-from components.params.tasks import check_names, check_settings
+from components.params.tasks import check_layout, check_metric, check_settings, trained_tasks
 from components.params.yaml_files import read_yaml
 from segmodels.errors import InputError
 
@@ -35,7 +35,8 @@ def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelinePar
 
     Args:
         origin: where they come from, for the message.
-        names: check the names of tasks and scores, too, which imports torch where they are set.
+        names: check the names of models, losses, layouts, tasks, scores and their options, too, which imports torch
+            where they are set.
     """
     data = data or {}
     check_finite(data, origin)
@@ -49,10 +50,13 @@ def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelinePar
             " dataset that ingest names by itself"
         )
     params = checked(PipelineParams, data, origin)
+    # on a cluster a step has its own section alone, and which model it is for is not known
+    tasks = trained_tasks(params.train, origin) if names and data.get("train") else None
     if settings:
-        check_settings(settings, params.train.task, origin)
-    if names and (params.train.task, params.register.metric) != (None, None):
-        check_names(params.train.task, params.register.metric, origin)
+        check_settings(settings, tasks, origin)
+    if names:
+        check_layout(params.ingest.layout, origin)
+        check_metric(params.register.metric, tasks, origin)
     return params
 
 

@@ -1,12 +1,15 @@
-"""Facts of the tasks that parameters need: settings in section ``evaluate``, names of scores. It imports torch."""
+"""What parameters name, against the library's registries: models, losses, layouts, tasks, their options, settings in
+section ``evaluate`` and scores. It imports torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from components.params.checking import checked, fields
-from components.params.schema import EvaluateParams
+from components.params.schema import EvaluateParams, TrainParams
 from segmodels.errors import InputError, did_you_mean, nearest
 
 
@@ -17,14 +20,34 @@ def settings_classes() -> dict[str, type]:
     return {name: task_class(name).Settings for name in TASKS.names()}
 
 
-def check_settings(settings: Mapping[str, Any], task: str | None, origin: str) -> None:
-    """Check the settings of ``task``; while the dataset has yet to decide it, of the tasks that have such settings.
+def trained_tasks(params: TrainParams, origin: str) -> tuple[str, ...]:
+    """The tasks that ``params`` may train: one, or several while the dataset has yet to decide it.
 
     Raises:
-        InputError: no task has a setting of that name, or a value does not fit.
+        InputError: no such model, loss, encoder, task or option, see ``segmodels.training.early_checks``.
     """
-    classes = settings_classes()
-    tried = [classes[task]] if task in classes else list(classes.values())
+    from segmodels.training.early_checks import check_names
+
+    with _said_of(f"{origin}, section train"):
+        return check_names(params)
+
+
+def check_layout(name: str, origin: str) -> None:
+    """Raise InputError where ``ingest.layout`` is neither auto nor a layout."""
+    from segmodels.data.layouts import AUTO, LAYOUTS
+
+    with _said_of(f"{origin}: ingest.layout"):
+        if name != AUTO and name not in LAYOUTS:
+            raise LAYOUTS.unknown(name)
+
+
+def check_settings(settings: Mapping[str, Any], tasks: Collection[str] | None, origin: str) -> None:
+    """Check the settings of one of the ``tasks``; of any task for None.
+
+    Raises:
+        InputError: no such task has a setting of that name, or a value does not fit.
+    """
+    tried = [schema for name, schema in settings_classes().items() if tasks is None or name in tasks]
     errors = []
     for key in settings:
         if not any(key in fields(one) for one in tried):
@@ -42,25 +65,19 @@ def check_settings(settings: Mapping[str, Any], task: str | None, origin: str) -
     raise InputError(f"{origin}: no task has all of evaluate.{', evaluate.'.join(settings)}: leave out some")
 
 
-def check_names(task: str | None, metric: str | None, origin: str) -> None:
-    """Check ``train.task`` and ``register.metric`` against the registry of tasks.
-
-    Raises:
-        InputError: no such task, or no such score of the task, of any task while the dataset has yet to decide it.
-    """
-    from segmodels.labels import LabelMap
+def check_metric(metric: str | None, tasks: Collection[str] | None, origin: str) -> None:
+    """Raise InputError where ``register.metric`` is no score of one of the ``tasks``, of any task for None."""
+    if metric is None:
+        return
     from segmodels.tasks.registry import TASKS, create_task
+    from segmodels.training.early_checks import ANY_LABELS
 
-    try:
-        tasks = [TASKS[task].name] if task is not None else TASKS.names()
-    except InputError as error:
-        raise InputError(f"{origin}: train.task: {error}") from None
-    if metric is not None:
-        labels = LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1}, things=frozenset({1}))
-        scores = [score for one in tasks for score in create_task(one, labels).evaluator().scores().items()]
-        known = [name for name, value in scores if isinstance(value, float)]  # not the counts of images and pixels
+    chosen = TASKS.names() if tasks is None else tasks
+    scores = [score for one in chosen for score in create_task(one, ANY_LABELS).evaluator().scores().items()]
+    known = [name for name, value in scores if isinstance(value, float)]  # not the counts of images and pixels
+    with _said_of(f"{origin}: register.metric"):
         if metric not in known:
-            raise InputError(f"{origin}: register.metric: {nearest('score', metric, known)}")
+            raise nearest("score", metric, known)
 
 
 def task_settings(params: EvaluateParams, schema: type) -> Any:
@@ -73,6 +90,15 @@ def task_settings(params: EvaluateParams, schema: type) -> Any:
         if key not in fields(schema):
             raise _unknown(key, [schema], "the model's task")
     return checked(schema, params.settings, "parameters", "evaluate")
+
+
+@contextmanager
+def _said_of(place: str) -> Iterator[None]:
+    """Put the place before the sentences of the library."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def _unknown(key: str, classes: list[type], origin: str) -> InputError:

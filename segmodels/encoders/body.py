@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segmodels.encoders.base import Encoder
-from segmodels.encoders.registry import ENCODERS, create_encoder
+from segmodels.encoders.registry import ENCODERS, check_encoder, create_encoder
 from segmodels.errors import InputError
 
 DEEP_STEM: Mapping[str, Any] = {"deep_stem": True}
@@ -40,13 +40,17 @@ class Body:
         Raises:
             InputError: as ``create_encoder``.
         """
-        for option in ("in_channels", "output_stride"):
-            if option in self.options:
-                raise InputError(
-                    f"{option} is among the options of encoder {self.encoder!r}, but the model sets it: take it out of"
-                    " encoder_options, and set the model's own option if it has one"
-                )
+        self._check_free()
         return create_encoder(self.encoder, in_channels, output_stride, self.weights, **{**own, **self.options})
+
+    def check(self) -> None:
+        """Check the names of encoder, weights and options, and the options' types, without building the encoder.
+
+        Raises:
+            InputError: as ``check_encoder``, or for an option that the model sets.
+        """
+        self._check_free()
+        check_encoder(self.encoder, self.weights, self.options)
 
     def replaced(
         self,
@@ -70,6 +74,14 @@ class Body:
         kept = self.options if _architecture(name) == _architecture(self.encoder) else {}
         weights = self.weights if encoder_weights is None and name == self.encoder else encoder_weights
         return Body(name, weights, {**kept, **(encoder_options or {})})
+
+    def _check_free(self) -> None:
+        for option in ("in_channels", "output_stride"):
+            if option in self.options:
+                raise InputError(
+                    f"{option} is among the options of encoder {self.encoder!r}, but the model sets it: take it out of"
+                    " encoder_options, and set the model's own option if it has one"
+                )
 
 
 def _architecture(encoder: str) -> str:

@@ -67,12 +67,12 @@ def pretrained() -> dict[str, Pretrained]:
     return {row.name: row for row in rows}
 
 
-def named_weights(weights: str | Path, fits: str, form: str = "") -> Pretrained | None:
+def named_weights(weights: str | Path, fits: str, form: str | None = "") -> Pretrained | None:
     """The row that ``weights`` names; None where it is a path or an address.
 
     Args:
         weights: ``imagenet``, a name of the table, or what follows its colon.
-        fits, form: of the encoder or model that the weights are for.
+        fits, form: of the encoder or model that the weights are for; form None: whatever its form.
 
     Raises:
         InputError: a name that is not in the table, or that of weights of another encoder or model than one that has
@@ -86,7 +86,7 @@ def named_weights(weights: str | Path, fits: str, form: str = "") -> Pretrained 
         return named
     if not isinstance(weights, str) or not _may_be_name(text):
         return None
-    own = [row for row in pretrained().values() if row.fits == fits and row.form == form]
+    own = [row for row in pretrained().values() if row.fits == fits and form in (None, row.form)]
     of_encoders = [row for row in own if ":" in row.name]
     if text == IMAGENET and of_encoders:
         return of_encoders[0]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.freezing import freeze, freeze_batch_norm
-from segmodels.encoders.pretrained import resolved
+from segmodels.encoders.pretrained import named_weights, resolved
 from segmodels.encoders.timm_encoder import TimmEncoder
 from segmodels.encoders.weights import load_weights
 from segmodels.registry import Registry
 
 ENCODERS: Registry[Encoder, None] = Registry("encoder", "segmodels.encoders")
 Builder = TypeVar("Builder", bound=Callable[..., Encoder])
+FREEZING: Mapping[str, Any] = {"frozen_stages": int, "frozen_batch_norm": bool}
+"""Options of every encoder, and their types."""
 
 
 def register_encoder(name: str) -> Callable[[Builder], Builder]:
@@ -70,11 +72,25 @@ def create_encoder(
     return encoder
 
 
+def check_encoder(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:
+    """Check what ``create_encoder`` is given, as far as it goes without building the encoder; of timm's nothing.
+
+    Raises:
+        InputError: as ``create_encoder``, for the names of encoder, options and published weights, and for the options'
+            types.
+    """
+    if name.startswith("timm:"):
+        return
+    ENCODERS.check_options(name, options, encoder_options(name), FREEZING)
+    if weights is not None:
+        named_weights(weights, name, form=None)
+
+
 def encoder_options(name: str) -> set[str]:
     """Names of the options that ``create_encoder`` takes in ``options`` for that encoder; of timm's none are known."""
     if name.startswith("timm:"):
         return set()
-    return {*ENCODERS[name].options, "frozen_stages", "frozen_batch_norm"} - {"in_channels", "output_stride"}
+    return {*ENCODERS[name].options, *FREEZING} - {"in_channels", "output_stride"}
 
 
 def _build(name: str, in_channels: int, output_stride: int, options: dict[str, Any]) -> Encoder:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from segmodels.checks import shown
 from segmodels.encoders.body import Body
-from segmodels.encoders.pretrained import resolved
+from segmodels.encoders.pretrained import named_weights, resolved
 from segmodels.encoders.registry import encoder_options, list_encoders
 from segmodels.errors import InputError, same_name
 from segmodels.models.base import Model
@@ -153,26 +153,43 @@ def create_model(name: str, num_classes: int, **options: Any) -> Model:
     if num_classes < (least := entry.card.least_classes):
         hint = ": a binary task has the classes background and object" if least > 1 else ""
         raise InputError(f"num_classes is {num_classes}, expected at least {least}{hint}")
-    known = {*model_options(name), *entry.options} - {"num_classes"}
+    body = check_model_options(name, options)
+    if "body" in entry.options:  # without an encoder only None is left of its options
+        options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
+    weights = options.pop("weights", None)
+    model = MODELS.built(name, options, num_classes=num_classes)
+    if weights is not None:
+        load_published(model, resolved(weights, name), options.get("in_channels", 3))
+    return model
+
+
+def check_model_options(name: str, options: Mapping[str, Any]) -> Body | None:
+    """The encoder that a variant stands on with these options of ``create_model``, once all that can be checked without
+    building the model is.
+
+    Raises:
+        InputError: as ``create_model``, for the names of options, encoder and published weights and for the options'
+            types.
+    """
+    known = {*model_options(name), *MODELS[name].options} - {"num_classes"}
     _check_encoder_options(name, options, known)
     MODELS.check_options(name, options, known, {**BODY_OPTIONS, **WEIGHTS})
     if options.get("in_channels", 1) < 1:
         raise InputError(
             f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
         )
-    body = model_body(name, **options)
-    if "body" in entry.options:  # without an encoder only None is left of its options
-        options = {key: value for key, value in options.items() if key not in BODY_OPTIONS} | {"body": body}
-    weights = options.pop("weights", None)
-    if weights is not None and body and body.weights is not None:
+    body, weights = model_body(name, **options), options.get("weights")
+    if body:
+        body.check()
+    if weights is None:
+        return body
+    if body and body.weights is not None:
         raise InputError(
             f"model {name!r} got weights of the whole model ({weights}) and of its encoder ({body.weights}), expected"
             " one of them: leave out encoder_weights"
         )
-    model = MODELS.built(name, options, num_classes=num_classes)
-    if weights is not None:
-        load_published(model, resolved(weights, name), options.get("in_channels", 3))
-    return model
+    named_weights(weights, name)
+    return body
 
 
 def _check_encoder_options(name: str, options: Mapping[str, Any], known: Collection[str]) -> None:

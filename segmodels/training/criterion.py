@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.losses.registry import WeightedSum, create_loss, loss_class
 from segmodels.models.registry import Card, model_options
-from segmodels.training.class_weights import class_weights
 from segmodels.training.settings import TrainSettings
 
 DEFAULT_LOSS: Mapping[str, float] = {"cross_entropy": 1.0}
@@ -19,16 +20,21 @@ REQUIRED = {"image_label": "image labels (layout folder: image_labels.csv)", "ob
 """What a loss may require of the data, in words."""
 
 
-def create_criterion(settings: TrainSettings, card: Card, reader: ShardReader) -> WeightedSum:
-    """The losses, with the class weights of the training set.
+def create_criterion(
+    settings: TrainSettings, card: Card, *, ignore_index: int = 255, class_weights: Tensor | None = None
+) -> WeightedSum:
+    """The losses.
+
+    Args:
+        ignore_index: train id of pixels that do not count.
+        class_weights: ``(C,)``, from the train split.
 
     Raises:
         InputError: unknown loss or option, a loss of an output that the model does not have, or no loss for corrected
             labels.
     """
-    config, statistics = loss_config(settings, card), reader.statistics
-    weights = class_weights(settings.class_weights, statistics.class_pixels, statistics.present_pixels)
-    criterion = create_loss(config, ignore_index=reader.labels.ignore_index, class_weights=weights)
+    config = loss_config(settings, card)
+    criterion = create_loss(config, ignore_index=ignore_index, class_weights=class_weights)
     for name, loss in criterion.losses.items():
         if loss.reads != "logits" and name not in card.losses:
             raise InputError(

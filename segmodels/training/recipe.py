@@ -24,11 +24,13 @@ from segmodels.models.registry import (
     model_options,
 )
 from segmodels.tasks.base import Task
-from segmodels.tasks.registry import TASKS, create_task, task_class
+from segmodels.tasks.registry import create_task, task_class
 from segmodels.training.averages import WeightAverage
+from segmodels.training.class_weights import class_weights
 from segmodels.training.criterion import check_requirements, create_criterion
 from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.distributed import synchronize_batch_norm
+from segmodels.training.early_checks import check_reserved, possible_tasks
 from segmodels.training.learner import LEARNERS, Learner
 from segmodels.training.moving_average import MovingAverage
 from segmodels.training.optimizers import create_optimizer
@@ -80,15 +82,17 @@ def create_recipe(
     card = model_entry(settings.model).card
     labels, statistics = training.labels, training.statistics
     task = create_task(chosen_task(settings, training), labels)
-    criterion = create_criterion(settings, card, training)
+    criterion = create_criterion(
+        settings,
+        card,
+        ignore_index=labels.ignore_index,
+        class_weights=class_weights(settings.class_weights, statistics.class_pixels, statistics.present_pixels),
+    )
     check_requirements(settings, criterion, training, validation)
     torch.manual_seed(settings.seed)
     options = _model_options(settings, training)
     arguments = known_arguments(settings.model, task.model_arguments(labels))
-    if reserved := sorted(options.keys() & {"name", *arguments}):
-        raise InputError(
-            f"train.options has {', '.join(reserved)}, which follows from train.model and the dataset: leave it out"
-        )
+    check_reserved(options, arguments)
     model = create_model(settings.model, **arguments, **options)
     if start is not None:
         start_from(model, settings.model, start, training.channels)
@@ -139,19 +143,12 @@ def chosen_task(settings: TrainSettings, reader: ShardReader) -> str:
     Raises:
         InputError: the model does not learn that task, or the dataset has no annotations for any.
     """
-    tasks, objects = model_entry(settings.model).card.tasks, reader.has_objects
-    name = settings.task
-    if name is not None and name not in tasks:
-        raise InputError(
-            f"train.task is {name!r}, but model {settings.model!r} learns {', '.join(tasks)}: choose one of them, or"
-            " another model"
-        )
-    known = [task for task in (tasks if name is None else (name,)) if task in TASKS]
-    supported = [task for task in known if task_class(task).supports(reader.labels, objects)]
+    tasks = possible_tasks(settings)
+    supported = [task for task in tasks if task_class(task).supports(reader.labels, reader.has_objects)]
     if not supported:
         raise InputError(
-            f"the dataset has no annotations for {' or '.join([name] if name else tasks)}, which model"
-            f" {settings.model!r} learns: add them, or choose another train.task or train.model"
+            f"the dataset has no annotations for {' or '.join(tasks)}, which model {settings.model!r} learns: add them,"
+            " or choose another train.task or train.model"
         )
     return supported[0]
 

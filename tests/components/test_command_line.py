@@ -44,6 +44,19 @@ def test_every_option_is_explained_by_the_docstring_of_its_function(step: Step) 
     assert {*step.reads, *step.keeps} | ({step.writes} if step.writes else set()) <= options
 
 
+@pytest.mark.parametrize("step", ["source", "ingest", "changed", "train"])
+def test_the_first_steps_refuse_a_name_that_only_a_later_one_needs(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("train: {model: unett}\n")
+    folders = ("--revision", "r", "--decision", "d", "--init", "i") if step == "changed" else ()
+    assert main([step, *folders]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: params.yaml, section train: unknown model 'unett': did you mean 'unet'?\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
 def test_help_of_a_step_shows_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["preprocess", "--help"])

@@ -23,14 +23,14 @@ def schedule(said: Said, *more: str) -> tuple[int, str]:
 
 
 def test_submit_starts_a_run_with_its_parameters(server: Server, said: Said) -> None:
-    code, text = said("submit", "--image", IMAGE, "--set", "epochs=3", "--set", "model=segnet")
+    code, text = said("submit", "--image", IMAGE, "--set", "epochs=3", "--set", "model=unet_plus_plus")
     assert code == 0
     (run,) = server.runs.values()
     assert run["run_id"] in text
-    assert run["display_name"].startswith("segnet ")
+    assert run["display_name"].startswith("unet_plus_plus ")
     assert run["service_account"] == "pipeline-runner"
     assert run["runtime_config"]["parameters"]["epochs"] == 3
-    assert run["runtime_config"]["parameters"]["model"] == "segnet"
+    assert run["runtime_config"]["parameters"]["model"] == "unet_plus_plus"
     assert set(run["pipeline_spec"]) == {"pipeline_spec", "platform_spec"}, "the settings for Kubernetes go with it"
 
 
@@ -44,6 +44,9 @@ def test_wrong_parameters_are_refused_before_anything_is_asked_of_the_server(ser
         "epoch=3": "did you mean 'epochs'",
         "epochs=many": "a whole number",
         "loss=dice": "train.loss",
+        "model=unett": "unknown model 'unett': did you mean 'unet'?",
+        'loss={"dicee": 1}': "unknown loss 'dicee': did you mean 'dice'?",
+        "dataset_layout=foldr": "unknown layout 'foldr': did you mean 'folder'?",
         "epochs": "expected parameter=value",
     }.items():
         code, text = said("submit", "--image", IMAGE, "--set", assignment)

@@ -30,6 +30,24 @@ def test_all_is_well_with_a_local_store(
     assert mlflow_client().search_runs(["0"]) == [], "the run that tried is gone"
 
 
+def test_names_in_params_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    only(monkeypatch, "params")
+    assert main(["doctor"]) == 0
+    Path("params.yaml").write_text("train: {model: unet}")
+    assert main(["doctor"]) == 0
+    Path("params.yaml").write_text("train: {model: unett}")
+    assert main(["doctor"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("-- params    there is no params.yaml")
+    assert lines[1:] == [
+        "OK params    params.yaml trains unet",
+        "!! params    params.yaml, section train: unknown model 'unett': did you mean 'unet'?",
+    ]
+
+
 def test_what_is_wrong_says_what_to_do_and_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.params.overrides import assembled_params
 from components.params.reading import changed_from_defaults, checked_params, load_params, plain
 from components.params.reference import parameters_page
 from components.params.schema import PipelineParams
@@ -81,8 +82,14 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("train: {loss: {dice: [1]}}", ["train.loss.dice is [1]", "number", "object"]),
         ("train: {batch_size: true}", ["train.batch_size is true", "integer"]),
         ("train: {early_stopping: {}}", ["train.early_stopping.patience is missing"]),
-        ("train: {task: semantics}", ["train.task", "did you mean 'semantic'"]),
+        ("train: {task: semantics}", [", section train: unknown task 'semantics': did you mean 'semantic'?"]),
+        ("train: {model: unett}", [", section train: unknown model 'unett': did you mean 'unet'?"]),
+        ("train: {loss: {dicee: 1.0}}", [", section train: unknown loss 'dicee': did you mean 'dice'?"]),
+        ("train: {optimizer: adam}", ["train.optimizer is 'adam', expected 'sgd' or 'adamw'"]),
+        ("ingest: {layout: foldr}", ["ingest.layout: unknown layout 'foldr': did you mean 'folder'?"]),
         ("register: {metric: mean_iuo}", ["register.metric", "did you mean 'mean_iou'"]),
+        ("train: {model: unet}\nregister: {metric: pq}", ["register.metric: unknown score 'pq': choose one of"]),
+        ("train: {model: unet}\nevaluate: {stuff_area: 9}", ["unknown key 'evaluate.stuff_area'"]),
         ("register: {name: a/b}", ["register.name", "'a/b'", "without / and :"]),
         ("register: {name: '  '}", ["register.name is '  '", "not only blanks"]),
         ("train: {experiment: ''}", ["train.experiment is ''"]),
@@ -145,6 +152,12 @@ def test_parameters_survive_being_written_and_read_again() -> None:
     assert (settings.flip, settings.scales) == (True, (1.0, 2.0))
 
 
+def test_a_step_that_has_its_own_section_alone_takes_the_settings_of_any_task() -> None:
+    fragments = ['{"evaluate": {"stuff_area": 9}}', '{"register": {"metric": "pq"}}']
+    params = assembled_params(fragments)
+    assert (params.evaluate.settings, params.register.metric) == ({"stuff_area": 9}, "pq")
+
+
 def test_every_parameter_is_described() -> None:
     lines = parameters_page().splitlines()
     assert [line for line in lines if line.startswith("| `") and len(line.split(" | ")[-1]) < 8] == []
@@ -171,14 +184,19 @@ def test_numbers_are_read_as_dvc_writes_and_reads_them(tmp_path: Path, text: str
 
 @pytest.mark.parametrize("text", ["on", "off", "yes", "no", "12:30", "null x", "0x1G", "2024-01-15"])
 def test_text_is_text_in_the_dialect_of_dvc(tmp_path: Path, text: str) -> None:
-    assert load_params(write(tmp_path, f"train: {{experiment: '{text}', model: {text}}}")).train.model == text
+    params = load_params(write(tmp_path, f"train: {{experiment: '{text}'}}\ningest: {{rev: {text}}}"))
+    assert (params.train.experiment, params.ingest.rev) == (text, text)
 
 
 def test_anchors_and_comments_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, "# ours\ntrain: {augment: &weak {flip: 0.5}}\nregister: {minimum: 0.5} # low\n")
     assert load_params(path).train.augment.flip == 0.5
-    twice = write(tmp_path, "train: {options: {a: &a {b: 1}, c: *a, d: {<<: *a, e: 2}}}")
-    assert load_params(twice).train.options == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+    twice = write(tmp_path, "train: {loss: {dice: &a {weight: 1}, iou: *a, tversky: {<<: *a, smooth: 2}}}")
+    assert load_params(twice).train.loss == {
+        "dice": {"weight": 1},
+        "iou": {"weight": 1},
+        "tversky": {"weight": 1, "smooth": 2},
+    }
 
 
 def test_only_a_regular_file_of_sensible_size_is_read(tmp_path: Path) -> None:

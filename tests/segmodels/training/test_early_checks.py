@@ -1,0 +1,69 @@
+"""What is wrong with the settings of a training is found without data, by the functions that build it from data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from segmodels.errors import InputError
+from segmodels.models.base import Model
+from segmodels.models.registry import MODELS, Card, list_models, register_model
+from segmodels.training.early_checks import check_names
+from segmodels.training.settings import TrainSettings
+
+PSPNET = {"model": "pspnet_r50_d8"}
+UNET_ON = {"model": "unet_resnet34"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "unett"}, "unknown model 'unett': did you mean 'unet'"),
+        ({"model": "unet", "task": "semantik"}, "unknown task 'semantik': did you mean 'semantic'"),
+        ({"model": "unet", "task": "instance"}, "train.task is 'instance', but model 'unet' learns semantic: choose"),
+        ({"model": "unet", "loss": {"dicee": 1.0}}, "unknown loss 'dicee': did you mean 'dice'"),
+        ({"model": "unet", "loss": {"dice": {"smoth": 1}}}, "unknown option 'smoth' of loss 'dice': did you mean"),
+        ({"model": "unet", "loss": {"presence": 1.0}}, "reads the output 'presence', which model 'unet' does not have"),
+        ({"model": "unet", "options": {"width": [4]}}, "unknown option 'width' of model 'unet': did you mean 'widths'"),
+        ({"model": "unet", "options": {"widths": 4}}, "option 'widths' of model 'unet' is 4, expected a list"),
+        ({"model": "unet", "options": {"num_classes": 2}}, "train.options has num_classes, which follows from"),
+        ({"model": "unet", "options": {"weights": "imagent"}}, "no published weights of unet are in the table"),
+        ({**PSPNET, "options": {"encoder": "resnet51"}}, "unknown encoder 'resnet51'"),
+        ({**PSPNET, "options": {"encoder_options": {"deep_stm": True}}}, "unknown option 'deep_stm' of encoder 'resn"),
+        ({**PSPNET, "options": {"encoder_options": {"frozen_stages": "2"}}}, "is '2', expected a whole number"),
+        ({**UNET_ON, "options": {"encoder_weights": "imagnet"}}, "weights 'imagnet' of resnet34: did you mean 'imagen"),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_names(TrainSettings(**settings))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_passes_as_it_is(name: str) -> None:
+    assert check_names(TrainSettings(model=name)) == MODELS[name].card.tasks
+
+
+def test_what_only_the_training_machine_may_have_passes() -> None:
+    for options in (
+        {"encoder": "timm:of_another_version", "encoder_options": {"pretrained": True}},
+        {"encoder_weights": "s3://bucket/weights.pth"},
+        {"weights": "elsewhere/weights.pth"},
+        {"encoder_weights": "imagenet", "encoder_options": {"frozen_stages": 2}},
+    ):
+        check_names(TrainSettings(model="pspnet_r50_d8", options=options))
+
+
+def test_a_model_of_the_user_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    MODELS.names()
+    monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries})
+
+    @register_model("mine", Card("ours", 2026))
+    def mine(num_classes: int, in_channels: int = 3, wings: int = 2) -> Model:
+        raise AssertionError(num_classes, in_channels, wings)
+
+    check_names(TrainSettings(model="mine", options={"wings": 3}))
+    with pytest.raises(InputError, match="unknown option 'wing' of model 'mine': did you mean 'wings'"):
+        check_names(TrainSettings(model="mine", options={"wing": 3}))
