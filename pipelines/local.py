@@ -20,6 +20,7 @@ from components.environment import variable
 from components.steps import STEPS
 from components.tracking.local_store import ARTIFACTS, STORE, prepare_store
 from pipelines.images import local_image
+from pipelines.parameters import GPU_COUNT
 from pipelines.placement import WORKING_FOLDER
 from pipelines.profile import Image, Profile
 from segmodels.errors import InputError
@@ -82,9 +83,8 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
     ]
     for path, _, _ in kept:
         path.mkdir(parents=True, exist_ok=True)
-    gpus = (
-        [docker.types.DeviceRequest(count=values["gpu_count"], capabilities=[["gpu"]])] if values["gpu_count"] else None
-    )
+    count = int(values[GPU_COUNT])
+    gpus = [docker.types.DeviceRequest(count=count, capabilities=[["gpu"]])] if count else None
     shared_memory = profile.pods.of("train").shared_memory
     runner = local.DockerRunner(
         user=f"{os.getuid()}:{os.getgid()}",

@@ -35,6 +35,11 @@ VALUES = {
 
 SECTIONS = tuple(step.name for step in STEPS)
 
+GPU_COUNT = "gpu_count"
+"""A number as text: in a task's resources Kubeflow's driver reads a parameter of any other type as empty, and the pod
+gets no GPU (resolvePodSpecInputRuntimeParameter in backend/src/v2/driver/resolve.go of 2.17).
+"""
+
 
 def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
     """Default of every pipeline parameter: strings, numbers and a boolean, the types that Kubeflow accepts."""
@@ -48,7 +53,7 @@ def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
     values |= {f"{section}_params": json.dumps({section: rest.get(section, {})}) for section in SECTIONS}
     values |= {
         "gpu_type": profile.gpu.type if profile.gpu else "",
-        "gpu_count": profile.gpu.count if profile.gpu else 0,
+        GPU_COUNT: str(profile.gpu.count if profile.gpu else 0),
     }
     return values | {"skip_unchanged": True}
 
@@ -103,14 +108,16 @@ def _plain(value: Any) -> Any:
 
 def _typed(name: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
-        return text
+        return str(_number(name, text, int)) if name == GPU_COUNT else text
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise InputError(f"--set {name}={text}: expected true or false")
         return text.lower() == "true"
+    return _number(name, text, type(default))
+
+
+def _number(name: str, text: str, kind: type[int | float]) -> int | float:
     try:
-        return type(default)(text)
+        return kind(text)
     except ValueError:
-        raise InputError(
-            f"--set {name}={text}: expected {'a whole number' if isinstance(default, int) else 'a number'}"
-        ) from None
+        raise InputError(f"--set {name}={text}: expected {'a whole number' if kind is int else 'a number'}") from None

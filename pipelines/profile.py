@@ -217,7 +217,7 @@ def shaped(profile: Profile, values: dict[str, Any]) -> Profile:
     """
     shape: dict[str, Any] = {"parts": values.pop("parts", profile.parts)}
     if profile.gpu:
-        shape["gpu"] = {"type": values["gpu_type"], "count": values["gpu_count"]}
+        shape["gpu"] = {"type": values["gpu_type"], "count": int(values["gpu_count"])}
     if all(getattr(profile, name) == value for name, value in shape.items()):
         return profile
     content = profile.model_dump(by_alias=True, exclude_unset=True) | shape

@@ -182,7 +182,7 @@ def train(
     seed: int,
     init: str,  # found by ``changed``: a version in the place of an alias
     gpu_type: str,  # the pipeline asks for the GPUs; kfp hands a group only those parameters that a task in it takes
-    gpu_count: int,
+    gpu_count: str,
     code_revision: str,
 ):
     values = _training(model_name, loss, epochs, batch_size, learning_rate, seed) | {"train.init": init}
@@ -199,7 +199,7 @@ def evaluate(
     pictures: Output[HTML],
     params: str,
     gpu_type: str,
-    gpu_count: int,
+    gpu_count: str,
     code_revision: str,
 ):
     return _step("evaluate", params, {}, shards=shards, model=model, evaluation=evaluation)

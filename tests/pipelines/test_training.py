@@ -185,6 +185,10 @@ def test_training_asks_for_gpus_shared_memory_and_room_where_the_profile_says(co
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpu_count']}}",
         "resourceType": "{{$.inputs.parameters['pipelinechannel--gpu_type']}}",
     }
+    group = next(name for name, group in dags(pipeline).items() if "train" in group)
+    given = pipeline["components"][group]["inputDefinitions"]["parameters"]
+    for name in ("gpu_type", "gpu_count"):  # the driver takes a number in a task's resources for an empty text
+        assert given[f"pipelinechannel--{name}"] == {"parameterType": "STRING"}
     train = platform["exec-train"]
     assert {mount["mountPath"]: mount.get("medium") for mount in train["emptyDirMounts"]} == {
         "/dev/shm": "Memory",
@@ -344,6 +348,14 @@ def test_the_number_of_gpus_that_a_run_asks_for_decides(tmp_path: Path) -> None:
     assert "SEGMODELS_TRAIN_JOB" not in variables(compile_with(tmp_path / "one.yaml")[0], "train")
     settings = variables(compile_with(tmp_path / "one.yaml", "--set", "gpu_count=2")[0], "train")["SEGMODELS_TRAIN_JOB"]
     assert json.loads(settings)["gpus"] == 2
+
+
+def test_a_number_of_gpus_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.yaml").write_text("gpu: {count: 1}\n")
+    given = ["compile", "--profile", str(tmp_path / "one.yaml"), "--image", IMAGE, "--set"]
+    for value, expected in (("two", "expected a whole number"), ("-1", "greater than or equal to 0")):
+        assert main([*given, f"gpu_count={value}"]) == 2
+        assert expected in capsys.readouterr().err
 
 
 def test_a_shared_training_without_an_object_store_is_refused(
