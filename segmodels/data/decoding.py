@@ -115,6 +115,13 @@ def picture_size(path: Path) -> tuple[int, int] | None:
     return None
 
 
+def picture_mode(path: Path) -> str | None:
+    """Pillow's name of a picture's kind of pixels, from its header; None for files that are none."""
+    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as picture:
+        return picture.mode
+    return None
+
+
 def orientation(picture: Image.Image) -> int:
     """1..8, as EXIF counts them; 1, upright, where the file says nothing that can be read."""
     try:

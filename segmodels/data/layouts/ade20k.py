@@ -55,7 +55,7 @@ class Ade20k(Published):
 
     table = "ade20k"
     places = ("", "ADEChallengeData2016/")
-    marks = "images/ and annotations/, in them training/ or validation/ (ADEChallengeData2016)"
+    marks = "images/ and annotations/, in them training/ or validation/ with files such as ADE_train_00000001.jpg"
     tree: ClassVar[str] = """\
 images/training/ADE_train_00000001.jpg                    likewise validation/
 annotations/training/ADE_train_00000001.png               grey: 0 unlabelled, 1..150 classes
@@ -66,6 +66,12 @@ annotations_instance/training/ADE_train_00000001.png      optional: R class of 1
     @classmethod
     def begins(cls, folder: Path) -> bool:
         return any((folder / "images" / split).is_dir() and (folder / cls.masks / split).is_dir() for split in SPLITS)
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Not for one's own data in folders of these names, whose ids may mean anything."""
+        place = cls.place(root)
+        return place is not None and any((root / place / "images").glob("*/ADE_*"))
 
     @cached_property
     def labels(self) -> LabelMap:

@@ -117,6 +117,11 @@ class Layout(ABC):
         return False
 
     @classmethod
+    def resembles(cls, root: Path) -> bool:
+        """Whether the folder may be read as this layout where no layout fits."""
+        return False
+
+    @classmethod
     def published(cls) -> LabelMap | None:
         """The classes that every copy of the dataset has; None where they come with the files."""
         return None

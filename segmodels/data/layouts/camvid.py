@@ -14,6 +14,9 @@ from segmodels.data.layouts.published import Published, colors_of
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
 
+VIDEOS = ("0001TP", "0006R0", "0016E5", "Seq05VD")
+"""Beginnings of the frames' names."""
+
 STILLS, LABELED = "701_StillsRaw_full", "LabeledApproved_full"
 
 
@@ -95,7 +98,10 @@ class CamVid32(Published):
 
     table = "camvid32"
     places = ("", "CamVid/", "camvid/", "CamVid/CamVid/")
-    marks = "701_StillsRaw_full/ and LabeledApproved_full/, or train/ and train_labels/"
+    marks = (
+        "701_StillsRaw_full/ and LabeledApproved_full/, or train/ and train_labels/ with files such as"
+        " 0001TP_006690_L.png"
+    )
     tree: ClassVar[str] = """\
 701_StillsRaw_full/0001TP_006690.png
 LabeledApproved_full/0001TP_006690_L.png     RGB, a colour for each class
@@ -107,6 +113,13 @@ train_labels/0001TP_006690_L.png
     def begins(cls, folder: Path) -> bool:
         pairs = [(STILLS, LABELED), *((split, f"{split}_labels") for split in SPLITS)]
         return any(all((folder / part).is_dir() for part in pair) for pair in pairs) and not _lists(folder)
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Not for one's own data in folders of these names, whose ids may mean anything."""
+        place = cls.place(root)
+        folders = [] if place is None else [LABELED, *(f"{split}_labels" for split in SPLITS)]
+        return any(any((root / f"{place}{folder}").glob(f"{video}*")) for folder in folders for video in VIDEOS)
 
     def samples(self) -> Iterable[Sample]:
         if (self.root / self.top / STILLS).is_dir():

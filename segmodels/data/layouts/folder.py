@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.pairing import (
     encode_labels,
     files_of_part,
+    published_split,
     read_table,
     require_pairs,
     split_folders,
@@ -30,8 +31,11 @@ from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
-MASKS = ("masks", "labels", "mask")
-"""Names of the folder of masks."""
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "rgb")
+MASKS = ("masks", "labels", "mask", "label", "annotations", "ann_dir", "gt", "gts", "segmentations")
+"""Names of the folders of images and masks, in letters of any case. ``layout: auto`` looks for those after the first
+where no layout fits.
+"""
 
 
 @register_layout("folder", LayoutCard("images, masks and objects in folders of one's own", "this project"))
@@ -45,7 +49,10 @@ class Folder(Layout):
     ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and ``test/images``, if
     all images lie in them; two of the three are enough, and ``valid`` is val. Else ingest splits by group with a seed.
 
-    All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``.
+    All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``. Other names of the two
+    folders are read where no ``images/`` or ``masks/`` is there, in letters of any case: ``image``, ``imgs``, ``img``,
+    ``img_dir``, ``rgb``; ``labels``, ``label``, ``mask``, ``annotations``, ``ann_dir``, ``gt``, ``gts``,
+    ``segmentations``.
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
     as grey values or palette indices, or in RGB the colours of the classes file.
@@ -94,13 +101,18 @@ image_labels.csv            optional: header id,label; class of the whole image,
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        if not _has(root, "images") or Mads.fits(root):  # whose trees are alike
+        if not _has(root, IMAGES[0]) or Mads.fits(root):  # whose trees are alike
             return False
-        return bool(_masks(root)) or has_classes_file(root)
+        return any(_holds_pictures(root, part) for part in ("masks", "labels", "mask")) or has_classes_file(root)
+
+    @classmethod
+    def resembles(cls, root: Path) -> bool:
+        return bool(_named(root, IMAGES) and _masks(root)) and not Mads.fits(root)
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        if not _has(self.root, "images"):
+        self._pictures = _named(self.root, IMAGES)
+        if not self._pictures:
             raise InputError(
                 f"dataset folder {self.root} has no folder images/, expected images/, masks/ (unless the images are not"
                 f" annotated) and classes.txt (layout {self.name!r})"
@@ -122,9 +134,11 @@ image_labels.csv            optional: header id,label; class of the whole image,
         return replace(labels, things=things or frozenset())
 
     def samples(self) -> Iterable[Sample]:
-        images = files_of_part(self.root, "images")
+        images = files_of_part(self.root, self._pictures)
         if not images:
-            raise InputError(f"{self.root / 'images'} holds no images, expected files ending in {' '.join(SUFFIXES)}")
+            raise InputError(
+                f"{self.root / self._pictures} holds no images, expected files ending in {' '.join(SUFFIXES)}"
+            )
         masks = self._partners(images, self._masks, "mask") if self._annotated else {}
         objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
         rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
@@ -169,7 +183,18 @@ def _has(root: Path, part: str) -> bool:
 
 
 def _masks(root: Path) -> str:
-    """The folder of masks, empty without one. Folders of other names count if they hold pictures."""
-    if _has(root, MASKS[0]):
-        return MASKS[0]
-    return next((part for part in MASKS[1:] if _has(root, part) and files_of_part(root, part)), "")
+    """The folder of masks as it is spelled, empty without one. Folders of other names count if they hold pictures."""
+    found = (_named(root, (part,)) for part in MASKS)
+    return next((part for part in found if part and _holds_pictures(root, part)), "")
+
+
+def _holds_pictures(root: Path, part: str) -> bool:
+    return _has(root, part) and (part == MASKS[0] or bool(files_of_part(root, part)))
+
+
+def _named(root: Path, names: Sequence[str]) -> str:
+    """The first of ``names`` that is a folder at the top or in those of the splits, as spelled there; else empty."""
+    homes = [root, *(root / path.name for path in root.iterdir() if published_split(path.name) and path.is_dir())]
+    spelled = {path.name.lower(): path.name for home in homes for path in home.iterdir() if path.is_dir()}
+    exact = set(spelled.values())
+    return next((name if name in exact else spelled[name] for name in names if name in spelled), "")

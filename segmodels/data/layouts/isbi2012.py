@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation
 from segmodels.data.label_files import page_count, read_mask, read_page
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.pairing import encode_labels, split_folders
 from segmodels.data.layouts.published import Published
+from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 VOLUME, LABELS = "train-volume.tif", "train-labels.tif"
@@ -44,8 +45,15 @@ train-volume.tif                    or the stacks, with train-labels.tif
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        slices = (folder / "train" / "image").is_dir() and (folder / "train" / "label").is_dir()
+        slices = (folder / "train" / "image").is_dir() and split_folders(folder, "label") == ["train"]
         return slices or ((folder / VOLUME).is_file() and (folder / LABELS).is_file())
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Not for one's own data in folders of these names: the slices are numbered."""
+        place = cls.place(root)
+        labels = [] if place is None else (root / place / "train" / "label").glob("[!.]*")
+        return place is not None and all(path.stem.isdecimal() for path in labels)
 
     @classmethod
     def published(cls) -> LabelMap | None:
@@ -53,7 +61,13 @@ train-volume.tif                    or the stacks, with train-labels.tif
 
     def samples(self) -> Iterable[Sample]:
         if (self.root / self.top / VOLUME).is_file():
-            for page in range(page_count(self.root / self.top / LABELS)):
+            pages, slices = (page_count(self.root / self.top / name) for name in (LABELS, VOLUME))
+            if pages != slices:
+                raise InputError(
+                    f"{self.root / self.top / LABELS} has {pages} pages but {VOLUME} {slices}, expected a page of"
+                    " labels for each slice: replace the files"
+                )
+            for page in range(pages):
                 yield Sample(f"{page:02}", None, self.top + VOLUME, (self.top + LABELS,), group=f"{page:02}")
             return
         for name, image, mask in self.paired(self.files("train/image"), self.files("train/label")):

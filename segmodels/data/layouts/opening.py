@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +45,7 @@ def find_layout(root: str | Path) -> str:
     if not root.is_dir():
         raise InputError(f"dataset folder {root} is not there: check the path")
     layouts = [layout for entry in LAYOUTS if (layout := cast("type[Layout]", entry.build)).automatic]
-    fitting = [layout.name for layout in layouts if layout.fits(root)]
+    fitting = _fitting(layouts, root)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
@@ -52,16 +53,34 @@ def find_layout(root: str | Path) -> str:
             f"dataset folder {root} fits the layouts {' and '.join(fitting)}: set ingest.layout to one of them, or"
             " ingest.path to the folder of one dataset"
         )
-    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    for name in [name for name in names if name.endswith("/") and not name.startswith(".")][:SHOWN]:
-        if inside := [layout.name for layout in layouts if layout.fits(root / name)]:
+    for folder in _folders_below(root):
+        if inside := _fitting(layouts, folder):
             raise InputError(
-                f"dataset folder {root} fits no layout, but its folder {name} fits {' and '.join(inside)}: set"
-                f" ingest.path to {root / name}"
+                f"dataset folder {root} fits no layout, but its folder {folder.relative_to(root)}/ fits"
+                f" {' and '.join(inside)}: set ingest.path to {folder}"
             )
+    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     holds = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     expected = "".join(f"\n  {layout.name}: {layout.marks}" for layout in layouts)
     raise InputError(
         f"dataset folder {root} fits no layout, it holds {holds or 'nothing'}; correct ingest.path, set ingest.layout,"
         f" or arrange the files as one of the layouts expects (python -m segmodels layouts NAME):{expected}"
     )
+
+
+def _fitting(layouts: Sequence[type[Layout]], root: Path) -> list[str]:
+    return [layout.name for layout in layouts if layout.fits(root)] or [
+        layout.name for layout in layouts if layout.resembles(root)
+    ]
+
+
+def _folders_below(root: Path) -> Iterator[Path]:
+    """Some folders in ``root``, then some folders in these: archives often hold a folder of their own name."""
+    outer = list(islice(_folders_in(root), SHOWN))
+    yield from outer
+    for folder in outer:
+        yield from islice(_folders_in(folder), SHOWN)
+
+
+def _folders_in(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))

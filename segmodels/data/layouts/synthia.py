@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
-from segmodels.data.decoding import read_pixels
+from segmodels.data.decoding import picture_mode, read_pixels
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer, values_in
@@ -117,6 +117,15 @@ SYNTHIA_RAND_CVPR16/
     def begins(cls, folder: Path) -> bool:
         truth = (folder / "GTTXT").is_dir() or ((folder / "GT").is_dir() and not (folder / "GT" / "LABELS").is_dir())
         return (folder / "RGB").is_dir() and truth
+
+    @classmethod
+    def fits(cls, root: Path) -> bool:
+        """Not for one's own grey masks in folders of these names."""
+        place = cls.place(root)
+        if place is None or (root / place / "GTTXT").is_dir():
+            return place is not None
+        first = next((root / place / "GT").rglob("[!.]*.png"), None)
+        return first is not None and picture_mode(first) in ("RGB", "RGBA")
 
     def samples(self) -> Iterable[Sample]:
         masks = self.files("GTTXT", (".txt",)) or self.files("GT", (".png",))

@@ -58,8 +58,29 @@ def splits(image: str, mask: str) -> Write:
             splits("S/images/{}.jpg", "S/masks/{}_mask.png"),
             {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
         ),
+        (lambda root: write(root, "Images/{}.jpg", "Masks/{}.png"), {None: "a b c"}),
+        (lambda root: write(root, "imgs/{}.jpg", "gts/{}.png"), {None: "a b c"}),
+        (lambda root: write(root, "RGB/{}.png", "GT/{}.png"), {None: "a b c"}),
+        (
+            splits("img_dir/S/{}.jpg", "ann_dir/S/{}.png"),
+            {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
+        ),
+        (
+            splits("S/image/{}.png", "S/label/{}.png"),
+            {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
+        ),
+        (
+            lambda root: [
+                write(root, f"images/{split}/{{}}.jpg", f"annotations/{split}/{{}}.png")
+                for split in ("training", "validation")
+            ],
+            {"train": "training/a training/b training/c", "val": "validation/a validation/b validation/c"},
+        ),
     ],
-    ids=["ending", "upper case", "labels", "long ending", "leftovers", "splits below", "splits above"],
+    ids=[
+        *("ending", "upper case", "labels", "long ending", "leftovers", "splits below", "splits above"),
+        *("capitals", "mmseg's tests", "as SYNTHIA-RAND", "mmseg", "as membrane", "as ADE20K"),
+    ],
 )
 def test_images_and_masks_are_paired(make: Write, ids: dict[str | None, str], tmp_path: Path) -> None:
     make(tmp_path)
@@ -79,10 +100,26 @@ def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
         list(open_layout("folder", tmp_path).samples())
 
 
-def test_a_folder_around_the_dataset_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "my data", "images/{}.jpg", "masks/{}.png")
-    with pytest.raises(InputError, match=r"fits no layout, but its folder my data/ fits folder: set ingest\.path to"):
+@pytest.mark.parametrize("folder", ["my data", "archive/archive"])
+def test_folders_around_the_dataset_are_named(folder: str, tmp_path: Path) -> None:
+    write(tmp_path / folder, "images/{}.jpg", "masks/{}.png")
+    with pytest.raises(InputError, match=rf"fits no layout, but its folder {folder}/ fits folder: set ingest\.path to"):
         find_layout(tmp_path)
+
+
+def test_own_data_in_the_folders_of_camvid_is_not_camvid(tmp_path: Path) -> None:
+    splits("S/{}.png", "S_labels/{}.png")(tmp_path)
+    with pytest.raises(InputError, match="fits no layout"):
+        find_layout(tmp_path)
+    trees.photo(tmp_path / "train_labels" / "Seq05VD_f00000_L.png")
+    assert find_layout(tmp_path) == "camvid32"
+
+
+def test_slices_that_are_not_numbered_are_no_membranes(tmp_path: Path) -> None:
+    write(tmp_path, "train/image/{}.png", "train/label/{}.png", ("1", "2", "road"))
+    assert find_layout(tmp_path) == "folder"
+    (tmp_path / "train" / "label" / "road.png").unlink()
+    assert find_layout(tmp_path) == "isbi2012"
 
 
 def test_masks_of_cvat_have_their_own_classes_and_colours(tmp_path: Path) -> None:

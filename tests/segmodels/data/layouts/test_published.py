@@ -249,6 +249,9 @@ def test_isbi_reads_slices_and_stacks(write, tmp_path: Path) -> None:
     assert histogram(layout, annotation) == {"cell": 24 * 24, "membrane": 24 * 8}
     if write is trees.isbi2012_stacks:
         assert [int(layout.read_image(sample).max()) for sample in samples] == [0, 60, 120]
+        trees.save(tmp_path / "train-labels.tif", np.zeros((32, 24), np.uint8))
+        with pytest.raises(InputError, match=r"train-labels\.tif has 1 pages but train-volume\.tif 3, expected a page"):
+            list(layout.samples())
 
 
 def test_ph2_has_the_diagnoses_from_either_table(tmp_path: Path) -> None:
