@@ -51,11 +51,13 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
     table = Table(box=box.SIMPLE_HEAD, padding=0, title="per class", title_justify="left")
     table.add_column("class")
     with PER_CLASS.reading(evaluation):
-        columns = [key for key in classes[0] if key != "class"]
+        columns = [key for key in classes[0] if key != "class" and any(row[key] for row in classes)]
         for column in columns:
-            table.add_column(words(column), justify="right")
+            table.add_column(words(column), justify="right", min_width=6)
         for row in classes:
             table.add_row(row["class"], *(cell(row[key], "absent") for key in columns))
+    # Where the lines are longer than the terminal's it breaks them; shorter ones would show `0.4…`
+    console.width = max(console.width, console.measure(table, options=console.options.update(max_width=1000)).minimum)
     console.print(table)
     console.print(f"[bold]{'decision':<13}[/bold] {escape(decision['reason'])}", highlight=False, soft_wrap=True)
     for name, where in {

@@ -136,9 +136,13 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def words(name: str) -> str:
-    """The name of a score or a count as people write it: ``mean precision`` of ``mean_precision``."""
+    """The name of a score or a count as people write it: ``mean precision`` of ``mean_precision``, ``AP50`` of
+    ``ap50``.
+    """
     spelled = {"iou": "IoU", "dice": "Dice"}
-    return " ".join(word.upper() if len(word) == 2 else spelled.get(word, word) for word in name.split("_"))
+    return " ".join(
+        word.upper() if len(word) == 2 or word[-1:].isdigit() else spelled.get(word, word) for word in name.split("_")
+    )
 
 
 def _input(bundle: Bundle) -> str:

@@ -73,3 +73,18 @@ def test_a_run_noted_without_its_experiment_is_named(finished: Path, capsys: pyt
     RUN.write(finished / "model", RUN_OF_TRAINING)
     assert main(["report"]) == 0
     assert "MLflow run    5eed" in capsys.readouterr().out
+
+
+def test_scores_of_classes_are_whole_in_a_narrow_terminal_and_columns_without_any_left_out(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["objects", "ap", "ap50", "ap75", "ap_small", "ap_medium", "ar", "ar_small", "box_ap", "box_ap50"]
+    rows = ("nucleus,1200,0.41,0.42,0.43,0.44,,0.45,0.46,0.47,0.48", "debris,0,,,,,,,,,")
+    PER_CLASS.path(finished / "evaluation").write_text("\n".join((",".join(["class", *names]), *rows)))
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["report"]) == 0
+    said = capsys.readouterr().out
+    assert [f"0.4{last}00" in said for last in range(1, 9)] == [True] * 8
+    assert "1,200" in said
+    assert "AP50" in said
+    assert "medium" not in said
