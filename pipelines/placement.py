@@ -80,6 +80,7 @@ class Placement:
             resources=resources,
             node_selector=pod.node_selector,
             tolerations=[toleration.model_dump() for toleration in pod.tolerations],
+            image_pull_secrets=self.profile.image_pull_secrets,
         )
 
     def _set_resources(self, task: dsl.PipelineTask, step: str) -> None:

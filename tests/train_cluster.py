@@ -23,7 +23,8 @@ from kubeflow_trainer_api import models
 from kubernetes import client
 from ports import free_port
 
-RUNTIME = Path(__file__).parents[1] / "infra" / "kustomize" / "runs" / "training-runtime.yaml"
+RUNS = Path(__file__).parents[1] / "infra" / "kustomize" / "runs"
+RUNTIME = RUNS / "training-runtime.yaml"
 
 
 class Answer:
@@ -59,6 +60,18 @@ class Cluster:
         self.instead: Sequence[str] = ()
         self.refusal = self.refusal_of_owners = self.away = self.away_once_started = 0
         self.pending = False
+        self._rights = {
+            (verb, resource)
+            for one in yaml.safe_load_all((RUNS / "rbac.yaml").read_text())
+            for rule in one.get("rules", [])
+            for verb in rule["verbs"]
+            for resource in rule["resources"]
+        }
+
+    def authorize(self, verb: str, resource: str) -> None:
+        """The step has the rights that infra/ gives it, no others."""
+        if (verb, resource) not in self._rights:
+            raise client.ApiException(403, f"Forbidden: cannot {verb} {resource}")
 
     def trainer_client(self) -> TrainerClient:
         backend = _Backend.__new__(_Backend)
@@ -72,8 +85,9 @@ class Cluster:
     # --- TrainJobs and runtimes
 
     def create_namespaced_custom_object(
-        self, _group: str, _version: str, namespace: str, _plural: str, body: dict[str, Any]
+        self, _group: str, _version: str, namespace: str, plural: str, body: dict[str, Any]
     ) -> None:
+        self.authorize("create", plural)
         if self.refusal:
             raise client.ApiException(self.refusal, "no")
         body = yaml.safe_load(yaml.safe_dump(body))
@@ -90,6 +104,7 @@ class Cluster:
         self, _group: str, _version: str, _namespace: str, plural: str, name: str, async_req: bool
     ) -> Answer:
         assert async_req
+        self.authorize("get", plural)
         if plural == "trainingruntimes":
             return Answer(yaml.safe_load(RUNTIME.read_text()))
         if self.away:
@@ -109,6 +124,7 @@ class Cluster:
         return Answer(self.jobs[name] | ({"status": {"conditions": [condition]}} if ended else {}))
 
     def delete_namespaced_custom_object(self, *_: str, name: str) -> None:
+        self.authorize("delete", "trainjobs")
         if name not in self.jobs:
             raise client.ApiException(404, "Not Found")
         for pod in self.pods[name]:
@@ -119,8 +135,9 @@ class Cluster:
         del self.jobs[name]
 
     def patch_namespaced_custom_object(
-        self, _group: str, _version: str, _namespace: str, _plural: str, name: str, body: dict[str, Any]
+        self, _group: str, _version: str, _namespace: str, plural: str, name: str, body: dict[str, Any]
     ) -> None:
+        self.authorize("patch", plural)
         if self.refusal_of_owners:
             raise client.ApiException(self.refusal_of_owners, "Forbidden")
         patched = self.jobs[name] | {"metadata": self.jobs[name]["metadata"] | body["metadata"]}
@@ -132,6 +149,7 @@ class Cluster:
 
     def read_namespaced_pod(self, name: str, _namespace: str) -> client.V1Pod:
         """The step's own."""
+        self.authorize("get", "pods")
         owner = client.V1OwnerReference(
             "argoproj.io/v1alpha1", kind="Workflow", name="training-x7", uid="4f", controller=True
         )
@@ -163,6 +181,7 @@ class Cluster:
 
     def list_namespaced_pod(self, _namespace: str, label_selector: str, async_req: bool) -> Answer:
         assert async_req
+        self.authorize("list", "pods")
         name = label_selector.split("=", 1)[1].split(",")[0]
         phases = {None: "Running", 0: "Succeeded"}
         pods = [
@@ -183,6 +202,7 @@ class Cluster:
         return Answer(client.V1PodList(items=pods))
 
     def list_namespaced_event(self, namespace: str, async_req: bool) -> Answer:
+        self.authorize("list", "events")
         about = [client.V1ObjectReference(kind="TrainJob", name=name) for name in self.jobs]
         now = datetime.now(UTC)
         events = [
@@ -203,6 +223,7 @@ class _Backend(KubernetesBackend):
 
     def _read_pod_logs(self, pod_name: str, container_name: str, follow: bool) -> Iterator[str]:
         assert container_name == "node"
+        self.cluster.authorize("get", "pods/log")
         name, _, node = pod_name.rpartition("-node-0-")
         pod = self.cluster.pods[name][int(node)]
         if follow:

@@ -94,7 +94,7 @@ def _why_waiting(client: Any, name: str) -> str:
         warnings = [
             event.message
             for event in client.get_job_events(name)
-            if event.reason in ("FailedScheduling", "FailedCreate", "FailedMount")
+            if event.reason in ("FailedScheduling", "FailedCreate", "FailedMount", "Failed")  # the last: no image
         ]
     except (RuntimeError, TimeoutError, AttributeError):  # events may not be readable for the step
         return ""

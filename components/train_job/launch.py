@@ -60,6 +60,7 @@ class TrainJobSettings(Params):
     )
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: list[dict[str, str | None]] = Field(default_factory=list)
+    image_pull_secrets: list[str] = Field(default_factory=list)
 
 
 class Client(Protocol):
@@ -186,9 +187,14 @@ def _options(name: str, settings: TrainJobSettings, params: TrainParams, shards_
         kubernetes.TrainerCommand(["python", "-m", "components.train_job.node"]),
         kubernetes.TrainerArgs(arguments),
     ]
-    if settings.node_selector or settings.tolerations:
-        tolerations = [{key: value for key, value in one.items() if value is not None} for one in settings.tolerations]
-        pod = kubernetes.PodSpecPatch(node_selector=settings.node_selector or None, tolerations=tolerations or None)
+    tolerations = [{key: value for key, value in one.items() if value is not None} for one in settings.tolerations]
+    secrets = [{"name": name} for name in settings.image_pull_secrets]
+    if settings.node_selector or tolerations or secrets:
+        pod = kubernetes.PodSpecPatch(
+            node_selector=settings.node_selector or None,
+            tolerations=tolerations or None,
+            image_pull_secrets=secrets or None,
+        )
         job = kubernetes.JobTemplatePatch(spec=kubernetes.JobSpecPatch(template=kubernetes.PodTemplatePatch(spec=pod)))
         jobs = kubernetes.JobSetSpecPatch(replicated_jobs=[kubernetes.ReplicatedJobPatch(name="node", template=job)])
         options.append(

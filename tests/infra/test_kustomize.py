@@ -61,6 +61,8 @@ def test_trainer_accepts_the_training_runtime_and_knows_every_field(render: Rend
         "node",
         "node",
     ), "Trainer finds them by these names"
+    labels = job["template"]["spec"]["template"]["metadata"]["labels"]
+    assert labels["sidecar.istio.io/inject"] == "false", "a user's namespace of Kubeflow has Istio, as runs have not"
 
 
 def test_the_sdk_finds_the_runtimes_container(render: Render) -> None:

@@ -301,6 +301,7 @@ SHARED = """
 checkpoints: s3://segmodels/checkpoints
 nodes: 2
 gpu: {type: nvidia.com/gpu, count: 4}
+image_pull_secrets: [registry]
 pods: {train: {cpu_limit: "16", memory_limit: 64Gi, node_selector: {pool: gpu}, tolerations: [{key: nvidia.com/gpu}]}}
 """
 
@@ -329,6 +330,7 @@ def test_a_shared_training_is_a_trainjob_and_its_step_asks_for_no_gpu(tmp_path: 
         "resources": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 4},
         "node_selector": {"pool": "gpu"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "value": None, "effect": None}],
+        "image_pull_secrets": ["registry"],
     }
     assert "accelerator" not in pipeline["deploymentSpec"]["executors"]["exec-train"]["container"].get("resources", {})
     assert "nodeSelector" not in platform["exec-train"]

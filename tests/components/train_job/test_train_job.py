@@ -94,6 +94,7 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
         resources={"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 4},
         node_selector={"nvidia.com/gpu.present": "true"},
         tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists", "value": None, "effect": "NoSchedule"}],
+        image_pull_secrets=["registry"],
     )
     cluster.pending = True
     monkeypatch.setattr(follow, "START_MINUTES", 0)
@@ -114,6 +115,7 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
     assert node["template"]["spec"]["template"]["spec"] == {
         "nodeSelector": {"nvidia.com/gpu.present": "true"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "imagePullSecrets": [{"name": "registry"}],
     }
     names = {env["name"] for env in trainer["env"]}
     assert {"MLFLOW_TRACKING_URI", "SEGMODELS_CHECKPOINTS", "AWS_ENDPOINT_URL"} <= names
