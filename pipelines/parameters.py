@@ -14,7 +14,8 @@ from components.params.schema import PipelineParams
 from components.steps import STEPS
 from pipelines.profile import Profile
 from segmodels.addresses import holds_credentials
-from segmodels.errors import InputError, did_you_mean
+from segmodels.errors import InputError
+from segmodels.suggest import did_you_mean
 
 VALUES = {
     "dataset_source": "ingest.source",

@@ -17,8 +17,9 @@ from components.params.yaml_files import read_yaml
 from components.steps import CLUSTER_STEPS, MONITORING_STEPS, STEPS
 from components.tracking.lineage import code_revision
 from segmodels.addresses import holds_credentials
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import parse_json
+from segmodels.suggest import nearest
 
 PROFILES = Path("infra/profiles")
 

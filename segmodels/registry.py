@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from segmodels.checks import fits, shown, type_name
-from segmodels.errors import InputError, TransientError, nearest, on_one_line
+from segmodels.errors import InputError, TransientError, on_one_line
+from segmodels.suggest import near_names, nearest, same_name
 
 Built = TypeVar("Built")
 CardType = TypeVar("CardType")
@@ -56,17 +57,26 @@ class Entry(Generic[Built, CardType]):
         return " ".join((inspect.getdoc(self.build) or "").split("\n\n")[0].split())
 
 
+_NAMED: list[Registry[Any, Any]] = []
+"""The registries whose names users give."""
+
+
 class Registry(Generic[Built, CardType]):
     """Names of one kind of thing.
 
     Args:
         kind: an entry's kind in error messages: "model".
         package: all its modules are imported before the first look-up, so that they have registered their entries.
+        taken_by: what takes its names, in words: "train.model takes", for error messages of other registries, whose
+            users gave one of them; empty where users name none.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, taken_by: str = "") -> None:
         self.kind = kind
         self.package = package
+        self.taken_by = taken_by
+        if taken_by:
+            _NAMED.append(self)
         self._entries: dict[str, Entry[Built, CardType]] = {}
         self._loaded = self._loading = False
         self._lock = threading.RLock()
@@ -99,8 +109,29 @@ class Registry(Generic[Built, CardType]):
         return self._entries[name]
 
     def unknown(self, name: str) -> InputError:
-        """The error for a name that is not among the entries."""
-        return nearest(self.kind, name, self.names())
+        """The error for a name that is not among the entries: the nearest names, or what it is, or may be, instead."""
+        own = self.names()
+        if any(same_name(name, one) for one in own):
+            return nearest(self.kind, name, own)
+        others = [other for other in _NAMED if other is not self]
+        for other in others:
+            if known := next((one for one in other.names() if same_name(name, one)), None):
+                such = self.instead_of(other, known)
+                return InputError(
+                    f"unknown {self.kind} {name!r}: {known} is {_with_article(other.kind)}, which {other.taken_by},"
+                    f" expected the name of {_with_article(self.kind)}{f', such as {such}' if such else ''}"
+                )
+        for other in () if near_names(name, own) else others:
+            if near := near_names(name, other.names(), least=1):
+                return InputError(
+                    f"unknown {self.kind} {name!r}: did you mean {other.kind} {' or '.join(map(repr, near))}, which"
+                    f" {other.taken_by}?"
+                )
+        return nearest(self.kind, name, own)
+
+    def instead_of(self, other: Registry[Any, Any], name: str) -> str:
+        """Names that a user may mean who gave an entry of another registry, in words; empty where none is known."""
+        return ""
 
     def __contains__(self, name: object) -> bool:
         self._load()
@@ -162,3 +193,7 @@ class Registry(Generic[Built, CardType]):
                 self._loaded = True
             finally:
                 self._loading = False
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
+from segmodels.suggest import nearest
 
 if TYPE_CHECKING:
     from components.tracking.compared_runs import ComparedRun, Measured

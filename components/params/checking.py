@@ -13,8 +13,9 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from segmodels.checks import SettingsError, shown
-from segmodels.errors import InputError, did_you_mean
+from segmodels.errors import InputError
 from segmodels.files import reason
+from segmodels.suggest import did_you_mean
 
 CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 

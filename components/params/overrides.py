@@ -18,8 +18,9 @@ from components.params.checking import fields
 from components.params.reading import checked_params, read_params
 from components.params.schema import EvaluateParams, PipelineParams
 from segmodels.checks import shown
-from segmodels.errors import InputError, did_you_mean
+from segmodels.errors import InputError
 from segmodels.files import parse_json
+from segmodels.suggest import did_you_mean
 
 
 def assembled_params(

@@ -10,7 +10,8 @@ from typing import Any
 
 from components.params.checking import checked, fields
 from components.params.schema import EvaluateParams, TrainParams
-from segmodels.errors import InputError, did_you_mean, nearest
+from segmodels.errors import InputError
+from segmodels.suggest import did_you_mean, nearest
 
 
 def settings_classes() -> dict[str, type]:

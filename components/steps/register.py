@@ -14,9 +14,10 @@ from components.artifacts import EVALUATION, METRICS, REGISTRATION
 from components.params.schema import RegisterParams
 from components.running.atomic import written_folder
 from components.running.progress_bar import track
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import WEIGHTS
 from segmodels.machine import check_temporary_space
+from segmodels.suggest import nearest
 
 if TYPE_CHECKING:
     from components.tracking.model_registry import Version

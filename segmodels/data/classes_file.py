@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segmodels.data.decoding import Color
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
+from segmodels.suggest import nearest
 
 TEXT, TABLE = "classes.txt", "classes.json"
 IGNORED, THINGS = "!ignore", "!things"

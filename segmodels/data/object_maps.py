@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import MOST_SEGMENTS, Segment, rows_of
 from segmodels.data.label_files import read_pages
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
+from segmodels.suggest import nearest
 
 
 def read_objects(

@@ -16,8 +16,9 @@ from pathlib import Path
 from segmodels.addresses import without_credentials
 from segmodels.download import download, shown_progress
 from segmodels.encoders.weights import fetch, local_file
-from segmodels.errors import InputError, TransientError, nearest
+from segmodels.errors import InputError, TransientError
 from segmodels.files import cache_folder, sha256
+from segmodels.suggest import nearest
 
 IMAGENET = "imagenet"
 """The first row of the table that fits the encoder, of those named ENCODER:DATA; others are of whole models."""

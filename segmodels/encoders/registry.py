@@ -13,7 +13,9 @@ from segmodels.encoders.timm_encoder import TimmEncoder
 from segmodels.encoders.weights import load_weights
 from segmodels.registry import Registry
 
-ENCODERS: Registry[Encoder, None] = Registry("encoder", "segmodels.encoders")
+ENCODERS: Registry[Encoder, None] = Registry(
+    "encoder", "segmodels.encoders", "many models take as their option encoder"
+)
 Builder = TypeVar("Builder", bound=Callable[..., Encoder])
 FREEZING: Mapping[str, Any] = {"frozen_stages": int, "frozen_batch_norm": bool}
 """Options of every encoder, and their types."""

@@ -12,10 +12,11 @@ from typing import Any, TypeVar, cast
 
 from torch import Tensor, nn
 
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.losses.base import Images, Loss
 from segmodels.outputs import PixelOutput
 from segmodels.registry import Entry, Registry
+from segmodels.suggest import nearest
 from segmodels.tasks.targets import SemanticTargets
 
 _LossClass = TypeVar("_LossClass", bound=type[Loss])
@@ -34,7 +35,7 @@ class LossCard:
     use: str
 
 
-LOSSES: Registry[Loss, LossCard] = Registry("loss", "segmodels.losses")
+LOSSES: Registry[Loss, LossCard] = Registry("loss", "segmodels.losses", "train.loss takes")
 
 
 def register_loss(name: str, card: LossCard) -> Callable[[_LossClass], _LossClass]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.metrics.object_matching import AREAS, THRESHOLDS, Matches
+from segmodels.suggest import nearest
 
 RECALLS = np.linspace(0, 1, 101)
 """Recalls at which precision is read."""

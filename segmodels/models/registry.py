@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from segmodels.checks import shown
 from segmodels.encoders.body import Body
 from segmodels.encoders.pretrained import named_weights, resolved
-from segmodels.encoders.registry import encoder_options, list_encoders
-from segmodels.errors import InputError, same_name
+from segmodels.encoders.registry import ENCODERS, encoder_options
+from segmodels.errors import InputError
 from segmodels.models.base import Model
 from segmodels.models.published import load_published
 from segmodels.registry import Entry, Registry
@@ -71,20 +71,15 @@ class Card:
 
 
 class _Models(Registry[Model, Card]):
-    def unknown(self, name: str) -> InputError:
-        """Names an encoder that was given in place of a model as what it is."""
-        encoder = next((one for one in list_encoders() if same_name(name, one)), None)
-        if encoder is None:
-            return super().unknown(name)
-        own = [one for one in self.names() if (body := model_body(one)) and body.encoder == encoder]
-        such = f", such as {' or '.join(sorted(own, key=len)[:3])}" if own else ""
-        return InputError(
-            f"unknown model {name!r}: {encoder} is an encoder, which many models take as their option encoder, expected"
-            f" the name of a model{such}"
-        )
+    def instead_of(self, other: Registry[Any, Any], name: str) -> str:
+        """The models that stand on an encoder."""
+        if other is not ENCODERS:
+            return ""
+        own = [one for one in self.names() if (body := model_body(one)) and body.encoder == name]
+        return " or ".join(sorted(own, key=len)[:3])
 
 
-MODELS = _Models("model", "segmodels.models")
+MODELS = _Models("model", "segmodels.models", "train.model takes")
 
 
 def register_model(name: str, card: Card) -> Callable[[Builder], Builder]:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import DEEP_STEM, Body
-from segmodels.errors import nearest
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.heads import FCNHead
 from segmodels.layers.names import renamed
@@ -17,6 +16,7 @@ from segmodels.layers.uper import UPerDecoder, UPerFeatures
 from segmodels.models.base import Model, last_layers
 from segmodels.models.registry import Card, register_model
 from segmodels.outputs import PixelOutput
+from segmodels.suggest import nearest
 
 PAPER = "Xiao et al.: Unified Perceptual Parsing for Scene Understanding, ECCV 2018, arXiv 1807.10221"
 STRIDES = (4, 8, 16, 32)

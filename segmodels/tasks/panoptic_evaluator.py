@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
-from segmodels.errors import nearest
 from segmodels.metrics.panoptic import PanopticCounts, count_segments, match_segments, mean_of_classes, qualities
 from segmodels.results import PanopticMap
+from segmodels.suggest import nearest
 from segmodels.tasks.object_evaluator import ObjectEvaluator, Row, confusion_pairs
 from segmodels.tasks.object_truth import panoptic_map
 

@@ -17,12 +17,13 @@ from torch import Tensor
 from segmodels.annotations import Annotation
 from segmodels.checks import check, number, whole_number
 from segmodels.data.batches import EvaluationBatch
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.metrics.object_matching import mask_iou
 from segmodels.outputs import PromptedOutput
 from segmodels.prompts import Prompt, Prompts, corrected, first_click, prompts_of
 from segmodels.results import Instances
+from segmodels.suggest import nearest
 from segmodels.tasks.base import Evaluator, Size
 from segmodels.tasks.everything import AT_ONCE, everything
 from segmodels.tasks.instance import InstanceTask

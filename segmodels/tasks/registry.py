@@ -8,12 +8,13 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from segmodels.errors import InputError, did_you_mean
+from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.registry import Registry
+from segmodels.suggest import did_you_mean
 from segmodels.tasks.base import Task
 
-TASKS: Registry[Task, None] = Registry("task", "segmodels.tasks")
+TASKS: Registry[Task, None] = Registry("task", "segmodels.tasks", "train.task takes")
 
 FIRST = "semantic"
 """The task of bundles that name none: those of versions before there were others."""

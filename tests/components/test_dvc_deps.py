@@ -26,6 +26,7 @@ ELSEWHERE = (
         "segmodels/errors.py",
         "segmodels/files.py",
         "segmodels/registry.py",
+        "segmodels/suggest.py",
     ),
 )
 

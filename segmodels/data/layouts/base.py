@@ -171,7 +171,7 @@ class Layout(ABC):
         return read_pixels(self.root / sample.image, turns)
 
 
-LAYOUTS: Registry[Layout, LayoutCard] = Registry("layout", "segmodels.data.layouts")
+LAYOUTS: Registry[Layout, LayoutCard] = Registry("layout", "segmodels.data.layouts", "ingest.layout takes")
 
 LayoutType = TypeVar("LayoutType", bound=type[Layout])
 

@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 
 from segmodels.data.layouts.published import ids_by_name
 from segmodels.data.limits import require_size
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import parse_json, reading
+from segmodels.suggest import nearest
 
 TABLE = "cityscapes"
 PER_CLASS = 1000

@@ -23,9 +23,10 @@ from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.pairing import published_split
 from segmodels.data.limits import require_size
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reading
 from segmodels.labels import LabelMap
+from segmodels.suggest import nearest
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"
 """labelme's names; the first is called background here."""

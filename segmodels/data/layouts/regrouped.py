@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.layouts.base import Layout, Sample
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+from segmodels.suggest import nearest
 
 IGNORE = "ignore"
 

@@ -21,9 +21,10 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.coco_json import BACKGROUND, with_background
 from segmodels.data.layouts.pairing import published_split
 from segmodels.data.limits import MOST_PIXELS, require_size
-from segmodels.errors import InputError, nearest
+from segmodels.errors import InputError
 from segmodels.files import parse_json, reading
 from segmodels.labels import LabelMap
+from segmodels.suggest import nearest
 
 META = "meta.json"
 CLASSES = {"classes": [{"title": str}]}

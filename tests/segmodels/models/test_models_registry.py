@@ -20,6 +20,17 @@ from segmodels.models.registry import create_model
             "unknown model 'Swin-Tiny': swin_tiny is an encoder, which many models take as their option encoder,"
             " expected the name of a model, such as maskformer_swin_t or mask2former_swin_t or knet_upernet_swin_t$",
         ),
+        (
+            "vit_b16",
+            {},
+            "unknown model 'vit_b16': did you mean encoder 'vit_base' or 'r50_vit_base' or 'sam_vit_base', which many"
+            r" models take as their option encoder\?$",
+        ),
+        (
+            "pspnet_r50_d8",
+            {"encoder": "unet"},
+            "unknown encoder 'unet': unet is a model, which train.model takes, expected the name of an encoder$",
+        ),
         ("unet", {"width": [4, 8]}, "unknown option 'width' of model 'unet': did you mean 'widths'"),
         (
             "unet",

@@ -20,6 +20,8 @@ UNET_ON = {"model": "unet_resnet34"}
     ("settings", "said"),
     [
         ({"model": "unett"}, "unknown model 'unett': did you mean 'unet'"),
+        ({"model": "semantic"}, "semantic is a task, which train.task takes, expected the name of a model"),
+        ({"model": "dice"}, "dice is a loss, which train.loss takes, expected the name of a model"),
         ({"model": "unet", "task": "semantik"}, "unknown task 'semantik': did you mean 'semantic'"),
         ({"model": "unet", "task": "instance"}, "train.task is 'instance', but model 'unet' learns semantic: choose"),
         ({"model": "unet", "loss": {"dicee": 1.0}}, "unknown loss 'dicee': did you mean 'dice'"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segmodels.errors import did_you_mean, nearest, same_name
+from segmodels.suggest import did_you_mean, nearest, same_name
 
 MODELS = (
     *("deeplab_v1_large_fov", "deeplab_v3_plus_r50_d8", "deeplab_v3_r50_d8", "fcn8s_vgg16", "panet_r50"),
@@ -12,7 +12,10 @@ LOSSES = (
     *("binary_cross_entropy", "cross_entropy", "dice", "focal", "generalized_dice", "iou", "lovasz_hinge"),
     *("lovasz_softmax", "top_k"),
 )
-ENCODERS = ("mit_b1", "resnet18", "resnet50", "resnet152", "swin_base", "swin_tiny", "vgg16", "vgg16_bn", "vit_base")
+ENCODERS = (
+    *("mit_b1", "resnet18", "resnet50", "resnet152", "sam_vit_base", "swin_base", "swin_tiny", "vgg16", "vgg16_bn"),
+    "vit_base",
+)
 KEYS = ("batch_size", "epochs", "gradient_clip", "lr", "model", "optimizer", "schedule", "weight_decay", "workers")
 SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "mean_pixel_accuracy")
 
@@ -34,6 +37,10 @@ SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "
         (MODELS, "sam_vit_b", ["sam_b"]),
         (ENCODERS, "vgg", ["vgg16", "vgg16_bn"]),
         (ENCODERS, "vit_base_patch16_224", ["vit_base"]),
+        (MODELS, "deeplabv3_resnet50", ["deeplab_v3_r50_d8", "deeplab_v3_plus_r50_d8"]),
+        (ENCODERS, "vit_b16", ["vit_base", "sam_vit_base"]),  # not mit_b1
+        (ENCODERS, "ViT-B/16", ["vit_base", "sam_vit_base"]),
+        (ENCODERS, "vgg19", ["vgg16", "vgg16_bn"]),
         (LOSSES, "dice_loss", ["dice"]),
         (LOSSES, "hinge", ["lovasz_hinge"]),
         (KEYS, "max_epochs", ["epochs"]),
@@ -48,7 +55,7 @@ SCORES = ("mean_iou", "frequency_weighted_iou", "mean_dice", "pixel_accuracy", "
         (LOSSES, "cross_entrpy", ["cross_entropy"]),
         (LOSSES, "generalised_dice", ["generalized_dice", "dice"]),
         (ENCODERS, "resnet51", ["resnet18", "resnet50", "resnet152"]),
-        (ENCODERS, "vit_b", ["vit_base"]),
+        (ENCODERS, "vit_b", ["vit_base", "sam_vit_base"]),
         (KEYS, "optimiser", ["optimizer"]),
         (SCORES, "miou", ["mean_iou"]),
     ],
@@ -65,7 +72,6 @@ def test_what_people_write_finds_the_name(known: tuple[str, ...], name: str, mea
         (MODELS, "cross_entropy"),
         (ENCODERS, "unet"),  # not resnet50
         (ENCODERS, "densenet121"),
-        (ENCODERS, "vit_b16"),  # not mit_b1
         (("drop_path", "checkpointing"), "depth"),
         (ENCODERS, "imagenet"),
         (LOSSES, "mse"),
