@@ -48,6 +48,8 @@ annotations/instances_val2017.json
         return official if set(names) == set(official.classes[1:]) else labels_of(self.json_files.values())
 
     def samples(self) -> Iterable[Sample]:
+        for file in self.json_files.values():
+            file.require_masks()
         return self.samples_of_files()
 
     def annotation_size(self, sample: Sample) -> tuple[int, int] | None:

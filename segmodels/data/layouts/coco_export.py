@@ -11,11 +11,20 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
+from segmodels.data.decoding import SUFFIXES
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.cityscapes import Cityscapes
 from segmodels.data.layouts.coco import Coco
-from segmodels.data.layouts.coco_json import CocoFile, find_image, labels_of, object_annotation, stated_size
-from segmodels.data.layouts.pairing import published_split
+from segmodels.data.layouts.coco_json import (
+    CocoFile,
+    by_composed_name,
+    find_image,
+    labels_of,
+    object_annotation,
+    stated_size,
+)
+from segmodels.data.layouts.pairing import composed, is_leftover, published_split
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
@@ -26,6 +35,7 @@ OTHERS = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_
 """Beginnings of the names of COCO's other files."""
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')
+PANOPTIC = b'"segments_info"'
 LARGEST_LOOKED_INTO = 2**24
 """Bytes of a JSON file; a larger one is an export by its name alone."""
 
@@ -43,9 +53,10 @@ class CocoExport(Layout):
 
     Every JSON file is a split: by the folder it lies in (``train/_annotations.coco.json``) or the end of its name
     (``instances_train.json``); ``valid`` and ``validation`` are val. Where a file's split has no known name there are
-    no splits. Images are looked for beside the JSON file, in ``images/`` and under the split's name. Objects without a
-    mask are left out; images without objects are background. CVAT marks every mask drawn with its brush as a crowd;
-    here such masks, known by CVAT's attribute ``occluded``, are objects.
+    no splits. Images are looked for beside the JSON file, in ``images/`` and under the split's name; where none of a
+    JSON file's is found so (paths of another machine), each by its name alone. Pictures that no JSON file lists are
+    left out, and objects without a mask; images without objects are background. CVAT marks every mask drawn with its
+    brush as a crowd; here such masks, known by CVAT's attribute ``occluded``, are objects.
     """
 
     marks = (
@@ -71,7 +82,8 @@ result.json                              Label Studio, images in images/
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        return not Coco.fits(root) and bool(_json_files(root))
+        """Not beside the trees of datasets that tools add such files to."""
+        return not Coco.fits(root) and not Cityscapes.fits(root) and bool(_json_files(root))
 
     @cached_property
     def labels(self) -> LabelMap:
@@ -82,11 +94,13 @@ result.json                              Label Studio, images in images/
         splits = {name: _split(name) for name in self._json}
         named = all(splits.values())
         for name, file in self._json.items():
-            images = self._images(name)
+            file.require_masks()
+            images = self._places[name]
             self.left_out += [own for own in file.images if own not in images]
             for own, image in images.items():
                 sample = _stem(own) if named else _stem(image)
                 yield Sample(sample, splits[name] if named else None, image, (name,), group=sample)
+        self.left_out += self._unlisted()
 
     def read_image(self, sample: Sample) -> NDArray:
         return self.read_picture(sample)
@@ -102,19 +116,46 @@ result.json                              Label Studio, images in images/
     def _rows(self) -> dict[str, dict[str, dict[str, Any]]]:
         """JSON file -> path of the image relative to the root -> its row."""
         return {
-            name: {image: file.images[own] for own, image in self._images(name).items()}
+            name: {image: file.images[own] for own, image in self._places[name].items()}
             for name, file in self._json.items()
         }
 
     @cached_property
-    def _all_files(self) -> frozenset[str]:
-        return frozenset(files_below(self.root))
+    def _all_files(self) -> dict[str, str]:
+        return by_composed_name(files_below(self.root))
 
-    def _images(self, name: str) -> dict[str, str]:
-        """Image as a JSON file names it -> its path relative to the root, of those that are there."""
-        folders = _folders(name)
-        places = {own: find_image(own, folders, self._all_files) for own in self._json[name].images}
-        return {own: place for own, place in places.items() if place is not None}
+    @cached_property
+    def _places(self) -> dict[str, dict[str, str]]:
+        """JSON file -> image as it names it -> path of the image relative to the root, of those that are there."""
+        found = {}
+        for name, file in self._json.items():
+            folders = _folders(name)
+            places = {own: find_image(own, folders, self._all_files) for own in file.images}
+            found[name] = {own: place for own, place in places.items() if place is not None}
+        taken = {place for places in found.values() for place in places.values()}
+        return {name: places or self._by_name_alone(name, taken) for name, places in found.items()}
+
+    def _by_name_alone(self, name: str, taken: set[str]) -> dict[str, str]:
+        """The only picture of each image's name, in letters of any case; none of them where two images share one."""
+        pictures: dict[str, list[str]] = {}
+        for key, file in self._all_files.items():
+            if PurePosixPath(file).suffix.lower() in SUFFIXES and file not in taken:
+                pictures.setdefault(_last(key), []).append(file)
+        images = self._json[name].images
+        if len({_last(own) for own in images}) < len(images):
+            return {}
+        return {own: files[0] for own in images if len(files := pictures.get(_last(own), [])) == 1}
+
+    def _unlisted(self) -> list[str]:
+        """Pictures that no JSON file lists, in the folders of those that one does."""
+        listed = {place for places in self._places.values() for place in places.values()}
+        folders = {PurePosixPath(place).parent for place in listed}
+        pictures = (PurePosixPath(file) for file in self._all_files.values() if file not in listed)
+        return [
+            str(path)
+            for path in pictures
+            if path.parent in folders and path.suffix.lower() in SUFFIXES and not is_leftover(path.name)
+        ]
 
 
 def _json_files(root: Path) -> list[str]:
@@ -133,7 +174,8 @@ def _is_coco(path: Path) -> bool:
         if path.stat().st_size > LARGEST_LOOKED_INTO:
             return path.name.startswith("instances") or path.name.endswith(".coco.json")
         text = path.read_bytes()
-        return all(key in text for key in KEYS) and isinstance(json.loads(text), dict)
+        known = all(key in text for key in KEYS) and PANOPTIC not in text
+        return known and isinstance(json.loads(text), dict)
     except (OSError, ValueError, RecursionError):
         return False
 
@@ -152,6 +194,11 @@ def _folders(name: str) -> list[str]:
     parts = ("", "images", f"images/{subset}", subset, "JPEGImages", "data", "img")
     folders = [folder / part for folder in here for part in parts]
     return ["" if str(folder) == "." else f"{folder}/" for folder in dict.fromkeys(folders)]
+
+
+def _last(name: str) -> str:
+    """The name of a file without its folders."""
+    return composed(PurePosixPath(name).name).lower()
 
 
 def _stem(name: str) -> str:

@@ -18,6 +18,7 @@ from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import Color
 from segmodels.data.layouts.id_maps import as_stated
+from segmodels.data.layouts.pairing import composed
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import check_shape, reading
@@ -92,6 +93,15 @@ class CocoFile:
             found[row["image_id"]].append(row)
         return found
 
+    def require_masks(self) -> None:
+        """Raises InputError: none of the annotations has a mask, as in exports of boxes."""
+        rows = self._annotation_rows()
+        if rows and not any(row.get("segmentation") for row in rows):
+            raise InputError(
+                f"{self.name} has {len(rows)} annotations and no segmentation, expected polygons or masks, not boxes"
+                " alone: draw them, and export the project as segmentation"
+            )
+
     def _annotation_rows(self) -> list[dict[str, Any]]:
         return list(self.content["annotations"])
 
@@ -116,8 +126,13 @@ class CocoFile:
 def labels_of(files: Iterable[CocoFile]) -> LabelMap:
     """A background and the categories of all files, by name; their train ids are their label ids."""
     names = list(dict.fromkeys(name for file in files for _, name in sorted(file.categories.items())))
-    things = [name for name in names if name.lower() != BACKGROUND]
+    things = [name for name in names if not is_background(name)]
     return with_background(things, distinct_colors(len(things) + 1)[1:], {id + 1: id for id in range(len(things))})
+
+
+def is_background(name: str) -> bool:
+    """Whether a category is what no object covers: ``background``, in labelme ``_background_``."""
+    return name.lower().strip("_") == BACKGROUND
 
 
 def with_background(names: Sequence[str], palette: Sequence[Color], ids: Mapping[int, int]) -> LabelMap:
@@ -149,7 +164,7 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     height, width = image["height"], image["width"]
     require_size((height, width), f"{file.name}, image {image.get('id')}")
     named = {name: train for train, name in enumerate(labels.classes)}
-    trains = {id: 0 if name.lower() == BACKGROUND else named[name] for id, name in file.categories.items()}
+    trains = {id: 0 if is_background(name) else named[name] for id, name in file.categories.items()}
     listed = file.annotations.get(image["id"], ())
     rows = [row for row in listed if row.get("segmentation")]
     masks, segments = [], []
@@ -285,10 +300,15 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= 2**53
 
 
-def find_image(name: str, folders: Iterable[str], files: frozenset[str]) -> str | None:
+def by_composed_name(files: Iterable[str]) -> dict[str, str]:
+    """Path in Unicode's composed form -> path."""
+    return {composed(file): file for file in files}
+
+
+def find_image(name: str, folders: Iterable[str], files: Mapping[str, str]) -> str | None:
     """The path of an image that a JSON file names, in the first of ``folders`` that has it.
 
     Args:
-        files: of the whole dataset, relative to its root.
+        files: of the whole dataset, relative to its root: ``by_composed_name``.
     """
-    return next((path for folder in folders if (path := f"{folder}{name}") in files), None)
+    return next((files[path] for folder in folders if (path := composed(f"{folder}{name}")) in files), None)

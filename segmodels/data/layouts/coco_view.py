@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Sample
-from segmodels.data.layouts.coco_json import CocoFile, find_image
+from segmodels.data.layouts.coco_json import CocoFile, by_composed_name, find_image
 from segmodels.data.layouts.published import Published
 
 SOURCE = "https://cocodataset.org"
@@ -44,9 +44,9 @@ class CocoView(Published):
         return bool(found(folder, ANNOTATIONS, cls.prefix, ".json"))
 
     @cached_property
-    def all_files(self) -> frozenset[str]:
-        """Paths relative to the root."""
-        return frozenset(files_below(self.root))
+    def all_files(self) -> dict[str, str]:
+        """Paths relative to the root, by their composed form."""
+        return by_composed_name(files_below(self.root))
 
     @cached_property
     def json_files(self) -> dict[str, CocoFile]:

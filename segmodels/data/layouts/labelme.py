@@ -18,10 +18,10 @@ from PIL import Image, ImageDraw
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.classes_file import distinct_colors
-from segmodels.data.decoding import decode_pixels
+from segmodels.data.decoding import SUFFIXES, decode_pixels
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import published_split
+from segmodels.data.layouts.pairing import is_leftover, published_split
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reading
@@ -32,11 +32,11 @@ BACKGROUND, IGNORED = "_background_", "__ignore__"
 """labelme's names; the first is called background here."""
 
 LIST = "labels.txt"
-FORM = {"shapes": [{"label": str, "points": [[float]]}], "imagePath": str}
+FORM = {"shapes": [{"label": str, "points": [[float]]}]}
 LINE_WIDTH, POINT_RADIUS = 10, 5
 """Pixels, as labelme draws lines and points."""
 
-KEYS = (b'"shapes"', b'"imagePath"')
+PICTURE = (b'"imagePath"', b'"imageData"')
 
 
 @register_layout(
@@ -53,11 +53,12 @@ class Labelme(Layout):
     Shapes are drawn in their order, as ``labelme2voc`` does, each an object; shapes of one label and group are one
     object. ``__ignore__`` counts nowhere; what no shape covers is background, class 0. Classes stand in ``labels.txt``
     in the order of the train ids, else all labels that occur in alphabetical order. A missing picture is read from the
-    JSON file where labelme saved it there. Folders train, val and test are splits.
+    JSON file where labelme saved it there. Folders train, val and test are splits. Pictures without a JSON file are
+    left out.
     """
 
     turned = True  # as labelme shows pictures
-    marks = "JSON files of labelme (shapes and imagePath), at the top or one folder below"
+    marks = "JSON files of labelme (shapes, and imagePath or imageData), at the top or one folder below"
     tree: ClassVar[str] = """\
 labels.txt        optional: __ignore__, _background_ and the classes, one per line
 001.json          shapes, and the name of the picture
@@ -104,12 +105,13 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         folders = {name.partition("/")[0]: published_split(name.partition("/")[0]) for name in self._json}
         split = all(folders.values())
         for name in self._json:
-            image = self._image(name)
+            image = self._images[name]
             if image is None:
                 self.left_out.append(name)
                 continue
             sample = str(PurePosixPath(name).with_suffix(""))
             yield Sample(sample, folders[name.partition("/")[0]] if split else None, image, (name,), group=sample)
+        self.left_out += self._without_json()
 
     def read_image(self, sample: Sample) -> NDArray:
         if not sample.image.endswith(".json"):
@@ -168,21 +170,46 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
             raise InputError(f"{name}: {nearest('class', label, self.labels.classes)}")
         return self.labels.classes.index(label)
 
-    def _image(self, name: str) -> str | None:
-        """The picture's path relative to the root: beside the JSON file, else the only one of its name in the dataset,
-        else the JSON file itself where it holds the picture.
+    @cached_property
+    def _images(self) -> dict[str, str | None]:
+        """JSON file -> the picture's path relative to the root: beside the JSON file, else the only one of its name in
+        the dataset that is no other file's, else the JSON file itself where it holds the picture, else the picture
+        beside it of the JSON file's name; None where there is none of these.
         """
-        content = self._content(name)
-        own = PurePosixPath(content["imagePath"].replace("\\", "/"))
+        stated = {name: self._stated(name) for name in self._json}
+        taken = {path for path in stated.values() if path in self._places.get(str(path).rpartition("/")[2], ())}
+        found: dict[str, str | None] = {}
+        for name, path in stated.items():
+            free = [one for one in self._places.get(path.rpartition("/")[2], ()) if one not in taken]
+            if path in taken:
+                found[name] = path
+            elif len(free) == 1:
+                found[name] = free[0]
+            else:
+                beside = (name.removesuffix(".json") + suffix for suffix in SUFFIXES)
+                there = (one for one in beside if one in self._places.get(one.rpartition("/")[2], ()))
+                found[name] = name if self._content(name).get("imageData") else next(there, None)
+        return found
+
+    def _stated(self, name: str) -> str:
+        """The picture's path relative to the root as the JSON file states it, empty where it states none."""
+        own = self._content(name).get("imagePath")
+        if not isinstance(own, str):
+            return ""
         parts: list[str] = []
-        for part in (PurePosixPath(name).parent / own).parts:
+        for part in (PurePosixPath(name).parent / own.replace("\\", "/")).parts:
             parts = parts[:-1] if part == ".." else [*parts, part]
-        if "/".join(parts) in self._places.get(own.name, ()):
-            return "/".join(parts)
-        places = self._places.get(own.name, ())
-        if len(places) == 1:
-            return places[0]
-        return name if content.get("imageData") else None
+        return "/".join(parts)
+
+    def _without_json(self) -> list[str]:
+        """Pictures of no JSON file, in the folders of those that have one."""
+        folders = {PurePosixPath(image).parent for image in self._images.values() if image is not None}
+        pictures = (PurePosixPath(file) for file in self._all_files if file not in self._images.values())
+        return [
+            str(path)
+            for path in pictures
+            if path.parent in folders and path.suffix.lower() in SUFFIXES and not is_leftover(path.name)
+        ]
 
     @cached_property
     def _places(self) -> dict[str, list[str]]:
@@ -249,6 +276,6 @@ def _corners(points: Sequence[Any]) -> list[float]:
 def _is_labelme(path: Path) -> bool:
     try:
         content = path.read_bytes()
-        return all(key in content for key in KEYS)
+        return b'"shapes"' in content and any(key in content for key in PICTURE)
     except OSError:
         return False

@@ -47,7 +47,7 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
     prefix = f"{part.rstrip('/')}/" if part else ""
     for name in files_below(root / part) if (root / part).is_dir() else ():
         path = PurePosixPath(name)
-        if path.suffix.lower() not in suffixes or any(_is_leftover(part) for part in path.parts):
+        if path.suffix.lower() not in suffixes or any(is_leftover(part) for part in path.parts):
             continue
         sample_id = composed(str(path.with_suffix("")))
         if sample_id in found:
@@ -59,7 +59,8 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
     return found
 
 
-def _is_leftover(name: str) -> bool:
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or left behind by archives and file servers."""
     return name.startswith(".") or name in LEFTOVERS
 
 

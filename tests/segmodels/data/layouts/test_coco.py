@@ -88,6 +88,60 @@ def test_an_export_finds_images_of_windows_paths_and_leaves_out_those_that_are_g
     assert layout.left_out == ["sub/000000000140.jpg"]
 
 
+def export(root: Path, content: dict, *pictures: str, file: str = "annotations/instances_default.json") -> list[str]:
+    """Images of the samples of an export, and then what is left out."""
+    for name in pictures:
+        trees.photo(root / name)
+    trees.write_text(root / file, json.dumps(content))
+    layout = open_layout("coco_export", root)
+    return [sample.image for sample in layout.samples()] + layout.left_out
+
+
+def test_images_of_another_machine_are_found_by_name_where_no_two_share_one(tmp_path: Path) -> None:
+    rows = trees.coco_rows("/home/me/data/é139.JPG")
+    decomposed = "images/e\u0301139.jpg"
+    assert export(tmp_path, rows, decomposed, "images/new.png") == [
+        decomposed,
+        "home/me/data/é140.JPG",
+        "images/new.png",
+    ]
+    trees.photo(tmp_path / "old" / "é139.jpg")
+    assert export(tmp_path, rows) == ["home/me/data/é139.JPG", "home/me/data/é140.JPG"]
+
+
+def test_a_missing_image_is_not_the_one_of_another_split(tmp_path: Path) -> None:
+    rows = trees.coco_rows("a139.jpg")
+    for split, name in (("valid", "a139.jpg"), ("train", "a140.jpg")):
+        found = export(tmp_path, rows, f"{split}/{name}", file=f"{split}/_annotations.coco.json")
+    assert found == ["train/a140.jpg", "valid/a139.jpg", "a139.jpg", "a140.jpg"]
+
+
+def test_an_export_of_boxes_alone_is_one_sentence(tmp_path: Path) -> None:
+    rows = trees.coco_rows()
+    for row in rows["annotations"]:
+        row["segmentation"] = []
+    with pytest.raises(
+        InputError, match=r"instances_default\.json has 3 annotations and no segmentation, expected poly"
+    ):
+        export(tmp_path, rows, "images/000000000139.jpg")
+
+
+def test_labelmes_background_is_the_background(tmp_path: Path) -> None:
+    rows = trees.coco_rows()
+    rows["categories"].insert(0, {"id": 0, "name": "_background_", "supercategory": None})
+    export(tmp_path, rows, "images/000000000139.jpg")
+    assert open_layout("coco_export", tmp_path).labels.classes == ("background", "person", "dog")
+
+
+def test_panoptic_files_in_cityscapes_are_no_export(tmp_path: Path) -> None:
+    trees.cityscapes(tmp_path)
+    rows = trees.coco_rows()
+    trees.write_text(tmp_path / "annotations" / "instancesonly_filtered_gtFine_train.json", json.dumps(rows))
+    rows["annotations"] = [{"image_id": 139, "segments_info": []}]
+    trees.write_text(tmp_path / "gtFine" / "cityscapes_panoptic_train.json", json.dumps(rows))
+    assert find_layout(tmp_path) == "cityscapes"
+
+
 def test_ids_that_stand_twice_are_one_sentence(tmp_path: Path) -> None:
     trees.cvat(tmp_path)
     rows = trees.coco_rows()

@@ -48,6 +48,33 @@ def test_masks_and_pictures_inside_the_file_are_read(tmp_path: Path) -> None:
     assert annotation.classes.sum() == 5
 
 
+def test_a_file_without_the_pictures_name_is_read_and_pictures_without_a_file_are_named(tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    content = json.loads((tmp_path / "0.json").read_text())
+    picture = trees.png_in_base64(np.zeros((*trees.SIZE, 3), np.uint8))
+    for name, changed in (
+        ("0", {"imagePath": None}),
+        ("1", {"imagePath": "renamed.jpg"}),
+        ("2", {"imageData": picture}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content | changed))
+    del content["imagePath"]
+    (tmp_path / "3.json").write_text(json.dumps(content | {"imageData": picture}))
+    trees.photo(tmp_path / "new.jpg")
+    layout, samples, _ = opened("labelme", tmp_path)
+    assert [sample.image for sample in samples] == ["0.jpg", "1.jpg", "0.jpg", "3.json"]
+    assert layout.left_out == ["2.jpg", "new.jpg"]
+
+
+def test_a_missing_picture_is_not_the_one_of_another_file(tmp_path: Path) -> None:
+    trees.labelme(tmp_path / "a")
+    trees.labelme(tmp_path / "b")
+    (tmp_path / "a" / "1.jpg").unlink()
+    layout, samples, _ = opened("labelme", tmp_path)
+    assert [sample.id for sample in samples] == ["a/0", "a/2", "b/0", "b/1", "b/2"]
+    assert layout.left_out == ["a/1.json"]
+
+
 NO_PNG = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\nshowpage\n").decode()
 """Pillow would hand it to Ghostscript."""
 
