@@ -74,6 +74,12 @@ def schedule(chosen: argparse.Namespace) -> None:
 
     if not chosen.name.strip():
         raise InputError("a schedule needs a name, got an empty one: for example nightly")
+    # toSWFCRDResourceGeneratedName in backend/src/apiserver/template/template.go
+    if (kept := re.sub("[^a-z0-9-]", "", chosen.name.lower())).startswith("-"):
+        raise InputError(
+            f"schedule name {chosen.name!r}: Kubeflow makes a Kubernetes name of its letters a-z, digits and hyphens,"
+            f" {kept!r}, which must not begin with a hyphen: choose a name without that hyphen"
+        )
     seconds = _seconds(chosen.every) if chosen.every else None
     if chosen.cron:
         times = Cron.parse(chosen.cron).next_times(datetime.now(_zone(chosen.time_zone)), 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -238,6 +239,8 @@ class Store:
             raise Refusal(500, f"{words}: ResourceNotFoundError: PipelineVersion {version} not found")
         self._check_parameters(self.versions[version]["pipeline_spec"], body)
         self._check_trigger(facts)
+        if re.sub("[^a-z0-9-]", "", facts["display_name"].lower()).startswith("-"):  # of the ScheduledWorkflow
+            raise Refusal(500, "Failed to create a recurring run during scheduling a workflow: metadata.name: Invalid")
         facts["service_account"] = facts.get("service_account") or self.default_account
         facts["status"] = {"ENABLE": "ENABLED", "DISABLE": "DISABLED"}[facts["mode"]]
         return self.add(self.recurring_runs, "V2beta1RecurringRun", "recurring_run_id", **facts)

@@ -143,11 +143,14 @@ def test_an_image_by_tag_is_refused(server: Server, said: Said) -> None:
     assert server.writes == []
 
 
-def test_a_schedule_needs_a_name(server: Server, said: Said) -> None:
-    code, text = said("schedule", " ", "--every", "1d", "--image", IMAGE)
-    assert code == 2
-    assert "a name" in text
+def test_a_schedule_needs_a_name_of_which_kubernetes_can_make_one(server: Server, said: Said) -> None:
+    for name, hint in ((" ", "a name"), ("夜-train", "'-train', which must not begin with a hyphen")):
+        code, text = said("schedule", name, "--every", "1d", "--image", IMAGE)
+        assert code == 2
+        assert hint in text
     assert server.writes == []
+    assert said("schedule", "nächtlich um drei", "--every", "1d", "--image", IMAGE)[0] == 0
+    assert [one["display_name"] for one in server.recurring_runs.values()] == ["nächtlich um drei"]
 
 
 @pytest.mark.parametrize("change", [("schedule", "--every", "1d", "--image", IMAGE), ("unschedule",)])
