@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.kubeflow import packed
 from components.kubeflow.packed import pack, pack_output, unpack, unpacked
 from components.steps import STEPS
 from segmodels.errors import InputError
@@ -35,6 +36,25 @@ def test_equal_files_give_equal_archives_and_come_out_again(tmp_path: Path) -> N
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "other.tar").read_bytes()
     unpack(tmp_path / "one.tar", tmp_path / "again")
     assert content(tmp_path / "again") == content(one)
+
+
+def test_an_archive_of_any_size_has_pieces_that_kubeflow_can_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "dataset")
+    (folder / "large.txt").write_text("0123456789" * 5000)
+    pack(folder, tmp_path / "whole.tar")
+    before = content(folder)
+    monkeypatch.setattr(packed, "LARGEST", 20_000)
+    pack_output(folder)
+    pieces = sorted(folder.iterdir())
+    assert len(pieces) > 2
+    assert max(piece.stat().st_size for piece in pieces) <= 20_000
+    assert b"".join(piece.read_bytes() for piece in pieces) == (tmp_path / "whole.tar").read_bytes()
+    validate = next(step for step in STEPS if step.name == "validate")
+    monkeypatch.chdir(tmp_path)
+    with unpacked(validate, {"dataset": folder}) as folders:
+        assert content(folders["dataset"]) == before
 
 
 def test_links_travel_as_what_they_name(tmp_path: Path) -> None:
