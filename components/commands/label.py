@@ -68,20 +68,29 @@ def label(model: str, images: Path, out: Path) -> None:
     ]
     pictures = {path: (path,) for path in paths if not is_nifti(path)}
     large: list[Path] = []
+    empty: list[Path] = []
     with ThreadPoolExecutor(THREADS) as pool:
         ahead = read_ahead(pool, partial(read_image, predictor, [], None), folder, pictures)
         for batch in batches(track(ahead, "labelling", len(pictures)), problems, large):
             for (path, _), result in zip(batch, predictor.results([image for _, image in batch]), strict=True):
+                annotation = result.annotation(labels)
                 _copy(folder / path, out / "images" / path)
-                write_annotation(out, path, over_stored_pixels(result.annotation(labels), folder / path), labels)
+                write_annotation(out, path, over_stored_pixels(annotation, folder / path), labels)
+                if labels.things and not annotation.segments:
+                    empty.append(path)
     problems += [f"{path} is too large to be predicted whole: cut it into parts" for path in large]
+    if empty:
+        print(
+            f"no object was found in {len(empty)} images ({first_few([path.as_posix() for path in empty])}): add their"
+            " objects, or keep them as images without any"
+        )
     if problems:
         raise InputError(
             f"{len(problems)} of {len(paths)} images could not be labelled, the others are in {out}:"
             f" {first_few(problems)}"
         )
     kept = f", {len(found) - len(paths)} have masks already" if len(found) > len(paths) else ""
-    print(f"{len(paths)} images are labelled{kept}: correct {out / 'masks'}, then ingest {out} as layout folder")
+    print(f"{len(paths)} images have proposals{kept}: correct {out / 'masks'}, then ingest {out} as layout folder")
 
 
 def over_stored_pixels(annotation: Annotation, path: Path) -> Annotation:

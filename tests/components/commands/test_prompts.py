@@ -193,6 +193,19 @@ def test_label_proposes_objects_as_a_dataset_and_keeps_masks_that_are_there(
     assert len(list(open_layout("folder", tmp_path).samples())) == 3
 
 
+def test_label_names_the_images_in_which_it_finds_nothing(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing(_: Predictor, pictures: list[np.ndarray]) -> list[Instances]:
+        return [Instances.of_masks(np.zeros((0, *picture.shape[:2]), bool), [], []) for picture in pictures]
+
+    monkeypatch.setattr(Predictor, "results", nothing)
+    label(str(model), images, tmp_path)
+    said = capsys.readouterr().out
+    assert "no object was found in 2 images (a.png, deep/b.png): add their objects, or keep them as" in said
+    assert "2 images have proposals: correct" in said
+
+
 def test_label_by_a_champion_of_classes_writes_its_masks_and_refuses_a_dataset_of_others(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
