@@ -55,6 +55,9 @@ class LabelMap:
                 f"label map has {len(self.classes)} classes {list(self.classes)}, expected at least 2: name the"
                 " background too"
             )
+        for name in self.classes:
+            if any(0xD800 <= ord(letter) < 0xE000 for letter in name):  # OpenCV ends the process where it draws one
+                raise InputError(f"class {name!a} has half a surrogate pair in its name, expected Unicode text")
         if len(set(self.classes)) != len(self.classes):
             twice = sorted(name for name, count in Counter(self.classes).items() if count > 1)
             raise InputError(f"label map names {twice[:5]} more than once, expected distinct class names")

@@ -148,6 +148,7 @@ def _write(picture: NDArray, mask: Crop, color: Color, caption: str, zoom: float
     the plate would hide the neighbours, nothing where that is wider than the mask's box too.
     """
     scale = max(0.35 * zoom, min(picture.shape[:2]) / 1400)
+    caption = " ".join(caption.split())  # OpenCV would begin a new line
     for text, times in ((caption, 1.5), (caption.split(":")[0], 1.0)):
         (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         if width <= times * mask.pixels.shape[1]:

@@ -28,7 +28,16 @@ ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix woul
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:
     """Write ``figure`` as PNG; the same figure gives the same bytes."""
+    as_plain_text(figure)
     figure.savefig(path, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
+
+
+def as_plain_text(figure: Figure) -> None:
+    """Show dollar signs in names as they are; matplotlib would read what is between two as a formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], counted: str = "pixels") -> Figure:

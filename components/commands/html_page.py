@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.running.atomic import written_file
+from segmodels.plots import as_plain_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ def write_html(path: Path, title: str, parts: Sequence[str]) -> None:
 def as_picture(figure: Figure) -> str:
     """A figure as an element of a page."""
     data = io.BytesIO()
+    as_plain_text(figure)
     figure.savefig(data, format="png", dpi=100)
     return f'<figure><img src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"></figure>'
 

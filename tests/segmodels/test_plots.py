@@ -27,6 +27,13 @@ def labels_of(count: int) -> LabelMap:
     )
 
 
+def test_dollar_signs_in_names_are_no_formula(tmp_path: Path) -> None:
+    figure = plots.confusion_matrix(np.eye(2, dtype=np.int64), ["$x_{$", "道路"])
+    with pytest.warns(UserWarning, match="missing from font"):  # a box in its place
+        plots.save(figure, tmp_path / "matrix.png", dpi=20)
+    assert Image.open(tmp_path / "matrix.png").width > 100
+
+
 def test_confusion_matrix_shows_counts_and_shares_of_the_true_class() -> None:
     left, right = plots.confusion_matrix(COUNTS, LABELS.classes).axes
     assert texts(left) == ["1.2M", "3", "0", "120", "880", "0", "0", "0", "0"]

@@ -119,6 +119,20 @@ def test_the_outline_of_a_light_colour_is_dark() -> None:
     assert [picture[10, 20].tolist() for picture in drawn] == [[255] * 3, [0] * 3]
 
 
+def test_captions_are_one_line_in_any_script() -> None:
+    mask = np.zeros((1, 256, 256), bool)
+    mask[0, 100:240, 10:240] = True
+    names = ("道路", "??", "Straße", "one line", "one\nline")
+    drawn = [
+        Instances.of_masks(mask, [0.9], [1]).draw(
+            np.zeros((256, 256, 3), np.uint8), replace(LABELS, classes=("ground", name, "dog"))
+        )
+        for name in names
+    ]
+    assert (drawn[0] != drawn[1]).any()
+    assert (drawn[3] == drawn[4]).all()
+
+
 def test_captions_do_not_hide_small_objects() -> None:
     image, mask = np.zeros((256, 256, 3), np.uint8), np.zeros((2, 256, 256), bool)
     mask[0, 20:23, 20:23] = mask[1, 100:240, 60:240] = True

@@ -223,3 +223,11 @@ def test_a_wrong_json_classes_file_is_refused(tmp_path, content):
     (tmp_path / "classes.json").write_text(content)
     with pytest.raises(InputError, match=r"classes\.json cannot be understood"):
         open_layout("folder", tmp_path)
+
+
+def test_a_class_name_is_unicode_text(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "classes.json").write_text(r'{"classes": ["ground", "r\ud800ad"]}')
+    with pytest.raises(InputError, match=r"class 'r\\ud800ad' has half a surrogate pair in its name"):
+        open_layout("folder", tmp_path)
