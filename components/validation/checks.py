@@ -60,7 +60,7 @@ class Check:
 
 OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
                   "md5s", "pixels", "jpeg_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
-                  "specks", "doubled", "unpaired"}  # fmt: skip
+                  "specks", "doubled", "unpaired", "alone"}  # fmt: skip
 """Columns about annotations."""
 
 
@@ -97,6 +97,11 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               " otherwise",
               "if 255 is the class, give it this id; if it is void, write `!ignore, 255`; if 0 has become 255 (ids"
               " reduced by one, reduce_zero_label), make the masks again", "class", "taken_for_void", "classes"),
+        Check("void_is_no_object", "critical", _null("alone"),
+              "Training masks that hold void hold more than one class.",
+              "splits that hold one class and void, which is neither learnt nor measured",
+              "if void marks the objects (masks of 0 and 255), name the folders images/ and masks/ and set"
+              " ingest.layout to folder", "split", "alone", "splits"),
         Check("something_labelled", "critical", _null("void_everywhere"), "No mask is void everywhere.",
               "masks that are void everywhere", "label them or remove the samples", "annotation", "void_everywhere"),
         Check("form_common", "critical", _null("unlike"),

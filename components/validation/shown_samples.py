@@ -110,14 +110,14 @@ def _behind(
 ) -> list[tuple[int, str]]:
     """Positions and captions."""
     check, samples = finding.check, tables["samples"]
-    if check.table == "splits":  # the pairs that agree least
+    if check.detail == "unpaired":  # the pairs that agree least
         order = [pairs[row["split"]] for row in finding.rows]
         return [
             (positions[at], f"{samples['annotation'][positions[at]]}: edge agreement {agreement.each[at]:.2f}")
             for agreement, positions in order
             for at in agreement.least(-(-BEHIND // len(order)))
         ]
-    if check.table == "classes":
+    if check.table != "samples":
         if check.detail == "split":
             return []  # a class that occurs nowhere has no sample
         void = np.flatnonzero(samples["void_share"] > 0).tolist() or np.flatnonzero(samples["annotation"].notna())

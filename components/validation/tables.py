@@ -86,7 +86,10 @@ def tables(
         split: _unpaired(agreement, [columns["annotation"][position] for position in positions])
         for split, (agreement, positions) in pairs.items()
     }
-    splits = pd.DataFrame([{"split": split, "unpaired": unpaired.get(split)} for split in SPLITS], dtype=object)
+    alone = {"train": _alone(classes["train"])} if "train" in holds_void and void is None else {}
+    splits = pd.DataFrame(
+        [{"split": split, "unpaired": unpaired.get(split), "alone": alone.get(split)} for split in SPLITS], dtype=object
+    )
     return {"samples": samples, "classes": pd.DataFrame(rows), "splits": splits}
 
 
@@ -163,6 +166,12 @@ def _forms(forms: list[ImageForm | None], highest: list[int | None]) -> dict[str
             for text, form, values in zip(unlike, forms, narrow, strict=True)
         ]
     return {"form": [None if form is None else str(form) for form in forms], "unlike": unlike, "narrow": narrow}
+
+
+def _alone(classes: Mapping[str, Mapping[str, int]]) -> str | None:
+    """The class of a split that has pixels of no other one."""
+    found = [name for name, counts in classes.items() if counts["pixels"]]
+    return found[0] if len(found) == 1 else None
 
 
 def _meant_by_void(split: str, name: str, counts: dict[str, int], void: int | None) -> str | None:

@@ -156,6 +156,13 @@ SMOOTH = cv2.GaussianBlur(trees.halves(0, 255), (0, 0), 2)
             r"unknown labels, .*bmp \(.* and \d+ more; .*smooth resizing",
         ),
         (
+            trees.voc2012,
+            "**/SegmentationClass/2007_000033.png",
+            {"splits": dict.fromkeys(COUNTS, "val")},
+            trees.halves(0, 255),
+            r"one class and void, .*, train \(background\): if void marks the objects \(masks of 0 and 255\), name the",
+        ),
+        (
             three_nuclei,
             "**/masks/*1.png",  # not the first of its sample
             {"split": {"val": 0.34, "test": 0.34}},
@@ -163,7 +170,7 @@ SMOOTH = cv2.GaussianBlur(trees.halves(0, 255), (0, 0), 2)
             r"unknown labels, stage1_train/(0a){32}/masks/0+1\.png \(.* and \d+ more; .*smooth resizing",
         ),
     ],
-    ids=["full of 0", "reduced already", "smoothed", "one of several"],
+    ids=["full of 0", "reduced already", "smoothed", "objects as void", "one of several"],
 )
 def test_mistakes_in_masks_of_published_datasets_are_named(
     tmp_path: Path, tree: Callable[[Path], Path], masks: str, split: dict, values: np.ndarray, sentence: str
