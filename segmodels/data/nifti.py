@@ -72,6 +72,22 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
     return np.ascontiguousarray(labels.transpose()).astype(np.int32), _spacing(image)
 
 
+def require_same_axes(path: str | Path, volume: str | Path) -> None:
+    """Check that the voxels of two files lie in the same order: left to right, or right to left.
+
+    Raises:
+        InputError: they do not, as far as the affines tell; names both files.
+    """
+    import nibabel
+
+    found, expected = ("".join(map(str, nibabel.aff2axcodes(_load(one).affine))) for one in (path, volume))
+    if found != expected and "None" not in found + expected:
+        raise InputError(
+            f"{path} has the axes {found} but {volume} {expected}, expected the same order of voxels: bring both into"
+            " one orientation (nibabel.as_closest_canonical)"
+        )
+
+
 def volume_depth(path: str | Path) -> int:
     """D of a volume, from its header.
 

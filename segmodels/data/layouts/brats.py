@@ -18,7 +18,7 @@ from segmodels.data.layouts.pairing import encode_labels, published_split
 from segmodels.data.layouts.published import Published
 from segmodels.data.layouts.slices import Slices
 from segmodels.data.modalities import LABELS, MODALITIES, NAMES
-from segmodels.data.nifti import SUFFIXES, read_label_volume, read_volume, stem
+from segmodels.data.nifti import SUFFIXES, read_label_volume, read_volume, require_same_axes, stem
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
@@ -78,6 +78,8 @@ BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz            label ids 0..3, 3 
     def read_image(self, sample: Sample) -> NDArray:
         others = [file for file in sample.files if _part(file) in MODALITIES]
         volumes = [read_volume(self.root / file)[0] for file in (sample.image, *others)]
+        for file in others:
+            require_same_axes(self.root / file, self.root / sample.image)
         if len({volume.shape for volume in volumes}) > 1:
             sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
             raise InputError(f"modalities of {sample.id} have the sizes {sizes}, expected one size: replace them")
@@ -88,6 +90,7 @@ BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz            label ids 0..3, 3 
         if mask is None or _part(mask) not in LABELS:
             return None
         ids, spacing = read_label_volume(self.root / mask)
+        require_same_axes(self.root / mask, self.root / sample.image)
         if stem(mask).endswith("-seg"):  # as files are named since 2023
             ids[ids == ENHANCING_2023] = ENHANCING
         return replace(Annotation.of_classes(encode_labels(self.labels, ids, mask)), spacing=spacing)

@@ -19,7 +19,7 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.layouts.slices import Slices
 from segmodels.data.modalities import NUMBERED
-from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem
+from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, require_same_axes, stem
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
@@ -100,6 +100,8 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
     def read_image(self, sample: Sample) -> NDArray:
         others = [file for file in sample.files if file.startswith("imagesTr/")]
         volumes = [read_volume(self.root / file)[0] for file in (sample.image, *others)]
+        for file in others:
+            require_same_axes(self.root / file, self.root / sample.image)
         if len({volume.shape[:3] for volume in volumes}) > 1:
             sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
             raise InputError(f"modalities of {self.root / sample.image} have the sizes {sizes}, expected one size")
@@ -110,6 +112,7 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
         if mask is None or not mask.startswith("labelsTr/"):
             return None
         ids, spacing = read_label_volume(self.root / mask)
+        require_same_axes(self.root / mask, self.root / sample.image)
         return replace(Annotation.of_classes(encode_labels(self.labels, ids, mask)), spacing=spacing)
 
     def _files(self, part: str) -> list[Path]:

@@ -96,3 +96,14 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         (root / "dataset.json").write_text(text)
         with pytest.raises(InputError, match=r"dataset\.json cannot be understood \(.*\), expected .*: correct it"):
             _ = open_layout("nifti", root).labels
+
+
+def test_files_whose_voxels_lie_in_another_order_are_one_sentence(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", modalities=2, apart=True)
+    layout = open_layout("nifti", root)
+    sample = next(iter(layout.samples()))
+    for file, read in ((sample.files[0], layout.annotation), (sample.files[1], layout.read_image)):
+        turned = nibabel.load(root / file)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(turned.dataobj), AFFINE @ np.diag([-1.0, 1, 1, 1])), root / file)
+        with pytest.raises(InputError, match=rf"{file} has the axes LAS but .*_0000\.nii\.gz RAS, expected the same"):
+            read(sample)
