@@ -183,7 +183,7 @@ def comparisons(rows: Sequence[Comparison], labels: LabelMap) -> Figure:
         for number, (axis, (title, picture)) in enumerate(zip(axes, row.pictures.items(), strict=True)):
             axis.imshow(picture, interpolation="nearest" if picture.shape[0] < 200 else "antialiased")
             axis.set_title(
-                title if number else row.caption,
+                _between(title if number else row.caption),
                 fontsize=8,
                 color=MUTED if number else TEXT,
                 loc="left",
@@ -290,6 +290,11 @@ def _percent(share: float) -> str:
 
 def _clip(name: str) -> str:
     return name if len(name) <= 18 else name[:17] + "…"
+
+
+def _between(caption: str) -> str:
+    """The beginning and the end of a caption, as much as a picture is wide."""
+    return caption if len(caption) <= 42 else f"{caption[:17]}…{caption[-24:]}"
 
 
 def _color(color: tuple[int, int, int]) -> tuple[float, float, float]:

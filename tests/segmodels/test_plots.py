@@ -113,7 +113,7 @@ def test_comparisons_show_each_image_at_its_labels_size_with_its_error(tmp_path:
     truth[20:] = 255
     rows = [
         plots.class_maps(np.zeros((20, 30, 3), np.uint8), truth, prediction, LABELS, "best 0.9 · a"),
-        plots.class_maps(np.ones((9, 9, 3), np.uint8), truth, truth, LABELS, "b"),
+        plots.class_maps(np.ones((9, 9, 3), np.uint8), truth, truth, LABELS, "0" * 64 + " · AP 0.703"),
     ]
     figure = plots.comparisons(rows, LABELS)
     assert not any(len(axis.get_xticks()) + len(axis.get_yticks()) for axis in figure.axes), "each costs time"
@@ -123,7 +123,7 @@ def test_comparisons_show_each_image_at_its_labels_size_with_its_error(tmp_path:
         "truth",
         "prediction",
         "error: 50.0% of pixels",
-        "b",
+        f"{'0' * 17}…{'0' * 13} · AP 0.703",
         "truth",
         "prediction",
         "error: 0.0% of pixels",
