@@ -80,7 +80,10 @@ def ingest(
     alone = "" if any(sample.files for sample in samples) else ", not annotated"
     print(f"{len(samples)} samples ({splits}) of dataset {digest}, layout {layout.name}{alone}")
     if layout.left_out:
-        print(f"{len(layout.left_out)} files without their other half are left out ({first_few(layout.left_out)})")
+        print(
+            f"{len(layout.left_out)} files without their other half or in no list of samples are left out"
+            f" ({first_few(layout.left_out)})"
+        )
 
 
 def _link(source: str, target: str) -> None:
@@ -94,7 +97,11 @@ def _in_our_splits(samples: Sequence[Sample], params: IngestParams, layout: Layo
     """The samples of train, val and test: as the dataset ships them, by ``params.splits``, or else split by group."""
     shipped = sorted({sample.split for sample in samples if sample.split is not None})
     if not samples:
-        alone = f", but files without their other half ({first_few(layout.left_out)})" if layout.left_out else ""
+        alone = (
+            f", but files without their other half or in no list ({first_few(layout.left_out)})"
+            if layout.left_out
+            else ""
+        )
         raise InputError(
             f"dataset {params.path} has no samples in layout {layout.name!r}{alone}: check ingest.path and"
             " ingest.layout"

@@ -95,7 +95,7 @@ class Layout(ABC):
         turned: whether a picture is turned by its EXIF orientation where both positions fit its annotation.
         automatic: whether ``layout: auto`` looks for it; further views of a dataset are chosen by name.
         assumed_void: label id that counts as void by a default of the layout, not because the dataset says so.
-        left_out: files without their other half, which ``samples`` left out.
+        left_out: files without their other half or a place in the lists of splits, which ``samples`` left out.
     """
 
     name: ClassVar[str]

@@ -143,7 +143,10 @@ image_labels.csv            optional: header id,label; class of the whole image,
         objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
         rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
         groups, labels = read_table(self.root, "groups.csv", "group", images), self._image_labels(images)
-        for split, sample_id in split_ids(self.root, images):
+        places = list(split_ids(self.root, images))
+        listed = {sample_id for _, sample_id in places}
+        self.left_out = [file for sample_id, file in images.items() if sample_id not in listed]
+        for split, sample_id in places:
             files = tuple(part[sample_id] for part in (masks, objects, rows) if sample_id in part)
             group = groups.get(sample_id, sample_id)
             yield Sample(sample_id, split, images[sample_id], files, group, labels.get(sample_id))

@@ -90,7 +90,10 @@ groups.csv                  optional: header id,group; default: every sample its
         self.left_out = [file for name, file in self._images.items() if name not in images]
         require_pairs(self.root, images, self._masks, "mask")
         groups = read_table(self.root, "groups.csv", "group", images)
-        for split, name in split_ids(self.root, images):
+        members = list(split_ids(self.root, images))
+        listed = {name for _, name in members}
+        self.left_out += [file for name, file in images.items() if name not in listed]
+        for split, name in members:
             yield Sample(name, split, images[name], (self._masks[name],), groups.get(name, name))
 
     def read_image(self, sample: Sample) -> NDArray:

@@ -103,7 +103,10 @@ VOCdevkit/VOC2012/
         images, masks = self.files("JPEGImages"), self.files(self.masks)
         pairs = {name: (image, mask) for name, image, mask in self.paired(images, masks)}
         self.left_out = [file for file in self.left_out if f"/{self.masks}/" in f"/{file}"]  # most images have no mask
-        for split, names in self._splits(list(pairs)):
+        splits = list(self._splits(list(pairs)))
+        listed = {name for _, names in splits for name in names}
+        self.left_out += [mask for name, (_, mask) in pairs.items() if name not in listed]
+        for split, names in splits:
             for name in names:
                 if name not in pairs:
                     raise InputError(

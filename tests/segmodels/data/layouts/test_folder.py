@@ -30,11 +30,9 @@ def test_folder_takes_splits_from_lists(tmp_path):
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train.txt").write_text("b.x\n\na.png\n")
     (tmp_path / "splits" / "test.txt").write_text("deep/c\n")
-    assert [(s.split, s.id) for s in open_layout("folder", tmp_path).samples()] == [
-        ("train", "b.x"),
-        ("train", "a"),
-        ("test", "deep/c"),
-    ]
+    layout = open_layout("folder", tmp_path)
+    assert [(s.split, s.id) for s in layout.samples()] == [("train", "b.x"), ("train", "a"), ("test", "deep/c")]
+    assert layout.left_out == ["images/left.png"]
 
 
 def test_folder_refuses_a_list_with_a_sample_that_is_not_there(tmp_path):

@@ -56,6 +56,10 @@ def test_voc_has_objects_void_borders_and_its_lists(tmp_path: Path) -> None:
     assert layout.labels.things == frozenset(range(1, 21))
     assert histogram(layout, annotation) == {"background": 32 * 24 - 12 - 128, "person": 96, "bottle": 32, "void": 12}
     assert objects(layout, annotation) == [("person", 48, False), ("person", 48, False), ("bottle", 32, False)]
+    assert layout.left_out == []
+    (tmp_path / layout.top / "ImageSets" / "Segmentation" / "train.txt").write_text("2007_000032\n")
+    assert len(list(layout.samples())) == 2
+    assert layout.left_out == ["VOCdevkit/VOC2012/SegmentationClass/2007_000039.png"]
 
 
 def test_an_object_of_voc_has_a_countable_class_or_is_counted_as_empty(tmp_path: Path) -> None:
