@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.cli import main as dvc
 from mlflow.entities import Metric, Param
 from small_pipeline import use_local_store, write_model, write_run, write_shards
 
@@ -87,6 +86,8 @@ def test_dvc_says_the_numbers_of_mlflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With the project's entries for metrics and plots: of a commit, and of an experiment after it."""
+    from dvc.cli import main as dvc  # slow to import, for this slow test alone
+
     folder, runs, metrics = evaluated
     for number, name in enumerate(("first", "second")):
         shutil.copytree(folder / f"evaluation{(2, 30)[number]}", tmp_path / name)

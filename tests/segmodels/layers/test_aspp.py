@@ -5,8 +5,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import MobileViTConfig
-from transformers.models.mobilevit.modeling_mobilevit import MobileViTASPP
 
 from segmodels.layers.aspp import ASPP, AtrousClassifier, ImagePooling, SummedASPP, rates_at
 from segmodels.layers.fpn import FPN
@@ -30,6 +28,9 @@ def copy_in_order(target: nn.Module, source: nn.Module) -> None:
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 21)])
 def test_concatenating_form_computes_what_transformers_does_with_the_same_weights(size):
+    from transformers import MobileViTConfig  # takes two seconds, which other tests' processes need not spend
+    from transformers.models.mobilevit.modeling_mobilevit import MobileViTASPP
+
     config = MobileViTConfig(neck_hidden_sizes=[8, 8, 8, 8, 8, 24, 8], aspp_out_channels=16, atrous_rates=[6, 12, 18])
     reference = randomise(MobileViTASPP(config))
     ours = ASPP(24, 16).eval()

@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from transformers import UperNetConfig
-from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
 from segmodels.encoders.registry import create_encoder
 from segmodels.errors import InputError
@@ -38,6 +36,9 @@ def copy_in_order(target: nn.Module, source: list[torch.Tensor]) -> None:
 
 
 def test_heads_compute_what_transformers_do_with_the_same_weights():
+    from transformers import UperNetConfig  # takes two seconds, which other tests' processes need not spend
+    from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
+
     config = UperNetConfig(hidden_size=24, num_labels=5, auxiliary_in_channels=256, auxiliary_channels=64)
     reference = randomise(UperNetHead(config, [64, 128, 256, 512]))
     reference_auxiliary = randomise(UperNetFCNHead(config, [64, 128, 256, 512]))
