@@ -19,7 +19,7 @@ from components.tracking.mlflow_errors import answers, is_missing
 from components.tracking.presentation import user
 from components.tracking.registry_turn import turn
 from components.tracking.run import TAG_LENGTH
-from components.tracking.saved_model import save_model
+from components.tracking.saved_model import leave, save_model
 from segmodels.errors import InputError
 from segmodels.inference.description import DamagedBundleError
 
@@ -124,6 +124,7 @@ class Registry:
             made = self.client.create_model_version(
                 self.name, saved.model_uri, run_id, tags=tags, description=description, model_id=saved.model_id
             )
+            leave(self.client, saved.model_id)
         return Version(str(made.version), tags)
 
     def remove(self, version: Version) -> None:

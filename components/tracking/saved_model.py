@@ -29,7 +29,9 @@ segmodels itself is inside.
 """
 
 WRITER = "writer"
-"""Tag of saved files: the process that writes them, or the pipeline run whose attempts take turns."""
+"""Tag of saved files until they are a version: the process that writes them, or the pipeline run whose attempts take
+turns.
+"""
 
 ABANDONED_SECONDS = 3600
 """Age of unfinished files of another machine whose process is taken to be gone."""
@@ -38,7 +40,8 @@ ABANDONED_SECONDS = 3600
 def save_model(
     client: Any, name: str, *, run_id: str, model_digest: str, contents: Path, task: Task, example: np.ndarray
 ) -> Any:
-    """Save the files; MLflow's description of them. Unfinished ones that a killed process left are completed.
+    """Save the files; MLflow's description of them. Those that a killed process left are completed, or taken as they
+    are where it had uploaded all. Once they are a version, ``leave`` them.
 
     Args:
         client: MLflow's.
@@ -58,9 +61,11 @@ def save_model(
         run = client.get_run(run_id)
         experiment = run.info.experiment_id
         facts = {"model_digest": model_digest, WRITER: _writer()}
-        place = _unfinished(client, experiment, run_id, model_digest) or client.create_logged_model(
+        place = _left(client, experiment, run_id, model_digest) or client.create_logged_model(
             experiment, name, source_run_id=run_id, tags=facts
         )
+        if place.status.name == "READY":
+            return place
         # The killed process may have noted it as the run's output, which MLflow refuses a second time
         is_output = place.model_id in {one.model_id for one in run.outputs.model_outputs}
         return Model.log(
@@ -77,6 +82,11 @@ def save_model(
         )
 
 
+def leave(client: Any, model_id: str) -> None:
+    """Say that saved files need no further step: they are a version, or were one that is deleted."""
+    client.delete_logged_model_tag(model_id, WRITER)
+
+
 def pip_requirements() -> list[str]:
     """The versions at hand, without local parts such as ``+cpu``."""
     from importlib.metadata import version
@@ -84,10 +94,11 @@ def pip_requirements() -> list[str]:
     return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
 
 
-def _unfinished(client: Any, experiment: str, run_id: str, model_digest: str) -> Any:
-    """Files of this model whose writer was killed, None where there are none."""
+def _left(client: Any, experiment: str, run_id: str, model_digest: str) -> Any:
+    """Files of this model whose writer was killed before they were a version, None where there are none."""
     for found in client.search_logged_models([experiment], f"tags.model_digest = '{model_digest}'"):
-        if found.status.name == "PENDING" and found.source_run_id == run_id and _is_abandoned(found):
+        usable = found.status.name in ("PENDING", "READY") and WRITER in found.tags
+        if usable and found.source_run_id == run_id and _is_abandoned(found):
             client.set_logged_model_tags(found.model_id, {WRITER: _writer()})
             return found
     return None

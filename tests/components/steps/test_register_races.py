@@ -22,6 +22,7 @@ from components.params.schema import RegisterParams
 from components.tracking import registry_turn
 from components.tracking.client import tracking_uri
 from components.tracking.model_registry import Registry, Version
+from components.tracking.saved_model import WRITER
 
 
 @pytest.fixture
@@ -128,8 +129,15 @@ def test_registrations_have_the_turn_one_after_another_also_of_one_version(workp
     assert most == [1] * 9
 
 
-@pytest.mark.parametrize("moment", ["mlflow.models.Model.log", "mlflow.MlflowClient.log_model_artifacts"])
-def test_files_that_a_killed_process_left_unfinished_are_completed(
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "mlflow.models.Model.log",
+        "mlflow.MlflowClient.log_model_artifacts",
+        "mlflow.MlflowClient.create_model_version",
+    ],
+)
+def test_files_that_a_killed_process_left_are_completed_and_made_a_version(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -145,7 +153,10 @@ def test_files_that_a_killed_process_left_unfinished_are_completed(
             workplace.register("good")
     workplace.register("good")
     experiment = workplace.client.get_experiment_by_name("tests").experiment_id
-    assert [one.status.name for one in workplace.client.search_logged_models([experiment])] == ["READY"]
+    (saved,) = workplace.client.search_logged_models([experiment])
+    assert saved.status.name == "READY"
+    assert workplace.client.get_model_version(NAME, "1").source == saved.model_uri
+    assert WRITER not in saved.tags, "without the version they would not be taken again: they may be why it is deleted"
 
 
 ROUNDS = 2
