@@ -123,10 +123,10 @@ def test_a_run_with_something_new_trains(
 @pytest.mark.usefixtures("outputs")
 def test_a_failing_step_stops_the_run_and_is_told(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError, match="Inner task failed"):
-        cluster.run('loss={"dise": 1.0}')
+        cluster.run("learning_rate=1000")
     assert cluster.ran == ["changed", "ingest", "validate", "preprocess", "train", "notify"]
     captured = capfd.readouterr()
-    assert "error: unknown loss 'dise'" in captured.err
+    assert "not finite or beyond" in captured.err
     assert "tiny: training failed" in captured.out
 
 
