@@ -268,9 +268,9 @@ def _pasted(shape: Mapping[str, Any], points: Sequence[Any], size: tuple[int, in
 
 
 def _corners(points: Sequence[Any]) -> list[float]:
-    """Left, top, right, bottom."""
-    (x1, y1), (x2, y2) = points[:2]
-    return [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+    """Left, top, right, bottom: of two opposite corners, or, as X-AnyLabeling writes them, of all four."""
+    across, down = zip(*points, strict=True)
+    return [min(across), min(down), max(across), max(down)]
 
 
 def _is_labelme(path: Path) -> bool:

@@ -75,6 +75,15 @@ def test_a_missing_picture_is_not_the_one_of_another_file(tmp_path: Path) -> Non
     assert layout.left_out == ["a/1.json"]
 
 
+def test_a_rectangle_of_four_corners_is_the_one_of_two(tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    content = json.loads((tmp_path / "0.json").read_text())
+    content["shapes"][2]["points"] = [[6, 6], [10, 6], [10, 10], [6, 10]]
+    (tmp_path / "0.json").write_text(json.dumps(content))
+    layout, samples, annotation = opened("labelme", tmp_path)
+    np.testing.assert_array_equal(annotation.classes, layout.annotation(samples[1]).classes)
+
+
 NO_PNG = base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\nshowpage\n").decode()
 """Pillow would hand it to Ghostscript."""
 
