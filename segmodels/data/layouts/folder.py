@@ -48,6 +48,7 @@ class Folder(Layout):
     Splits are the lists ``splits/*.txt``; samples in none of them are left out. Without lists splits are the folders
     ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and ``test/images``, if
     all images lie in them; two of the three are enough, and ``valid`` is val. Else ingest splits by group with a seed.
+    A folder test without any mask is left out.
 
     All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``. Other names of the two
     folders are read where no ``images/`` or ``masks/`` is there, in letters of any case: ``image``, ``imgs``, ``img``,
@@ -139,13 +140,17 @@ image_labels.csv            optional: header id,label; class of the whole image,
             raise InputError(
                 f"{self.root / self._pictures} holds no images, expected files ending in {' '.join(SUFFIXES)}"
             )
+        self.left_out = []
+        if self._annotated:
+            hidden = _of_hidden_test(images, files_of_part(self.root, self._masks))
+            self.left_out = [images.pop(sample_id) for sample_id in hidden]
         masks = self._partners(images, self._masks, "mask") if self._annotated else {}
         objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
         rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
         groups, labels = read_table(self.root, "groups.csv", "group", images), self._image_labels(images)
         places = list(split_ids(self.root, images))
         listed = {sample_id for _, sample_id in places}
-        self.left_out = [file for sample_id, file in images.items() if sample_id not in listed]
+        self.left_out += [file for sample_id, file in images.items() if sample_id not in listed]
         for split, sample_id in places:
             files = tuple(part[sample_id] for part in (masks, objects, rows) if sample_id in part)
             group = groups.get(sample_id, sample_id)
@@ -178,6 +183,13 @@ image_labels.csv            optional: header id,label; class of the whole image,
                 " from 0"
             )
         return {sample_id: int(label) for sample_id, label in labels.items()}
+
+
+def _of_hidden_test(images: Iterable[str], masks: Iterable[str]) -> list[str]:
+    """Ids of images in a folder test that has no masks at all, as competitions publish it."""
+    annotated = {name.partition("/")[0] for name in masks}
+    folders = ((name, *name.partition("/")[:2]) for name in images)
+    return [name for name, top, slash in folders if slash and top not in annotated and published_split(top) == "test"]
 
 
 def _has(root: Path, part: str) -> bool:

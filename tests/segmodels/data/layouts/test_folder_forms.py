@@ -93,6 +93,20 @@ def test_images_and_masks_are_paired(make: Write, ids: dict[str | None, str], tm
     np.testing.assert_array_equal(annotation.classes, halves(0, 1))
 
 
+@pytest.mark.parametrize("image", ["S/images/{}.jpg", "images/S/{}.jpg"])
+def test_a_test_split_without_any_mask_is_left_out_and_one_of_some_masks_is_not(image: str, tmp_path: Path) -> None:
+    splits(image, image.replace("images", "masks").replace("jpg", "png"))(tmp_path)
+    hidden = sorted(path for path in tmp_path.rglob("*.png") if "test" in path.parts)
+    for path in hidden[1:]:
+        path.unlink()
+    layout = open_layout("folder", tmp_path)
+    with pytest.raises(InputError, match=r"2 files in .* have no mask"):
+        list(layout.samples())
+    hidden[0].unlink()
+    assert {sample.split for sample in layout.samples()} == {"train", "val"}
+    assert layout.left_out == [image.replace("S", "test").format(name) for name in "abc"]
+
+
 def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
     write(tmp_path, "images/{}.jpg", "masks/{}_mask.png", ("a", "b"))
     (tmp_path / "masks" / "b_mask.png").rename(tmp_path / "masks" / "b_label.png")
