@@ -20,6 +20,7 @@ from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import Block, PatchEmbed, joined_attention, resample_positions
 from segmodels.layers.blocks import check_images, initialise_transformer
 from segmodels.layers.names import Names, renamed
+from segmodels.layers.padding import lacking
 
 PUBLISHED: Names = (
     *GOOGLE,
@@ -128,7 +129,7 @@ class HybridViT(Encoder):
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
         height, width = images.shape[-2:]
-        images = functional.pad(images, (0, -width % 16, 0, -height % 16))
+        images = functional.pad(images, (0, lacking(width, 16), 0, lacking(height, 16)))
         half = torch.relu(self.root["gn"](self.root["conv"](images)))
         quarter = self.get_submodule("block1")(functional.max_pool2d(half, 3, 2))
         eighth = self.get_submodule("block2")(quarter)

@@ -29,6 +29,7 @@ from segmodels.layers.blocks import (
 )
 from segmodels.layers.mask_decoder import SamMLP
 from segmodels.layers.names import Names, renamed
+from segmodels.layers.padding import lacking
 
 TRANSFORMERS: Names = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -110,7 +111,7 @@ class SamBlock(nn.Module):
     def in_windows(self, x: Tensor) -> Tensor:
         batch, height, width = x.shape[:3]
         window = self.window
-        x = functional.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        x = functional.pad(x, (0, 0, 0, lacking(width, window), 0, lacking(height, window)))
         x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)  # (B, rows, columns, w, w, C)
         grid = x.shape[1:3]
         x = self.attn(x.flatten(0, 2)).unflatten(0, (batch, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -21,6 +21,7 @@ from segmodels.encoders.vit import MLP, joined_attention
 from segmodels.errors import InputError
 from segmodels.layers.blocks import DropPath, check_images, drop_path_rates, initialise_transformer
 from segmodels.layers.names import Names, renamed
+from segmodels.layers.padding import lacking
 
 TRANSFORMERS: Names = (
     (r"^(swin|model|embeddings|encoder)\.", ""),
@@ -109,7 +110,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         window = self.window
-        x = functional.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        x = functional.pad(x, (0, 0, 0, lacking(width, window), 0, lacking(height, window)))
         padded = x.shape[1:3]
         mask = None
         if self.shift:

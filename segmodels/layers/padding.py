@@ -9,12 +9,21 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def lacking(size: int, multiple: int) -> int:
+    """How many pixels a size lacks to be a multiple, 0 to ``multiple`` - 1.
+
+    Not ``-size % multiple``: while a model is exported sizes are symbols, and those of halved maps are simplified in
+    multiples of a quotient but not in sums with a remainder, which makes the export up to twice as long.
+    """
+    return (size + multiple - 1) // multiple * multiple - size
+
+
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column (and slice) of (B, C, *size) until every size is a multiple: halving then loses
     nothing. Crop the output.
     """
     # functional.pad takes (before, after) pairs from the last dimension backwards
-    pads = [pad for size in reversed(images.shape[2:]) for pad in (0, -size % multiple)]
+    pads = [pad for size in reversed(images.shape[2:]) for pad in (0, lacking(size, multiple))]
     if not torch.compiler.is_exporting() and not any(
         pads
     ):  # asked while exporting, this would tie the graph to one answer
