@@ -102,15 +102,22 @@ def test_bfloat16_autocast_trains_and_finds_finite_values(name: str) -> None:
 def test_detectors_learn_scenes_by_heart(name: str, options: dict[str, Any], scenes: int, steps: int) -> None:
     model = build(name, **options).train()
     images, annotations = batch(scenes)
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-    for _ in range(steps):
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, fused=True)
+    for step in range(1, steps + 1):
         optimizer.zero_grad()
         losses(model, name, images, annotations).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
+        if step % 10 == 0 and (score := mask_ap50(model, images, annotations)) > 0.7:
+            return
+    pytest.fail(f"mask AP50 on the training scenes is {score:.3f} after {steps} steps, expected more than 0.7")
+
+
+def mask_ap50(model: Model, images: Tensor, annotations: list[Annotation]) -> float:
     evaluator = TASK.evaluator()
     with torch.inference_mode():
         # batch norms by the statistics of the batch: so few steps are too few for running ones
         output = model(images)
-    evaluator.update(TASK.read(output, [(64, 64)] * scenes), annotations, [str(number) for number in range(scenes)])
-    assert evaluator.scores()["mask_ap50"] > 0.7
+    sizes = [(64, 64)] * len(annotations)
+    evaluator.update(TASK.read(output, sizes), annotations, [str(number) for number in range(len(annotations))])
+    return float(evaluator.scores()["mask_ap50"])
