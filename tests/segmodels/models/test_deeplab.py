@@ -112,18 +112,6 @@ def test_batch_norm_can_be_frozen():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.slow
-def test_v2_exports_with_its_scales(v2):
-    axes = {0: torch.export.Dim("batch", min=1, max=8)} | {
-        axis: torch.export.Dim.DYNAMIC(min=64, max=256) for axis in (2, 3)
-    }
-    program = torch.export.export(v2, (torch.randn(2, 3, 64, 96),), dynamic_shapes=(axes,)).module()
-    for size in ((64, 96), (99, 131)):
-        images = torch.randn(1, 3, *size)
-        with torch.inference_mode():
-            torch.testing.assert_close(program(images).logits, v2(images).logits, atol=1e-4, rtol=1e-4)
-
-
 # --- v3
 # ------------------------------------------------------------------------------------------------------------
 
