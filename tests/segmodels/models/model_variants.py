@@ -21,7 +21,8 @@ def family(name: str) -> str:
     return inspect.unwrap(model_entry(name).build).__module__.rsplit(".", 1)[-1]
 
 
-# What stands for the encoder of a variant of ``SMALL``, and everywhere for ViT-L: prefix -> (encoder, options).
+# What stands for the encoder of a variant of ``SMALL``, and everywhere for a ResNet (whose sizes the tests of encoders
+# compare with torchvision's) and ViT-L: prefix -> (encoder, options).
 SMALLER_ENCODERS: dict[str, tuple[str, dict[str, object]]] = {
     "resnet": ("resnet18", {}),
     "vit": ("vit_tiny", {"image_size": 64, "patch": 8, "out_blocks": [3, 6, 9, 12]}),
@@ -92,11 +93,12 @@ def without_memory(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def build(name: str, num_classes: int = 3, **options: object) -> torch.nn.Module:
-    """A variant with random weights. Those of ``SMALL`` are made smaller where an option does it and the model stays
-    the same: another body, fewer channels.
+    """A variant with random weights, made smaller where an option does it and the model stays the same: another body;
+    for those of ``SMALL`` fewer channels, too.
     """
     for prefix, (encoder, encoder_options) in SMALLER_ENCODERS.items():
-        if stands_on(name, prefix if name in SMALL else "vit_large") and stands_on(name, prefix):
+        everywhere = prefix == "resnet" or stands_on(name, "vit_large")
+        if stands_on(name, prefix) and (name in SMALL or everywhere):
             options = {"encoder": encoder, "encoder_options": encoder_options, **options}
     options = FEWER_PARTS.get(name, {}) | options
     if name in SMALL and "widths" in model_options(name):
