@@ -21,11 +21,14 @@ MOST_COLORS = 64
 """Distinct colours of colour-coded masks; more are no classes but noise, as of JPEG."""
 
 BINARY = ("background", "foreground")
+HIGHEST = (1, 255, 65535)
+"""The foreground of binary masks: as a number, and white in 8 and 16 bits."""
+
 FORM = "write classes.txt with a name and, unless they count from 0, a label id or colour for each class"
 
 
 def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
-    """Classes of masks that hold only 0 and 255 or 0 and 1 (background and foreground), palette indices (``class 0``,
+    """Classes of masks that hold only 0 and 255, 65535 or 1 (background and foreground), palette indices (``class 0``,
     ``class 1``, ... in the palette's colours; 255 is void) or colours (``#804080``; black is the first class).
 
     Args:
@@ -52,7 +55,7 @@ def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
         ids, colors = ids | {red for red, _, _ in colors}, set()
     if colors and not ids:
         return _by_color(root, colors)
-    if not colors and (ids <= {0, 255} or ids <= {0, 1}) and len(ids) == 2:
+    if not colors and any(ids == {0, highest} for highest in HIGHEST):
         labels = LabelMap(BINARY, ((0, 0, 0), (255, 255, 255)), {0: 0, max(ids): 1})
         return Classes(labels, {}, None, None)
     if not colors and len(palettes) == 1 and (palette := palettes.pop()) is not None:

@@ -75,7 +75,7 @@ class Folder(Layout):
         {"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, "car"],
          "ignore": [255, {"color": [0, 0, 0]}], "things": ["car"]}
 
-    Without a classes file the masks must leave no doubt: 0 and 255, or 0 and 1, are background and foreground; palette
+    Without a classes file the masks must leave no doubt: 0 and 255, 65535 or 1 are background and foreground; palette
     indices are ``class 0``, ``class 1``, ... in the palette's colours, 255 is void; colours become classes that are
     named by them (``#804080``), black first.
 

@@ -30,6 +30,7 @@ def colored(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarr
         (halves(0, 1), halves(1, 1)),
         (colored((0, 0, 0), (255, 255, 255)), colored((0, 0, 0), (0, 0, 0))),
         (halves(0, 1).astype(bool),),
+        (halves(0, 1).astype(np.uint16) * 65535,),
     ],
 )
 def test_binary_masks_are_background_and_foreground(masks, tmp_path: Path) -> None:
