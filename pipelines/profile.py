@@ -23,7 +23,9 @@ from segmodels.suggest import nearest
 
 PROFILES = Path("infra/profiles")
 
-Quantity = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(m|[KMGTP]i?)?$")]
+# what both Kubernetes and kfp take: Kubernetes knows no K, kfp no fractions of memory
+Cpu = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
+Memory = Annotated[str, Field(pattern=r"^\d+([KMGTPE]i|[MGTPE])?$")]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 TASKS = tuple(step.name for step in (*STEPS, *CLUSTER_STEPS, *MONITORING_STEPS))
 
@@ -97,14 +99,14 @@ class Retries(Params):
 class Pod(Params):
     """Resources and node of a step's pod."""
 
-    cpu_request: Quantity | None = None
-    cpu_limit: Quantity | None = None
-    memory_request: Quantity | None = None
-    memory_limit: Quantity | None = None
-    shared_memory: Quantity | None = Field(
+    cpu_request: Cpu | None = None
+    cpu_limit: Cpu | None = None
+    memory_request: Memory | None = None
+    memory_limit: Memory | None = None
+    shared_memory: Memory | None = Field(
         None, description="size of /dev/shm, through which the GPUs of a node may talk; counts as memory"
     )
-    scratch: Quantity | None = Field(
+    scratch: Memory | None = Field(
         None, description="size of the working folder on the node's disk: downloads, unpacked datasets, checkpoints"
     )
     node_selector: dict[str, str] = Field(default_factory=dict)

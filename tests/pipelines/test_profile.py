@@ -71,6 +71,9 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("pods: {training: {}}", "unknown key 'pods.training', did you mean 'train'?"),
         ("secrets: [{name: s, environment: {k: A}, steps: [trian]}]", "unknown step 'trian': did you mean 'train'"),
         ("pods: {train: {memory_limit: 8 GB}}", "pods.train.memory_limit is '8 GB'"),
+        ("pods: {train: {memory_limit: 1.5Gi}}", "pods.train.memory_limit is '1.5Gi'"),  # kfp refuses it
+        ("pods: {train: {scratch: 100K}}", "pods.train.scratch is '100K'"),  # Kubeflow's driver fails
+        ("pods: {train: {cpu_limit: 2Gi}}", "pods.train.cpu_limit is '2Gi'"),
         ("environment: {AWS_SECRET_ACCESS_KEY: x}", "looks like a credential: put it into a Kubernetes secret"),
         ("environment: {MLFLOW_TRACKING_URI: 'http://me:hunter2@mlflow'}", "put it into a Kubernetes secret"),
         ("checkpoints: /mnt/states", "checkpoints is '/mnt/states'"),
