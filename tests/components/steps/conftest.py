@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    """Here no model can be exported, as is true of some: the decision does not depend on it, and exporting takes most
-    of the time.
+    """Here no model can be exported, as is true of some, and none carries the library's 300 files, which MLflow copies
+    twice: the decision depends on neither, and both take most of the time.
     """
     from registry_workplace import Workplace  # MLflow takes seconds, and most tests of steps need none
     from small_pipeline import use_local_store
@@ -23,5 +23,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
         raise RuntimeError("torch.export: data-dependent sizes")
 
     monkeypatch.setattr("segmodels.inference.export.export_program", refuse)
+    monkeypatch.setattr("mlflow.pyfunc.model._validate_infer_and_copy_code_paths", lambda *_: None)
     use_local_store(tmp_path, monkeypatch)
     return Workplace(tmp_path)

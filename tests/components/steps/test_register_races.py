@@ -28,6 +28,7 @@ from components.tracking.saved_model import WRITER
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.setattr("components.steps.register._export", lambda *_: "none")
+    monkeypatch.setattr("mlflow.pyfunc.model._validate_infer_and_copy_code_paths", lambda *_: None)  # 300 files
     monkeypatch.setattr(registry_turn, "POLL", 0.02)
     use_local_store(tmp_path, monkeypatch)
     workplace = Workplace(tmp_path)
