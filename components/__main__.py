@@ -79,8 +79,8 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
         from components.params.overrides import assembled_params
 
         file, fragments, assignments = options.pop("params"), options.pop("params_json"), options.pop("set")
-        # the first steps look at the names of all; for those between them and train, torch's import would cost seconds
-        names = step.section not in ("validate", "preprocess")
+        # ingest, or on a cluster changed, looks at the names of all; torch's import would cost the others seconds
+        names = step.name != "source" and step.section not in ("validate", "preprocess")
         params = assembled_params(fragments or file, assignments, names=names)
         whole = typing.get_type_hints(function)["params"] is type(params)
         options["params"] = params if whole else params.section(step.section)
