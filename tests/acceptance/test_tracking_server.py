@@ -37,6 +37,7 @@ PARAMS = {
     "evaluate": {"overlays": 1},
     "register": {"name": "scenes"},
 }
+AUTHENTICATION = REPOSITORY / "infra" / "kustomize" / "components" / "mlflow-authentication" / "basic_auth.ini"
 ADMIN, ADMIN_PASSWORD = "admin", "a long enough password"
 
 
@@ -144,12 +145,12 @@ def test_the_steps_work_on_a_server_as_on_a_file(
 
 
 def test_a_server_that_asks_for_passwords(database: Database, store: Server, tmp_path: Path) -> None:
+    """With the settings of the cluster's component: users are in the database of the runs."""
+    settings = AUTHENTICATION.read_text()
+    assert "@postgresql:5432/mlflow\n" in settings
     (tmp_path / "basic_auth.ini").write_text(
-        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
-        f"database_uri = postgresql+psycopg2://mlflow@127.0.0.1:{database.port}/users\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        settings.replace("@postgresql:5432/mlflow", f"@127.0.0.1:{database.port}/auth")
     )
-    database.run("createdb", "users")
     variables = {
         "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "basic_auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": ADMIN_PASSWORD,
