@@ -1,5 +1,7 @@
 """Shards in a store, an empty cache for each test."""
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(parents=True)
     write_shards(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    """Threads of an earlier test may still be reading ahead; a test that stands in for the store would meet them."""
+    until = time.monotonic() + 5
+    for thread in threading.enumerate():
+        if thread.name == "shards":
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 @pytest.fixture(autouse=True)
