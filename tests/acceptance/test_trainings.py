@@ -32,9 +32,10 @@ PARAMS = {
         "accelerator": "cpu",
         "precision": "float32",
         "augment": {"crop": [20, 24]},
-        "save_minutes": 0,  # after every step
     }
 }
+INTERRUPTED = {"train": PARAMS["train"] | {"save_minutes": 0}}
+"""Its state is saved after every step."""
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -66,7 +67,7 @@ def epochs_of(workspace: Path) -> list[int]:
 def test_killed_again_and_again_dvc_repro_ends_with_the_weights_of_an_uninterrupted_training(workspace: Path) -> None:
     """SIGKILL and SIGTERM in turn, each some way into the training; then one run to the end."""
     epochs = 20  # enough that none ends before its signal arrives, on a busy machine too
-    (workspace / "params.yaml").write_text(yaml.safe_dump({"train": {**PARAMS["train"], "epochs": epochs}}))
+    (workspace / "params.yaml").write_text(yaml.safe_dump({"train": {**INTERRUPTED["train"], "epochs": epochs}}))
     subprocess.run(
         ["dvc", "repro", "-q"], cwd=workspace, env=environment(), check=True, capture_output=True, timeout=240
     )
@@ -167,7 +168,7 @@ def test_two_processes_measure_what_one_does_with_the_same_global_batch(
 def test_a_deleted_pods_training_resumes_in_the_next_pod_from_its_last_state(tmp_path: Path) -> None:
     """The step has a second at most, and nobody reads what it prints in that time."""
     write_shards(tmp_path / "shards", train=80, val=4, scale=1)
-    step = [sys.executable, "-m", "components", "train", "--params-json", json.dumps(PARAMS), "--shards", "shards"]
+    step = [sys.executable, "-m", "components", "train", "--params-json", json.dumps(INTERRUPTED), "--shards", "shards"]
     tracking = environment(MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db", PYTHONPATH=str(REPOSITORY))
 
     def pod(number: int, checkpoints: str) -> Pod:
