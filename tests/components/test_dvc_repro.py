@@ -99,7 +99,7 @@ def test_an_experiment_in_a_copy_of_the_project_and_a_clone_without_the_cache_pr
     (project / ".gitignore").write_text("/data/\n")
     for ingest in ({"source": "digits", "digits": digits}, {"source": "folder", "path": "../set"}):
         write_params(project / "params.yaml", **ingest)
-        run("dvc", "repro", "preprocess", cwd=project)
+        run("dvc", "repro", "validate", cwd=project)
         run("git", "add", "-A", cwd=project)
         run("git", "commit", "-qm", "a run", cwd=project)
         shutil.rmtree(project / "data" / "cache")
