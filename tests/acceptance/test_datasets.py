@@ -47,13 +47,24 @@ def run(workspace: Path, steps: tuple[str, ...], params: Mapping[str, Any]) -> N
         assert done.returncode == 0, f"{step}: {done.stdout}\n{done.stderr}"
 
 
+def every_fourth_frame(camvid: Path, target: Path) -> Path:
+    """Links to the 468 frames, and lists of a quarter of them, which stand for all."""
+    target.mkdir()
+    for part in camvid.iterdir():
+        if part.suffix == ".txt" and part.stem in ("train", "val"):
+            (target / part.name).write_text("".join(part.read_text().splitlines(keepends=True)[::4]))
+        else:
+            (target / part.name).symlink_to(part)
+    return target
+
+
 @pytest.mark.parametrize(
     ("name", "folder", "changes", "least"),
     [
         (
             "camvid",
             "camvid",
-            {"preprocess": {"longer_side": 120}, "train": {"epochs": 3, "augment": {"crop": [80, 112]}}},
+            {"preprocess": {"longer_side": 120}, "train": {"epochs": 12, "augment": {"crop": [80, 112]}}},
             0.15,
         ),
         ("dsb2018", "dsb2018", {"train": {"epochs": 16, "validate_every": 16, "augment": {"crop": [128, 128]}}}, 0.6),
@@ -74,7 +85,8 @@ def test_a_dataset_goes_from_its_folder_to_the_registry(
     name: str, folder: str, changes: dict[str, Any], least: float, tmp_path: Path, shared_data: Path
 ) -> None:
     params = configuration(name)
-    params["ingest"] |= {"path": str(shared_data / folder), "layout": "auto"}
+    path = every_fourth_frame(shared_data / folder, tmp_path / "set") if name == "camvid" else shared_data / folder
+    params["ingest"] |= {"path": str(path), "layout": "auto"}
     params["train"] |= SHORT
     params["register"]["minimum"] = 0.0
     for section, values in changes.items():
