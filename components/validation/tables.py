@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ def _other_sizes(facts: pa.Table) -> list[str | None]:
 def _forms(forms: list[ImageForm | None], highest: list[int | None]) -> dict[str, list[str | None]]:
     """The columns about channels, types and ranges of images."""
     known = [form for form in forms if form is not None]
-    usual = max(known, key=known.count, default=None)
+    usual = next((form for form, _ in Counter(known).most_common(1)), None)
     top = max((value for value in highest if value is not None), default=0)
     narrow = [f"values up to {top} of 65535" if value is not None and 0 < top < NARROW else None for value in highest]
     unlike = [

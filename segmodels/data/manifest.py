@@ -109,13 +109,15 @@ class Dataset:
         return cls(layout, labels, source, revision, digest, table)
 
     @cached_property
-    def _samples(self) -> list[Sample]:
+    def _samples(self) -> tuple[Sample, ...]:
         rows = self.table.select(["id", "split", "image", "files", "group", "image_label"]).to_pylist()
-        return [Sample(**row | {"files": tuple(row["files"])}) for row in rows]
+        return tuple(Sample(**row | {"files": tuple(row["files"])}) for row in rows)
 
-    def samples(self, split: str | None = None) -> list[Sample]:
-        """The samples of one split, or all, in the manifest's order."""
-        return [sample for sample in self._samples if split in (None, sample.split)]
+    def samples(self, split: str | None = None) -> tuple[Sample, ...]:
+        """The samples of one split, or all, in the manifest's order. All cost nothing after the first call."""
+        if split is None:
+            return self._samples
+        return tuple(sample for sample in self._samples if sample.split == split)
 
 
 def manifest_row(sample: Sample, md5s: Mapping[str, str]) -> dict[str, Any]:

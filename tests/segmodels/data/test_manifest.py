@@ -35,10 +35,11 @@ def record(tmp_path: Path, samples, root="../source") -> Path:
 
 def test_a_dataset_is_opened_as_it_was_written(tmp_path):
     folder(tmp_path / "source", names=("train/a", "val/b", "test/c"))
-    samples = list(open_layout("folder", tmp_path / "source").samples())
+    samples = tuple(open_layout("folder", tmp_path / "source").samples())
     dataset = Dataset.open(record(tmp_path, samples))
     assert dataset.samples() == samples
-    assert dataset.samples("val") == [samples[1]]
+    assert dataset.samples() is dataset.samples(), "steps ask for every sample"
+    assert dataset.samples("val") == (samples[1],)
     assert (dataset.digest, dataset.revision, dataset.source) == ("1.dir", None, {"source": "folder"})
     assert dataset.table.num_rows == 3
     assert json.loads((tmp_path / "dataset" / "dataset.json").read_text())["samples"] == {
