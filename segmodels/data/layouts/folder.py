@@ -118,6 +118,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
                 f"dataset folder {self.root} has no folder images/, expected images/, masks/ (unless the images are not"
                 f" annotated) and classes.txt (layout {self.name!r})"
             )
+        _require_one_spelling(self.root, self._pictures)
         self._masks, self._has_objects = _masks(self.root), _has(self.root, "objects")
         self._annotated = bool(self._masks)
         if self._has_objects and not self._annotated:
@@ -213,3 +214,17 @@ def _named(root: Path, names: Sequence[str]) -> str:
     spelled = {path.name.lower(): path.name for home in homes for path in home.iterdir() if path.is_dir()}
     exact = set(spelled.values())
     return next((name if name in exact else spelled[name] for name in names if name in spelled), "")
+
+
+def _require_one_spelling(root: Path, pictures: str) -> None:
+    """Raises InputError: a split has its images in a folder of another name, and would be left out."""
+    if (root / pictures).is_dir():
+        return
+    homes = (home for home in root.iterdir() if published_split(home.name) and home.is_dir())
+    lacking = [home for home in homes if not (home / pictures).is_dir()]
+    others = sorted(path for home in lacking for path in home.iterdir() if path.name.lower() in IMAGES)
+    if others:
+        raise InputError(
+            f"dataset folder {root} has images in {pictures}/ of one split and in {others[0].relative_to(root)}/ of"
+            f" another, expected one name: rename the latter to {pictures}"
+        )

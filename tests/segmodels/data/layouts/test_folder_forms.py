@@ -107,6 +107,13 @@ def test_a_test_split_without_any_mask_is_left_out_and_one_of_some_masks_is_not(
     assert layout.left_out == [image.replace("S", "test").format(name) for name in "abc"]
 
 
+def test_a_split_whose_images_lie_in_a_folder_of_another_name_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    write(tmp_path, "train/images/{}.jpg", "train/masks/{}.png")
+    write(tmp_path, "val/imgs/{}.jpg", "val/masks/{}.png")
+    with pytest.raises(InputError, match=r"images in images/ of one split and in val/imgs/ of another, .* rename"):
+        open_layout("folder", tmp_path)
+
+
 def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
     write(tmp_path, "images/{}.jpg", "masks/{}_mask.png", ("a", "b"))
     (tmp_path / "masks" / "b_mask.png").rename(tmp_path / "masks" / "b_label.png")
