@@ -89,6 +89,18 @@ def test_xception65_has_the_39_92_million_parameters_that_timm_publishes_with_it
         assert round((parameters(create_encoder("xception65")) + 2_049_000) / 1e6, 2) == 39.92
 
 
+def test_xception65_gives_deeplabs_decoder_the_second_convolution_of_the_second_entry_block():
+    """``entry_flow/block2/unit_1/xception_module/separable_conv2_pointwise`` of the authors' release."""
+    with torch.device("meta"):
+        encoder, images, seen = create_encoder("xception65"), torch.empty(2, 3, 64, 64), []
+    encoder.get_submodule("blocks.1.stack.conv2").register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output)
+    )
+    maps = encoder(images)
+    assert maps[1] is seen[0]
+    assert maps[1].shape == (2, 256, 16, 16)
+
+
 def test_deep_stem_has_the_count_of_the_reference():
     with torch.device("meta"):
         assert parameters(create_encoder("resnet50", deep_stem=True)) == 23_527_264
