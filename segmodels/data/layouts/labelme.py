@@ -203,8 +203,9 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
 
     def _without_json(self) -> list[str]:
         """Pictures of no JSON file, in the folders of those that have one."""
-        folders = {PurePosixPath(image).parent for image in self._images.values() if image is not None}
-        pictures = (PurePosixPath(file) for file in self._all_files if file not in self._images.values())
+        own = {image for image in self._images.values() if image is not None}
+        folders = {PurePosixPath(image).parent for image in own}
+        pictures = (PurePosixPath(file) for file in self._all_files if file not in own)
         return [
             str(path)
             for path in pictures
