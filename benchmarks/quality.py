@@ -1,9 +1,11 @@
 """Quality reached in equal time, beside a plain loop of segmentation_models.pytorch: ``python -m benchmarks.quality
---peer-python PYTHON``.
+--peer-python PYTHON [--imagenet]``.
 
 Both train on CamVid's train split for the same minutes of the clock, one after the other, and are measured on its val
-split, at the labels' size, by the same confusion matrix. Ours is the pipeline with a file of parameters; the peer runs
-in an environment of its own (benchmarks/requirements-quality.txt): see quality_peer.py. It needs a quiet machine.
+split, at the labels' size, by the same confusion matrix. Ours is the pipeline with params/camvid.yaml; the peer runs in
+an environment of its own (benchmarks/requirements-quality.txt): see quality_peer.py. With ``--imagenet`` both begin
+with the same weights of EfficientNet-Lite0, which the extra ``segmodels[pretrained]`` brings, and ours has the changes
+of ``PRETRAINED``. It needs a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
+import torch
 import yaml
 
 from benchmarks.report import markdown_table, write_section
 from segmodels.data.layouts import open_layout
+from segmodels.encoders.pretrained import resolved
+from segmodels.encoders.registry import create_encoder
+from segmodels.encoders.weights import read_state_dict
 from segmodels.metrics import ConfusionMatrix
 from segmodels.metrics.scores import frequency_weighted_iou, mean_iou
 
@@ -35,17 +42,28 @@ STEPS = {
     "evaluate": ("--shards", "data/shards", "--model", "data/model", "--evaluation", "data/evaluation"),
 }
 
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "preprocess": {"longer_side": None},
+    "train": {
+        "model": "deeplab_v3_plus_resnet50",
+        "options": {"encoder": "efficientnet_lite0", "encoder_weights": "imagenet"},
+        "lr": 0.002,
+        "augment": {"crop": [224, 320], "scale": [0.75, 1.75], "flip": 0.5}
+        | dict.fromkeys(("brightness", "contrast", "saturation"), 0.3),
+    },
+}
+"""Changes of params/camvid.yaml for a training from ImageNet's weights: whole images, since fewer epochs do."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", type=Path, required=True, help="of the environment with the peer")
-    parser.add_argument("--params", type=Path, default=ROOT / "params/camvid.yaml", help="ours (params/camvid.yaml)")
+    parser.add_argument("--imagenet", action="store_true", help="from ImageNet's weights, not from random ones")
     parser.add_argument("--minutes", type=float, default=10, help="of each training (10)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (3)")
     arguments = parser.parse_args()
-    params = yaml.safe_load(arguments.params.read_text())
-    camvid = (arguments.params.resolve().parent / params["ingest"]["path"]).resolve()
-    params["ingest"]["path"] = str(camvid)
+    params = parameters(PRETRAINED if arguments.imagenet else {})
+    camvid = Path(params["ingest"]["path"])
     found: dict[str, list[tuple[float, float]]] = {"segmodels": [], "segmentation_models.pytorch": []}
     for seed in range(arguments.seeds):
         params["train"] |= {"minutes": arguments.minutes, "epochs": 100_000, "seed": seed}
@@ -53,7 +71,8 @@ def main() -> None:
             found["segmodels"].append(ours(params, Path(folder)))
         with tempfile.TemporaryDirectory() as folder:
             peer = [arguments.peer_python, ROOT / "benchmarks/quality_peer.py", camvid, folder]
-            subprocess.run([*peer, str(arguments.minutes), str(seed)], check=True)
+            body = lite0(Path(folder, "lite0.pt")) if arguments.imagenet else []
+            subprocess.run([*peer, str(arguments.minutes), str(seed), *body], check=True)
             found["segmentation_models.pytorch"].append(measured(camvid, Path(folder)))
         print(f"seed {seed}: {json.dumps({name: scores[-1] for name, scores in found.items()})}", flush=True)
     rows = [
@@ -61,7 +80,24 @@ def main() -> None:
         for name, runs in found.items()
     ]
     table = markdown_table([f"{arguments.minutes:g} minutes", "val MIoU", "spread", "val FWIoU", "spread"], rows)
-    write_section(f"Quality on CamVid ({arguments.params.name})", f"{arguments.seeds} seeds each.\n\n{table}")
+    start = "from ImageNet's weights" if arguments.imagenet else "from random weights"
+    write_section(f"Quality on CamVid {start}", f"{arguments.seeds} seeds each.\n\n{table}")
+
+
+def parameters(changes: dict[str, dict]) -> dict:
+    """params/camvid.yaml with changes, by step, and the whole path of the dataset."""
+    params = yaml.safe_load((ROOT / "params/camvid.yaml").read_text())
+    params["ingest"]["path"] = str((ROOT / params["ingest"]["path"]).resolve())
+    return params | {step: params[step] | own for step, own in changes.items()}
+
+
+def lite0(path: Path) -> list[str]:
+    """The peer's encoder and a file that has its ImageNet weights by timm's names."""
+    encoder = create_encoder("efficientnet_lite0")
+    published = read_state_dict(resolved("imagenet", "efficientnet_lite0"))
+    weights = {encoder.translate(key): tensor for key, tensor in published.items()}
+    torch.save({key: tensor for key, tensor in weights.items() if not key.startswith("classifier")}, path)
+    return ["timm-tf_efficientnet_lite0", str(path)]
 
 
 def ours(params: dict, folder: Path) -> tuple[float, float]:
