@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[Part, int]] = {  # in the order of what is asked first; s
     "saves": (loop.saves, 90),
     "counters": (counters.counters, 60),
     "steps": (steps.beside_torchvision, 120),
+    "deterministic": (loop.deterministic, 120),
     "resume": (loop.resume, 120),
     "correctness": (correctness.correctness, 240),
     "precision": (precision.precision, 300),

@@ -105,6 +105,16 @@ def host(setting: Setting, known: set[str]) -> Rows:
             yield f"{thread} {place}", {"% of its samples": 100 * count / places.total()}
 
 
+def deterministic(setting: Setting, known: set[str]) -> Rows:
+    """Images per second of a bare loop where torch may use any algorithm, and where it may use deterministic ones
+    alone. Target: 0.9.
+    """
+    for name in (MODEL, "unet", "pspnet_r50_d8"):
+        if name not in known:
+            free, fixed = (bare_speed(setting, setting.training(name, deterministic=value)) for value in (False, True))
+            yield name, {"any algorithm": free, "deterministic": fixed, "ratio": fixed / free}
+
+
 def resume(setting: Setting, known: set[str]) -> Rows:
     """Whether a training that is stopped and resumed in another process ends with the same weights, bit for bit, with
     ``deterministic``.
