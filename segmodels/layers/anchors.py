@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def anchors(
     """
     found = []
     for (height, width), side in zip(shapes, sides, strict=True):
-        root = torch.tensor(ratios, dtype=torch.float32, device=device).sqrt()
+        root = constant(ratios, device).sqrt()
         half = torch.stack([side / root, side * root], dim=1) / 2
         own = torch.cat([-half, half], dim=1).round()
         rows = torch.arange(height, device=device) * (size[0] // height)
@@ -62,7 +63,7 @@ def centred_anchors(
     """
     found = []
     for (height, width), stride, own in zip(shapes, strides, sizes, strict=True):
-        half = torch.tensor(own, dtype=torch.float32, device=device) / 2
+        half = constant(own, device) / 2
         rows, columns = (stride * (torch.arange(length, device=device) + 0.5) for length in (height, width))
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         centres = torch.stack([x, y], dim=2).view(-1, 1, 2)
@@ -79,7 +80,7 @@ def encode(boxes: Tensor, references: Tensor, weights: Sequence[float]) -> Tenso
     center, size = _centers(boxes)
     own_center, own_size = _centers(references)
     coded = torch.cat([(center - own_center) / own_size, (size / own_size).log()], dim=1)
-    return coded * coded.new_tensor(weights)
+    return coded * constant(weights, coded.device, coded.dtype)
 
 
 def decode(deltas: Tensor, references: Tensor, weights: Sequence[float]) -> Tensor:
@@ -87,7 +88,7 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float]) -> Tens
     center, size = _centers(references)
     middle = (1,) * (deltas.dim() - 2)
     center, size = center.view(-1, *middle, 2), size.view(-1, *middle, 2)
-    values = deltas / deltas.new_tensor(weights)
+    values = deltas / constant(weights, deltas.device, deltas.dtype)
     half = values[..., 2:].clamp(max=LARGEST).exp() * size * 0.5
     moved = values[..., :2] * size + center
     return torch.cat([moved - half, moved + half], dim=-1)
@@ -95,7 +96,12 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float]) -> Tens
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes ``(..., 4)`` without what lies outside an image of this height and width."""
-    return boxes.clamp(min=0).minimum(boxes.new_tensor((size[1], size[0]) * 2))
+    return boxes.clamp(min=0).minimum(constant((size[1], size[0]) * 2, boxes.device, boxes.dtype))
+
+
+def constant(numbers: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Numbers (nested, as in ``torch.tensor``) on a device, without waiting for a GPU."""
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 def _centers(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,11 +145,11 @@ class CascadeHeads(nn.Module):
         for number, (stage, coding) in enumerate(zip(self._stages(), CODINGS, strict=True)):
             chosen = choose(proposals, truth, stage.samples, OVERLAPS[number])
             classes, deltas = _classes_and_boxes(stage, pyramid, context, chosen.boxes)
-            labels = chosen.labels(truth)
-            true_deltas = chosen.of_objects(truth).deltas(truth, coding)
-            samples = Samples(classes, labels, deltas[places(labels > 0)], true_deltas)
+            sampled = chosen.of_objects(truth)
+            samples = Samples(classes, chosen.labels(truth), deltas[sampled.rows], sampled.deltas(truth, coding))
             refined = _refined(chosen.boxes, deltas.detach(), coding, size)
-            proposals = [own[places(~true)] for own, true in zip(refined, chosen.true, strict=True)]
+            proposed = places([~true for true in chosen.true])
+            proposals = [own[rows] for own, rows in zip(refined, proposed, strict=True)]
             found.append((samples, self._mask_samples(number, pyramid, context, proposals, truth)))
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -36,20 +37,24 @@ class Samples(NamedTuple):
     true_deltas: Tensor  # ... and their objects'
 
 
-def objects_of(segments: Sequence[Any], places: Tensor | None = None) -> list[Objects]:
+def objects_of(segments: Sequence[Any], detected: Tensor | None = None) -> list[Objects]:
     """The true objects of each image, of the segments of targets.
 
     Args:
-        places: ``(C,)`` of each class among those that the model detects, negative for others; None: the segments'
-            labels are such places.
+        detected: ``(C,)`` place of each class among those that the model detects, negative for others; None: the
+            segments' labels are such places.
     """
-    found = []
-    for own in segments:
-        labels = own.labels if places is None else places[own.labels]
-        crowd = torch.zeros_like(labels, dtype=torch.bool) if own.crowd is None else own.crowd
-        single = (labels >= 0) & ~crowd
-        found.append(Objects(own.boxes[single], labels[single], own.masks[single], own.boxes[(labels >= 0) & crowd]))
-    return found
+    labels = [own.labels if detected is None else detected[own.labels] for own in segments]
+    crowds = [
+        torch.zeros_like(label, dtype=torch.bool) if own.crowd is None else own.crowd
+        for own, label in zip(segments, labels, strict=True)
+    ]
+    known = list(zip(labels, crowds, strict=True))
+    rows = places([(label >= 0) & ~crowd for label, crowd in known] + [(label >= 0) & crowd for label, crowd in known])
+    return [
+        Objects(own.boxes[single], label[single], own.masks[single], own.boxes[crowd])
+        for own, label, single, crowd in zip(segments, labels, rows[: len(known)], rows[len(known) :], strict=True)
+    ]
 
 
 class BoxesOfObjects(NamedTuple):
@@ -58,6 +63,7 @@ class BoxesOfObjects(NamedTuple):
     boxes: list[Tensor]  # (N, 4) of each image
     owners: list[Tensor]  # (N,) int64, which object of its image
     labels: Tensor  # (P,) int64, places among the classes
+    rows: Tensor  # (P,) int64, places among the boxes of all images
     spare: list[Tensor]  # (0 or 1, 4) some box of each image, by which a layer gets a gradient where P is 0
 
     def deltas(self, truth: Sequence[Objects], weights: Sequence[float]) -> Tensor:
@@ -80,26 +86,27 @@ class Chosen(NamedTuple):
 
     def of_objects(self, truth: Sequence[Objects]) -> BoxesOfObjects:
         """Without the background."""
-        rows = [places(owner != BACKGROUND) for owner in self.owners]
+        rows = places([owner != BACKGROUND for owner in self.owners])
+        firsts = accumulate((len(own) for own in self.boxes[:-1]), initial=0)
+        among_all = torch.cat([row + first for row, first in zip(rows, firsts, strict=True)])
         boxes = [own[row] for own, row in zip(self.boxes, rows, strict=True)]
         owners = [own[row] for own, row in zip(self.owners, rows, strict=True)]
         labels = [objects.labels[owner] for objects, owner in zip(truth, owners, strict=True)]
-        return BoxesOfObjects(boxes, owners, torch.cat(labels), [own[:1] for own in self.boxes])
+        return BoxesOfObjects(boxes, owners, torch.cat(labels), among_all, [own[:1] for own in self.boxes])
 
 
 def choose(proposals: Sequence[Tensor], truth: Sequence[Objects], count: int, overlap: float) -> Chosen:
     """Random boxes among the proposals ``(P, 4)`` of each image and its objects' own, ``count`` of an image, at most a
     quarter of them of objects: those whose IoU with one is at least ``overlap``.
     """
-    boxes, owners, true = [], [], []
-    for own, objects in zip(proposals, truth, strict=True):
-        candidates = torch.cat([own, objects.boxes.to(own.dtype)])
-        matched = match(objects, candidates, high=overlap, low=overlap)
-        chosen = torch.cat(sample(matched, count, positive=0.25)).sort().values
-        boxes.append(candidates[chosen])
-        owners.append(matched[chosen])
-        true.append(chosen >= len(own))
-    return Chosen(boxes, owners, true)
+    candidates = [torch.cat([own, objects.boxes.to(own.dtype)]) for own, objects in zip(proposals, truth, strict=True)]
+    matched = [match(objects, own, overlap, overlap) for objects, own in zip(truth, candidates, strict=True)]
+    rows = [torch.cat(both).sort().values for both in sample(matched, count, positive=0.25)]
+    return Chosen(
+        [own[row] for own, row in zip(candidates, rows, strict=True)],
+        [own[row] for own, row in zip(matched, rows, strict=True)],
+        [row >= len(own) for own, row in zip(proposals, rows, strict=True)],
+    )
 
 
 def match(objects: Objects, boxes: Tensor, high: float, low: float, every: bool = False) -> Tensor:
@@ -126,16 +133,19 @@ def match(objects: Objects, boxes: Tensor, high: float, low: float, every: bool 
     return found
 
 
-def sample(matched: Tensor, count: int, positive: float) -> tuple[Tensor, Tensor]:
-    """Random places of boxes that stand for an object, at most the share ``positive`` of ``count``, and of boxes of the
-    background, which fill up to ``count``. Places are in ascending order.
+def sample(matched: Sequence[Tensor], count: int, positive: float) -> list[tuple[Tensor, Tensor]]:
+    """Of each image, random places of boxes that stand for an object, at most the share ``positive`` of ``count``, and
+    of boxes of the background, which fill up to ``count``. Places are in ascending order.
 
     Args:
-        matched: ``(N,)``, as ``match`` returns it.
+        matched: ``(N,)`` of each image, as ``match`` returns it.
     """
-    of_objects, background = places(matched >= 0), places(matched == BACKGROUND)
-    own = _drawn(of_objects, int(count * positive))
-    return own, _drawn(background, count - len(own))
+    rows = places([own >= 0 for own in matched] + [own == BACKGROUND for own in matched])
+    found = []
+    for of_objects, background in zip(rows[: len(matched)], rows[len(matched) :], strict=True):
+        own = _drawn(of_objects, int(count * positive))
+        found.append((own, _drawn(background, count - len(own))))
+    return found
 
 
 def _drawn(candidates: Tensor, count: int) -> Tensor:

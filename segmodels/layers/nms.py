@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-BLOCK = 256
-"""Boxes that are compared with one another at once."""
+BLOCK, GPU_BLOCK = 256, 2048
+"""Boxes that are compared with one another at once: few on a CPU, which then has less to compute, many on a GPU, which
+then has less to wait for.
+"""
+ROUNDS = 8  # towards the fixed point, until a GPU is asked whether it is reached
+PAIRS = 1 << 25  # of boxes that a GPU compares at once
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
@@ -19,12 +25,12 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
         boxes: ``(N, 4)`` left, top, right, bottom.
         scores: ``(N,)``.
     """
-    return _greedy(boxes, scores, None, threshold)
+    return _in_order(boxes, scores, None, threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """As ``nms``, where boxes of different ``groups`` ``(N,)`` (classes, images, levels) do not compete."""
-    return _greedy(boxes, scores, groups, threshold)
+    return _in_order(boxes, scores, groups, threshold)
 
 
 def fast_nms(boxes: Tensor, labels: Tensor, threshold: float) -> Tensor:
@@ -60,23 +66,52 @@ def box_area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
 
 
-def places(mask: Tensor) -> Tensor:
-    """Indices of the true entries of a mask ``(N,)``; on the meta device, where none is known, of all entries, so that
-    the work of a detector can be counted.
+def places(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Indices of the true entries of each mask ``(N,)``; on the meta device, where none is known, of all entries, so
+    that the work of a detector can be counted. Waits once for a GPU, whatever the number of masks.
     """
-    return torch.arange(len(mask), device=mask.device) if mask.is_meta else mask.nonzero()[:, 0]
+    if masks[0].is_meta:
+        return [torch.arange(len(mask), device=mask.device) for mask in masks]
+    counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
+    return [torch.nonzero_static(mask, size=count)[:, 0] for mask, count in zip(masks, counts, strict=True)]
 
 
 @torch.no_grad()
-def _greedy(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
-    """Block by block of the best boxes that are left: the kept boxes of a block drop others of the block, then all the
-    rest, so that memory grows with N.
+def kept_of_groups(boxes: Tensor, usable: Tensor, threshold: float) -> Tensor:
+    """Which of G groups of N boxes ``nms`` keeps, ``(G, N)`` bool; each group has its best box first.
+
+    Args:
+        boxes: ``(G, N, 4)`` left, top, right, bottom.
+        usable: ``(G, N)`` bool; other boxes are not kept and drop none.
     """
-    left = scores.argsort(descending=True, stable=True)
+    if boxes.is_meta:
+        return usable
+    if boxes.device.type != "cpu":
+        drops = [(box_iou(own, own) > threshold).triu_(1) for own in boxes.split(max(1, PAIRS // boxes.shape[1] ** 2))]
+        return _undropped(torch.cat(drops), usable)
+    kept = torch.zeros_like(usable)
+    for own, rows, own_kept in zip(boxes, places(list(usable)), kept, strict=True):
+        own_kept[rows[_greedy(own[rows], None, threshold)]] = True
+    return kept
+
+
+@torch.no_grad()
+def _in_order(boxes: Tensor, scores: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
+    order = scores.argsort(descending=True, stable=True)
+    return order[_greedy(boxes[order], None if groups is None else groups[order], threshold)]
+
+
+def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
+    """Block by block of the best boxes that are left: the kept boxes of a block drop others of the block, then all the
+    rest, so that memory grows with N. The best box is the first.
+    """
+    left = torch.arange(len(boxes), device=boxes.device)
+    length = BLOCK if boxes.device.type == "cpu" else GPU_BLOCK
     kept = []
     while len(left) and not boxes.is_meta:
-        block, rest = left[:BLOCK], left[BLOCK:]
-        better = block[_undropped(_compete(boxes, groups, block, block, threshold).triu(diagonal=1))]
+        block, rest = left[:length], left[length:]
+        drops = _compete(boxes, groups, block, block, threshold).triu(diagonal=1)
+        better = block[_undropped(drops, torch.ones_like(block, dtype=torch.bool))]
         kept.append(better)
         left = rest[~_compete(boxes, groups, better, rest, threshold).any(dim=0)]
     return torch.cat(kept) if kept else left
@@ -88,13 +123,13 @@ def _compete(boxes: Tensor, groups: Tensor | None, better: Tensor, worse: Tensor
     return overlaps if groups is None else overlaps & (groups[better][:, None] == groups[worse])
 
 
-def _undropped(overlaps: Tensor) -> Tensor:
-    """Which boxes ``(N,)`` the greedy rule keeps, given who would drop whom ``(N, N)``, each row's box better than the
-    later ones: the fixed point of Cluster-NMS (Zheng 2020, 2005.03572, algorithm 2).
+def _undropped(drops: Tensor, usable: Tensor) -> Tensor:
+    """Which of the usable boxes ``(..., N)`` the greedy rule keeps, given who would drop whom ``(..., N, N)``, each
+    row's box better than the later ones: the fixed point of Cluster-NMS (Zheng 2020, 2005.03572, algorithm 2).
     """
-    kept = torch.ones(len(overlaps), dtype=torch.bool, device=overlaps.device)
+    kept = usable
     while True:
-        again = ~(overlaps & kept[:, None]).any(dim=0)
-        if torch.equal(again, kept):
+        for _ in range(1 if drops.device.type == "cpu" else ROUNDS):
+            before, kept = kept, usable & ~(drops & kept[..., None]).any(dim=-2)
+        if torch.equal(before, kept):
             return kept
-        kept = again

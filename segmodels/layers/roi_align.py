@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segmodels.layers.anchors import constant
+
 CHUNK = 32  # masks whose crops are made at once
 
 
@@ -56,8 +58,8 @@ def pyramid_align(
     facts = [(features.shape[2], features.shape[3], sum(rows[:level])) for level, features in enumerate(pyramid)]
     if not len(boxes):
         return table[:0, :, None, None].expand(-1, -1, size, size)  # so that the maps still have a gradient
-    height, width, first = torch.tensor(facts, device=boxes.device)[levels].unbind(dim=1)
-    scale = torch.tensor(scales, dtype=boxes.dtype, device=boxes.device)[levels]
+    height, width, first = constant(facts, boxes.device, torch.int64)[levels].unbind(dim=1)
+    scale = constant(scales, boxes.device, boxes.dtype)[levels]
     placed = boxes * scale[:, None] - (0.5 if aligned else 0.0)
     down = _axis(placed[:, 1], placed[:, 3], size, sampling_ratio, height, aligned)
     along = _axis(placed[:, 0], placed[:, 2], size, sampling_ratio, width, aligned)
@@ -68,12 +70,13 @@ def pyramid_align(
     return sums.view(len(boxes), size, size, -1).permute(0, 3, 1, 2)
 
 
-def align_masks(masks: Tensor, boxes: Tensor, owners: Tensor, size: int) -> Tensor:
+def align_masks(masks: Tensor, boxes: Tensor, owners: Tensor, size: int, most: int | None = None) -> Tensor:
     """Masks ``(G, H, W)`` in boxes ``(K, 4)`` as ``(K, size, size)`` shares of each cell, 0..1: ``roi_align`` with as
     many points as a cell has pixels.
 
     Args:
         owners: ``(K,)`` the mask of each box.
+        most: ``most_points`` of these boxes, or of more; None: found here, which waits for a GPU.
     """
     if not len(boxes):
         return boxes.new_zeros(0, size, size)
@@ -82,8 +85,8 @@ def align_masks(masks: Tensor, boxes: Tensor, owners: Tensor, size: int) -> Tens
     for box, owner, rows, columns in zip(
         *(values.split(CHUNK) for values in (boxes.float(), owners, height, width)), strict=True
     ):
-        down = _axis(box[:, 1], box[:, 3], size, 0, rows, aligned=False)
-        along = _axis(box[:, 0], box[:, 2], size, 0, columns, aligned=False)
+        down = _axis(box[:, 1], box[:, 3], size, 0, rows, False, most)
+        along = _axis(box[:, 0], box[:, 2], size, 0, columns, False, most)
         crops.append(down.dense(masks.shape[1]) @ masks[owner].float() @ along.dense(masks.shape[2]).mT)
     return torch.cat(crops)
 
@@ -100,12 +103,26 @@ class _Taps(NamedTuple):
         return weights.scatter_add_(2, self.places, self.weight)
 
 
-def _axis(start: Tensor, stop: Tensor, size: int, sampling_ratio: int, length: Tensor, aligned: bool) -> _Taps:
+def most_points(boxes: Tensor, size: int) -> int:
+    """Points per side of the largest box's cells where they are as many as a cell is pixels wide. Waits for a GPU."""
+    return max(int(((boxes[:, 2:] - boxes[:, :2]) / size).ceil().max()), 1) if len(boxes) else 1
+
+
+def _axis(
+    start: Tensor,
+    stop: Tensor,
+    size: int,
+    sampling_ratio: int,
+    length: Tensor,
+    aligned: bool,
+    most: int | None = None,
+) -> _Taps:
     """Two pixels for each of a cell's points: those that linear interpolation reads.
 
     Args:
         start, stop: ``(K,)``, in pixels of the map.
         length: ``(K,)`` pixels of the map. Points more than a pixel outside count as 0.
+        most: not less than the number of points of any box, without a ``sampling_ratio``; None: found here.
     """
     extent = stop - start if aligned else (stop - start).clamp(min=1)
     step = extent / size
@@ -113,7 +130,7 @@ def _axis(start: Tensor, stop: Tensor, size: int, sampling_ratio: int, length: T
         points, most = torch.full_like(step, sampling_ratio), sampling_ratio
     else:
         points = step.ceil().clamp(min=0)
-        most = max(int(points.max()), 1)
+        most = max(int(points.max()), 1) if most is None else most
     number = torch.arange(most, device=start.device)
     cell = torch.arange(size, device=start.device)[:, None]
     start, step, points, end = (values[:, None, None] for values in (start, step, points, length.to(start)))

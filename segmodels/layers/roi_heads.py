@@ -15,7 +15,7 @@ from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.matching import BoxesOfObjects, Objects, Samples, choose
 from segmodels.layers.nms import batched_nms, places
-from segmodels.layers.roi_align import align_masks, pyramid_align, roi_align
+from segmodels.layers.roi_align import align_masks, most_points, pyramid_align, roi_align
 
 CODING = (10.0, 10.0, 5.0, 5.0)
 OVERLAP = 0.5  # IoU with an object from which a proposal is trained as one
@@ -117,10 +117,9 @@ class BoxHeads(nn.Module, ABC):
         """Samples to train on: of classes and boxes, and of masks. The true boxes are among the proposals."""
         chosen = choose(proposals, truth, self.samples, OVERLAP)
         classes, deltas = self._boxes(pyramid, chosen.boxes)
-        labels = chosen.labels(truth)
-        rows = places(labels > 0)
         sampled = chosen.of_objects(truth)
-        samples = Samples(classes, labels, deltas[rows, labels[rows]], sampled.deltas(truth, CODING))
+        own = deltas[sampled.rows, sampled.labels + 1]
+        samples = Samples(classes, chosen.labels(truth), own, sampled.deltas(truth, CODING))
         return samples, self.mask_samples(pyramid, sampled, truth)
 
     @abstractmethod
@@ -144,7 +143,7 @@ class BoxHeads(nn.Module, ABC):
         labels = torch.arange(scores.shape[1] - 1, device=scores.device).expand(len(scores), -1).flatten()
         boxes, scores = boxes[:, 1:].flatten(0, 1), scores[:, 1:].flatten()
         large = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST).all(dim=1)
-        good = places(large & (scores > self.score))
+        (good,) = places([large & (scores > self.score)])
         good = good[batched_nms(boxes[good], scores[good], labels[good], self.overlap)[: self.most]]
         return boxes[good], scores[good], labels[good]
 
@@ -213,8 +212,9 @@ def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tens
 
 def true_shares(sampled: BoxesOfObjects, truth: Sequence[Objects], size: int) -> Tensor:
     """Shares of ``size`` x ``size`` cells of each box that its object covers, ``(P, size, size)``."""
+    points = most_points(torch.cat(sampled.boxes), size)
     found = zip(truth, sampled.boxes, sampled.owners, strict=True)
-    return torch.cat([align_masks(objects.masks, box, owner, size) for objects, box, owner in found])
+    return torch.cat([align_masks(objects.masks, box, owner, size, points) for objects, box, owner in found])
 
 
 def cells_of_map(features: Tensor, boxes: Sequence[Tensor], size: int, stride: int) -> Tensor:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from segmodels.layers.anchors import anchors, clip, decode, encode
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.matching import Objects, Samples, match, sample
-from segmodels.layers.nms import nms, places
+from segmodels.layers.nms import kept_of_groups, places
 
 CODING = (1.0, 1.0, 1.0, 1.0)
 SMALLEST = 1e-3  # side of a proposal, pixels
@@ -81,27 +82,32 @@ class RegionProposals(nn.Module):
         self, boxes: Sequence[Tensor], scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
     ) -> list[Tensor]:
         turn = 0 if self.training else 1
-        tops = [own.topk(min(self.best[turn], own.shape[1]), dim=1) for own in scores]
         found = []
-        for image in range(len(scores[0])):
-            own_boxes, own_scores = [], []
-            for level, top in enumerate(tops):
-                chosen = top.indices[image]
-                box = clip(decode(deltas[level][image, chosen].float(), boxes[level][chosen], CODING), size)
-                large = places((box[:, 2:] - box[:, :2] >= SMALLEST).all(dim=1))
-                score = top.values[image, large].sigmoid()
-                kept = nms(box[large], score, self.overlap)
-                own_boxes.append(box[large][kept])
-                own_scores.append(score[kept])
-            order = torch.cat(own_scores).argsort(descending=True, stable=True)[: self.most[turn]]
-            found.append(torch.cat(own_boxes)[order])
-        return found
+        for own_boxes, own_scores, own_deltas in zip(boxes, scores, deltas, strict=True):
+            top = own_scores.topk(min(self.best[turn], own_scores.shape[1]), dim=1)
+            chosen = own_deltas.gather(1, top.indices[..., None].expand(-1, -1, 4)).float()
+            box = decode(chosen.flatten(0, 1), own_boxes[top.indices].flatten(0, 1), CODING)
+            found.append((clip(box, size).view_as(chosen), top.values.sigmoid()))
+        kept = self._kept([box for box, _ in found])
+        every, score = (torch.cat(values, dim=1) for values in zip(*found, strict=True))
+        order = score.masked_fill(~kept, -1).argsort(dim=1, descending=True, stable=True)[:, : self.most[turn]]
+        rows = places(list(kept.gather(1, order)))  # the kept ones come first
+        return [own[row[: len(some)]] for own, row, some in zip(every, order, rows, strict=True)]
+
+    def _kept(self, boxes: Sequence[Tensor]) -> Tensor:
+        """Which boxes ``(B, n, 4)`` of each map, best first, are large enough and remain: ``(B, Σn)`` bool."""
+        most = max(own.shape[1] for own in boxes)
+        padded = torch.cat([functional.pad(own, (0, 0, 0, most - own.shape[1])) for own in boxes])
+        large = (padded[..., 2:] - padded[..., :2] >= SMALLEST).all(dim=2)
+        kept = kept_of_groups(padded, large, self.overlap).split(len(boxes[0]))
+        return torch.cat([own[:, : box.shape[1]] for own, box in zip(kept, boxes, strict=True)], dim=1)
 
     def _samples(self, boxes: Tensor, scores: Tensor, deltas: Tensor, truth: Sequence[Objects]) -> Samples:
         own_scores, labels, own_deltas, true_deltas = [], [], [], []
-        for score, delta, objects in zip(scores, deltas, truth, strict=True):
-            owners = match(objects, boxes, high=0.7, low=0.3, every=True)
-            positive, negative = sample(owners, self.samples, positive=0.5)
+        matched = [match(objects, boxes, high=0.7, low=0.3, every=True) for objects in truth]
+        sampled = sample(matched, self.samples, positive=0.5)
+        for score, delta, objects, owners, rows in zip(scores, deltas, truth, matched, sampled, strict=True):
+            positive, negative = rows
             own_scores += [score[positive], score[negative]]
             labels += [torch.ones_like(own_scores[-2]), torch.zeros_like(own_scores[-1])]
             own_deltas.append(delta[positive])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from segmodels.encoders.body import Body
+from segmodels.layers.anchors import constant
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import BoxesOfObjects, Objects
@@ -127,7 +128,7 @@ def fine_features(finest: Tensor, boxes: Sequence[Tensor], coordinates: Sequence
     """Values ``(K, F, N)`` of the map ``(B, F, h, w)`` at stride 4 at ``coordinates`` ``(n, N, 2)`` of the boxes ``(n,
     4)`` of each image, x and y as shares of the box's width and height.
     """
-    extent = STRIDE * boxes[0].new_tensor([finest.shape[3], finest.shape[2]])
+    extent = STRIDE * constant((finest.shape[3], finest.shape[2]), finest.device, boxes[0].dtype)
     found = []
     for place, (box, own) in enumerate(zip(boxes, coordinates, strict=True)):
         points = points_in_boxes(box, own) / extent

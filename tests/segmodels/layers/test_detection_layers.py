@@ -117,13 +117,12 @@ def test_without_objects_all_is_background_but_what_lies_in_a_crowd() -> None:
 def test_samples_keep_the_share_of_objects_and_fill_up_with_background() -> None:
     torch.manual_seed(0)
     matched = torch.tensor([0] * 30 + [BACKGROUND] * 50 + [UNDECIDED] * 20)
-    positive, negative = sample(matched, 40, positive=0.25)
+    ((positive, negative),) = sample([matched], 40, positive=0.25)
     assert (len(positive), len(negative)) == (10, 30)
     assert (matched[positive] == 0).all()
     assert (matched[negative] == BACKGROUND).all()
-    positive, negative = sample(matched, 200, positive=0.5)
-    assert (len(positive), len(negative)) == (30, 50)
-    assert [len(own) for own in sample(matched[80:], 40, positive=0.5)] == [0, 0]
+    found = sample([matched, matched[80:], matched[20:]], 200, positive=0.5)
+    assert [tuple(map(len, own)) for own in found] == [(30, 50), (0, 0), (10, 50)]
 
 
 def test_a_head_of_masks_without_objects_has_a_gradient_and_no_loss() -> None:

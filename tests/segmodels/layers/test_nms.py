@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmodels.layers.nms import BLOCK, batched_nms, box_iou, nms
+from segmodels.layers.nms import BLOCK, _undropped, batched_nms, box_iou, kept_of_groups, nms, places
 
 
 def plain_iou(a: list[float], b: list[float]) -> float:
@@ -50,6 +50,35 @@ def test_a_dropped_box_drops_none() -> None:
 def test_boxes_of_several_blocks() -> None:
     boxes, scores, labels = drawn(3, count=2 * BLOCK + 7)
     assert batched_nms(boxes, scores, labels, 0.6).tolist() == plain_loop(boxes, scores, 0.6, labels)
+
+
+def groups(count: int) -> tuple[Tensor, Tensor]:
+    """Boxes of four groups, each with its best first, and which of them are usable."""
+    each = []
+    for seed in range(4):
+        boxes, scores, _ = drawn(seed, count)
+        each.append(boxes[scores.argsort(descending=True, stable=True)])
+    return torch.stack(each), torch.rand(4, count, generator=torch.Generator().manual_seed(0)) > 0.2
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_groups_keep_what_each_keeps_alone_whichever_way_they_are_compared(threshold: float) -> None:
+    boxes, usable = groups(150)
+    kept = kept_of_groups(boxes, usable, threshold)
+    for own, rows, found in zip(boxes, places(list(usable)), places(list(kept)), strict=True):
+        order = plain_loop(own[rows], -rows, threshold, torch.zeros_like(rows))
+        assert found.tolist() == rows[order].tolist()
+    drops = (box_iou(boxes, boxes) > threshold).triu(1)
+    assert torch.equal(_undropped(drops, usable), kept)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_keeps_what_the_cpu_keeps() -> None:
+    boxes, usable = groups(3000)
+    assert torch.equal(kept_of_groups(boxes.cuda(), usable.cuda(), 0.6).cpu(), kept_of_groups(boxes, usable, 0.6))
+    boxes, scores, labels = drawn(1, count=5000)
+    found = batched_nms(boxes.cuda(), scores.cuda(), labels.cuda(), 0.6)
+    assert found.tolist() == batched_nms(boxes, scores, labels, 0.6).tolist()
 
 
 def test_no_boxes() -> None:

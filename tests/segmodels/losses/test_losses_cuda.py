@@ -16,12 +16,13 @@ from torch import Tensor
 
 from segmodels.losses import create_loss
 from segmodels.losses.base import LogitsLoss
+from segmodels.losses.detection import DetectionLoss
 from segmodels.losses.mask_classification import MaskClassificationLoss
 from segmodels.losses.points import PointsLoss
 from segmodels.losses.registry import LOSSES
 from segmodels.models.registry import create_model
 from segmodels.outputs import QueryOutput
-from segmodels.tasks.targets import Segments
+from segmodels.tasks.targets import Segments, SegmentTargets
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -101,3 +102,22 @@ def test_a_step_of_mask_classification_waits_once(objects: bool) -> None:
     (expected, _), (found, lines) = value("cpu"), value("cuda")
     assert len(lines) == 1, lines
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("mask_rcnn_r50_fpn", 10), ("pointrend_rcnn_r50_fpn", 10), ("htc_r50_fpn", 26)]
+)
+def test_a_step_of_a_detector_in_two_stages_waits_a_few_times(name: str, most: int) -> None:
+    torch.manual_seed(0)
+    model, images = create_model(name, 3).train().cuda(), torch.randn(4, 3, 128, 128, device="cuda")
+    boxes = torch.tensor([[10.0, 20, 60, 90], [50, 40, 120, 100]])
+    masks = torch.zeros(2, 128, 128, dtype=torch.bool)
+    masks[0, 20:90, 10:60] = masks[1, 40:100, 50:120] = True
+    facts = (torch.tensor([0, 2]), masks, torch.ones(128, 128, dtype=torch.bool), boxes)
+    segments = [Segments(*(fact.cuda() for fact in facts)) for _ in images]
+    guide = SegmentTargets(segments, torch.zeros(4, 128, 128, dtype=torch.uint8, device="cuda"))
+    loss = DetectionLoss().cuda()
+    with waits() as lines:
+        output = model(images, guide=guide)
+        torch.stack([loss(stage.training) for stage in (output, *output.auxiliary)]).sum().backward()
+    assert len(lines()) <= most, lines()

@@ -65,7 +65,7 @@ def test_points_learn_whether_the_object_covers_them_and_the_coarse_mask_its_sha
     masks[0, :, :20], masks[1, 16:] = True, True
     truth = [Objects(torch.zeros(2, 4), torch.tensor([2, 1]), masks, torch.zeros(0, 4))]
     boxes = torch.tensor([[10.0, 4, 30, 24], [2, 2, 38, 30], [22, 4, 36, 14]])  # 2 pixels off the border
-    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1, 0])], torch.tensor([2, 1, 2]), [])
+    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1, 0])], torch.tensor([2, 1, 2]), torch.arange(3), [])
     seen: list[Tensor] = []
     heads.point_head.register_forward_hook(lambda _module, inputs, output: seen.extend((*inputs, output)))
     finest = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(10.0), indexing="ij"))
@@ -145,7 +145,7 @@ def test_the_heads_learn_the_masks_of_two_classes() -> None:
     truth = [Objects(boxes, torch.tensor([0, 2]), masks, torch.zeros(0, 4))]
     dim = F.avg_pool2d(masks.any(dim=0)[None, None].float(), 4)
     pyramid = [torch.cat([dim, 1 - dim, dim * 0.5, torch.ones_like(dim)], dim=1)]
-    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1])], torch.tensor([0, 2]), [])
+    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1])], torch.tensor([0, 2]), torch.arange(2), [])
     optimizer = torch.optim.AdamW(heads.parameters(), 1e-2)
     for _ in range(100):
         samples = heads.mask_samples(pyramid, sampled, truth)
