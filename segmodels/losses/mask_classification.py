@@ -14,6 +14,7 @@ from segmodels.errors import InputError
 from segmodels.layers.blocks import resize
 from segmodels.layers.points import random_points, sample_points, training_points
 from segmodels.losses.base import Images, Loss
+from segmodels.losses.early_gradients import with_gradients
 from segmodels.losses.matching import Pairs, Truth, cheapest
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
@@ -181,13 +182,17 @@ class MaskClassificationLoss(Loss):
         matched = mask_logits.flatten(0, 1).index_select(0, pairs.prediction)
         if not len(matched):
             return dict.fromkeys(("mask", "dice"), mask_logits.sum() * 0)
-        scores, masks, valid = (self._at_points if self.points else self._at_pixels)(matched, truth, pairs)
-        pixels = self._losses_of(scores, masks, valid)
-        probabilities = scores.sigmoid()  # masks are 0 where valid is
-        covered = (probabilities * valid).sum(dim=1) + masks.sum(dim=1)
-        dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (covered + 1)
-        means = {"mask": pixels.sum(dim=1) / valid.sum(dim=1).clamp(min=1), "dice": dice}
-        return {name: values.sum() / pairs.segments for name, values in means.items()}
+
+        def values(logits: Tensor) -> tuple[Tensor, ...]:
+            scores, masks, valid = (self._at_points if self.points else self._at_pixels)(logits, truth, pairs)
+            pixels = self._losses_of(scores, masks, valid)
+            probabilities = scores.sigmoid()  # masks are 0 where valid is
+            covered = (probabilities * valid).sum(dim=1) + masks.sum(dim=1)
+            dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (covered + 1)
+            mask = pixels.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+            return mask.sum() / pairs.segments, dice.sum() / pairs.segments
+
+        return dict(zip(("mask", "dice"), with_gradients(values, matched), strict=True))
 
     def _at_pixels(self, matched: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, masks (0 where ignored) and valid pixels of each matched pair, ``(N, H * W)`` each."""
