@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,14 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.env
 
 settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")  # the same examples every time, however busy the machine is
+
+
+@pytest.fixture(autouse=True)
+def credentials_are_read_anew() -> Iterator[None]:
+    """boto3 gives all clients of a process the credentials that the first of them found in the environment."""
+    yield
+    if boto3 := sys.modules.get("boto3"):
+        boto3.DEFAULT_SESSION = None
 
 
 @pytest.fixture(scope="session")
