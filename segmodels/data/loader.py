@@ -246,11 +246,12 @@ class EvaluationLoader:
 
     def _read(self, indices: list[int]) -> EvaluationBatch:
         reader = self._reader
-        images = _channels_first([reader.image(index) for index in indices])
-        annotations = [_in_memory(reader.annotation(index)) for index in indices]
-        ids = [reader.id(index) for index in indices]
+        # sample by sample: the reader holds the record that it read last
+        samples = [(reader.image(index), _in_memory(reader.annotation(index)), reader.id(index)) for index in indices]
+        images, annotations, ids = (list(values) for values in zip(*samples, strict=True))
+        batch = EvaluationBatch(_channels_first(images), annotations, ids, indices)
         reader.release()
-        return EvaluationBatch(images, annotations, ids, indices)
+        return batch
 
 
 def evaluation_loader(reader: ShardReader, *, batch_size: int, rank: int = 0, world_size: int = 1) -> EvaluationLoader:
