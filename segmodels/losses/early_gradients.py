@@ -15,25 +15,26 @@ def with_gradients(function: Callable[[Tensor], tuple[Tensor, ...]], inputs: Ten
     What ``function`` computes on the way is freed before this returns. Autograd would keep it until the backward pass:
     of a loss at full resolution for each layer of a decoder, that is most of a training step's memory.
     """
+    if not (torch.is_grad_enabled() and inputs.requires_grad):
+        return function(inputs)
     return _WithGradients.apply(function, inputs)  # type: ignore[no-untyped-call]
 
 
 class _WithGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[[Tensor], tuple[Tensor, ...]], inputs: Tensor) -> tuple[Tensor, ...]:
-        if not ctx.needs_input_grad[1]:
-            return function(inputs)
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
             *others, last = values = function(leaf)
-            kept = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in others]
-            ctx.gradients = [*kept, *torch.autograd.grad(last, leaf)]
+            gradients = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in others]
+            ctx.save_for_backward(*gradients, *torch.autograd.grad(last, leaf))
         return tuple(value.detach() for value in values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[None, Tensor]:
-        total = slopes[0] * ctx.gradients[0]
-        for slope, gradient in zip(slopes[1:], ctx.gradients[1:], strict=True):
+        first, *others = zip(slopes, ctx.saved_tensors, strict=True)
+        total = first[0] * first[1]
+        for slope, gradient in others:
             total = total.addcmul(slope, gradient)
         return None, total
