@@ -218,9 +218,8 @@ def prompts_of(objects: Sequence[Sequence[Prompt]], sizes: Sequence[tuple[int, .
                 kinds[number, place] = click.label
             if prompt.box is not None:
                 corners[number] = np.array(prompt.box) * (across, down, across, down)
-        points.append(torch.from_numpy(rows).to(images.device))
-        labels.append(torch.from_numpy(kinds).to(images.device))
-        boxes.append(torch.from_numpy(corners).to(images.device))
+        for found, numbers in ((points, rows), (labels, kinds), (boxes, corners)):
+            found.append(torch.from_numpy(numbers).to(images.device, non_blocking=True))
     return Prompts(tuple(points), tuple(labels), tuple(boxes) if boxed else None)
 
 

@@ -58,7 +58,7 @@ def _interpolated(held: Tensor, low: Tensor, high: Tensor, fraction: Tensor, wid
     if torch.equal(low, high) and len(low) == rows.shape[1]:
         return rows
     return torch.lerp(
-        rows[:, (low - first).to(rows.device)],
-        rows[:, (high - first).to(rows.device)],
-        fraction[:, None].to(rows.device),
+        rows[:, (low - first).to(rows.device, non_blocking=True)],
+        rows[:, (high - first).to(rows.device, non_blocking=True)],
+        fraction[:, None].to(rows.device, non_blocking=True),
     )

@@ -44,6 +44,8 @@ def objects_of(segments: Sequence[Any], detected: Tensor | None = None) -> list[
         detected: ``(C,)`` place of each class among those that the model detects, negative for others; None: the
             segments' labels are such places.
     """
+    if detected is None and all(own.crowd is None for own in segments):  # the usual case needs no wait
+        return [Objects(own.boxes, own.labels, own.masks, own.boxes[:0]) for own in segments]
     labels = [own.labels if detected is None else detected[own.labels] for own in segments]
     crowds = [
         torch.zeros_like(label, dtype=torch.bool) if own.crowd is None else own.crowd
@@ -77,6 +79,7 @@ class Chosen(NamedTuple):
 
     boxes: list[Tensor]  # (N, 4) left, top, right, bottom in pixels
     owners: list[Tensor]  # (N,) the object of each, or ``BACKGROUND``
+    rows: list[Tensor]  # (P,) int64, places of those that stand for an object
     true: list[Tensor]  # (N,) bool, whether it is an object's own box and no proposal
 
     def labels(self, truth: Sequence[Objects]) -> Tensor:
@@ -86,7 +89,7 @@ class Chosen(NamedTuple):
 
     def of_objects(self, truth: Sequence[Objects]) -> BoxesOfObjects:
         """Without the background."""
-        rows = places([owner != BACKGROUND for owner in self.owners])
+        rows = self.rows
         firsts = accumulate((len(own) for own in self.boxes[:-1]), initial=0)
         among_all = torch.cat([row + first for row, first in zip(rows, firsts, strict=True)])
         boxes = [own[row] for own, row in zip(self.boxes, rows, strict=True)]
@@ -101,11 +104,16 @@ def choose(proposals: Sequence[Tensor], truth: Sequence[Objects], count: int, ov
     """
     candidates = [torch.cat([own, objects.boxes.to(own.dtype)]) for own, objects in zip(proposals, truth, strict=True)]
     matched = [match(objects, own, overlap, overlap) for objects, own in zip(truth, candidates, strict=True)]
-    rows = [torch.cat(both).sort().values for both in sample(matched, count, positive=0.25)]
+    sampled = sample(matched, count, positive=0.25)
+    chosen = [torch.cat(both).sort() for both in sampled]
     return Chosen(
-        [own[row] for own, row in zip(candidates, rows, strict=True)],
-        [own[row] for own, row in zip(matched, rows, strict=True)],
-        [row >= len(own) for own, row in zip(proposals, rows, strict=True)],
+        [own[values] for own, (values, _) in zip(candidates, chosen, strict=True)],
+        [own[values] for own, (values, _) in zip(matched, chosen, strict=True)],
+        [
+            torch.nonzero_static(order < len(positive), size=len(positive))[:, 0]
+            for (positive, _), (_, order) in zip(sampled, chosen, strict=True)
+        ],
+        [values >= len(own) for own, (values, _) in zip(proposals, chosen, strict=True)],
     )
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 BLOCK, GPU_BLOCK = 256, 2048
-"""Boxes that are compared with one another at once: few on a CPU, which then has less to compute, many on a GPU, which
-then has less to wait for.
+"""Boxes that are compared with one another at once: few on a CPU, which then has less to compute, many on a GPU, for
+which the host then waits less often.
 """
 ROUNDS = 8  # towards the fixed point, until a GPU is asked whether it is reached
-PAIRS = 1 << 25  # of boxes that a GPU compares at once
+PAIRS = 1 << 24  # of boxes that a GPU compares at once, half a gigabyte
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
@@ -70,7 +70,7 @@ def places(masks: Sequence[Tensor]) -> list[Tensor]:
     """Indices of the true entries of each mask ``(N,)``; on the meta device, where none is known, of all entries, so
     that the work of a detector can be counted. Waits once for a GPU, whatever the number of masks.
     """
-    if masks[0].is_meta:
+    if not masks or masks[0].is_meta:
         return [torch.arange(len(mask), device=mask.device) for mask in masks]
     counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
     return [torch.nonzero_static(mask, size=count)[:, 0] for mask, count in zip(masks, counts, strict=True)]
@@ -87,7 +87,8 @@ def kept_of_groups(boxes: Tensor, usable: Tensor, threshold: float) -> Tensor:
     if boxes.is_meta:
         return usable
     if boxes.device.type != "cpu":
-        drops = [(box_iou(own, own) > threshold).triu_(1) for own in boxes.split(max(1, PAIRS // boxes.shape[1] ** 2))]
+        together = max(1, PAIRS // max(1, boxes.shape[1] ** 2))
+        drops = [(box_iou(own, own) > threshold).triu_(1) for own in boxes.split(together)]
         return _undropped(torch.cat(drops), usable)
     kept = torch.zeros_like(usable)
     for own, rows, own_kept in zip(boxes, places(list(usable)), kept, strict=True):
@@ -106,14 +107,15 @@ def _greedy(boxes: Tensor, groups: Tensor | None, threshold: float) -> Tensor:
     rest, so that memory grows with N. The best box is the first.
     """
     left = torch.arange(len(boxes), device=boxes.device)
-    length = BLOCK if boxes.device.type == "cpu" else GPU_BLOCK
     kept = []
     while len(left) and not boxes.is_meta:
+        on_gpu = boxes.device.type != "cpu"
+        length = max(BLOCK, min(GPU_BLOCK, PAIRS // len(left))) if on_gpu else BLOCK
         block, rest = left[:length], left[length:]
         drops = _compete(boxes, groups, block, block, threshold).triu(diagonal=1)
         better = block[_undropped(drops, torch.ones_like(block, dtype=torch.bool))]
         kept.append(better)
-        left = rest[~_compete(boxes, groups, better, rest, threshold).any(dim=0)]
+        left = rest[~_compete(boxes, groups, better, rest, threshold).any(dim=0)] if len(rest) else rest
     return torch.cat(kept) if kept else left
 
 

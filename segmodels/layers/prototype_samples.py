@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segmodels.layers.anchors import encode
+from segmodels.layers.anchors import constant, encode
 from segmodels.layers.matching import BACKGROUND, Objects, Samples, match
+from segmodels.layers.nms import places
 
 CODING = (10.0, 10.0, 5.0, 5.0)
 HIGH, LOW = 0.5, 0.4  # IoU of an anchor with its object, and below which it is background
@@ -40,12 +41,14 @@ def prototype_samples(
     """
     owners = torch.stack([match(objects, anchors, HIGH, LOW, every=True) for objects in truth])
     positive = owners >= 0
-    image, anchor = positive.nonzero().unbind(dim=1)
-    counts = torch.tensor([len(objects.boxes) for objects in truth], device=owners.device)
+    rows = places(list(positive))
+    image = torch.cat([torch.full_like(row, number) for number, row in enumerate(rows)])
+    anchor = torch.cat(rows)
+    counts = constant([len(objects.boxes) for objects in truth], owners.device, torch.int64)
     owner = owners[image, anchor] + (counts.cumsum(0) - counts)[image]  # among the objects of all images
     boxes = torch.cat([objects.boxes for objects in truth])[owner]
     labels = torch.cat([objects.labels for objects in truth])[owner] + 1
-    background = _hardest(classes.detach(), owners)
+    background = _hardest(classes.detach(), owners, [len(row) for row in rows])
     samples = Samples(
         torch.cat([classes[image, anchor], classes[background]]),
         torch.cat([labels, torch.zeros_like(background[0])]),
@@ -53,8 +56,8 @@ def prototype_samples(
         encode(boxes, anchors[anchor], CODING),
     )
     size = (prototypes.shape[2], prototypes.shape[3])
-    own = zip(coefficients, positive, prototypes, strict=True)
-    logits = torch.cat([mixing[chosen] @ maps.flatten(1) for mixing, chosen, maps in own]).unflatten(1, size)
+    own = zip(coefficients, rows, prototypes, strict=True)
+    logits = torch.cat([mixing[row] @ maps.flatten(1) for mixing, row, maps in own]).unflatten(1, size)
     shares = torch.cat([_shares(objects.masks, size, 4) for objects in truth])[owner]
     return samples, (logits, shares.masked_fill(~_inside(boxes / 4, size), -1.0))
 
@@ -75,17 +78,22 @@ def classes_of_places(segments: Sequence[Any], logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _hardest(classes: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+def _hardest(classes: Tensor, owners: Tensor, positive: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Images and anchors ``(N,)`` of the background that is least taken for it: in each image ``NEGATIVES`` for each
     positive anchor; without any, as many as for one.
+
+    Args:
+        positive: number of positive anchors of each image.
     """
     scores = classes.float()
     loss = (scores.logsumexp(dim=2) - scores[..., 0]).masked_fill(owners != BACKGROUND, -torch.inf)
-    counts = NEGATIVES * (owners >= 0).sum(dim=1).clamp(min=1)
-    values, places = loss.topk(min(int(counts.max()), loss.shape[1]), dim=1)
+    wanted = [NEGATIVES * max(count, 1) for count in positive]
+    values, anchors = loss.topk(min(max(wanted), loss.shape[1]), dim=1)
+    counts = constant(wanted, loss.device, torch.int64)
     chosen = (torch.arange(values.shape[1], device=loss.device) < counts[:, None]) & (values > -torch.inf)
-    image, rank = chosen.nonzero().unbind(dim=1)
-    return image, places[image, rank]
+    ranks = places(list(chosen))
+    image = torch.cat([torch.full_like(rank, number) for number, rank in enumerate(ranks)])
+    return image, anchors[image, torch.cat(ranks)]
 
 
 def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:

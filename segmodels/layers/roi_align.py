@@ -70,16 +70,17 @@ def pyramid_align(
     return sums.view(len(boxes), size, size, -1).permute(0, 3, 1, 2)
 
 
-def align_masks(masks: Tensor, boxes: Tensor, owners: Tensor, size: int, most: int | None = None) -> Tensor:
+def align_masks(masks: Tensor, boxes: Tensor, owners: Tensor, size: int, inside: bool = False) -> Tensor:
     """Masks ``(G, H, W)`` in boxes ``(K, 4)`` as ``(K, size, size)`` shares of each cell, 0..1: ``roi_align`` with as
     many points as a cell has pixels.
 
     Args:
         owners: ``(K,)`` the mask of each box.
-        most: ``most_points`` of these boxes, or of more; None: found here, which waits for a GPU.
+        inside: no box reaches beyond the masks; then a GPU is not waited for.
     """
     if not len(boxes):
         return boxes.new_zeros(0, size, size)
+    most = -(-max(masks.shape[1:]) // size) if inside else None
     height, width = (torch.full_like(owners, length) for length in masks.shape[1:])
     crops = []
     for box, owner, rows, columns in zip(
@@ -101,11 +102,6 @@ class _Taps(NamedTuple):
         """Weights of all pixels, ``(K, size, length)``."""
         weights = self.weight.new_zeros(*self.weight.shape[:2], length)
         return weights.scatter_add_(2, self.places, self.weight)
-
-
-def most_points(boxes: Tensor, size: int) -> int:
-    """Points per side of the largest box's cells where they are as many as a cell is pixels wide. Waits for a GPU."""
-    return max(int(((boxes[:, 2:] - boxes[:, :2]) / size).ceil().max()), 1) if len(boxes) else 1
 
 
 def _axis(

@@ -15,7 +15,7 @@ from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.matching import BoxesOfObjects, Objects, Samples, choose
 from segmodels.layers.nms import batched_nms, places
-from segmodels.layers.roi_align import align_masks, most_points, pyramid_align, roi_align
+from segmodels.layers.roi_align import align_masks, pyramid_align, roi_align
 
 CODING = (10.0, 10.0, 5.0, 5.0)
 OVERLAP = 0.5  # IoU with an object from which a proposal is trained as one
@@ -212,9 +212,8 @@ def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tens
 
 def true_shares(sampled: BoxesOfObjects, truth: Sequence[Objects], size: int) -> Tensor:
     """Shares of ``size`` x ``size`` cells of each box that its object covers, ``(P, size, size)``."""
-    points = most_points(torch.cat(sampled.boxes), size)
     found = zip(truth, sampled.boxes, sampled.owners, strict=True)
-    return torch.cat([align_masks(objects.masks, box, owner, size, points) for objects, box, owner in found])
+    return torch.cat([align_masks(objects.masks, box, owner, size, inside=True) for objects, box, owner in found])
 
 
 def cells_of_map(features: Tensor, boxes: Sequence[Tensor], size: int, stride: int) -> Tensor:

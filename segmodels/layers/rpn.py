@@ -91,8 +91,8 @@ class RegionProposals(nn.Module):
         kept = self._kept([box for box, _ in found])
         every, score = (torch.cat(values, dim=1) for values in zip(*found, strict=True))
         order = score.masked_fill(~kept, -1).argsort(dim=1, descending=True, stable=True)[:, : self.most[turn]]
-        rows = places(list(kept.gather(1, order)))  # the kept ones come first
-        return [own[row[: len(some)]] for own, row, some in zip(every, order, rows, strict=True)]
+        kept_rows = places(list(kept.gather(1, order)))
+        return [own[row[some]] for own, row, some in zip(every, order, kept_rows, strict=True)]
 
     def _kept(self, boxes: Sequence[Tensor]) -> Tensor:
         """Which boxes ``(B, n, 4)`` of each map, best first, are large enough and remain: ``(B, Σn)`` bool."""

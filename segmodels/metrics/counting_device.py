@@ -101,7 +101,10 @@ class DeviceCounts:
 
     def integers(self, name: str, labels: Any) -> Tensor:
         """``labels`` on this device."""
-        labels = torch.as_tensor(labels, device=self.numbers.device)
+        labels, device = torch.as_tensor(labels), self.numbers.device
+        if labels.device != device:
+            # of pinned memory, which a copy does not wait for
+            labels = (labels.pin_memory() if device.type == "cuda" else labels).to(device, non_blocking=True)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(
                 f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first"

@@ -16,6 +16,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
 from segmodels.encoders.sam_vit import SamViT
 from segmodels.errors import InputError
+from segmodels.layers.anchors import constant
 from segmodels.layers.blocks import check_images
 from segmodels.layers.mask_decoder import MaskDecoder
 from segmodels.layers.names import Names, renamed
@@ -89,7 +90,7 @@ class SAM(PromptableModel):
     def decode(self, embedding: tuple[Tensor, Frame, tuple[float, float]], prompts: Prompts) -> PromptedOutput:
         maps, frame, scale = embedding
         counts = [len(points) for points in prompts.points]
-        shares = maps.new_tensor(scale) / frame.side
+        shares = constant(scale, maps.device, maps.dtype) / frame.side
         points, labels = torch.cat(prompts.points) * shares, torch.cat(prompts.labels)
         boxes = (
             torch.cat(prompts.boxes) * shares.repeat(2)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segmodels.data.batches import Batch, EvaluationBatch
+from segmodels.layers.nms import places
 from segmodels.losses.base import Images
 from segmodels.prompts import Prompt, Prompts, corrected, first_click, prompts_of, random_box, random_click
 from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds
@@ -51,7 +52,7 @@ class InteractiveLearner(Learner):
         images = Images(batch.images, self.normalised(batch.images))
         targets = self._prompted(batch.targets, rng)
         embedding = self.model.encode(images.normalised)
-        masks: list[Masks] = [(own.masks & own.valid).cpu().numpy() for own in targets.segments]
+        masks = _on_host([own.masks & own.valid for own in targets.segments])
         first: Callable[[Masks], Prompt] = partial(self._drawn, rng=rng) if self.training else _middle
         prompts = [[first(mask) for mask in own] for own in masks]
         sizes = [tuple(own.valid.shape) for own in targets.segments]
@@ -84,8 +85,8 @@ class InteractiveLearner(Learner):
         """The objects to prompt: each a single one with a pixel that counts."""
         most = max(self.most_objects // len(targets.segments), 1) if self.training else None
         segments = []
-        for own in map(without_crowds, targets.segments):
-            seen = (own.masks & own.valid).flatten(1).any(dim=1).nonzero()[:, 0]
+        single = [without_crowds(own) for own in targets.segments]
+        for own, seen in zip(single, places([(s.masks & s.valid).flatten(1).any(dim=1) for s in single]), strict=True):
             if most is not None and len(seen) > most:
                 drawn = np.sort(rng.choice(len(seen), most, replace=False))
                 seen = seen[torch.from_numpy(drawn).to(seen.device)]
@@ -119,9 +120,16 @@ def _middle(mask: Masks) -> Prompt:
 @torch.no_grad()
 def _found(answers: PromptedOutput, segments: Sequence[Segments]) -> list[Masks]:
     """The masks ``(N, H, W)`` that were answered for each image, without ignored pixels."""
-    found = []
+    found: list[Tensor] = []
     for logits, own in zip(answers.mask_logits, segments, strict=True):
         height, width = own.valid.shape
         masks = answers.at(logits, (height, width)) > 0 if len(logits) else torch.zeros_like(own.masks)
-        found.append((masks & own.valid).cpu().numpy())
-    return found
+        found.append(masks & own.valid)
+    return _on_host(found)
+
+
+def _on_host(masks: Sequence[Tensor]) -> list[Masks]:
+    """The same masks in main memory, by one transfer."""
+    whole = torch.cat([own.flatten() for own in masks]).cpu()
+    parts = whole.split([own.numel() for own in masks])
+    return [part.view(own.shape).numpy() for part, own in zip(parts, masks, strict=True)]

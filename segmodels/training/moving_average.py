@@ -29,8 +29,10 @@ class MovingAverage(WeightAverage):
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages: list[Tensor] = list(self.model.parameters())
         torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
-        for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
+        pairs = list(zip(self.model.buffers(), model.buffers(), strict=True))
+        for dtype in {average.dtype for average, _ in pairs}:  # in one kernel each on a GPU
+            same = [pair for pair in pairs if pair[0].dtype == dtype]
+            torch._foreach_copy_(*map(list, zip(*same, strict=True)))
 
     def after_step(self, model: nn.Module) -> None:
         self.update(model)
