@@ -12,16 +12,17 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.quality import PRETRAINED, ours, parameters, summary
+from benchmarks.quality import PRETRAINED, ROOT, ours, parameters, summary
 from benchmarks.report import markdown_table, write_section
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--camvid", type=Path, default=ROOT / "datasets/camvid", help="the dataset (datasets/camvid)")
     parser.add_argument("--minutes", type=float, default=20, help="of each training (20)")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each (1)")
     arguments = parser.parse_args()
-    params = parameters(PRETRAINED)
+    params = parameters(arguments.camvid, PRETRAINED)
     params["train"] |= {"minutes": arguments.minutes, "epochs": 100_000}
     options = params["train"]["options"]
     starts = {"random weights": {**options, "encoder_weights": None}, "ImageNet's weights": options}

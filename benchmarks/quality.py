@@ -52,18 +52,19 @@ PRETRAINED: dict[str, dict[str, Any]] = {
         | dict.fromkeys(("brightness", "contrast", "saturation"), 0.3),
     },
 }
-"""Changes of params/camvid.yaml for a training from ImageNet's weights: whole images, since fewer epochs do."""
+"""Changes of params/camvid.yaml for a training from ImageNet's weights, which need fewer epochs: full-size images."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-python", type=Path, required=True, help="of the environment with the peer")
+    parser.add_argument("--camvid", type=Path, default=ROOT / "datasets/camvid", help="the dataset (datasets/camvid)")
     parser.add_argument("--imagenet", action="store_true", help="from ImageNet's weights, not from random ones")
     parser.add_argument("--minutes", type=float, default=10, help="of each training (10)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (3)")
     arguments = parser.parse_args()
-    params = parameters(PRETRAINED if arguments.imagenet else {})
-    camvid = Path(params["ingest"]["path"])
+    camvid = arguments.camvid.resolve()
+    params = parameters(camvid, PRETRAINED if arguments.imagenet else {})
     found: dict[str, list[tuple[float, float]]] = {"segmodels": [], "segmentation_models.pytorch": []}
     for seed in range(arguments.seeds):
         params["train"] |= {"minutes": arguments.minutes, "epochs": 100_000, "seed": seed}
@@ -84,10 +85,10 @@ def main() -> None:
     write_section(f"Quality on CamVid {start}", f"{arguments.seeds} seeds each.\n\n{table}")
 
 
-def parameters(changes: dict[str, dict]) -> dict:
-    """params/camvid.yaml with changes, by step, and the whole path of the dataset."""
+def parameters(camvid: Path, changes: dict[str, dict]) -> dict:
+    """params/camvid.yaml for the dataset in a folder, with changes by step."""
     params = yaml.safe_load((ROOT / "params/camvid.yaml").read_text())
-    params["ingest"]["path"] = str((ROOT / params["ingest"]["path"]).resolve())
+    params["ingest"]["path"] = str(camvid.resolve())
     return params | {step: params[step] | own for step, own in changes.items()}
 
 

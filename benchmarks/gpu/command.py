@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import correctness, counters, loop, precision, prediction, steps
+from benchmarks.gpu import correctness, counters, detectors, loop, precision, prediction, steps
 from benchmarks.gpu.setting import Setting
 from benchmarks.report import markdown_table
 
@@ -34,6 +34,7 @@ PARTS: dict[str, tuple[Part, int]] = {  # in the order of what is asked first; s
     "counters": (counters.counters, 60),
     "steps": (steps.beside_torchvision, 120),
     "deterministic": (loop.deterministic, 120),
+    "detectors": (detectors.detectors, 120),
     "resume": (loop.resume, 120),
     "correctness": (correctness.correctness, 240),
     "precision": (precision.precision, 300),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ from segmodels.training.recipe import create_loaders, create_recipe
 from segmodels.training.settings import TrainSettings
 
 MODEL, WARMUP = "deeplab_v3_plus_resnet50", 20
+T = TypeVar("T")
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -111,7 +112,8 @@ def deterministic(setting: Setting, known: set[str]) -> Rows:
     """
     for name in (MODEL, "unet", "pspnet_r50_d8"):
         if name not in known:
-            free, fixed = (bare_speed(setting, setting.training(name, deterministic=value)) for value in (False, True))
+            choices = [setting.training(name, deterministic=value) for value in (False, True)]
+            free, fixed = (in_process(bare_speed, setting, choice) for choice in choices)
             yield name, {"any algorithm": free, "deterministic": fixed, "ratio": fixed / free}
 
 
@@ -235,7 +237,7 @@ def train_to_end(setting: Setting, name: str, folder: Path, stop_after: int | No
     return digest.hexdigest()[:16]
 
 
-def in_process(function: Callable[..., list[str]], *arguments: Any) -> list[str]:
+def in_process(function: Callable[..., T], *arguments: Any) -> T:
     """The result of a function that runs in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
