@@ -24,9 +24,8 @@ settings.load_profile("steady")  # the same examples every time, however busy th
 
 
 @pytest.fixture(autouse=True)
-def credentials_are_read_anew() -> Iterator[None]:
+def credentials_are_read_anew() -> None:
     """boto3 gives all clients of a process the credentials that the first of them found in the environment."""
-    yield
     if boto3 := sys.modules.get("boto3"):
         boto3.DEFAULT_SESSION = None
 
