@@ -49,7 +49,7 @@ PAGES = {
         "Encoders",
         "`train.options: {encoder: NAME, encoder_weights: imagenet}` chooses the encoder of a model, and"
         " `create_encoder(NAME)` builds one. With `pip install 'segmodels[timm]'` every encoder of timm works too, as"
-        " `timm:NAME`.",
+        " `timm:NAME` (the image of the steps does not have it).",
         lambda: f"{LISTINGS['encoders']().markdown()}\n\n## Published weights\n\n{PUBLISHED}\n\n{pretrained_table()}",
     ),
     "losses": Page(

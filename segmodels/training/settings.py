@@ -96,7 +96,8 @@ class TrainSettings:
         self_correction: correction of noisy labels during training. None: off.
         class_weights: weights of the classes in losses that take them, from the pixel counts of the train split.
         epochs: passes over the train split.
-        minutes: training stops after this many minutes, and the schedule follows the time. None: epochs decide.
+        minutes: training stops after this many minutes, or after the last epoch if that comes first; the schedule
+            follows whichever is nearer its end. None: epochs decide.
         batch_size: images per batch and process.
         accumulate: batches per optimiser step.
         gradient_clip: largest norm of the gradient. 0: off.
