@@ -102,9 +102,9 @@ class DeviceCounts:
     def integers(self, name: str, labels: Any) -> Tensor:
         """``labels`` on this device."""
         labels, device = torch.as_tensor(labels), self.numbers.device
-        if labels.device != device:
-            # of pinned memory, which a copy does not wait for
-            labels = (labels.pin_memory() if device.type == "cuda" else labels).to(device, non_blocking=True)
+        if labels.device.type == "cpu" and device.type == "cuda" and not labels.is_pinned():
+            labels = labels.contiguous().pin_memory().to(device, non_blocking=True)  # a copy that is not waited for
+        labels = labels.to(device)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(
                 f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from segmodels.layers.anchors import anchors, decode, encode
-from segmodels.layers.matching import BACKGROUND, UNDECIDED, Objects, match, sample
+from segmodels.layers.matching import BACKGROUND, UNDECIDED, Objects, choose, match, sample
 from segmodels.layers.nms import batched_nms, box_iou, nms
 from segmodels.layers.roi_align import align_masks, roi_align
 from segmodels.layers.roi_heads import HeadSettings, RoIHeads, cells
@@ -63,6 +63,9 @@ def test_every_box_is_read_from_the_map_of_its_size() -> None:
 def test_masks_in_boxes() -> None:
     _, masks = drawn.scene("masks", 3, 40, 60)
     assert_equal(align_masks(tensor(masks), BOXES[:-1], torch.arange(11) % 3, 7), "masks")
+    inside = torch.tensor([[0.0, 0, *masks.shape[:0:-1]], [1.5, 2, 9, 4.25]])
+    every = align_masks(tensor(masks), inside, torch.arange(2), 3)
+    torch.testing.assert_close(align_masks(tensor(masks), inside, torch.arange(2), 3, inside=True), every)
     one = torch.zeros(1, dtype=torch.int64)
     plain = roi_align(tensor(masks)[None, :1].float(), BOXES[:1], one, 7)
     torch.testing.assert_close(align_masks(tensor(masks), BOXES[:1], one, 7), plain[0])
@@ -123,6 +126,19 @@ def test_samples_keep_the_share_of_objects_and_fill_up_with_background() -> None
     assert (matched[negative] == BACKGROUND).all()
     found = sample([matched, matched[80:], matched[20:]], 200, positive=0.5)
     assert [tuple(map(len, own)) for own in found] == [(30, 50), (0, 0), (10, 50)]
+
+
+def test_chosen_boxes_know_those_of_objects() -> None:
+    torch.manual_seed(0)
+    own = torch.tensor([[0.0, 0, 20, 20], [30, 30, 50, 60]])
+    truth = [objects(own), objects(own[:0]), objects(own[1:])]
+    proposals = [torch.rand(40, 4).cumsum(dim=1) * 30 for _ in truth]
+    chosen = choose(proposals, truth, 16, 0.3)
+    for rows, owners in zip(chosen.rows, chosen.owners, strict=True):
+        assert rows.tolist() == (owners != BACKGROUND).nonzero()[:, 0].tolist()
+    sampled = chosen.of_objects(truth)
+    assert torch.equal(torch.cat(chosen.boxes)[sampled.rows], torch.cat(sampled.boxes))
+    assert torch.equal(sampled.rows, (chosen.labels(truth) > 0).nonzero()[:, 0])
 
 
 def test_a_head_of_masks_without_objects_has_a_gradient_and_no_loss() -> None:
