@@ -31,8 +31,8 @@ class FitSettings:
         epochs: passes over the training set.
         accumulate: batches per optimiser step.
         gradient_clip: largest norm of the gradient; 0 switches clipping off.
-        minutes: training stops after this many minutes, or after ``epochs``; the schedule follows what ends first. None:
-            ``epochs`` alone.
+        minutes: training stops after this many minutes, or after ``epochs``; the schedule follows what ends first.
+            None: ``epochs`` alone.
         validate_every: epochs between validations.
         patience: validations without a better score after which training stops; None: never.
         min_delta: a score counts as better when it is more than this much higher.
