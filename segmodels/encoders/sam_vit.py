@@ -7,7 +7,7 @@ The keys are those of the authors' release; its files and those of transformers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from segmodels.layers.blocks import (
 )
 from segmodels.layers.mask_decoder import SamMLP
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.padding import lacking
+from segmodels.layers.padding import linear_of_padded
 
 TRANSFORMERS: Names = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -58,17 +58,20 @@ class RelativeAttention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * side - 1, channels // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * side - 1, channels // heads))
 
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        query, key, value = (
-            self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 4, 1, 2, 5)
-        )  # (B, heads, h, w, d)
+    def forward(self, x: Tensor, window: int = 0) -> Tensor:
+        """``window``: side of the windows that see themselves alone; 0: everything sees everything."""
+        return self.proj(in_windows(self.qkv, x, window, self.attended) if window else self.attended(self.qkv(x)))
+
+    def attended(self, projected: Tensor) -> Tensor:
+        """Of queries, keys and values side by side, ``(B, h, w, 3 C)`` to ``(B, h, w, C)``."""
+        height, width = projected.shape[1:3]
+        query, key, value = projected.unflatten(3, (3, self.heads, -1)).permute(3, 0, 4, 1, 2, 5)  # (B, heads, h, w, d)
         rows = torch.einsum("bnhwd,hkd->bnhwk", query, offsets(self.rel_pos_h, height))
         columns = torch.einsum("bnhwd,wkd->bnhwk", query, offsets(self.rel_pos_w, width))
         bias = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
         query, key, value = (each.flatten(2, 3) for each in (query, key, value))
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(attended.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
+        return attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
 
 
 def offsets(table: Tensor, size: int) -> Tensor:
@@ -84,6 +87,18 @@ def resample_offsets(table: Tensor, length: int) -> Tensor:
     if table.shape[0] == length:
         return table
     return resize(table.T[None, :, None], (1, length))[0, :, 0].T
+
+
+def in_windows(qkv: nn.Linear, x: Tensor, window: int, attended: Callable[[Tensor], Tensor]) -> Tensor:
+    """Maps ``(B, h, w, C)`` whose windows, ``(B * n, window, window, 3 C)`` of the projected map, go through
+    ``attended``.
+    """
+    batch, height, width = x.shape[:3]
+    x = linear_of_padded(qkv, x, window)
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)  # (B, rows, columns, w, w, 3 C)
+    grid = x.shape[1:3]
+    x = attended(x.flatten(0, 2)).unflatten(0, (batch, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return x[:, :height, :width]
 
 
 class SamBlock(nn.Module):
@@ -104,18 +119,8 @@ class SamBlock(nn.Module):
         self.mlp = SamMLP(channels, 4 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        normalised = self.norm1(x)
-        x = x + self.drop_path(self.in_windows(normalised) if self.window else self.attn(normalised))
+        x = x + self.drop_path(self.attn(self.norm1(x), self.window))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def in_windows(self, x: Tensor) -> Tensor:
-        batch, height, width = x.shape[:3]
-        window = self.window
-        x = functional.pad(x, (0, 0, 0, lacking(width, window), 0, lacking(height, window)))
-        x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)  # (B, rows, columns, w, w, C)
-        grid = x.shape[1:3]
-        x = self.attn(x.flatten(0, 2)).unflatten(0, (batch, *grid)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        return x[:, :height, :width]
 
 
 class SamViT(Encoder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -50,3 +50,15 @@ def mirror_index(size: int, before: int, after: int, device: torch.device) -> Te
     period = max(2 * (size - 1), 1)
     index = torch.arange(-before, size + after, device=device) % period
     return torch.minimum(index, (period - index) % period) if size > 1 else index
+
+
+def linear_of_padded(layer: nn.Linear, x: Tensor, side: int) -> Tensor:
+    """``layer`` of maps ``(B, h, w, C)`` padded with 0 on the right and below to multiples of ``side``: nothing is
+    computed for the padding, whose output is the bias.
+    """
+    right, below = lacking(x.shape[2], side), lacking(x.shape[1], side)
+    # asked while exporting, the size would tie the graph to one answer
+    if not torch.compiler.is_exporting() and not (right or below):
+        return layer(x)
+    padded = functional.pad(functional.linear(x, layer.weight), (0, 0, 0, right, 0, below))
+    return padded if layer.bias is None else padded + layer.bias.to(padded.dtype)

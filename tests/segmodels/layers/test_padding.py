@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels.layers.padding import crop, mirror_index, pad_to_multiple
+from segmodels.layers.padding import crop, lacking, linear_of_padded, mirror_index, pad_to_multiple
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
@@ -29,3 +32,21 @@ def test_padding_repeats_the_last_pixels_and_cropping_takes_them_off(size: tuple
         for other, length in enumerate(size, start=2):
             beyond = beyond if other == axis else beyond.narrow(other, 0, length)
         assert all(torch.equal(beyond.select(axis, i), last) for i in range(extent, padded.shape[axis]))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (7, 12), (9, 10)])
+def test_a_linear_layer_of_a_padded_map_computes_nothing_for_the_padding(height: int, width: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 5, bias=bias), torch.randn(2, height, width, 3, requires_grad=True)
+    whole = functional.pad(x, (0, 0, 0, lacking(width, 4), 0, lacking(height, 4)))
+    expected, found = layer(whole), linear_of_padded(layer, x, 4)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    inputs = [x, *layer.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weights).sum(), inputs), torch.autograd.grad((expected * weights).sum(), inputs)
+    )
+    with FlopCounterMode(display=False) as counter:
+        linear_of_padded(layer, x, 4)
+    assert counter.get_total_flops() == 2 * x.numel() * 5
