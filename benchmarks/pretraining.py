@@ -38,7 +38,7 @@ def main() -> None:
         for start, runs in found.items()
     ]
     header = [f"{arguments.minutes:g} minutes from", "val MIoU", "spread", "val FWIoU", "spread"]
-    text = f"DeepLab v3+ on EfficientNet-Lite0, {arguments.seeds} seeds each.\n\n{markdown_table(header, rows)}"
+    text = f"DeepLab v3+ on EfficientNet-Lite0; trainings of each: {arguments.seeds}.\n\n{markdown_table(header, rows)}"
     write_section("What pretraining is worth on CamVid", text)
 
 

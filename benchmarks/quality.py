@@ -82,7 +82,7 @@ def main() -> None:
     ]
     table = markdown_table([f"{arguments.minutes:g} minutes", "val MIoU", "spread", "val FWIoU", "spread"], rows)
     start = "from ImageNet's weights" if arguments.imagenet else "from random weights"
-    write_section(f"Quality on CamVid {start}", f"{arguments.seeds} seeds each.\n\n{table}")
+    write_section(f"Quality on CamVid {start}", f"Trainings of each: {arguments.seeds}.\n\n{table}")
 
 
 def parameters(camvid: Path, changes: dict[str, dict]) -> dict:
