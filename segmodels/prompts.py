@@ -206,7 +206,9 @@ def prompts_of(objects: Sequence[Sequence[Prompt]], sizes: Sequence[tuple[int, .
     height, width = images.shape[2:]
     most = max((len(prompt.clicks) for own in objects for prompt in own), default=1)
     boxed = any(prompt.box is not None for own in objects for prompt in own)
-    points, labels, boxes = [], [], []
+    points: list[Tensor] = []
+    labels: list[Tensor] = []
+    boxes: list[Tensor] = []
     for own, size in zip(objects, sizes, strict=True):
         across, down = width / size[1], height / size[0]
         rows = np.zeros((len(own), most, 2), np.float32)

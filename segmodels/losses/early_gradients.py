@@ -17,7 +17,7 @@ def with_gradients(function: Callable[[Tensor], tuple[Tensor, ...]], inputs: Ten
     """
     if not (torch.is_grad_enabled() and inputs.requires_grad):
         return function(inputs)
-    return _WithGradients.apply(function, inputs)  # type: ignore[no-untyped-call]
+    return _WithGradients.apply(function, inputs)
 
 
 class _WithGradients(torch.autograd.Function):

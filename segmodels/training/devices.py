@@ -63,7 +63,8 @@ class Devices:
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(self.deterministic, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # with NaN: 6 % of a step of a U-Net
+        # torch would fill every new tensor with NaN, 6 % of a step of a U-Net
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a property
         torch.backends.cudnn.benchmark = False  # trying all algorithms first takes longer than it saves
         parallel = "ddp" if reaches_all_parameters else "ddp_find_unused_parameters_true"
         precision: Any = _PRECISION[self.precision]

@@ -31,8 +31,8 @@ class MovingAverage(WeightAverage):
         torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], 1 - decay)
         pairs = list(zip(self.model.buffers(), model.buffers(), strict=True))
         for dtype in {average.dtype for average, _ in pairs}:  # in one kernel each on a GPU
-            same = [pair for pair in pairs if pair[0].dtype == dtype]
-            torch._foreach_copy_(*map(list, zip(*same, strict=True)))
+            own, buffers = zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True)
+            torch._foreach_copy_(own, buffers)
 
     def after_step(self, model: nn.Module) -> None:
         self.update(model)
