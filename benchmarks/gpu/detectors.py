@@ -48,7 +48,8 @@ def own_step(setting: Setting, name: str) -> Callable[[], None]:
     valid = torch.ones(size, dtype=torch.bool, device=setting.device)
     segments = [Segments(labels, masks, valid, boxes) for boxes, masks, labels in scenes]
     guide = SegmentTargets(segments, torch.zeros(len(images), *size, dtype=torch.uint8, device=setting.device))
-    model = create_model(name, CLASSES).train().to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = create_model(name, CLASSES).train()
+    model.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     loss = DetectionLoss().to(setting.device)
 
     def run() -> None:
