@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.setting import Setting
 from segmodels.models.registry import create_model, list_models, model_entry, model_options
+from segmodels.outputs import QueryOutput
 
 FIRST = [
     *("attention_unet", "attention_unet_original", "bisenet_v1_r18", "bisenet_v1_resnet18", "dfanet_a", "dfanet_b"),
@@ -58,7 +59,9 @@ def differences(name: str, device: str) -> dict[str, Any]:
 
 def outcome(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits and the gradients of all parameters, on the CPU."""
-    logits = model(images).logits
+    output = model(images)
+    said = [output.class_logits, output.mask_logits] if isinstance(output, QueryOutput) else [output.logits]
+    logits = torch.cat([own.flatten() for own in said])
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = torch.autograd.grad(logits.square().sum(), list(parameters.values()), allow_unused=True)
     gradients = dict(zip(parameters, found, strict=True))

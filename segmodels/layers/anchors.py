@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from segmodels.device import constant
 
 LARGEST = math.log(1000 / 16)
 """Largest logarithm of the factor by which a coded box is wider or higher."""
@@ -97,11 +98,6 @@ def decode(deltas: Tensor, references: Tensor, weights: Sequence[float]) -> Tens
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes ``(..., 4)`` without what lies outside an image of this height and width."""
     return boxes.clamp(min=0).minimum(constant((size[1], size[0]) * 2, boxes.device, boxes.dtype))
-
-
-def constant(numbers: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Numbers (nested, as in ``torch.tensor``) on a device, without waiting for a GPU."""
-    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 def _centers(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,11 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.layers.matching import Objects, Samples, choose
-from segmodels.layers.nms import places
+from segmodels.layers.matching import Objects
 from segmodels.layers.roi_heads import (
     Detections,
     HeadSettings,
@@ -22,6 +22,7 @@ from segmodels.layers.roi_heads import (
     initialise,
     true_shares,
 )
+from segmodels.layers.sampling import Candidates, Chosen, Proposals, Samples, sample
 
 OVERLAPS = (0.5, 0.6, 0.7)
 """IoU with an object from which each stage trains a box as one (Cascade R-CNN, Cai 2018, 1712.00726)."""
@@ -104,6 +105,7 @@ class CascadeHeads(nn.Module):
 
     def __init__(self, num_classes: int, settings: HeadSettings) -> None:
         super().__init__()
+        self.samples = settings.samples
         self.stages = nn.ModuleList(Stage(num_classes, settings, number > 0) for number in range(len(OVERLAPS)))
 
     def detect(
@@ -132,25 +134,37 @@ class CascadeHeads(nn.Module):
         logits = torch.stack(masks).float().sigmoid().mean(dim=0).logit(SURE)
         return Detections(chosen, best, labels, list(logits.split([len(box) for box in chosen])))
 
+    def candidates(self, proposals: Proposals, truth: Objects) -> Candidates:
+        """Boxes from which the first stage's training draws."""
+        return Candidates.of(proposals, truth, OVERLAPS[0])
+
     def samples_of(
         self,
         pyramid: Sequence[Tensor],
         context: Context | None,
-        proposals: Sequence[Tensor],
-        truth: Sequence[Objects],
+        chosen: Chosen,
+        truth: Objects,
         size: tuple[int, int],
     ) -> list[tuple[Samples, MaskSamples]]:
-        """Samples to train each stage on, see ``RoIHeads.samples_of``."""
+        """Samples to train each stage on, see ``RoIHeads.samples_of``.
+
+        Args:
+            chosen: boxes of the first stage. Those of the others, and of all masks, are drawn from refined ones.
+        """
         found = []
         for number, (stage, coding) in enumerate(zip(self._stages(), CODINGS, strict=True)):
-            chosen = choose(proposals, truth, stage.samples, OVERLAPS[number])
             classes, deltas = _classes_and_boxes(stage, pyramid, context, chosen.boxes)
-            sampled = chosen.of_objects(truth)
-            samples = Samples(classes, chosen.labels(truth), deltas[sampled.rows], sampled.deltas(truth, coding))
+            sampled = chosen.of_objects()
+            samples = Samples(classes, chosen.labels, deltas[sampled.rows], sampled.deltas(truth, coding))
             refined = _refined(chosen.boxes, deltas.detach(), coding, size)
-            proposed = places([~true for true in chosen.true])
-            proposals = [own[rows] for own, rows in zip(refined, proposed, strict=True)]
-            found.append((samples, self._mask_samples(number, pyramid, context, proposals, truth)))
+            proposals = _padded(refined, chosen.of_each(~chosen.true))
+            # masks of this stage, boxes of the next
+            overlaps = OVERLAPS[number : number + 2]
+            candidates = [Candidates.of(proposals, truth, overlap) for overlap in overlaps]
+            drawn = sample(*(own.wanted(self.samples) for own in candidates))
+            of_masks, *following = (own.chosen(some, truth) for own, some in zip(candidates, drawn, strict=True))
+            found.append((samples, self._mask_samples(number, pyramid, context, of_masks, truth)))
+            chosen = following[0] if following else chosen
         return found
 
     def classifiers(self) -> list[nn.Module]:
@@ -158,19 +172,13 @@ class CascadeHeads(nn.Module):
         return [layer for stage in self._stages() for layer in (stage.classes, stage.masks)]
 
     def _mask_samples(
-        self,
-        number: int,
-        pyramid: Sequence[Tensor],
-        context: Context | None,
-        proposals: Sequence[Tensor],
-        truth: Sequence[Objects],
+        self, number: int, pyramid: Sequence[Tensor], context: Context | None, chosen: Chosen, truth: Objects
     ) -> MaskSamples:
-        """Mask logits of a stage for boxes chosen among the proposals, and their true masks."""
-        stage = self._stages()[number]
-        sampled = choose(proposals, truth, stage.samples, OVERLAPS[number]).of_objects(truth)
+        """Mask logits of a stage for those of the chosen boxes that stand for an object, and their true masks."""
+        sampled = chosen.of_objects()
         boxes = sampled.boxes if len(sampled.labels) else sampled.spare
         *_, features = self._mask_features(pyramid, context, boxes, number + 1)
-        logits = stage.own_masks(features, sampled.labels)
+        logits = self._stages()[number].own_masks(features, sampled.labels)
         return MaskSamples(logits, true_shares(sampled, truth, logits.shape[-1]))
 
     def _mask_features(
@@ -205,3 +213,8 @@ def _refined(boxes: Sequence[Tensor], deltas: Tensor, coding: Sequence[float], s
     """The boxes of each image, corrected."""
     corrected = clip(decode(deltas.float(), torch.cat(list(boxes)), coding), size)
     return list(corrected.split([len(own) for own in boxes]))
+
+
+def _padded(boxes: Sequence[Tensor], usable: Sequence[Tensor]) -> Proposals:
+    """Boxes ``(N, 4)`` of each image as proposals."""
+    return Proposals(*(pad_sequence(list(values), batch_first=True) for values in (boxes, usable)))

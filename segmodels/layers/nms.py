@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
+
+from segmodels.device import places
 
 BLOCK, GPU_BLOCK = 256, 2048
 """Boxes that are compared with one another at once: few on a CPU, which then has less to compute, many on a GPU, for
@@ -64,16 +64,6 @@ def box_intersection(first: Tensor, second: Tensor) -> Tensor:
 def box_area(boxes: Tensor) -> Tensor:
     """Areas ``(...)`` of boxes ``(..., 4)``."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
-
-
-def places(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Indices of the true entries of each mask ``(N,)``; on the meta device, where none is known, of all entries, so
-    that the work of a detector can be counted. Waits once for a GPU, whatever the number of masks.
-    """
-    if not masks or masks[0].is_meta:
-        return [torch.arange(len(mask), device=mask.device) for mask in masks]
-    counts = torch.stack([mask.count_nonzero() for mask in masks]).tolist()
-    return [torch.nonzero_static(mask, size=count)[:, 0] for mask, count in zip(masks, counts, strict=True)]
 
 
 @torch.no_grad()

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segmodels.layers.anchors import constant, encode
-from segmodels.layers.matching import BACKGROUND, Objects, Samples, match
-from segmodels.layers.nms import places
+from segmodels.device import constant, places_by_row
+from segmodels.layers.anchors import encode
+from segmodels.layers.matching import BACKGROUND, Objects, match
+from segmodels.layers.sampling import Samples
 
 CODING = (10.0, 10.0, 5.0, 5.0)
 HIGH, LOW = 0.5, 0.4  # IoU of an anchor with its object, and below which it is background
@@ -27,7 +28,7 @@ def prototype_samples(
     coefficients: Tensor,
     prototypes: Tensor,
     anchors: Tensor,
-    truth: Sequence[Objects],
+    truth: Objects,
 ) -> tuple[Samples, tuple[Tensor, Tensor]]:
     """Samples over all images of a batch: of classes and boxes, and of masks, logits ``(N, h, w)`` and true shares of
     the prototypes' cells, negative outside the true boxes.
@@ -37,17 +38,13 @@ def prototype_samples(
             ``(B, A, P)``.
         prototypes: ``(B, P, h, w)`` at stride 4.
         anchors: ``(A, 4)``.
-        truth: the objects of each image.
     """
-    owners = torch.stack([match(objects, anchors, HIGH, LOW, every=True) for objects in truth])
-    positive = owners >= 0
-    rows = places(list(positive))
-    image = torch.cat([torch.full_like(row, number) for number, row in enumerate(rows)])
-    anchor = torch.cat(rows)
-    counts = constant([len(objects.boxes) for objects in truth], owners.device, torch.int64)
-    owner = owners[image, anchor] + (counts.cumsum(0) - counts)[image]  # among the objects of all images
-    boxes = torch.cat([objects.boxes for objects in truth])[owner]
-    labels = torch.cat([objects.labels for objects in truth])[owner] + 1
+    owners = match(truth, anchors, HIGH, LOW, every=True)
+    (rows,) = places_by_row([owners >= 0])
+    positive = torch.cat(rows)
+    image, anchor = positive // len(anchors), positive % len(anchors)
+    owner = owners[image, anchor]
+    boxes, labels = truth.boxes[image, owner], truth.labels[image, owner] + 1
     background = _hardest(classes.detach(), owners, [len(row) for row in rows])
     samples = Samples(
         torch.cat([classes[image, anchor], classes[background]]),
@@ -56,10 +53,10 @@ def prototype_samples(
         encode(boxes, anchors[anchor], CODING),
     )
     size = (prototypes.shape[2], prototypes.shape[3])
-    own = zip(coefficients, rows, prototypes, strict=True)
-    logits = torch.cat([mixing[row] @ maps.flatten(1) for mixing, row, maps in own]).unflatten(1, size)
-    shares = torch.cat([_shares(objects.masks, size, 4) for objects in truth])[owner]
-    return samples, (logits, shares.masked_fill(~_inside(boxes / 4, size), -1.0))
+    mixing = coefficients.flatten(0, 1)
+    logits = [mixing[row] @ maps.flatten(1) for row, maps in zip(rows, prototypes, strict=True)]
+    shares = _shares(torch.cat(truth.masks), size, 4)[truth.among_all(image, owner)]
+    return samples, (torch.cat(logits).unflatten(1, size), shares.masked_fill(~_inside(boxes / 4, size), -1.0))
 
 
 def classes_of_places(segments: Sequence[Any], logits: Tensor) -> Tensor:
@@ -91,9 +88,9 @@ def _hardest(classes: Tensor, owners: Tensor, positive: Sequence[int]) -> tuple[
     values, anchors = loss.topk(min(max(wanted), loss.shape[1]), dim=1)
     counts = constant(wanted, loss.device, torch.int64)
     chosen = (torch.arange(values.shape[1], device=loss.device) < counts[:, None]) & (values > -torch.inf)
-    ranks = places(list(chosen))
-    image = torch.cat([torch.full_like(rank, number) for number, rank in enumerate(ranks)])
-    return image, anchors[image, torch.cat(ranks)]
+    (rows,) = places_by_row([chosen])
+    place = torch.cat(rows)
+    return place // chosen.shape[1], anchors.flatten()[place]
 
 
 def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from segmodels.layers.anchors import constant
+from segmodels.device import constant
 
-CHUNK = 32  # masks whose crops are made at once
+PIXELS = 1 << 24  # of masks that are averaged at once, 64 MiB
 
 
 def roi_align(
@@ -80,16 +80,13 @@ def align_masks(masks: Tensor, boxes: Tensor, owners: Tensor, size: int, inside:
     """
     if not len(boxes):
         return boxes.new_zeros(0, size, size)
-    most = -(-max(masks.shape[1:]) // size) if inside else None
+    boxes, most = boxes.float(), -(-max(masks.shape[1:]) // size) if inside else None
     height, width = (torch.full_like(owners, length) for length in masks.shape[1:])
-    crops = []
-    for box, owner, rows, columns in zip(
-        *(values.split(CHUNK) for values in (boxes.float(), owners, height, width)), strict=True
-    ):
-        down = _axis(box[:, 1], box[:, 3], size, 0, rows, False, most)
-        along = _axis(box[:, 0], box[:, 2], size, 0, columns, False, most)
-        crops.append(down.dense(masks.shape[1]) @ masks[owner].float() @ along.dense(masks.shape[2]).mT)
-    return torch.cat(crops)
+    down = _axis(boxes[:, 1], boxes[:, 3], size, 0, height, False, most).dense(masks.shape[1])
+    along = _axis(boxes[:, 0], boxes[:, 2], size, 0, width, False, most).dense(masks.shape[2]).mT
+    together = max(1, PIXELS // masks[0].numel())
+    chunks = zip(*(values.split(together) for values in (down, owners, along)), strict=True)
+    return torch.cat([rows @ masks[owner].float() @ columns for rows, owner, columns in chunks])
 
 
 class _Taps(NamedTuple):

@@ -11,11 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segmodels.device import places
 from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct
-from segmodels.layers.matching import BoxesOfObjects, Objects, Samples, choose
-from segmodels.layers.nms import batched_nms, places
+from segmodels.layers.matching import Objects
+from segmodels.layers.nms import batched_nms
 from segmodels.layers.roi_align import align_masks, pyramid_align, roi_align
+from segmodels.layers.sampling import BoxesOfObjects, Candidates, Chosen, Proposals, Samples
 
 CODING = (10.0, 10.0, 5.0, 5.0)
 OVERLAP = 0.5  # IoU with an object from which a proposal is trained as one
@@ -111,15 +113,16 @@ class BoxHeads(nn.Module, ABC):
         chosen, best, labels = (list(values) for values in zip(*found, strict=True))
         return Detections(chosen, best, labels, self.masks_of(pyramid, chosen, labels))
 
-    def samples_of(
-        self, pyramid: Sequence[Tensor], proposals: Sequence[Tensor], truth: Sequence[Objects]
-    ) -> tuple[Samples, MaskSamples]:
-        """Samples to train on: of classes and boxes, and of masks. The true boxes are among the proposals."""
-        chosen = choose(proposals, truth, self.samples, OVERLAP)
+    def candidates(self, proposals: Proposals, truth: Objects) -> Candidates:
+        """Boxes from which the training draws."""
+        return Candidates.of(proposals, truth, OVERLAP)
+
+    def samples_of(self, pyramid: Sequence[Tensor], chosen: Chosen, truth: Objects) -> tuple[Samples, MaskSamples]:
+        """Samples to train on: of classes and boxes, and of masks."""
         classes, deltas = self._boxes(pyramid, chosen.boxes)
-        sampled = chosen.of_objects(truth)
+        sampled = chosen.of_objects()
         own = deltas[sampled.rows, sampled.labels + 1]
-        samples = Samples(classes, chosen.labels(truth), own, sampled.deltas(truth, CODING))
+        samples = Samples(classes, chosen.labels, own, sampled.deltas(truth, CODING))
         return samples, self.mask_samples(pyramid, sampled, truth)
 
     @abstractmethod
@@ -127,7 +130,7 @@ class BoxHeads(nn.Module, ABC):
         """Logits ``(N, m, m)`` of the detections of each image, of boxes ``(N, 4)`` and classes ``(N,)``."""
 
     @abstractmethod
-    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
+    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Objects) -> MaskSamples:
         """Outputs of the head of masks for the sampled boxes, and their targets."""
 
     def classifiers(self) -> list[nn.Module]:
@@ -171,7 +174,7 @@ class RoIHeads(BoxHeads):
         own = logits[torch.arange(len(logits), device=logits.device), torch.cat(list(labels)) + 1]
         return list(own.split([len(box) for box in boxes]))
 
-    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
+    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Objects) -> MaskSamples:
         count = len(sampled.labels)
         logits = self.mask_logits(pyramid, sampled.boxes if count else sampled.spare)[:count]
         own = logits[torch.arange(count, device=logits.device), sampled.labels + 1]
@@ -210,10 +213,10 @@ def cells(pyramid: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tens
     return pyramid_align(pyramid, every, _images_of(boxes), levels, size, scales, POINTS)
 
 
-def true_shares(sampled: BoxesOfObjects, truth: Sequence[Objects], size: int) -> Tensor:
+def true_shares(sampled: BoxesOfObjects, truth: Objects, size: int) -> Tensor:
     """Shares of ``size`` x ``size`` cells of each box that its object covers, ``(P, size, size)``."""
-    found = zip(truth, sampled.boxes, sampled.owners, strict=True)
-    return torch.cat([align_masks(objects.masks, box, owner, size, inside=True) for objects, box, owner in found])
+    owners = truth.among_all(sampled.images, sampled.owners)
+    return align_masks(torch.cat(truth.masks), torch.cat(sampled.boxes), owners, size, inside=True)
 
 
 def cells_of_map(features: Tensor, boxes: Sequence[Tensor], size: int, stride: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,20 @@ from torch.nn import functional
 
 from segmodels.layers.anchors import anchors, clip, decode, encode
 from segmodels.layers.blocks import ConvNormAct
-from segmodels.layers.matching import Objects, Samples, match, sample
-from segmodels.layers.nms import kept_of_groups, places
+from segmodels.layers.matching import Objects, match
+from segmodels.layers.nms import kept_of_groups
+from segmodels.layers.sampling import Drawn, Proposals, Samples, Wanted
 
 CODING = (1.0, 1.0, 1.0, 1.0)
 SMALLEST = 1e-3  # side of a proposal, pixels
+
+
+class Anchors(NamedTuple):
+    """Anchors of all maps, the same in all images, and what is said of each."""
+
+    boxes: Tensor  # (A, 4)
+    scores: Tensor  # (B, A) logits of objectness
+    deltas: Tensor  # (B, A, 4) coded boxes
 
 
 class RegionProposals(nn.Module):
@@ -59,10 +69,9 @@ class RegionProposals(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(
-        self, pyramid: Sequence[Tensor], padded: tuple[int, int], size: tuple[int, int], truth: Sequence[Objects] | None
-    ) -> tuple[list[Tensor], Samples | None]:
-        """Proposals of each image ``(P, 4)``, best first, without gradient; and, given the true objects, the samples to
-        train on.
+        self, pyramid: Sequence[Tensor], padded: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[Proposals, Anchors]:
+        """Proposals, without gradient, and what they were made of.
 
         Args:
             padded, size: height and width of the images with and without padding on the right and below.
@@ -73,14 +82,30 @@ class RegionProposals(nn.Module):
         shapes = [(x.shape[2], x.shape[3]) for x in pyramid]
         boxes = anchors(shapes, padded, self.sides, self.ratios, pyramid[0].device)
         proposals = self._proposals(boxes, scores, deltas, size)
-        if truth is None:
-            return proposals, None
-        return proposals, self._samples(torch.cat(boxes), torch.cat(scores, dim=1), torch.cat(deltas, dim=1), truth)
+        return proposals, Anchors(torch.cat(boxes), torch.cat(scores, dim=1), torch.cat(deltas, dim=1))
+
+    def wanted(self, found: Anchors, truth: Objects) -> Wanted:
+        """Anchors to train on, at most half of them of objects."""
+        return Wanted(match(truth, found.boxes, high=0.7, low=0.3, every=True), self.samples, 0.5)
+
+    def samples_of(self, found: Anchors, wanted: Wanted, drawn: Drawn, truth: Objects) -> Samples:
+        """Samples to train on, of those drawn."""
+        positive = torch.cat(drawn.positive)
+        every = torch.cat([positive, *drawn.background])
+        scores, owners = found.scores.flatten()[every], wanted.matched.flatten()
+        images, places = positive // len(found.boxes), positive % len(found.boxes)
+        true = truth.boxes[images, owners[positive]]
+        return Samples(
+            scores,
+            (owners[every] >= 0).to(scores.dtype),
+            found.deltas.flatten(0, 1)[positive],
+            encode(true, found.boxes[places], CODING),
+        )
 
     @torch.no_grad()
     def _proposals(
         self, boxes: Sequence[Tensor], scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
-    ) -> list[Tensor]:
+    ) -> Proposals:
         turn = 0 if self.training else 1
         found = []
         for own_boxes, own_scores, own_deltas in zip(boxes, scores, deltas, strict=True):
@@ -91,8 +116,7 @@ class RegionProposals(nn.Module):
         kept = self._kept([box for box, _ in found])
         every, score = (torch.cat(values, dim=1) for values in zip(*found, strict=True))
         order = score.masked_fill(~kept, -1).argsort(dim=1, descending=True, stable=True)[:, : self.most[turn]]
-        kept_rows = places(list(kept.gather(1, order)))
-        return [own[row[some]] for own, row, some in zip(every, order, kept_rows, strict=True)]
+        return Proposals(every.gather(1, order[..., None].expand(-1, -1, 4)), kept.gather(1, order))
 
     def _kept(self, boxes: Sequence[Tensor]) -> Tensor:
         """Which boxes ``(B, n, 4)`` of each map, best first, are large enough and remain: ``(B, Σn)`` bool."""
@@ -101,18 +125,6 @@ class RegionProposals(nn.Module):
         large = (padded[..., 2:] - padded[..., :2] >= SMALLEST).all(dim=2)
         kept = kept_of_groups(padded, large, self.overlap).split(len(boxes[0]))
         return torch.cat([own[:, : box.shape[1]] for own, box in zip(kept, boxes, strict=True)], dim=1)
-
-    def _samples(self, boxes: Tensor, scores: Tensor, deltas: Tensor, truth: Sequence[Objects]) -> Samples:
-        own_scores, labels, own_deltas, true_deltas = [], [], [], []
-        matched = [match(objects, boxes, high=0.7, low=0.3, every=True) for objects in truth]
-        sampled = sample(matched, self.samples, positive=0.5)
-        for score, delta, objects, owners, rows in zip(scores, deltas, truth, matched, sampled, strict=True):
-            positive, negative = rows
-            own_scores += [score[positive], score[negative]]
-            labels += [torch.ones_like(own_scores[-2]), torch.zeros_like(own_scores[-1])]
-            own_deltas.append(delta[positive])
-            true_deltas.append(encode(objects.boxes[owners[positive]], boxes[positive], CODING))
-        return Samples(torch.cat(own_scores), torch.cat(labels).detach(), torch.cat(own_deltas), torch.cat(true_deltas))
 
 
 def _by_anchor(outputs: Tensor, numbers: int) -> Tensor:

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from segmodels.device import sent
 from segmodels.tasks.targets import Segments
 
 
@@ -145,8 +146,8 @@ def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
         costs: of each layer, ``(B, Q, K)``.
         present: ``(B, K)`` bool.
     """
-    sent = torch.cat([*(cost.flatten() for cost in costs), present.flatten().to(costs[0])]).cpu()
-    *matrices, held = sent.split([*(cost.numel() for cost in costs), present.numel()])
+    fetched = torch.cat([*(cost.flatten() for cost in costs), present.flatten().to(costs[0])]).cpu()
+    *matrices, held = fetched.split([*(cost.numel() for cost in costs), present.numel()])
     places = [row.nonzero()[0] for row in held.view(present.shape).numpy()]
     found = []
     for cost, matrix in zip(costs, matrices, strict=True):
@@ -154,16 +155,11 @@ def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
             rows, columns = linear_sum_assignment(own[:, known])
             found.append(np.stack([np.full_like(rows, image), image * len(own) + rows, known[columns]]))
     lengths = [pairs.shape[1] for pairs in found]
-    everything = _to_device(torch.from_numpy(np.concatenate(found, axis=1)), present.device)
+    everything = sent(torch.from_numpy(np.concatenate(found, axis=1)), present.device)
     images, segments = len(present), sum(map(len, places))
     counts = [lengths[start : start + images] for start in range(0, len(lengths), images)]
     of_layers = everything.split([sum(own) for own in counts], dim=1)
     return [Pairs(ends[0], ends[1], ends[2], own, segments) for ends, own in zip(of_layers, counts, strict=True)]
-
-
-def _to_device(numbers: Tensor, device: torch.device) -> Tensor:
-    """From pinned memory, so that a GPU is not waited for."""
-    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 def _union(masks: Tensor, chosen: Tensor) -> Tensor:

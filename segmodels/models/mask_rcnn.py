@@ -17,6 +17,7 @@ from segmodels.layers.matching import Objects
 from segmodels.layers.names import Names, renamed
 from segmodels.layers.roi_heads import BoxHeads, HeadSettings, RoIHeads
 from segmodels.layers.rpn import RegionProposals
+from segmodels.layers.sampling import sample
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
 from segmodels.outputs import DetectionOutput
@@ -60,13 +61,16 @@ class MaskRCNN(Detector):
         pyramid: Sequence[Tensor],
         padded: tuple[int, int],
         size: tuple[int, int],
-        truth: Sequence[Objects] | None,
+        truth: Objects | None,
     ) -> DetectionOutput:
-        proposals, first = self.rpn([*pyramid, every_second(pyramid[-1])], padded, size, truth)
-        if truth is None or first is None:
-            return detected(self.roi_heads.detect(pyramid, proposals, size), size)
-        second, masks = self.roi_heads.samples_of(pyramid, proposals, truth)
-        return DetectionOutput((), (), (), (), size, training_of(second, masks, first))
+        proposals, anchors = self.rpn([*pyramid, every_second(pyramid[-1])], padded, size)
+        if truth is None:
+            return detected(self.roi_heads.detect(pyramid, proposals.of_images(), size), size)
+        wanted, candidates = self.rpn.wanted(anchors, truth), self.roi_heads.candidates(proposals, truth)
+        first, second = sample(wanted, candidates.wanted(self.roi_heads.samples))
+        samples = self.roi_heads.samples_of(pyramid, candidates.chosen(second, truth), truth)
+        training = training_of(*samples, self.rpn.samples_of(anchors, wanted, first, truth))
+        return DetectionOutput((), (), (), (), size, training)
 
     def translate(self, key: str) -> str:
         key = renamed(key, self.published)

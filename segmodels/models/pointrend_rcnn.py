@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from segmodels.device import constant
 from segmodels.encoders.body import Body
-from segmodels.layers.anchors import constant
 from segmodels.layers.blocks import ConvNormAct, resize
 from segmodels.layers.fpn import FPN
-from segmodels.layers.matching import BoxesOfObjects, Objects
+from segmodels.layers.matching import Objects
 from segmodels.layers.points import (
     cell_centres,
     least_certain,
@@ -24,6 +24,7 @@ from segmodels.layers.points import (
 )
 from segmodels.layers.roi_heads import STRIDE, BoxHeads, HeadSettings, MaskSamples, initialise, true_shares
 from segmodels.layers.rpn import RegionProposals
+from segmodels.layers.sampling import BoxesOfObjects
 from segmodels.models.mask_rcnn import MaskRCNN
 from segmodels.models.pointrend import PAPER, PointHead
 from segmodels.models.registry import Card, register_model
@@ -93,7 +94,7 @@ class PointRendHeads(BoxHeads):
             for place, image in enumerate(zip(boxes, labels, coarse, strict=True))
         ]
 
-    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Sequence[Objects]) -> MaskSamples:
+    def mask_samples(self, pyramid: Sequence[Tensor], sampled: BoxesOfObjects, truth: Objects) -> MaskSamples:
         coarse = self.mask_logits(pyramid, sampled.boxes)
         own = _of_class(coarse, sampled.labels)
         with torch.no_grad():
@@ -108,9 +109,9 @@ class PointRendHeads(BoxHeads):
         by_image = coordinates.split([len(box) for box in sampled.boxes])
         fine = fine_features(pyramid[0], sampled.boxes, by_image)
         logits = _of_class(self.point_head(fine, sample_points(coarse, coordinates)), sampled.labels)
-        found = zip(truth, sampled.boxes, sampled.owners, by_image, strict=True)
-        covered = [_covered(objects.masks[owner], points_in_boxes(box, own)) for objects, box, owner, own in found]
-        return MaskSamples(own, true_shares(sampled, truth, COARSE), {"points": (logits, torch.cat(covered))})
+        owners = truth.among_all(sampled.images, sampled.owners)
+        covered = _covered(torch.cat(truth.masks), owners, points_in_boxes(torch.cat(sampled.boxes), coordinates))
+        return MaskSamples(own, true_shares(sampled, truth, COARSE), {"points": (logits, covered)})
 
     def _subdivide(self, fine: Tensor, boxes: Tensor, labels: Tensor, coarse: Tensor) -> Tensor:
         """Refined logits ``(N, m, m)`` of the boxes of one image, whose finest map is ``(1, F, h, w)``."""
@@ -142,11 +143,14 @@ def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
     return logits[torch.arange(len(labels), device=labels.device), labels]
 
 
-def _covered(masks: Tensor, points: Tensor) -> Tensor:
-    """Whether masks ``(K, H, W)`` bool cover the pixels that points ``(K, N, 2)`` lie on: 0 or 1, ``(K, N)``."""
+def _covered(masks: Tensor, owners: Tensor, points: Tensor) -> Tensor:
+    """Whether the masks ``owners`` ``(K,)`` of ``(G, H, W)`` bool cover the pixels that points ``(K, N, 2)`` lie on: 0
+    or 1, ``(K, N)``.
+    """
+    height, width = masks.shape[1:]
     x, y = points.long().unbind(dim=2)
-    columns, rows = x.clamp(0, masks.shape[2] - 1), y.clamp(0, masks.shape[1] - 1)
-    return masks.flatten(1).gather(1, rows * masks.shape[2] + columns).float()
+    lines = owners[:, None] * height + y.clamp(0, height - 1)
+    return masks.take(lines * width + x.clamp(0, width - 1)).float()
 
 
 @register_model(

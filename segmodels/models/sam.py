@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segmodels.device import constant
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
 from segmodels.encoders.sam_vit import SamViT
 from segmodels.errors import InputError
-from segmodels.layers.anchors import constant
 from segmodels.layers.blocks import check_images
 from segmodels.layers.mask_decoder import MaskDecoder
 from segmodels.layers.names import Names, renamed

@@ -12,10 +12,11 @@ from torch.nn import functional
 from segmodels.encoders.base import Encoder
 from segmodels.errors import InputError
 from segmodels.layers.fpn import FPN
-from segmodels.layers.matching import Objects, Samples, objects_of
+from segmodels.layers.matching import Objects, objects_of
 from segmodels.layers.padding import lacking
 from segmodels.layers.roi_heads import Detections, MaskSamples
 from segmodels.layers.rpn import RegionProposals
+from segmodels.layers.sampling import Samples
 from segmodels.models.base import Model
 from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
 
@@ -64,14 +65,14 @@ class Detector(Model, ABC):
         pyramid: Sequence[Tensor],
         padded: tuple[int, int],
         size: tuple[int, int],
-        truth: Sequence[Objects] | None,
+        truth: Objects | None,
     ) -> DetectionOutput:
         """Detections, or with the true objects the samples that the heads are trained on.
 
         Args:
             pyramid: maps at strides 4, 8, 16 and 32.
             padded, size: height and width of the images with and without padding.
-            truth: the objects of each image, in training; None: detect.
+            truth: the objects, in training; None: detect.
         """
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segmodels.data.batches import Batch, EvaluationBatch
-from segmodels.layers.nms import places
+from segmodels.device import places
 from segmodels.losses.base import Images
 from segmodels.prompts import Prompt, Prompts, corrected, first_click, prompts_of, random_box, random_click
 from segmodels.tasks.targets import Segments, SegmentTargets, without_crowds

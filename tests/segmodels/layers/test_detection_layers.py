@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from segmodels.layers.anchors import anchors, decode, encode
-from segmodels.layers.matching import BACKGROUND, UNDECIDED, Objects, choose, match, sample
+from segmodels.layers.matching import BACKGROUND, UNDECIDED, Objects, match
 from segmodels.layers.nms import batched_nms, box_iou, nms
 from segmodels.layers.roi_align import align_masks, roi_align
 from segmodels.layers.roi_heads import HeadSettings, RoIHeads, cells
+from segmodels.layers.sampling import Candidates, Proposals, Wanted, sample
 from segmodels.losses.detection import DetectionLoss, giou_loss
 from segmodels.outputs import Sampled
 
@@ -96,57 +97,92 @@ def test_giou_of_boxes_and_of_coded_boxes() -> None:
     assert_equal(loss, "giou_of_deltas")
 
 
-def objects(boxes: Tensor, crowds: Tensor | None = None) -> Objects:
-    labels = torch.zeros(len(boxes), dtype=torch.int64)
-    return Objects(boxes, labels, torch.zeros(len(boxes), 4, 4), torch.zeros(0, 4) if crowds is None else crowds)
+def objects(*images: Tensor, crowds: Tensor | None = None) -> Objects:
+    """Boxes of each image, of one class; crowds of the first."""
+    labels = [torch.zeros(len(boxes), dtype=torch.int64) for boxes in images]
+    masks = [torch.zeros(len(boxes), 4, 4) for boxes in images]
+    none = [torch.zeros(0, 4) for _ in images]
+    return Objects.of(images, labels, masks, none if crowds is None else [crowds, *none[1:]])
 
 
 def test_matches_of_proposals_and_detections() -> None:
     first = match(objects(BOXES[:-1]), MANY, high=0.7, low=0.3, every=True)
-    assert first.tolist() == REFERENCE["matched/proposals"].tolist()
+    assert first[0].tolist() == REFERENCE["matched/proposals"].tolist()
     second = match(objects(BOXES[:-1]), MANY, high=0.5, low=0.5)
-    assert second.tolist() == REFERENCE["matched/detections"].tolist()
+    assert second[0].tolist() == REFERENCE["matched/detections"].tolist()
+
+
+def test_images_are_matched_together_as_alone() -> None:
+    images = [BOXES[:4], BOXES[:0], BOXES[4:5]]
+    crowd = BOXES[6:8]
+    together = match(objects(*images, crowds=crowd), MANY, 0.4, 0.3, every=True)
+    for number, (own, boxes) in enumerate(zip(together, images, strict=True)):
+        alone = match(objects(boxes, crowds=None if number else crowd), MANY, 0.4, 0.3, every=True)
+        assert torch.equal(own, alone[0])
+    assert (together[0] >= 0).any()
+    assert (together[1] == BACKGROUND).all()
+    each = torch.stack([MANY, MANY.flip(0), MANY])
+    assert torch.equal(match(objects(*images), each, 0.4, 0.3)[2], match(objects(BOXES[4:5]), MANY, 0.4, 0.3)[0])
 
 
 def test_without_objects_all_is_background_but_what_lies_in_a_crowd() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30], [2, 2, 5, 5]])
-    crowd = torch.tensor([[0.0, 0, 6, 10]])
-    assert match(objects(torch.zeros(0, 4)), boxes, 0.5, 0.5).tolist() == [BACKGROUND] * 3
-    assert match(objects(torch.zeros(0, 4), crowd), boxes, 0.5, 0.5).tolist() == [UNDECIDED, BACKGROUND, UNDECIDED]
-    found = match(objects(boxes[:1], crowd), boxes, 0.5, 0.5)
-    assert found.tolist() == [0, BACKGROUND, UNDECIDED]  # an object within a crowd counts
+    crowd, none = torch.tensor([[0.0, 0, 6, 10]]), torch.zeros(0, 4)
+    assert match(objects(none), boxes, 0.5, 0.5).tolist() == [[BACKGROUND] * 3]
+    assert match(objects(none, crowds=crowd), boxes, 0.5, 0.5).tolist() == [[UNDECIDED, BACKGROUND, UNDECIDED]]
+    found = match(objects(boxes[:1], crowds=crowd), boxes, 0.5, 0.5)
+    assert found.tolist() == [[0, BACKGROUND, UNDECIDED]]  # an object within a crowd counts
 
 
 def test_samples_keep_the_share_of_objects_and_fill_up_with_background() -> None:
     torch.manual_seed(0)
-    matched = torch.tensor([0] * 30 + [BACKGROUND] * 50 + [UNDECIDED] * 20)
-    ((positive, negative),) = sample([matched], 40, positive=0.25)
+    matched = torch.tensor([[0] * 30 + [BACKGROUND] * 50 + [UNDECIDED] * 20])
+    few = torch.tensor(
+        [[0] * 30 + [BACKGROUND] * 50, [UNDECIDED] * 80, [0] * 10 + [BACKGROUND] * 50 + [UNDECIDED] * 20]
+    )
+    one, three = sample(Wanted(matched, 40, 0.25), Wanted(few, 200, 0.5))
+    (positive,), (negative,) = one
     assert (len(positive), len(negative)) == (10, 30)
-    assert (matched[positive] == 0).all()
-    assert (matched[negative] == BACKGROUND).all()
-    found = sample([matched, matched[80:], matched[20:]], 200, positive=0.5)
-    assert [tuple(map(len, own)) for own in found] == [(30, 50), (0, 0), (10, 50)]
+    assert (matched[0, positive] == 0).all()
+    assert (matched[0, negative] == BACKGROUND).all()
+    assert [len(own) for own in three.positive] == [30, 0, 10]
+    assert [len(own) for own in three.background] == [50, 0, 50]
+    assert three.positive[2].sort().values.tolist() == list(range(160, 170))  # among all boxes of the batch
 
 
 def test_chosen_boxes_know_those_of_objects() -> None:
     torch.manual_seed(0)
     own = torch.tensor([[0.0, 0, 20, 20], [30, 30, 50, 60]])
-    truth = [objects(own), objects(own[:0]), objects(own[1:])]
-    proposals = [torch.rand(40, 4).cumsum(dim=1) * 30 for _ in truth]
-    chosen = choose(proposals, truth, 16, 0.3)
-    for rows, owners in zip(chosen.rows, chosen.owners, strict=True):
-        assert rows.tolist() == (owners != BACKGROUND).nonzero()[:, 0].tolist()
-    sampled = chosen.of_objects(truth)
-    assert torch.equal(torch.cat(chosen.boxes)[sampled.rows], torch.cat(sampled.boxes))
-    assert torch.equal(sampled.rows, (chosen.labels(truth) > 0).nonzero()[:, 0])
+    truth = objects(own, own[:0], own[1:])
+    proposals = Proposals(torch.rand(3, 40, 4).cumsum(dim=2) * 30, torch.arange(40).expand(3, -1) < 35)
+    candidates = Candidates.of(proposals, truth, 0.3)
+    (drawn,) = sample(candidates.wanted(16))
+    chosen = candidates.chosen(drawn, truth)
+    assert [len(boxes) for boxes in chosen.boxes] == [16, 16, 16]
+    unusable = {tuple(box) for box in proposals.boxes[:, 35:].flatten(0, 1).tolist()}
+    assert not unusable & {tuple(box) for box in chosen.every.tolist()}
+    sampled = chosen.of_objects()
+    assert sorted(sampled.rows.tolist()) == (chosen.owners >= 0).nonzero()[:, 0].tolist()
+    assert torch.equal(chosen.every[sampled.rows], torch.cat(sampled.boxes))
+    assert torch.equal(sampled.rows, (chosen.labels > 0).nonzero()[:, 0])
+    assert torch.equal(sampled.images, chosen.images[sampled.rows])
+    true = [tuple(box) for box in chosen.every[chosen.true].tolist()]
+    assert true.count(tuple(own[1].tolist())) <= 2
+    assert set(true) <= {tuple(box) for box in own.tolist()}
+    overlaps = [float(box_iou(box[None], own).max()) for box in torch.cat(sampled.boxes)]
+    assert min(overlaps) >= 0.3
+    assert torch.equal(Proposals.of_images(proposals)[1], proposals.boxes[1, :35])
 
 
 def test_a_head_of_masks_without_objects_has_a_gradient_and_no_loss() -> None:
     torch.manual_seed(0)
     heads = RoIHeads(2, HeadSettings(channels=4, hidden=8, norm=torch.nn.BatchNorm2d))
     pyramid = [torch.randn(1, 4, 32 >> i, 32 >> i) for i in range(4)]
-    proposals, truth = [torch.tensor([[0.0, 0, 50, 60]])], [objects(torch.zeros(0, 4))]
-    boxes, masks = heads.samples_of(pyramid, proposals, truth)
+    proposals = Proposals(torch.tensor([[[0.0, 0, 50, 60]]]), torch.ones(1, 1, dtype=torch.bool))
+    truth = objects(torch.zeros(0, 4))
+    candidates = heads.candidates(proposals, truth)
+    chosen = candidates.chosen(*sample(candidates.wanted(heads.samples)), truth)
+    boxes, masks = heads.samples_of(pyramid, chosen, truth)
     assert (boxes.labels.tolist(), len(boxes.deltas), masks.shares.shape) == ([0], 0, (0, 28, 28))
     loss = boxes.scores.sum() + boxes.deltas.sum() + masks.logits.sum()
     loss.backward()

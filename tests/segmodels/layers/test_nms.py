@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmodels.layers.nms import BLOCK, _undropped, batched_nms, box_iou, kept_of_groups, nms, places
+from segmodels.device import places
+from segmodels.layers.nms import BLOCK, _undropped, batched_nms, box_iou, kept_of_groups, nms
 
 
 def plain_iou(a: list[float], b: list[float]) -> float:

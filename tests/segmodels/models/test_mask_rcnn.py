@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from segmodels.errors import InputError
+from segmodels.layers.sampling import Proposals
 from segmodels.losses.registry import create_loss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.mask_rcnn import MaskRCNN
@@ -75,7 +77,8 @@ def test_boxes_scores_classes_and_masks_are_torchvisions(form: str) -> None:
     model = build(form).eval()
     with torch.inference_mode():
         padded, pyramid = model.pyramid(images())
-        proposals, _ = model.rpn([*pyramid, nn.functional.max_pool2d(pyramid[-1], 1, 2)], padded, padded, None)
+        proposed, _ = model.rpn([*pyramid, nn.functional.max_pool2d(pyramid[-1], 1, 2)], padded, padded)
+        proposals = proposed.of_images()
         found = model(images())
     for number in range(2):
         assert len(proposals[number]) == expected(form, f"count/{number}")
@@ -93,7 +96,9 @@ def test_losses_and_gradients_are_torchvisions(form: str, monkeypatch: pytest.Mo
     model = build(form).train()
     # Its proposals as well: their order, which decides what is sampled, hangs on the last bits of scores
     proposals = [expected(form, f"training_proposals/{number}") for number in range(2)]
-    monkeypatch.setattr(model.rpn, "_proposals", lambda *_: proposals)
+    boxes = pad_sequence(proposals, batch_first=True)
+    usable = pad_sequence([torch.ones(len(own), dtype=torch.bool) for own in proposals], batch_first=True)
+    monkeypatch.setattr(model.rpn, "_proposals", lambda *_: Proposals(boxes, usable))
     criterion = create_loss({"detection": 1.0})
     output = model(images(), guide=targets())
     parts = criterion.losses["detection"].parts(output.training)

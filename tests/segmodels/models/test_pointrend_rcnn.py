@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segmodels.layers.matching import BoxesOfObjects, Objects
+from segmodels.layers.matching import Objects
 from segmodels.layers.points import least_certain
 from segmodels.layers.roi_heads import HeadSettings
+from segmodels.layers.sampling import BoxesOfObjects
 from segmodels.losses import create_loss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.pointrend_rcnn import PointRendHeads, fine_features
@@ -63,9 +64,10 @@ def test_points_learn_whether_the_object_covers_them_and_the_coarse_mask_its_sha
     heads = small(points=50)
     masks = torch.zeros(2, 32, 40, dtype=torch.bool)
     masks[0, :, :20], masks[1, 16:] = True, True
-    truth = [Objects(torch.zeros(2, 4), torch.tensor([2, 1]), masks, torch.zeros(0, 4))]
+    truth = Objects.of([torch.zeros(2, 4)], [torch.tensor([2, 1])], [masks], [torch.zeros(0, 4)])
     boxes = torch.tensor([[10.0, 4, 30, 24], [2, 2, 38, 30], [22, 4, 36, 14]])  # 2 pixels off the border
-    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1, 0])], torch.tensor([2, 1, 2]), torch.arange(3), [])
+    owners, labels, image = torch.tensor([0, 1, 0]), torch.tensor([2, 1, 2]), torch.zeros(3, dtype=torch.int64)
+    sampled = BoxesOfObjects([boxes], owners, labels, image, torch.arange(3), [])
     seen: list[Tensor] = []
     heads.point_head.register_forward_hook(lambda _module, inputs, output: seen.extend((*inputs, output)))
     finest = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(10.0), indexing="ij"))
@@ -142,10 +144,11 @@ def test_the_heads_learn_the_masks_of_two_classes() -> None:
     disc, square = ((x - 18) ** 2 + (y - 18) ** 2).sqrt() < 13, ((x - 44).abs() < 11) & ((y - 42).abs() < 15)
     masks = torch.stack([disc, square])
     boxes = torch.tensor([[5.0, 5, 31, 31], [33, 27, 55, 57]])
-    truth = [Objects(boxes, torch.tensor([0, 2]), masks, torch.zeros(0, 4))]
+    truth = Objects.of([boxes], [torch.tensor([0, 2])], [masks], [torch.zeros(0, 4)])
     dim = F.avg_pool2d(masks.any(dim=0)[None, None].float(), 4)
     pyramid = [torch.cat([dim, 1 - dim, dim * 0.5, torch.ones_like(dim)], dim=1)]
-    sampled = BoxesOfObjects([boxes], [torch.tensor([0, 1])], torch.tensor([0, 2]), torch.arange(2), [])
+    owners, labels, image = torch.tensor([0, 1]), torch.tensor([0, 2]), torch.zeros(2, dtype=torch.int64)
+    sampled = BoxesOfObjects([boxes], owners, labels, image, torch.arange(2), [])
     optimizer = torch.optim.AdamW(heads.parameters(), 1e-2)
     for _ in range(100):
         samples = heads.mask_samples(pyramid, sampled, truth)

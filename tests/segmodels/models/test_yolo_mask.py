@@ -35,15 +35,24 @@ def test_sizes_are_those_published_for_such_networks(size: str, parameters: floa
     assert 2 * card.gmac == pytest.approx(flops, rel=0.02)
 
 
-def objects(boxes: list[list[float]], labels: list[int]) -> Objects:
-    """Objects that fill their boxes."""
+OBJECTS = [([[2.0, 3, 21, 25], [30, 10, 50, 30]], [2, 0]), ([], []), ([[8.0, 8, 28, 26]], [1])]
+"""Boxes and labels of each image."""
+
+
+def filled(boxes: list[list[float]]) -> Tensor:
+    """Masks of objects that fill their boxes."""
     masks = torch.zeros(len(boxes), HEIGHT, WIDTH, dtype=torch.bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
         mask[int(top) : int(bottom), int(left) : int(right)] = True
-    return Objects(torch.tensor(boxes).view(-1, 4), torch.tensor(labels, dtype=torch.int64), masks, torch.zeros(0, 4))
+    return masks
 
 
-TRUTH = [objects([[2.0, 3, 21, 25], [30, 10, 50, 30]], [2, 0]), objects([], []), objects([[8.0, 8, 28, 26]], [1])]
+TRUTH = Objects.of(
+    [torch.tensor(boxes).view(-1, 4) for boxes, _ in OBJECTS],
+    [torch.tensor(labels, dtype=torch.int64) for _, labels in OBJECTS],
+    [filled(boxes) for boxes, _ in OBJECTS],
+    [torch.zeros(0, 4) for _ in OBJECTS],
+)
 
 
 def test_anchors_lie_around_the_centres_of_places() -> None:
@@ -86,8 +95,8 @@ def test_samples_are_those_of_a_plain_loop_over_images_and_anchors() -> None:
     samples, (logits, shares) = prototype_samples(classes, deltas, coefficients, prototypes, ANCHORS, TRUTH)
     scores, labels, boxes, masks, targets = [], [], [], [], []
     hard_scores: list[Tensor] = []
-    for image, truth in enumerate(TRUTH):
-        owners = match(truth, ANCHORS, 0.5, 0.4, every=True)
+    matched = match(TRUTH, ANCHORS, 0.5, 0.4, every=True)
+    for image, owners in enumerate(matched):
         positive = [i for i in range(len(ANCHORS)) if owners[i] >= 0]
         background = [i for i in range(len(ANCHORS)) if owners[i] == BACKGROUND]
         losses = {i: float(F.cross_entropy(classes[image, i], torch.tensor(0))) for i in background}
@@ -96,11 +105,12 @@ def test_samples_are_those_of_a_plain_loop_over_images_and_anchors() -> None:
         for i in positive:
             owner = int(owners[i])
             scores.append(classes[image, i])
-            labels.append(int(truth.labels[owner]) + 1)
-            boxes.append(decode(encode(truth.boxes[owner][None], ANCHORS[i][None], CODING), ANCHORS[i][None], CODING))
+            labels.append(int(TRUTH.labels[image, owner]) + 1)
+            box = TRUTH.boxes[image, owner]
+            boxes.append(decode(encode(box[None], ANCHORS[i][None], CODING), ANCHORS[i][None], CODING))
             masks.append((coefficients[image, i][:, None, None] * prototypes[image]).sum(0))
-            share = F.avg_pool2d(truth.masks[owner][None].float(), 4)[0]
-            left, top, right, bottom = (truth.boxes[owner] / 4).tolist()
+            share = F.avg_pool2d(TRUTH.masks[image][owner][None].float(), 4)[0]
+            left, top, right, bottom = (box / 4).tolist()
             inside = torch.zeros_like(share, dtype=torch.bool)
             inside[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = True
             targets.append(share.masked_fill(~inside, -1))
@@ -110,7 +120,7 @@ def test_samples_are_those_of_a_plain_loop_over_images_and_anchors() -> None:
     assert samples.labels[:count].tolist() == labels
     assert samples.labels[count:].unique().tolist() == [0]
     torch.testing.assert_close(samples.scores[count:], torch.stack(hard_scores))
-    anchors = torch.cat([ANCHORS[match(truth, ANCHORS, 0.5, 0.4, every=True) >= 0] for truth in TRUTH])
+    anchors = torch.cat([ANCHORS[owners >= 0] for owners in matched])
     torch.testing.assert_close(decode(samples.true_deltas, anchors, CODING), torch.cat(boxes), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(logits, torch.stack(masks))
     torch.testing.assert_close(shares, torch.stack(targets))
