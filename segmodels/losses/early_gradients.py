@@ -1,4 +1,4 @@
-"""Losses whose gradients are computed together with their values."""
+"""Losses whose gradient is computed together with their value."""
 
 from __future__ import annotations
 
@@ -9,32 +9,28 @@ import torch
 from torch import Tensor
 
 
-def with_gradients(function: Callable[[Tensor], tuple[Tensor, ...]], inputs: Tensor) -> tuple[Tensor, ...]:
-    """The scalars ``function(inputs)``, with gradients to ``inputs`` alone.
+def with_gradient(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """The scalar ``function(inputs)``, with a gradient to ``inputs`` alone.
 
     What ``function`` computes on the way is freed before this returns. Autograd would keep it until the backward pass:
     of a loss at full resolution for each layer of a decoder, that is most of a training step's memory.
     """
     if not (torch.is_grad_enabled() and inputs.requires_grad):
         return function(inputs)
-    return _WithGradients.apply(function, inputs)
+    return _WithGradient.apply(function, inputs)
 
 
-class _WithGradients(torch.autograd.Function):
+class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Callable[[Tensor], tuple[Tensor, ...]], inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         with torch.enable_grad():
             leaf = inputs.detach().requires_grad_()
-            *others, last = values = function(leaf)
-            gradients = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in others]
-            ctx.save_for_backward(*gradients, *torch.autograd.grad(last, leaf))
-        return tuple(value.detach() for value in values)
+            value = function(leaf)
+            ctx.save_for_backward(*torch.autograd.grad(value, leaf))
+        return value.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[None, Tensor]:
-        first, *others = zip(slopes, ctx.saved_tensors, strict=True)
-        total = first[0] * first[1]
-        for slope, gradient in others:
-            total = total.addcmul(slope, gradient)
-        return None, total
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, Tensor]:
+        (gradient,) = ctx.saved_tensors
+        return None, slope * gradient

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,13 @@ from segmodels.errors import InputError
 from segmodels.layers.blocks import resize
 from segmodels.layers.points import random_points, sample_points, training_points
 from segmodels.losses.base import Images, Loss
-from segmodels.losses.early_gradients import with_gradients
+from segmodels.losses.early_gradients import with_gradient
 from segmodels.losses.matching import Pairs, Truth, cheapest
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import QueryOutput
 from segmodels.tasks.targets import Segments
 
+T = TypeVar("T")
 MasksAt = Callable[[Sequence[int], torch.dtype], tuple[Tensor, Tensor]]
 
 
@@ -110,13 +111,16 @@ class MaskClassificationLoss(Loss):
 
     def of_layers(self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments]) -> list[Tensor]:
         """As ``forward`` for each layer of a decoder, with one wait for the device in all."""
-        return [
-            self.class_weight * parts["class"] + self.mask_weight * parts["mask"] + self.dice_weight * parts["dice"]
-            for parts in self.parts(layers, target)
-        ]
+        return self._each(layers, target, self._weighted)
 
     def parts(self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments]) -> list[dict[str, Tensor]]:
         """Unweighted ``class``, ``mask`` and ``dice`` of each layer."""
+        return self._each(layers, target, self._parts)
+
+    def _each(
+        self, layers: Sequence[QueryOutput], target: Tensor | Sequence[Segments], losses: Callable[..., T]
+    ) -> list[T]:
+        """``losses`` of each layer's class and mask logits, of the truth and of the matched pairs."""
         self._check(layers[0].class_logits, target)
         with torch.autocast(layers[0].mask_logits.device.type, enabled=False):
             logits = [(_full_precision(layer.class_logits), _full_precision(layer.mask_logits)) for layer in layers]
@@ -127,10 +131,20 @@ class MaskClassificationLoss(Loss):
             )
             masks_at = functools.cache(truth.at)  # the layers' masks have one size
             costs = [self._costs(*layer, truth, masks_at) for layer in logits]
-            return [
-                {"class": self._class_loss(class_logits, truth, pairs)} | self._mask_losses(mask_logits, truth, pairs)
-                for (class_logits, mask_logits), pairs in zip(logits, cheapest(costs, truth.present), strict=True)
-            ]
+            pairs = cheapest(costs, truth.present)
+            return [losses(*layer, truth, matched) for layer, matched in zip(logits, pairs, strict=True)]
+
+    def _weighted(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth, pairs: Pairs) -> Tensor:
+        def of_masks(matched: Tensor) -> Tensor:
+            mask, dice = self._mask_losses(matched, truth, pairs)
+            return self.mask_weight * mask + self.dice_weight * dice
+
+        matched = _matched(mask_logits, pairs)
+        return self.class_weight * self._class_loss(class_logits, truth, pairs) + with_gradient(of_masks, matched)
+
+    def _parts(self, class_logits: Tensor, mask_logits: Tensor, truth: Truth, pairs: Pairs) -> dict[str, Tensor]:
+        mask, dice = self._mask_losses(_matched(mask_logits, pairs), truth, pairs)
+        return {"class": self._class_loss(class_logits, truth, pairs), "mask": mask, "dice": dice}
 
     def _check(self, class_logits: Tensor, target: Tensor | Sequence[Segments]) -> None:
         images, _, classes = class_logits.shape
@@ -178,21 +192,17 @@ class MaskClassificationLoss(Loss):
         values = counted * F.cross_entropy(class_logits.transpose(1, 2), labels, reduction="none")
         return values.sum() / torch.where(counted.sum() > 0, counted.sum(), 1)
 
-    def _mask_losses(self, mask_logits: Tensor, truth: Truth, pairs: Pairs) -> dict[str, Tensor]:
-        matched = mask_logits.flatten(0, 1).index_select(0, pairs.prediction)
+    def _mask_losses(self, matched: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """The loss of the pixels and the Dice loss of the logits ``(N, h, w)`` of all pairs."""
         if not len(matched):
-            return dict.fromkeys(("mask", "dice"), mask_logits.sum() * 0)
-
-        def values(logits: Tensor) -> tuple[Tensor, ...]:
-            scores, masks, valid = (self._at_points if self.points else self._at_pixels)(logits, truth, pairs)
-            pixels = self._losses_of(scores, masks, valid)
-            probabilities = scores.sigmoid()  # masks are 0 where valid is
-            covered = (probabilities * valid).sum(dim=1) + masks.sum(dim=1)
-            dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (covered + 1)
-            mask = pixels.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
-            return mask.sum() / pairs.segments, dice.sum() / pairs.segments
-
-        return dict(zip(("mask", "dice"), with_gradients(values, matched), strict=True))
+            return matched.sum(), matched.sum()
+        scores, masks, valid = (self._at_points if self.points else self._at_pixels)(matched, truth, pairs)
+        pixels = self._losses_of(scores, masks, valid)
+        probabilities = scores.sigmoid()  # masks are 0 where valid is
+        covered = (probabilities * valid).sum(dim=1) + masks.sum(dim=1)
+        dice = 1 - (2 * (probabilities * masks).sum(dim=1) + 1) / (covered + 1)
+        mask = pixels.sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+        return mask.sum() / pairs.segments, dice.sum() / pairs.segments
 
     def _at_pixels(self, matched: Tensor, truth: Truth, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, masks (0 where ignored) and valid pixels of each matched pair, ``(N, H * W)`` each."""
@@ -237,6 +247,11 @@ class MaskClassificationLoss(Loss):
             return inside, outside
         inside = self.alpha * (torch.sigmoid(-scores) ** self.gamma * inside)
         return inside, (1 - self.alpha) * (torch.sigmoid(scores) ** self.gamma * outside)
+
+
+def _matched(mask_logits: Tensor, pairs: Pairs) -> Tensor:
+    """Logits of the matched queries' masks, ``(N, h, w)``."""
+    return mask_logits.flatten(0, 1).index_select(0, pairs.prediction)
 
 
 def _full_precision(logits: Tensor) -> Tensor:
