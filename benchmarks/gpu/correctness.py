@@ -45,6 +45,9 @@ def differences(name: str, device: str) -> dict[str, Any]:
     volume = model_options(name).get("spatial_dims", 2) == 3
     images = torch.randn(2, 3, *((16, 32, 32) if volume else (128, 128)))
     model = create_model(name, 5).eval()
+    for layer in model.classifiers():  # some start as zeros, which would hide all that comes before
+        for weight in layer.parameters():
+            nn.init.normal_(weight, std=0.02)
     ours = outcome(model, images)
     nudged = [outcome(model, images + NUDGE * torch.randn_like(images)) for _ in range(3)]
     theirs = outcome(model.to(device), images.to(device))

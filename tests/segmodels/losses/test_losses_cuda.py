@@ -105,7 +105,7 @@ def test_a_step_of_mask_classification_waits_once(objects: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("mask_rcnn_r50_fpn", 10), ("pointrend_rcnn_r50_fpn", 10), ("htc_r50_fpn", 26)]
+    ("name", "most"), [("mask_rcnn_r50_fpn", 3), ("pointrend_rcnn_r50_fpn", 3), ("htc_r50_fpn", 6)]
 )
 def test_a_step_of_a_detector_in_two_stages_waits_a_few_times(name: str, most: int) -> None:
     torch.manual_seed(0)
