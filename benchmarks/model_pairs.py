@@ -184,6 +184,14 @@ def monai_attention_unet() -> nn.Module:
     return AttentionUnet(2, 3, CLASSES, channels=(64, 128, 256, 512, 1024), strides=(2, 2, 2, 2))
 
 
+def without_dropout(net: nn.Module) -> nn.Module:
+    """``net``, whose peer has none."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout | nn.Dropout2d):
+            layer.p = 0.0
+    return net
+
+
 def transformers_upernet(swin: bool) -> nn.Module:
     from transformers import UperNetConfig, UperNetForSemanticSegmentation
 
@@ -251,7 +259,9 @@ PAIRS: dict[str, Pair] = {
         lambda _: monai_unet_plus_plus(),
     ),
     "upernet_r50": Pair(
-        lambda _: create_model("upernet_r50", CLASSES, encoder_options={"deep_stem": False}, auxiliary=False),
+        lambda _: without_dropout(
+            create_model("upernet_r50", CLASSES, encoder_options={"deep_stem": False}, auxiliary=False)
+        ),
         "transformers UperNetForSemanticSegmentation (same net)",
         lambda _: transformers_upernet(swin=False),
     ),
@@ -261,7 +271,7 @@ PAIRS: dict[str, Pair] = {
         lambda _: monai_attention_unet(),
     ),
     "upernet_r50 on swin_tiny, with loss": Pair(
-        lambda _: OurLoss("upernet_r50", encoder="swin_tiny", auxiliary=False),
+        lambda _: without_dropout(OurLoss("upernet_r50", encoder="swin_tiny", auxiliary=False)),
         "transformers UperNetForSemanticSegmentation (same net)",
         lambda _: TheirLoss(transformers_upernet(swin=True)),
         256,

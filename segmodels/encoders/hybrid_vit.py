@@ -20,7 +20,7 @@ from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import Block, PatchEmbed, joined_attention, resample_positions
 from segmodels.layers.blocks import check_images, initialise_transformer
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.padding import lacking
+from segmodels.layers.padding import zeros_to_multiple
 
 PUBLISHED: Names = (
     *GOOGLE,
@@ -128,8 +128,7 @@ class HybridViT(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
-        height, width = images.shape[-2:]
-        images = functional.pad(images, (0, lacking(width, 16), 0, lacking(height, 16)))
+        images = zeros_to_multiple(images, 16)
         half = torch.relu(self.root["gn"](self.root["conv"](images)))
         quarter = self.get_submodule("block1")(functional.max_pool2d(half, 3, 2))
         eighth = self.get_submodule("block2")(quarter)

@@ -29,7 +29,7 @@ from segmodels.layers.blocks import (
 )
 from segmodels.layers.mask_decoder import SamMLP
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.padding import linear_of_padded
+from segmodels.layers.padding import linear_of_padded, zeros_to_multiple
 
 TRANSFORMERS: Names = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -187,8 +187,7 @@ class SamViT(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
-        height, width = images.shape[-2:]
-        x = self.patch_embed["proj"](functional.pad(images, (0, -width % 16, 0, -height % 16))).permute(0, 2, 3, 1)
+        x = self.patch_embed["proj"](zeros_to_multiple(images, 16)).permute(0, 2, 3, 1)
         x = x + self.positions(x.shape[1], x.shape[2])
         for block in self.blocks:
             x = self.run(block, x)

@@ -21,7 +21,7 @@ from segmodels.encoders.vit import MLP, joined_attention
 from segmodels.errors import InputError
 from segmodels.layers.blocks import DropPath, check_images, drop_path_rates, initialise_transformer
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.padding import lacking
+from segmodels.layers.padding import zeros_to_multiple
 
 TRANSFORMERS: Names = (
     (r"^(swin|model|embeddings|encoder)\.", ""),
@@ -110,7 +110,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         window = self.window
-        x = functional.pad(x, (0, 0, 0, lacking(width, window), 0, lacking(height, window)))
+        x = zeros_to_multiple(x, window, first=1)
         padded = x.shape[1:3]
         mask = None
         if self.shift:
@@ -153,7 +153,7 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = zeros_to_multiple(x, 2, first=1)
         groups = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(groups, dim=3)))
 
@@ -214,8 +214,7 @@ class Swin(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
-        height, width = images.shape[-2:]
-        x = self.patch_embed["proj"](functional.pad(images, (0, -width % 4, 0, -height % 4))).permute(0, 2, 3, 1)
+        x = self.patch_embed["proj"](zeros_to_multiple(images, 4)).permute(0, 2, 3, 1)
         x = self.patch_embed["norm"](x)
         maps = []
         for i, stage in enumerate(self._layers()):

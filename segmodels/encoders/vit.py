@@ -21,7 +21,7 @@ from segmodels.errors import InputError
 from segmodels.layers.attention import attend
 from segmodels.layers.blocks import DropPath, check_images, check_positive, drop_path_rates, initialise_transformer
 from segmodels.layers.names import Names, renamed
-from segmodels.layers.padding import lacking
+from segmodels.layers.padding import zeros_to_multiple
 
 PUBLISHED: Names = (
     *GOOGLE,
@@ -83,8 +83,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, channels, patch, patch, bias=bias)
 
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        height, width = images.shape[-2:]
-        x = self.proj(functional.pad(images, (0, lacking(width, self.patch), 0, lacking(height, self.patch))))
+        x = self.proj(zeros_to_multiple(images, self.patch))
         size = (x.shape[2], x.shape[3])
         x = x.flatten(2).transpose(1, 2)
         if self.cls_token is None:

@@ -149,7 +149,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def resize(features: Tensor, size: Sequence[int], mode: str = "bilinear", align_corners: bool = False) -> Tensor:
-    """Interpolate ``(B, C, *spatial)`` to ``size``, one number per spatial axis.
+    """Interpolate ``(B, C, *spatial)`` to ``size``, one number per spatial axis; features of that size are returned as
+    they are.
 
     Where deterministic algorithms are asked for on a GPU, ``linear_resize`` computes the same with a gradient that is
     deterministic and fast.
@@ -158,6 +159,9 @@ def resize(features: Tensor, size: Sequence[int], mode: str = "bilinear", align_
         mode: ``nearest``, or ``bilinear``, which is trilinear for volumes.
         align_corners: for ``bilinear``: the centres of the corner pixels coincide, not the outer corners of the image.
     """
+    # asked while exporting, this would tie the graph to one answer
+    if not torch.compiler.is_exporting() and features.shape[2:] == tuple(size):
+        return features
     if mode == "nearest":
         return F.interpolate(features, tuple(size), mode=mode)
     if features.is_cuda and torch.are_deterministic_algorithms_enabled():

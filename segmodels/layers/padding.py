@@ -31,6 +31,15 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return functional.pad(images, pads, mode="replicate")
 
 
+def zeros_to_multiple(x: Tensor, multiple: int, first: int = 2) -> Tensor:
+    """Zeros on the right and below, until height and width, the dimensions ``first`` and the next, are multiples."""
+    right, below = lacking(x.shape[first + 1], multiple), lacking(x.shape[first], multiple)
+    # as above; nothing to add would still be a copy
+    if not torch.compiler.is_exporting() and not (right or below):
+        return x
+    return functional.pad(x, (*(0, 0) * (x.dim() - first - 2), 0, right, 0, below))
+
+
 def crop(features: Tensor, size: Sequence[int]) -> Tensor:
     """The first rows and columns (and slices) of (B, C, *larger): a view of the given size."""
     for dimension, length in enumerate(size, start=2):

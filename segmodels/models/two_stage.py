@@ -13,7 +13,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.errors import InputError
 from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects, objects_of
-from segmodels.layers.padding import lacking
+from segmodels.layers.padding import zeros_to_multiple
 from segmodels.layers.roi_heads import Detections, MaskSamples
 from segmodels.layers.rpn import RegionProposals
 from segmodels.layers.sampling import Samples
@@ -51,8 +51,7 @@ class Detector(Model, ABC):
 
     def pyramid(self, images: Tensor) -> tuple[tuple[int, int], list[Tensor]]:
         """Height and width of the padded images, and their maps at strides 4 to 32."""
-        height, width = images.shape[2:]
-        images = functional.pad(images, (0, lacking(width, STRIDES[-1]), 0, lacking(height, STRIDES[-1])))
+        images = zeros_to_multiple(images, STRIDES[-1])
         return (images.shape[2], images.shape[3]), self.maps(images)
 
     def maps(self, images: Tensor) -> list[Tensor]:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
@@ -20,7 +19,7 @@ from segmodels.layers.blocks import resize
 from segmodels.layers.cross_stage import ConvNormSiLU, PartialAggregation
 from segmodels.layers.matching import objects_of
 from segmodels.layers.nms import fast_nms
-from segmodels.layers.padding import lacking
+from segmodels.layers.padding import zeros_to_multiple
 from segmodels.layers.points import cell_centres, points_in_boxes, sample_points
 from segmodels.layers.prototype_samples import CODING, classes_of_places, prototype_samples
 from segmodels.models.base import Model
@@ -103,7 +102,7 @@ class YoloMask(Model):
 
     def forward(self, images: Tensor, guide: Any = None) -> DetectionOutput:
         size = (images.shape[2], images.shape[3])
-        images = functional.pad(images, (0, lacking(size[1], STRIDES[-1]), 0, lacking(size[0], STRIDES[-1])))
+        images = zeros_to_multiple(images, STRIDES[-1])
         maps = self.neck(self.encoder.maps(images, STRIDES))
         anchors = centred_anchors([(x.shape[2], x.shape[3]) for x in maps], STRIDES, self.anchors, images.device)
         predictions = self._predictions(maps)

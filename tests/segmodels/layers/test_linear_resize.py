@@ -115,6 +115,15 @@ def linear_interpolations(path: Path) -> Iterator[str]:
             yield f"{path.name}: {ast.unparse(node)}"
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_features_of_the_wanted_size_are_returned_as_they_are(mode: str) -> None:
+    features = torch.randn(1, 2, 5, 7)
+    assert blocks.resize(features, (5, 7), mode) is features
+    assert torch.equal(torch.nn.functional.interpolate(features, (5, 7), mode=mode), features)
+    volume = torch.randn(1, 2, 3, 5, 7)
+    assert blocks.resize(volume, [3, 5, 7]) is volume
+
+
 def test_no_linear_interpolation_of_a_training_goes_past_resize() -> None:
     root = Path(segmodels.__file__).parent
     files = [file for room in ("models", "encoders", "layers", "losses") for file in (root / room).glob("*.py")]

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from segmodels.layers.padding import crop, lacking, linear_of_padded, mirror_index, pad_to_multiple
+from segmodels.layers.padding import crop, lacking, linear_of_padded, mirror_index, pad_to_multiple, zeros_to_multiple
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
@@ -32,6 +32,17 @@ def test_padding_repeats_the_last_pixels_and_cropping_takes_them_off(size: tuple
         for other, length in enumerate(size, start=2):
             beyond = beyond if other == axis else beyond.narrow(other, 0, length)
         assert all(torch.equal(beyond.select(axis, i), last) for i in range(extent, padded.shape[axis]))
+
+
+def test_zeros_stand_on_the_right_and_below_and_nothing_is_copied_for_none() -> None:
+    images, tokens = torch.randn(2, 3, 7, 8), torch.randn(2, 7, 8, 3)
+    padded = zeros_to_multiple(images, 4)
+    assert padded.shape == (2, 3, 8, 8)
+    assert torch.equal(padded[:, :, :7], images)
+    assert not padded[:, :, 7:].any()
+    assert torch.equal(zeros_to_multiple(tokens, 5, first=1), functional.pad(tokens, (0, 0, 0, 2, 0, 3)))
+    assert zeros_to_multiple(images[:, :, :4], 4).data_ptr() == images.data_ptr()
+    assert zeros_to_multiple(tokens[:, :4], 4, first=1).data_ptr() == tokens.data_ptr()
 
 
 @pytest.mark.parametrize("bias", [True, False])
