@@ -104,7 +104,7 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return residual
         kept = torch.rand(residual.shape[0], *[1] * (residual.dim() - 1), device=residual.device) >= self.rate
-        return residual * kept / (1 - self.rate)
+        return residual * (kept / (1 - self.rate)).to(residual.dtype)
 
 
 def drop_path_rates(last: float, blocks: int) -> list[float]:
