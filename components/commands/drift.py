@@ -140,11 +140,16 @@ def _reference(bundle: Bundle, title: str, shards: Path | None) -> Reference:
             f"{title} was trained by an earlier version and has no reference statistics: give the shards that it was"
             " trained on with --shards, or train and register it again"
         )
+    from components.running.progress_bar import track
     from segmodels.data.shards import ShardReader
     from segmodels.inference.observation import make_reference
     from segmodels.inference.predictor import Predictor, choose_device
 
-    return make_reference(Predictor(bundle, choose_device()), ShardReader(shards, "train"))
+    return make_reference(
+        Predictor(bundle, choose_device()),
+        ShardReader(shards, "train"),
+        lambda batches: track(batches, "observing images", len(batches)),
+    )
 
 
 def _records(log: Path, name: str, version: str, hours: float | None) -> list[dict[str, Any]]:

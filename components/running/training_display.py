@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from components.running.progress_bar import Item, track
 from segmodels.tasks.base import Task
 from segmodels.training.state import Progress as TrainingProgress
 
@@ -64,6 +66,11 @@ class TrainingDisplay:
             f"  {metrics['images_per_second']:.0f} images/s{' *' if best else ''}"
         )
 
+    def observing(self, batches: Sequence[Item]) -> Iterator[Item]:
+        """Pass on the batches that the trained model observes; the bar of the epochs gives way to theirs."""
+        self._stop()
+        return track(batches, "observing images", len(batches))
+
     def warn(self, message: str) -> None:
         if self.enabled:
             self._print(message)
@@ -77,5 +84,9 @@ class TrainingDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self.bar:
             self.bar.stop()
+            self.bar = None

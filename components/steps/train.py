@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from components.tracking.presentation import SEPARATOR, dataset_words, run_name
 from segmodels.errors import InputError, TransientError, on_one_line
 
 if TYPE_CHECKING:
+    from components.running.training_display import TrainingDisplay
     from segmodels.data.loader import EvaluationLoader, TrainingLoader
     from segmodels.data.shards import ShardReader
     from segmodels.training.fit import Fit
@@ -168,7 +169,7 @@ def _train(
             recipe.learner.model.load_state_dict(best)
             with written_folder(model) as folder:
                 _write_bundle(folder, params, recipe, fit, reader, facts)
-                _add_reference(folder, reader, fabric.device, display.warn)
+                _add_reference(folder, reader, fabric.device, display)
                 run.leave_with(folder)
     if fabric.world_size > 1:
         fabric.barrier()
@@ -204,13 +205,13 @@ def _write_bundle(
     )
 
 
-def _add_reference(folder: Path, reader: ShardReader, device: Any, warn: Callable[[str], None]) -> None:
+def _add_reference(folder: Path, reader: ShardReader, device: Any, display: TrainingDisplay) -> None:
     """Add reference statistics; a model that cannot have any is still written."""
     from segmodels.inference.bundle import add_reference, load_bundle
     from segmodels.inference.observation import make_reference
     from segmodels.inference.predictor import Predictor
 
     try:
-        add_reference(folder, make_reference(Predictor(load_bundle(folder), device), reader))
+        add_reference(folder, make_reference(Predictor(load_bundle(folder), device), reader, display.observing))
     except (InputError, TransientError, RuntimeError) as error:
-        warn(f"the model has no reference statistics, so drift cannot be found: {on_one_line(error)}")
+        display.warn(f"the model has no reference statistics, so drift cannot be found: {on_one_line(error)}")

@@ -7,7 +7,7 @@ images they are the same as without. If the prediction itself is such a pass, it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,17 +139,19 @@ def deepest_layer(predictor: Predictor, images: Tensor) -> str:
 
 
 @torch.inference_mode()
-def make_reference(predictor: Predictor, reader: ShardReader) -> Reference:
-    """The reference statistics of at most 256 images of ``reader``, fewer if they are large; the same every time."""
-    numbers, layer, start = _chosen(reader), "", 0
+def make_reference(
+    predictor: Predictor, reader: ShardReader, watch: Callable[[list[list[int]]], Iterable[list[int]]] = iter
+) -> Reference:
+    """The reference statistics of at most 256 images of ``reader``, fewer if they are large; the same every time.
+
+    Args:
+        watch: passes on the batches one by one and may show how far they are.
+    """
+    layer = ""
     observations: list[Observation] = []
     shares: list[dict[str, float]] = []
-    while start < len(numbers):
-        size = reader.sizes[numbers[start]]
-        stop, most = start + 1, max(MOST_PIXELS // math.prod(size.tolist()), 1)
-        while stop < min(start + most, len(numbers)) and (reader.sizes[numbers[stop]] == size).all():
-            stop += 1
-        batch = np.stack([reader.image(number) for number in numbers[start:stop]])
+    for numbers in watch(_batches(reader, _chosen(reader))):
+        batch = np.stack([reader.image(number) for number in numbers])
         images = torch.from_numpy(np.moveaxis(batch, -1, 1)).to(predictor.device)
         layer = layer or deepest_layer(predictor, _reduced(images[:1].float()))
         observer = Observer(predictor, layer)
@@ -159,7 +161,6 @@ def make_reference(predictor: Predictor, reader: ShardReader) -> Reference:
         else:
             shares += [shares_of(predictor, result) for result in observer.batch(images)]
         observations += observer.observations()
-        start = stop
     return reference_of(observations, shares, layer)
 
 
@@ -193,6 +194,19 @@ def _chosen(reader: ShardReader) -> list[int]:
     own = max(most // len(places), 1)
     chosen = (np.linspace(one.start, one.stop - 1, min(own, len(one))).round().astype(int) for one in places)
     return [int(number) for numbers in chosen for number in numbers]
+
+
+def _batches(reader: ShardReader, numbers: Sequence[int]) -> list[list[int]]:
+    """Neighbours of one size, together at most ``MOST_PIXELS`` or one image."""
+    batches: list[list[int]] = []
+    for number in numbers:
+        size = reader.sizes[number]
+        most = max(MOST_PIXELS // math.prod(size.tolist()), 1)
+        if batches and len(batches[-1]) < most and (reader.sizes[batches[-1][0]] == size).all():
+            batches[-1].append(number)
+        else:
+            batches.append([number])
+    return batches
 
 
 def _reduced(images: Tensor) -> Tensor:

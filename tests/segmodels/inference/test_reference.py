@@ -1,6 +1,7 @@
 """Reference statistics of a model: what they hold, how large they are, and that damage to them is found."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_statistics_are_those_of_the_model_on_each_training_image(shards: ShardR
     assert embedding.shape[1] == 6  # the channels of the deepest map, fewer than 16
     spread = embedding.std(axis=0)
     assert (np.diff(spread) <= 1e-6).all(), "principal components come in the order of their variance"
+
+
+def test_every_image_passes_the_watcher_once_in_batches_of_neighbours(shards: ShardReader, model: Path) -> None:
+    seen: list[list[int]] = []
+
+    def watch(batches: list[list[int]]) -> Iterator[list[int]]:
+        for batch in batches:
+            seen.append(batch)
+            yield batch
+
+    watched = make_reference(Predictor(load_bundle(model)), shards, watch)
+    assert [number for batch in seen for number in batch] == list(range(len(shards)))
+    assert all(len({tuple(shards.sizes[number]) for number in batch}) == 1 for batch in seen)
+    np.testing.assert_array_equal(watched.values, reference_in(model).values)
 
 
 def test_windows_views_and_large_images_are_observed_as_whole_images(model: Path) -> None:
