@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.ndimage
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -227,6 +226,8 @@ def prompts_of(objects: Sequence[Sequence[Prompt]], sizes: Sequence[tuple[int, .
 
 def _innermost(region: NDArray[np.bool_]) -> tuple[float, float]:
     """x and y of the pixel farthest from the region's border; the search is within the box around the region."""
+    import scipy.ndimage
+
     boxes = scipy.ndimage.find_objects(region.astype(np.uint8))
     rows, columns = boxes[0] if boxes else (slice(0, None), slice(0, None))
     distance = scipy.ndimage.distance_transform_edt(np.pad(region[rows, columns], 1))[1:-1, 1:-1]

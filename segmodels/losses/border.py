@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.ndimage
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,6 +86,8 @@ def connected_regions(labels: np.ndarray) -> np.ndarray:
     """A number from 1 for each connected region (shared sides, not corners) of one label other than 0, and 0
     elsewhere.
     """
+    import scipy.ndimage
+
     regions, count = np.zeros(labels.shape, np.int64), 0
     for name in np.unique(labels[labels != 0]):
         of_name, found = scipy.ndimage.label(labels == name)

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-import scipy.ndimage
 import torch
 from torch import Tensor
 
@@ -25,6 +24,8 @@ def distance_to(region: np.ndarray) -> np.ndarray:
         return np.zeros(region.shape, np.float32)
     if region.ndim == 2:
         return cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    import scipy.ndimage
+
     return scipy.ndimage.distance_transform_edt(~region).astype(np.float32)
 
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -146,6 +145,8 @@ def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
         costs: of each layer, ``(B, Q, K)``.
         present: ``(B, K)`` bool.
     """
+    from scipy.optimize import linear_sum_assignment
+
     fetched = torch.cat([*(cost.flatten() for cost in costs), present.flatten().to(costs[0])]).cpu()
     *matrices, held = fetched.split([*(cost.numel() for cost in costs), present.numel()])
     places = [row.nonzero()[0] for row in held.view(present.shape).numpy()]

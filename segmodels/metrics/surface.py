@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
-from scipy.spatial import KDTree
 
 from segmodels.errors import InputError
 
@@ -109,6 +107,8 @@ def _mean(there: NDArray[np.float64], back: NDArray[np.float64]) -> float:
 
 def _surface(region: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Places ``(N, axes)`` of the surface's pixels, in pixels."""
+    from scipy import ndimage
+
     (box,) = ndimage.find_objects(region.astype(np.uint8)) or [None]
     if box is None:
         return np.zeros((0, region.ndim))
@@ -120,4 +120,6 @@ def _surface(region: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _nearest(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
     if not len(theirs):
         return np.full(len(ours), np.inf)
+    from scipy.spatial import KDTree
+
     return KDTree(theirs).query(ours)[0]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from segmodels.data.batches import Batch
@@ -87,5 +86,7 @@ def match_segments(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     Args:
         counts: pixels by class (row) and segment (column), ``(C, C)``.
     """
+    from scipy.optimize import linear_sum_assignment
+
     _, segments = linear_sum_assignment(counts, maximize=True)
     return segments
