@@ -7,7 +7,9 @@ Figures are made without pyplot: nothing global, safe in threads, no display nee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEXT, MUTED, WRONG = "#222222", "#8a8a8a", (214, 39, 40)
+FIRST_OF_EAST_ASIA = "\u2e80"
+EAST_ASIAN_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Arial Unicode MS"),
+)
 SHOWN_PIXELS = 512  # of the longer side; more would not show on a page of four pictures side by side
 LEGEND_COLUMNS, LEGEND_CLASSES = 9, 60
 ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix would not be readable
@@ -33,11 +40,28 @@ def save(figure: Figure, path: Path, dpi: int = 110) -> None:
 
 
 def as_plain_text(figure: Figure) -> None:
-    """Show dollar signs in names as they are; matplotlib would read what is between two as a formula."""
+    """Show names as they are written: dollar signs, between which matplotlib would read a formula, and letters of East
+    Asia, which its own font lacks, where a font of the machine has them.
+    """
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)
+        if max(text.get_text(), default="") >= FIRST_OF_EAST_ASIA:
+            text.set_fontfamily(_families())
+
+
+@cache
+def _families() -> list[str]:
+    """matplotlib's own font, and those of ``EAST_ASIAN_FONTS`` that are installed."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    for path in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
+        with suppress(OSError, RuntimeError):  # matplotlib cannot read every font
+            manager.addfont(path)  # installed since matplotlib wrote its list
+    installed = {font.name for font in manager.ttflist}
+    return ["DejaVu Sans", *(name for name in EAST_ASIAN_FONTS if name in installed)]
 
 
 def confusion_matrix(counts: np.ndarray, classes: Sequence[str], counted: str = "pixels") -> Figure:
