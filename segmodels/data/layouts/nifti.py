@@ -140,4 +140,6 @@ class NiftiSlices25d(Slices):
 
 def _label(key: str, value: Any) -> tuple[int, str]:
     """Label id and name, whichever of both is the key."""
+    if isinstance(value, list):
+        raise ValueError(f"{key!r} is the region {value}, not one label: name each label alone")
     return (int(key), value) if isinstance(value, str) else (int(value), key)

@@ -96,6 +96,9 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         (root / "dataset.json").write_text(text)
         with pytest.raises(InputError, match=r"dataset\.json cannot be understood \(.*\), expected .*: correct it"):
             _ = open_layout("nifti", root).labels
+    (root / "dataset.json").write_text('{"labels": {"background": 0, "whole": [1, 2]}}')  # a region of nnU-Net
+    with pytest.raises(InputError, match=r"'whole' is the region \[1, 2\], not one label: name each label alone"):
+        _ = open_layout("nifti", root).labels
 
 
 def test_files_whose_voxels_lie_in_another_order_are_one_sentence(tmp_path: Path) -> None:
