@@ -79,16 +79,19 @@ class FileCache:
                     with suppress(FileNotFoundError):  # the folder has just been removed, with this copy
                         self._make_room(copy, size)
                     begin(copy)
-                    if _is_still(partial, copy):
-                        partial.replace(path)
+                    with (
+                        suppress(FileNotFoundError),
+                        self._alone(),
+                    ):  # nobody may count files while one changes its name
+                        if _is_still(partial, copy):
+                            partial.replace(path)
             finally:
                 if _is_still(partial, copy):
                     partial.unlink()
 
     def _make_room(self, copy: BinaryIO, size: int) -> None:
         """Remove what was not opened for longest until there is room for ``copy``, and give it its size."""
-        with (self.folder / LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._alone():
             os.truncate(copy.fileno(), 0)
             files = sorted(_files(self.folder))
             excess = sum(held for _, held, _ in files) + size - self.limit
@@ -97,6 +100,13 @@ class FileCache:
                     path.unlink(missing_ok=True)
                     excess -= held
             os.truncate(copy.fileno(), size)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else is in such a block. Raises FileNotFoundError: the folder is gone."""
+        with (self.folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -130,7 +140,7 @@ def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
     """When each file was last opened, its size, and its path."""
     for path in folder.iterdir():
         if path.name != LOCK:
-            with suppress(FileNotFoundError):  # another process has just renamed it
+            with suppress(FileNotFoundError):  # its maker has just failed, or somebody emptied the folder
                 facts = path.stat()
                 yield facts.st_atime_ns, facts.st_size, path
 
