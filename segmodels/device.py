@@ -14,11 +14,11 @@ def constant(numbers: Any, device: torch.device, dtype: torch.dtype = torch.floa
     return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
-def sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device; through pinned memory, so that a GPU is not waited for."""
-    if device.type == "cuda" and not numbers.is_pinned():
-        numbers = numbers.contiguous().pin_memory()
-    return numbers.to(device, non_blocking=device.type == "cuda")
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the CPU through pinned memory, so that a GPU is not waited for."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def places(masks: Sequence[Tensor]) -> list[Tensor]:

@@ -79,10 +79,7 @@ class FileCache:
                     with suppress(FileNotFoundError):  # the folder has just been removed, with this copy
                         self._make_room(copy, size)
                     begin(copy)
-                    with (
-                        suppress(FileNotFoundError),
-                        self._alone(),
-                    ):  # nobody may count files while one changes its name
+                    with suppress(FileNotFoundError), self._alone():
                         if _is_still(partial, copy):
                             partial.replace(path)
             finally:
@@ -103,7 +100,9 @@ class FileCache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else is in such a block. Raises FileNotFoundError: the folder is gone."""
+        """Nobody else is in such a block: a file that changed its name while another process listed the folder would be
+        counted under neither. Raises FileNotFoundError: the folder is gone.
+        """
         with (self.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

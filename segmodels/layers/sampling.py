@@ -88,6 +88,7 @@ class Candidates(NamedTuple):
         return Wanted(self.matched, count, 0.25)
 
     def chosen(self, drawn: Drawn, truth: Objects) -> Chosen:
+        """Those that were drawn."""
         pieces = list(zip(drawn.positive, drawn.background, strict=True))
         rows = torch.cat([row for piece in pieces for row in piece])
         images, place = rows // self.boxes.shape[1], rows % self.boxes.shape[1]

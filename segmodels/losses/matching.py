@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from segmodels.device import sent
+from segmodels.device import to_device
 from segmodels.tasks.targets import Segments
 
 
@@ -156,7 +156,7 @@ def cheapest(costs: Sequence[Tensor], present: Tensor) -> list[Pairs]:
             rows, columns = linear_sum_assignment(own[:, known])
             found.append(np.stack([np.full_like(rows, image), image * len(own) + rows, known[columns]]))
     lengths = [pairs.shape[1] for pairs in found]
-    everything = sent(torch.from_numpy(np.concatenate(found, axis=1)), present.device)
+    everything = to_device(torch.from_numpy(np.concatenate(found, axis=1)), present.device)
     images, segments = len(present), sum(map(len, places))
     counts = [lengths[start : start + images] for start in range(0, len(lengths), images)]
     of_layers = everything.split([sum(own) for own in counts], dim=1)

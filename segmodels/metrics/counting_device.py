@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segmodels.device import sent
+from segmodels.device import to_device
 from segmodels.errors import InputError
 from segmodels.metrics.counting import out_of_range
 
@@ -102,8 +102,7 @@ class DeviceCounts:
 
     def integers(self, name: str, labels: Any) -> Tensor:
         """``labels`` on this device."""
-        labels = torch.as_tensor(labels)
-        labels = sent(labels, self.numbers.device) if labels.device.type == "cpu" else labels.to(self.numbers.device)
+        labels = to_device(torch.as_tensor(labels), self.numbers.device)
         if labels.is_floating_point() or labels.is_complex():
             raise InputError(
                 f"{name} has type {labels.dtype}, expected a label map of integers: take argmax over the classes first"

@@ -16,7 +16,6 @@ from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
 from segmodels.layers.roi_heads import HeadSettings
 from segmodels.layers.rpn import RegionProposals
-from segmodels.layers.sampling import sample
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
 from segmodels.outputs import DetectionOutput, PointPrediction
@@ -58,11 +57,10 @@ class HybridTaskCascade(Detector):
         context = None if self.context is None else self.context(maps)
         if truth is None:
             return detected(self.roi_heads.detect(pyramid, context, proposals.of_images(), size), size)
-        wanted, candidates = self.rpn.wanted(anchors, truth), self.roi_heads.candidates(proposals, truth)
-        drawn, first = sample(wanted, candidates.wanted(self.roi_heads.samples))
-        samples = self.roi_heads.samples_of(pyramid, context, candidates.chosen(first, truth), truth, size)
-        of_anchors = self.rpn.samples_of(anchors, wanted, drawn, truth)
-        stages = [training_of(*own, of_anchors if number == 0 else None) for number, own in enumerate(samples)]
+        candidates = self.roi_heads.candidates(proposals, truth)
+        first, chosen = self.drawn(anchors, candidates, self.roi_heads.samples, truth)
+        samples = self.roi_heads.samples_of(pyramid, context, chosen, truth, size)
+        stages = [training_of(*own, first if number == 0 else None) for number, own in enumerate(samples)]
         whole, *others = (DetectionOutput((), (), (), (), size, training) for training in stages)
         extras = {} if context is None else {"points": points_of_cells(context.logits, size)}
         return whole._replace(auxiliary=tuple(others), extras=extras)

@@ -17,7 +17,6 @@ from segmodels.layers.matching import Objects
 from segmodels.layers.names import Names, renamed
 from segmodels.layers.roi_heads import BoxHeads, HeadSettings, RoIHeads
 from segmodels.layers.rpn import RegionProposals
-from segmodels.layers.sampling import sample
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
 from segmodels.outputs import DetectionOutput
@@ -66,11 +65,10 @@ class MaskRCNN(Detector):
         proposals, anchors = self.rpn([*pyramid, every_second(pyramid[-1])], padded, size)
         if truth is None:
             return detected(self.roi_heads.detect(pyramid, proposals.of_images(), size), size)
-        wanted, candidates = self.rpn.wanted(anchors, truth), self.roi_heads.candidates(proposals, truth)
-        first, second = sample(wanted, candidates.wanted(self.roi_heads.samples))
-        samples = self.roi_heads.samples_of(pyramid, candidates.chosen(second, truth), truth)
-        training = training_of(*samples, self.rpn.samples_of(anchors, wanted, first, truth))
-        return DetectionOutput((), (), (), (), size, training)
+        candidates = self.roi_heads.candidates(proposals, truth)
+        first, chosen = self.drawn(anchors, candidates, self.roi_heads.samples, truth)
+        second, masks = self.roi_heads.samples_of(pyramid, chosen, truth)
+        return DetectionOutput((), (), (), (), size, training_of(second, masks, first))
 
     def translate(self, key: str) -> str:
         key = renamed(key, self.published)

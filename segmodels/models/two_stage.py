@@ -15,8 +15,8 @@ from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects, objects_of
 from segmodels.layers.padding import zeros_to_multiple
 from segmodels.layers.roi_heads import Detections, MaskSamples
-from segmodels.layers.rpn import RegionProposals
-from segmodels.layers.sampling import Samples
+from segmodels.layers.rpn import Anchors, RegionProposals
+from segmodels.layers.sampling import Candidates, Chosen, Samples, sample
 from segmodels.models.base import Model
 from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
 
@@ -57,6 +57,14 @@ class Detector(Model, ABC):
     def maps(self, images: Tensor) -> list[Tensor]:
         """The pyramid of padded images."""
         return self.fpn(self.encoder.maps(images, STRIDES))
+
+    def drawn(self, anchors: Anchors, candidates: Candidates, count: int, truth: Objects) -> tuple[Samples, Chosen]:
+        """Random samples of the region proposals, and ``count`` boxes of each image that the second stage is trained
+        on; waits once for a GPU.
+        """
+        wanted = self.rpn.wanted(anchors, truth)
+        first, second = sample(wanted, candidates.wanted(count))
+        return self.rpn.samples_of(anchors, wanted, first, truth), candidates.chosen(second, truth)
 
     @abstractmethod
     def detect(
