@@ -1,5 +1,6 @@
 """Ways of counting label pairs, each by itself: numpy, numba, and torch on a device."""
 
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -40,14 +41,14 @@ def test_numpy_numba_and_device_count_the_same(data, size, classes, ignore):
             np.testing.assert_array_equal(tally(*as_bytes, classes, ignore)[:classes, :classes], expected)
 
 
-@pytest.mark.parametrize("classes", [2, 38, 39, 253, 254, 300])
-@pytest.mark.parametrize("noise", [0.0, 0.05, 1.0])
+@pytest.mark.parametrize("classes", [2, 19, 254, 255, 300])
+@pytest.mark.parametrize("noise", [(0.0, 0.0), (0.05, 0.05), (0.3, 0.0), (1.0, 0.0), (1.0, 1.0)])
 def test_the_compiled_table_is_numpys_for_few_and_many_classes(classes, noise):
-    """Up to 38 classes pairs of pixels are counted, from 254 on codes take two bytes."""
+    """From 255 classes on codes take two bytes."""
     prediction, target = (labels.reshape(-1) for labels in maps((3, 37, 101), classes, types=("int16", "int16")))
     random = np.random.default_rng(classes)
-    for labels in (prediction, target):
-        wrong = random.random(labels.shape) < noise
+    for labels, share in zip((prediction, target), noise, strict=True):
+        wrong = random.random(labels.shape) < share
         labels[wrong] = random.integers(-1, classes + 2, wrong.sum())
     table = counting_numba.tally(prediction, target, classes, -1)
     np.testing.assert_array_equal(table, counting.tally(prediction, target, classes, -1))
@@ -70,6 +71,14 @@ def test_the_calling_thread_compiles_before_any_other_starts():
         table = counting_numba.tally(*maps, 3, 255)
     assert table[0, 0] == 1 << 12
     assert set(compiling) == {threading.current_thread()}
+
+
+def test_a_forked_process_counts_with_threads_of_its_own():
+    maps = np.ones((2, 1 << 21), dtype=np.uint8)
+    assert counting_numba.tally(*maps, 3, 255)[1, 1] == 1 << 21  # starts this process's threads
+    with multiprocessing.get_context("fork").Pool(1) as forked:
+        table = forked.apply_async(counting_numba.tally, (*maps, 3, 255)).get(timeout=60)
+    assert table[1, 1] == 1 << 21
 
 
 def test_importing_and_small_maps_need_neither_numba_nor_torch():
