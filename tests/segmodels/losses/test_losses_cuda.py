@@ -89,7 +89,8 @@ def test_a_step_of_mask_classification_waits_once(objects: bool) -> None:
     logits = [(2 * torch.randn(3, 9, classes + 1), 3 * torch.randn(3, 9, 6, 8)) for _ in range(7)]
 
     def value(device: str) -> tuple[Tensor, list[str]]:
-        layers = [QueryOutput(*(part.to(device).requires_grad_() for part in layer)) for layer in logits]
+        # leaves of their own: gradients would otherwise go back to the CPU's, waiting once for each
+        layers = [QueryOutput(*(part.detach().to(device).requires_grad_() for part in layer)) for layer in logits]
         own = target.to(device)
         labels = torch.arange(classes, device=device)
         crowd = labels == 2
