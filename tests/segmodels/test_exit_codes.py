@@ -128,6 +128,17 @@ def test_a_pipe_that_breaks_elsewhere_is_a_bug_and_not_silent(capsys: pytest.Cap
     assert "BrokenPipeError" in capsys.readouterr().err
 
 
+def test_the_end_of_a_process_does_not_look_for_cycles_in_all_that_is_loaded() -> None:
+    code = """
+import atexit, gc
+from segmodels.exit_codes import guarded
+atexit.register(lambda: print(gc.get_freeze_count() > 1000, gc.get_threshold()))  # runs last
+guarded(lambda: None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True (10000, 10, 10)\n"
+
+
 def test_a_user_without_a_home_gets_one(tmp_path: Path) -> None:
     code = """
 import os, pwd, tempfile
