@@ -49,7 +49,8 @@ PAGES = {
         "Encoders",
         "`train.options: {encoder: NAME, encoder_weights: imagenet}` chooses the encoder of a model, and"
         " `create_encoder(NAME)` builds one. With `pip install 'segmodels[timm]'` every encoder of timm works too, as"
-        " `timm:NAME` (the image of the steps does not have it).",
+        " `timm:NAME`; where it is installed, ingest refuses names that it lacks (the image of the steps does not have"
+        " it).",
         lambda: f"{LISTINGS['encoders']().markdown()}\n\n## Published weights\n\n{PUBLISHED}\n\n{pretrained_table()}",
     ),
     "losses": Page(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.freezing import freeze, freeze_batch_norm
 from segmodels.encoders.pretrained import named_weights, resolved
-from segmodels.encoders.timm_encoder import TimmEncoder
+from segmodels.encoders.timm_encoder import TIMM, TimmEncoder, check_name
 from segmodels.encoders.weights import load_weights
 from segmodels.registry import Registry
 
@@ -75,13 +75,14 @@ def create_encoder(
 
 
 def check_encoder(name: str, weights: str | Path | None, options: Mapping[str, Any]) -> None:
-    """Check what ``create_encoder`` is given, as far as it goes without building the encoder; of timm's nothing.
+    """Check what ``create_encoder`` is given, as far as it goes without building the encoder; of timm's the name alone.
 
     Raises:
         InputError: as ``create_encoder``, for the names of encoder, options and published weights, and for the options'
             types.
     """
-    if name.startswith("timm:"):
+    if name.startswith(TIMM):
+        check_name(name.removeprefix(TIMM))
         return
     ENCODERS.check_options(name, options, encoder_options(name), FREEZING)
     if weights is not None:
@@ -90,13 +91,13 @@ def check_encoder(name: str, weights: str | Path | None, options: Mapping[str, A
 
 def encoder_options(name: str) -> set[str]:
     """Names of the options that ``create_encoder`` takes in ``options`` for that encoder; of timm's none are known."""
-    if name.startswith("timm:"):
+    if name.startswith(TIMM):
         return set()
     return {*ENCODERS[name].options, *FREEZING} - {"in_channels", "output_stride"}
 
 
 def _build(name: str, in_channels: int, output_stride: int, options: dict[str, Any]) -> Encoder:
-    if name.startswith("timm:"):
-        return TimmEncoder(name.removeprefix("timm:"), in_channels, output_stride, **options)
+    if name.startswith(TIMM):
+        return TimmEncoder(name.removeprefix(TIMM), in_channels, output_stride, **options)
     ENCODERS.check_options(name, options, encoder_options(name))
     return ENCODERS.built(name, options, in_channels=in_channels, output_stride=output_stride)

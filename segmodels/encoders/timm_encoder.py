@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from segmodels.encoders.base import Encoder
 from segmodels.errors import InputError, on_one_line
 from segmodels.layers.blocks import check_images
+from segmodels.suggest import near_names
+
+TIMM = "timm:"
+"""How the name of such an encoder starts."""
 
 
 class TimmEncoder(Encoder):
@@ -62,3 +66,18 @@ class TimmEncoder(Encoder):
 
     def translate(self, key: str) -> str:
         return f"body.{key}"
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name that the installed timm does not have. Where timm is not installed, or the name is an
+    address (``hf-hub:...``), building the encoder tells.
+    """
+    try:
+        import timm
+    except ImportError:
+        return
+    if ":" in name or timm.is_model(name):
+        return
+    near = near_names(name, timm.list_models())
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() names all"
+    raise InputError(f"timm {timm.__version__} has no model {name!r}: {advice}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,14 +50,27 @@ def test_every_model_passes_as_it_is(name: str) -> None:
     assert check_names(TrainSettings(model=name)) == MODELS[name].card.tasks
 
 
-def test_what_only_the_training_machine_may_have_passes() -> None:
+def test_what_only_the_training_machine_may_have_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
     for options in (
-        {"encoder": "timm:of_another_version", "encoder_options": {"pretrained": True}},
+        {"encoder": "timm:of_another_machine", "encoder_options": {"pretrained": True}},
         {"encoder_weights": "s3://bucket/weights.pth"},
         {"weights": "elsewhere/weights.pth"},
         {"encoder_weights": "imagenet", "encoder_options": {"frozen_stages": 2}},
     ):
         check_names(TrainSettings(model="pspnet_r50_d8", options=options))
+
+
+def test_timm_is_asked_for_a_name_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"convnext_tiny", "convnext_base"}
+    timm = SimpleNamespace(is_model=names.__contains__, list_models=lambda: sorted(names), __version__="1.0")
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    for name in ("timm:convnext_tiny", "timm:hf-hub:timm/convnext_tiny.in12k"):
+        check_names(TrainSettings(model="pspnet_r50_d8", options={"encoder": name}))
+    with pytest.raises(InputError, match=r"timm 1\.0 has no model 'convnext_tny': did you mean 'convnext_tiny'"):
+        check_names(TrainSettings(model="pspnet_r50_d8", options={"encoder": "timm:convnext_tny"}))
+    with pytest.raises(InputError, match=r"timm 1\.0 has no model 'x': timm\.list_models\(\) names all"):
+        check_names(TrainSettings(model="pspnet_r50_d8", options={"encoder": "timm:x"}))
 
 
 def test_a_model_of_the_user_passes(monkeypatch: pytest.MonkeyPatch) -> None:
