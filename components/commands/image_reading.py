@@ -90,21 +90,15 @@ def read_image(
         path: of the image, or of a case.
         files: of the case's modalities, where they are several.
     """
-    import numpy as np
-
     from segmodels.data.decoding import converted, read_pixels
     from segmodels.data.image_form import NARROW
     from segmodels.data.large_images import is_large
-    from segmodels.data.nifti import is_nifti, read_volume
+    from segmodels.data.nifti import is_nifti, read_modalities
 
     channels, dtype = predictor.channels, predictor.dtype
     try:
         if is_nifti(path):  # no promptable model takes volumes
-            volumes = [read_volume(file)[0] for file in files or (path,)]
-            if len({volume.shape[:3] for volume in volumes}) > 1:
-                sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
-                raise InputError(f"modalities of {path} have the sizes {sizes}, expected one size: replace them")
-            volume = np.concatenate(volumes, axis=-1)
+            volume = read_modalities(files or [path])
             if volume.shape[-1] != channels:
                 raise InputError(
                     f"volume {path} has {volume.shape[-1]} channels, expected {channels}: give every modality of a"

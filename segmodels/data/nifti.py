@@ -7,6 +7,7 @@ holds their place in the patient; ``write_nifti`` copies it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def read_volume(path: str | Path) -> tuple[NDArray[np.float32], tuple[float, ...
     if not np.isfinite(volume).all():
         raise InputError(f"volume {path} holds values that are not finite (NaN or infinity): replace them")
     return volume, _spacing(image)
+
+
+def read_modalities(files: Sequence[str | Path]) -> NDArray[np.float32]:
+    """The volumes of one case as one, ``(D, H, W, C)``: each file has a modality, or several as its channels.
+
+    Raises:
+        InputError: as ``read_volume``, or the files differ in their size or in the order of their voxels.
+    """
+    volumes = [read_volume(file)[0] for file in files]
+    for file in files[1:]:
+        require_same_axes(file, files[0])
+    if len({volume.shape[:3] for volume in volumes}) > 1:
+        sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
+        raise InputError(f"modalities of {files[0]} have the sizes {sizes}, expected one size: replace them")
+    return volumes[0] if len(volumes) == 1 else np.concatenate(volumes, axis=-1)
 
 
 def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float, ...]]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
@@ -18,8 +17,7 @@ from segmodels.data.layouts.pairing import encode_labels, published_split
 from segmodels.data.layouts.published import Published
 from segmodels.data.layouts.slices import Slices
 from segmodels.data.modalities import LABELS, MODALITIES, NAMES
-from segmodels.data.nifti import SUFFIXES, read_label_volume, read_volume, require_same_axes, stem
-from segmodels.errors import InputError
+from segmodels.data.nifti import SUFFIXES, read_label_volume, read_modalities, require_same_axes, stem
 from segmodels.labels import LabelMap
 
 CLASSES = ("background", "necrosis", "oedema", "non-enhancing tumour", "enhancing tumour")
@@ -77,13 +75,7 @@ BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz            label ids 0..3, 3 
 
     def read_image(self, sample: Sample) -> NDArray:
         others = [file for file in sample.files if _part(file) in MODALITIES]
-        volumes = [read_volume(self.root / file)[0] for file in (sample.image, *others)]
-        for file in others:
-            require_same_axes(self.root / file, self.root / sample.image)
-        if len({volume.shape for volume in volumes}) > 1:
-            sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
-            raise InputError(f"modalities of {sample.id} have the sizes {sizes}, expected one size: replace them")
-        return np.concatenate(volumes, axis=-1)
+        return read_modalities([self.root / file for file in (sample.image, *others)])
 
     def annotation(self, sample: Sample) -> Annotation | None:
         mask = sample.annotation_file

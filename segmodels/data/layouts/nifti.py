@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
@@ -19,7 +18,7 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.pairing import composed, encode_labels
 from segmodels.data.layouts.slices import Slices
 from segmodels.data.modalities import NUMBERED
-from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, require_same_axes, stem
+from segmodels.data.nifti import is_nifti, read_label_volume, read_modalities, require_same_axes, stem
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
@@ -99,13 +98,7 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
 
     def read_image(self, sample: Sample) -> NDArray:
         others = [file for file in sample.files if file.startswith("imagesTr/")]
-        volumes = [read_volume(self.root / file)[0] for file in (sample.image, *others)]
-        for file in others:
-            require_same_axes(self.root / file, self.root / sample.image)
-        if len({volume.shape[:3] for volume in volumes}) > 1:
-            sizes = ", ".join(str(list(volume.shape[:3])) for volume in volumes)
-            raise InputError(f"modalities of {self.root / sample.image} have the sizes {sizes}, expected one size")
-        return volumes[0] if len(volumes) == 1 else np.concatenate(volumes, axis=-1)
+        return read_modalities([self.root / file for file in (sample.image, *others)])
 
     def annotation(self, sample: Sample) -> Annotation | None:
         mask = sample.annotation_file

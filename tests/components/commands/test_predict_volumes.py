@@ -60,6 +60,10 @@ def test_volumes_become_volumes_with_the_same_affine(tmp_path: Path, window: int
         np.testing.assert_array_equal(made.affine, other.affine)
         np.testing.assert_array_equal(np.asarray(made.dataobj), np.asarray(other.dataobj))
     assert len(list((tmp_path / "merged" / "overlays").iterdir())) == 2
+    turned = np.asarray(nibabel.load(path).dataobj)
+    nibabel.save(nibabel.Nifti1Image(turned, AFFINE @ np.diag([-1.0, 1, 1, 1])), path)
+    with pytest.raises(InputError, match=r"0001\.nii\.gz has the axes .* expected the same order of voxels"):
+        predict(str(tmp_path / "model"), tmp_path / "parts", tmp_path / "merged")
     path.unlink()
     with pytest.raises(InputError, match=r"case_1_0000\.nii\.gz has 1 channels, expected 2: give every modality"):
         predict(str(tmp_path / "model"), tmp_path / "parts", tmp_path / "merged")
