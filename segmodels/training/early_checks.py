@@ -7,7 +7,8 @@ from typing import Any
 
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
-from segmodels.models.registry import check_model_options, known_arguments, model_entry
+from segmodels.models.registry import check_model_options, known_arguments, model_entry, model_options
+from segmodels.suggest import near_names
 from segmodels.tasks.registry import TASKS, task_class
 from segmodels.training.criterion import create_criterion
 from segmodels.training.settings import TrainSettings
@@ -30,7 +31,13 @@ def check_names(settings: TrainSettings) -> tuple[str, ...]:
     create_criterion(settings, model_entry(settings.model).card)
     arguments = [known_arguments(settings.model, task_class(task).model_arguments(ANY_LABELS)) for task in tasks]
     check_reserved(settings.options, set.intersection(*map(set, arguments)))
-    check_model_options(settings.model, settings.options)
+    try:
+        check_model_options(settings.model, settings.options)
+    except InputError as error:
+        known = model_options(settings.model)
+        if all(option in known or near_names(option, known) for option in settings.options):
+            raise
+        raise InputError(f"{error}; if train.options is of another model, {{}} gives this one its defaults") from None
     return tasks
 
 

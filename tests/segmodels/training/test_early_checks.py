@@ -30,6 +30,7 @@ UNET_ON = {"model": "unet_resnet34"}
         ({"model": "unet", "loss": {"dice": {"smoth": 1}}}, "unknown option 'smoth' of loss 'dice': did you mean"),
         ({"model": "unet", "loss": {"presence": 1.0}}, "reads the output 'presence', which model 'unet' does not have"),
         ({"model": "unet", "options": {"width": [4]}}, "unknown option 'width' of model 'unet': did you mean 'widths'"),
+        ({**PSPNET, "options": {"widths": [4]}}, "; if train.options is of another model, {} gives this one its"),
         ({"model": "unet", "options": {"widths": 4}}, "option 'widths' of model 'unet' is 4, expected a list"),
         ({"model": "unet", "options": {"num_classes": 2}}, "train.options has num_classes, which follows from"),
         ({"model": "unet", "options": {"weights": "imagent"}}, "no published weights of unet are in the table"),
