@@ -32,6 +32,9 @@ def find_images(images: Path, out: Path) -> tuple[Path, list[Path]]:
     from segmodels.data.folder_files import files_below
 
     if images.is_file():
+        for results in (out / "masks", out / "overlays"):
+            if images.resolve().is_relative_to(results.resolve()):
+                raise InputError(f"image {images} lies in {results}, where its results go: give another --out")
         return images.parent, [Path(images.name)]
     if not images.is_dir():
         raise InputError(f"folder of images {images} does not exist: check --images")

@@ -69,6 +69,6 @@ class Limits:
                 f"image {name} has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels: send a smaller"
                 " image"
             ) from None
-        except (OSError, ValueError, SyntaxError, EOFError):
+        except Exception:
             return  # not an image: the decoder has the better message
         self.check_images(1, (height, width), f"image {name} is {width} x {height} pixels")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -216,21 +217,18 @@ def _of_file(part: str, path: Path) -> dict[str, Any]:
     annotation file.
     """
     facts: dict[str, Any] = {f"{part}_md5": file_md5(path)}
-    try:
-        with Image.open(path) as picture:
-            coding = picture.tile[0].args if picture.tile else None
-            raw = coding if isinstance(coding, str) else str(coding[0]) if coding else ""
-            bits = re.search(r";(\d+)", raw)  # raw modes are such as L;4, RGB;16B
-            turned = orientation(picture)
-            facts |= {
-                f"{part}_format": picture.format,
-                f"{part}_orientation": turned if turned in TURNED else None,
-                f"{part}_mode": picture.mode,
-                f"{part}_bits": int(bits[1]) if bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8),
-            }
-            if part == "annotation" and picture.mode in ("LA", "PA", "RGBA"):
-                *others, alpha = (channel.getextrema() for channel in picture.split())
-                facts["alpha_alone"] = alpha[0] != alpha[1] and all(low == high for low, high in others)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass  # reading the sample tells what is wrong, if anything is
+    with suppress(Exception), Image.open(path) as picture:  # reading the sample tells what is wrong, if anything is
+        coding = picture.tile[0].args if picture.tile else None
+        raw = coding if isinstance(coding, str) else str(coding[0]) if coding else ""
+        bits = re.search(r";(\d+)", raw)  # raw modes are such as L;4, RGB;16B
+        turned = orientation(picture)
+        facts |= {
+            f"{part}_format": picture.format,
+            f"{part}_orientation": turned if turned in TURNED else None,
+            f"{part}_mode": picture.mode,
+            f"{part}_bits": int(bits[1]) if bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8),
+        }
+        if part == "annotation" and picture.mode in ("LA", "PA", "RGBA"):
+            *others, alpha = (channel.getextrema() for channel in picture.split())
+            facts["alpha_alone"] = alpha[0] != alpha[1] and all(low == high for low, high in others)
     return facts

@@ -21,6 +21,7 @@ from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
 from segmodels.data import deep_images, geometry
+from segmodels.data.damage import decoding
 from segmodels.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
@@ -92,7 +93,8 @@ def decode_pixels(data: bytes, name: str | Path, turns: Turns | None = None) -> 
         pixels, tag = bands
     else:
         picture = open_picture(data, name)
-        pixels, tag = _pixels(picture, data, name), orientation(picture)
+        with decoding(name, size=len(data)):
+            pixels, tag = _pixels(picture, data, name), orientation(picture)
     stored = pixels.shape[0], pixels.shape[1]
     if tag not in TURNED or (turns is not None and not turns(stored, stored[::-1] if tag in SIDEWAYS else stored)):
         return pixels
@@ -101,7 +103,7 @@ def decode_pixels(data: bytes, name: str | Path, turns: Turns | None = None) -> 
 
 def picture_orientation(path: Path) -> int | None:
     """2..8, as EXIF counts them; None for upright pictures, and for files that are none."""
-    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as picture:
+    with suppress(Exception), Image.open(path) as picture:
         tag = orientation(picture)
         return tag if tag in TURNED else None
     return None
@@ -109,7 +111,7 @@ def picture_orientation(path: Path) -> int | None:
 
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Height and width of a picture as viewers show it, from its header; None for files that are none."""
-    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as picture:
+    with suppress(Exception), Image.open(path) as picture:
         width, height = picture.size
         return (width, height) if orientation(picture) in SIDEWAYS else (height, width)
     return None
@@ -117,7 +119,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
 
 def picture_mode(path: Path) -> str | None:
     """Pillow's name of a picture's kind of pixels, from its header; None for files that are none."""
-    with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as picture:
+    with suppress(Exception), Image.open(path) as picture:
         return picture.mode
     return None
 
@@ -129,7 +131,7 @@ def orientation(picture: Image.Image) -> int:
         early = isinstance(picture, PngImageFile) and picture.fp and not _metadata_behind_pixels(picture.fp)
         exif = Image.Image.getexif(picture) if early else picture.getexif()
         return int(exif.get(ORIENTATION, 1))
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):
+    except Exception:  # whatever Pillow makes of a damaged block
         return 1
 
 
@@ -239,20 +241,20 @@ def open_picture(data: bytes, name: str | Path) -> Image.Image:
         InputError: truncated, broken, of another format, or with more pixels than are read whole.
     """
     most = None
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.format == "PPM" and isinstance(args := picture.tile[0][3], tuple):
-            most = args[1]
-        picture.load()
-    except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InputError(
-            f"file {name} has more than {limit / 1e6:.0f} million pixels, the most that is read whole: cut it into"
-            " parts"
-        ) from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        reason = "no known image format" if isinstance(error, Image.UnidentifiedImageError) else error
-        raise InputError(f"file {name} is truncated or broken ({reason}, {len(data)} bytes): replace it") from None
+    with decoding(name, size=len(data)):
+        try:
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            if picture.format == "PPM" and isinstance(args := picture.tile[0][3], tuple):
+                most = args[1]
+            picture.load()
+        except Image.DecompressionBombError:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise InputError(
+                f"file {name} has more than {limit / 1e6:.0f} million pixels, the most that is read whole: cut it into"
+                " parts"
+            ) from None
+        except Image.UnidentifiedImageError:
+            raise ValueError("no known image format") from None
     if picture.format == "PNG":
         if _PNG_END not in data:
             raise InputError(f"file {name} is truncated (its PNG end mark is missing, {len(data)} bytes): replace it")

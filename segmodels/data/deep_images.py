@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segmodels.data.damage import decoding
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
@@ -29,8 +29,15 @@ ALPHA = (1, 2)  # ExtraSamples
 
 
 def deep_png(data: bytes) -> NDArray[np.uint16]:
-    """A whole PNG of 16 bits per channel, ``(H, W, 1)`` or ``(H, W, 3)``; alpha is dropped."""
-    pixels = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), np.uint16)
+    """A whole PNG of 16 bits per channel, ``(H, W, 1)`` or ``(H, W, 3)``; alpha is dropped.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise ValueError("OpenCV cannot decode it")
+    pixels = np.asarray(decoded, np.uint16)
     grey = data[25] in (0, 4)  # the colour type in the header chunk
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return np.ascontiguousarray(pixels[:, :, :1] if grey else pixels[:, :, 2::-1])
@@ -89,15 +96,10 @@ def tiff_labels(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:
 @contextmanager
 def _opened(data: bytes, name: str | Path) -> Iterator[TiffFile]:
     """The file; what goes wrong in the block is one sentence."""
-    from tifffile import TiffFile, TiffFileError
+    from tifffile import TiffFile
 
-    try:
-        with TiffFile(io.BytesIO(data)) as file:
-            yield file
-    except InputError:
-        raise
-    except (TiffFileError, OSError, ValueError, KeyError, IndexError, RuntimeError, zlib.error) as error:
-        raise InputError(f"file {name} is truncated or broken ({error}, {len(data)} bytes): replace it") from None
+    with decoding(name, size=len(data)), TiffFile(io.BytesIO(data)) as file:
+        yield file
 
 
 def _require_one_page(file: TiffFile, name: str | Path) -> None:

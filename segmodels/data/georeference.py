@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,14 @@ def georeference(path: Path) -> list[tuple[Any, ...]]:
     """
     if path.suffix.lower() not in SUFFIXES:
         return []
-    from tifffile import TiffFile, TiffFileError
+    from tifffile import TiffFile
 
-    try:
-        with TiffFile(path) as file:
-            tags = file.pages.first.tags
-            if "GeoKeyDirectoryTag" not in tags or tags.valueof("Orientation", default=1) != 1:
-                return []
-            return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags if tag.code in TAGS]
-    except (TiffFileError, OSError, ValueError, KeyError, IndexError):
-        return []
+    with suppress(Exception), TiffFile(path) as file:  # of a damaged file what can be read is of use
+        tags = file.pages.first.tags
+        if "GeoKeyDirectoryTag" not in tags or tags.valueof("Orientation", default=1) != 1:
+            return []
+        return [(tag.code, tag.dtype, tag.count, tag.value, True) for tag in tags if tag.code in TAGS]
+    return []
 
 
 def files_beside(picture: Path, suffix: str) -> dict[str, bytes]:
@@ -49,6 +48,8 @@ def files_beside(picture: Path, suffix: str) -> dict[str, bytes]:
     whole ending and a w (``.pngw``), or in ``.wld``.
     """
     own = picture.suffix.lower()
+    if not own:
+        return {}
     world = _first(picture, _world_suffix(own), f"{own}w", ".wld")
     if world is None or picture_orientation(picture) is not None:
         return {}

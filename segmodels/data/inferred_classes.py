@@ -69,7 +69,7 @@ def _form(path: Path) -> tuple[str, tuple[int, ...] | None]:
     try:
         with Image.open(path) as picture:
             return picture.mode, tuple(picture.getpalette() or ()) if picture.mode == "P" else None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:
         read_mask(path)  # says what is wrong
         raise
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segmodels.data import deep_images, geometry
+from segmodels.data.damage import decoding
 from segmodels.data.decoding import JPEG_MASK, Color, is_deep_png, open_picture, orientation, read_bytes
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
@@ -29,10 +30,11 @@ def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> n
         pixels, tag = deep
         return geometry.upright(_of_channels(pixels, path, palette or {}), tag)
     picture = open_picture(data, path)
-    pages = getattr(picture, "n_frames", 1)
+    pages = _count(picture, path)
     if pages > 1 and picture.format != "TIFF":
         raise InputError(f"mask {path} is an animation of {pages} pictures, expected one: save each as PNG")
-    return geometry.upright(_label_ids(picture, data, path, palette or {}), orientation(picture))
+    with decoding(path, size=len(data)):
+        return geometry.upright(_label_ids(picture, data, path, palette or {}), orientation(picture))
 
 
 def read_pages(path: str | Path) -> np.ndarray:
@@ -42,15 +44,13 @@ def read_pages(path: str | Path) -> np.ndarray:
         InputError: missing, truncated, broken, colours, or pages of several sizes; names the file.
     """
     picture = open_picture(read_bytes(path), path)
-    if (count := getattr(picture, "n_frames", 1)) > 1:
+    if (count := _count(picture, path)) > 1:
         require_size((count, picture.height, picture.width), path)
     pages = []
     for number in range(count):
-        try:
+        with decoding(path, f"in page {number + 1}"):
             picture.seek(number)
             pages.append(np.array(picture))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
     if any(page.ndim != 2 or page.shape != pages[0].shape for page in pages):
         shapes = sorted({page.shape for page in pages})
         raise InputError(f"file {path} has pages of the shapes {shapes}, expected grey ones of one size: convert it")
@@ -60,7 +60,7 @@ def read_pages(path: str | Path) -> np.ndarray:
 
 def page_count(path: str | Path) -> int:
     """Number of pages of a TIFF file, 1 of others; errors as ``read_pages``."""
-    return int(getattr(open_picture(read_bytes(path), path), "n_frames", 1))
+    return _count(open_picture(read_bytes(path), path), path)
 
 
 def read_page(path: str | Path, number: int) -> np.ndarray:
@@ -70,14 +70,18 @@ def read_page(path: str | Path, number: int) -> np.ndarray:
         InputError: as ``read_pages``, or the file has fewer pages.
     """
     picture = open_picture(read_bytes(path), path)
-    try:
+    with decoding(path, f"in page {number + 1}"):
         picture.seek(number)
         page = np.array(picture)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InputError(f"file {path} is truncated or broken in page {number + 1} ({error}): replace it") from None
     if page.ndim != 2:
         raise InputError(f"file {path} has a page of the shape {page.shape}, expected grey pages: convert it")
     return page
+
+
+def _count(picture: Image.Image, path: str | Path) -> int:
+    """Pages, or pictures of an animation."""
+    with decoding(path):
+        return int(getattr(picture, "n_frames", 1))
 
 
 def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Mapping[Color, int]) -> np.ndarray:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from segmodels.data.damage import decoding
 from segmodels.data.decoding import FORMATS, read_image
 from segmodels.errors import InputError
 
@@ -80,7 +80,7 @@ class TiffRows:
         Raises:
             InputError: the file ends too early or holds broken data.
         """
-        try:
+        with decoding(self._path, f"in rows {start} to {stop - 1}"):
             if self._page.is_final:
                 return self._stored_rows(start, stop)
             parts = []
@@ -88,10 +88,6 @@ class TiffRows:
                 first = number * self._segment_rows
                 parts.append(self._segments(number)[max(start - first, 0) : stop - first])
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
-        except (OSError, ValueError, IndexError, RuntimeError, zlib.error) as error:
-            raise InputError(
-                f"file {self._path} is truncated or broken in rows {start} to {stop - 1} ({error}): replace it"
-            ) from None
 
     def _stored_rows(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows of a file that holds the plain pixels one after the other."""
@@ -128,16 +124,15 @@ class TiffRows:
 
 def is_large(path: Path) -> bool:
     """Whether an image has more than ``LARGE`` pixels, from its header; False if it cannot be read."""
-    file = _open_tiff(path)
-    if file is not None:
-        with file:
-            page = _first_page(file)
-            return page.imagelength * page.imagewidth > LARGE
-    try:
+    with suppress(Exception):  # reading it tells what is wrong
+        file = _open_tiff(path)
+        if file is not None:
+            with file:
+                page = _first_page(file)
+                return page.imagelength * page.imagewidth > LARGE
         with Image.open(path, formats=FORMATS) as picture:
             return picture.width * picture.height > LARGE
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
+    return False
 
 
 @contextmanager
@@ -154,9 +149,9 @@ def open_rows(path: Path) -> Iterator[ImageRows]:
         file = _open_tiff(path)
         if file is not None:
             stack.enter_context(file)
-        yield (
-            TiffRows(path, file) if file is not None and _decodable(_first_page(file)) else ArrayRows(read_image(path))
-        )
+        with decoding(path):
+            by_rows = file is not None and _decodable(_first_page(file))
+        yield TiffRows(path, file) if file is not None and by_rows else ArrayRows(read_image(path))
 
 
 def shrink(image: ImageRows, height: int, width: int) -> NDArray[np.uint8]:
@@ -184,18 +179,16 @@ def _integral(rows: NDArray, edges: NDArray) -> NDArray[np.float64]:
 
 
 def _open_tiff(path: Path) -> TiffFile | None:
-    """None if it is not a TIFF file."""
+    """None if it is not a TIFF file, or none that can be read."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
-    from tifffile import TiffFile, TiffFileError
+    from tifffile import TiffFile
 
-    try:
+    with suppress(Exception):
         file = TiffFile(path)
-    except (OSError, TiffFileError):
-        return None
-    if len(file.pages):
-        return file
-    file.close()
+        if len(file.pages):
+            return file
+        file.close()
     return None
 
 

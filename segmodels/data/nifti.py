@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segmodels.data.damage import decoding
 from segmodels.data.limits import require_size
-from segmodels.errors import InputError, on_one_line
+from segmodels.errors import InputError
 
 SUFFIXES = (".nii", ".nii.gz")
 
@@ -144,12 +145,11 @@ def _load(path: str | Path) -> Any:
         raise InputError(
             f"{path} is a NIfTI file, expected nibabel to read it: pip install 'segmodels[medical]'"
         ) from None
-    try:
-        image: Any = nibabel.load(str(path))
-    except FileNotFoundError:
-        raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
-        raise InputError(f"file {path} is truncated or broken ({on_one_line(error)}): replace it") from None
+    with decoding(path):
+        try:
+            image: Any = nibabel.load(str(path))
+        except FileNotFoundError:
+            raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
     if not isinstance(image, nibabel.Nifti1Pair) or image.ndim not in (3, 4):
         kind = f"{type(image).__name__} of {len(image.shape)} axes"
         raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels")
@@ -162,12 +162,8 @@ def _load(path: str | Path) -> Any:
 
 
 def _values(image: Any, path: str | Path) -> NDArray:
-    import zlib
-
-    try:
+    with decoding(path):
         return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"file {path} is truncated or broken ({on_one_line(error)}): replace it") from None
 
 
 def _spacing(image: Any) -> tuple[float, ...]:

@@ -1,0 +1,32 @@
+"""Damaged files: whatever a decoder makes of them, the user reads one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segmodels.errors import InputError, on_one_line
+
+
+@contextmanager
+def decoding(name: str | Path, part: str = "", size: int | None = None) -> Iterator[None]:
+    """A block in which Pillow, OpenCV, tifffile or nibabel decodes a file: on damaged ones they raise errors of any
+    type.
+
+    Args:
+        name: what errors call the file.
+        part: of the file, such as ``in page 2``.
+        size: of the file in bytes, if it is known.
+
+    Raises:
+        InputError: the file is truncated or broken; or as the block raises it.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = on_one_line(error) or type(error).__name__
+        place, length = f" {part}" if part else "", "" if size is None else f", {size} bytes"
+        raise InputError(f"file {name} is truncated or broken{place} ({reason}{length}): replace it") from None
