@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from components.artifacts import check_replaceable
 from components.environment import set_aws_variables
 from components.params import FILE
 from components.running.retries import retried
@@ -87,6 +88,7 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
     for output in (step.writes, "out"):
         if output in options:
             check_writable(options[output], folder_wanted=step not in DVC_STEPS)
+            check_replaceable(step.name, options[output])
     try:
         retried(lambda: _call(function, options), retries)
     except InputError:

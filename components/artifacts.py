@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segmodels import files
+from segmodels.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -181,3 +182,22 @@ REGISTRATION = JsonFile(
 """Name, version and alias of the registered model; the decision and its reason."""
 MODEL_CARD = TextFile("model_card.md", "register")
 """Card of the registered version; its pictures lie beside it."""
+
+MARKS = {file.step: file for file in (MANIFEST, REPORT, STATISTICS, DESCRIPTION, METRICS, REGISTRATION)}
+"""A file of each step by which a folder is known as its output."""
+
+
+def check_replaceable(step: str, output: Path) -> None:
+    """Check that a step, which replaces its output folder, finds none but an earlier output or an empty folder there.
+
+    Raises:
+        InputError: it holds files of something else, such as a user's dataset, which would be deleted.
+    """
+    if step not in MARKS or not output.is_dir() or MARKS[step].path(output).is_file():
+        return
+    if held := sorted(path.name for path in output.iterdir()):
+        shown = ", ".join(held[:3]) + (" and others" if len(held) > 3 else "")
+        raise InputError(
+            f"folder {output} is where step {step} writes, and what it holds ({shown}) would be deleted: move that to"
+            " another folder, or give the step another one"
+        )

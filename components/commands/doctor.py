@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components.params import FILE
-from components.params.yaml_files import read_yaml
+from components.params.yaml_files import dvc_stages, read_yaml
 from components.running.project import project_root
 from segmodels.errors import InputError
 
@@ -65,10 +65,10 @@ def _repair() -> None:
 
 def _check_sections(last: str | None) -> None:
     """DVC knows no defaults: params.yaml must have every section that dvc.yaml names, up to the stage ``last``."""
-    file = Path("dvc.yaml")
-    if not (file.is_file() and FILE.is_file()):
+    stages = dvc_stages()
+    if not FILE.is_file():
         return
-    stages, there = read_yaml(file)["stages"], read_yaml(FILE) or {}
+    there = read_yaml(FILE) or {}
     run = list(stages)[: list(stages).index(last) + 1] if last in stages else stages
     named = dict.fromkeys(section for stage in run for section in stages[stage].get("params", ()))
     if missing := [section for section in named if section not in there]:

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.artifacts import check_replaceable
 from components.datasets.revision import digits_digest, hashed, listing_digest, sizes_and_times
 from components.datasets.sources import place_of
 from components.params.schema import IngestParams, PipelineParams
+from components.params.yaml_files import dvc_stages
 from components.running.digests import directory_digest, folder_md5s
 from components.tracking.starting_point import starting_point
 from segmodels.addresses import without_credentials
@@ -33,9 +35,12 @@ def source(params: PipelineParams, source: Path, start: Path, cache: Path) -> No
         cache: folder for what is known of the files of a folder, kept between runs.
 
     Raises:
-        InputError: the folder or the bucket is not there, or what ``train.init`` names.
+        InputError: the folder or the bucket is not there, or what ``train.init`` names; or the folder of a stage's
+            output holds something else, which DVC would delete before the stage runs.
         TransientError: the object store, or MLflow's server, does not answer.
     """
+    for stage, output in _outputs():
+        check_replaceable(stage, output)
     ingest = params.ingest
     state = {
         "source": ingest.source,
@@ -45,6 +50,11 @@ def source(params: PipelineParams, source: Path, start: Path, cache: Path) -> No
     with starting_point(params.train) as found:
         _write(start, found.facts)
     _write(source, state)
+
+
+def _outputs() -> list[tuple[str, Path]]:
+    """Stages of the project and their folders, as dvc.yaml names them."""
+    return [(name, Path(out)) for name, stage in dvc_stages().items() for out in stage["outs"] if isinstance(out, str)]
 
 
 def _write(file: Path, state: Mapping[str, Any]) -> None:

@@ -38,6 +38,12 @@ def read_yaml(path: Path, missing: str = "") -> Any:
     return parse_yaml(read_plain_text(path, missing=missing, largest=LARGEST), str(path))
 
 
+def dvc_stages() -> dict[str, Any]:
+    """The stages of dvc.yaml in the working directory; none where it is not there."""
+    file = Path("dvc.yaml")
+    return dict(read_yaml(file)["stages"]) if file.is_file() else {}
+
+
 def parse_yaml(text: str, origin: str) -> Any:
     """The content of YAML text; errors as of ``read_yaml``, with ``origin`` in place of the file's path."""
     yaml = YAML(typ="safe", pure=True)

@@ -10,6 +10,7 @@ import pytest
 from components import artifacts
 from components.environment import Environment, environment
 from components.steps import PART_STEPS, STEPS
+from segmodels.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("components", "pipelines")
@@ -60,3 +61,16 @@ def test_the_environment_is_read_when_it_is_asked_for(monkeypatch: pytest.Monkey
 def test_a_file_knows_a_step_that_there_is() -> None:
     steps = {step.name for step in (*STEPS, *PART_STEPS)}
     assert {one.step for one in vars(artifacts).values() if isinstance(one, artifacts.File)} <= steps
+
+
+@pytest.mark.parametrize("step", [step.name for step in STEPS])
+def test_a_step_replaces_its_own_output_alone(step: str, tmp_path: Path) -> None:
+    output = tmp_path / "data"
+    artifacts.check_replaceable(step, output)
+    output.mkdir()
+    artifacts.check_replaceable(step, output)
+    (output / "images").mkdir()
+    with pytest.raises(InputError, match=rf"is where step {step} writes, and what it holds \(images\) would be del"):
+        artifacts.check_replaceable(step, output)
+    artifacts.MARKS[step].path(output).touch()
+    artifacts.check_replaceable(step, output)

@@ -5,6 +5,7 @@ record, and what DVC and the checkpoints' key see of it.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,13 @@ def test_the_stage_source_writes_down_what_training_starts_from(tmp_path: Path) 
         starting_point(checked(TrainParams, {"init": "champion"})),
     ):
         pass
+
+
+def test_the_stage_source_refuses_what_dvc_would_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC removes the outputs of a stage before it runs: a user's images there would be gone."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).parents[3] / "dvc.yaml", tmp_path)
+    (tmp_path / "data" / "dataset" / "images").mkdir(parents=True)
+    params = checked(PipelineParams, {"ingest": {"source": "folder", "path": "data/dataset"}})
+    with pytest.raises(InputError, match=r"data/dataset is where step ingest writes, and what it holds \(images"):
+        source(params, tmp_path / "source.json", tmp_path / "start.json", tmp_path / "cache")
