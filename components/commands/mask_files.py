@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from components.commands.image_reading import CLASSES
 from components.running.atomic import written_file
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ JPEG_QUALITY, ALPHA = 90, 0.5  # of overlays
 
 
 def write_classes(out: Path, labels: LabelMap) -> None:
-    """classes.csv: id, class and colour."""
+    """``CLASSES``: id, class and colour."""
     with (
-        written_file(out / "classes.csv") as partial,
+        written_file(out / CLASSES) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
         table = csv.writer(file, lineterminator="\n")

@@ -155,7 +155,8 @@ def predict(
             if files:
                 raise InputError(f"{path} is too large for {annotations}: its result is written without annotations")
         except InputError as error:
-            problems.append(str(error))
+            said = str(error)
+            problems.append(said if str(path) in said else f"{path}: {said}")
     if coco.close():
         print(
             "no object was found in any image: results.json and boxes.json are empty lists, which pycocotools' loadRes"

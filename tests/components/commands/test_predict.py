@@ -256,6 +256,32 @@ def test_an_earlier_result_below_the_images_is_not_predicted_again(
     assert len(list((tmp_path / "images" / "out" / "masks").rglob("*.png"))) == len(images)
 
 
+def test_masks_that_are_not_of_predict_are_not_replaced(
+    model: Path, images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / "masks").mkdir()
+    drawn = tmp_path / "masks" / "a.png"
+    Image.fromarray(images["a.png"]).save(drawn)
+    before = drawn.read_bytes()
+    for given, out, said in (
+        ("images", tmp_path, "masks holds files but .* no classes.csv"),
+        ("images/a.png", tmp_path, "masks holds files but .* no classes.csv"),
+        ("images", tmp_path / "images", "images lies in .*images, where the results go"),
+    ):
+        with pytest.raises(InputError, match=said):
+            predict(str(model), tmp_path / given, out)
+    predict(str(model), drawn, tmp_path / "out")
+    with pytest.raises(InputError, match="where the results go"):
+        predict(str(model), tmp_path / "out" / "masks" / "a.png", tmp_path / "out")
+    assert drawn.read_bytes() == before
+
+
+def test_a_name_without_an_ending_is_predicted(model: Path, images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    Image.fromarray(images["a.png"]).save(tmp_path / "scan", "PNG")
+    predict(str(model), tmp_path / "scan", tmp_path / "out")
+    assert (tmp_path / "out" / "masks" / "scan.png").is_file()
+
+
 def test_two_images_of_one_name_are_refused_before_any_work(
     model: Path, images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

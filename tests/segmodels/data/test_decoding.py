@@ -5,7 +5,9 @@ names the file.
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +16,18 @@ import tifffile
 from PIL import Image, ImageOps
 from small_folder import IMAGE, MASK, RNG, save
 
-from segmodels.data.decoding import ORIENTATION, converted, orientation, read_image, read_pixels
+from segmodels.data.decoding import (
+    ORIENTATION,
+    converted,
+    orientation,
+    picture_orientation,
+    picture_size,
+    read_image,
+    read_pixels,
+)
+from segmodels.data.georeference import georeference
 from segmodels.data.label_files import read_mask, read_pages
-from segmodels.data.large_images import open_rows
+from segmodels.data.large_images import is_large, open_rows
 from segmodels.errors import InputError
 
 # Image files
@@ -145,6 +156,42 @@ def test_a_flipped_byte_in_a_png_is_refused(tmp_path, capfd):
     with pytest.raises(InputError, match=r"a\.png is truncated or broken"):
         read_image(path)
     assert capfd.readouterr().err == ""
+
+
+def deep_png_file(path: Path) -> None:
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 65536, (20, 30, 3), dtype=np.uint16))
+
+
+FILES = {
+    "a.png": lambda path: noise(path, "PNG"),
+    "a.gif": lambda path: noise(path, "GIF"),
+    "a.bmp": lambda path: noise(path, "BMP"),
+    "a.webp": lambda path: noise(path, "WEBP", lossless=True),
+    "a.jpg": lambda path: noise(path, "JPEG"),
+    "packed.tif": lambda path: noise(path, "TIFF", compression="packbits"),
+    "bands.tif": lambda path: tifffile.imwrite(path, np.zeros((20, 30, 5), np.uint16), compression="zlib"),
+    "deep.png": deep_png_file,
+}
+
+
+def noise(path: Path, form: str, **options: Any) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path, form, **options)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_a_decoder_raises_on_a_damaged_file_is_one_sentence(tmp_path, name):
+    """Pillow alone raises TypeError, KeyError, struct.error and others, by the place of the damage."""
+    path = tmp_path / name
+    FILES[name](path)
+    whole, random = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in random.integers(0, min(len(data), 400), 2):
+            data[place] = random.integers(0, 256)
+        path.write_bytes(data)
+        for read in (read_pixels, read_mask, picture_size, picture_orientation, is_large, georeference):
+            with suppress(InputError):
+                read(path)
 
 
 def test_what_is_no_image_is_refused(tmp_path):
