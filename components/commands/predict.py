@@ -70,7 +70,7 @@ def predict(
     Args:
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
         images: folder of images or volumes, or one of them; other files in the folder are left alone.
-        out: folder for the results; existing files are replaced.
+        out: folder for the results; those of an earlier ``predict`` are replaced.
         window: side of a sliding window in pixels (of volumes: of each axis), for images too large to be predicted
             whole; 0 predicts whole images. Without this and the following options, the settings that the model was
             measured with apply.

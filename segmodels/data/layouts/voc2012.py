@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from segmodels.annotations import Annotation, Segment
-from segmodels.data.classes_file import distinct_colors
+from segmodels.data.classes_file import distinct_colors, has_classes_file
 from segmodels.data.decoding import Color
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
@@ -78,7 +78,12 @@ VOCdevkit/VOC2012/
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        return cls.has_masks(folder) and not any((folder / name).is_file() for name in OWN_CLASSES)  # voc_export
+        return cls.has_masks(folder) and not cls.has_own_classes(folder)  # voc_export
+
+    @classmethod
+    def has_own_classes(cls, folder: Path) -> bool:
+        """Whether a file names the classes."""
+        return has_classes_file(folder) or any((folder / name).is_file() for name in OWN_CLASSES)
 
     @classmethod
     def has_masks(cls, folder: Path) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from segmodels.data.classes_file import VOID, distinct_colors
+from segmodels.data.classes_file import VOID, Classes, distinct_colors, has_classes_file, read_classes
 from segmodels.data.decoding import Color
 from segmodels.data.layouts.base import LayoutCard, register_layout
 from segmodels.data.layouts.labelme import BACKGROUND, IGNORED
@@ -31,8 +32,9 @@ LISTS = "ImageSets/Segmentation"
 class VocExport(Voc2012):
     """PASCAL VOC's folders with classes of one's own.
 
-    Classes stand in ``labelmap.txt`` (CVAT) or ``class_names.txt`` (labelme2voc), in the order of the train ids. Masks
-    hold the classes' colours, or their numbers as grey values or palette indices; 255 counts nowhere. Every list of
+    Classes stand in ``labelmap.txt`` (CVAT) or ``class_names.txt`` (labelme2voc), in the order of the train ids, or in
+    ``classes.txt`` or ``classes.json`` as in layout ``folder``. Masks hold the classes' colours, or their numbers as
+    grey values or palette indices; 255 counts nowhere. Every list of
     ``ImageSets/Segmentation`` is a split where all have names of splits. All classes but the background are countable;
     without ``SegmentationObject/`` there are no objects.
     """
@@ -49,7 +51,7 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
 
     @classmethod
     def begins(cls, folder: Path) -> bool:
-        return cls.has_masks(folder) and any((folder / name).is_file() for name in OWN_CLASSES)
+        return cls.has_masks(folder) and cls.has_own_classes(folder)
 
     @classmethod
     def published(cls) -> LabelMap | None:
@@ -71,7 +73,17 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
         return found
 
     @cached_property
+    def _listed(self) -> Classes | None:
+        """The classes of ``classes.txt`` or ``classes.json``."""
+        folder = self.root / self.top
+        return read_classes(folder) if has_classes_file(folder) else None
+
+    @cached_property
     def labels(self) -> LabelMap:
+        if self._listed:
+            own, named = self._listed.labels, self._listed.things
+            things = named or frozenset(range(1, own.num_classes))
+            return replace(own, things=things if self._objects else frozenset())
         names = tuple(self._classes)
         ids = {train: train for train in range(len(names))}
         things = frozenset(train for train, name in enumerate(names) if name.lower() != "background")
@@ -84,7 +96,9 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
         )
 
     @property
-    def _colors(self) -> dict[Color, int]:
+    def _colors(self) -> Mapping[Color, int]:
+        if self._listed:
+            return self._listed.colors
         return {color: train for train, color in enumerate(self._classes.values())}
 
     def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:

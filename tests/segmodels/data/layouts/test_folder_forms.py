@@ -173,3 +173,15 @@ def test_masks_of_labelme2voc_have_numbers_of_the_list(tmp_path: Path) -> None:
     assert find_layout(tmp_path) == "voc_export"
     layout, _, annotation = opened("voc_export", tmp_path)
     assert histogram(layout, annotation) == {"dog": SIZE[0] * 24, "void": SIZE[0] * 8}
+
+
+def test_a_list_of_classes_in_the_folders_of_voc_takes_the_place_of_vocs(tmp_path: Path) -> None:
+    trees.cvat_masks(tmp_path)
+    (tmp_path / "labelmap.txt").unlink()
+    (tmp_path / "classes.txt").write_text("background\ncat\ndog\n")
+    for path in (tmp_path / "SegmentationClass").iterdir():
+        trees.save(path, np.full(SIZE, 2, np.uint8), trees.VOC_PALETTE)
+    assert find_layout(tmp_path) == "voc_export"
+    layout, _, annotation = opened("voc_export", tmp_path)
+    assert layout.labels.classes == ("background", "cat", "dog")
+    assert histogram(layout, annotation) == {"dog": SIZE[0] * SIZE[1]}
