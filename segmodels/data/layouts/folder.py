@@ -121,6 +121,11 @@ image_labels.csv            optional: header id,label; class of the whole image,
         _require_one_spelling(self.root, self._pictures)
         self._masks, self._has_objects = _masks(self.root), _has(self.root, "objects")
         self._annotated = bool(self._masks)
+        if not self._annotated and (other := _like_masks(self.root, self._pictures)):
+            raise InputError(
+                f"dataset folder {self.root} has no folder masks/, but files in {other}/ have the names of the images:"
+                " rename it to masks if it holds the masks, as PNG, TIFF or BMP files, or move it away"
+            )
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
         infer = self._annotated and not has_classes_file(self.root)
@@ -206,6 +211,18 @@ def _masks(root: Path) -> str:
 
 def _holds_pictures(root: Path, part: str) -> bool:
     return _has(root, part) and (part == MASKS[0] or bool(files_of_part(root, part)))
+
+
+def _like_masks(root: Path, pictures: str) -> str:
+    """The name of a folder in which most of the images have a file of their name, as in a folder of masks."""
+    wanted = {path.stem for path in map(Path, files_of_part(root, pictures).values())}
+    known = {pictures.lower(), "objects", "splits"}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() not in known):
+        stems = {path.stem for path in folder.iterdir() if path.is_file()}
+        found = wanted & (stems | {stem.rpartition(mark)[0] for stem in stems for mark in "_-."})
+        if 2 * len(found) > len(wanted):
+            return folder.name
+    return ""
 
 
 def _named(root: Path, names: Sequence[str]) -> str:

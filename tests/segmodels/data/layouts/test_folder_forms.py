@@ -185,3 +185,19 @@ def test_a_list_of_classes_in_the_folders_of_voc_takes_the_place_of_vocs(tmp_pat
     layout, _, annotation = opened("voc_export", tmp_path)
     assert layout.labels.classes == ("background", "cat", "dog")
     assert histogram(layout, annotation) == {"dog": SIZE[0] * SIZE[1]}
+
+
+@pytest.mark.parametrize("name", ["Masks_png/0001.png", "ground truth/0001_L.png", "labels/0001.txt"])
+def test_images_without_masks_beside_files_of_their_names_are_not_taken_as_unannotated(
+    name: str, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "images" / "0001.png", tmp_path / name):
+        path.parent.mkdir()
+        trees.save(path.with_suffix(".png"), np.zeros(SIZE, np.uint8))
+        path.with_suffix(".png").rename(path)
+    (tmp_path / "classes.txt").write_text("background\nroad\n")
+    folder = name.partition("/")[0]
+    with pytest.raises(InputError, match=rf"has no folder masks/, but files in {folder}/ have the names of the images"):
+        open_layout("folder", tmp_path)
+    (tmp_path / name).unlink()
+    assert [sample.files for sample in open_layout("folder", tmp_path).samples()] == [()]
