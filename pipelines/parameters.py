@@ -15,6 +15,7 @@ from components.steps import STEPS
 from pipelines.profile import Profile
 from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError
+from segmodels.files import parse_json
 from segmodels.suggest import did_you_mean
 
 VALUES = {
@@ -74,7 +75,26 @@ def given_values(assignments: Sequence[str], defaults: Mapping[str, Any]) -> dic
             raise InputError(f"--set {name}: no such pipeline parameter, {did_you_mean(name, defaults)}")
         given[name] = _typed(name, text, defaults[name])
     all_params({**defaults, **given})
+    for section in SECTIONS:
+        _check_rest(section, given.get(f"{section}_params", "{}"))
     return given
+
+
+def _check_rest(section: str, text: str) -> None:
+    """Raise InputError for keys in the JSON of ``<section>_params`` that would be ignored: of another section, or what
+    a pipeline parameter of its own sets.
+    """
+    content = parse_json(text, object)
+    own = {key: name for name, key in VALUES.items()}
+    for other, values in content.items() if isinstance(content, dict) else ():
+        if other != section:
+            raise InputError(f"--set {section}_params: it has the section {other!r}, expected {section!r} alone")
+        for field in values if isinstance(values, dict) else ():
+            if name := own.get(f"{section}.{field}"):
+                raise InputError(
+                    f"--set {section}_params: {section}.{field} is the pipeline parameter {name}, which would replace"
+                    f" it: give --set {name}=VALUE"
+                )
 
 
 def all_params(values: Mapping[str, Any]) -> PipelineParams:

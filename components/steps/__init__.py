@@ -95,6 +95,7 @@ STEPS = (
         "register the model with MLflow; champion or challenger",
         reads=("shards", "model", "evaluation"),
         writes="registration",
+        cached=False,  # the registry changes; a version that is there is found again
     ),
 )
 """The pipeline, in its order. Each has a section of its name in params.yaml."""

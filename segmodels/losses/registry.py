@@ -156,6 +156,8 @@ def create_loss(
         entry = LOSSES[name]
         weights[name] = _weight(name, options.pop("weight", 1.0))
         losses[name] = _build(entry, options, ignore_index, class_weights)
+    if not any(weights.values()):
+        raise InputError(f"loss has the weights {weights}, expected one above 0: nothing would be learned")
     return WeightedSum(losses, weights)
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
+
+from segmodels.checks import shown
+from segmodels.encoders.timm_encoder import TIMM
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
-from segmodels.models.registry import check_model_options, known_arguments, model_entry, model_options
+from segmodels.models.registry import (
+    MODELS,
+    check_model_options,
+    create_model,
+    known_arguments,
+    model_entry,
+    model_options,
+)
 from segmodels.suggest import near_names
 from segmodels.tasks.registry import TASKS, task_class
 from segmodels.training.criterion import create_criterion
@@ -19,13 +31,13 @@ ANY_LABELS = LabelMap(("stuff", "thing"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1}, 
 
 def check_names(settings: TrainSettings) -> tuple[str, ...]:
     """Check the names of model, task, losses, encoder and published weights and their options, as ``create_recipe``
-    does; values that only building a model shows to be impossible, and what depends on the dataset, are left to it.
+    does; what depends on the dataset is left to it.
 
     Returns:
         ``possible_tasks``.
 
     Raises:
-        InputError: a name or option that does not exist, or a value of another type than the option has.
+        InputError: a name or option that does not exist, or a value that is impossible.
     """
     tasks = possible_tasks(settings)
     create_criterion(settings, model_entry(settings.model).card)
@@ -38,7 +50,33 @@ def check_names(settings: TrainSettings) -> tuple[str, ...]:
         if all(option in known or near_names(option, known) for option in settings.options):
             raise
         raise InputError(f"{error}; if train.options is of another model, {{}} gives this one its defaults") from None
+    _check_buildable(settings.model, settings.options, arguments[0])
     return tasks
+
+
+def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Build the model with these options without memory for its weights: some values only show there to be impossible.
+    Of timm's encoders, which may download weights, and of a user's models nothing is built.
+    """
+    own = MODELS[model].build.__module__.startswith("segmodels.")
+    shaping = {name: value for name, value in options.items() if name not in ("weights", "encoder_weights")}
+    if not own or not shaping or str(shaping.get("encoder", "")).startswith(TIMM):
+        return
+    defaults = model_options(model)
+    for name, value in shaping.items():
+        if isinstance(value, int) and isinstance(default := defaults.get(name), int) and value < 0 < default:
+            raise InputError(f"option {name!r} of model {model!r} is {value}, expected at least 0")
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers without weights, which the next lines refuse
+            built = create_model(model, **arguments, **shaping)
+    except InputError as error:
+        if "meta" in str(error):  # a layer needs values to say so
+            return
+        raise
+    if empty := [name for name, weight in built.named_parameters() if not weight.numel()]:
+        given = ", ".join(f"{name} {shown(value, 40)}" for name, value in shaping.items())
+        raise InputError(f"model {model!r} with {given} has no weights in {empty[0]}: correct the option that is 0")
 
 
 def possible_tasks(settings: TrainSettings) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Environment profiles, pinned images, pipeline parameters, cron expressions, secrets."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -291,3 +292,17 @@ def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     require_secrets(Profile(secrets=[Secret(name="store", environment={"k": "K"})]), "")
     assert "not checked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ('train_params={"train": {"lr": 0.1}}', "train.lr is the pipeline parameter learning_rate, which would"),
+        ('register_params={"register": {"minimum": 0.9}}', "register.minimum is the pipeline parameter minimum_score"),
+        ('train_params={"evaluate": {"flip": true}}', "train_params: it has the section 'evaluate', expected"),
+    ],
+)
+def test_keys_that_a_pipeline_would_ignore_are_refused(given: str, said: str) -> None:
+    defaults = default_values(PipelineParams(), load_profile("cpu"))
+    with pytest.raises(InputError, match=re.escape(said)):
+        given_values([given], defaults)

@@ -25,7 +25,7 @@ def test_a_single_value_is_what_its_field_takes(tmp_path: Path) -> None:
         'train.loss={"dice": 1, "cross_entropy": 0.5}',
         "train.augment.flip=0.5",
         "train.augment.crop=[32, 64]",
-        "train.options.encoder=resnet50",
+        "train.options.in_channels=4",
         "train.compile=true",
         "train.ema=",
         "ingest.rev=1.0",  # a tag, no number
@@ -41,7 +41,7 @@ def test_a_single_value_is_what_its_field_takes(tmp_path: Path) -> None:
         0.5,
         (32, 64),
     )
-    assert train.options == {"widths": [16, 32], "encoder": "resnet50"}
+    assert train.options == {"widths": [16, 32], "in_channels": 4}
     assert (train.compile, train.ema, params.ingest.rev, params.preprocess.longer_side) == (True, None, "1.0", 256)
     assert params.evaluate.settings == {"sliding_window": {"size": [64, 64]}}
 
