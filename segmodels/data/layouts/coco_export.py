@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -36,8 +37,8 @@ OTHERS = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')
 PANOPTIC = b'"segments_info"'
-LARGEST_LOOKED_INTO = 2**24
-"""Bytes of a JSON file; a larger one is an export by its name alone."""
+LARGEST_PARSED = 2**24
+"""Bytes of a JSON file; in a larger one the keys are enough. It is looked through in pieces of this size."""
 
 
 @register_layout(
@@ -51,12 +52,13 @@ LARGEST_LOOKED_INTO = 2**24
 class CocoExport(Layout):
     """Objects in COCO's JSON, with the export's own categories. Class 0 is the background.
 
-    Every JSON file is a split: by the folder it lies in (``train/_annotations.coco.json``) or the end of its name
-    (``instances_train.json``); ``valid`` and ``validation`` are val. Where a file's split has no known name there are
-    no splits. Images are looked for beside the JSON file, in ``images/`` and under the split's name; where none of a
-    JSON file's is found so (paths of another machine), each by its name alone. Pictures that no JSON file lists are
-    left out, and objects without a mask; images without objects are background. CVAT marks every mask drawn with its
-    brush as a crowd; here such masks, known by CVAT's attribute ``occluded``, are objects.
+    Every JSON file is a split: by the one word in its name that is a split's (``instances_train.json``,
+    ``train_v2.json``) or the folder it lies in (``train/_annotations.coco.json``); ``valid`` and ``validation`` are
+    val. Where no file has a split's name there are no splits. Images are looked for beside the JSON file, in
+    ``images/`` and under the split's name; where none of a JSON file's is found so (paths of another machine), each by
+    its name alone. Pictures that no JSON file lists are left out, and objects without a mask; images without objects
+    are background. CVAT marks every mask drawn with its brush as a crowd; here such masks, known by CVAT's attribute
+    ``occluded``, are objects.
     """
 
     marks = (
@@ -92,6 +94,7 @@ result.json                              Label Studio, images in images/
     def samples(self) -> Iterable[Sample]:
         self.left_out = []
         splits = {name: _split(name) for name in self._json}
+        self._require_one_list(splits)
         named = all(splits.values())
         for name, file in self._json.items():
             file.require_masks()
@@ -146,6 +149,26 @@ result.json                              Label Studio, images in images/
             return {}
         return {own: files[0] for own in images if len(files := pictures.get(_last(own), [])) == 1}
 
+    def _require_one_list(self, splits: Mapping[str, str | None]) -> None:
+        """Raises InputError: two files of one split, or of none, list one image; only some have a split's name."""
+        named = all(splits.values())
+        first: dict[tuple[str | None, str], str] = {}
+        for name, places in self._places.items():
+            for image in places.values():
+                if (other := first.setdefault((splits[name] if named else None, image), name)) != name:
+                    raise InputError(
+                        f"dataset folder {self.root} has the image {image} in {other} and in {name}, expected it in one"
+                        " of them: remove one of the two JSON files"
+                    )
+        if not named and any(splits.values()):
+            nameless = [name for name, split in splits.items() if split is None]
+            raise InputError(
+                f"dataset folder {self.root} has JSON files of splits"
+                f" ({', '.join(name for name, split in splits.items() if split)}) beside others"
+                f" ({', '.join(nameless[:5])}), expected train, val or test in the name of each or of none: rename or"
+                " remove the others"
+            )
+
     def _unlisted(self) -> list[str]:
         """Pictures that no JSON file lists, in the folders of those that one does."""
         listed = {place for places in self._places.values() for place in places.values()}
@@ -170,20 +193,29 @@ def _json_files(root: Path) -> list[str]:
 
 def _is_coco(path: Path) -> bool:
     """Whether a JSON file has COCO's keys."""
+    missing, end = set(KEYS), b""
     try:
-        if path.stat().st_size > LARGEST_LOOKED_INTO:
-            return path.name.startswith("instances") or path.name.endswith(".coco.json")
-        text = path.read_bytes()
-        known = all(key in text for key in KEYS) and PANOPTIC not in text
-        return known and isinstance(json.loads(text), dict)
+        with path.open("rb") as file:
+            while piece := file.read(LARGEST_PARSED):
+                text = end + piece
+                if PANOPTIC in text:
+                    return False
+                missing = {key for key in missing if key not in text}
+                end = text[-len(PANOPTIC) :]
+        if missing or path.stat().st_size > LARGEST_PARSED:
+            return not missing
+        return isinstance(json.loads(path.read_bytes()), dict)
     except (OSError, ValueError, RecursionError):
         return False
 
 
 def _split(name: str) -> str | None:
-    """The split of a JSON file, by the end of its name, else by the folder that it lies in."""
+    """The split of a JSON file: by the end of its name, else the one word in it that is a split's, else its folder."""
     path = PurePosixPath(name)
-    return published_split(path.stem.rpartition("_")[2]) or published_split(path.parent.name)
+    words = [split for word in re.split(r"[-_. ]", path.stem) if (split := published_split(word))]
+    if ending := published_split(path.stem.rpartition("_")[2]):
+        return ending
+    return words[0] if len(set(words)) == 1 else published_split(path.parent.name)
 
 
 def _folders(name: str) -> list[str]:

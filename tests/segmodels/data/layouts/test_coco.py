@@ -282,3 +282,46 @@ def test_real_panoptic_maps_and_objects_of_coco(shared_data: Path) -> None:
     assert crowds == [1, 2]
     assert len(annotation.segments) == 15
     assert np.count_nonzero(annotation.classes) == sum(annotation.masks().any(axis=0).ravel())
+
+
+def lists_of_images(root: Path, **files: str) -> dict[str | None, list[str]]:
+    """Split -> images, of an export whose JSON files, by name without the ending, list these images."""
+    for file, names in files.items():
+        rows = trees.coco_rows()
+        rows["images"] = [rows["images"][0] | {"id": id, "file_name": f"{one}.jpg"} for id, one in enumerate(names)]
+        rows["annotations"] = [row | {"image_id": 0} for row in rows["annotations"][:1]]
+        trees.write_text(root / "annotations" / f"{file}.json", json.dumps(rows))
+        for one in names:
+            trees.photo(root / "images" / f"{one}.jpg")
+    found: dict[str | None, list[str]] = {}
+    for sample in open_layout("coco_export", root).samples():
+        found.setdefault(sample.split, []).append(Path(sample.image).stem)
+    return found
+
+
+@pytest.mark.parametrize("name", ["{}_v2", "instances-{}", "{}.v2", "my {} set", "test_{}"])
+def test_the_word_of_a_split_may_stand_anywhere_in_an_exports_name(name: str, tmp_path: Path) -> None:
+    files = {name.format("train"): "ab", name.format("val"): "c"}
+    assert lists_of_images(tmp_path, **files) == {"train": ["a", "b"], "val": ["c"]}
+
+
+def test_json_files_that_leave_doubts_about_splits_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"images/a\.jpg in annotations/all\.json and in annotations/train\.json, "
+    ):
+        lists_of_images(tmp_path / "twice", all="abc", train="ab", val="c")
+    with pytest.raises(
+        InputError, match=r"\(annotations/train\.json\) beside others \(annotations/more\.json\)"
+    ):
+        lists_of_images(tmp_path / "some", train="ab", more="c")
+    assert lists_of_images(tmp_path / "none", one="ab", two="c") == {None: ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("file", ["result.json", "annotations/custom.json"])
+def test_a_large_json_file_is_known_by_its_keys(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segmodels.data.layouts.coco_export.LARGEST_PARSED", 50)
+    export(tmp_path, trees.coco_rows(), "images/000000000139.jpg", file=file)
+    assert find_layout(tmp_path) == "coco_export"
+    trees.write_text(tmp_path / file, json.dumps({"images": [], "annotations": [], "text": "none" * 50}))
+    with pytest.raises(InputError, match="fits no layout"):
+        find_layout(tmp_path)
