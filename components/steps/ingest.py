@@ -50,7 +50,8 @@ def ingest(
         )
     name = find_layout(data.root) if data.layout == AUTO else data.layout
     layout = open_layout(name, data.root, params.classes)
-    samples = _in_our_splits(list(layout.samples()), params, layout)
+    found = list(layout.samples())
+    samples = _in_our_splits(found, params, layout)
     if missing := [path for sample in samples for path in (sample.image, *sample.files) if path not in data.md5s]:
         raise InputError(
             f"dataset {data.root} lists {len(missing)} files that are not there ({first_few(missing)}): add them or"
@@ -77,8 +78,10 @@ def ingest(
         )
     counts = Counter(sample.split for sample in samples)
     splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+    shipped = any(sample.split is not None for sample in found)
+    drawn = "as the dataset ships them" if shipped else f"drawn with seed {params.split.seed}"
     alone = "" if any(sample.files for sample in samples) else ", not annotated"
-    print(f"{len(samples)} samples ({splits}) of dataset {digest}, layout {layout.name}{alone}")
+    print(f"{len(samples)} samples ({splits}, {drawn}) of dataset {digest}, layout {layout.name}{alone}")
     if layout.left_out:
         print(
             f"{len(layout.left_out)} files without their other half or in no list of samples are left out"

@@ -74,3 +74,13 @@ def test_wrong_parameters_are_one_sentence(tmp_path: Path, facts: dict, sentence
     (tmp_path / "set").mkdir()
     with pytest.raises(InputError, match=sentence):
         ingested(tmp_path / "set", **facts)
+
+
+def test_the_last_line_says_whose_splits_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingested(trees.voc2012(tmp_path / "own" / "set"), splits={"test": "val"})
+    assert "4 samples (train 2, val 1, test 1, as the dataset ships them) of dataset" in capsys.readouterr().out
+    for name in "abcd":
+        trees.photo(tmp_path / "drawn" / "set" / "images" / f"{name}.png")
+        trees.save(tmp_path / "drawn" / "set" / "masks" / f"{name}.png", np.eye(*trees.SIZE, dtype=np.uint8))
+    ingested(tmp_path / "drawn" / "set", split={"val": 0.25, "test": 0.25, "seed": 7})
+    assert "4 samples (train 2, val 1, test 1, drawn with seed 7) of dataset" in capsys.readouterr().out
