@@ -161,18 +161,21 @@ def write_dataset(
     Raises:
         InputError: a split without samples, or an id twice in one split.
     """
-    folder = Path(folder)
+    folder, where = Path(folder), source.get("path") or source.get("kind", root)
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=MANIFEST_SCHEMA)
     counts = Counter(table.column("split").to_pylist())
     for split in SPLITS:
         if not counts[split]:
             raise InputError(
-                f"split {split!r} of dataset {source} has no samples (found {dict(counts)}), expected at least one in"
+                f"split {split!r} of dataset {where} has no samples (found {dict(counts)}), expected at least one in"
                 " each of train, val and test: set ingest.splits, or ingest.split where the dataset ships no splits"
             )
     places = Counter(zip(table.column("split").to_pylist(), table.column("id").to_pylist(), strict=True))
     if twice := [f"{split}/{name}" for (split, name), count in places.items() if count > 1]:
-        raise InputError(f"dataset {source} has samples with the same id: {', '.join(twice[:5])}: rename them")
+        raise InputError(
+            f"dataset {where} has samples with the same id: {', '.join(twice[:5])}: expected each once in its split,"
+            " list each once or rename them"
+        )
     pq.write_table(table.replace_schema_metadata({DIGEST: digest}), folder / MANIFEST)
     facts = {
         "layout": layout,

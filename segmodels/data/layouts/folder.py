@@ -19,7 +19,9 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.pairing import (
     encode_labels,
+    files_by_id,
     files_of_part,
+    is_leftover,
     published_split,
     read_table,
     require_pairs,
@@ -45,10 +47,11 @@ class Folder(Layout):
     The sample id is the path below ``images/`` without the ending: ``road/0001``. Images without ``masks/`` are not
     annotated: models that learn without labels train on them (``train.model: wnet``), and nothing is measured on them.
 
-    Splits are the lists ``splits/*.txt``; samples in none of them are left out. Without lists splits are the folders
-    ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and ``test/images``, if
-    all images lie in them; two of the three are enough, and ``valid`` is val. Else ingest splits by group with a seed.
-    A folder test without any mask is left out.
+    Splits are the lists ``splits/*.txt`` (or ``train.txt``, ``val.txt``, ``test.txt`` at the top); samples in none of
+    them are left out. Without lists splits stand in ``splits.csv`` with the header ``id,split``, or are the folders
+    ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and ``test/images``, in
+    which all images lie; two of the three are enough, and ``valid``, ``dev`` and ``eval`` are val. Else ingest splits
+    by group with a seed. A folder test without any mask is left out, and so are images in folders of other names.
 
     All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``. Other names of the two
     folders are read where no ``images/`` or ``masks/`` is there, in letters of any case: ``image``, ``imgs``, ``img``,
@@ -94,6 +97,7 @@ objects/road/0001.png       optional: ids of objects, png or tif
 objects/road/0001.json      optional: classes and crowds of the objects
 classes.txt                 or classes.json; may be left out where masks are binary, palettes or colours
 splits/train.txt            optional, with val.txt and test.txt: one sample id per line
+splits.csv                  optional, in place of splits/: header id,split
 groups.csv                  optional: header id,group; default: every sample its own group
 image_labels.csv            optional: header id,label; class of the whole image, a number from 0
 """
@@ -126,6 +130,8 @@ image_labels.csv            optional: header id,label; class of the whole image,
                 f"dataset folder {self.root} has no folder masks/, but files in {other}/ have the names of the images:"
                 " rename it to masks if it holds the masks, as PNG, TIFF or BMP files, or move it away"
             )
+        if self._annotated:
+            _require_one_place(self.root, self._pictures, self._masks)
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
         infer = self._annotated and not has_classes_file(self.root)
@@ -146,10 +152,10 @@ image_labels.csv            optional: header id,label; class of the whole image,
             raise InputError(
                 f"{self.root / self._pictures} holds no images, expected files ending in {' '.join(SUFFIXES)}"
             )
-        self.left_out = []
+        self.left_out = self._elsewhere()
         if self._annotated:
             hidden = _of_hidden_test(images, files_of_part(self.root, self._masks))
-            self.left_out = [images.pop(sample_id) for sample_id in hidden]
+            self.left_out += [images.pop(sample_id) for sample_id in hidden]
         masks = self._partners(images, self._masks, "mask") if self._annotated else {}
         objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
         rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
@@ -180,6 +186,14 @@ image_labels.csv            optional: header id,label; class of the whole image,
         files = without_ending(images, files_of_part(self.root, part))
         require_pairs(self.root, images, files, kind)
         return files
+
+    def _elsewhere(self) -> list[str]:
+        """Images in folders that are no splits, or beside those at the top: ``extra/images/0001.jpg``."""
+        at_top = (self.root / self._pictures).is_dir()
+        read = {self._pictures, self._masks, "objects"} if at_top else set(split_folders(self.root, self._pictures))
+        homes = (path.name for path in sorted(self.root.iterdir()) if not is_leftover(path.name))
+        parts = (f"{home}/{self._pictures}" for home in homes if home not in read)
+        return [file for part in parts for file in files_by_id(self.root, part).values()]
 
     def _image_labels(self, images: dict[str, str]) -> dict[str, int]:
         labels = read_table(self.root, "image_labels.csv", "label", images)
@@ -231,6 +245,19 @@ def _named(root: Path, names: Sequence[str]) -> str:
     spelled = {path.name.lower(): path.name for home in homes for path in home.iterdir() if path.is_dir()}
     exact = set(spelled.values())
     return next((name if name in exact else spelled[name] for name in names if name in spelled), "")
+
+
+def _require_one_place(root: Path, pictures: str, masks: str) -> None:
+    """Raises InputError: a split has images and masks of its own beside those at the top, and would not be read."""
+    if not (root / pictures).is_dir():
+        return
+    own = sorted(set(split_folders(root, pictures)) & set(split_folders(root, masks)))
+    if own:
+        raise InputError(
+            f"dataset folder {root} has images in {pictures}/ and in {own[0]}/{pictures}/, expected all at the top or"
+            f" all in folders of splits: move {pictures}/ and {masks}/ into the folder of the split that they are"
+            " (train/)"
+        )
 
 
 def _require_one_spelling(root: Path, pictures: str) -> None:

@@ -25,10 +25,15 @@ PUBLISHED_SPLITS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
+    "eval": "val",
     "test": "test",
     "testing": "test",
 }
 """Names of the splits in datasets, lower case, and here."""
+
+TABLES = ("splits.csv", "split.csv")
+"""Names of a table with the columns id and split."""
 
 LEFTOVERS = ("__MACOSX", "@eaDir")
 """Folders that archives and file servers leave behind."""
@@ -128,24 +133,82 @@ def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, st
 
 
 def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, str]]:
-    """(split, id) of each sample: by the lists ``splits/*.txt``; else by the first folder of the ids, where those are
-    names of splits, such as train, valid and test (two are enough); else without a split.
+    """(split, id) of each sample: by the lists ``splits/*.txt``, or lists of these names in ``root``; else by the table
+    ``splits.csv``; else by the first folder of the ids, where those are names of splits, such as train, valid and test
+    (two are enough); else without a split.
 
     Raises:
-        InputError: a list names a sample that is not there.
+        InputError: a list names a sample twice or one that is not there, a list or a row of the table is of no known
+            split, or samples lie beside the folders of the splits.
     """
-    lists = [split for split in SPLITS if (root / "splits" / f"{split}.txt").is_file()]
+    lists = _lists(root)
+    for split in sorted(lists, key=SPLITS.index):
+        yield from ((split, sample_id) for sample_id in _read_list(root, lists[split], ids))
     if lists:
-        for split in lists:
-            yield from ((split, sample_id) for sample_id in _read_list(root, split, ids))
         return
-    first = {sample_id.split("/")[0] for sample_id in ids if "/" in sample_id}
-    names = {name: own for name in first if (own := published_split(name)) is not None}
-    if len(set(names.values())) > 1 and names.keys() == first and all("/" in sample_id for sample_id in ids):
-        for sample_id in sorted(ids, key=lambda sample_id: SPLITS.index(names[sample_id.split("/")[0]])):
-            yield names[sample_id.split("/")[0]], sample_id
-    else:
+    split_of = _table(root, ids) or _by_folder(root, ids)
+    for sample_id in sorted(split_of, key=lambda sample_id: SPLITS.index(split_of[sample_id])):
+        yield split_of[sample_id], sample_id
+    if not split_of:
         yield from ((None, sample_id) for sample_id in ids)
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """Split -> its list, in ``splits/`` or, without lists there, in ``root``."""
+    for folder in (root / "splits", root):
+        found: dict[str, Path] = {}
+        for path in sorted(path for path in folder.glob("*.txt") if not is_leftover(path.name)):
+            split = published_split(path.stem)
+            if split is None:
+                if folder == root:
+                    continue  # classes.txt, a readme
+                raise InputError(
+                    f"{path} has the name of no split, expected train.txt, val.txt or test.txt (also valid, validation,"
+                    " dev, eval): rename it or move it out of splits/"
+                )
+            if split in found:
+                raise InputError(
+                    f"{found[split]} and {path.name} are both lists of {split}, expected one: put all its samples into"
+                    " one of them and remove the other"
+                )
+            found[split] = path
+        if found:
+            return found
+    return {}
+
+
+def _table(root: Path, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> split by ``splits.csv`` or ``split.csv``; empty without such a table."""
+    for name in TABLES:
+        rows = read_table(root, name, "split", ids)
+        split_of = {sample_id: published_split(rows[sample_id].strip()) for sample_id in ids if rows}
+        if unknown := [sample_id for sample_id, split in split_of.items() if split is None]:
+            raise InputError(
+                f"{root / name} has the split {shown(rows[unknown[0]])} for {unknown[0]}, expected train, val or test:"
+                " correct it"
+            )
+        if split_of:
+            return {sample_id: split for sample_id, split in split_of.items() if split is not None}
+    return {}
+
+
+def _by_folder(root: Path, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> split by the first folder of the ids; empty where those are not names of two splits or more."""
+    split_of = {sample_id: split for sample_id in ids if (split := published_split(_first_folder(sample_id)))}
+    if len(set(split_of.values())) < 2:
+        return {}
+    if stray := [sample_id for sample_id in ids if sample_id not in split_of]:
+        folders = ", ".join(sorted({_first_folder(sample_id) for sample_id in split_of}))
+        raise InputError(
+            f"{len(stray)} of {len(ids)} samples in {root} lie beside the folders of the splits ({folders}):"
+            f" {', '.join(stray[:5])}: move them into one of these folders or remove them"
+        )
+    return split_of
+
+
+def _first_folder(sample_id: str) -> str:
+    """Empty without a folder."""
+    return sample_id.rpartition("/")[0].partition("/")[0]
 
 
 def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict[str, str]:
@@ -195,9 +258,9 @@ def inside(mask: NDArray, file: str) -> NDArray[np.bool_]:
     return other
 
 
-def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
-    path = root / "splits" / f"{split}.txt"
-    for line in read_plain_text(path).splitlines():
+def _read_list(root: Path, path: Path, ids: Collection[str]) -> Iterator[str]:
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_plain_text(path).splitlines(), 1):
         name = composed(line.strip())
         if not name:
             continue
@@ -206,5 +269,10 @@ def _read_list(root: Path, split: str, ids: Collection[str]) -> Iterator[str]:
             raise InputError(
                 f"{path} names the sample {shown(name)}, which has no image in {root}: correct the list or add the"
                 " image"
+            )
+        if (first := lines.setdefault(sample_id, number)) != number:
+            raise InputError(
+                f"{path} names the sample {shown(name)} in the lines {first} and {number}, expected once: remove one of"
+                " the lines"
             )
         yield sample_id

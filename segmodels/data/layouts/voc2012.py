@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -138,22 +138,30 @@ VOCdevkit/VOC2012/
         return replace(annotation, layers=layers, segments=segments, empty=len(under) - len(rows))
 
     def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:
-        lists = {split: names for split in ("train", "val", "test") if (names := self._list(split)) is not None}
         known = set(annotated)
+        lists = {split: names for split in ("train", "val", "test") if (names := self._list(split, known)) is not None}
         if not known.intersection(lists.get("test", ())):
             lists.pop("test", None)  # published without masks
         if lists:
             return list(lists.items())
-        return [(None, annotated if (both := self._list("trainval")) is None else both)]
+        return [(None, annotated if (both := self._list("trainval", known)) is None else both)]
 
-    def _list(self, split: str) -> list[str] | None:
+    def _list(self, split: str, known: Collection[str]) -> list[str] | None:
         """The ids of a split, None without a list of it."""
         for place in self.lists:
             path = self.root / self.top / place.format(split=split)
             if path.is_file():
-                lines = (line.split() for line in read_plain_text(path).splitlines())
-                return [composed(Path(words[0]).stem) for words in lines if words]
+                lines = (composed(line.strip()) for line in read_plain_text(path).splitlines())
+                return [_listed_id(line, known) for line in lines if line]
         return None
+
+
+def _listed_id(line: str, known: Collection[str]) -> str:
+    """The id that a line names: the whole line, which may hold blanks and dots, else its first word; each may be a path
+    with an ending.
+    """
+    word = line.split()[0]
+    return next((name for name in (line, Path(line).stem, word, Path(word).stem) if name in known), line)
 
 
 @register_layout(

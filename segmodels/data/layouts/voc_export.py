@@ -34,9 +34,9 @@ class VocExport(Voc2012):
 
     Classes stand in ``labelmap.txt`` (CVAT) or ``class_names.txt`` (labelme2voc), in the order of the train ids, or in
     ``classes.txt`` or ``classes.json`` as in layout ``folder``. Masks hold the classes' colours, or their numbers as
-    grey values or palette indices; 255 counts nowhere. Every list of
-    ``ImageSets/Segmentation`` is a split where all have names of splits. All classes but the background are countable;
-    without ``SegmentationObject/`` there are no objects.
+    grey values or palette indices; 255 counts nowhere. The lists of ``ImageSets/Segmentation`` that have a split's name
+    are the splits; others, such as ``trainval.txt``, count only where none has. All classes but the background are
+    countable; without ``SegmentationObject/`` there are no objects.
     """
 
     places: ClassVar[tuple[str, ...]] = ("",)
@@ -104,9 +104,8 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
     def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:
         folder = self.root / self.top / LISTS
         lists = {path.stem: _names(path) for path in sorted(folder.glob("*.txt"))} if folder.is_dir() else {}
-        splits = {name: published_split(name) for name in lists}
-        if lists and all(splits.values()):
-            return [(splits[name], names) for name, names in lists.items()]
+        if splits := [(split, names) for name, names in lists.items() if (split := published_split(name))]:
+            return splits
         return [(None, list(dict.fromkeys(name for names in lists.values() for name in names)) or annotated)]
 
 

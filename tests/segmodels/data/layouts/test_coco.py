@@ -306,13 +306,9 @@ def test_the_word_of_a_split_may_stand_anywhere_in_an_exports_name(name: str, tm
 
 
 def test_json_files_that_leave_doubts_about_splits_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"images/a\.jpg in annotations/all\.json and in annotations/train\.json, "
-    ):
+    with pytest.raises(InputError, match=r"images/a\.jpg in annotations/all\.json and in annotations/train\.json, "):
         lists_of_images(tmp_path / "twice", all="abc", train="ab", val="c")
-    with pytest.raises(
-        InputError, match=r"\(annotations/train\.json\) beside others \(annotations/more\.json\)"
-    ):
+    with pytest.raises(InputError, match=r"\(annotations/train\.json\) beside others \(annotations/more\.json\)"):
         lists_of_images(tmp_path / "some", train="ab", more="c")
     assert lists_of_images(tmp_path / "none", one="ab", two="c") == {None: ["a", "b", "c"]}
 

@@ -201,3 +201,107 @@ def test_images_without_masks_beside_files_of_their_names_are_not_taken_as_unann
         open_layout("folder", tmp_path)
     (tmp_path / name).unlink()
     assert [sample.files for sample in open_layout("folder", tmp_path).samples()] == [()]
+
+
+SIX = ("a", "b", "c", "d", "e", "f")
+
+
+def split_names(root: Path, layout: str = "folder") -> dict[str | None, str]:
+    found: dict[str | None, list[str]] = {}
+    for sample in open_layout(layout, root).samples():
+        found.setdefault(sample.split, []).append(sample.id)
+    return {split: " ".join(names) for split, names in found.items()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train.txt": "a\nb\n", "valid.txt": "c\nd\n", "test.txt": "e\nf\n", "readme.txt": "mine"},
+        {"splits/train.txt": "a\nb\n", "splits/valid.txt": "c\nd\n", "splits/test.txt": "e\nf\n"},
+        {"splits.csv": "id,split\na,train\nb,training\nc,val\nd,dev\ne,test\nf,test\n"},
+        {"split.csv": "id,split\na,train\nb,Train\nc,valid\nd,eval\ne,test\nf,test\n"},
+    ],
+    ids=["lists at the top", "splits/valid.txt", "splits.csv", "split.csv"],
+)
+def test_splits_of_ones_own_are_read_wherever_people_write_them(files: dict[str, str], tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
+    for name, text in files.items():
+        trees.write_text(tmp_path / name, text)
+    assert split_names(tmp_path) == {"train": "a b", "val": "c d", "test": "e f"}
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"splits/mine.txt": "a"}, r"splits/mine\.txt has the name of no split, expected train\.txt, .* rename it"),
+        (
+            {"splits/val.txt": "a", "splits/valid.txt": "b"},
+            r"val\.txt and valid\.txt are both lists of val, ",
+        ),
+        (
+            {"splits/train.txt": "a\nb\n\na.jpg\n"},
+            r"train\.txt names the sample 'a\.jpg' in the lines 1 and 4",
+        ),
+        ({"train.txt": "a\nz\n"}, r"train\.txt names the sample 'z', which has no image"),
+        (
+            {"splits.csv": "id,split\n" + "".join(f"{one},fold1\n" for one in SIX)},
+            r"splits\.csv has the split 'fold1' fo",
+        ),
+        ({"splits.csv": "id,split\na,train\n"}, r"splits\.csv has no split for 5 samples: b, c, d, e, f: add them"),
+    ],
+)
+def test_splits_that_leave_doubts_are_one_sentence(files: dict[str, str], sentence: str, tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
+    for name, text in files.items():
+        trees.write_text(tmp_path / name, text)
+    with pytest.raises(InputError, match=sentence):
+        split_names(tmp_path)
+
+
+def test_a_split_beside_images_at_the_top_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}.png")
+    write(tmp_path, "test/images/{}.jpg", "test/masks/{}.png", ("t",))
+    with pytest.raises(InputError, match=r"images in images/ and in test/images/, expected all at the top or .*: move"):
+        open_layout("folder", tmp_path)
+    for path in (tmp_path / "test" / "masks").iterdir():
+        path.unlink()
+    (tmp_path / "test" / "masks").rmdir()
+    layout = open_layout("folder", tmp_path)
+    assert len(list(layout.samples())) == 3
+    assert layout.left_out == ["test/images/t.jpg"]
+
+
+def test_folders_beside_the_splits_are_splits_or_said_to_be_left_out(tmp_path: Path) -> None:
+    for home in ("train", "eval", "extra"):
+        write(tmp_path, f"{home}/images/{{}}.jpg", f"{home}/masks/{{}}.png", ("a", "b"))
+    assert split_names(tmp_path) == {"train": "train/a train/b", "val": "eval/a eval/b"}
+    layout = open_layout("folder", tmp_path)
+    list(layout.samples())
+    assert layout.left_out == ["extra/images/a.jpg", "extra/images/b.jpg"]
+
+
+def test_a_stray_pair_does_not_undo_the_folders_of_the_splits(tmp_path: Path) -> None:
+    splits("images/S/{}.jpg", "masks/S/{}.png")(tmp_path)
+    write(tmp_path, "images/{}.jpg", "masks/{}.png", ("stray",))
+    with pytest.raises(InputError, match=r"1 of 10 samples in .* \(test, train, valid\): stray: move them into"):
+        split_names(tmp_path)
+
+
+def test_further_lists_of_voc_do_not_undo_the_splits(tmp_path: Path) -> None:
+    trees.cvat_masks(tmp_path)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    (lists / "default.txt").unlink()
+    for name, text in (("train", "frame 1"), ("val", "frame 2"), ("trainval", "frame 1\nframe 2"), ("all", "frame 1")):
+        (lists / f"{name}.txt").write_text(text)
+    assert split_names(tmp_path, "voc_export") == {"train": "frame 1", "val": "frame 2"}
+
+
+@pytest.mark.parametrize("name", ["my photo {}", "img.{}"])
+def test_lists_of_voc_may_hold_names_with_blanks_and_dots(name: str, tmp_path: Path) -> None:
+    write(tmp_path, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png", ("a", "b", "c"))
+    for split, one in (("train", "a"), ("val", "b")):
+        trees.write_text(tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt", name.format(one))
+    assert split_names(tmp_path, "voc2012") == {"train": name.format("a"), "val": name.format("b")}
+    trees.write_text(tmp_path / "ImageSets" / "Segmentation" / "val.txt", name.format("gone"))
+    with pytest.raises(InputError, match=f"lacks the image or the mask of {name.format('gone')}, which"):
+        split_names(tmp_path, "voc2012")
