@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image
 
 from segmodels.data.classes_file import VOID, Classes
 from segmodels.data.decoding import JPEG_MASK, Color, read_pixels
-from segmodels.data.label_files import read_mask
+from segmodels.data.label_files import palette_colors, read_mask, tells_apart
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
@@ -21,6 +21,7 @@ MOST_COLORS = 64
 """Distinct colours of colour-coded masks; more are no classes but noise, as of JPEG."""
 
 BINARY = ("background", "foreground")
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 HIGHEST = (1, 255, 65535)
 """The foreground of binary masks: as a number, and white in 8 and 16 bits."""
 
@@ -28,20 +29,23 @@ FORM = "write classes.txt with a name and, unless they count from 0, a label id 
 
 
 def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
-    """Classes of masks that hold only 0 and 255, 65535 or 1 (background and foreground), palette indices (``class 0``,
-    ``class 1``, ... in the palette's colours; 255 is void) or colours (``#804080``; black is the first class).
+    """Classes of masks that hold only 0 and 255, 65535 or 1, or black and white (background and foreground), palette
+    indices (``class 0``, ``class 1``, ... in the palette's colours; 255 is void) or colours (``#804080``; black is the
+    first class).
 
     Args:
         root: folder of the dataset.
         masks: paths relative to it.
 
     Raises:
-        InputError: other values, such as grey ones above 1, whose number of classes and void are not known.
+        InputError: other values, such as grey ones above 1, whose number of classes and void are not known; or two
+            palettes disagree.
     """
     chosen = [masks[place] for place in np.unique(np.linspace(0, len(masks) - 1, LOOKED_AT).astype(int))]
     ids: set[int] = set()
     colors: set[Color] = set()
-    palettes: set[tuple[int, ...] | None] = set()
+    palettes: dict[str, tuple[list[Color], list[int]]] = {}
+    grey = False
     for name in chosen:
         mode, palette = _form(root / name)
         if mode in ("RGB", "RGBA"):
@@ -49,26 +53,37 @@ def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
         else:
             found = np.unique(read_mask(root / name)).tolist()
             _check_lossless(root, name, len(found))
-            ids.update(found)
-            palettes.add(palette)
-    if all(red == green == blue for red, green, blue in colors):
+            if palette is not None:
+                palettes[name] = palette, found
+            else:
+                ids.update(found)
+                grey = True
+    if all(_black_and_white(*palette) for palette in palettes.values()):
+        colors |= {palette[index] for palette, used in palettes.values() for index in used}
+        palettes = {}
+    if colors <= {BLACK, WHITE}:
+        white = max(ids, default=0) or VOID
+        ids, colors = ids | {white if color == WHITE else 0 for color in colors}, set()
+    elif all(red == green == blue for red, green, blue in colors):
         ids, colors = ids | {red for red, _, _ in colors}, set()
-    if colors and not ids:
+    if colors and not ids and not palettes:
         return _by_color(root, colors)
+    shown = _agreed(root, palettes)
+    ids = ids.union(*(used for _, used in palettes.values()))
     if not colors and any(ids == {0, highest} for highest in HIGHEST):
-        labels = LabelMap(BINARY, ((0, 0, 0), (255, 255, 255)), {0: 0, max(ids): 1})
-        return Classes(labels, {}, None, None)
-    if not colors and len(palettes) == 1 and (palette := palettes.pop()) is not None:
-        return _by_palette(root, ids, palette)
+        labels = LabelMap(BINARY, (BLACK, WHITE), {0: 0, max(ids): 1})
+        return Classes(labels, {} if palettes else {BLACK: 0, WHITE: max(ids)}, None, None)
+    if not colors and palettes and not grey:
+        return _by_palette(root, ids, max((palette for palette, _ in palettes.values()), key=len), shown)
     values = f"{len(colors)} colours and grey values" if colors else f"the grey values {sorted(ids)[:10]}"
     raise _doubt(root, f"they hold {values}")
 
 
-def _form(path: Path) -> tuple[str, tuple[int, ...] | None]:
+def _form(path: Path) -> tuple[str, list[Color] | None]:
     """Pillow's name of the file's kind of pixels, and its palette where they are indices."""
     try:
         with Image.open(path) as picture:
-            return picture.mode, tuple(picture.getpalette() or ()) if picture.mode == "P" else None
+            return picture.mode, palette_colors(picture)
     except Exception:
         read_mask(path)  # says what is wrong
         raise
@@ -82,6 +97,30 @@ def _colors(root: Path, name: str) -> set[Color]:
         raise _doubt(root, f"{name} holds {len(found)} colours, expected at most {MOST_COLORS}")
     _check_lossless(root, name, len(found))
     return {(value >> 16, value >> 8 & 255, value & 255) for value in found.tolist()}
+
+
+def _black_and_white(palette: Sequence[Color], used: Sequence[int]) -> bool:
+    return tells_apart(palette, used) and {palette[index] for index in used} <= {BLACK, WHITE}
+
+
+def _agreed(root: Path, palettes: Mapping[str, tuple[list[Color], list[int]]]) -> dict[int, Color]:
+    """Colours of the indices in use, without void. Raises InputError: one file shows an index or a colour as another
+    than some file before it.
+    """
+    seen: dict[int, tuple[Color, str]] = {}
+    for name, (palette, used) in palettes.items():
+        here = {index: palette[index] for index in used if index < len(palette) and index != VOID}
+        for index, (color, other) in seen.items():
+            if here.get(index, color) != color or (color in here.values() and palette[index : index + 1] != [color]):
+                theirs = {index: color for index, (color, file) in seen.items() if file == other}
+                raise _doubt(root, f"the palettes of {other} and {name} disagree, {_few(theirs)} and {_few(here)}")
+        seen = {index: (color, name) for index, color in here.items()} | seen
+    return {index: seen[index][0] for index in sorted(seen)}
+
+
+def _few(colors: Mapping[int, Color], most: int = 6) -> str:
+    listed = ", ".join(f"{index}: {color}" for index, color in list(colors.items())[:most])
+    return f"{{{listed}{', ...' * (len(colors) > most)}}}"
 
 
 def _check_lossless(root: Path, name: str, values: int) -> None:
@@ -105,12 +144,13 @@ def _by_color(root: Path, colors: set[Color]) -> Classes:
     return Classes(labels, {color: train for train, color in enumerate(ordered)}, None, None)
 
 
-def _by_palette(root: Path, ids: set[int], palette: Sequence[int]) -> Classes:
+def _by_palette(root: Path, ids: set[int], palette: Sequence[Color], shown: dict[int, Color]) -> Classes:
+    """Classes of the longest palette; masks that were not looked at are read by ``shown``, the colours in use."""
     count = max(ids - {VOID}, default=0) + 1
-    if len(palette) < 3 * count:
-        raise _doubt(root, f"they hold the index {count - 1}, but palettes of {len(palette) // 3} colours")
-    colors = tuple((palette[3 * id], palette[3 * id + 1], palette[3 * id + 2]) for id in range(count))
+    if len(palette) < count:
+        raise _doubt(root, f"they hold the index {count - 1}, but palettes of {len(palette)} colours")
+    colors = tuple(shown.get(id, palette[id]) for id in range(count))
     labels = LabelMap(
         tuple(f"class {id}" for id in range(count)), colors, {id: id for id in range(count)} | {VOID: 255}
     )
-    return Classes(labels, {}, None, VOID)
+    return Classes(labels, {shown[id]: id for id in reversed(shown)}, None, VOID)

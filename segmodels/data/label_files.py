@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +18,15 @@ from segmodels.errors import InputError
 def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
     """Decode a mask to the label ids in the file, ``(H, W)`` whole numbers.
 
-    A grey value (1 to 16 bits, in TIFF files up to 64) or a palette's index is the label id. RGB and RGBA masks are
-    accepted when all colour channels are equal, or when ``palette`` (RGB colour -> label id), which takes precedence,
-    knows every colour; of 16 bits per channel the high bytes are the colour. Alpha is ignored.
+    A grey value (1 to 16 bits, in TIFF files up to 64) or an index of the file's own palette is the label id. RGB and
+    RGBA masks are accepted when all colour channels are equal, or when ``palette`` (RGB colour -> label id), which
+    takes precedence, knows every colour; of 16 bits per channel the high bytes are the colour. Indices, too, are read
+    by their colours where ``palette`` knows all that the mask uses: programs that make files smaller number colours
+    as they like. Alpha is ignored.
 
     Raises:
-        InputError: missing, truncated, broken, several pages, or colours that mean nothing; names the file.
+        InputError: missing, truncated, broken, several pages, colours that mean nothing, or a palette of which some
+            colours contradict the indices and others mean nothing; names the file.
     """
     data = read_bytes(path)
     if data[:4] in deep_images.TIFF_MAGIC and (deep := deep_images.tiff_labels(data, path)) is not None:
@@ -78,6 +81,17 @@ def read_page(path: str | Path, number: int) -> np.ndarray:
     return page
 
 
+def palette_colors(picture: Image.Image) -> list[Color] | None:
+    """The colours of a picture's palette, by index; None of other pictures."""
+    values = picture.getpalette() if picture.mode in ("P", "PA") else None
+    return None if values is None else list(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def tells_apart(colors: Sequence[Color], used: Sequence[int]) -> bool:
+    """Whether each used index of a palette is the first of its colour; palettes are filled up with black."""
+    return max(used) < len(colors) and all(colors.index(colors[index]) == index for index in used)
+
+
 def _count(picture: Image.Image, path: str | Path) -> int:
     """Pages, or pictures of an animation."""
     with decoding(path):
@@ -90,15 +104,40 @@ def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Map
         return np.asarray(picture).astype(np.uint8)
     if is_deep_png(picture, data):
         return _of_channels(deep_images.deep_png(data), path, palette)
-    if picture.mode in ("L", "P", "I") or picture.mode.startswith("I;16"):
+    if picture.mode in ("P", "PA"):
+        indices = np.array(picture) if picture.mode == "P" else np.array(picture)[:, :, 0]
+        return _of_indices(indices, palette_colors(picture) or [], path, palette)
+    if picture.mode in ("L", "I") or picture.mode.startswith("I;16"):
         return _unspread(np.array(picture), picture)
-    if picture.mode in ("LA", "PA"):
+    if picture.mode == "LA":
         return np.array(picture)[:, :, 0]
     if picture.mode not in ("RGB", "RGBA"):
         raise InputError(
             f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids"
         )
     return _of_channels(np.asarray(picture)[:, :, :3], path, palette, picture)
+
+
+def _of_indices(
+    indices: np.ndarray, colors: Sequence[Color], path: str | Path, palette: Mapping[Color, int]
+) -> np.ndarray:
+    """Label ids of indices ``(H, W)`` into ``colors``: those of the colours where ``palette`` knows all in use."""
+    used = np.unique(indices).tolist()
+    if not palette or not tells_apart(colors, used):
+        return indices
+    ids = {index: palette[colors[index]] for index in used if colors[index] in palette}
+    if unknown := [index for index in used if index not in ids]:
+        for index, id in ids.items():
+            if id != index and colors[index] != (index,) * 3:
+                raise InputError(
+                    f"mask {path} has a palette that shows the index {index} in {colors[index]}, the colour of the"
+                    f" class with the label id {id}, and the index {unknown[0]} in {colors[unknown[0]]}, which"
+                    " no class has: give the classes the colours of the masks, or store label ids in grey"
+                )
+        return indices
+    table = np.zeros(256, dtype=np.int32)
+    table[used] = list(ids.values())
+    return table[indices]
 
 
 def _of_channels(

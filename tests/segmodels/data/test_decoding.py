@@ -329,6 +329,47 @@ def test_a_palette_mask_is_its_index_and_not_its_colour(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), MASK)
 
 
+def palette_mask(path: Path, ids: np.ndarray, *colors: tuple[int, int, int]) -> Path:
+    picture = Image.fromarray(ids, mode="P")
+    picture.putpalette(np.array(colors, dtype=np.uint8).ravel().tolist())
+    picture.save(path)
+    return path
+
+
+BLACK, RED, GREEN, BLUE = (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255)
+CLASSES = {BLACK: 0, RED: 1, GREEN: 700}
+
+
+@pytest.mark.parametrize(
+    ("colors", "ids"),
+    [
+        ((GREEN, BLACK, RED), [700, 0, 1]),  # in the order of a program that makes files smaller
+        ((BLACK, RED, BLUE), [0, 1, 2]),  # the colours that are known agree with the indices
+        ((BLUE, (9, 9, 9), (8, 8, 8)), [0, 1, 2]),  # colours for the eye alone
+        ((BLACK, RED, BLACK), [0, 1, 2]),  # filled up with black
+    ],
+)
+def test_a_palette_mask_is_read_by_colours_that_are_all_known(tmp_path, colors, ids):
+    path = palette_mask(tmp_path / "a.png", MASK, *colors)
+    np.testing.assert_array_equal(read_mask(path, CLASSES), np.array(ids)[MASK])
+    np.testing.assert_array_equal(read_mask(path), MASK)
+
+
+def test_void_in_a_palette_that_is_filled_up_with_black_stays_void(tmp_path):
+    ids = np.where(MASK == 0, 255, MASK).astype(np.uint8)
+    path = palette_mask(tmp_path / "a.png", ids, BLACK, RED, GREEN, *[BLACK] * 253)
+    np.testing.assert_array_equal(read_mask(path, {BLACK: 0, RED: 1, GREEN: 2}), ids)
+
+
+def test_a_palette_mask_whose_colours_contradict_its_indices_is_refused(tmp_path):
+    path = palette_mask(tmp_path / "a.png", MASK, RED, BLACK, BLUE)
+    sentence = (
+        r"a\.png .* index 0 in \(255, 0, 0\), .* label id 1, and the index 2 in \(0, 0, 255\), which no class has"
+    )
+    with pytest.raises(InputError, match=sentence):
+        read_mask(path, CLASSES)
+
+
 def test_an_rgb_mask_of_equal_channels_is_grey(tmp_path):
     np.testing.assert_array_equal(read_mask(save(tmp_path / "a.png", np.dstack([MASK] * 3))), MASK)
     np.testing.assert_array_equal(

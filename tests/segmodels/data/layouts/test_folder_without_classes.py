@@ -48,6 +48,52 @@ def test_palette_masks_have_the_colours_of_their_palette(tmp_path: Path) -> None
     np.testing.assert_array_equal(layout.annotation(samples[1]).classes, masks[1])  # 255 is void
 
 
+def with_palettes(root: Path, *masks: tuple[np.ndarray, list[tuple[int, int, int]]]) -> Path:
+    for number, (mask, palette) in enumerate(masks):
+        trees.photo(root / "images" / f"{number}.png")
+        trees.save(root / "masks" / f"{number}.png", mask, np.array(palette))
+    return root
+
+
+BLACK, WHITE, RED, GREEN = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0)
+
+
+@pytest.mark.parametrize("highest", [1, 255])
+def test_white_is_the_foreground_whatever_its_index(highest: int, tmp_path: Path) -> None:
+    root = with_palettes(tmp_path, (halves(0, 1), [BLACK, WHITE]), (halves(1, 0), [WHITE, BLACK]))
+    trees.photo(root / "images" / "2.png")
+    trees.save(root / "masks" / "2.png", halves(0, highest))
+    layout, samples, _ = opened("folder", root)
+    assert layout.labels.classes == ("background", "foreground")
+    for sample in samples:
+        np.testing.assert_array_equal(layout.annotation(sample).classes, halves(0, 1))
+
+
+def test_palettes_of_several_lengths_are_one_where_they_agree(tmp_path: Path) -> None:
+    root = with_palettes(tmp_path, (halves(0, 1), [BLACK, RED]), (halves(1, 2), [BLACK, RED, GREEN]))
+    layout, samples, _ = opened("folder", root)
+    assert layout.labels.palette == (BLACK, RED, GREEN)
+    np.testing.assert_array_equal(layout.annotation(samples[1]).classes, halves(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("palette", "mask"),
+    [([BLACK, GREEN, RED], halves(0, 1)), ([BLACK, GREEN, RED], halves(0, 2)), ([BLACK, GREEN], halves(0, 1))],
+)
+def test_palettes_that_disagree_are_named(palette, mask, tmp_path: Path) -> None:
+    root = with_palettes(tmp_path, (halves(0, 1), [BLACK, RED, GREEN]), (mask, palette))
+    sentence = r"palettes of masks/0\.png and masks/1\.png disagree, \{0: \(0, 0, 0\), 1: \(255, 0, 0\)\} and \{0:"
+    with pytest.raises(InputError, match=sentence):
+        open_layout("folder", root)
+
+
+def test_masks_that_were_not_looked_at_are_read_by_their_palette(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("segmodels.data.inferred_classes.LOOKED_AT", 2)
+    whole = (halves(1, 2), [BLACK, RED, GREEN])
+    layout, samples, _ = opened("folder", with_palettes(tmp_path, whole, (halves(1, 0), [GREEN, RED]), whole))
+    np.testing.assert_array_equal(layout.annotation(samples[1]).classes, halves(1, 2))
+
+
 def test_colours_become_classes_that_are_named_by_them(tmp_path: Path) -> None:
     masks = colored((0, 0, 0), (128, 64, 128)), colored((244, 35, 232), (128, 64, 128)), colored((0, 0, 0), (0, 0, 0))
     layout, samples, annotation = opened("folder", with_masks(tmp_path, *masks))
