@@ -1,12 +1,15 @@
-"""The classes file of the ``folder`` layout: ``classes.txt`` or ``classes.json``; ``layouts/folder.py`` has its
-forms.
+"""The classes file of the ``folder`` layout: ``classes.txt``, ``classes.json`` or ``class_dict.csv``;
+``layouts/folder.py`` has its forms.
 """
 
 from __future__ import annotations
 
+import csv
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +20,10 @@ from segmodels.labels import LabelMap
 from segmodels.suggest import nearest
 
 TEXT, TABLE = "classes.txt", "classes.json"
+COLORS = "class_dict.csv"
+"""Colours alone, as the Kaggle mirrors of CamVid and others have them; read where neither of the others is there."""
+
+COLORS_HEADER = ["name", "r", "g", "b"]
 IGNORED, THINGS = "!ignore", "!things"
 VOID = 255
 """Label id that is void unless the file says otherwise."""
@@ -51,24 +58,24 @@ class Classes:
 
 
 def has_classes_file(root: Path) -> bool:
-    """Whether a dataset folder has ``classes.txt`` or ``classes.json``."""
-    return any((root / name).is_file() for name in (TEXT, TABLE))
+    """Whether a dataset folder has ``classes.txt``, ``classes.json`` or ``class_dict.csv``."""
+    return any((root / name).is_file() for name in (TEXT, TABLE, COLORS))
 
 
 def read_classes(root: Path) -> Classes:
-    """Read ``classes.txt`` or ``classes.json`` of a dataset folder.
+    """Read ``classes.txt``, ``classes.json`` or else ``class_dict.csv`` of a dataset folder.
 
     Raises:
-        InputError: neither or both of the files exist, or a line or entry has another form; names it.
+        InputError: none or both of the first two exist, or a line or entry has another form; names it.
     """
-    text, table = root / TEXT, root / TABLE
-    if text.is_file() == table.is_file():
-        raise InputError(
-            f"dataset folder {root} has {'both classes.txt and' if text.is_file() else 'neither classes.txt nor'}"
-            " classes.json, expected one of them"
-        )
-    path = text if text.is_file() else table
-    entries, things = _from_text(path) if path is text else _from_json(path)
+    text, table, colors = root / TEXT, root / TABLE, root / COLORS
+    if text.is_file() and table.is_file():
+        raise InputError(f"dataset folder {root} has both classes.txt and classes.json, expected one of them")
+    path = next((path for path in (text, table, colors) if path.is_file()), None)
+    if path is None:
+        raise InputError(f"dataset folder {root} has neither classes.txt nor classes.json, expected one of them")
+    read = {TEXT: _from_text, TABLE: _from_json, COLORS: _from_colors}[path.name]
+    entries, things = read(path)
     try:
         return classes_of(entries, things)
     except InputError as error:
@@ -146,7 +153,8 @@ def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
             continue
         try:
             values = [int(field) for field in rest]
-            if not name or len(values) not in (0, 1, 3, 4):
+            directive = name != IGNORED and name.startswith((IGNORED, THINGS))
+            if not name or directive or len(values) not in (0, 1, 3, 4):
                 raise ValueError
             entries.append(
                 Entry(
@@ -160,7 +168,52 @@ def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
             raise InputError(
                 f"{path} line {number} is {line.strip()[:100]!r}, expected {forms} with colours 0..255"
             ) from None
+    _require_commas(path, [entry for entry in entries if entry.name != IGNORED])
     return entries, things
+
+
+def _require_commas(path: Path, entries: Sequence[Entry]) -> None:
+    """Raises InputError: each line is a name and numbers without a comma, which would become part of the name. Numbers
+    without which two names were the same do belong to them: ``zone 1``, ``zone 2``.
+    """
+    parts = [_name_and_numbers(entry.name) for entry in entries if entry.color is None and entry.id is None]
+    named = {name for name, numbers in parts if name and len(numbers) in (1, 3, 4)}
+    if entries and len(named) == len(entries):
+        (name, numbers), line = parts[0], entries[0].name
+        raise InputError(
+            f"{path} has the line {line[:100]!r}, expected commas before the numbers: write"
+            f" {', '.join([name[:100], *numbers])!r}, or {line[:100] + ', 0'!r} (with a label id) if the numbers belong"
+            " to the name, and the other lines likewise"
+        )
+
+
+def _name_and_numbers(line: str) -> tuple[str, list[str]]:
+    """A line parted at blanks, colons and equals signs; an id that comes first goes behind the colour."""
+    words = [word for word in re.split(r"[\s:=]+", line) if word]
+    first = list(takewhile(str.isdecimal, words))
+    last = list(takewhile(str.isdecimal, reversed(words[len(first) :])))[::-1]
+    name = " ".join(words[len(first) : len(words) - len(last)])
+    return name, [*first[1:], *last, *first[:1]] if len(first) in (1, 4) else [*first, *last]
+
+
+def _from_colors(path: Path) -> tuple[list[Entry], list[str] | None]:
+    """As ``_from_text``. Where all colours are grey, their values are the label ids, of grey masks."""
+    lines = [line for line in read_plain_text(path).splitlines() if line.strip()] or [""]
+    colors: list[tuple[str, Color]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            name, *values = (field.strip() for field in next(csv.reader([line]), [""]))
+            if number > 1 and name:
+                colors.append((name, _color([int(value) for value in values])))
+            elif [name.lower(), *map(str.lower, values)] != COLORS_HEADER:
+                raise ValueError
+        except (ValueError, csv.Error):
+            raise InputError(
+                f"{path} line {number} is {line.strip()[:100]!r}, expected the header name,r,g,b and lines such as"
+                " 'road,128,64,128' with colours 0..255: correct it, or write classes.txt"
+            ) from None
+    grey = all(red == green == blue for _, (red, green, blue) in colors)
+    return [Entry(name, color, color[0] if grey else None) for name, color in colors], None
 
 
 def _from_json(path: Path) -> tuple[list[Entry], list[str] | None]:

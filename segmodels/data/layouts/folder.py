@@ -59,7 +59,8 @@ class Folder(Layout):
     ``segmentations``.
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
-    as grey values or palette indices, or in RGB the colours of the classes file.
+    as grey values or palette indices, or the colours of the classes file: in RGB, or in a palette all of whose colours
+    in use the file gives.
 
     ``classes.txt`` has one class per line, in the order of the train ids, in one of these forms (``#`` starts a comment
     line):
@@ -78,9 +79,12 @@ class Folder(Layout):
         {"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, "car"],
          "ignore": [255, {"color": [0, 0, 0]}], "things": ["car"]}
 
-    Without a classes file the masks must leave no doubt: 0 and 255, 65535 or 1 are background and foreground; palette
-    indices are ``class 0``, ``class 1``, ... in the palette's colours, 255 is void; colours become classes that are
-    named by them (``#804080``), black first.
+    ``class_dict.csv`` with the header ``name,r,g,b`` gives names and colours where neither of the two is there.
+
+    Without a classes file the masks must leave no doubt: 0 and 255, 65535 or 1 are background and foreground, and so
+    are black and white, whatever indices a palette has for them; palette indices are ``class 0``, ``class 1``, ... in
+    the colours on which the palettes of all masks agree, 255 is void; colours become classes that are named by them
+    (``#804080``), black first.
 
     ``objects/`` holds, under the names of the masks, maps of object ids, 0 where there is none: grey PNG of 8 or 16
     bits, or TIFF with a page for each layer where objects overlap (an object is on one page). Each object has the class
@@ -95,7 +99,7 @@ masks/road/0001.png         the same path below masks/, or road/0001_mask.png; o
 train/images/0001.jpg       or a folder for each split, in it images/ and masks/ (and objects/)
 objects/road/0001.png       optional: ids of objects, png or tif
 objects/road/0001.json      optional: classes and crowds of the objects
-classes.txt                 or classes.json; may be left out where masks are binary, palettes or colours
+classes.txt                 classes.json or class_dict.csv; may be left out where masks are binary, palettes or colours
 splits/train.txt            optional, with val.txt and test.txt: one sample id per line
 splits.csv                  optional, in place of splits/: header id,split
 groups.csv                  optional: header id,group; default: every sample its own group

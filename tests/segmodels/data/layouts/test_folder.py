@@ -213,6 +213,73 @@ def test_a_wrong_classes_file_is_refused(tmp_path, classes, message):
 
 
 @pytest.mark.parametrize(
+    ("classes", "line", "better"),
+    [
+        ("background 0\nb 2\na 1\n", "background 0", "background, 0"),
+        ("0 background\n2\tb\n1 a\n", "0 background", "background, 0"),
+        ("0: background\n2: b\n1: a\n!ignore, 255\n", "0: background", "background, 0"),
+        ("dry road=0\nb=2\n# and\na = 1\n", "dry road=0", "dry road, 0"),
+        ("bg 0 0 0\na 255 0 0\nb 0 255 0\n", "bg 0 0 0", "bg, 0, 0, 0"),
+        ("3 sky 9 8 7\n1 a 255 0 0\n", "3 sky 9 8 7", "sky, 9, 8, 7, 3"),
+        ("3 9 8 7 sky\n1 255 0 0 a\n", "3 9 8 7 sky", "sky, 9, 8, 7, 3"),
+    ],
+)
+def test_names_and_numbers_without_commas_are_refused(tmp_path, classes, line, better):
+    with pytest.raises(InputError) as error:
+        open_layout("folder", folder(tmp_path, classes=classes))
+    assert f"classes.txt has the line {line!r}, expected commas before the numbers: write {better!r}" in str(
+        error.value
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("class 0", "class 1", "class 2"),
+        ("zone 2", "zone 1", "lane 1"),
+        ("background", "class 1", "b 7"),
+        ("0", "1", "2"),
+        ("b1", "b2", "2x"),
+    ],
+)
+def test_numbers_may_belong_to_names(tmp_path, names):
+    assert open_layout("folder", folder(tmp_path, classes="\n".join(names))).labels.classes == names
+
+
+def test_names_that_end_in_numbers_may_have_ids(tmp_path):
+    layout = open_layout("folder", folder(tmp_path, classes="sentinel 2, 0\nlandsat 8, 1\n"))
+    assert layout.labels.classes == ("sentinel 2", "landsat 8")
+
+
+def test_an_ignored_id_needs_its_comma(tmp_path):
+    with pytest.raises(InputError, match=r"line 3 is '!ignore 255'"):
+        open_layout("folder", folder(tmp_path, classes="a\nb\n!ignore 255\n"))
+
+
+@pytest.mark.parametrize("white", [(255, 255, 255), (255, 0, 0)])
+def test_colours_may_stand_in_class_dict(tmp_path, white):
+    (folder(tmp_path) / "classes.txt").unlink()
+    (tmp_path / "class_dict.csv").write_text(f"name, r, g, b\nroad,{white[0]},{white[1]},{white[2]}\n\nbg, 0,0,0\n")
+    save(tmp_path / "masks" / "a.png", np.array([(0, 0, 0), white, white], np.uint8)[MASK])
+    layout = open_layout("folder", tmp_path)
+    assert layout.labels.classes == ("road", "bg")
+    np.testing.assert_array_equal(read_both(layout)[1].classes, np.array([1, 0, 0])[MASK])
+    if white == (255, 255, 255):
+        save(tmp_path / "masks" / "a.png", np.array([0, 255, 255], np.uint8)[MASK])
+        np.testing.assert_array_equal(read_both(layout)[1].classes, np.array([1, 0, 0])[MASK])
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [("", "1 is ''"), ("a,0,0,0\n", "1 is"), ("name,r,g,b\na,0,0,300\n", "2 is"), ("\n\n", "1")]
+)
+def test_a_wrong_class_dict_is_refused(tmp_path, content, line):
+    (folder(tmp_path) / "classes.txt").unlink()
+    (tmp_path / "class_dict.csv").write_text(content)
+    with pytest.raises(InputError, match=rf"class_dict\.csv line {line}.*expected the header name,r,g,b"):
+        open_layout("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
     "content", ["{", "[]", '{"classes": [{"id": 3}, "b"]}', '{"classes": [{"name": "a", "color": [1, 2]}, "b"]}']
 )
 def test_a_wrong_json_classes_file_is_refused(tmp_path, content):
