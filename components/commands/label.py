@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,8 @@ def label(model: str, images: Path, out: Path) -> None:
             that find objects. Segment Anything finds everything in an image, as objects of one class.
         classes.json: names, colours and things.
 
-    An image whose mask is in ``out`` already keeps it: corrected masks stay when further images are labelled.
+    An image whose mask is in ``out`` already, with any ending that the layout reads, keeps it: corrected masks stay
+    when further images are labelled.
 
     Args:
         model: ``models:/NAME@champion``, ``models:/NAME/VERSION`` or the folder of a trained model.
@@ -41,13 +43,15 @@ def label(model: str, images: Path, out: Path) -> None:
         out: folder of the dataset.
 
     Raises:
-        InputError: no such model, a model of volumes, no images, two images of one name, or a dataset of other classes.
-            Also at the end, when the other images are done, for images that could not be read.
+        InputError: no such model, a model of volumes, no images, two images of one name, another picture of an image's
+            name in ``out``, or a dataset of other classes. Also at the end, when the other images are done, for images
+            that could not be read.
         TransientError: the model registry does not answer.
     """
-    inside = images.resolve().is_relative_to(out.resolve())
-    folder, found = find_images(images, out / "masks" if inside else out)
-    paths = [path for path in found if not (out / "masks" / path.with_suffix(".png")).exists()]
+    folder, found = find_images(images, out / "masks")
+    if not images.resolve().is_relative_to(out.resolve()):
+        found = [path for path in found if not (folder / path).resolve().is_relative_to(out.resolve())]
+    paths = _without_mask(folder, found, out)
 
     from components.tracking.model_registry import bundle_folder
     from segmodels.data.nifti import is_nifti
@@ -91,6 +95,30 @@ def label(model: str, images: Path, out: Path) -> None:
         )
     kept = f", {len(found) - len(paths)} have masks already" if len(found) > len(paths) else ""
     print(f"{len(paths)} images have proposals{kept}: correct {out / 'masks'}, then ingest {out} as layout folder")
+
+
+def _without_mask(folder: Path, found: list[Path], out: Path) -> list[Path]:
+    """The images in ``folder`` that have no mask in the dataset ``out``.
+
+    Raises:
+        InputError: the dataset holds another picture under the name of one of them.
+    """
+    from segmodels.data.layouts.pairing import composed, files_by_id, without_ending
+
+    ids = {path: composed(path.with_suffix("").as_posix()) for path in found}
+    pictures = files_by_id(out, "images")
+    for path, name in ids.items():
+        if name in pictures and not _same_bytes(folder / path, out / pictures[name]):
+            raise InputError(
+                f"{folder / path} is another picture than {out / pictures[name]}, which has its name in the dataset:"
+                " rename one"
+            )
+    masks = without_ending({*pictures, *ids.values()}, files_by_id(out, "masks"))
+    return [path for path, name in ids.items() if name not in masks]
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
 
 
 def over_stored_pixels(annotation: Annotation, path: Path) -> Annotation:

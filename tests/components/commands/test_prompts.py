@@ -220,3 +220,23 @@ def test_label_by_a_champion_of_classes_writes_its_masks_and_refuses_a_dataset_o
     assert not (tmp_path / "out/objects").exists()
     with pytest.raises(InputError, match=r"has the classes grass, .* but the model knows background, object"):
         label(str(model), images, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_label_refuses_another_picture_of_a_name_in_the_dataset(tmp_path: Path, name: str, labelled: bool) -> None:
+    for folder, file, value in (("src", name, 9), ("out/images", "a.png", 5), *[("out/masks", "a.png", 0)] * labelled):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / file), np.full((64, 64, 3), value, np.uint8))
+    before = (tmp_path / "out/images/a.png").read_bytes()
+    with pytest.raises(InputError, match=rf"src/{name} is another picture than \S+out/images/a\.png, .*: rename one$"):
+        label("no model", tmp_path / "src", tmp_path / "out")
+    assert (tmp_path / "out/images/a.png").read_bytes() == before
+
+
+def test_label_takes_a_mask_of_any_ending_for_a_mask(model: Path, images: Path, tmp_path: Path) -> None:
+    label(str(model), images, tmp_path)
+    cv2.imwrite(str(tmp_path / "masks/a.tif"), np.zeros((64, 64), np.uint8))
+    (tmp_path / "masks/a.png").unlink()
+    label(str(model), images, tmp_path)
+    assert not (tmp_path / "masks/a.png").exists()
