@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     Content = np.ndarray | InputError | None
 
 THREADS = min(8, (os.cpu_count() or 1) + 2)
-CLASSES = "classes.csv"
-"""Of the results, written before all others."""
-
 IMAGES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**24
 
 
@@ -34,13 +31,8 @@ def find_images(images: Path, out: Path) -> tuple[Path, list[Path]]:
     from segmodels.data.decoding import SUFFIXES
     from segmodels.data.folder_files import files_below
 
-    masks = out / "masks"
-    if masks.is_dir() and any(masks.iterdir()) and not (out / CLASSES).is_file():
-        raise InputError(
-            f"{masks} holds files but {out} no {CLASSES}, so they are not of predict, which would replace them: give"
-            " another --out"
-        )
-    if images.exists() and images.resolve().is_relative_to((masks if images.is_file() else out).resolve()):
+    results = out / "masks" if images.is_file() else out
+    if images.exists() and images.resolve().is_relative_to(results.resolve()):
         raise InputError(f"{images} lies in {out}, where the results go: give another --out")
     if images.is_file():
         return images.parent, [Path(images.name)]

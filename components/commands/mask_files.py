@@ -11,16 +11,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from components.commands.image_reading import CLASSES
 from components.running.atomic import written_file
+from segmodels.errors import InputError
 
 if TYPE_CHECKING:
     from segmodels.data.large_images import ImageRows
     from segmodels.labels import LabelMap
 
+CLASSES = "classes.csv"
+"""Of the results, written before all others."""
+
 TILE = 512  # pixels
 OVERLAY_SIDE = 4096  # pixels: the longer side of the overlay of a large image
 JPEG_QUALITY, ALPHA = 90, 0.5  # of overlays
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise InputError where the masks in ``out`` are not of an earlier ``predict``."""
+    masks = out / "masks"
+    if masks.is_dir() and any(masks.iterdir()) and not (out / CLASSES).is_file():
+        raise InputError(
+            f"{masks} holds files but {out} no {CLASSES}, so they are not of predict, which would replace them: give"
+            " another --out"
+        )
 
 
 def write_classes(out: Path, labels: LabelMap) -> None:
