@@ -264,7 +264,7 @@ def test_masks_that_are_not_of_predict_are_not_replaced(
     Image.fromarray(images["a.png"]).save(drawn)
     before = drawn.read_bytes()
     for given, out, said in (
-        ("images", tmp_path, "masks holds files but .* no classes.csv"),
+        ("images", tmp_path, "images lies in .*, where the results go"),
         ("images/a.png", tmp_path, "masks holds files but .* no classes.csv"),
         ("images", tmp_path / "images", "images lies in .*images, where the results go"),
     ):
