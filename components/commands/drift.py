@@ -31,6 +31,8 @@ PAGES = "drift"
 SHOWN = 3
 """How many statistics the sentence names."""
 
+CENTURY = 876_000  # hours
+
 
 def drift(
     model: str,
@@ -74,7 +76,7 @@ def drift(
         psi=(psi, psi > 0, "more than 0"),
         significance=(significance, 0 < significance < 1, "more than 0 and less than 1"),
         least=(least, least >= 2, "at least 2"),
-        hours=(hours, hours is None or hours > 0, "more than 0"),
+        hours=(hours, hours is None or 0 < hours <= CENTURY, f"more than 0 and at most {CENTURY:,} (a century)"),
     )
     from components.tracking.model_registry import bundle_folder, pinned
     from segmodels.inference.bundle import load_bundle

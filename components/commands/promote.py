@@ -102,7 +102,7 @@ def _version(address: str) -> tuple[Registry, Version]:
 
     client = mlflow_client()
     name, _, number = address.removeprefix(REGISTERED).rpartition("/")
-    if not name or not number.isdecimal():
+    if not name or not number:
         raise InputError(f"version is {address!r}, expected NAME/NUMBER, such as road-scenes/3")
     registry = Registry(client, name)
     return registry, registry.version(number)

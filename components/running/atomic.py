@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from segmodels.machine import OF_THE_MACHINE
 
+LONGEST_ENDING = len(".nii.gz")
+
 
 @contextmanager
 def written_file(target: Path) -> Iterator[Path]:
@@ -20,7 +23,9 @@ def written_file(target: Path) -> Iterator[Path]:
     the block ends without an error, and is removed otherwise.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial.{target.name}")  # with the ending, by which some writers choose the format
+    # with the ending, by which some writers choose the format; not longer than a name may be
+    digest = hashlib.md5(os.fsencode(target.name), usedforsecurity=False).hexdigest()
+    partial = target.with_name(f".partial.{digest}{target.name[-LONGEST_ENDING:]}")
     try:
         yield partial
         partial.replace(target)

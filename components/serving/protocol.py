@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from components.serving.limits import Limits
 from components.serving.prompt_tensors import prompt_specs, read_prompts
+from segmodels.checks import shown
 from segmodels.errors import InputError
 from segmodels.inference.predictor import AXES, Predictor
 from segmodels.prompts import Prompt
 from segmodels.tasks.base import TensorSpec
 
 IMAGES = "images"
+MOST = 2**31  # pixels of a side: more have no size in bytes
 DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "int16": "INT16", "float32": "FP32"}
 PLATFORM = "pytorch_safetensors"
 
@@ -109,7 +111,9 @@ def _tensor(tensor: dict[str, Any], limits: Limits, predictor: Predictor) -> np.
     shape = tensor["shape"]
     if not _is_shape(shape, predictor):
         axes = ", ".join((*AXES[predictor.spatial_dims], str(predictor.channels)))
-        raise InputError(f"input {IMAGES!r} has shape {str(shape)[:100]}, expected [N, {axes}], all positive")
+        raise InputError(
+            f"input {IMAGES!r} has shape {shown(shape)}, expected [N, {axes}], all positive and below 2^31"
+        )
     limits.check_images(shape[0], shape[1:-1], f"input {IMAGES!r} has shape {shape}")
     try:
         values = np.asarray(tensor["data"])
@@ -144,7 +148,7 @@ def _is_shape(shape: Any, predictor: Predictor) -> bool:
     return (
         isinstance(shape, list)
         and len(shape) == predictor.spatial_dims + 2
-        and all(type(size) is int and size > 0 for size in shape)
+        and all(type(size) is int and 0 < size < MOST for size in shape)
         and shape[-1] == predictor.channels
     )
 

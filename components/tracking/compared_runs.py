@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,9 @@ def find_runs(client: Any, names: Sequence[str], experiment: str | None) -> list
             runs = _search(client, [last[0].info.experiment_id], 2) if last else []
     if len(runs) < 2:
         raise InputError(f"found {len(runs)} finished runs, expected at least two to compare: train another model")
+    ids = [run.info.run_id for run in runs]
+    if twice := [run_id for run_id in ids if ids.count(run_id) > 1]:
+        raise InputError(f"run {twice[0]} is named twice ({', '.join(names)}), expected different runs: leave one out")
     return [_compared(run) for run in runs]
 
 
@@ -149,7 +153,8 @@ def _run_named(client: Any, name: str) -> Any:
         run_id = client.get_model_version(*version_now(name)).run_id
         return client.get_run(run_id)
     experiments = [one.experiment_id for one in client.search_experiments()]
-    found = client.search_runs(experiments, f"attributes.run_id LIKE '{name.replace(chr(39), '')}%'", max_results=3)
+    start = f"attributes.run_id LIKE '{name}%'"  # a letter that no id has would be a wildcard or a quotation mark
+    found = client.search_runs(experiments, start, max_results=3) if re.fullmatch(r"[0-9a-z]+", name) else []
     if len(found) != 1:
         many = f"{len(found)} runs whose ids start" if found else "no run whose id starts"
         raise InputError(f"MLflow has {many} with {name!r}: give the whole id, as `make ui` shows it")

@@ -6,6 +6,7 @@ Aliases: ``champion`` is the version to use, ``previous`` the champion before it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ ARCHIVED, HISTORY = "archived", "history."
 """Tag of a version that is out of use, and how the tags of its history begin; a time follows."""
 
 REGISTERED = "models:/"
+
+NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+"""Of a version, as MLflow writes it: its stores also take 03 for 3, which then is another text."""
 
 Address = TypeVar("Address", str, str | None)
 
@@ -78,6 +82,7 @@ class Registry:
 
     def version(self, number: str) -> Version:
         """Raises InputError: there is none of that number."""
+        check_number(number)
         with answers(f"model {self.name}/{number}", self.client.tracking_uri):
             return Version(number, self.client.get_model_version(self.name, number).tags)
 
@@ -280,6 +285,12 @@ def pinned(address: Address) -> Address:
     return f"{REGISTERED}{name}/{number}"
 
 
+def check_number(number: str) -> None:
+    """Raise InputError unless a version's number is written as MLflow writes it."""
+    if not NUMBER.fullmatch(number):
+        raise InputError(f"the number of a version is {number[:50]!r}, expected one as MLflow writes it, such as 3")
+
+
 def _find_version(uri: str, client: Any = None) -> Any:
     """MLflow's ModelVersion; arguments and errors as ``version_now``."""
     name, at, alias = uri.removeprefix(REGISTERED).partition("@")
@@ -290,6 +301,8 @@ def _find_version(uri: str, client: Any = None) -> Any:
         raise InputError(
             f"model {uri!r} is not an address in the registry, expected models:/NAME@ALIAS or models:/NAME/VERSION"
         )
+    if number:
+        check_number(number)
     client = client or mlflow_client()
     with answers(f"model {uri}", client.tracking_uri):
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)

@@ -71,6 +71,8 @@ def test_runs_are_compared_with_intervals_and_a_page(
 
     for arguments, sentence in {
         ("0000",): "no run whose id starts with '0000'",
+        ("%", "_"): "no run whose id starts with '%'",
+        (runs[0], runs[0][:12]): f"run {runs[0]} is named twice",
         ("--experiment", "other"): "no experiment 'other'",
         ("--metric", "mean_iuo"): "did you mean 'mean_iou'",
         ("--shards", "shards"): "--html",

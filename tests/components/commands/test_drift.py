@@ -143,6 +143,7 @@ def test_limits_are_options_and_few_or_old_records_say_nothing(place: Path, caps
     assert drift(place, "bright", "--least", "100") == 0
     assert f"{IMAGES} images in the log are too few to tell, expected at least 100" in capsys.readouterr().out
     assert drift(place, "bright", "--hours", "0.0000001") == 0
+    assert drift(place, "bright", "--hours", "inf") == drift(place, "bright", "--hours", "1e300") == 2
     assert "0 images in the log are too few" in capsys.readouterr().out
     assert drift(place, "bright", "--psi", "0") == 2
     assert "--psi is 0.0, expected more than 0" in capsys.readouterr().err

@@ -195,6 +195,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(shape=[1, 4, 5, 4]), r"shape \[1, 4, 5, 4\], expected \[N, height, width, 3\]"),
         (changed(shape=[0, 4, 5, 3]), "all positive"),
         (changed(shape=[1, 4, 5.0, 3]), "all positive"),
+        (changed(shape=[1, 10**400, 1, 3]), "all positive and below 2.31"),
         (changed(shape=[1, 4, 6, 3]), r"has 60 values of shape \[60\], its shape \[1, 4, 6, 3\] holds 72"),
         (changed(data=images(1, 5, 4).tolist()), r"has 60 values of shape \[1, 5, 4, 3\]"),
         (changed(data=[[1, 2], [3]]), "is not regular"),

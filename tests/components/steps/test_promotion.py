@@ -228,6 +228,9 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     assert "no version with the alias previous" in command("rollback", NAME, code=2)
     assert "expected NAME/NUMBER" in command("promote", NAME, code=2)
     assert "not in MLflow" in command("promote", f"{NAME}/7", code=2)
+    for step, number in (("archive", "01"), ("promote", "01"), ("promote", "٣"), ("promote", "9" * 20)):
+        assert "expected one as MLflow writes it" in command(step, f"{NAME}/{number}", code=2)
+    assert workplace.aliases() == {"champion": "1"}
     tags = workplace.client.get_model_version(NAME, "2").tags
     assert tags["archived"] == "the night camera"
     history = [value for key, value in sorted(tags.items()) if key.startswith("history.")]
