@@ -14,6 +14,9 @@ _USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)(?P<mark>://)(?P<user>[^\s/?#'
 _USER_WITH_SLASH = re.compile(
     r"(?P<start>[a-z][a-z0-9+.-]*://)[^\s/?#@\['\"<>]*:(?!\d*(?:[/?#]|$))[^\s@'\"<>]*@", re.IGNORECASE
 )
+_USER_IN_PATH = re.compile(  # of an address that was taken for a path, which has one slash
+    r"(?P<start>https?:/(?!/)|[a-z][a-z0-9+.-]+:/(?=[^\s/?#@'\"<>]+:))[^\s/?#'\"<>]*@", re.IGNORECASE
+)
 _SECRET = re.compile(rf"(?P<mark>[?&;#]){SECRET_NAME}=[^\s&;#'\"<>)]*", re.IGNORECASE)
 _EMPTY = re.compile(r"[?#&;]+(?=[\s'\"<>),]|$)|(?<=[?#&])[&;]+")
 
@@ -28,6 +31,8 @@ def without_credentials(text: str) -> str:
     """
     if "@" in text and "://" in text:
         text = _USER.sub(_without_user, _USER_WITH_SLASH.sub(r"\g<start>", text))
+    if "@" in text and ":/" in text:
+        text = _USER_IN_PATH.sub(r"\g<start>", text)
     if "=" in text and (shorter := _SECRET.sub(r"\g<mark>", text)) != text:
         text = _EMPTY.sub("", shorter)
     return text

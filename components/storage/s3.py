@@ -56,8 +56,16 @@ def _descriptions() -> Any:
 def split_url(url: str) -> tuple[str, str]:
     """``s3://bucket/some/folder`` -> ``bucket``, ``some/folder/``, the prefix of the keys of its files. The
     prefix of a whole bucket is empty.
+
+    Raises:
+        InputError: the address holds a user, which S3 has not; it is not shown, as a password may stand in it.
     """
     bucket, _, prefix = url.removeprefix(SCHEME).partition("/")
+    if "@" in bucket:
+        raise InputError(
+            f"an address starts with {SCHEME} and a user before @, expected {SCHEME}BUCKET/FOLDER: give the keys in"
+            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     return bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
 
 

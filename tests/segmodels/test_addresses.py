@@ -22,6 +22,9 @@ from segmodels.addresses import holds_credentials, without_credentials
         "exceeded with url: /api?token=SECRET (Caused by X)": "exceeded with url: /api (Caused by X)",
         "{'repo': 'https://a:SECRET@c/d', 'x': 1}": "{'repo': 'https://c/d', 'x': 1}",
         "http://a:SECRET@b and http://c:SECRET@d": "http://b and http://d",
+        "folder http:/me:SECRET@h/x is not there": "folder http:/h/x is not there",
+        "https:/SECRET@h": "https:/h",
+        "s3:/me:SECRET@b/x": "s3:/b/x",
     }.items(),
 )
 def test_user_password_token_and_signature_are_removed(text: str, shown: str) -> None:
@@ -34,6 +37,8 @@ def test_user_password_token_and_signature_are_removed(text: str, shown: str) ->
     "text",
     [
         "http://host:5000/x@y",
+        "http:/host:5000/x@y",
+        "a:/b@c",
         "http://[::1]:8080/x@y",
         "ssh://git@github.com/a/b",
         "git@github.com:a/b.git",

@@ -31,6 +31,7 @@ from components.datasets.revision import dataset_revision
 from components.params.schema import IngestParams
 from components.running.digests import directory_digest, folder_md5s
 from components.steps.ingest import ingest
+from components.storage.s3 import split_url
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError, TransientError
 
@@ -381,3 +382,9 @@ def test_a_wrong_secret_is_one_sentence(client: Any, settings: pytest.MonkeyPatc
         ),
     ):
         s3_dataset.download("s3://secret/set", DownloadCache(tmp_path))
+
+
+def test_a_user_in_an_address_of_s3_is_refused_and_not_shown() -> None:
+    with pytest.raises(InputError, match=r"expected s3://BUCKET/FOLDER") as caught:
+        split_url("s3://me:SECRET@bucket/x")
+    assert "SECRET" not in str(caught.value)
