@@ -386,5 +386,5 @@ def test_a_wrong_secret_is_one_sentence(client: Any, settings: pytest.MonkeyPatc
 
 def test_a_user_in_an_address_of_s3_is_refused_and_not_shown() -> None:
     with pytest.raises(InputError, match=r"expected s3://BUCKET/FOLDER") as caught:
-        split_url("s3://me:SECRET@bucket/x")
-    assert "SECRET" not in str(caught.value)
+        split_url("s3://me:hidden@bucket/x")
+    assert "hidden" not in str(caught.value)
