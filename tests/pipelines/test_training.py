@@ -2,7 +2,6 @@
 groups.
 """
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from compiled_pipelines import IMAGE, REPOSITORY, parts, variables
 
 from components.steps import CLUSTER_STEPS, DVC_STEPS, MONITORING_STEPS, STEPS
 from pipelines.__main__ import main
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 PROFILES = ("local", "cpu", "gpu")
 COMPILED = {profile: ("--profile", profile) for profile in PROFILES}
 COMPILED["monitoring"] = ("--pipeline", "monitoring", "--profile", "cpu")
-IMAGE = "registry.example/segmodels@sha256:" + "0" * 64
 OURS = {"--params-json", "--set", "--retry", "--executor-input", "--copy-files", "--revision"}
 """Options that only the cluster needs: parameters, a description of the outputs, data beside its manifest, its
 revision.
@@ -50,11 +48,6 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 == 0
             )
         return {name: (folder / f"{name}.yaml").read_text() for name in COMPILED}
-
-
-def parts(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    pipeline, platform = yaml.load_all(text, yaml.CSafeLoader)
-    return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
 def dvc_stages() -> dict[str, Any]:
@@ -292,95 +285,6 @@ def test_the_search_for_credentials_finds_them() -> None:
     )
     for text in planted:
         assert any(re.search(pattern, text) for pattern in CREDENTIALS), text
-
-
-# --- training that is shared
-
-
-SHARED = """
-checkpoints: s3://segmodels/checkpoints
-nodes: 2
-gpu: {type: nvidia.com/gpu, count: 4}
-image_pull_secrets: [registry]
-pods: {train: {cpu_limit: "16", memory_limit: 64Gi, node_selector: {pool: gpu}, tolerations: [{key: nvidia.com/gpu}]}}
-"""
-
-
-def compile_with(profile: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    output = profile.with_name("pipeline.yaml")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPOSITORY)
-        assert main(["compile", "--profile", str(profile), "--image", IMAGE, "--output", str(output), *arguments]) == 0
-    return parts(output.read_text())
-
-
-def variables(pipeline: dict[str, Any], step: str) -> dict[str, str]:
-    return {
-        one["name"]: one["value"] for one in pipeline["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["env"]
-    }
-
-
-def test_a_shared_training_is_a_trainjob_and_its_step_asks_for_no_gpu(tmp_path: Path) -> None:
-    (tmp_path / "shared.yaml").write_text(SHARED)
-    pipeline, platform = compile_with(tmp_path / "shared.yaml")
-    assert json.loads(variables(pipeline, "train")["SEGMODELS_TRAIN_JOB"]) == {
-        "image": IMAGE,
-        "nodes": 2,
-        "gpus": 4,
-        "resources": {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 4},
-        "node_selector": {"pool": "gpu"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "value": None, "effect": None}],
-        "image_pull_secrets": ["registry"],
-    }
-    assert "accelerator" not in pipeline["deploymentSpec"]["executors"]["exec-train"]["container"].get("resources", {})
-    assert "nodeSelector" not in platform["exec-train"]
-    assert (
-        pipeline["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"]["accelerator"][
-            "resourceCount"
-        ]
-        == "1"
-    )
-    assert not [
-        step for step in ("ingest", "evaluate", "register") if "SEGMODELS_TRAIN_JOB" in variables(pipeline, step)
-    ]
-
-
-def test_the_number_of_gpus_that_a_run_asks_for_decides(tmp_path: Path) -> None:
-    (tmp_path / "one.yaml").write_text("checkpoints: s3://segmodels/checkpoints\ngpu: {count: 1}\n")
-    assert "SEGMODELS_TRAIN_JOB" not in variables(compile_with(tmp_path / "one.yaml")[0], "train")
-    settings = variables(compile_with(tmp_path / "one.yaml", "--set", "gpu_count=2")[0], "train")["SEGMODELS_TRAIN_JOB"]
-    assert json.loads(settings)["gpus"] == 2
-
-
-def test_a_number_of_gpus_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "one.yaml").write_text("gpu: {count: 1}\n")
-    given = ["compile", "--profile", str(tmp_path / "one.yaml"), "--image", IMAGE, "--set"]
-    for value, expected in (("two", "expected a whole number"), ("-1", "greater than or equal to 0")):
-        assert main([*given, f"gpu_count={value}"]) == 2
-        assert expected in capsys.readouterr().err
-
-
-def test_a_shared_training_without_an_object_store_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for content, more in (("nodes: 2", []), ("gpu: {count: 1}", ["--set", "gpu_count=2"])):
-        (tmp_path / "none.yaml").write_text(content)
-        assert (
-            main(
-                [
-                    "compile",
-                    "--profile",
-                    str(tmp_path / "none.yaml"),
-                    "--image",
-                    IMAGE,
-                    "--output",
-                    str(tmp_path / "p.yaml"),
-                    *more,
-                ]
-            )
-            == 2
-        )
-        assert "checkpoints is missing" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
