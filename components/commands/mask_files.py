@@ -26,7 +26,7 @@ OVERLAY_SIDE = 4096  # pixels: the longer side of the overlay of a large image
 JPEG_QUALITY, ALPHA = 90, 0.5  # of overlays
 
 
-def check_replaceable(out: Path) -> None:
+def require_own_masks(out: Path) -> None:
     """Raise InputError where the masks in ``out`` are not of an earlier ``predict``."""
     masks = out / "masks"
     if masks.is_dir() and any(masks.iterdir()) and not (out / CLASSES).is_file():

@@ -96,7 +96,7 @@ def predict(
 
     from components.commands.annotation_files import annotation_files
     from components.commands.coco_results import CocoResults
-    from components.commands.mask_files import check_replaceable, write, write_classes
+    from components.commands.mask_files import require_own_masks, write, write_classes
     from components.commands.volume_slices import results_of
     from components.tracking.model_card import describe_settings
     from components.tracking.model_registry import bundle_folder
@@ -108,7 +108,7 @@ def predict(
     from segmodels.prompts import parse_prompts
     from segmodels.tasks.registry import settings_to_dict
 
-    check_replaceable(out)
+    require_own_masks(out)
     prompts = parse_prompts(points or (), boxes or ()) or None
     with bundle_folder(model) as bundle_path:
         bundle = load_bundle(bundle_path)

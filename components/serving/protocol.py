@@ -26,7 +26,7 @@ from segmodels.prompts import Prompt
 from segmodels.tasks.base import TensorSpec
 
 IMAGES = "images"
-MOST = 2**31  # pixels of a side: more have no size in bytes
+LONGEST_SIDE = 2**31  # pixels; images of more have no size in bytes
 DATATYPES = {"uint8": "UINT8", "uint16": "UINT16", "int16": "INT16", "float32": "FP32"}
 PLATFORM = "pytorch_safetensors"
 
@@ -148,7 +148,7 @@ def _is_shape(shape: Any, predictor: Predictor) -> bool:
     return (
         isinstance(shape, list)
         and len(shape) == predictor.spatial_dims + 2
-        and all(type(size) is int and 0 < size < MOST for size in shape)
+        and all(type(size) is int and 0 < size < LONGEST_SIDE for size in shape)
         and shape[-1] == predictor.channels
     )
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segmodels.errors import InputError, on_one_line
+from segmodels.errors import InputError
+from segmodels.files import reason
 
 
 @contextmanager
 def decoding(name: str | Path, part: str = "", size: int | None = None) -> Iterator[None]:
-    """A block in which Pillow, OpenCV, tifffile or nibabel decodes a file: on damaged ones they raise errors of any
-    type.
+    """A block in which Pillow, OpenCV, tifffile or nibabel decodes a file of a user: on damaged ones they raise errors
+    of any type. ``files.reading`` is for files of this project.
 
     Args:
         name: what errors call the file.
@@ -27,6 +28,5 @@ def decoding(name: str | Path, part: str = "", size: int | None = None) -> Itera
     except (InputError, MemoryError):
         raise
     except Exception as error:
-        reason = on_one_line(error) or type(error).__name__
         place, length = f" {part}" if part else "", "" if size is None else f", {size} bytes"
-        raise InputError(f"file {name} is truncated or broken{place} ({reason}{length}): replace it") from None
+        raise InputError(f"file {name} is truncated or broken{place} ({reason(error)}{length}): replace it") from None

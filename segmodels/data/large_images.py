@@ -184,11 +184,11 @@ def _open_tiff(path: Path) -> TiffFile | None:
         return None
     from tifffile import TiffFile
 
-    with suppress(Exception):
-        file = TiffFile(path)
+    with suppress(Exception), ExitStack() as stack:
+        file = stack.enter_context(TiffFile(path))
         if len(file.pages):
+            stack.pop_all()  # it stays open
             return file
-        file.close()
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.registry import ENCODERS, check_encoder, create_encoder
+from segmodels.encoders.timm_encoder import TIMM
 from segmodels.errors import InputError
 
 DEEP_STEM: Mapping[str, Any] = {"deep_stem": True}
@@ -86,4 +87,4 @@ class Body:
 
 def _architecture(encoder: str) -> str:
     """The file that an encoder is written in, which it shares with its other sizes; of timm the name alone."""
-    return encoder if encoder.startswith("timm:") else ENCODERS[encoder].build.__module__
+    return encoder if encoder.startswith(TIMM) else ENCODERS[encoder].build.__module__

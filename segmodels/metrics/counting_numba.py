@@ -49,7 +49,7 @@ def where_equal(_typing: Any, labels: Any, _start: Any, _label: Any) -> Any:
 
 
 @intrinsic
-def number_of(_typing: Any, _bits: Any) -> Any:
+def popcount(_typing: Any, _bits: Any) -> Any:
     """How many bits of a word are set."""
     return types.intp(types.uint64), lambda _context, builder, _signature, arguments: builder.ctpop(arguments[0])
 
@@ -71,9 +71,9 @@ def prefetch(_typing: Any, labels: Any, _place: Any) -> Any:
 
 
 @numba.njit(nogil=True)
-def lowest(bits):
+def trailing_zeros(bits):
     """The place of a word's lowest set bit."""
-    return number_of(~bits & (bits - np.uint64(1)))  # type: ignore[call-arg]  # numba passes the context
+    return popcount(~bits & (bits - np.uint64(1)))  # type: ignore[call-arg]  # numba passes the context
 
 
 @numba.njit(nogil=True)
@@ -107,22 +107,22 @@ def add_pixels(prediction, target, last, ignored, others, guesses, truths, count
             for _ in range(REGIONS):
                 if left == 0:
                     break
-                place = start + lowest(left)
+                place = start + trailing_zeros(left)
                 row, column = truths[place], guesses[place]
                 region = left & where_equal(truths, start, row)
                 left ^= region
                 alike = region & where_equal(guesses, start, column)
-                counts[row, column] += number_of(alike)
+                counts[row, column] += popcount(alike)
                 region ^= alike
-                if BY_CLASS * number_of(region) > columns:
+                if BY_CLASS * popcount(region) > columns:
                     for column in range(columns):
-                        counts[row, column] += number_of(region & where_equal(guesses, start, column))
+                        counts[row, column] += popcount(region & where_equal(guesses, start, column))
                 else:
                     while region != 0:
-                        counts[row, guesses[start + lowest(region)]] += 1
+                        counts[row, guesses[start + trailing_zeros(region)]] += 1
                         region &= region - one
             while left != 0:
-                place = start + lowest(left)
+                place = start + trailing_zeros(left)
                 counts[truths[place], guesses[place]] += 1
                 left &= left - one
 
