@@ -56,14 +56,13 @@ def train_what_is_new(place: Placement, given: Mapping[str, Any]) -> None:
     source = {name: given[f"dataset_{name}"] for name in ("source", "path", "repo", "rev", "layout")}
     network = {name: given[name] for name in ("loss", "epochs", "batch_size", "learning_rate", "seed")}
     network["model_name"] = given["model"]
+    registration = {name: given[name] for name in ("registered_model", "minimum_score")}
     news = place(
         steps.changed(
-            ingest_params=given["ingest_params"],
-            preprocess_params=given["preprocess_params"],
-            train_params=given["train_params"],
+            **{name: given[name] for name in given if name.endswith("_params")},
             **source,
             **network,
-            registered_model=given["registered_model"],
+            **registration,
             skip_unchanged=given["skip_unchanged"],
         )
     )
@@ -75,7 +74,7 @@ def train_what_is_new(place: Placement, given: Mapping[str, Any]) -> None:
         dataset = data.outputs["dataset"]
         prepare = _prepared if place.profile.parts == 1 else _prepared_in_parts
         shards = prepare(place, dataset, given["validate_params"], given["preprocess_params"], known)
-        start = {"init": news.outputs["init"]}
+        start = {name: news.outputs[name] for name in ("init", "anew")}
         trained = place(
             steps.train(shards=shards, params=given["train_params"], **network, **start, **gpus, **known), **gpus
         )
@@ -89,8 +88,8 @@ def train_what_is_new(place: Placement, given: Mapping[str, Any]) -> None:
                 model=weights,
                 evaluation=measured.outputs["evaluation"],
                 params=given["register_params"],
-                registered_model=given["registered_model"],
-                minimum_score=given["minimum_score"],
+                pipeline_params_digest=news.outputs["digest"],
+                **registration,
                 **revision,
                 **known,
             )

@@ -58,14 +58,23 @@ def _training(model: Any, loss: Any, epochs: Any, batch_size: Any, lr: Any, seed
     return {f"train.{name}": value for name, value in zip(names, values, strict=True)}
 
 
+def _registration(registered_model: Any, minimum_score: Any) -> dict[str, Any]:
+    return {"register.name": registered_model, "register.minimum": minimum_score}
+
+
 @dsl.container_component
 def changed(
     revision: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
+    digest: OutputPath(str),  # type: ignore[valid-type]
     decision: OutputPath(str),  # type: ignore[valid-type]
-    init: OutputPath(str),  # type: ignore[valid-type]  # kfp reads it
+    init: OutputPath(str),  # type: ignore[valid-type]
+    anew: OutputPath(str),  # type: ignore[valid-type]
     ingest_params: str,
+    validate_params: str,
     preprocess_params: str,
     train_params: str,
+    evaluate_params: str,
+    register_params: str,
     source: str,
     path: str,
     repo: str,
@@ -78,13 +87,14 @@ def changed(
     learning_rate: float,
     seed: int,
     registered_model: str,
+    minimum_score: float,
     skip_unchanged: bool,
 ):
     values = _place(source, path, repo, rev, layout)
     values |= _training(model_name, loss, epochs, batch_size, learning_rate, seed)
-    values |= {"register.name": registered_model}
-    sections = (ingest_params, preprocess_params, train_params)
-    files = {"revision": revision, "decision": decision, "init": init}
+    values |= _registration(registered_model, minimum_score)
+    sections = (ingest_params, validate_params, preprocess_params, train_params, evaluate_params, register_params)
+    files = {"revision": revision, "digest": digest, "decision": decision, "init": init, "anew": anew}
     return _step("changed", sections, values, skip_unchanged=skip_unchanged, **files)
 
 
@@ -181,12 +191,13 @@ def train(
     learning_rate: float,
     seed: int,
     init: str,  # found by ``changed``: a version in the place of an alias
+    anew: str,  # from ``changed``: names this training where no equal one may stand for it
     gpu_type: str,  # the pipeline asks for the GPUs; kfp hands a group only those parameters that a task in it takes
     gpu_count: str,
     code_revision: str,
 ):
     values = _training(model_name, loss, epochs, batch_size, learning_rate, seed) | {"train.init": init}
-    return _step("train", params, values, shards=shards, checkpoints=CHECKPOINTS, model=model)
+    return _step("train", params, values, shards=shards, checkpoints=CHECKPOINTS, anew=anew, model=model)
 
 
 @dsl.container_component
@@ -216,9 +227,10 @@ def register(
     registered_model: str,
     minimum_score: float,
     data_revision: str,  # a tag of the version, see executor_output.py
+    pipeline_params_digest: str,  # likewise
     code_revision: str,
 ):
-    values = {"register.name": registered_model, "register.minimum": minimum_score}
+    values = _registration(registered_model, minimum_score)
     return _step(
         "register", params, values, shards=shards, model=model, evaluation=evaluation, registration=registration
     )

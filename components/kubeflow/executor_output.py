@@ -31,7 +31,7 @@ from components.artifacts import (
 )
 from components.environment import environment
 from components.kubeflow import artifact_pages
-from components.kubeflow.changed import DATA_REVISION
+from components.kubeflow.changed import OF_RUN
 from segmodels.errors import InputError, TransientError
 from segmodels.files import parse_json
 
@@ -76,7 +76,7 @@ def write_executor_output(executor_input: str, artifact: str = "", folder: Path 
         described[name] = {"artifacts": [{"name": name, "uri": uri, "metadata": metadata}]}
     _write(Path(wanted["outputFile"]), json.dumps({"artifacts": described}, indent=1, allow_nan=False))
     if artifact == "registration" and folder:
-        _tag_version(REGISTRATION.read(folder), task.get("inputs", {}).get("parameterValues", {}).get(DATA_REVISION))
+        _tag_version(REGISTRATION.read(folder), task.get("inputs", {}).get("parameterValues", {}))
 
 
 def input_paths(executor_input: str, artifact: str) -> tuple[Path, ...]:
@@ -219,13 +219,13 @@ def _registration(registration: Path) -> Outputs:
     return Outputs({"registration": shown}, files={"model_card": artifact_pages.model_card(registration)})
 
 
-def _tag_version(facts: Mapping[str, Any], data_revision: str | None) -> None:
+def _tag_version(facts: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
     """So that the notification finds the version, and the next run's step ``changed`` compares with it."""
     from components.kubeflow.notify import PIPELINE_RUN
     from components.tracking.client import mlflow_client
     from components.tracking.model_registry import Registry, Version
 
-    tags = {PIPELINE_RUN: environment().pipeline_run, DATA_REVISION: data_revision}
+    tags = {PIPELINE_RUN: environment().pipeline_run} | {name: parameters.get(name) for name in OF_RUN}
     if known := {name: value for name, value in tags.items() if value}:
         Registry(mlflow_client(), facts["name"]).set_tags(Version(facts["version"], {}), known)
 

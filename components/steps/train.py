@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from segmodels.training.recipe import Recipe
 
 
-def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> None:
+def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path, anew: str = "") -> None:
     """Train until the epochs, the minutes or the patience are used up; resume an earlier, killed training.
 
     Under ``torchrun`` each process takes its share of every batch (DDP). Where the profile shares a training among
@@ -39,6 +39,8 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
         model: folder to write: weights.safetensors, model.json, reference.safetensors (statistics of training images,
             see docs/monitoring.md), run.json, metrics.jsonl.
         checkpoints: folder of states, one sub-folder per lineage; training resumes from the one of its own lineage.
+        anew: any name for this training; it then resumes from states of trainings of this name alone, so that an equal
+            training that has ended is not taken for it.
 
     Raises:
         InputError: the parameters name something that does not exist or does not fit the data, shards are damaged,
@@ -54,7 +56,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
     params = replace(params, init=pinned(params.init))
 
     if settings := train_job_settings():
-        train_by_job(settings, params, shards, model)
+        train_by_job(settings, params, shards, model, anew=anew)
         return
 
     from segmodels.data.shards import ShardReader
@@ -78,6 +80,7 @@ def train(params: TrainParams, shards: Path, model: Path, checkpoints: Path) -> 
             sample_order=reader.order_name if reader.windowed else None,
         )
         facts |= start.facts | ({"pretrained": recipe.pretrained} if recipe.pretrained else {})
+        facts |= {"trained_anew": anew} if anew else {}
         state = checkpoints / checkpoint_key(facts)
         with locked_folder(state, "training") if rank == 0 else nullcontext():
             _train(params, reader, recipe, loaders, facts, state, model, stop)

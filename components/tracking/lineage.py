@@ -13,8 +13,8 @@ from components.environment import environment
 
 KEY = ("data_digest", "code_digest", "params_digest", "sample_order")
 """Facts that a training's checkpoints are found by."""
-STARTS = ("init_digest", "pretrained")
-"""And those of the weights that it starts from, if it does."""
+FURTHER = ("init_digest", "pretrained", "trained_anew")
+"""And those of the weights that it starts from, if it does, and of its name, if no equal training may stand for it."""
 
 
 def code_revision() -> str:
@@ -77,7 +77,7 @@ def lineage(
 
 
 def checkpoint_key(facts: Mapping[str, str]) -> str:
-    """The same data, code that decides the weights, parameters, order of the samples and weights to start from give the
-    same key: a training with that key is resumed.
+    """The same data, code that decides the weights, parameters, order of the samples, weights to start from and name
+    give the same key: a training with that key is resumed.
     """
-    return params_digest({name: facts.get(name) for name in KEY} | {n: facts[n] for n in STARTS if n in facts})
+    return params_digest({name: facts.get(name) for name in KEY} | {n: facts[n] for n in FURTHER if n in facts})

@@ -89,12 +89,23 @@ def train_job_settings() -> TrainJobSettings | None:
 
 
 def train_by_job(
-    settings: TrainJobSettings, params: TrainParams, shards: Path, model: Path, client: Client | None = None
+    settings: TrainJobSettings,
+    params: TrainParams,
+    shards: Path,
+    model: Path,
+    client: Client | None = None,
+    anew: str = "",
 ) -> None:
     """Train in a TrainJob; the model lies in ``model`` afterwards, and the TrainJob is removed whatever the outcome.
 
     The Workflow owns the TrainJob. A step that is killed before it can remove the TrainJob leaves it to the next
     attempt of the same run, which takes it up, or replaces it if it failed; else it is removed with the Workflow.
+
+    Args:
+        settings: of the pods.
+        params: section ``train`` of params.yaml.
+        shards, model, anew: as of the train step.
+        client: None connects to the cluster.
 
     Raises:
         InputError: the shards, the parameters or the cluster's set-up are not right; the training's own sentence.
@@ -111,7 +122,8 @@ def train_by_job(
     with _sigterm_checked() as check, _removed(client, name):
         shards_url = put_shards(shards, check)
         check()
-        _start(client, name, settings, params, shards_url, model_url, check)
+        arguments = _arguments(settings, params, shards_url, model_url, anew)
+        _start(client, name, settings, arguments, check)
         follow(client, name, settings.nodes, check)
         _take_model(model_url, model)
     remove_folder(model_url)
@@ -142,13 +154,7 @@ def connect() -> Client:
 
 
 def _start(
-    client: Client,
-    name: str,
-    settings: TrainJobSettings,
-    params: TrainParams,
-    shards_url: str,
-    model_url: str,
-    check: Callable[[], None],
+    client: Client, name: str, settings: TrainJobSettings, arguments: list[str], check: Callable[[], None]
 ) -> None:
     from kubeflow.trainer import CustomTrainerContainer
 
@@ -161,26 +167,29 @@ def _start(
             pause(POLL_SECONDS, check)
     trainer = CustomTrainerContainer(settings.image, settings.nodes, settings.resources, _environment(os.environ))
     with translate_errors(name):
-        client.train(runtime=RUNTIME, trainer=trainer, options=_options(name, settings, params, shards_url, model_url))
+        client.train(runtime=RUNTIME, trainer=trainer, options=_options(name, settings, arguments))
     own_by_workflow(client, name)
     processes = settings.nodes * max(settings.gpus, 1)
     print(f"TrainJob {name}: {settings.nodes} pods, {processes} processes", flush=True)
 
 
-def _options(name: str, settings: TrainJobSettings, params: TrainParams, shards_url: str, model_url: str) -> list[Any]:
+def _arguments(
+    settings: TrainJobSettings, params: TrainParams, shards_url: str, model_url: str, anew: str
+) -> list[str]:
+    """Of ``train_job.node`` in each pod."""
+    options = {
+        "params-json": json.dumps({"train": plain(params)}),
+        "shards-url": shards_url,
+        "model-url": model_url,
+        "processes": str(max(settings.gpus, 1)),
+        "anew": anew,
+    }
+    return [part for option, value in options.items() for part in (f"--{option}", value)]
+
+
+def _options(name: str, settings: TrainJobSettings, arguments: list[str]) -> list[Any]:
     from kubeflow.trainer.options import common, kubernetes
 
-    section = json.dumps({"train": plain(params)})
-    arguments = [
-        "--params-json",
-        section,
-        "--shards-url",
-        shards_url,
-        "--model-url",
-        model_url,
-        "--processes",
-        str(max(settings.gpus, 1)),
-    ]
     options: list[Any] = [
         common.Name(name),
         kubernetes.Labels({"app.kubernetes.io/part-of": "segmodels"}),

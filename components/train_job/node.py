@@ -22,7 +22,7 @@ WORK = Path("data")
 """In the working directory of the image."""
 
 
-def train_node(params_json: str, shards_url: str, model_url: str, processes: int) -> None:
+def train_node(params_json: str, shards_url: str, model_url: str, processes: int, anew: str = "") -> None:
     """Train this pod's share.
 
     Args:
@@ -30,6 +30,7 @@ def train_node(params_json: str, shards_url: str, model_url: str, processes: int
         shards_url: ``s3://...`` of the shards.
         model_url: ``s3://...``, where the first pod stores the model.
         processes: on this machine.
+        anew: as of the train step.
 
     Raises:
         SystemExit: a process failed; with its exit code, as the pod's.
@@ -45,6 +46,8 @@ def train_node(params_json: str, shards_url: str, model_url: str, processes: int
         str(WORK / "checkpoints"),
         "--model",
         str(WORK / "model"),
+        "--anew",
+        anew,
     ]
     _torchrun(processes, command)
     if os.environ.get("PET_NODE_RANK", "0") == "0":
@@ -70,6 +73,7 @@ def main(argv: list[str]) -> int:
     for option in ("params-json", "shards-url", "model-url"):
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--processes", type=int, required=True)
+    parser.add_argument("--anew", default="")
     chosen = parser.parse_args(argv)
     set_aws_variables()
     return guarded(lambda: train_node(**vars(chosen)))

@@ -118,14 +118,28 @@ def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
     with cluster_here(cluster):
         cluster.run()
         assert cluster.ran == everything
+        assert trainings() == 1
         cluster.run("skip_unchanged=false")
-        assert cluster.ran == ["changed", "register", "notify"], "nothing is new but, perhaps, the registry"
+        assert cluster.ran == ["changed", "train", "evaluate", "register", "notify"], "it trains all the same"
+        assert trainings() == 2, "not from the checkpoint of the first one"
+        cluster.run("minimum_score=0.5")
+        assert cluster.ran == ["changed", "register", "notify"], "another minimum is decided on"
+        cluster.run("minimum_score=0.5")
+        assert cluster.ran == ["changed", "notify"]
         cluster.run("seed=1")
         assert cluster.ran == ["changed", "train", "evaluate", "register", "notify"], "another model is measured"
-        cluster.run('evaluate_params={"evaluate": {"overlays": 2}}', "skip_unchanged=false")
+        cluster.run("seed=1", 'evaluate_params={"evaluate": {"overlays": 2}}')
         assert cluster.ran == ["changed", "evaluate", "register", "notify"]
         cluster.run('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}')
         assert cluster.ran == ["changed", *everything[3:]], "other shards are trained on"
+
+
+def trainings() -> int:
+    """Trainings of their own in MLflow."""
+    from components.tracking.client import mlflow_client
+
+    client = mlflow_client()
+    return len(client.search_runs([one.experiment_id for one in client.search_experiments()]))
 
 
 def test_image_and_code_are_in_the_key_of_every_step_that_may_be_cached(

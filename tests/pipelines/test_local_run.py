@@ -92,15 +92,18 @@ def test_the_monitoring_trains_when_what_is_served_has_drifted(
     ("assignment", "revision", "said"),
     [
         ("skip_unchanged=true", "2" * 40, "new since the champion, version 1: code revision"),
-        ("seed=1", "1" * 40, "new since the champion, version 1: params digest"),
+        ("seed=1", "1" * 40, "new since the champion, version 1: pipeline params"),
+        ("minimum_score=0.5", "1" * 40, "new since the champion, version 1: pipeline params"),
+        ('evaluate_params={"evaluate": {"flip": true}}', "1" * 40, "version 1: pipeline params"),
+        ('validate_params={"validate": {"min_side": 8}}', "1" * 40, "version 1: pipeline params"),
         (
             'ingest_params={"ingest": {"digits": {"train": 24, "val": 6, "test": 7, "size": 32, "seed": 0}}}',
             "1" * 40,
             "version 1: data revision",
         ),
         ('ingest_params={"ingest": {"split": {"seed": 1}}}', "1" * 40, "version 1: data revision"),
-        ('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}', "1" * 40, "version 1: params digest"),
-        ("skip_unchanged=false", "1" * 40, "training because skip_unchanged is false"),
+        ('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}', "1" * 40, "version 1: pipeline params"),
+        ("skip_unchanged=false", "1" * 40, "and trains anew, because skip_unchanged is false"),
         ("skip_unchanged=true", "1" * 40 + "-dirty", "which does not tell whether it is new"),
     ],
 )

@@ -18,9 +18,9 @@ GOLDEN = Path(__file__).parent / "golden"
 PROFILES = ("local", "cpu", "gpu")
 COMPILED = {profile: ("--profile", profile) for profile in PROFILES}
 COMPILED["monitoring"] = ("--pipeline", "monitoring", "--profile", "cpu")
-OURS = {"--params-json", "--set", "--retry", "--executor-input", "--copy-files", "--revision"}
+OURS = {"--params-json", "--set", "--retry", "--executor-input", "--copy-files", "--revision", "--anew"}
 """Options that only the cluster needs: parameters, a description of the outputs, data beside its manifest, its
-revision.
+revision, the name of a training.
 """
 
 

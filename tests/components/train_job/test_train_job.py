@@ -103,13 +103,13 @@ def test_the_trainjob_says_what_the_profile_says_and_no_credential(
         cluster, "delete_namespaced_custom_object", lambda *_, name: created.append(cluster.jobs.pop(name))
     )
     with pytest.raises(TransientError, match="have found no place in the cluster for 0 minutes: 0/3 nodes: no GPU"):
-        train_by_job(settings, PARAMS, shards, tmp_path / "model", cluster.trainer_client())
+        train_by_job(settings, PARAMS, shards, tmp_path / "model", cluster.trainer_client(), anew="run-1")
     (job,) = created
     trainer = job["spec"]["trainer"]
     assert job["spec"]["runtimeRef"] == {"name": "torch-distributed", "kind": "TrainingRuntime"}
     assert (trainer["image"], trainer["numNodes"]) == (DIGEST, 2)
     assert trainer["resourcesPerNode"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": 4}
-    assert trainer["args"][-2:] == ["--processes", "4"]
+    assert trainer["args"][-4:] == ["--processes", "4", "--anew", "run-1"]
     (patch,) = job["spec"]["runtimePatches"]
     (node,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     assert node["template"]["spec"]["template"]["spec"] == {
@@ -298,7 +298,7 @@ def test_a_trainjob_belongs_to_the_workflow_of_its_step(
     cluster: Cluster, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
-    start = [cluster.trainer_client(), name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing]
+    start = [cluster.trainer_client(), name_of(shards), SETTINGS, [], nothing]
     launch._start(*start)
     assert "ownerReferences" not in cluster.jobs[name_of(shards)]["metadata"], "not in a Workflow"
     monkeypatch.setenv("KFP_POD_NAME", "training-x7-system-container-impl-1")
@@ -326,13 +326,13 @@ def test_a_job_that_an_earlier_attempt_left_is_taken_up_or_replaced(
 ) -> None:
     client = cluster.trainer_client()
     cluster.instead = saying("first", 3)
-    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing)
+    launch._start(client, name_of(shards), SETTINGS, [], nothing)
     cluster.pods[name_of(shards)][0].wait()
     cluster.instead = [sys.executable, "-c", "import time; time.sleep(60)"]
-    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing)
+    launch._start(client, name_of(shards), SETTINGS, [], nothing)
     assert cluster.deleted == [name_of(shards)], "a failed one is replaced"
     capsys.readouterr()
-    launch._start(client, name_of(shards), SETTINGS, PARAMS, "s3://b/s", "s3://b/m", nothing)
+    launch._start(client, name_of(shards), SETTINGS, [], nothing)
     assert "is running: following it" in capsys.readouterr().out
     assert len(cluster.deleted) == 1
 
