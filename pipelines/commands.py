@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
-    from pipelines.profile import Image, Profile
+    from pipelines.images import Image
+    from pipelines.profile import Profile
 
 PACKAGE = "pipeline.yaml"
 """Name of the compiled pipeline."""
@@ -37,7 +38,7 @@ def run(chosen: argparse.Namespace) -> None:
     from pipelines.local import FOLDERS, run_locally
 
     chosen.allow_tag = True  # a local image has no registry digest; `make image` names it by its content
-    _, values, profile, image = _settings(chosen)
+    _, values, profile, image = _settings(chosen, docker=True)
     for name in FOLDERS:  # the containers see a folder at the same path
         if values.get(name) and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).absolute())
@@ -125,8 +126,8 @@ def status(chosen: argparse.Namespace) -> None:
 
 def pin(chosen: argparse.Namespace) -> None:
     """Pin a local image for a profile."""
-    from pipelines.images import image_of
-    from pipelines.profile import load_profile, pin_image
+    from pipelines.images import image_of, pin_image
+    from pipelines.profile import load_profile
 
     load_profile(chosen.profile)
     image = image_of(chosen.image)
@@ -136,17 +137,20 @@ def pin(chosen: argparse.Namespace) -> None:
 # --- what they share
 
 
-def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
+def _settings(
+    chosen: argparse.Namespace, *, docker: bool = False
+) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Default of each pipeline parameter, its value after ``--set``, the profile and the image."""
     from components.params.reading import load_params
+    from pipelines.images import pinned_image
     from pipelines.parameters import default_values, given_values, refuse_credentials
-    from pipelines.profile import load_profile, pinned_image, shaped
+    from pipelines.profile import load_profile, shaped
 
     profile = load_profile(chosen.profile)
     default = default_values(load_params(chosen.params), profile) | _more_parameters(chosen.pipeline)
     values = default | given_values(chosen.set, default | {"parts": profile.parts})
     refuse_credentials(values)
-    profile = shaped(profile, values)
+    profile = shaped(profile, values, docker=docker)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 

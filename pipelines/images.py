@@ -1,13 +1,86 @@
-"""Container images on this machine."""
+"""Container images: the one that is pinned for a profile, and those on this machine."""
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipelines.profile import Image
+from components.tracking.lineage import code_revision
+from pipelines.kubernetes_values import IMAGE
+from pipelines.profile import profile_path
 from segmodels.errors import InputError, TransientError
+from segmodels.files import parse_json
 
 REVISION = "org.opencontainers.image.revision"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A container image.
+
+    Attributes:
+        reference: name by which Kubernetes or Docker pulls it.
+        code_revision: Git commit that it was built from.
+    """
+
+    reference: str
+    code_revision: str
+
+
+def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool = False) -> Image:
+    """The image that was pinned for a profile by ``make image`` or ``make push``, or ``reference`` in its place.
+
+    Raises:
+        InputError: none is pinned, or it is named by a tag, which may stand for another image tomorrow.
+    """
+    if reference is None:
+        lock = lock_file(profile)
+        try:
+            pinned = parse_json(lock.read_bytes(), {"image": str, "code_revision": str})
+            image = Image(pinned["image"], pinned["code_revision"])
+        except FileNotFoundError:
+            make = (
+                "make image"
+                if lock.stem.startswith("local")
+                else f"make push REGISTRY=... BASE_IMAGE=... VARIANT=cpu|gpu PROFILE={profile_path(profile).stem}"
+            )
+            raise InputError(
+                f"no image is pinned for profile {profile!r} ({lock} does not exist): run `{make}`, or give --image"
+            ) from None
+        except ValueError as error:
+            raise InputError(
+                f"{lock} is damaged ({error}), expected JSON with image and code_revision: pin the image again"
+            ) from None
+    else:
+        image = Image(reference, code_revision())
+    if not IMAGE.fullmatch(image.reference):
+        raise InputError(
+            f"image {image.reference!r} is no name of an image, expected one such as registry.example/team/name@sha256:"
+            " and 64 hexadecimal digits: check --image, or pin the image again"
+        )
+    if not allow_tag and not re.search(r"@sha256:[0-9a-f]{64}$", image.reference):
+        why = "Kubeflow's cache assumes that equal names are equal images"
+        raise InputError(
+            f"image {image.reference} is named by a tag, expected name@sha256:... ({why}): pin a digest, or give"
+            " --allow-tag"
+        )
+    return image
+
+
+def pin_image(profile: str, image: Image) -> Path:
+    """Pin the image for ``pinned_image``; the file that holds it."""
+    lock = lock_file(profile)
+    lock.write_text(
+        json.dumps({"image": image.reference, "code_revision": image.code_revision}, indent=2) + "\n", encoding="utf-8"
+    )
+    return lock
+
+
+def lock_file(profile: str) -> Path:
+    return profile_path(profile).with_suffix(".lock.json")
 
 
 def image_of(name: str) -> Image:

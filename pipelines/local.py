@@ -19,10 +19,9 @@ from typing import Any
 from components.environment import variable
 from components.steps import STEPS
 from components.tracking.local_store import ARTIFACTS, STORE, prepare_store
-from pipelines.images import local_image
+from pipelines.images import Image, local_image
 from pipelines.parameters import GPU_COUNT
-from pipelines.placement import WORKING_FOLDER
-from pipelines.profile import Image, Profile
+from pipelines.profile import WORKING_FOLDER, Profile
 from segmodels.errors import InputError
 
 FROM_CALLER = ("AWS_", "MLFLOW_", variable("webhook_url"), "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")

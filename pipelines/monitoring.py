@@ -6,8 +6,9 @@ from typing import Any
 from kfp import dsl
 
 from components.kubeflow import components as steps
+from pipelines.images import Image
 from pipelines.placement import Placement
-from pipelines.profile import Image, Profile
+from pipelines.profile import Profile
 from pipelines.training import reported, train_what_is_new, with_parameters
 
 NAME = "segmentation-monitoring"

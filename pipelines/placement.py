@@ -10,12 +10,10 @@ from kfp import dsl, kubernetes
 from components.environment import Environment, variable
 from components.steps import CLUSTER_STEPS, MONITORING_STEPS, PART_STEPS, STEPS, section_of
 from components.train_job.launch import TrainJobSettings
-from pipelines.profile import Image, Pod, Profile
+from pipelines.images import Image
+from pipelines.profile import SHARED_MEMORY, WORKING_FOLDER, Pod, Profile
 
 CACHED = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS, *MONITORING_STEPS) if step.cached}
-
-WORKING_FOLDER = "/work/data"
-"""The image's working folder, with downloads and checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,11 @@ class Placement:
         for volume in profile.volumes:
             kubernetes.mount_pvc(task, volume.claim, volume.path)
         if pod.shared_memory:
-            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=pod.shared_memory)
+            kubernetes.empty_dir_mount(
+                task, "segmodels-shared-memory", SHARED_MEMORY, medium="Memory", size_limit=pod.shared_memory
+            )
         if pod.scratch:
-            kubernetes.empty_dir_mount(task, "scratch", WORKING_FOLDER, size_limit=pod.scratch)
+            kubernetes.empty_dir_mount(task, "segmodels-scratch", WORKING_FOLDER, size_limit=pod.scratch)
         for label, value in pod.node_selector.items():
             kubernetes.add_node_selector(task, label, value)
         for toleration in pod.tolerations:

@@ -1,32 +1,42 @@
-"""Environment profiles: where and with what the steps run. infra/profiles/<name>.yaml, and beside it the image that is
-pinned for it.
-"""
+"""Environment profiles: where and with what the steps run. infra/profiles/<name>.yaml."""
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
 
+from components.environment import Environment, variable
 from components.params.checking import Params, checked
 from components.params.yaml_files import read_yaml
 from components.steps import CLUSTER_STEPS, MONITORING_STEPS, STEPS
-from components.tracking.lineage import code_revision
+from pipelines.kubernetes_values import (
+    ClaimName,
+    Cpu,
+    LabelKey,
+    LabelValue,
+    Memory,
+    MountPath,
+    ObjectName,
+    ResourceName,
+    SecretKey,
+    VariableName,
+    amount,
+)
 from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError
-from segmodels.files import parse_json
 from segmodels.suggest import nearest
 
 PROFILES = Path("infra/profiles")
 
-# what both Kubernetes and kfp take: Kubernetes knows no K, kfp no fractions of memory
-Cpu = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
-Memory = Annotated[str, Field(pattern=r"^\d+([KMGTPE]i|[MGTPE])?$")]
-KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+WORKING_FOLDER = "/work/data"
+"""The image's working folder, with downloads and checkpoints."""
+SHARED_MEMORY = "/dev/shm"
+
 TASKS = tuple(step.name for step in (*STEPS, *CLUSTER_STEPS, *MONITORING_STEPS))
 
 
@@ -37,36 +47,53 @@ def _known_step(name: str) -> str:
 
 
 StepName = Annotated[str, AfterValidator(_known_step)]
-CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
+CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|WEBHOOK", re.IGNORECASE)
+OWN_VARIABLES = {variable(field.name) for field in fields(Environment)} - {
+    variable("webhook_url"),
+    variable("code_revision"),
+}
+"""Environment variables that the pipeline sets itself."""
 
 
 class Secret(Params):
     """Keys of a Kubernetes secret as environment variables of the steps."""
 
-    name: KubernetesName
-    environment: dict[str, str] = Field(min_length=1, description="key in the secret -> environment variable")
+    name: ObjectName
+    environment: dict[SecretKey, VariableName] = Field(
+        min_length=1, description="key in the secret -> environment variable"
+    )
     optional: bool = Field(False, description="whether the steps start without it")
     steps: list[StepName] | None = Field(None, description="steps that get the variables; None is every step")
 
 
 class Toleration(Params):
-    key: str
+    """Of a taint of nodes. An empty key with ``Exists`` is for every taint."""
+
+    key: LabelKey | Literal[""]
     operator: Literal["Equal", "Exists"] = "Exists"
-    value: str | None = None
+    value: LabelValue | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+    @model_validator(mode="after")
+    def _as_kubernetes_takes_it(self) -> Toleration:
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f"value is {self.value!r}, expected none with operator Exists: set operator to Equal")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("key is empty, expected the taint's key with operator Equal")
+        return self
 
 
 class Volume(Params):
     """A PersistentVolumeClaim that is mounted in every step, for datasets on a volume (ingest.source folder)."""
 
-    claim: KubernetesName
-    path: str = Field(pattern="^/")
+    claim: ClaimName
+    path: MountPath
 
 
 class Gpu(Params):
     """GPUs of the steps train and evaluate; a run may ask for others (gpu_type, gpu_count)."""
 
-    type: str = Field("nvidia.com/gpu", description="Kubernetes resource")
+    type: ResourceName = Field("nvidia.com/gpu", description="Kubernetes resource")
     count: int = Field(
         1,
         ge=0,
@@ -109,7 +136,7 @@ class Pod(Params):
     scratch: Memory | None = Field(
         None, description="size of the working folder on the node's disk: downloads, unpacked datasets, checkpoints"
     )
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     tolerations: list[Toleration] = Field(default_factory=list)
 
 
@@ -122,6 +149,18 @@ class Pods(Params):
         own: Pod = getattr(self, f"{step}_")
         return Pod(**(self.default.model_dump(exclude_unset=True) | own.model_dump(exclude_unset=True)))
 
+    @model_validator(mode="after")
+    def _requests_within_limits(self) -> Pods:
+        for step, kind in product(TASKS, ("cpu", "memory")):
+            pod = self.of(step)
+            request, limit = getattr(pod, f"{kind}_request"), getattr(pod, f"{kind}_limit")
+            if request and limit and amount(request) > amount(limit):
+                raise ValueError(
+                    f"{kind}_request of {step} is {request}, expected at most its {kind}_limit {limit} (of its own"
+                    " values, and those of default where it has none)"
+                )
+        return self
+
 
 if TYPE_CHECKING:
     StepPods = Pods
@@ -132,16 +171,16 @@ else:
 
 
 class Profile(Params):
-    environment: dict[str, str] = Field(
+    environment: dict[VariableName, str] = Field(
         default_factory=dict, description="environment variables of every step, for example MLFLOW_TRACKING_URI"
     )
     secrets: list[Secret] = Field(default_factory=list)
-    image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
+    image_pull_secrets: list[ObjectName] = Field(default_factory=list)
     volumes: list[Volume] = Field(default_factory=list)
     run_as_user: int | None = Field(
-        None, gt=0, description="numeric user of the pods; None leaves it to the image, which is not root"
+        None, gt=0, lt=2**31, description="numeric user of the pods; None leaves it to the image, which is not root"
     )
-    service_account: KubernetesName | None = Field(
+    service_account: ObjectName | None = Field(
         None, description="service account of the pods; None leaves it to Kubeflow"
     )
     retries: Retries = Retries()
@@ -195,25 +234,33 @@ class Profile(Params):
         names = [*self.environment, *(variable for secret in self.secrets for variable in secret.environment.values())]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"{', '.join(sorted(twice))} is set twice in environment and secrets: remove one of them")
+        if own := OWN_VARIABLES.intersection(names):
+            raise ValueError(
+                f"{', '.join(sorted(own))} is set in environment or secrets, expected in neither: the pipeline sets it"
+                " itself, from the profile's keys checkpoints and ui, the image and the run"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_volume_at_each_path(self) -> Profile:
+        pods = [self.pods.of(step) for step in TASKS]
+        paths = [volume.path.rstrip("/") for volume in self.volumes]
+        paths += [WORKING_FOLDER] * any(pod.scratch for pod in pods)
+        paths += [SHARED_MEMORY] * any(pod.shared_memory for pod in pods)
+        if twice := {path for path in paths if paths.count(path) > 1}:
+            raise ValueError(
+                f"two volumes have the path {', '.join(sorted(twice))}, expected one each ({WORKING_FOLDER} is that of"
+                f" scratch, {SHARED_MEMORY} that of shared_memory): give another path"
+            )
         return self
 
 
-@dataclass(frozen=True)
-class Image:
-    """A container image.
-
-    Attributes:
-        reference: name by which Kubernetes or Docker pulls it.
-        code_revision: Git commit that it was built from.
-    """
-
-    reference: str
-    code_revision: str
-
-
-def shaped(profile: Profile, values: dict[str, Any]) -> Profile:
+def shaped(profile: Profile, values: dict[str, Any], *, docker: bool = False) -> Profile:
     """The profile with those values of a run that decide the pipeline's shape: ``parts``, which leaves ``values``
     because a compiled pipeline has no such parameter, and the GPUs, whose number makes the training a TrainJob.
+
+    Args:
+        docker: the run is one on this machine, where Docker gives the GPUs, whatever the profile has.
 
     Raises:
         InputError: a value is not possible.
@@ -221,6 +268,11 @@ def shaped(profile: Profile, values: dict[str, Any]) -> Profile:
     shape: dict[str, Any] = {"parts": values.pop("parts", profile.parts)}
     if profile.gpu:
         shape["gpu"] = {"type": values["gpu_type"], "count": int(values["gpu_count"])}
+    elif not docker and (int(values["gpu_count"]) or values["gpu_type"]):
+        raise InputError(
+            f"gpu_count is {values['gpu_count']} and gpu_type {values['gpu_type']!r}, expected neither, as the profile"
+            " has no GPUs: choose another --profile, or add the key gpu to this one"
+        )
     if all(getattr(profile, name) == value for name, value in shape.items()):
         return profile
     content = profile.model_dump(by_alias=True, exclude_unset=True) | shape
@@ -233,59 +285,12 @@ def load_profile(name: str) -> Profile:
     Raises:
         InputError: the file does not exist, is not YAML, or has an unknown key or an impossible value.
     """
-    path = _path(name)
+    path = profile_path(name)
     known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml"))) or "none"
     content = read_yaml(path, f"choose one of infra/profiles ({known}) in the repository's root, or give a file")
-    return checked(Profile, content or {}, str(path))
+    return checked(Profile, {} if content is None else content, str(path))
 
 
-def pinned_image(profile: str, reference: str | None = None, *, allow_tag: bool = False) -> Image:
-    """The image that was pinned for a profile by ``make image`` or ``make push``, or ``reference`` in its place.
-
-    Raises:
-        InputError: none is pinned, or it is named by a tag, which may stand for another image tomorrow.
-    """
-    if reference is None:
-        lock = lock_file(profile)
-        try:
-            pinned = parse_json(lock.read_bytes(), {"image": str, "code_revision": str})
-            image = Image(pinned["image"], pinned["code_revision"])
-        except FileNotFoundError:
-            make = (
-                "make image"
-                if lock.stem.startswith("local")
-                else f"make push REGISTRY=... BASE_IMAGE=... VARIANT=cpu|gpu PROFILE={_path(profile).stem}"
-            )
-            raise InputError(
-                f"no image is pinned for profile {profile!r} ({lock} does not exist): run `{make}`, or give --image"
-            ) from None
-        except ValueError as error:
-            raise InputError(
-                f"{lock} is damaged ({error}), expected JSON with image and code_revision: pin the image again"
-            ) from None
-    else:
-        image = Image(reference, code_revision())
-    if not allow_tag and not re.search(r"@sha256:[0-9a-f]{64}$", image.reference):
-        why = "Kubeflow's cache assumes that equal names are equal images"
-        raise InputError(
-            f"image {image.reference} is named by a tag, expected name@sha256:... ({why}): pin a digest, or give"
-            " --allow-tag"
-        )
-    return image
-
-
-def pin_image(profile: str, image: Image) -> Path:
-    """Pin the image for ``pinned_image``; the file that holds it."""
-    lock = lock_file(profile)
-    lock.write_text(
-        json.dumps({"image": image.reference, "code_revision": image.code_revision}, indent=2) + "\n", encoding="utf-8"
-    )
-    return lock
-
-
-def lock_file(profile: str) -> Path:
-    return _path(profile).with_suffix(".lock.json")
-
-
-def _path(name: str) -> Path:
+def profile_path(name: str) -> Path:
+    """The file of the profile of that name, or in that file."""
     return Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"

@@ -19,10 +19,11 @@ from kfp.local.orchestrator.enhanced_dag_orchestrator import ConditionEvaluator
 from small_pipeline import use_local_store
 
 from components.params.reading import load_params
+from pipelines.images import Image
 from pipelines.local import resolve_named_outputs
 from pipelines.monitoring import PARAMETERS, monitoring_pipeline
 from pipelines.parameters import default_values, given_values
-from pipelines.profile import Image, Profile, Retries, shaped
+from pipelines.profile import Profile, Retries, shaped
 from pipelines.training import training_pipeline
 
 DIGEST = "sha256:" + "0" * 64

@@ -13,7 +13,8 @@ from kfp_server import Server, kfp_server
 
 from pipelines import __main__ as command_line
 from pipelines import commands
-from pipelines.profile import Image, Profile
+from pipelines.images import Image
+from pipelines.profile import Profile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

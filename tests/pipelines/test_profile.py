@@ -16,9 +16,9 @@ import yaml
 from components.params.reading import checked_params, load_params
 from components.params.schema import PipelineParams
 from pipelines.cron import Cron
-from pipelines.images import image_of, local_image
+from pipelines.images import Image, image_of, local_image, pin_image, pinned_image
 from pipelines.parameters import all_params, default_values, given_values
-from pipelines.profile import Image, Profile, Secret, load_profile, pin_image, pinned_image
+from pipelines.profile import Profile, Secret, load_profile
 from pipelines.secrets import require_secrets
 from segmodels.errors import InputError, TransientError
 
@@ -82,6 +82,28 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("secrets: [{name: s}]", "secrets.0.environment is missing"),
         ("environment: {A: x}\nsecrets: [{name: s, environment: {k: A}}]", "A is set twice"),
         ("a: [", "is not YAML"),
+        ("[]", "the file is [], expected an object"),
+        ("pods: {train: {cpu_request: '4', cpu_limit: '2'}}", "cpu_request of train is 4, expected at most its cpu_l"),
+        ("pods: {train: {cpu_request: '1', cpu_limit: 900m}}", "cpu_request of train is 1, expected at most"),
+        ("pods: {default: {memory_limit: 4Gi}, train: {memory_request: 5G}}", "expected at most its memory_limit 4Gi"),
+        ("pods: {train: {node_selector: {a b: c}}}", "pods.train.node_selector.a b is 'a b', expected a label of at"),
+        ("pods: {train: {node_selector: {a: c d}}}", "pods.train.node_selector.a is 'c d', expected a label's value"),
+        (f"pods: {{train: {{node_selector: {{a: {'x' * 64}}}}}}}", "expected a label's value: at most 63"),
+        ("pods: {train: {tolerations: [{key: x, value: y}]}}", "value is 'y', expected none with operator Exists"),
+        ("pods: {train: {tolerations: [{key: '', operator: Equal}]}}", "key is empty, expected the taint's key"),
+        ("environment: {A B: x}", "environment.A B is 'A B', expected the name of an environment variable"),
+        ("environment: {SEGMODELS_IMAGE: x}", "SEGMODELS_IMAGE is set in environment or secrets, expected in neither"),
+        ("environment: {SEGMODELS_CHECKPOINTS: s3://b/c}", "the pipeline sets it itself, from the profile's keys ch"),
+        ("environment: {SEGMODELS_WEBHOOK_URL: https://chat/1}", "looks like a credential: put it into a Kubernetes"),
+        ("secrets: [{name: s..t, environment: {k: A}}]", "secrets.0.name is 's..t', expected a name of Kubernetes"),
+        ("secrets: [{name: s, environment: {'k/1': A}}]", "expected a key of a secret"),
+        ("service_account: a.-b", "service_account is 'a.-b', expected a name of Kubernetes"),
+        ("volumes: [{claim: my.data, path: /a}]", "volumes.0.claim is 'my.data', expected at most 63 small letters"),
+        ("volumes: [{claim: c, path: 'a'}]", "volumes.0.path is 'a', expected an absolute path"),
+        ("volumes: [{claim: c, path: /a}, {claim: d, path: /a/}]", "two volumes have the path /a, expected one each"),
+        ("volumes: [{claim: c, path: /work/data}]\npods: {default: {scratch: 1Gi}}", "have the path /work/data, exp"),
+        ("gpu: {type: nvidia}", "gpu.type is 'nvidia', expected a resource of the nodes with its domain"),
+        ("run_as_user: 2147483648", "run_as_user is 2147483648"),
     ],
 )
 def test_a_mistake_in_a_profile_is_named(tmp_path: Path, content: str, said: str) -> None:
@@ -90,6 +112,24 @@ def test_a_mistake_in_a_profile_is_named(tmp_path: Path, content: str, said: str
         load_profile(str(tmp_path / "mine.yaml"))
     assert said in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_kubernetes_takes_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("""
+environment: {http_proxy: 'http://proxy:3128', NCCL_DEBUG: INFO, SEGMODELS_CODE_REVISION: abc, EMPTY: ''}
+secrets: [{name: team.store, environment: {access-key.1: SEGMODELS_S3_ACCESS_KEY_ID}}]
+service_account: default-editor
+volumes: [{claim: scratch, path: /data/a}, {claim: scratch, path: /work/data/b}, {claim: 1-logs, path: /logs}]
+gpu: {type: nvidia.com/mig-1g.5gb, count: 0}
+pods:
+  default: {cpu_request: 500m, cpu_limit: '0.5', memory_request: 1024Mi, memory_limit: 1Gi, scratch: 1Gi}
+  train:
+    cpu_request: '1'
+    cpu_limit: 1000m
+    node_selector: {cloud.example.com/node.pool_1: '', topology.kubernetes.io/zone: europe-west4-a}
+    tolerations: [{key: ''}, {key: a/b, operator: Equal}, {key: a, operator: Equal, value: x.Y_z, effect: NoExecute}]
+""")
+    load_profile(str(tmp_path / "mine.yaml"))
 
 
 def test_a_profile_that_is_not_there_is_answered_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,10 +161,30 @@ def test_an_image_is_pinned_for_a_profile_and_found_again(tmp_path: Path) -> Non
 
 
 def test_an_image_by_tag_is_refused_unless_allowed(tmp_path: Path) -> None:
-    for reference in ("segmodels", "segmodels:latest", "segmodels@sha256:abc"):
+    for reference in ("segmodels", "segmodels:latest"):
         with pytest.raises(InputError, match="named by a tag"):
             pinned_image(str(tmp_path / "mine.yaml"), reference)
     assert pinned_image(str(tmp_path / "mine.yaml"), "segmodels:latest", allow_tag=True).reference == "segmodels:latest"
+
+
+def test_what_is_no_name_of_an_image_is_refused(tmp_path: Path) -> None:
+    profile = str(tmp_path / "mine.yaml")
+    digest = "@sha256:" + "a" * 64
+    for name in ("foo bar", " segmodels", "Segmodels", "https://registry.example/segmodels", "a//b", ""):
+        with pytest.raises(InputError, match=r"is no name of an image, expected one such as"):
+            pinned_image(profile, name + digest)
+    for name in (
+        "localhost:5000/a/b_c-d.e__f",
+        "Registry.Example/segmodels:v1.2-GPU",
+        "10.0.0.1/x",
+        "[2001:db8::1]:80/x",
+    ):
+        assert pinned_image(profile, name + digest).reference == name + digest
+    with pytest.raises(InputError, match="is no name of an image"):
+        pinned_image(profile, "segmodels@sha256:abc")
+    pin_image(profile, Image("foo bar" + digest, "abc"))
+    with pytest.raises(InputError, match="is no name of an image"):
+        pinned_image(profile)
 
 
 def test_an_image_is_pinned_by_the_digest_of_the_registry_that_it_was_pushed_to(

@@ -12,7 +12,8 @@ from kfp_server import Server
 
 from pipelines import commands
 from pipelines.cron import Cron
-from pipelines.profile import Image, Profile
+from pipelines.images import Image
+from pipelines.profile import Profile
 
 Said = Callable[..., tuple[int, str]]
 

@@ -66,6 +66,32 @@ def test_a_number_of_gpus_that_is_none_is_refused(tmp_path: Path, capsys: pytest
         assert expected in capsys.readouterr().err
 
 
+def test_gpus_of_a_profile_that_has_none_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    (tmp_path / "none.yaml").write_text("retries: {count: 1}\n")
+    given = ["--profile", str(tmp_path / "none.yaml"), "--image", IMAGE, "--set"]
+    for value in ("gpu_count=2", "gpu_type=nvidia.com/gpu"):
+        assert main(["compile", *given, value]) == 2
+        assert "expected neither, as the profile has no GPUs" in capsys.readouterr().err
+    output = ["--output", str(tmp_path / "pipeline.yaml")]
+    assert main(["compile", *given, "gpu_count=0", *output]) == 0
+    runs: list[Any] = []
+    monkeypatch.setattr("pipelines.local.run_locally", lambda *given: runs.append(given[1]) or tmp_path)
+    assert main(["run", *given, "gpu_count=1"]) == 0, "Docker gives this machine's GPUs"
+    assert runs[0]["gpu_count"] == "1"
+
+
+def test_a_type_of_gpus_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one.yaml").write_text("gpu: {count: 1}\n")
+    for value in ("", "nvidia", "nvidia gpu"):
+        assert (
+            main(["compile", "--profile", str(tmp_path / "one.yaml"), "--image", IMAGE, f"--set=gpu_type={value}"]) == 2
+        )
+        assert f"gpu.type is '{value}', expected a resource of the nodes" in capsys.readouterr().err
+
+
 def test_a_shared_training_without_an_object_store_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
