@@ -182,7 +182,7 @@ class RegisterParams:
 
     def __post_init__(self) -> None:
         share = number(0, 1)
-        check(self, name=_name(without="/:"), minimum=share, tolerance=share, min_gain=share)
+        check(self, name=_name(without="/:'"), minimum=share, tolerance=share, min_gain=share)
         check(self, confidence=optional(number(above=0, below=1)), max_class_loss=optional(share))
         if self.tolerance and self.min_gain:
             raise InputError(
@@ -208,7 +208,7 @@ class PipelineParams:
 
 
 def _name(without: str = "") -> Expectation:
-    """The name of something in MLflow; its database takes up to 256 characters."""
+    """The name of something in MLflow; its database takes up to 256 characters, and its searches no apostrophe."""
     text = f"a name of 1 to {LONGEST_NAME} printable characters, not only blanks"
     return Expectation(
         f"{text}, without {' and '.join(without)}" if without else text,

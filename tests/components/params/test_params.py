@@ -91,6 +91,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("train: {model: unet}\nregister: {metric: pq}", ["register.metric: unknown score 'pq': choose one of"]),
         ("train: {model: unet}\nevaluate: {stuff_area: 9}", ["unknown key 'evaluate.stuff_area'"]),
         ("register: {name: a/b}", ["register.name", "'a/b'", "without / and :"]),
+        ('register: {name: "team\'s"}', ["register.name is", "without / and : and '"]),
         ("register: {name: '  '}", ["register.name is '  '", "not only blanks"]),
         ("train: {experiment: ''}", ["train.experiment is ''"]),
         (f"train: {{experiment: {'x' * 300}}}", ["train.experiment is 'xxx", "…, expected a name of 1 to 250"]),
