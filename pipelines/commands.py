@@ -24,6 +24,8 @@ PIPELINES = TRAINING, MONITORING = "training", "monitoring"
 """Values of ``--pipeline``."""
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+LONGEST_PERIOD = 3660 * UNITS["d"]
+"""Seconds from one start of a schedule to the next, ten years."""
 
 
 def compile_(chosen: argparse.Namespace) -> None:
@@ -81,8 +83,8 @@ def schedule(chosen: argparse.Namespace) -> None:
             f"schedule name {chosen.name!r}: Kubeflow makes a Kubernetes name of its letters a-z, digits and hyphens,"
             f" {kept!r}, which must not begin with a hyphen: choose a name without that hyphen"
         )
-    seconds = _seconds(chosen.every) if chosen.every else None
-    if chosen.cron:
+    seconds = None if chosen.every is None else _seconds(chosen.every)
+    if chosen.cron is not None:
         times = Cron.parse(chosen.cron).next_times(datetime.now(_zone(chosen.time_zone)), 3)
         if not times:
             raise InputError(f"cron expression {chosen.cron!r} matches no date: correct the day or month")
@@ -203,7 +205,11 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def _seconds(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if not match or int(match[1]) == 0:
-        raise InputError(f"--every is {text!r}, expected a whole number and a unit, such as 30m, 6h or 1d")
-    return int(match[1]) * UNITS[match[2]]
+    match = re.fullmatch(r"([0-9]{1,12})([smhd])", text)
+    seconds = int(match[1]) * UNITS[match[2]] if match else 0
+    if not 0 < seconds <= LONGEST_PERIOD:
+        raise InputError(
+            f"--every is {text!r}, expected a whole number and a unit, such as 30m, 6h or 1d, up to"
+            f" {LONGEST_PERIOD // UNITS['d']}d"
+        )
+    return seconds

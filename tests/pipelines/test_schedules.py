@@ -127,7 +127,11 @@ def test_schedules_are_listed_over_pages_and_deleted_by_name(server: Server, sai
         (("--cron", "0 3 * * *"), "Kubeflow reads the first as seconds: write '0 0 3 * * *'"),
         (("--cron", "0 0 25 * * *"), "values from 0 to 23"),
         (("--cron", "0 0 0 31 2 *"), "matches no date"),
+        (("--cron", ""), "has 0 fields, expected 6"),
         (("--every", "often"), "as 30m, 6h or 1d"),
+        (("--every", ""), "as 30m, 6h or 1d"),
+        (("--every", "0d"), "as 30m, 6h or 1d"),
+        (("--every", "99999999999d"), "up to 3660d"),
     ],
 )
 def test_impossible_times_are_refused(server: Server, said: Said, when: tuple[str, str], hint: str) -> None:
