@@ -56,11 +56,11 @@ def run(chosen: argparse.Namespace) -> None:
 def submit(chosen: argparse.Namespace) -> None:
     """Run the pipeline once on a cluster."""
     from pipelines import cluster
-    from pipelines.secrets import require_secrets
+    from pipelines.cluster_objects import require_objects
 
     default, values, profile, image = _settings(chosen)
     server = _connect(chosen)
-    require_secrets(profile, server.namespace)
+    require_objects(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
         package = _compile(chosen.pipeline, default, profile, image, Path(folder) / PACKAGE)
         subject = values["model"] if chosen.pipeline == TRAINING else chosen.pipeline
@@ -71,9 +71,9 @@ def submit(chosen: argparse.Namespace) -> None:
 
 def schedule(chosen: argparse.Namespace) -> None:
     """Run the pipeline regularly on a cluster, in place of the schedule of that name."""
+    from pipelines.cluster_objects import require_objects
     from pipelines.cron import Cron
     from pipelines.schedule import Schedule, apply
-    from pipelines.secrets import require_secrets
 
     if not chosen.name.strip():
         raise InputError("a schedule needs a name, got an empty one: for example nightly")
@@ -99,7 +99,7 @@ def schedule(chosen: argparse.Namespace) -> None:
         profile.service_account,
     )
     server = _connect(chosen)
-    require_secrets(profile, server.namespace)
+    require_objects(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
         package = _compile(chosen.pipeline, default, profile, image, Path(folder) / PACKAGE)
         print("\n".join(apply(server, wanted, package, image.code_revision, dry_run=chosen.dry_run)))

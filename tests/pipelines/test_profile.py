@@ -15,11 +15,11 @@ import yaml
 
 from components.params.reading import checked_params, load_params
 from components.params.schema import PipelineParams
+from pipelines.cluster_objects import require_objects
 from pipelines.cron import Cron
 from pipelines.images import Image, image_of, local_image, pin_image, pinned_image
 from pipelines.parameters import all_params, default_values, given_values
-from pipelines.profile import Profile, Secret, load_profile
-from pipelines.secrets import require_secrets
+from pipelines.profile import Profile, Secret, Volume, load_profile
 from segmodels.errors import InputError, TransientError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -311,6 +311,8 @@ class Kubernetes(Answers):
     def answer(self) -> tuple[int, dict]:
         if self.path.startswith("/api/v1/namespaces/jane/secrets/store"):
             return 200, {"kind": "Secret", "metadata": {"name": "store"}, "data": {"accesskey": "eA==", "empty": ""}}
+        if self.path.startswith("/api/v1/namespaces/jane/persistentvolumeclaims/images"):
+            return 200, {"kind": "PersistentVolumeClaim", "metadata": {"name": "images"}}
         return 404, {"kind": "Status", "code": 404, "reason": "NotFound"}
 
 
@@ -330,7 +332,7 @@ def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkey
         def profile(**keys: str) -> Profile:
             return Profile(secrets=[Secret(name=name, environment={key: key.upper()}) for name, key in keys.items()])
 
-        require_secrets(profile(store="accesskey"), "jane")
+        require_objects(profile(store="accesskey"), "jane")
         with pytest.raises(
             InputError,
             match=(
@@ -338,19 +340,24 @@ def test_a_secret_that_is_missing_in_the_cluster_is_named(tmp_path: Path, monkey
                 " missing"
             ),
         ):
-            require_secrets(profile(missing="accesskey"), "jane")
+            require_objects(profile(missing="accesskey"), "jane")
         with pytest.raises(InputError, match="has no value for secretkey"):
-            require_secrets(profile(store="secretkey"), "jane")
+            require_objects(profile(store="secretkey"), "jane")
         with pytest.raises(InputError, match="has no value for empty"):
-            require_secrets(profile(store="empty"), "jane")
-        require_secrets(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
+            require_objects(profile(store="empty"), "jane")
+        require_objects(Profile(volumes=[Volume(claim="images", path="/images")]), "jane")
+        with pytest.raises(
+            InputError, match="volume claim 'imagse' is not in namespace 'jane': create that Persistent"
+        ):
+            require_objects(Profile(volumes=[Volume(claim="imagse", path="/images")]), "jane")
+        require_objects(Profile(secrets=[Secret(name="missing", environment={"k": "K"}, optional=True)]), "jane")
 
 
 def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    require_secrets(Profile(secrets=[Secret(name="store", environment={"k": "K"})]), "")
+    require_objects(Profile(secrets=[Secret(name="store", environment={"k": "K"})]), "")
     assert "not checked" in capsys.readouterr().out
 
 
