@@ -1,16 +1,23 @@
-"""Decides whether anything relevant changed since the champion or the challenger was registered."""
+"""Decides whether a run can come to anything else than the versions that are registered."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.environment import environment
 from components.params.reading import plain
 from components.params.schema import PipelineParams
 
+if TYPE_CHECKING:
+    from components.tracking.model_registry import Version
+
 CONFIRMED_BY = "confirmed_by_pipeline_run"
 """Tag of a model version: the last pipeline run that found nothing new since."""
+CONFIRMED_AS = "confirmed_as"
+"""Tag of a model version: what had become of it then, such as challenger."""
 
 OF_RUN = DATA_REVISION, PARAMS_DIGEST = "data_revision", "pipeline_params_digest"
 """Tags of a model version: the dataset's revision, and the digest of the parameters of all steps after ingest, in the
@@ -27,11 +34,12 @@ def changed(
     anew: Path,
     skip_unchanged: bool = True,
 ) -> str:
-    """Find the dataset's revision, and compare it, the code's revision and the parameters of all steps with those that
-    the champion and the challenger come from. Downloads no data.
+    """Find the dataset's revision, and compare it, the code's revision and the parameters of all steps with those of
+    all registered versions. Downloads no data.
 
-    What has become a challenger would come to the same result again. Code with uncommitted changes counts as new. Of a
-    run that continues, Kubeflow's cache serves the steps whose own inputs have not changed.
+    What is a version already would come to the same result again, and might undo what a person decided: a version that
+    lost, was replaced, rolled back or archived stays so. Code with uncommitted changes counts as new. Of a run that
+    continues, Kubeflow's cache serves the steps whose own inputs have not changed.
 
     Args:
         params: all of params.yaml.
@@ -64,33 +72,55 @@ def changed(
         "code_revision": code_revision(),
         PARAMS_DIGEST: params_digest(sections),
     }
-    known = {"champion": registry.champion(), "challenger": registry.challenger()}
-    versions = {alias: version for alias, version in known.items() if version}
-    new = {alias: [what for what in now if version.tags.get(what) != now[what]] for alias, version in versions.items()}
+    champion = registry.champion()
+    known = _known(registry.tagged(PARAMS_DIGEST, now[PARAMS_DIGEST]), champion, now)
     committed = now["code_revision"] != "unknown" and not now["code_revision"].endswith("-dirty")
-    same = next((alias for alias, differences in new.items() if not differences), None)
 
     answer = "train"
     follows = "the run continues" + ("" if skip_unchanged else " and trains anew, because skip_unchanged is false")
-    if same is None and "champion" not in new:
+    if known is None and champion is None:
         print(f"{registry.name} has no champion yet: {follows}")
-    elif same is None:
-        differences = ", ".join(what.removesuffix("_digest").replace("_", " ") for what in new["champion"])
-        print(f"new since the champion, version {versions['champion'].number}: {differences}: {follows}")
+    elif known is None:
+        assert champion is not None
+        new = ", ".join(what.removesuffix("_digest").replace("_", " ") for what in _differences(champion, now))
+        print(f"new since the champion, version {champion.number}: {new}: {follows}")
     elif not committed:
         print(f"the code's revision is {now['code_revision']}, which does not tell whether it is new: {follows}")
     elif not skip_unchanged:
-        print(f"nothing is new since the {same}, version {versions[same].number}: {follows}")
+        print(f"nothing is new since version {known.number} ({_standing(known, champion)}): {follows}")
     else:
         answer = "skip"
+        standing = _standing(known, champion)
         print(
-            f"nothing is new since the {same}, version {versions[same].number} (data"
-            f" {versions[same].tags.get('data_digest')}, code {now['code_revision']}): the run ends here"
+            f"nothing is new since version {known.number} ({standing}; data {known.tags.get('data_digest')}, code"
+            f" {now['code_revision']}): the run ends here"
         )
         if run := environment().pipeline_run:
-            registry.set_tags(versions[same], {CONFIRMED_BY: run})
+            registry.set_tags(known, {CONFIRMED_BY: run, CONFIRMED_AS: standing})
     texts = {revision: now[DATA_REVISION], digest: now[PARAMS_DIGEST], decision: answer, init: params.train.init or ""}
     for file, text in (texts | {anew: "" if skip_unchanged else environment().pipeline_run}).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return answer
+
+
+def _known(versions: Sequence[Version], champion: Version | None, now: Mapping[str, str]) -> Version | None:
+    """The champion, if this run would come to it, else the first of ``versions`` that it would come to."""
+    same = [version for version in versions if not _differences(version, now)]
+    if champion is None:  # one that was champion can become it again
+        same = [version for version in same if version.tags.get("decision") != "champion"]
+    return next((one for one in same if champion and one.number == champion.number), next(iter(same), None))
+
+
+def _differences(version: Version, now: Mapping[str, str]) -> list[str]:
+    return [what for what in now if version.tags.get(what) != now[what]]
+
+
+def _standing(version: Version, champion: Version | None) -> str:
+    """What became of a version, in words."""
+    from components.tracking.model_registry import ARCHIVED, CHAMPION
+
+    if champion and version.number == champion.number:
+        return CHAMPION
+    decision = ARCHIVED if ARCHIVED in version.tags else version.tags.get("decision", "registered")
+    return "replaced as champion" if decision == CHAMPION else decision

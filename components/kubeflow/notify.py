@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.environment import environment, variable
-from components.kubeflow.changed import CONFIRMED_BY
+from components.kubeflow.changed import CONFIRMED_AS, CONFIRMED_BY
 from components.kubeflow.last_step import LastStep, last_step, read_record, write_record
 from segmodels.errors import InputError, TransientError
 from segmodels.files import parse_json
@@ -116,7 +116,7 @@ def _decision(
     if tags and tags.get(PIPELINE_RUN) == run:
         return tags["decision"], f"{name} version {tags['version']} is the {tags['decision']}: {tags['reason']}"
     if tags:
-        known = f"nothing is new since the {tags.get('decision', 'model')}, version {tags['version']}"
+        known = f"nothing is new since version {tags['version']} ({tags.get(CONFIRMED_AS, 'registered')})"
         return "skipped", f"{name}: {known}, so nothing was trained"
     step = f" in step {last.step}" if last and not last.ended else ""
     if state in CANCELLED:

@@ -68,6 +68,14 @@ class Registry:
         first = min(same, key=lambda version: int(version.version), default=None)
         return first and Version(str(first.version), first.tags)
 
+    def tagged(self, tag: str, value: str) -> list[Version]:
+        """The versions with this tag, the newest first. ``value`` has no apostrophe."""
+        with self._answers():
+            found = self.client.search_model_versions(
+                f"name = '{self.name}' and tags.{tag} = '{value}'", order_by=["version_number DESC"]
+            )
+        return [Version(str(version.version), version.tags) for version in found]
+
     def champion(self) -> Version | None:
         """None if no version has the alias yet."""
         return self._aliased(CHAMPION)

@@ -10,6 +10,8 @@ from kfp.local.orchestrator import task_executor
 from kfp_here import Cluster, cluster_here
 from small_dataset import write_small_dataset
 
+from components.__main__ import main
+
 
 class KubeflowCache:
     """In the place of kfp.local's cache, with the key of the Kubeflow server (backend/src/v2/cacheutils/cache.go):
@@ -130,8 +132,20 @@ def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
         assert cluster.ran == ["changed", "train", "evaluate", "register", "notify"], "another model is measured"
         cluster.run("seed=1", 'evaluate_params={"evaluate": {"overlays": 2}}')
         assert cluster.ran == ["changed", "evaluate", "register", "notify"]
+        main(["promote", "tiny/3", "--reason", "better at night"])
+        main(["rollback", "tiny", "--reason", "blurred"])
+        cluster.run("seed=1", 'evaluate_params={"evaluate": {"overlays": 2}}')
+        assert cluster.ran == ["changed", "notify"]
+        assert aliases() == {"champion": "2", "previous": "3"}, "a run does not undo what a person decided"
         cluster.run('preprocess_params={"preprocess": {"workers": 1, "longer_side": 24}}')
         assert cluster.ran == ["changed", *everything[3:]], "other shards are trained on"
+
+
+def aliases() -> dict[str, str]:
+    """Of the registered model, and their versions."""
+    from components.tracking.client import mlflow_client
+
+    return {alias: str(number) for alias, number in mlflow_client().get_registered_model("tiny").aliases.items()}
 
 
 def trainings() -> int:

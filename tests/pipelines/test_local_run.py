@@ -64,8 +64,8 @@ def test_a_run_with_nothing_new_ends_early_and_says_so(cluster: Cluster, capfd: 
     cluster.run()
     assert cluster.ran == ["changed", "notify"]
     said = capfd.readouterr().out
-    assert "nothing is new since the champion, version 1" in said
-    assert "so nothing was trained" in said
+    assert "nothing is new since version 1 (champion; data" in said
+    assert "nothing is new since version 1 (champion), so nothing was trained" in said
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ REGISTERED = {
     "reason": "mean_iou 0.5 is below the minimum 0.65",
     "scores": "MIoU 0.5000, FWIoU 0.7500, pixel accuracy 0.8000",
 }
-CONFIRMED = {**REGISTERED, "pipeline_run": "run-5", "confirmed_by_pipeline_run": "run-7"}
+CONFIRMED = {**REGISTERED, "pipeline_run": "run-5", "confirmed_by_pipeline_run": "run-7", "confirmed_as": "challenger"}
 
 MLMD_STATES = ("NEW", "RUNNING", "COMPLETE", "FAILED", "CACHED", "CANCELED", "UNKNOWN")
 """Execution.State of ml-metadata's metadata_store.proto: what Kubeflow's driver puts into the final status."""
@@ -52,7 +52,7 @@ def told(state: str, tags: dict[str, str] | None, last: LastStep | None = None) 
 def test_the_registry_decides_whatever_state_kubeflow_reports(state: str) -> None:
     text = "digits version 3 is the challenger: mean_iou 0.5 is below the minimum 0.65"
     assert told(state, REGISTERED, LastStep("register", ended=True)) == ("challenger", text)
-    text = "digits: nothing is new since the challenger, version 3, so nothing was trained"
+    text = "digits: nothing is new since version 3 (challenger), so nothing was trained"
     assert told(state, CONFIRMED, LastStep("changed", ended=True)) == ("skipped", text)
 
 
