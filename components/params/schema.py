@@ -34,7 +34,7 @@ class IngestParams:
             three, and pixels of the sky count nowhere. Classes that are not named stay.
         splits: train, val or test -> name of that split in the dataset, where they differ: {test: val} measures on the
             dataset's val.
-        split: how samples are split when the dataset ships no splits.
+        split: how samples are split when the dataset ships no splits; without a val alone, its share of train is drawn.
         digits: size of the built-in dataset.
     """
 

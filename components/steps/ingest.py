@@ -51,7 +51,7 @@ def ingest(
     name = find_layout(data.root) if data.layout == AUTO else data.layout
     layout = open_layout(name, data.root, params.classes)
     found = list(layout.samples())
-    samples = _in_our_splits(found, params, layout)
+    samples, origin = _in_our_splits(found, params, layout)
     if missing := [path for sample in samples for path in (sample.image, *sample.files) if path not in data.md5s]:
         raise InputError(
             f"dataset {data.root} lists {len(missing)} files that are not there ({first_few(missing)}): add them or"
@@ -78,10 +78,8 @@ def ingest(
         )
     counts = Counter(sample.split for sample in samples)
     splits = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
-    shipped = any(sample.split is not None for sample in found)
-    drawn = "as the dataset ships them" if shipped else f"drawn with seed {params.split.seed}"
     alone = "" if any(sample.files for sample in samples) else ", not annotated"
-    print(f"{len(samples)} samples ({splits}, {drawn}) of dataset {digest}, layout {layout.name}{alone}")
+    print(f"{len(samples)} samples ({splits}, {origin}) of dataset {digest}, layout {layout.name}{alone}")
     if layout.left_out:
         print(
             f"{len(layout.left_out)} files without their other half or in no list of samples are left out"
@@ -96,9 +94,13 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _in_our_splits(samples: Sequence[Sample], params: IngestParams, layout: Layout) -> list[Sample]:
-    """The samples of train, val and test: as the dataset ships them, by ``params.splits``, or else split by group."""
+def _in_our_splits(samples: Sequence[Sample], params: IngestParams, layout: Layout) -> tuple[list[Sample], str]:
+    """The samples of train, val and test, and where these splits come from, in words: the dataset ships them, under our
+    names or those of ``params.splits``, or ships none and they are drawn by group. Without a val, or without both val
+    and test, these are drawn from train; a model that was chosen on test could not be measured there.
+    """
     shipped = sorted({sample.split for sample in samples if sample.split is not None})
+    drawn = f"drawn with seed {params.split.seed}"
     if not samples:
         alone = (
             f", but files without their other half or in no list ({first_few(layout.left_out)})"
@@ -114,16 +116,30 @@ def _in_our_splits(samples: Sequence[Sample], params: IngestParams, layout: Layo
             raise InputError(
                 f"ingest.splits is {params.splits}, but the dataset ships no splits: remove it and set ingest.split"
             )
-        return split_by_group(samples, params.split)
+        return split_by_group(samples, params.split), drawn
     names: dict[str, str] = {split: split for split in SPLITS} | dict(params.splits)
-    chosen = []
-    for ours, theirs in names.items():
-        members = [replace(sample, split=ours) for sample in samples if sample.split == theirs]
-        if not members:
-            example = next((split for split in reversed(shipped) if split != "train"), shipped[0])
-            raise InputError(
-                f"split {ours!r} has no samples, the dataset's splits are {', '.join(shipped)}: set ingest.splits, for"
-                f" example {{{ours}: {example}}}"
-            )
-        chosen += members
-    return chosen
+    members = {
+        ours: [replace(sample, split=ours) for sample in samples if sample.split == theirs]
+        for ours, theirs in names.items()
+    }
+    missing = [ours for ours in SPLITS if not members[ours]]
+    if missing in (["val"], ["val", "test"]) and not set(missing) & set(params.splits):
+        kept = members["test"]
+        shares = replace(params.split, test=0) if kept else params.split
+        return split_by_group(members["train"], shares) + kept, f"{' and '.join(missing)} {drawn} from train"
+    if missing:
+        ours = next((ours for ours in missing if ours in params.splits), missing[0])
+        raise _without_samples(ours, names[ours], shipped)
+    return [sample for split in members.values() for sample in split], "as the dataset ships them"
+
+
+def _without_samples(ours: str, theirs: str, shipped: Sequence[str]) -> InputError:
+    advice = {
+        "train": "add samples for training, or name the split that has them in ingest.splits",
+        "val": "correct ingest.splits, or remove val from it to draw val from train",
+        "test": "set ingest.splits, for example {test: val}" if "val" in shipped else "correct ingest.splits",
+    }
+    other = f" under the name {theirs!r} of ingest.splits" * (ours != theirs)
+    return InputError(
+        f"split {ours!r} has no samples{other}, the dataset's splits are {', '.join(shipped)}: {advice[ours]}"
+    )

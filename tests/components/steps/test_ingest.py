@@ -164,6 +164,29 @@ def test_splits_can_be_taken_from_other_splits_of_the_dataset(tmp_path: Path) ->
     assert len(ids(tmp_path / "dataset", "train")) == 6
 
 
+@pytest.mark.parametrize(
+    ("shipped", "sizes", "origin"),
+    [
+        ({"train": 10, "test": 3}, [8, 2, 3], "val drawn with seed 5 from train"),
+        ({"train": 10}, [5, 2, 3], "val and test drawn with seed 5 from train"),
+    ],
+)
+def test_val_is_drawn_from_train_where_the_dataset_ships_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shipped: dict[str, int], sizes: list[int], origin: str
+) -> None:
+    root = write_small_dataset(tmp_path / "set", shipped)
+    (root / "splits").mkdir()
+    for split in shipped:
+        names = [f"{path.parent.name}/{path.stem}" for path in (root / "images" / split).iterdir()]
+        (root / "splits" / f"{split}.txt").write_text("\n".join(names))
+    ingest(from_folder(root, split={"val": 0.2, "test": 0.3, "seed": 5}), tmp_path / "dataset", tmp_path / "cache")
+    parts = [ids(tmp_path / "dataset", split) for split in SPLITS]
+    assert [len(part) for part in parts] == sizes
+    assert len({name for part in parts for name in part}) == sum(shipped.values())
+    assert sorted(parts[2]) == [f"test/{number:03d}" for number in range(3)] or "test" not in shipped
+    assert f"samples (train {sizes[0]}, val {sizes[1]}, test {sizes[2]}, {origin}) of" in capsys.readouterr().out
+
+
 def test_a_dataset_without_splits_is_split_by_group_and_seed(tmp_path: Path) -> None:
     root = write_small_dataset(tmp_path / "set")
     (root / "groups.csv").write_text(

@@ -134,8 +134,14 @@ def test_a_damaged_dataset_is_one_sentence_and_leaves_the_last_output(
         ({"layout": "camvit"}, r"^unknown layout 'camvit': did you mean 'camvid' or 'camvid32'\?$"),
         (
             {"splits": {"test": "testing"}},
-            r"^split 'test' has no samples, the dataset's splits are test, train, val: set ingest\.splits",
+            r"^split 'test' has no samples under the name 'testing' of ingest\.splits, the dataset's splits are test,"
+            r" train, val: set ingest\.splits",
         ),
+        (
+            {"splits": {"val": "dev"}},
+            r"under the name 'dev' of .*: correct ingest\.splits, or remove val from it to draw val from train$",
+        ),
+        ({"splits": {"train": "trainval"}}, r": add samples for training, or name the split that has them in ingest"),
     ],
 )
 def test_wrong_parameters_are_one_sentence(tmp_path: Path, facts: dict[str, object], sentence: str) -> None:
