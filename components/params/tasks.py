@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from components.artifacts import DATASET
 from components.params.checking import checked, fields
 from components.params.schema import EvaluateParams, TrainParams
 from segmodels.errors import InputError
+from segmodels.labels import LabelMap
 from segmodels.suggest import did_you_mean, nearest
 
 
@@ -31,6 +34,17 @@ def trained_tasks(params: TrainParams, origin: str) -> tuple[str, ...]:
 
     with _said_of(f"{origin}, section train"):
         return check_names(params)
+
+
+def check_objects(params: TrainParams, dataset: Path) -> None:
+    """Raise InputError where ``params`` trains a model of objects and the dataset, which ingest wrote, has none: hours
+    before the training would.
+    """
+    labels = LabelMap.from_dict(DATASET.read(dataset)["labels"])
+    if not labels.things:
+        from segmodels.training.early_checks import supported_task
+
+        supported_task(params, labels, objects=False)
 
 
 def check_layout(name: str, origin: str) -> None:

@@ -96,6 +96,25 @@ def possible_tasks(settings: TrainSettings) -> tuple[str, ...]:
     return (name,)
 
 
+def supported_task(settings: TrainSettings, labels: LabelMap, objects: bool) -> str:
+    """The task that is trained: ``settings.task``, or the first of the model's that the dataset supports.
+
+    Args:
+        objects: whether the dataset has annotated objects.
+
+    Raises:
+        InputError: the model does not learn that task, or the dataset has no annotations for any.
+    """
+    tasks = possible_tasks(settings)
+    supported = [task for task in tasks if task_class(task).supports(labels, objects)]
+    if not supported:
+        raise InputError(
+            f"the dataset has no annotations for {' or '.join(tasks)}, which model {settings.model!r} learns: add them,"
+            " or choose another train.task or train.model"
+        )
+    return supported[0]
+
+
 def check_reserved(options: Mapping[str, Any], arguments: Collection[str]) -> None:
     """Raise InputError for options of a model that are its name or among the ``arguments`` that its task gives it."""
     if reserved := sorted(options.keys() & {"name", *arguments}):

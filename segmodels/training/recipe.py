@@ -24,13 +24,13 @@ from segmodels.models.registry import (
     model_options,
 )
 from segmodels.tasks.base import Task
-from segmodels.tasks.registry import create_task, task_class
+from segmodels.tasks.registry import create_task
 from segmodels.training.averages import WeightAverage
 from segmodels.training.class_weights import class_weights
 from segmodels.training.criterion import check_requirements, create_criterion
 from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.distributed import synchronize_batch_norm
-from segmodels.training.early_checks import check_reserved, possible_tasks
+from segmodels.training.early_checks import check_reserved, supported_task
 from segmodels.training.learner import LEARNERS, Learner
 from segmodels.training.moving_average import MovingAverage
 from segmodels.training.optimizers import create_optimizer
@@ -81,7 +81,7 @@ def create_recipe(
     devices = choose_devices(settings.accelerator, settings.precision, settings.deterministic)
     card = model_entry(settings.model).card
     labels, statistics = training.labels, training.statistics
-    task = create_task(chosen_task(settings, training), labels)
+    task = create_task(supported_task(settings, labels, training.has_objects), labels)
     criterion = create_criterion(
         settings,
         card,
@@ -135,22 +135,6 @@ def create_loaders(
         training, settings.augment, task, seed=settings.seed, workers=workers, pin=devices.gpu, **share
     )
     return loader, evaluation_loader(validation, **share)
-
-
-def chosen_task(settings: TrainSettings, reader: ShardReader) -> str:
-    """The task that is trained: ``settings.task``, or the first of the model's that the dataset supports.
-
-    Raises:
-        InputError: the model does not learn that task, or the dataset has no annotations for any.
-    """
-    tasks = possible_tasks(settings)
-    supported = [task for task in tasks if task_class(task).supports(reader.labels, reader.has_objects)]
-    if not supported:
-        raise InputError(
-            f"the dataset has no annotations for {' or '.join(tasks)}, which model {settings.model!r} learns: add them,"
-            " or choose another train.task or train.model"
-        )
-    return supported[0]
 
 
 def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReader) -> None:

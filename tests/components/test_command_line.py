@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_dataset import write_small_dataset
 
 from components.__main__ import ALL, described_arguments, main
 from components.running.atomic import written_file, written_folder
@@ -55,6 +56,20 @@ def test_the_first_steps_refuse_a_name_that_only_a_later_one_needs(
     said = capsys.readouterr().err
     assert said == "error: params.yaml, section train: unknown model 'unett': did you mean 'unet'?\n"
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_ingest_refuses_a_dataset_without_objects_for_a_model_of_objects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_small_dataset(tmp_path / "set")
+    for model, code in (("mask_rcnn_r50_fpn", 2), ("unet", 0)):
+        Path("params.yaml").write_text(f"ingest: {{source: folder, path: set}}\ntrain: {{model: {model}}}\n")
+        assert main(["ingest"]) == code
+    assert capsys.readouterr().err == (
+        "error: the dataset has no annotations for instance, which model 'mask_rcnn_r50_fpn' learns: add them, or"
+        " choose another train.task or train.model\n"
+    )
 
 
 def test_help_of_a_step_shows_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
