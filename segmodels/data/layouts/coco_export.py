@@ -32,8 +32,11 @@ from segmodels.labels import LabelMap
 PLACES = ("*.json", "annotations/*.json", "*/*.json", "*/annotations/*.json")
 """Where exports have their JSON file, below the dataset's folder."""
 
-OTHERS = ("captions_", "image_info_", "labels_", "panoptic_", "person_keypoints_", "stuff_")
-"""Beginnings of the names of COCO's other files."""
+KEYPOINTS = "person_keypoints_"
+OTHERS = ("captions_", "image_info_", "labels_", "panoptic_", KEYPOINTS, "stuff_")
+"""Beginnings of the names of COCO's other files. Those of keypoints hold people's masks too: they are read where there
+are no files of objects.
+"""
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')
 PANOPTIC = b'"segments_info"'
@@ -55,10 +58,10 @@ class CocoExport(Layout):
     Every JSON file is a split: by the one word in its name that is a split's (``instances_train.json``,
     ``train_v2.json``) or the folder it lies in (``train/_annotations.coco.json``); ``valid`` and ``validation`` are
     val. Where no file has a split's name there are no splits. Images are looked for beside the JSON file, in
-    ``images/`` and under the split's name; where none of a JSON file's is found so (paths of another machine), each by
-    its name alone. Pictures that no JSON file lists are left out, and objects without a mask; images without objects
-    are background. CVAT marks every mask drawn with its brush as a crowd; here such masks, known by CVAT's attribute
-    ``occluded``, are objects.
+    ``images/`` and under the split's name; where none of a JSON file's is found so (paths of another machine), each
+    by its name alone. Pictures that no JSON file lists are left out, and objects without a mask; images without
+    objects are background. ``person_keypoints_*.json`` is read where there are no other files. CVAT marks every mask
+    drawn with its brush as a crowd; here such masks, known by CVAT's attribute ``occluded``, are objects.
     """
 
     marks = (
@@ -183,12 +186,11 @@ result.json                              Label Studio, images in images/
 
 def _json_files(root: Path) -> list[str]:
     """Files of COCO's form, relative to ``root``."""
-    found = []
-    for place in PLACES:
-        for path in sorted(root.glob(place)):
-            if not path.name.startswith(OTHERS) and _is_coco(path):
-                found.append(path.relative_to(root).as_posix())
-    return list(dict.fromkeys(found))
+    paths = dict.fromkeys(path for place in PLACES for path in sorted(root.glob(place)))
+    objects = (path for path in paths if not path.name.startswith(OTHERS))
+    keypoints = (path for path in paths if path.name.startswith(KEYPOINTS))
+    found = list(filter(_is_coco, objects)) or list(filter(_is_coco, keypoints))
+    return [path.relative_to(root).as_posix() for path in found]
 
 
 def _is_coco(path: Path) -> bool:

@@ -313,6 +313,13 @@ def test_json_files_that_leave_doubts_about_splits_are_one_sentence(tmp_path: Pa
     assert lists_of_images(tmp_path / "none", one="ab", two="c") == {None: ["a", "b", "c"]}
 
 
+def test_files_of_keypoints_are_read_where_there_are_none_of_objects(tmp_path: Path) -> None:
+    files = {"person_keypoints_train2017": "ab", "person_keypoints_val2017": "c"}
+    assert lists_of_images(tmp_path, **files) == {"train": ["a", "b"], "val": ["c"]}
+    assert find_layout(tmp_path) == "coco_export"
+    assert lists_of_images(tmp_path, instances_all="abc") == {None: ["a", "b", "c"]}
+
+
 @pytest.mark.parametrize("file", ["result.json", "annotations/custom.json"])
 def test_a_large_json_file_is_known_by_its_keys(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segmodels.data.layouts.coco_export.LARGEST_PARSED", 50)
