@@ -156,6 +156,11 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "each is read in the position that fits its annotation; where both fit, as stored (with the layout"
               " labelme as viewers show it): compare image and mask, and remove the orientation tag",
               detail="image_orientation"),
+        Check("bands_read", "warning", _null("band_as_alpha"),
+              "No TIFF image of 8 bits has a further band that it declares to be alpha, which is not read.",
+              "TIFF images whose alpha channel, which is not read, is half transparent in most pixels",
+              "if it is a band such as near infrared, store the files without declaring it alpha (gdal_translate"
+              " -colorinterp_4 undefined -co ALPHA=NO)"),
         Check("range_used", "warning", _null("narrow"), "Images of 16 bits use their range of values.",
               "16-bit images that use a small part of their range",
               "they train as they are; a model of 8-bit images sees them nearly black, so multiply the values (12 bits:"

@@ -37,6 +37,9 @@ SHOWN, PAIRED = 12, 200
 MIN_CONTRAST = 4.0
 """Grey levels; the standard deviation of a thumbnail below which an image has too little to tell it from others by."""
 
+MOST_HALF_TRANSPARENT = 0.5
+"""Share of an alpha channel's pixels that are neither 0 nor 255; above it, it is no alpha but a band: near infrared."""
+
 FACTS = pa.schema(
     [
         ("id", pa.string()),
@@ -51,6 +54,7 @@ FACTS = pa.schema(
         ("annotation_mode", pa.string()),
         ("annotation_format", pa.string()),  # of the file: PNG, JPEG, ...; null where it is no picture
         ("alpha_alone", pa.bool_()),  # whether only the alpha of the annotation's file tells its pixels apart
+        ("band_as_alpha", pa.bool_()),  # whether an image in TIFF has a band of values as alpha, which is not read
         ("image_orientation", pa.int32()),  # of EXIF or TIFF, 2..8; null for upright images
         ("image_bits", pa.int32()),  # per channel, in the file
         ("annotation_bits", pa.int32()),
@@ -231,4 +235,7 @@ def _of_file(part: str, path: Path) -> dict[str, Any]:
         if part == "annotation" and picture.mode in ("LA", "PA", "RGBA"):
             *others, alpha = (channel.getextrema() for channel in picture.split())
             facts["alpha_alone"] = alpha[0] != alpha[1] and all(low == high for low, high in others)
+        if part == "image" and picture.format == "TIFF" and picture.mode in ("LA", "RGBA"):
+            values = np.asarray(picture.getchannel("A"))
+            facts["band_as_alpha"] = bool(np.mean((values > 0) & (values < 255)) > MOST_HALF_TRANSPARENT)
     return facts

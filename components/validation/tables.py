@@ -60,7 +60,8 @@ def tables(
         unknown_labels(unknown, labels, name) if unknown else None
         for unknown, name in zip(facts.column("unknown_labels").to_pylist(), formats, strict=True)
     ]
-    columns["alpha_alone"] = [alone or None for alone in facts.column("alpha_alone").to_pylist()]
+    for name in ("alpha_alone", "band_as_alpha"):
+        columns[name] = [found or None for found in facts.column(name).to_pylist()]
     columns |= _forms(forms_of(facts), facts.column("highest").to_pylist())
     columns["void_everywhere"] = [void_everywhere(share, labels) for share in facts.column("void_share").to_pylist()]
     columns |= _objects(facts)

@@ -67,8 +67,10 @@ def tiff_bands(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:
         if any(start + size > len(data) for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
             raise InputError(f"file {name} is truncated ({len(data)} bytes): replace it")
         bands = _decoded(page, data, name)
-        kept = bands.shape[-1] - (_alpha(page) if page.dtype == np.uint8 else 0)
-        return bands[..., :kept], int(page.tags.valueof("Orientation", default=1))
+        if page.dtype == np.uint8 and _alpha(page):
+            kinds = [None] * (bands.shape[-1] - len(page.extrasamples)) + list(page.extrasamples)
+            bands = bands[..., [kind not in ALPHA for kind in kinds]]
+        return bands, int(page.tags.valueof("Orientation", default=1))
 
 
 def tiff_labels(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:

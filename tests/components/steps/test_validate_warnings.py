@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from small_dataset import write
 from test_validate import other_size
@@ -92,6 +93,18 @@ def test_void_sizes_and_classes_are_warned_about(tmp_path: Path) -> None:
     }
     assert report["sizes"] == {"64x48": 15, "40x40": 1}
     assert report["classes"]["val"]["ghost"] == {"pixels": SIZE[0] * SIZE[1], "samples": 1}
+
+
+def test_a_band_that_a_tiff_file_declares_to_be_alpha_is_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for number, alpha in ((2, np.asarray(Image.open(image(root, 2)))[..., 0]), (3, labels(255, 0))):
+            pixels = np.dstack([np.asarray(Image.open(image(root, number))), alpha.astype(np.uint8)])
+            image(root, number).unlink()
+            tifffile.imwrite(image(root, number).with_suffix(".tif"), pixels, photometric="rgb")
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert warnings(report) == {"bands_read": ["images/train/002.tif"]}
 
 
 def test_turned_photos_masks_in_alpha_and_nearly_empty_ranges_are_warned_about(tmp_path: Path) -> None:

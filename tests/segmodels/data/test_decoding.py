@@ -254,6 +254,9 @@ def test_a_fourth_channel_of_16_bits_stays_and_alpha_of_8_bits_goes(tmp_path):
     rgba = np.dstack([IMAGE, IMAGE[:, :, 0]])
     tifffile.imwrite(tmp_path / "alpha.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
     stored(tmp_path / "alpha.tif", IMAGE)
+    five, kinds = np.dstack([rgba, IMAGE[:, :, 1]]), ["unassalpha", "unspecified"]
+    tifffile.imwrite(tmp_path / "five.tif", five, photometric="rgb", extrasamples=kinds)
+    stored(tmp_path / "five.tif", five[:, :, [0, 1, 2, 4]])
     tifffile.imwrite(tmp_path / "bands.tif", rgba, photometric="minisblack", planarconfig="contig")
     stored(tmp_path / "bands.tif", rgba)
 
