@@ -20,7 +20,7 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, decode_pixels
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import is_leftover, published_split
+from segmodels.data.layouts.pairing import is_leftover, splits_by_folder
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reading
@@ -52,8 +52,8 @@ class Labelme(Layout):
     Shapes are drawn in their order, as ``labelme2voc`` does, each an object; shapes of one label and group are one
     object. ``__ignore__`` counts nowhere; what no shape covers is background, class 0. Classes stand in ``labels.txt``
     in the order of the train ids, else all labels that occur in alphabetical order. A missing picture is read from the
-    JSON file where labelme saved it there. Folders train, val and test are splits. Pictures without a JSON file are
-    left out.
+    JSON file where labelme saved it there. Folders train, val and test (two are enough) are splits. Pictures without a
+    JSON file are left out.
     """
 
     turned = True  # as labelme shows pictures
@@ -100,16 +100,12 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         return LabelMap(names, distinct_colors(len(names)), ids, ignore_index, frozenset(range(1, len(names))))
 
     def samples(self) -> Iterable[Sample]:
-        self.left_out = []
-        folders = {name.partition("/")[0]: published_split(name.partition("/")[0]) for name in self._json}
-        split = all(folders.values())
-        for name in self._json:
-            image = self._images[name]
-            if image is None:
-                self.left_out.append(name)
-                continue
-            sample = str(PurePosixPath(name).with_suffix(""))
-            yield Sample(sample, folders[name.partition("/")[0]] if split else None, image, (name,), group=sample)
+        images = {name: image for name, image in self._images.items() if image is not None}
+        self.left_out = [name for name in self._json if name not in images]
+        ids = {name: str(PurePosixPath(name).with_suffix("")) for name in images}
+        splits = splits_by_folder(self.root, ids.values())
+        for name, sample in ids.items():
+            yield Sample(sample, splits.get(sample), images[name], (name,), group=sample)
         self.left_out += self._without_json()
 
     def read_image(self, sample: Sample) -> NDArray:

@@ -146,7 +146,7 @@ def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, st
         yield from ((split, sample_id) for sample_id in _read_list(root, lists[split], ids))
     if lists:
         return
-    split_of = _table(root, ids) or _by_folder(root, ids)
+    split_of = _table(root, ids) or splits_by_folder(root, ids)
     for sample_id in sorted(split_of, key=lambda sample_id: SPLITS.index(split_of[sample_id])):
         yield split_of[sample_id], sample_id
     if not split_of:
@@ -192,8 +192,12 @@ def _table(root: Path, ids: Collection[str]) -> dict[str, str]:
     return {}
 
 
-def _by_folder(root: Path, ids: Collection[str]) -> dict[str, str]:
-    """Sample id -> split by the first folder of the ids; empty where those are not names of two splits or more."""
+def splits_by_folder(root: Path, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> split by the first folder of the ids; empty where those are not names of two splits or more.
+
+    Raises:
+        InputError: some samples lie beside the folders of the splits.
+    """
     split_of = {sample_id: split for sample_id in ids if (split := published_split(_first_folder(sample_id)))}
     if len(set(split_of.values())) < 2:
         return {}

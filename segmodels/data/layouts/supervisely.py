@@ -19,7 +19,7 @@ from segmodels.data.decoding import Color, open_picture
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import BACKGROUND, with_background
-from segmodels.data.layouts.pairing import published_split
+from segmodels.data.layouts.pairing import splits_by_folder
 from segmodels.data.limits import MOST_PIXELS, require_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, reading
@@ -45,8 +45,8 @@ class Supervisely(Layout):
     """A project of Supervisely. Class 0 is the background, the others are those of ``meta.json`` in its order.
 
     Polygons (with holes), bitmaps and rectangles are objects, later ones above earlier ones; points, lines and the like
-    are left out. Datasets are splits where all have names of splits. Images without annotation, and the reverse, are
-    left out.
+    are left out. Datasets are splits where they have names of two splits or more. Images without annotation, and the
+    reverse, are left out.
     """
 
     marks = "meta.json beside DATASET/img/ and DATASET/ann/"
@@ -96,11 +96,10 @@ DATASET/ann/0001.jpg.json         objects; the ending of the image may be missin
         }
         used = {*pairs, *pairs.values()}
         self.left_out = [name for name in (*images.values(), *tables.values()) if name not in used]
-        splits = {image: published_split(image.split("/")[0]) for image in pairs}
-        named = all(splits.values())
-        for image, table in pairs.items():
-            sample = str(PurePosixPath(image.replace("/img/", "/", 1)).with_suffix(""))
-            yield Sample(sample, splits[image] if named else None, image, (table,), group=sample)
+        ids = {image: str(PurePosixPath(image.replace("/img/", "/", 1)).with_suffix("")) for image in pairs}
+        splits = splits_by_folder(self.root, ids.values())
+        for image, sample in ids.items():
+            yield Sample(sample, splits.get(sample), image, (pairs[image],), group=sample)
 
     def read_image(self, sample: Sample) -> NDArray:
         return self.read_picture(sample)

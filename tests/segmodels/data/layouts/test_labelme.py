@@ -43,7 +43,6 @@ def test_masks_and_pictures_inside_the_file_are_read(tmp_path: Path) -> None:
     trees.write_text(tmp_path / "train" / "a.json", json.dumps(content))
     layout, samples, annotation = opened("labelme", tmp_path)
     np.testing.assert_array_equal(layout.read_image(samples[0]), picture)
-    assert samples[0].split == "train"
     np.testing.assert_array_equal(annotation.classes[5:7, 4:7], blob // 255)
     assert annotation.classes.sum() == 5
 
@@ -64,6 +63,18 @@ def test_a_file_without_the_pictures_name_is_read_and_pictures_without_a_file_ar
     layout, samples, _ = opened("labelme", tmp_path)
     assert [sample.image for sample in samples] == ["0.jpg", "1.jpg", "0.jpg", "3.json"]
     assert layout.left_out == ["2.jpg", "new.jpg"]
+
+
+def test_folders_of_splits_are_splits_and_files_beside_them_are_refused(tmp_path: Path) -> None:
+    for folder in ("train", "test"):
+        trees.labelme(tmp_path / folder)
+    layout = open_layout("labelme", tmp_path)
+    assert [(one.split, one.id) for one in layout.samples()][2:4] == [("test", "test/2"), ("train", "train/0")]
+    trees.labelme(tmp_path / "foo")
+    with pytest.raises(
+        InputError, match=r"^3 of 9 samples in \S+ lie beside the folders of the splits \(test, train\)"
+    ):
+        list(open_layout("labelme", tmp_path).samples())
 
 
 def test_a_missing_picture_is_not_the_one_of_another_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def test_datasets_with_names_of_splits_are_splits_and_lone_files_are_left_out(tm
         ("val", "valid/a"),
     ]
     assert layout.left_out == ["valid/img/b.png"]
+    shutil.copytree(tmp_path / "train", tmp_path / "foo")
+    with pytest.raises(InputError, match=r"lie beside the folders of the splits \(train, valid\): foo/a, foo/b: move"):
+        list(open_layout("supervisely", tmp_path).samples())
 
 
 NO_PICTURE = base64.b64encode(zlib.compress(b"x")).decode()
