@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -11,10 +12,11 @@ import numpy as np
 from components.running.wording import as_clause
 from components.tracking.model_registry import REGISTERED, bundle_folder, is_registered, version_now
 from segmodels.errors import TransientError
-from segmodels.inference.bundle import Bundle, bundle_digest, load_bundle
+from segmodels.inference.bundle import bundle_digest, load_bundle
 from segmodels.inference.predictor import Predictor, choose_device
 from segmodels.inference.reference import Reference
 from segmodels.labels import LabelMap
+from segmodels.machine import refused_by_machine
 
 FIRST_IMAGE = {2: (256, 256), 3: (32, 128, 128)}
 """Size of the blank image, or volume, that a version must predict before it is served, so that slow or failing first
@@ -61,13 +63,13 @@ class ModelSource:
         """
         return version_now(self.address)[1] if self.registered else bundle_digest(self.address)[:12]
 
-    def load(self, version: str) -> ServedModel:
-        """Raises InputError where the version cannot be loaded, TransientError where the registry does not answer."""
-        address = f"{REGISTERED}{self.name}/{version}" if self.registered else self.address
-        with bundle_folder(address) as folder:
-            return self._ready(version, load_bundle(folder))
+    def files(self, version: str) -> AbstractContextManager[Path]:
+        """The bundle folder of a version while the block lasts; raises as ``model_registry.bundle_folder``."""
+        return bundle_folder(f"{REGISTERED}{self.name}/{version}" if self.registered else self.address)
 
-    def _ready(self, version: str, bundle: Bundle) -> ServedModel:
+    def load(self, version: str, folder: Path) -> ServedModel:
+        """The version, loaded from its files. Raises InputError where they are no model of this project."""
+        bundle = load_bundle(folder)
         predictor = Predictor(bundle, choose_device())
         size = (*FIRST_IMAGE[bundle.spatial_dims], bundle.channels)
         predictor.results([np.zeros(size, dtype=bundle.dtype)])
@@ -87,7 +89,7 @@ class LiveModel:
         self.name = source.name
         self.current: ServedModel | None = None
         self._source = source
-        self._refused: str | None = None  # a version that cannot be loaded: trying again does not help
+        self._refused: str | None = None  # a version whose files are whole and no model: trying again does not help
 
     def update(self) -> None:
         """Load the version that the address stands for now, beside the current one, and put it in its place.
@@ -99,13 +101,13 @@ class LiveModel:
         version = self._source.version_now()
         if version == self._refused or (self.current and version == self.current.version):
             return
-        try:
-            model = self._source.load(version)
-        except (TransientError, OSError):
-            raise
-        except Exception:
-            self._refused = version
-            raise
+        with self._source.files(version) as folder:  # what fails here may pass, as files that are away for a moment
+            try:
+                model = self._source.load(version, folder)
+            except Exception as error:
+                if not _may_pass(error):
+                    self._refused = version
+                raise
         self.current, self._refused = model, None
         print(
             f"{self.name} version {version} is served ({len(model.labels.classes)} classes, on"
@@ -116,8 +118,8 @@ class LiveModel:
     def follow(self, seconds: float, stop: Event) -> None:
         """Update every ``seconds`` until ``stop`` is set, while the current version keeps serving.
 
-        An outage of the registry is logged once, however its errors differ from poll to poll; other errors are logged
-        when they change.
+        An outage of the registry, its store or this machine is logged once, however its errors differ from poll to
+        poll; other errors are logged when they change.
         """
         problem = ""
         while self._source.moves and not stop.wait(seconds):
@@ -125,7 +127,12 @@ class LiveModel:
                 self.update()
                 problem = ""
             except Exception as error:  # a new version may be broken in any way
-                before, problem = problem, "outage" if isinstance(error, TransientError | OSError) else str(error)
+                before, problem = problem, "outage" if _may_pass(error) else str(error)
                 if problem != before:
                     current = self.current.version if self.current else "none"
                     print(f"{as_clause(error)}: {self.name} version {current} keeps serving", flush=True)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the cause lies outside the version: a server, a file system, memory that ran out."""
+    return isinstance(error, TransientError | OSError) or bool(refused_by_machine(error))

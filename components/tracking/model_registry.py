@@ -21,7 +21,9 @@ from components.tracking.presentation import user
 from components.tracking.registry_turn import turn
 from components.tracking.run import TAG_LENGTH
 from components.tracking.saved_model import leave, save_model
+from segmodels.addresses import without_credentials
 from segmodels.errors import InputError
+from segmodels.files import DESCRIPTION, WEIGHTS
 from segmodels.inference.description import DamagedBundleError
 
 if TYPE_CHECKING:
@@ -257,6 +259,11 @@ def download_bundle(uri: str, folder: Path, client: Any = None) -> Path:
             mlflow.artifacts.download_artifacts(
                 f"{address}/artifacts/bundle", dst_path=str(folder), tracking_uri=client.tracking_uri
             )
+        )
+    if absent := [name for name in (DESCRIPTION, WEIGHTS) if not (bundle / name).is_file()]:
+        raise InputError(
+            f"the files of model {address} in MLflow at {without_credentials(client.tracking_uri)} lack"
+            f" {' and '.join(absent)}: put them back, or use another version"
         )
     registered = version.tags.get("model_digest")
     if registered and (found := bundle_digest(bundle)) != registered:

@@ -19,7 +19,8 @@ from components.serving.live_model import LiveModel, ModelSource
 from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry, Version
 from segmodels.errors import InputError, TransientError
-from segmodels.inference.bundle import WEIGHTS, bundle_digest, load_bundle
+from segmodels.files import DESCRIPTION, WEIGHTS
+from segmodels.inference.bundle import bundle_digest, load_bundle
 from segmodels.inference.predictor import Predictor
 from segmodels.tasks.registry import create_task
 
@@ -51,6 +52,11 @@ class Store:
 
     def crown(self, number: str) -> None:
         self.registry.make_champion(Version(number, {}), None)
+
+    def artifacts(self, number: str) -> Path:
+        return (
+            Path(self.registry.client.get_model_version_download_uri(NAME, number).removeprefix("file:")) / "artifacts"
+        )
 
     def mask(self, number: str) -> np.ndarray:
         return Predictor(load_bundle(self.models[number])).masks([IMAGE])[0]
@@ -119,7 +125,7 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_and_is_told_once(
     live.update()
     loads: list[str] = []
     load = ModelSource.load
-    monkeypatch.setattr(ModelSource, "load", lambda self, version: loads.append(version) or load(self, version))
+    monkeypatch.setattr(ModelSource, "load", lambda self, *given: loads.append(given[0]) or load(self, *given))
     following(live)
     store.crown("3")
     until(lambda: loads == ["3"])
@@ -133,6 +139,37 @@ def test_a_champion_that_cannot_be_loaded_leaves_the_old_one_and_is_told_once(
     assert len(said) == 1
     assert WEIGHTS in said[0]
     assert said[0].endswith(f"{NAME} version 1 keeps serving")
+
+
+@pytest.mark.parametrize("away", ["", "bundle", f"bundle/{WEIGHTS}", f"bundle/{DESCRIPTION}"])
+def test_a_champion_whose_files_are_away_is_served_once_they_are_back(
+    store: Store,
+    following: Callable[[LiveModel], threading.Thread],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    away: str,
+) -> None:
+    store.crown("1")
+    source = ModelSource(f"models:/{NAME}@champion")
+    live = LiveModel(source)
+    live.update()
+    looks: list[str] = []
+    ask = source.version_now
+    monkeypatch.setattr(source, "version_now", lambda: looks.append(ask()) or looks[-1])
+    place = store.artifacts("2") / away
+    place.rename(place.with_name("away"))
+    try:
+        following(live)
+        store.crown("2")
+        until(lambda: looks.count("2") > 3)
+        assert live.current is not None
+        assert live.current.version == "1"
+    finally:
+        place.with_name("away").rename(place)
+    until(lambda: live.current is not None and live.current.version == "2")
+    logged = [line for line in capsys.readouterr().out.splitlines() if "keeps serving" in line]
+    assert len(logged) == 1
+    assert f"models:/{NAME}/2" in logged[0]
 
 
 def test_a_registry_that_goes_away_is_logged_once_and_asked_again(
