@@ -1,8 +1,11 @@
-"""Addresses as they may be shown: without passwords, tokens and signatures."""
+"""Addresses: whether they can be read, and as they may be shown, without passwords, tokens and signatures."""
 
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
+
+from segmodels.errors import InputError, on_one_line
 
 SECRET_NAME = (
     r"(?:[\w.-]*(?:token|secret|passw(?:or)?d|pwd|api[_-]?key|access[_-]?key(?:id)?|credential|signature|auth)[\w.-]*"
@@ -41,6 +44,38 @@ def without_credentials(text: str) -> str:
 def holds_credentials(text: str) -> bool:
     """Whether a text holds an address with a password, a token or a signature."""
     return without_credentials(text) != text
+
+
+def check_address(address: str, name: str) -> None:
+    """Check that programs can read an address: ``urllib.parse`` raises at a bracket that is not closed, for example,
+    and ``http`` and ``https`` need a host.
+
+    Args:
+        name: of the parameter or the variable that holds it.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        parts = urlsplit(address)
+        if fault := _host_fault(parts.hostname or "") if parts.scheme in ("http", "https") else "":
+            raise ValueError(fault)
+    except ValueError as error:
+        raise InputError(
+            f"{name} is {without_credentials(address)!r}, an address that cannot be read ({on_one_line(error)}),"
+            " expected one such as https://example.org/path: correct it"
+        ) from None
+
+
+def _host_fault(host: str) -> str:
+    """Why no server can have this name; empty if one can."""
+    if not host:
+        return "it names no host"
+    if blank := re.search(r"\s", host):
+        return f"its host holds {blank[0]!r}"
+    if ":" not in host and any(not 0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+        return "a part of its host's name between dots is empty or longer than 63 characters"
+    return ""
 
 
 def _without_user(found: re.Match[str]) -> str:

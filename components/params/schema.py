@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from segmodels.addresses import check_address
 from segmodels.checks import LONGEST_SIDE, MOST_WORKERS, Expectation, check, number, one_of, optional, whole_number
 from segmodels.data.digits import DigitsSettings
 from segmodels.data.manifest import SplitSettings
@@ -54,6 +55,8 @@ class IngestParams:
             raise InputError(f"source {self.source!r} needs path")
         if self.source == "dvc" and not (self.repo or "").strip():
             raise InputError("source 'dvc' needs repo, the URL or path of the Git repository")
+        if self.source == "dvc" and "://" in str(self.repo):
+            check_address(str(self.repo), "repo")
         if self.source == "s3" and not str(self.path).startswith("s3://"):
             raise InputError(f"path is {self.path!r}, source 's3' needs s3://bucket/prefix")
 

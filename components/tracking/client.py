@@ -11,7 +11,7 @@ from typing import Any
 from components.running.project import project_root
 from components.tracking.local_store import STORE, prepare_store
 from components.tracking.mlflow_errors import answers
-from segmodels.addresses import without_credentials
+from segmodels.addresses import check_address, without_credentials
 from segmodels.errors import InputError
 
 PROBE_SECONDS = 5
@@ -20,6 +20,9 @@ PROBE_SECONDS = 5
 VARIABLE = "MLFLOW_TRACKING_URI"
 
 SQLITE = "sqlite:///"
+
+DATABASES = ("postgresql", "mysql", "mssql")
+"""Servers of databases; their addresses are those of SQLAlchemy."""
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -64,17 +67,22 @@ def prepared_uri(uri: str | None = None) -> str:
     not there, else checked, which takes no import of MLflow.
 
     Raises:
-        InputError: the address is none of MLflow, or the store is damaged or of another version.
+        InputError: the address is none of MLflow or cannot be read, or the store is damaged or of another version.
         TransientError: the store is locked.
     """
     uri = uri or tracking_uri()
-    if ("://" not in uri and not uri.startswith("databricks")) or uri.startswith("file:"):
+    scheme, colon, _ = uri.partition(":")
+    if ("://" not in uri and not scheme.startswith("databricks")) or scheme == "file":  # its rest may be a secret
         raise InputError(
-            f"{VARIABLE} is {uri!r}, a folder, which MLflow no longer takes: use sqlite:///mlflow.db or a"
-            " server's http(s) address"
+            f"{VARIABLE} {f'begins with {scheme + colon!r}' if colon else f'is {uri!r}, a folder'}, which MLflow no"
+            " longer takes: use sqlite:///mlflow.db or a server's http(s) address"
         )
     if uri in ("sqlite:", "sqlite://", SQLITE, f"{SQLITE}:memory:"):
         raise InputError(f"{VARIABLE} is {uri!r}, which names no file: use sqlite:///mlflow.db")
+    if scheme != "sqlite":
+        check_address(uri, VARIABLE)
+    if scheme.partition("+")[0] in DATABASES:
+        _check_database(uri)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     # of its database MLflow logs every table and, at an error, a traceback; the sentence says what is wrong
@@ -83,6 +91,18 @@ def prepared_uri(uri: str | None = None) -> str:
         with answers("", uri):
             prepare_store(Path(uri.removeprefix(SQLITE)).absolute())
     return uri
+
+
+def _check_database(uri: str) -> None:
+    """Raise InputError where SQLAlchemy cannot read the address of a database."""
+    from sqlalchemy.engine import make_url
+
+    try:
+        make_url(uri)
+    except ValueError as error:  # of its port
+        raise InputError(
+            f"{VARIABLE} is {without_credentials(uri)!r}, an address that cannot be read ({error}): correct it"
+        ) from None
 
 
 def _use_without_client(uri: str) -> None:

@@ -18,6 +18,15 @@ MISSING = ("not found", "No such artifact")
 
 DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
+NOT_MLFLOW = (
+    "not in a valid JSON format",
+    "failed with error code 405",
+    "failed with error code 501",
+    "BadStatusLine",
+    "WRONG_VERSION_NUMBER",
+)
+"""Words about a server that is none of MLflow: it has no such page, or speaks another protocol than http or https."""
+
 DAMAGED = (
     "database disk image is malformed",
     "file is not a database",
@@ -90,8 +99,13 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
             f"{prefix}MLflow at {place} denies access ({reason(error)}): check MLFLOW_TRACKING_USERNAME,"
             " MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, and the server's --allowed-hosts"
         )
-    if code == "ENDPOINT_NOT_FOUND" or "not in a valid JSON format" in text:
+    if code == "ENDPOINT_NOT_FOUND" or any(words in text for words in NOT_MLFLOW):
         return InputError(f"{place} is not an MLflow server ({reason(error)}): correct MLFLOW_TRACKING_URI")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return InputError(
+            f"the certificate of {place} is not trusted: check the machine's clock, and give the authority's file in"
+            " MLFLOW_TRACKING_SERVER_CERT_PATH"
+        )
     if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
         return InputError(f"{what} is refused by MLflow ({reason(error)}): correct it")
     return TransientError(f"{prefix}MLflow at {place} does not answer ({reason(error)})")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from segmodels.addresses import holds_credentials, without_credentials
+from segmodels.addresses import check_address, holds_credentials, without_credentials
+from segmodels.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,35 @@ def test_user_password_token_and_signature_are_removed(text: str, shown: str) ->
 )
 def test_other_text_stays(text: str) -> None:
     assert without_credentials(text) == text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://my_host:5000/base",
+        "https://me:p@ss@example.org.",
+        "http://[::1]:5000",
+        "https://bücher.example",
+        "ssh://git@host:22/a.git",
+        "file:///data/[a]/repo",
+        "postgresql://me:p#w@db:5432/mlflow",
+    ],
+)
+def test_an_address_that_programs_read_is_taken(address: str) -> None:
+    check_address(address, "x")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    {
+        "https://me:SECRET@[::1/x.git": "Invalid IPv6 URL",
+        "ssh://[::1/x.git": "Invalid IPv6 URL",
+        "https:///x": "names no host",
+        "http://a b/x": "its host holds ' '",
+        "http://a..b": "empty or longer than 63",
+    }.items(),
+)
+def test_an_address_that_no_program_reads_is_refused_without_its_credentials(address: str, reason: str) -> None:
+    with pytest.raises(InputError, match=f"repo is '.*{reason}") as refusal:
+        check_address(address, "repo")
+    assert "SECRET" not in str(refusal.value)

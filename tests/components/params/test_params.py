@@ -64,6 +64,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("train: {deep_supervision: {weights: [-1.0]}}", ["train.deep_supervision.weights.0", "-1.0"]),
         ("ingest: {source: s3, path: bucket/prefix}", ["'bucket/prefix'", "s3://bucket/prefix"]),
         ("ingest: {source: dvc, path: data}", ["needs repo"]),
+        ("ingest: {source: dvc, path: data, repo: 'https://[::1/x.git'}", ["repo is 'https://[::1/x.git'"]),
         (
             "ingest: {source: folder, path: images, watch: images}",
             ["ingest.watch is no longer a key", "'images'", "remove it"],

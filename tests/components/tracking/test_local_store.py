@@ -3,9 +3,11 @@
 import os
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
@@ -150,13 +152,48 @@ def test_a_first_process_killed_at_any_moment_leaves_a_store_that_the_next_can_m
         "sqlite://": "names no file",
         "sqlite:///:memory:": "names no file",
         "mlruns": "a folder",
-        "file:///tmp/mlruns": "a folder",
+        "./mlruns": "a folder",
+        "file:///tmp/mlruns": "begins with 'file:'",
+        "uc:catalog": "begins with 'uc:'",
+        "http://[::1": "'http://\\[::1', an address that cannot be read",
+        "http://[zz]:80": "cannot be read",
+        "http://": "names no host",
+        "https://ho st:5000": "its host holds ' '",
+        "http://a..b": "is empty or longer",
+        "http://host:port": "MLFLOW_TRACKING_URI is 'http://host:port'.*expected",
+        "postgresql://host:port/db": "'port'",
+        "mysql://[::1/db": "cannot be read",
     }.items(),
 )
 def test_a_mistyped_address_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str, words: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(InputError, match=words):
         mlflow_client()
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/user:SECRET@x", "uc:SECRET", "/tmp/user:SECRET@x", "http://me:SECRET@[x"])
+def test_what_may_be_a_secret_in_a_mistyped_address_is_not_shown(uri: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        mlflow_client(uri)
+    assert "SECRET" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_server_of_something_else_is_refused(status: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises(InputError, match="is not an MLflow server"):
+            mlflow_client(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(InputError, match="is not an MLflow server"):
+            mlflow_client(f"https://127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
