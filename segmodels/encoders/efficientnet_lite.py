@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.registry import register_encoder
-from segmodels.layers.blocks import DropPath, check_images
+from segmodels.layers.blocks import DropPath, check_images, drop_path_rates
 
 # Expansion, channels, blocks, stride, side of the depthwise kernels
 STAGES = (
@@ -126,7 +126,7 @@ class EfficientNetLite(Encoder):
         self.conv_stem = SameConv2d(in_channels, 32, 3, 2)
         self.bn1 = _norm(32)
         channels, reached, dilation, number = 32, 2, 1, 0
-        total = sum(blocks for _, _, blocks, _, _ in STAGES)
+        rates = drop_path_rates(drop_path, 1 + sum(blocks for _, _, blocks, _, _ in STAGES))
         self.blocks = nn.ModuleList()
         for expansion, width, blocks, stride, size in STAGES:
             stage = nn.Sequential()
@@ -136,9 +136,7 @@ class EfficientNetLite(Encoder):
                 stage.append(
                     SeparableBlock(channels, width, size)
                     if expansion == 1
-                    else InvertedResidual(
-                        channels, width, expansion, size, taken, dilation, i > 0, drop_path * number / total
-                    )
+                    else InvertedResidual(channels, width, expansion, size, taken, dilation, i > 0, rates[number])
                 )
                 channels, reached, dilation, number = width, reached * taken, dilation * wanted // taken, number + 1
             self.blocks.append(stage)

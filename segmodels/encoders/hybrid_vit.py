@@ -18,7 +18,8 @@ from segmodels.encoders.base import Encoder, check_output_stride
 from segmodels.encoders.flax_names import GOOGLE
 from segmodels.encoders.registry import register_encoder
 from segmodels.encoders.vit import Block, PatchEmbed, joined_attention, resample_positions
-from segmodels.layers.blocks import check_images, initialise_transformer
+from segmodels.errors import InputError
+from segmodels.layers.blocks import check_images, check_positive, initialise_transformer
 from segmodels.layers.names import Names, renamed
 from segmodels.layers.padding import zeros_to_multiple
 
@@ -106,6 +107,13 @@ class HybridViT(Encoder):
     ) -> None:
         super().__init__()
         check_output_stride("R50-ViT", output_stride, (16, 32))  # 32 is what models ask for that take any encoder
+        check_positive("depth of R50-ViT", depth)
+        check_positive("resnet_depths of R50-ViT", *resnet_depths)
+        if len(resnet_depths) != 3 or image_size < 16:
+            raise InputError(
+                f"resnet_depths of R50-ViT is {list(resnet_depths)} and image_size {image_size}, expected 3 numbers,"
+                " and at least 16 pixels"
+            )
         self.in_channels = in_channels
         self.channels = (64, 256, 512, width)
         self.strides = (2, 4, 8, 16)

@@ -70,6 +70,7 @@ class AtrousClassifier(nn.Sequential):
         pool5a: bool = False,
     ) -> None:
         super().__init__()
+        check_positive("rate", rate)
         if pool5a:
             self.pool5a = nn.AvgPool2d(3, 1, 1)
         self.fc6 = nn.Conv2d(in_channels, hidden, kernel_size, padding=rate * (kernel_size - 1) // 2, dilation=rate)

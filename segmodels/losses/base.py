@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segmodels.checks import shown
 from segmodels.errors import InputError
 
 
@@ -124,13 +126,31 @@ def choice(option: str, value: str, allowed: Sequence[str]) -> str:
     return value
 
 
+def check_not_negative(**numbers: float) -> None:
+    """Raise InputError for a number below 0 or that is not finite; ``numbers`` are options by name."""
+    for name, value in numbers.items():
+        if not 0 <= value < math.inf:
+            raise InputError(f"{name} is {value:g}, expected a finite number of at least 0")
+
+
+def check_share(**shares: float) -> None:
+    """Raise InputError for a number outside 0..1; ``shares`` are options by name."""
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is {value:g}, expected a number from 0 to 1")
+
+
 def weights_of_classes(class_weights: Tensor | Sequence[float] | None) -> Tensor | None:
     """Class weights as a float32 vector ``(C,)``; raises InputError unless they are finite and at least 0."""
     if class_weights is None:
         return None
-    weights = torch.as_tensor(class_weights, dtype=torch.float32)
-    if weights.ndim != 1 or not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise InputError(f"class_weights is {weights.tolist()}, expected one finite number of at least 0 per class")
+    expected = "expected one finite number of at least 0 per class"
+    try:
+        weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"class_weights is {shown(class_weights)}, {expected}") from None
+    if weights.ndim != 1 or not len(weights) or not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise InputError(f"class_weights is {weights.tolist()}, {expected}")
     return weights
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segmodels.layers.anchors import decode
-from segmodels.losses.base import Images, Loss, choice
+from segmodels.losses.base import Images, Loss, check_not_negative, choice
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import DetectionTraining, Sampled
 
@@ -61,6 +61,7 @@ class DetectionLoss(Loss):
         mask_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        check_not_negative(beta=beta, class_weight=class_weight, box_weight=box_weight, mask_weight=mask_weight)
         self.weights = {"loss_classes": class_weight, "loss_boxes": box_weight, "loss_masks": mask_weight}
         self.box_loss = choice("box_loss", box_loss, ("smooth_l1", "giou"))
         self.beta = beta

@@ -13,7 +13,7 @@ from torch import Tensor
 from segmodels.errors import InputError
 from segmodels.layers.blocks import resize
 from segmodels.layers.points import random_points, sample_points, training_points
-from segmodels.losses.base import Images, Loss
+from segmodels.losses.base import Images, Loss, check_not_negative, check_share
 from segmodels.losses.early_gradients import with_gradient
 from segmodels.losses.matching import Pairs, Truth, cheapest
 from segmodels.losses.registry import LossCard, register_loss
@@ -75,6 +75,9 @@ class MaskClassificationLoss(Loss):
                 f"points is {points}, oversampling {oversampling} and importance {importance}, expected a whole number"
                 " from 0, a number from 1, and a share from 0 to 1"
             )
+        check_not_negative(class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight)
+        check_not_negative(no_object=no_object, gamma=gamma)
+        check_share(alpha=alpha)
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight

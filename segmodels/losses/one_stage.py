@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from segmodels.losses.base import check_not_negative
 from segmodels.losses.detection import STAGES, DetectionLoss
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import DetectionTraining, Sampled
@@ -42,6 +43,7 @@ class OneStageDetectionLoss(DetectionLoss):
         places_weight: float = 1.0,
     ) -> None:
         super().__init__(box_loss, beta, class_weight, box_weight, mask_weight)
+        check_not_negative(places_weight=places_weight)
         self.weights["loss_places"] = places_weight
 
     def parts(self, training: DetectionTraining) -> dict[str, Tensor]:

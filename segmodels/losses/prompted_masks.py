@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segmodels.errors import InputError
-from segmodels.losses.base import Images, Loss
+from segmodels.losses.base import Images, Loss, check_not_negative, check_share
 from segmodels.losses.registry import LossCard, register_loss
 from segmodels.outputs import Choices, PromptedOutput
 from segmodels.tasks.targets import Segments
@@ -45,6 +45,10 @@ class PromptedMasksLoss(Loss):
         gamma: float = 2.0,
     ) -> None:
         super().__init__()
+        check_not_negative(
+            focal_weight=focal_weight, dice_weight=dice_weight, quality_weight=quality_weight, gamma=gamma
+        )
+        check_share(alpha=alpha)
         self.focal_weight = focal_weight
         self.dice_weight = dice_weight
         self.quality_weight = quality_weight

@@ -197,6 +197,8 @@ def _build(
             raise InputError(
                 f"option {option!r} of loss {entry.name!r} is {value!r}, expected a value like its default {default!r}"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"option {option!r} of loss {entry.name!r} is {value}, expected a finite number")
     try:
         return entry.build(**common | options)
     except InputError as error:

@@ -38,13 +38,13 @@ class MultiScaleStructuralSimilarityLoss(LogitsLoss):
 
     def __init__(self, scales: int = 5, window: int = 11, sigma: float = 1.5, ignore_index: int = 255) -> None:
         super().__init__(ignore_index)
-        if not 1 <= scales <= len(EXPONENTS) or window < 1 or window % 2 == 0 or sigma <= 0:
+        if scales not in range(1, len(EXPONENTS) + 1) or window < 1 or window % 2 != 1 or sigma <= 0:
             raise InputError(
-                f"scales is {scales}, window {window}, sigma {sigma:g}, expected 1..{len(EXPONENTS)}, an odd number,"
-                " and above 0"
+                f"scales is {scales}, window {window}, sigma {sigma:g}, expected 1..{len(EXPONENTS)}, an odd whole"
+                " number, and above 0"
             )
-        self.scales = scales
-        self.window = window
+        self.scales = int(scales)
+        self.window = int(window)
         self.sigma = sigma
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segmodels.checks import shown
 from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
+from segmodels.errors import InputError
 from segmodels.layers.aspp import SummedASPP
 from segmodels.layers.blocks import resize
 from segmodels.models.base import Model, last_layers
@@ -38,6 +40,10 @@ class DeepLabV2(Model):
 
     def __init__(self, encoder: Encoder, classifier: SummedASPP, scales: Sequence[float]) -> None:
         super().__init__()
+        if not all(0.1 <= scale <= 10 for scale in scales):
+            raise InputError(
+                f"scales is {shown(list(scales))}, expected numbers from 0.1 to 10, factors of the image's size"
+            )
         self.encoder = encoder
         self.classifier = classifier
         self.scales = tuple(scales)
