@@ -111,11 +111,12 @@ class Retries(Params):
     networks and servers are retried inside the pod and do not count.
     """
 
-    count: int = Field(2, ge=0)
-    seconds: int = Field(30, ge=0, description="pause before the first retry, doubled each time")
+    count: int = Field(2, ge=0, lt=2**31)
+    seconds: int = Field(30, ge=0, lt=2**31, description="pause before the first retry, doubled each time")
     hours: int = Field(
         720,
         ge=1,
+        le=1_000_000,
         description=(
             "time from the start of a step's first pod in which it may be retried; a retried pod is stopped at its end,"
             " so it must be longer than any training"
@@ -198,7 +199,9 @@ class Profile(Params):
         ),
     )
     checkpoints: str | None = Field(
-        None, pattern="^s3://[^/]+", description="where checkpoints are kept, so that a new pod resumes from them"
+        None,
+        pattern=r"^s3://[^/\s]+(/\S*)?$",
+        description="where checkpoints are kept, so that a new pod resumes from them",
     )
     ui: str | None = Field(
         None, pattern="^https?://", description="address of the Kubeflow Pipelines UI, for the link in the notification"
@@ -214,6 +217,13 @@ class Profile(Params):
                     f"{name} looks like a credential: put it into a Kubernetes secret and list that under secrets"
                 )
         return environment
+
+    @field_validator("checkpoints", "ui")
+    @classmethod
+    def _no_user(cls, address: str | None) -> str | None:
+        if address and (holds_credentials(address) or "@" in address):
+            raise ValueError("the address holds a user, a password or a token, expected none: put it into a secret")
+        return address
 
     @property
     def shared_training(self) -> bool:
