@@ -6,6 +6,7 @@ with cluster_here(folder) as cluster:
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,11 @@ class Cluster:
         local.init(local.DockerRunner(environment=environment), pipeline_root=str(root))
         build = monitoring_pipeline if monitoring else training_pipeline
         pipeline = build(values, profile, Image(f"registry.example/segmodels@{DIGEST}", revision))
-        pipeline(**values)
+        handlers = list(logging.root.handlers)
+        try:
+            pipeline(**values)
+        finally:  # kfp's threads, one for each part, may leave handlers of a closed stream
+            logging.root.handlers[:] = handlers
         (outputs,) = set(root.glob(f"{pipeline.name}-*")) - before
         return outputs
 
