@@ -46,7 +46,8 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     minimum takes its place. One with other classes, or whose code has changed since, still serves, and stays champion
     until a person moves the alias.
 
-    The same run, weights and settings are registered once: running this again finds the version and only decides anew.
+    The same run, weights and settings are registered once: running this again finds the version and only decides anew,
+    unless a person has archived it, rolled it back or replaced it.
     Registrations at the same time, on whatever machines, decide one after the other.
 
     Writes to ``registration``: registration.json (decision and reason), model_card.md and its pictures.
@@ -155,7 +156,13 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
         shutil.copytree(contents / "card", folder, dirs_exist_ok=True)
         REGISTRATION.write(folder, facts)
 
-    print(f"{params.name} version {version.number} is the {decision.alias}: {decision.reason}")
+    if decision.by_person:
+        print(
+            f"{params.name} version {version.number} stays {decision.alias} ({decision.reason}): `python -m components"
+            f" promote {params.name}/{version.number} --reason ...` makes it the champion"
+        )
+    else:
+        print(f"{params.name} version {version.number} is the {decision.alias}: {decision.reason}")
     return facts
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from components.tracking.model_registry import CHALLENGER, CHAMPION
 from segmodels.metrics.significance import Comparison
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Gate:
 @dataclass(frozen=True)
 class Decision:
     """Whether the new version is the champion, and why, in one sentence. ``champion`` is the version it was compared
-    with.
+    with; ``by_person`` what a person made of the version before, such as archived, which stays.
     """
 
     wins: bool
@@ -58,10 +59,11 @@ class Decision:
     champion: str | None = None
     champion_value: float | None = None
     significance: Comparison | None = None
+    by_person: str = ""
 
     @property
     def alias(self) -> str:
-        return "champion" if self.wins else "challenger"
+        return self.by_person or (CHAMPION if self.wins else CHALLENGER)
 
     def to_dict(self) -> dict[str, Any]:
         compared = {"champion_before": self.champion, "champion_value": self.champion_value}
@@ -141,7 +143,8 @@ def promote(
     judge: Callable[[Version, Version | None], Decision],
     tags: Callable[[Decision], Mapping[str, str]],
 ) -> tuple[Version, Decision]:
-    """Move the aliases as it was decided; if the champion is another by then, decide anew.
+    """Move the aliases as it was decided; if the champion is another by then, decide anew. What a person decided about
+    the version, to archive it, roll it back or replace it, stays.
 
     Args:
         version: that was registered.
@@ -159,6 +162,8 @@ def promote(
             first, now = same() or version, registry.champion()
             if first.number != version.number:
                 registry.remove(version)
+            elif (decided := first.tags.get("decision", CHALLENGER)) not in (CHAMPION, CHALLENGER):
+                return first, Decision(False, first.tags["reason"], by_person=decided)
             elif (now and now.number) == (champion and champion.number):
                 registry.set_tags(first, tags(decision))
                 if decision.wins:

@@ -238,6 +238,25 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     assert all("the night camera" in entry for entry in history[1:])
 
 
+def test_registering_again_undoes_nothing_that_a_person_decided(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workplace.train("first", "poor")
+    workplace.train("second")
+    for name in ("first", "second"):
+        workplace.register(name)
+    assert main(["rollback", NAME, "--reason", "blurred signs"]) == 0
+    assert workplace.register("second")["alias"] == "rolled back"
+    assert "stays rolled back (rolled back to version 1: blurred signs): `python -m" in capsys.readouterr().out
+    assert main(["archive", f"{NAME}/2", "--reason", "wrong labels"]) == 0
+    assert workplace.register("second")["alias"] == "archived"
+    assert workplace.aliases() == {"champion": "1"}
+    assert main(["promote", f"{NAME}/2", "--reason", "right labels after all"]) == 0
+    assert workplace.register("second")["alias"] == "champion"
+    assert workplace.register("first")["alias"] == "previous"
+    assert workplace.aliases() == {"champion": "2", "previous": "1"}
+
+
 def test_registering_again_adds_nothing_to_the_history(workplace: Workplace) -> None:
     workplace.train("first")
     for _ in range(2):
