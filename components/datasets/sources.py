@@ -73,17 +73,24 @@ def fetch(params: IngestParams, cache: Path) -> LocalDataset:
 
 
 def place_of(params: IngestParams) -> Path:
-    """The folder that ``params.path`` names, relative to the project's root; absolute if it is given so, else relative
-    to the working directory.
+    """The folder that ``params.path`` names, relative to the project's root; absolute if it is given so or begins with
+    ``~/``, else relative to the working directory.
     """
-    return Path(os.path.relpath(project_root() / path)) if not (path := Path(str(params.path))).is_absolute() else path
+    path = _expanded(str(params.path))
+    return path if path.is_absolute() else Path(os.path.relpath(project_root() / path))
 
 
 def repo_of(params: IngestParams) -> str:
     """URL or path of the Git repository; a relative path starts at the project's root."""
-    repo = str(params.repo)
-    local = project_root() / repo
-    return os.path.relpath(local) if local.is_dir() and not Path(repo).is_absolute() else repo
+    local = project_root() / _expanded(str(params.repo))
+    if not local.is_dir():
+        return str(params.repo)
+    return str(local) if _expanded(str(params.repo)).is_absolute() else os.path.relpath(local)
+
+
+def _expanded(path: str) -> Path:
+    """With the home directory in the place of ``~/``."""
+    return Path(path).expanduser() if path.startswith("~/") else Path(path)
 
 
 def _digits(settings: DigitsSettings, cache: Path) -> Path:

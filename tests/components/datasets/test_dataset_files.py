@@ -38,6 +38,15 @@ def copied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
 
 
+def test_a_path_may_begin_in_the_home_directory(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(project.parent))
+    root = write_small_dataset(project.parent / "set")
+    ingest(IngestParams(source="folder", path="~/set"), DATASET, CACHE)
+    assert open_dataset(DATASET).layout.root == root
+    (project.parent / "repo").mkdir()
+    assert repo_of(IngestParams(source="dvc", path="set", repo="~/repo")) == str(project.parent / "repo")
+
+
 def complete(digest: str) -> bool:
     opened = open_dataset(DATASET)
     return digest == opened.digest == directory_digest(folder_md5s(opened.layout.root))
