@@ -124,7 +124,7 @@ def _few(colors: Mapping[int, Color], most: int = 6) -> str:
 
 
 def _check_lossless(root: Path, name: str, values: int) -> None:
-    if Path(name).suffix.lower() in (".jpg", ".jpeg") and values > len(BINARY):
+    if Path(name).suffix.lower() in (".jpg", ".jpeg", ".jfif") and values > len(BINARY):
         raise _doubt(root, f"{name} holds {values} values, and {JPEG_MASK}")
 
 

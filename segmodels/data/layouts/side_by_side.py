@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
@@ -26,8 +27,10 @@ ROBOFLOW = "_classes.csv"
 """Roboflow's list of classes, one in the folder of each split."""
 
 _ENDING = re.compile(r"[ _.-]masks?$", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<=mask|asks)[ _.-]\d+$", re.IGNORECASE)
 
-_PLACES = ("*mask*.*", "*/*mask*.*", "*_masks/*")
+_MASK = "[mM][aA][sS][kK]"
+_PLACES = (f"*{_MASK}*.*", f"*/*{_MASK}*.*", f"*_{_MASK}[sS]/*")
 LOOKED_AT = 100
 """Files of each of these places, by which ``layout: auto`` decides."""
 
@@ -45,13 +48,14 @@ class SideBySide(Layout):
     """Masks that end in ``_mask`` and lie beside their images, or in a folder that ends in ``_masks``.
 
     The sample id is the image's path without the ending. Folders of splits, classes without a list of classes,
-    ``groups.csv`` and masks are as in layout ``folder``. Images of folders without masks are left out.
+    ``groups.csv`` and masks are as in layout ``folder``. Images of folders without masks are left out. Numbered masks
+    of one image, ``0001_mask_1.png`` (BUSI), lie above each other where they are not 0.
     """
 
     marks = "images and masks side by side: 0001.jpg and 0001_mask.png, or train/0001.jpg and train_masks/0001_mask.gif"
     tree: ClassVar[str] = """\
 0001.jpg                    any depth of folders; png jpg bmp tif gif webp pgm ppm
-0001_mask.png               label ids, palette indices or colours
+0001_mask.png               label ids, palette indices or colours; further ones: 0001_mask_1.png
 train/0001.jpg              or a folder for each split, in it images and masks; likewise valid/ and test/
 train/0001_mask.png         or train_masks/0001_mask.png, or train_masks/0001.png
 train/_classes.csv          Roboflow: Pixel Value, Class; else classes.txt or classes.json beside train/, or none
@@ -64,7 +68,7 @@ groups.csv                  optional: header id,group; default: every sample its
         names = (path.relative_to(root).with_suffix("").as_posix() for path in found if path.suffix.lower() in SUFFIXES)
         return any(
             (root / f"{image}{suffix}").is_file()
-            for image in map(_image_of, names)
+            for image in (_image_of(_NUMBER.sub("", name)) for name in names)
             if image is not None
             for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))
         )
@@ -77,7 +81,7 @@ groups.csv                  optional: header id,group; default: every sample its
                 f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
                 " path"
             )
-        self._classes = _classes(self.root, list(self._masks.values()))
+        self._classes = _classes(self.root, [file for files in self._masks.values() for file in files])
         self.assumed_void = self._classes.assumed_void
 
     @property
@@ -88,22 +92,26 @@ groups.csv                  optional: header id,group; default: every sample its
         places = {PurePosixPath(name).parent for name in self._masks}
         images = {name: file for name, file in self._images.items() if PurePosixPath(name).parent in places}
         self.left_out = [file for name, file in self._images.items() if name not in images]
-        require_pairs(self.root, images, self._masks, "mask")
+        require_pairs(self.root, images, {name: files[0] for name, files in self._masks.items()}, "mask")
         groups = read_table(self.root, "groups.csv", "group", images)
         members = list(split_ids(self.root, images))
         listed = {name for _, name in members}
         self.left_out += [file for name, file in images.items() if name not in listed]
         for split, name in members:
-            yield Sample(name, split, images[name], (self._masks[name],), groups.get(name, name))
+            yield Sample(name, split, images[name], tuple(self._masks[name]), groups.get(name, name))
 
     def read_image(self, sample: Sample) -> NDArray:
         return self.read_picture(sample)
 
     def annotation(self, sample: Sample) -> Annotation | None:
-        (mask,) = sample.files
-        return Annotation.of_classes(
-            encode_labels(self.labels, read_mask(self.root / mask, self._classes.colors), mask)
-        )
+        first, *further = sample.files
+        ids = read_mask(self.root / first, self._classes.colors)
+        for file in further:
+            above = read_mask(self.root / file, self._classes.colors)
+            if above.shape != ids.shape:
+                raise InputError(f"{file} and {first} have different sizes, expected one size: replace one of them")
+            ids = np.where(above != 0, above, ids)
+        return Annotation.of_classes(encode_labels(self.labels, ids, first))
 
 
 def _image_of(name: str) -> str | None:
@@ -112,19 +120,25 @@ def _image_of(name: str) -> str | None:
     return None if image == name else image
 
 
-def _parted(root: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Sample id -> image, and sample id -> mask. Raises InputError: an image has two masks."""
+def _parted(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Sample id -> image, and sample id -> its masks. Raises InputError: an image has two masks that have no number."""
     images: dict[str, str] = {}
-    masks: dict[str, str] = {}
-    for name, file in files_by_id(root, "").items():
-        image = _image_of(name)
-        if image is None:
+    masks: dict[str, list[str]] = {}
+    numbered: dict[str, list[str]] = {}
+    files = files_by_id(root, "")
+    for name, file in files.items():
+        image, plain = _image_of(name), _NUMBER.sub("", name)
+        if plain != name and (whole := _image_of(plain)) in files:  # else a photo of the mask 1
+            numbered.setdefault(str(whole), []).append(file)
+        elif image is None:
             images[name] = file
         elif image in masks:
-            raise InputError(f"{root / masks[image]} and {file} are masks of one image, expected one: remove the other")
+            raise InputError(
+                f"{root / masks[image][0]} and {file} are masks of one image, expected one: remove the other"
+            )
         else:
-            masks[image] = file
-    return images, masks
+            masks[image] = [file]
+    return images, {name: masks.get(name, []) + numbered.get(name, []) for name in (masks | numbered)}
 
 
 def _classes(root: Path, masks: list[str]) -> Classes:

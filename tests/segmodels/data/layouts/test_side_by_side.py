@@ -24,6 +24,7 @@ def write(root: Path, *pairs: tuple[str, str], values: tuple[int, int] = (0, 255
     ("pairs", "ids"),
     [
         ([("a.jpg", "a_mask.png"), ("b 1.JPG", "b 1-Mask.PNG")], {"a": None, "b 1": None}),
+        ([("a.jfif", "a_Mask.png")], {"a": None}),
         ([("p/a_1.tif", "p/a_1_mask.tif"), ("q/b.tif", "q/b_mask.tif")], {"p/a_1": None, "q/b": None}),
         ([("train/a_01.jpg", "train_masks/a_01_mask.gif")], {"train/a_01": None}),
         (
@@ -36,7 +37,7 @@ def write(root: Path, *pairs: tuple[str, str], values: tuple[int, int] = (0, 255
             {"train/a.rf.0b": "train", "valid/a.rf.0b": "val", "test/a.rf.0b": "test"},
         ),
     ],
-    ids=["one folder", "a folder for each patient", "carvana", "neighbours", "images/", "roboflow"],
+    ids=["one folder", "capitals", "a folder for each patient", "carvana", "neighbours", "images/", "roboflow"],
 )
 def test_a_mask_is_known_by_its_name(pairs: list, ids: dict[str, str | None], tmp_path: Path) -> None:
     assert find_layout(write(tmp_path, *pairs)) == "side_by_side"
@@ -71,12 +72,28 @@ def test_images_of_folders_without_masks_are_left_out_and_others_need_theirs(tmp
     layout = open_layout("side_by_side", tmp_path)
     assert [sample.id for sample in layout.samples()] == ["train/a", "train/b"]
     assert layout.left_out == ["test/c.jpg"]
-    (tmp_path / "train_masks" / "b_mask.gif").rename(tmp_path / "train_masks" / "b_mask_1.gif")
+    (tmp_path / "train_masks" / "b_mask.gif").rename(tmp_path / "train_masks" / "b_mask_x.gif")
     with pytest.raises(InputError, match=r"has no mask: train/b\.jpg: add each mask under the same name or remove"):
         list(open_layout("side_by_side", tmp_path).samples())
     trees.save(tmp_path / "train" / "a_mask.png", halves(0, 1))
     with pytest.raises(InputError, match=r"train/a_mask\.png and train_masks/a_mask\.gif are masks of one image"):
         open_layout("side_by_side", tmp_path)
+
+
+def test_numbered_masks_of_one_image_are_united(tmp_path: Path) -> None:
+    """As in BUSI, which numbers all masks of an image but the first."""
+    write(tmp_path, ("benign/a (1).png", "benign/a (1)_mask.png"), ("normal/b_mask_1.png", "normal/b_mask_1_mask.png"))
+    second = np.zeros(trees.SIZE, np.uint8)
+    second[0, 0] = 255
+    trees.save(tmp_path / "benign" / "a (1)_mask_1.png", second)
+    assert find_layout(tmp_path) == "side_by_side"
+    layout, samples, annotation = opened("side_by_side", tmp_path)
+    assert [sample.id for sample in samples] == ["benign/a (1)", "normal/b_mask_1"]
+    assert samples[0].files == ("benign/a (1)_mask.png", "benign/a (1)_mask_1.png")
+    np.testing.assert_array_equal(annotation.classes, np.maximum(halves(0, 1), second > 0))
+    trees.save(tmp_path / "benign" / "a (1)_mask_1.png", second[1:])
+    with pytest.raises(InputError, match=r"a \(1\)_mask_1\.png and benign/a \(1\)_mask\.png have different sizes"):
+        layout.annotation(samples[0])
 
 
 def test_masks_in_a_folder_of_their_own_are_not_side_by_side(tmp_path: Path) -> None:
