@@ -11,8 +11,10 @@ from typing import ClassVar
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
+from segmodels.checks import shown
 from segmodels.data.classes_file import Classes, has_classes_file, read_classes
 from segmodels.data.decoding import SUFFIXES
+from segmodels.data.folder_files import files_below
 from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
@@ -112,7 +114,8 @@ image_labels.csv            optional: header id,label; class of the whole image,
     def fits(cls, root: Path) -> bool:
         if not _has(root, IMAGES[0]) or Mads.fits(root):  # whose trees are alike
             return False
-        return any(_holds_pictures(root, part) for part in ("masks", "labels", "mask")) or has_classes_file(root)
+        parts = [part for part in ("masks", "labels", "mask") if _has(root, part)]
+        return "masks" in parts or any(files_of_part(root, part) for part in parts) or has_classes_file(root)
 
     @classmethod
     def resembles(cls, root: Path) -> bool:
@@ -138,9 +141,11 @@ image_labels.csv            optional: header id,label; class of the whole image,
             _require_one_place(self.root, self._pictures, self._masks)
         if self._has_objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
-        infer = self._annotated and not has_classes_file(self.root)
-        masks = list(files_of_part(self.root, self._masks).values()) if infer else []
-        self._classes: Classes = inferred_classes(self.root, masks) if masks else read_classes(self.root)
+        masks = list(files_of_part(self.root, self._masks).values()) if self._annotated else []
+        if self._annotated and not masks and files_of_part(self.root, self._pictures):
+            raise _without_pictures(self.root, self._masks)
+        infer = masks and not has_classes_file(self.root)
+        self._classes: Classes = inferred_classes(self.root, masks) if infer else read_classes(self.root)
         self.assumed_void = self._classes.assumed_void
 
     @cached_property
@@ -222,13 +227,20 @@ def _has(root: Path, part: str) -> bool:
 
 
 def _masks(root: Path) -> str:
-    """The folder of masks as it is spelled, empty without one. Folders of other names count if they hold pictures."""
+    """The folder of masks as it is spelled, the first that holds pictures; else ``masks``; empty without one."""
     found = (_named(root, (part,)) for part in MASKS)
-    return next((part for part in found if part and _holds_pictures(root, part)), "")
+    return next((part for part in found if part and files_of_part(root, part)), _named(root, MASKS[:1]))
 
 
-def _holds_pictures(root: Path, part: str) -> bool:
-    return _has(root, part) and (part == MASKS[0] or bool(files_of_part(root, part)))
+def _without_pictures(root: Path, masks: str) -> InputError:
+    """That a folder of masks holds none that can be read."""
+    homes = [root / masks] if (root / masks).is_dir() else [root / home / masks for home in split_folders(root, masks)]
+    endings = sorted({Path(name).suffix or name for home in homes for name in files_below(home)})
+    return InputError(
+        f"dataset folder {root} has no mask in {masks}/, which holds"
+        f" {f'files ending in {shown(endings)}' if endings else 'no files'}, expected pictures (png, tif, bmp): save"
+        f" the masks as such, grey with label ids, or remove {masks}/ if the images are not annotated"
+    )
 
 
 def _like_masks(root: Path, pictures: str) -> str:

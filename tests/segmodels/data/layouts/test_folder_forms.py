@@ -1,5 +1,6 @@
 """Folders of one's own as people have them, and what file managers leave in them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,21 @@ def splits(image: str, mask: str) -> Write:
             write(root, image.replace("S", split), mask.replace("S", split))
 
     return make
+
+
+def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}.png")
+    (tmp_path / "masks").rename(tmp_path / "labels")
+    (tmp_path / "masks").mkdir()
+    assert next(iter(open_layout("folder", tmp_path).samples())).files == ("labels/a.png",)
+    shutil.rmtree(tmp_path / "labels")
+    with pytest.raises(InputError, match=r"has no mask in masks/, which holds no files, expected pictures"):
+        open_layout("folder", tmp_path)
+    for name in "abc":
+        np.save(tmp_path / "masks" / f"{name}.npy", halves(0, 1))
+    assert find_layout(tmp_path) == "folder"
+    with pytest.raises(InputError, match=r"no mask in masks/, which holds files ending in \['\.npy'\], expected pict"):
+        open_layout("folder", tmp_path)
 
 
 @pytest.mark.parametrize(
