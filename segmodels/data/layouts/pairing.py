@@ -216,7 +216,8 @@ def _first_folder(sample_id: str) -> str:
 
 
 def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict[str, str]:
-    """Sample id -> value of ``column`` in a CSV file with the columns ``id`` and ``column``; empty without the file.
+    """Sample id -> value of ``column`` in a CSV file with the columns ``id``, which may have the ending of a file, and
+    ``column``; empty without the file.
 
     Raises:
         InputError: other columns, or a sample without a row.
@@ -226,7 +227,11 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
         return {}
     text = read_plain_text(path)
     try:
-        values = {composed(row["id"]): row[column] for row in parse_csv(text, ("id", column))}
+        rows = list(parse_csv(text, ("id", column)))
+        rows.sort(
+            key=lambda row: composed(row["id"].strip()) in ids
+        )  # where a.1 is no sample, its row is not that of a
+        values = {_sample_id(row["id"], ids): row[column] for row in rows}
     except ValueError as error:
         raise InputError(f"{path} cannot be understood ({error}), expected the columns id and {column}") from None
     if missing := sorted(set(ids) - values.keys()):
@@ -262,21 +267,27 @@ def inside(mask: NDArray, file: str) -> NDArray[np.bool_]:
     return other
 
 
+def _sample_id(name: str, ids: Collection[str]) -> str:
+    """The one of ``ids`` that a list or table names, with or without the ending of its file; else one that is not."""
+    name = composed(name.strip())
+    return name if name in ids else PurePosixPath(posixpath.splitext(name)[0]).as_posix()
+
+
 def _read_list(root: Path, path: Path, ids: Collection[str]) -> Iterator[str]:
     lines: dict[str, int] = {}
     for number, line in enumerate(read_plain_text(path).splitlines(), 1):
-        name = composed(line.strip())
-        if not name:
+        line = line.strip()
+        if not line:
             continue
-        sample_id = name if name in ids else PurePosixPath(posixpath.splitext(name)[0]).as_posix()
+        sample_id = _sample_id(line, ids)
         if sample_id not in ids:
             raise InputError(
-                f"{path} names the sample {shown(name)}, which has no image in {root}: correct the list or add the"
+                f"{path} names the sample {shown(line)}, which has no image in {root}: correct the list or add the"
                 " image"
             )
         if (first := lines.setdefault(sample_id, number)) != number:
             raise InputError(
-                f"{path} names the sample {shown(name)} in the lines {first} and {number}, expected once: remove one of"
+                f"{path} names the sample {shown(line)} in the lines {first} and {number}, expected once: remove one of"
                 " the lines"
             )
         yield sample_id

@@ -60,7 +60,7 @@ def test_folder_takes_other_sub_folders_for_names(tmp_path):
 
 def test_folder_takes_groups_from_csv(tmp_path):
     folder(tmp_path)
-    (tmp_path / "groups.csv").write_text("id,group\na,anna\nb,bert\nc,anna\n")
+    (tmp_path / "groups.csv").write_text("id,group\na.png,anna\nb,bert\nc.jpg,anna\n")
     assert [s.group for s in open_layout("folder", tmp_path).samples()] == ["anna", "bert", "anna"]
     (tmp_path / "groups.csv").write_text("id,group\na,anna\n")
     with pytest.raises(InputError, match="no group for 2 samples: b, c"):
@@ -219,6 +219,7 @@ def test_a_wrong_classes_file_is_refused(tmp_path, classes, message):
         ("0 background\n2\tb\n1 a\n", "0 background", "background, 0"),
         ("0: background\n2: b\n1: a\n!ignore, 255\n", "0: background", "background, 0"),
         ("dry road=0\nb=2\n# and\na = 1\n", "dry road=0", "dry road, 0"),
+        ("0. background\n2. b\n1) a\n", "0. background", "background, 0"),
         ("bg 0 0 0\na 255 0 0\nb 0 255 0\n", "bg 0 0 0", "bg, 0, 0, 0"),
         ("3 sky 9 8 7\n1 a 255 0 0\n", "3 sky 9 8 7", "sky, 9, 8, 7, 3"),
         ("3 9 8 7 sky\n1 255 0 0 a\n", "3 9 8 7 sky", "sky, 9, 8, 7, 3"),
