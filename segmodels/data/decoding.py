@@ -46,7 +46,11 @@ SIDEWAYS = range(5, 9)
 Turns = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether a picture with an orientation is turned, by its height and width as stored and as turned."""
 
-JPEG_MASK = "JPEG changes label values when it compresses: export masks as PNG"
+JPEG = (".jpg", ".jpeg", ".jfif")
+JPEG_MASK = (
+    "JPEG changes label values when it compresses: export masks as PNG, or, if they are black and white, write"
+    " 'background, 0' and 'foreground, 255' into classes.txt"
+)
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 

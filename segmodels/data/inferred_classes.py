@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segmodels.data.classes_file import VOID, Classes
-from segmodels.data.decoding import JPEG_MASK, Color, read_pixels
+from segmodels.data.decoding import JPEG, JPEG_MASK, Color, read_pixels
 from segmodels.data.label_files import palette_colors, read_mask, tells_apart
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -124,7 +124,7 @@ def _few(colors: Mapping[int, Color], most: int = 6) -> str:
 
 
 def _check_lossless(root: Path, name: str, values: int) -> None:
-    if Path(name).suffix.lower() in (".jpg", ".jpeg", ".jfif") and values > len(BINARY):
+    if Path(name).suffix.lower() in JPEG and values > len(BINARY):
         raise _doubt(root, f"{name} holds {values} values, and {JPEG_MASK}")
 
 

@@ -36,9 +36,9 @@ from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "rgb")
-MASKS = ("masks", "labels", "mask", "label", "annotations", "ann_dir", "gt", "gts", "segmentations")
-"""Names of the folders of images and masks, in letters of any case. ``layout: auto`` looks for those after the first
-where no layout fits.
+MASKS = ("1st_manual", "masks", "labels", "mask", "label", "annotations", "ann_dir", "gt", "gts", "segmentations")
+"""Names of the folders of images and masks, in letters of any case. ``layout: auto`` looks for others than ``images``,
+``masks``, ``labels`` and ``mask`` where no layout fits. Beside ``1st_manual`` (DRIVE) ``mask`` is the field of view.
 """
 
 
@@ -62,7 +62,8 @@ class Folder(Layout):
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
     as grey values or palette indices, or the colours of the classes file: in RGB, or in a palette all of whose colours
-    in use the file gives.
+    in use the file gives. JPEG changes values: such masks are read only of two classes with the ids 0 and 255, each
+    pixel as the nearer one.
 
     ``classes.txt`` has one class per line, in the order of the train ids, in one of these forms (``#`` starts a comment
     line):
@@ -229,7 +230,7 @@ def _has(root: Path, part: str) -> bool:
 def _masks(root: Path) -> str:
     """The folder of masks as it is spelled, the first that holds pictures; else ``masks``; empty without one."""
     found = (_named(root, (part,)) for part in MASKS)
-    return next((part for part in found if part and files_of_part(root, part)), _named(root, MASKS[:1]))
+    return next((part for part in found if part and files_of_part(root, part)), _named(root, ("masks",)))
 
 
 def _without_pictures(root: Path, masks: str) -> InputError:

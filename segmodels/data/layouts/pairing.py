@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.checks import shown
-from segmodels.data.decoding import SUFFIXES
+from segmodels.data.decoding import JPEG, SUFFIXES
 from segmodels.data.folder_files import files_below
 from segmodels.errors import InputError
 from segmodels.files import parse_csv, read_plain_text
@@ -34,6 +34,8 @@ PUBLISHED_SPLITS = {
 
 TABLES = ("splits.csv", "split.csv")
 """Names of a table with the columns id and split."""
+
+WHITE = 255
 
 LEFTOVERS = ("__MACOSX", "@eaDir")
 """Folders that archives and file servers leave behind."""
@@ -231,7 +233,7 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
         rows.sort(
             key=lambda row: composed(row["id"].strip()) in ids
         )  # where a.1 is no sample, its row is not that of a
-        values = {_sample_id(row["id"], ids): row[column] for row in rows}
+        values = {_sample_id(root, row["id"], ids): row[column] for row in rows}
     except ValueError as error:
         raise InputError(f"{path} cannot be understood ({error}), expected the columns id and {column}") from None
     if missing := sorted(set(ids) - values.keys()):
@@ -240,7 +242,9 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
 
 
 def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
-    """``labels.encode(mask)``; an error names the file."""
+    """``labels.encode(mask)``; an error names the file. Of the ids 0 and 255 alone JPEG has the nearer."""
+    if labels.ids.keys() == {0, WHITE} and PurePosixPath(file).suffix.lower() in JPEG:
+        mask = np.where(mask > WHITE // 2, WHITE, 0)
     try:
         return labels.encode(mask)
     except UnknownLabelsError as error:
@@ -267,10 +271,23 @@ def inside(mask: NDArray, file: str) -> NDArray[np.bool_]:
     return other
 
 
-def _sample_id(name: str, ids: Collection[str]) -> str:
-    """The one of ``ids`` that a list or table names, with or without the ending of its file; else one that is not."""
-    name = composed(name.strip())
-    return name if name in ids else PurePosixPath(posixpath.splitext(name)[0]).as_posix()
+def _sample_id(root: Path, line: str, ids: Collection[str]) -> str:
+    """The one of ``ids`` that a line of a list or table names: the id, with or without the ending of its file, or the
+    file's path in ``root``, maybe before that of its mask (``images/0001.jpg masks/0001.png``). Else one that is none.
+    """
+    line = composed(line.strip())
+    name = _without_suffix(line)
+    if line in ids or name in ids:
+        return line if line in ids else name
+    for path in (line, *line.split()[:1]):
+        inside = _without_suffix(path.partition("/")[2])
+        if inside in ids and (root / path).is_file():
+            return inside
+    return name
+
+
+def _without_suffix(name: str) -> str:
+    return PurePosixPath(posixpath.splitext(name)[0]).as_posix()
 
 
 def _read_list(root: Path, path: Path, ids: Collection[str]) -> Iterator[str]:
@@ -279,7 +296,7 @@ def _read_list(root: Path, path: Path, ids: Collection[str]) -> Iterator[str]:
         line = line.strip()
         if not line:
             continue
-        sample_id = _sample_id(line, ids)
+        sample_id = _sample_id(root, line, ids)
         if sample_id not in ids:
             raise InputError(
                 f"{path} names the sample {shown(line)}, which has no image in {root}: correct the list or add the"

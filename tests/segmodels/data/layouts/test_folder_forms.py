@@ -203,6 +203,15 @@ def test_a_list_of_classes_in_the_folders_of_voc_takes_the_place_of_vocs(tmp_pat
     assert histogram(layout, annotation) == {"dog": SIZE[0] * SIZE[1]}
 
 
+def test_the_field_of_view_beside_drives_masks_is_not_the_mask(tmp_path: Path) -> None:
+    write(tmp_path, "training/images/{}.tif", "training/mask/{}_mask.gif")
+    write(tmp_path, "test/images/{}.tif", "test/1st_manual/{}_manual1.gif", ("d",))
+    for name in "abc":
+        trees.save(tmp_path / "training" / "1st_manual" / f"{name}_manual1.gif", halves(255, 0))
+    files = [sample.files for sample in open_layout("folder", tmp_path).samples()]
+    assert files[0] == ("training/1st_manual/a_manual1.gif",)
+
+
 @pytest.mark.parametrize("name", ["Masks_png/0001.png", "ground truth/0001_L.png", "labels/0001.txt"])
 def test_images_without_masks_beside_files_of_their_names_are_not_taken_as_unannotated(
     name: str, tmp_path: Path
@@ -234,10 +243,15 @@ def split_names(root: Path, layout: str = "folder") -> dict[str | None, str]:
     [
         {"train.txt": "a\nb\n", "valid.txt": "c\nd\n", "test.txt": "e\nf\n", "readme.txt": "mine"},
         {"splits/train.txt": "a\nb\n", "splits/valid.txt": "c\nd\n", "splits/test.txt": "e\nf\n"},
+        {
+            "train.txt": "images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n",
+            "val.txt": "images/c.jpg\nimages/d.jpg\n",
+            "test.txt": "e.jpg\nf\n",
+        },
         {"splits.csv": "id,split\na,train\nb,training\nc,val\nd,dev\ne,test\nf,test\n"},
         {"split.csv": "id,split\na,train\nb,Train\nc,valid\nd,eval\ne,test\nf,test\n"},
     ],
-    ids=["lists at the top", "splits/valid.txt", "splits.csv", "split.csv"],
+    ids=["lists at the top", "splits/valid.txt", "paths in lists", "splits.csv", "split.csv"],
 )
 def test_splits_of_ones_own_are_read_wherever_people_write_them(files: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)

@@ -116,3 +116,13 @@ def test_colours_become_classes_that_are_named_by_them(tmp_path: Path) -> None:
 def test_masks_that_leave_doubts_ask_for_a_classes_file(masks, ending: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
         open_layout("folder", with_masks(tmp_path, *masks, ending=ending))
+
+
+def test_black_and_white_in_jpeg_is_read_by_the_nearer_value_where_the_classes_file_says_so(tmp_path: Path) -> None:
+    mask = np.roll(halves(0, 255), 3, axis=1)
+    (tmp_path / "classes.txt").write_text("skin, 0\nmole, 255\n")
+    _, _, annotation = opened("folder", with_masks(tmp_path, mask, ending="jpg"))
+    np.testing.assert_array_equal(annotation.classes, mask // 255)
+    (tmp_path / "classes.txt").write_text("skin, 0\nmole, 200\n")
+    with pytest.raises(InputError, match="holds unknown labels"):
+        opened("folder", tmp_path)
