@@ -49,11 +49,12 @@ class Folder(Layout):
     The sample id is the path below ``images/`` without the ending: ``road/0001``. Images without ``masks/`` are not
     annotated: models that learn without labels train on them (``train.model: wnet``), and nothing is measured on them.
 
-    Splits are the lists ``splits/*.txt`` (or ``train.txt``, ``val.txt``, ``test.txt`` at the top); samples in none of
-    them are left out. Without lists splits stand in ``splits.csv`` with the header ``id,split``, or are the folders
-    ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and ``test/images``, in
-    which all images lie; two of the three are enough, and ``valid``, ``dev`` and ``eval`` are val. Else ingest splits
-    by group with a seed. A folder test without any mask is left out, and so are images in folders of other names.
+    Splits are the lists ``splits/*.txt`` (or ``train.txt``, ``val_list.txt`` and the like at the top) of ids or paths;
+    samples in none of them are left out. Without lists splits stand in ``splits.csv`` with the header ``id,split``, or
+    are the folders ``images/train``, ``images/val`` and ``images/test``, or ``train/images``, ``val/images`` and
+    ``test/images``, in which all images lie; two of the three are enough, and ``valid``, ``dev`` and ``eval`` are val.
+    Else ingest splits by group with a seed. A folder test without any mask is left out, and so are images in folders of
+    other names.
 
     All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``. Other names of the two
     folders are read where no ``images/`` or ``masks/`` is there, in letters of any case: ``image``, ``imgs``, ``img``,

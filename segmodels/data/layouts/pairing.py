@@ -160,7 +160,7 @@ def _lists(root: Path) -> dict[str, Path]:
     for folder in (root / "splits", root):
         found: dict[str, Path] = {}
         for path in sorted(path for path in folder.glob("*.txt") if not is_leftover(path.name)):
-            split = published_split(path.stem)
+            split = published_split(path.stem.removesuffix("_list"))  # train_list.txt of PaddleSeg
             if split is None:
                 if folder == root:
                     continue  # classes.txt, a readme

@@ -245,7 +245,7 @@ def split_names(root: Path, layout: str = "folder") -> dict[str | None, str]:
         {"splits/train.txt": "a\nb\n", "splits/valid.txt": "c\nd\n", "splits/test.txt": "e\nf\n"},
         {
             "train.txt": "images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n",
-            "val.txt": "images/c.jpg\nimages/d.jpg\n",
+            "val_list.txt": "images/c.jpg\nimages/d.jpg\n",
             "test.txt": "e.jpg\nf\n",
         },
         {"splits.csv": "id,split\na,train\nb,training\nc,val\nd,dev\ne,test\nf,test\n"},
