@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from segmodels.device import places
 from segmodels.layers.anchors import clip, decode
-from segmodels.layers.blocks import ConvNormAct
+from segmodels.layers.blocks import ConvNormAct, check_positive
 from segmodels.layers.matching import Objects
 from segmodels.layers.nms import batched_nms
 from segmodels.layers.roi_align import align_masks, pyramid_align, roi_align
@@ -66,6 +66,10 @@ class HeadSettings:
     norm: Norm = None
     samples: int = 512
     most: int = 100
+
+    def __post_init__(self) -> None:
+        check_positive("samples", self.samples)
+        check_positive("detections", self.most)
 
 
 class BoxHeads(nn.Module, ABC):

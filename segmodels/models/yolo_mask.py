@@ -15,7 +15,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
 from segmodels.errors import InputError
 from segmodels.layers.anchors import centred_anchors, clip, decode
-from segmodels.layers.blocks import resize
+from segmodels.layers.blocks import check_positive, resize
 from segmodels.layers.cross_stage import ConvNormSiLU, PartialAggregation
 from segmodels.layers.matching import objects_of
 from segmodels.layers.nms import fast_nms
@@ -81,6 +81,7 @@ class YoloMask(Model):
     ) -> None:
         super().__init__()
         _check_anchors(anchors)
+        check_positive("detections", detections)
         self.anchors = anchors
         self.detections = detections
         self.overlap = overlap

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
-from segmodels.losses.registry import WeightedSum, create_loss, loss_class
+from segmodels.losses.registry import WeightedSum, create_loss, loss_class, loss_options
 from segmodels.models.registry import Card, model_options
 from segmodels.training.settings import TrainSettings
 
@@ -31,7 +31,7 @@ def create_criterion(
 
     Raises:
         InputError: unknown loss or option, a loss of an output that the model does not have, or no loss for corrected
-            labels.
+            labels or for the weights of classes that the settings ask for.
     """
     config = loss_config(settings, card)
     criterion = create_loss(config, ignore_index=ignore_index, class_weights=class_weights)
@@ -46,7 +46,18 @@ def create_criterion(
             f"self_correction makes soft labels, and none of the losses {', '.join(config)} accepts them: add"
             " cross_entropy to train.loss"
         )
+    if settings.class_weights != "none" and not any(_takes_class_weights(name, config[name]) for name in config):
+        raise InputError(
+            f"class_weights is {settings.class_weights!r}, which none of the losses {', '.join(config)} takes: set it"
+            " to none, or add a loss that takes them, such as cross_entropy"
+        )
     return criterion
+
+
+def _takes_class_weights(name: str, value: Any) -> bool:
+    """Whether a term is given the weights of the train split: it has the option, and does not set it itself."""
+    own = value if isinstance(value, Mapping) else {}
+    return "class_weights" in loss_options(name) and own.get("class_weights") is None
 
 
 def loss_config(settings: TrainSettings, card: Card) -> dict[str, Any]:

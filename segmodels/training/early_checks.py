@@ -12,6 +12,7 @@ from segmodels.checks import shown
 from segmodels.encoders.timm_encoder import TIMM
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
+from segmodels.models.base import Model
 from segmodels.models.registry import (
     MODELS,
     check_model_options,
@@ -20,6 +21,7 @@ from segmodels.models.registry import (
     model_entry,
     model_options,
 )
+from segmodels.outputs import PixelOutput
 from segmodels.suggest import near_names
 from segmodels.tasks.registry import TASKS, task_class
 from segmodels.training.criterion import create_criterion
@@ -51,6 +53,7 @@ def check_names(settings: TrainSettings) -> tuple[str, ...]:
             raise
         raise InputError(f"{error}; if train.options is of another model, {{}} gives this one its defaults") from None
     _check_buildable(settings.model, settings.options, arguments[0])
+    _check_deep_supervision(settings, arguments[0])
     return tasks
 
 
@@ -58,18 +61,15 @@ def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[
     """Build the model with these options without memory for its weights: some values only show there to be impossible.
     Of timm's encoders, which may download weights, and of a user's models nothing is built.
     """
-    own = MODELS[model].build.__module__.startswith("segmodels.")
-    shaping = {name: value for name, value in options.items() if name not in ("weights", "encoder_weights")}
-    if not own or not shaping or str(shaping.get("encoder", "")).startswith(TIMM):
+    shaping = _shaping(options)
+    if not shaping or not _is_buildable(model, shaping):
         return
     defaults = model_options(model)
     for name, value in shaping.items():
         if isinstance(value, int) and isinstance(default := defaults.get(name), int) and value < 0 < default:
             raise InputError(f"option {name!r} of model {model!r} is {value}, expected at least 0")
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of layers without weights, which the next lines refuse
-            built = create_model(model, **arguments, **shaping)
+        built = _without_memory(model, {**arguments, **shaping})
     except InputError as error:
         if "meta" in str(error):  # a layer needs values to say so
             return
@@ -77,6 +77,43 @@ def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[
     if empty := [name for name, weight in built.named_parameters() if not weight.numel()]:
         given = ", ".join(f"{name} {shown(value, 40)}" for name, value in shaping.items())
         raise InputError(f"model {model!r} with {given} has no weights in {empty[0]}: correct the option that is 0")
+
+
+def _check_deep_supervision(settings: TrainSettings, arguments: Mapping[str, Any]) -> None:
+    """Raise InputError for weights of auxiliary heads that the model, as it shows without memory, does not have."""
+    wanted, shaping = settings.deep_supervision, _shaping(settings.options)
+    if not (any(wanted.weights or ()) or wanted.decay) or not _is_buildable(settings.model, shaping):
+        return
+    options = {**arguments, **shaping}
+    axes = options.get("spatial_dims", 2)
+    try:
+        built = _without_memory(settings.model, options).train()
+        output = built(torch.empty(2, options.get("in_channels", 3), *[256, 256, 64][:axes], device="meta"))
+    except Exception:  # it needs prompts or values: the training shows it
+        return
+    if isinstance(output, PixelOutput) and not output.auxiliary:  # detectors give theirs with targets alone
+        advice = ", or its option auxiliary to true" if "auxiliary" in model_options(settings.model) else ""
+        raise InputError(
+            f"deep_supervision is set, but model {settings.model!r} has no auxiliary heads with these options: leave it"
+            f" out{advice}"
+        )
+
+
+def _shaping(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide about layers and sizes."""
+    return {name: value for name, value in options.items() if name not in ("weights", "encoder_weights")}
+
+
+def _is_buildable(model: str, options: Mapping[str, Any]) -> bool:
+    """Whether building downloads nothing and runs no code of a user."""
+    own = MODELS[model].build.__module__.startswith("segmodels.")
+    return own and not str(options.get("encoder", "")).startswith(TIMM)
+
+
+def _without_memory(model: str, options: Mapping[str, Any]) -> Model:
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights
+        return create_model(model, **options)
 
 
 def possible_tasks(settings: TrainSettings) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from segmodels.errors import InputError
 from segmodels.models.base import Model
 from segmodels.models.registry import MODELS, Card, list_models, register_model
 from segmodels.training.early_checks import check_names
-from segmodels.training.settings import TrainSettings
+from segmodels.training.settings import DeepSupervision, TrainSettings
 
 PSPNET = {"model": "pspnet_r50_d8"}
+DECAY = DeepSupervision(decay=True)
 UNET_ON = {"model": "unet_resnet34"}
 
 
@@ -57,6 +58,18 @@ UNET_ON = {"model": "unet_resnet34"}
             "alpha is 2, expected a number from",
         ),
         ({"model": "sam_tiny", "loss": {"prompted_masks": {"dice_weight": -1}}}, "dice_weight is -1, expected"),
+        ({"model": "mask_rcnn_r50_fpn", "options": {"samples": 0}}, "samples is 0, expected a number of at least 1"),
+        ({"model": "yolo_mask_n", "options": {"detections": 0}}, "detections is 0, expected a number of at least 1"),
+        (
+            {"model": "unet", "loss": {"dice": 1.0}, "class_weights": "complement"},
+            "which none of the losses dice takes",
+        ),
+        ({"model": "unet", "deep_supervision": DeepSupervision((0.5,))}, "model 'unet' has no auxiliary heads"),
+        (
+            {"model": "unet_plus_plus", "options": {"deep_supervision": False}, "deep_supervision": DECAY},
+            "no auxiliary",
+        ),
+        ({**PSPNET, "options": {"auxiliary": False}, "deep_supervision": DECAY}, "or its option auxiliary to true"),
         ({"model": "unet", "loss": {"ms_ssim": {"scales": 1.5}}}, "scales is 1.5"),
         (
             {"model": "unet", "loss": {"cross_entropy": {"class_weights": "x"}}},
@@ -82,6 +95,27 @@ def test_a_name_that_nothing_has_is_refused(settings: dict[str, Any], said: str)
     with pytest.raises(InputError) as caught:
         check_names(TrainSettings(**settings))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "unet", "loss": {"dice": 1.0, "focal": 0.5}, "class_weights": "complement"},
+        {"model": "unet", "class_weights": "inverse_frequency"},
+        {"model": "unet", "deep_supervision": DeepSupervision((0.0,))},  # what it does anyway
+        {**PSPNET, "deep_supervision": DECAY},
+        {
+            "model": "attention_unet_original",
+            "options": {"spatial_dims": 3, "in_channels": 4},
+            "deep_supervision": DECAY,
+        },
+        {"model": "htc_r50_fpn", "deep_supervision": DeepSupervision((0.5, 0.25))},
+        {"model": "maskformer_r50", "deep_supervision": DeepSupervision((0.5,))},
+        {"model": "sam_tiny", "deep_supervision": DECAY},
+    ],
+)
+def test_weights_that_have_an_effect_or_may_have_one_are_taken(settings: dict[str, Any]) -> None:
+    check_names(TrainSettings(**settings))
 
 
 @pytest.mark.parametrize("name", list_models())
