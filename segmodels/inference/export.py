@@ -44,8 +44,8 @@ def export_program(bundle: Bundle, path: Path, size: Sequence[int] | None = None
             ``TRACED_SIZE``.
 
     Returns:
-        What the program gives, which dimensions are free, in words, and the images' size where it is not: ``to logits,
-        free batch size, height and width``.
+        What the program gives, which dimensions are free, in words, with the least side that it takes, and the images'
+        size where it is not free: ``to logits, free batch size, height and width of at least 17 pixels``.
 
     Raises:
         RuntimeError: the model cannot be exported, or what was exported computes something else.
@@ -73,9 +73,30 @@ def export_program(bundle: Bundle, path: Path, size: Sequence[int] | None = None
             reason = error
         else:
             path.write_bytes(buffer.getbuffer())
-            fixed = "" if 2 in dimensions else f" alone: every image has {' x '.join(map(str, size))} pixels"
-            return f"to {outputs}, free {free}{fixed}"
+            if 2 not in dimensions:
+                return f"to {outputs}, free {free} alone: every image has {' x '.join(map(str, size))} pixels"
+            least = _least_side(bundle, program, max(traced))
+            return f"to {outputs}, free {free}{f' of at least {least} pixels' if least > 1 else ''}"
     raise RuntimeError(f"torch.export: {str(reason).splitlines()[0][:300]}") from reason
+
+
+def _least_side(bundle: Bundle, program: torch.export.ExportedProgram, taken: int) -> int:
+    """The shortest side of images, all sides alike, that the program takes; ``taken`` is one.
+
+    The exporter fixes what the traced size decides, such as whether a map has more than one pixel, so that a program
+    may refuse images that the model takes.
+    """
+    module, refused = program.module(), 0
+    while taken - refused > 1:
+        side = (refused + taken) // 2
+        try:
+            with torch.inference_mode():
+                module(_images(bundle, 2, (side,) * bundle.spatial_dims))
+        except Exception:  # the program's guards and torch's layers raise all kinds
+            refused = side
+        else:
+            taken = side
+    return taken
 
 
 def _images(bundle: Bundle, count: int, size: tuple[int, ...]) -> Tensor:

@@ -122,7 +122,9 @@ def test_volumes_go_from_nifti_files_to_nifti_files(tmp_path: Path, monkeypatch:
 
     folders = [tmp_path / name for name in ("shards", "model", "evaluation", "registration")]
     facts = register(RegisterParams(name="balls"), *folders)
-    assert facts["export"] == ("float32 volumes (B, 2, D, H, W) to logits, free batch size, depth, height and width")
+    assert facts["export"] == (
+        "float32 volumes (B, 2, D, H, W) to logits, free batch size, depth, height and width of at least 3 pixels"
+    )
     card = (tmp_path / "registration" / "model_card.md").read_text()
     assert "float32 volumes of 2 channels of any size in" in card
     version = mlflow.pyfunc.load_model("models:/balls@champion")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from segmodels.inference.bundle import Bundle
 from segmodels.inference.export import NormalisedModel, export_program
 from segmodels.labels import LabelMap
+from segmodels.models.registry import create_model
 from segmodels.outputs import PixelOutput
 from segmodels.tasks.registry import create_task
 
@@ -76,6 +77,18 @@ def test_a_program_computes_what_the_model_does_at_every_free_size(
             torch.export.load(tmp_path / "model.pt2").module()(images), expected, rtol=1e-4, atol=1e-4
         )
         torch.testing.assert_close(NormalisedModel(made)(images), expected)
+
+
+def test_the_least_side_that_a_program_takes_is_stated(tmp_path: Path) -> None:
+    made = bundle(create_model("unet", num_classes=2, widths=[4, 8, 8, 8]))
+    free = "batch size, height and width of at least 9 pixels"
+    assert export_program(made, tmp_path / "model.pt2") == f"to logits, free {free}"
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    for shape in ((1, 3, 9, 9), (2, 3, 9, 40), (1, 3, 30, 9)):
+        program(torch.zeros(shape, dtype=torch.uint8))
+    for shape in ((1, 3, 8, 40), (1, 3, 40, 8)):
+        with pytest.raises(Exception, match="Guard failed"):
+            program(torch.zeros(shape, dtype=torch.uint8))
 
 
 def test_a_program_of_volumes_is_free_in_all_their_axes(tmp_path: Path) -> None:
