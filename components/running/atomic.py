@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.artifacts import check_replaceable
 from segmodels.machine import OF_THE_MACHINE
 
 LONGEST_ENDING = len(".nii.gz")
@@ -59,6 +60,14 @@ def written_folder(target: Path) -> Iterator[Path]:
     if target.exists():
         shutil.rmtree(target)
     partial.replace(target)
+
+
+@contextmanager
+def written_output(step: str, output: Path) -> Iterator[Path]:
+    """``written_folder`` for the output folder of a step; raises InputError as ``artifacts.check_replaceable``."""
+    check_replaceable(step, output)
+    with written_folder(output) as folder:
+        yield folder
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from components.artifacts import (
 )
 from components.params.reading import plain
 from components.params.schema import EvaluateParams
-from components.running.atomic import written_folder
+from components.running.atomic import written_output
 from components.running.progress_bar import track
 from segmodels.errors import InputError
 
@@ -90,7 +90,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
     predictor = Predictor(bundle, choose_device(params.accelerator), settings)
     task = predictor.task
 
-    with written_folder(evaluation) as folder:
+    with written_output("evaluate", evaluation) as folder:
         evaluator = measure(
             predictor, reader, params.batch_size, lambda batches: track(batches, "evaluating", len(batches))
         )

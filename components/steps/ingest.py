@@ -13,7 +13,7 @@ from components.artifacts import CARRIED
 from components.datasets.revision import dataset_revision
 from components.datasets.sources import fetch
 from components.params.schema import IngestParams
-from components.running.atomic import written_folder
+from components.running.atomic import written_output
 from components.running.digests import directory_digest
 from components.running.wording import first_few
 from segmodels.data.layouts import AUTO, Layout, Sample, find_layout, open_layout
@@ -58,7 +58,7 @@ def ingest(
             " correct the list"
         )
     digest = directory_digest(data.md5s)
-    with written_folder(dataset) as folder:
+    with written_output("ingest", dataset) as folder:
         root: Path | str = data.root
         if copy_files and params.source != "folder":
             shutil.copytree(data.root, folder / CARRIED, copy_function=_link)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.artifacts import FACTS, PLACE_OF_SHARDS, REPORT
 from components.datasets.dataset_files import open_dataset
 from components.params.schema import PreprocessParams
-from components.running.atomic import written_folder
+from components.running.atomic import written_folder, written_output
 from components.running.parallel import parallel_map
 from components.running.parts import in_order, share
 from components.running.progress_bar import track
@@ -61,7 +61,7 @@ def preprocess(params: PreprocessParams, dataset: Path, validation: Path, shards
     data = open_dataset(dataset)
     report = _passed(validation, data.digest)
     samples = [data.samples()[position] for position in _packing_order(data)]
-    with written_folder(shards) as folder:
+    with written_output("preprocess", shards) as folder:
         writer = _write(params, data, samples, report["form"], folder)
         _finish(params, folder, writer.shards)
     return writer.statistics
@@ -116,7 +116,7 @@ def preprocess_merge(shards: Path, packed: tuple[Path, ...] = ()) -> DatasetStat
     Raises:
         InputError: a part is missing, damaged or of another dataset.
     """
-    with written_folder(shards) as folder:
+    with written_output("preprocess", shards) as folder:
         statistics = merge_parts(in_order(packed, PLACE_OF_SHARDS), folder)
         print(_described(read_info(folder).shards))
     return statistics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.artifacts import EVALUATION, METRICS, REGISTRATION
 from components.params.schema import RegisterParams
-from components.running.atomic import written_folder
+from components.running.atomic import written_output
 from components.running.progress_bar import track
 from segmodels.errors import InputError
 from segmodels.files import WEIGHTS
@@ -91,7 +91,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
     run = runs.open_run(model)
     registry = Registry(run.client, params.name)
 
-    with written_folder(registration) as folder, TemporaryDirectory() as temporary:
+    with written_output("register", registration) as folder, TemporaryDirectory() as temporary:
         contents = Path(temporary)
         copy_bundle(model, contents / "bundle", task.settings)
         digest = bundle_digest(contents / "bundle")

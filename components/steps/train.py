@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from components.artifacts import VALIDATION_PICTURES
 from components.params.reading import plain
 from components.params.schema import TrainParams
-from components.running.atomic import written_folder
+from components.running.atomic import written_output
 from components.running.folder_lock import locked_folder
 from components.running.stop_signal import StopSignal
 from components.tracking.lineage import checkpoint_key, lineage
@@ -170,7 +170,7 @@ def _train(
             ) from None
         if first:
             recipe.learner.model.load_state_dict(best)
-            with written_folder(model) as folder:
+            with written_output("train", model) as folder:
                 _write_bundle(folder, params, recipe, fit, reader, facts)
                 _add_reference(folder, reader, fabric.device, display)
                 run.leave_with(folder)

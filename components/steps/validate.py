@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.artifacts import FACTS, OVERVIEW, PLACE_OF_FACTS, REPORT
+from components.artifacts import FACTS, OVERVIEW, PLACE_OF_FACTS, REPORT, check_replaceable
 from components.datasets.dataset_files import open_dataset
 from components.params.schema import ValidateParams
 from components.running.atomic import written_folder
@@ -94,6 +94,7 @@ def validate_merge(params: ValidateParams, dataset: Path, validation: Path, fact
 
 def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validation: Path) -> None:
     """Check the facts of all samples and write the output. Raises InputError: critical checks failed."""
+    check_replaceable("validate", validation)
     # one chunk, so that the bytes of the file do not depend on how the facts were gathered
     facts = with_duplicates(gathered.select(SAMPLE_FACTS.names), params.near_duplicate_distance).combine_chunks()
     classes = class_counts(facts, opened)

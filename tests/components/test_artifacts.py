@@ -9,7 +9,11 @@ import pytest
 
 from components import artifacts
 from components.environment import Environment, environment
+from components.params.schema import IngestParams, ValidateParams
 from components.steps import PART_STEPS, STEPS
+from components.steps.ingest import ingest
+from components.steps.validate import validate
+from segmodels.data.digits import DigitsSettings
 from segmodels.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -74,3 +78,16 @@ def test_a_step_replaces_its_own_output_alone(step: str, tmp_path: Path) -> None
         artifacts.check_replaceable(step, output)
     artifacts.MARKS[step].path(output).touch()
     artifacts.check_replaceable(step, output)
+
+
+def test_a_step_that_is_called_as_a_function_deletes_no_folder_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    kept = tmp_path / "mine" / "notes.txt"
+    kept.touch()
+    params = IngestParams(digits=DigitsSettings(train=4, val=2, test=2, size=32))
+    with pytest.raises(InputError, match=r"is where step ingest writes, and what it holds \(notes\.txt\) would be del"):
+        ingest(params, tmp_path / "mine", tmp_path / "cache")
+    ingest(params, tmp_path / "dataset", tmp_path / "cache")
+    with pytest.raises(InputError, match="is where step validate writes"):
+        validate(ValidateParams(), tmp_path / "dataset", tmp_path / "mine")
+    assert kept.exists()
