@@ -103,7 +103,8 @@ def _without_mask(folder: Path, found: list[Path], out: Path) -> list[Path]:
     Raises:
         InputError: the dataset holds another picture under the name of one of them.
     """
-    from segmodels.data.layouts.pairing import composed, files_by_id, without_ending
+    from segmodels.data.folder_files import composed
+    from segmodels.data.layouts.pairing import files_by_id, without_ending
 
     ids = {path: composed(path.with_suffix("").as_posix()) for path in found}
     pictures = files_by_id(out, "images")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from pathlib import Path
 
 from segmodels.errors import InputError
 
 NOT_DATA = (".git", ".hg", ".dvc")
 """Names that DVC leaves out of a directory."""
+
+LEFTOVERS = ("__MACOSX", "@eaDir")
+"""Folders that archives and file servers leave behind."""
 
 _KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
@@ -38,6 +42,16 @@ def files_below(root: Path) -> list[str]:
             elif entry.name != ".git":
                 found.append(name)
     return sorted(found, key=lambda name: name.split("/"))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or left behind by archives and file servers."""
+    return name.startswith(".") or name in LEFTOVERS
+
+
+def composed(name: str) -> str:
+    """The name in Unicode's composed form (NFC): macOS writes é as two characters, most other systems as one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _entries(root: Path, folder: str) -> list[os.DirEntry[str]]:

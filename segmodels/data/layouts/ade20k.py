@@ -17,7 +17,7 @@ from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import with_background
 from segmodels.data.layouts.id_maps import one_layer, values_in
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, read_label_table
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

@@ -22,8 +22,8 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import read_pixels
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer, values_in
-from segmodels.data.layouts.pairing import published_split
 from segmodels.data.layouts.published import Published
+from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 from segmodels.files import check_shape, read_plain_text, reading
 from segmodels.labels import LabelMap

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels, published_split
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published
 from segmodels.data.layouts.slices import Slices
+from segmodels.data.layouts.splits import published_split
 from segmodels.data.modalities import LABELS, MODALITIES, NAMES
 from segmodels.data.nifti import SUFFIXES, read_label_volume, read_modalities, require_same_axes, stem
 from segmodels.labels import LabelMap

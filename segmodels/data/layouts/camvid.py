@@ -9,8 +9,9 @@ from typing import ClassVar
 from segmodels.annotations import Annotation
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import SPLITS, encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
+from segmodels.data.layouts.splits import SPLITS
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
 

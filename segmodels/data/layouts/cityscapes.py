@@ -17,7 +17,7 @@ from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.cityscapes_polygons import PER_CLASS, draw_polygons
 from segmodels.data.layouts.id_maps import one_layer, values_in
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

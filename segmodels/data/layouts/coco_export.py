@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import SUFFIXES
-from segmodels.data.folder_files import files_below
+from segmodels.data.folder_files import composed, files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.cityscapes import Cityscapes
 from segmodels.data.layouts.coco import Coco
@@ -25,7 +25,7 @@ from segmodels.data.layouts.coco_json import (
     object_annotation,
     stated_size,
 )
-from segmodels.data.layouts.pairing import composed, is_leftover, published_split
+from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 

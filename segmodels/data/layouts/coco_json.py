@@ -17,8 +17,8 @@ from segmodels.annotations import Annotation, Box, Segment, pack_layers
 from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import Color
+from segmodels.data.folder_files import composed
 from segmodels.data.layouts.id_maps import as_stated
-from segmodels.data.layouts.pairing import composed
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import check_shape, reading

@@ -17,7 +17,7 @@ from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_archives import IMAGES, STUFF
 from segmodels.data.layouts.coco_json import object_annotation, with_background
 from segmodels.data.layouts.coco_view import ANNOTATIONS, COUNTS, LICENCE, CocoView, found, plain
-from segmodels.data.layouts.pairing import encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import read_label_table
 from segmodels.labels import LabelMap
 

@@ -14,7 +14,7 @@ from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.folder_files import files_below
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import inside
+from segmodels.data.layouts.mask_values import inside
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

@@ -14,23 +14,14 @@ from segmodels.annotations import Annotation
 from segmodels.checks import shown
 from segmodels.data.classes_file import Classes, has_classes_file, read_classes
 from segmodels.data.decoding import SUFFIXES
-from segmodels.data.folder_files import files_below
+from segmodels.data.folder_files import files_below, is_leftover
 from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mads import Mads
-from segmodels.data.layouts.pairing import (
-    encode_labels,
-    files_by_id,
-    files_of_part,
-    is_leftover,
-    published_split,
-    read_table,
-    require_pairs,
-    split_folders,
-    split_ids,
-    without_ending,
-)
+from segmodels.data.layouts.mask_values import encode_labels
+from segmodels.data.layouts.pairing import files_by_id, files_of_part, require_pairs, split_folders, without_ending
+from segmodels.data.layouts.splits import published_split, read_table, split_ids
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation
 from segmodels.data.label_files import page_count, read_mask, read_page
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels, split_folders
+from segmodels.data.layouts.mask_values import encode_labels
+from segmodels.data.layouts.pairing import split_folders
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap

@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, decode_pixels
-from segmodels.data.folder_files import files_below
+from segmodels.data.folder_files import files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import is_leftover, splits_by_folder
+from segmodels.data.layouts.splits import splits_by_folder
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reading

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import distinct_colors
+from segmodels.data.folder_files import composed
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import composed, encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.slices import Slices
 from segmodels.data.modalities import NUMBERED
 from segmodels.data.nifti import is_nifti, read_label_volume, read_modalities, require_same_axes, stem

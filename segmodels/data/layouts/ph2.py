@@ -9,7 +9,7 @@ from typing import ClassVar
 from segmodels.annotations import Annotation
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import inside
+from segmodels.data.layouts.mask_values import inside
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
+from segmodels.data.folder_files import composed
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer
-from segmodels.data.layouts.pairing import composed, encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published
 from segmodels.data.matlab import matlab_variable
 from segmodels.errors import InputError

@@ -18,7 +18,9 @@ from segmodels.data.decoding import SUFFIXES
 from segmodels.data.inferred_classes import inferred_classes
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels, files_by_id, read_table, require_pairs, split_ids
+from segmodels.data.layouts.mask_values import encode_labels
+from segmodels.data.layouts.pairing import files_by_id, require_pairs
+from segmodels.data.layouts.splits import read_table, split_ids
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap

@@ -19,7 +19,7 @@ from segmodels.data.decoding import Color, open_picture
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import BACKGROUND, with_background
-from segmodels.data.layouts.pairing import splits_by_folder
+from segmodels.data.layouts.splits import splits_by_folder
 from segmodels.data.limits import MOST_PIXELS, require_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, reading

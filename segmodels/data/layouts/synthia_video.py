@@ -11,8 +11,9 @@ import numpy as np
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import read_pixels
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
-from segmodels.data.layouts.pairing import encode_labels, published_split
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
+from segmodels.data.layouts.splits import published_split
 from segmodels.data.layouts.synthia import LICENCE, SOURCE, Synthia
 
 FURTHER_COLORS = {(119, 11, 31): 19}

@@ -13,10 +13,11 @@ import numpy as np
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors, has_classes_file
 from segmodels.data.decoding import Color
+from segmodels.data.folder_files import composed
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.id_maps import one_layer
-from segmodels.data.layouts.pairing import composed, encode_labels
+from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
 from segmodels.data.object_maps import classes_under
 from segmodels.errors import InputError

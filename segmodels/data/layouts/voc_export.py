@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from segmodels.data.classes_file import VOID, Classes, distinct_colors, has_classes_file, read_classes
 from segmodels.data.decoding import Color
+from segmodels.data.folder_files import composed
 from segmodels.data.layouts.base import LayoutCard, register_layout
 from segmodels.data.layouts.labelme import BACKGROUND, IGNORED
-from segmodels.data.layouts.pairing import composed, published_split
+from segmodels.data.layouts.splits import published_split
 from segmodels.data.layouts.voc2012 import OWN_CLASSES, Voc2012
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text

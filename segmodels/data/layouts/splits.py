@@ -1,0 +1,180 @@
+"""The splits that a dataset ships, as lists, a table or folders, and other tables of samples."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+
+from segmodels.checks import shown
+from segmodels.data.folder_files import composed, is_leftover
+from segmodels.errors import InputError
+from segmodels.files import parse_csv, read_plain_text
+
+SPLITS = ("train", "val", "test")
+
+PUBLISHED_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "eval": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of the splits in datasets, lower case, and here."""
+
+TABLES = ("splits.csv", "split.csv")
+"""Names of a table with the columns id and split."""
+
+
+def published_split(name: str) -> str | None:
+    """The split that a dataset calls ``name``, with or without a year; None where that is not a split's name."""
+    return PUBLISHED_SPLITS.get(name.lower().rstrip("0123456789"))
+
+
+def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, str]]:
+    """(split, id) of each sample: by the lists ``splits/*.txt``, or lists of these names in ``root``; else by the table
+    ``splits.csv``; else by the first folder of the ids, where those are names of splits, such as train, valid and test
+    (two are enough); else without a split.
+
+    Raises:
+        InputError: a list names a sample twice or one that is not there, a list or a row of the table is of no known
+            split, or samples lie beside the folders of the splits.
+    """
+    lists = _lists(root)
+    for split in sorted(lists, key=SPLITS.index):
+        yield from ((split, sample_id) for sample_id in _read_list(root, lists[split], ids))
+    if lists:
+        return
+    split_of = _table(root, ids) or splits_by_folder(root, ids)
+    for sample_id in sorted(split_of, key=lambda sample_id: SPLITS.index(split_of[sample_id])):
+        yield split_of[sample_id], sample_id
+    if not split_of:
+        yield from ((None, sample_id) for sample_id in ids)
+
+
+def splits_by_folder(root: Path, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> split by the first folder of the ids; empty where those are not names of two splits or more.
+
+    Raises:
+        InputError: some samples lie beside the folders of the splits.
+    """
+    split_of = {sample_id: split for sample_id in ids if (split := published_split(_first_folder(sample_id)))}
+    if len(set(split_of.values())) < 2:
+        return {}
+    if stray := [sample_id for sample_id in ids if sample_id not in split_of]:
+        folders = ", ".join(sorted({_first_folder(sample_id) for sample_id in split_of}))
+        raise InputError(
+            f"{len(stray)} of {len(ids)} samples in {root} lie beside the folders of the splits ({folders}):"
+            f" {', '.join(stray[:5])}: move them into one of these folders or remove them"
+        )
+    return split_of
+
+
+def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> value of ``column`` in a CSV file with the columns ``id``, which may have the ending of a file, and
+    ``column``; empty without the file.
+
+    Raises:
+        InputError: other columns, or a sample without a row.
+    """
+    path = root / name
+    if not path.is_file():
+        return {}
+    text = read_plain_text(path)
+    try:
+        rows = list(parse_csv(text, ("id", column)))
+        # rows of exact ids last, so that they count: beside the row of a that of a.1 is none of a
+        rows.sort(key=lambda row: composed(row["id"].strip()) in ids)
+        values = {_sample_id(root, row["id"], ids): row[column] for row in rows}
+    except ValueError as error:
+        raise InputError(f"{path} cannot be understood ({error}), expected the columns id and {column}") from None
+    if missing := sorted(set(ids) - values.keys()):
+        raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
+    return values
+
+
+def _lists(root: Path) -> dict[str, Path]:
+    """Split -> its list, in ``splits/`` or, without lists there, in ``root``."""
+    for folder in (root / "splits", root):
+        found: dict[str, Path] = {}
+        for path in sorted(path for path in folder.glob("*.txt") if not is_leftover(path.name)):
+            split = published_split(path.stem.removesuffix("_list"))  # train_list.txt of PaddleSeg
+            if split is None:
+                if folder == root:
+                    continue  # classes.txt, a readme
+                raise InputError(
+                    f"{path} has the name of no split, expected train.txt, val.txt or test.txt (also valid, validation,"
+                    " dev, eval): rename it or move it out of splits/"
+                )
+            if split in found:
+                raise InputError(
+                    f"{found[split]} and {path.name} are both lists of {split}, expected one: put all its samples into"
+                    " one of them and remove the other"
+                )
+            found[split] = path
+        if found:
+            return found
+    return {}
+
+
+def _table(root: Path, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> split by ``splits.csv`` or ``split.csv``; empty without such a table."""
+    for name in TABLES:
+        rows = read_table(root, name, "split", ids)
+        split_of = {sample_id: published_split(rows[sample_id].strip()) for sample_id in ids if rows}
+        if unknown := [sample_id for sample_id, split in split_of.items() if split is None]:
+            raise InputError(
+                f"{root / name} has the split {shown(rows[unknown[0]])} for {unknown[0]}, expected train, val or test:"
+                " correct it"
+            )
+        if split_of:
+            return {sample_id: split for sample_id, split in split_of.items() if split is not None}
+    return {}
+
+
+def _first_folder(sample_id: str) -> str:
+    """Empty without a folder."""
+    return sample_id.rpartition("/")[0].partition("/")[0]
+
+
+def _read_list(root: Path, path: Path, ids: Collection[str]) -> Iterator[str]:
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_plain_text(path).splitlines(), 1):
+        line = line.strip()
+        if not line:
+            continue
+        sample_id = _sample_id(root, line, ids)
+        if sample_id not in ids:
+            raise InputError(
+                f"{path} names the sample {shown(line)}, which has no image in {root}: correct the list or add the"
+                " image"
+            )
+        if (first := lines.setdefault(sample_id, number)) != number:
+            raise InputError(
+                f"{path} names the sample {shown(line)} in the lines {first} and {number}, expected once: remove one of"
+                " the lines"
+            )
+        yield sample_id
+
+
+def _sample_id(root: Path, line: str, ids: Collection[str]) -> str:
+    """The one of ``ids`` that a line of a list or table names: the id, with or without the ending of its file, or the
+    file's path in ``root``, maybe before that of its mask (``images/0001.jpg masks/0001.png``). Else one that is none.
+    """
+    line = composed(line.strip())
+    name = _without_suffix(line)
+    if line in ids or name in ids:
+        return line if line in ids else name
+    for path in (line, *line.split()[:1]):
+        inside = _without_suffix(path.partition("/")[2])
+        if inside in ids and (root / path).is_file():
+            return inside
+    return name
+
+
+def _without_suffix(name: str) -> str:
+    return PurePosixPath(posixpath.splitext(name)[0]).as_posix()
