@@ -98,9 +98,9 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
             keep_what_failed(options[step.writes])
         raise
     if step.name == "ingest":
-        from components.params.tasks import check_objects
+        from components.params.tasks import check_annotations
 
-        check_objects(params.train, options["dataset"])  # on a cluster the model is not known: it passes
+        check_annotations(params.train, options["dataset"])  # on a cluster the model is not known: it passes
     if executor_input:
         from components.kubeflow.executor_output import write_executor_output
         from components.kubeflow.packed import pack_output

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import DATASET
+from components.artifacts import DATASET, MANIFEST
 from components.params.checking import checked, fields
 from components.params.schema import EvaluateParams, TrainParams
 from segmodels.errors import InputError
@@ -36,14 +36,17 @@ def trained_tasks(params: TrainParams, origin: str) -> tuple[str, ...]:
         return check_names(params)
 
 
-def check_objects(params: TrainParams, dataset: Path) -> None:
-    """Raise InputError where ``params`` trains a model of objects and the dataset, which ingest wrote, has none: hours
-    before the training would.
+def check_annotations(params: TrainParams, dataset: Path) -> None:
+    """Raise InputError where ``params`` trains a model that learns from annotations, or from objects, and the dataset,
+    which ingest wrote, has none: hours before the training would.
     """
     labels = LabelMap.from_dict(DATASET.read(dataset)["labels"])
-    if not labels.things:
-        from segmodels.training.early_checks import supported_task
+    annotated = any(MANIFEST.read(dataset).column("files").to_pylist())
+    if not annotated or not labels.things:
+        from segmodels.training.early_checks import check_labelled, supported_task
 
+        if not annotated:
+            check_labelled(params)
         supported_task(params, labels, objects=False)
 
 

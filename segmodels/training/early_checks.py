@@ -25,6 +25,7 @@ from segmodels.outputs import PixelOutput
 from segmodels.suggest import near_names
 from segmodels.tasks.registry import TASKS, task_class
 from segmodels.training.criterion import create_criterion
+from segmodels.training.learner import LEARNERS
 from segmodels.training.settings import TrainSettings
 
 ANY_LABELS = LabelMap(("stuff", "thing"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1}, things=frozenset({1}))
@@ -150,6 +151,16 @@ def supported_task(settings: TrainSettings, labels: LabelMap, objects: bool) -> 
             " or choose another train.task or train.model"
         )
     return supported[0]
+
+
+def check_labelled(settings: TrainSettings) -> None:
+    """Raise InputError where the model learns from annotations; to be called for images without any."""
+    learner = LEARNERS[model_entry(settings.model).card.learner].build
+    if getattr(learner, "needs_labels", True):
+        raise InputError(
+            f"no pixel of the train split is labelled, but model {settings.model!r} learns from labels: add masks, or"
+            " set train.model to wnet"
+        )
 
 
 def check_reserved(options: Mapping[str, Any], arguments: Collection[str]) -> None:

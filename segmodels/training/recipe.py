@@ -30,7 +30,7 @@ from segmodels.training.class_weights import class_weights
 from segmodels.training.criterion import check_requirements, create_criterion
 from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.distributed import synchronize_batch_norm
-from segmodels.training.early_checks import check_reserved, supported_task
+from segmodels.training.early_checks import check_labelled, check_reserved, supported_task
 from segmodels.training.learner import LEARNERS, Learner
 from segmodels.training.moving_average import MovingAverage
 from segmodels.training.optimizers import create_optimizer
@@ -138,11 +138,8 @@ def create_loaders(
 
 
 def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReader) -> None:
-    if learner.needs_labels and not any(reader.statistics.class_pixels):
-        raise InputError(
-            f"no pixel of the train split is labelled, but model {settings.model!r} learns from labels: add masks, or"
-            " set train.model to wnet"
-        )
+    if not any(reader.statistics.class_pixels):
+        check_labelled(settings)
     if len(learner.objectives) > 1 and settings.accumulate > 1:
         raise InputError(
             f"train.accumulate is {settings.accumulate}, but model {settings.model!r} takes"

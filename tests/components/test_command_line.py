@@ -3,6 +3,7 @@
 import errno
 import importlib
 import inspect
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,18 +59,24 @@ def test_the_first_steps_refuse_a_name_that_only_a_later_one_needs(
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-def test_ingest_refuses_a_dataset_without_objects_for_a_model_of_objects(
+def test_ingest_refuses_a_dataset_without_the_annotations_that_the_model_learns_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_small_dataset(tmp_path / "set")
-    for model, code in (("mask_rcnn_r50_fpn", 2), ("unet", 0)):
+
+    def ingest(model: str) -> int:
         Path("params.yaml").write_text(f"ingest: {{source: folder, path: set}}\ntrain: {{model: {model}}}\n")
-        assert main(["ingest"]) == code
+        return main(["ingest"])
+
+    assert [ingest("mask_rcnn_r50_fpn"), ingest("unet")] == [2, 0]
     assert capsys.readouterr().err == (
         "error: the dataset has no annotations for instance, which model 'mask_rcnn_r50_fpn' learns: add them, or"
         " choose another train.task or train.model\n"
     )
+    shutil.rmtree("set/masks")
+    assert [ingest("unet"), ingest("wnet")] == [2, 0]
+    assert "but model 'unet' learns from labels: add masks" in capsys.readouterr().err
 
 
 def test_help_of_a_step_shows_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
