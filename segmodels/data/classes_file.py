@@ -20,7 +20,7 @@ from segmodels.labels import LabelMap
 from segmodels.suggest import nearest
 
 TEXT, TABLE = "classes.txt", "classes.json"
-COLORS = "class_dict.csv"
+COLORS = ("class_dict.csv", "label_class_dict.csv")
 """Colours alone, as the Kaggle mirrors of CamVid and others have them; read where neither of the others is there."""
 
 COLORS_HEADER = ["name", "r", "g", "b"]
@@ -59,7 +59,7 @@ class Classes:
 
 def has_classes_file(root: Path) -> bool:
     """Whether a dataset folder has ``classes.txt``, ``classes.json`` or ``class_dict.csv``."""
-    return any((root / name).is_file() for name in (TEXT, TABLE, COLORS))
+    return any((root / name).is_file() for name in (TEXT, TABLE, *COLORS))
 
 
 def read_classes(root: Path) -> Classes:
@@ -68,13 +68,13 @@ def read_classes(root: Path) -> Classes:
     Raises:
         InputError: none or both of the first two exist, or a line or entry has another form; names it.
     """
-    text, table, colors = root / TEXT, root / TABLE, root / COLORS
+    text, table, *colors = (root / name for name in (TEXT, TABLE, *COLORS))
     if text.is_file() and table.is_file():
         raise InputError(f"dataset folder {root} has both classes.txt and classes.json, expected one of them")
-    path = next((path for path in (text, table, colors) if path.is_file()), None)
+    path = next((path for path in (text, table, *colors) if path.is_file()), None)
     if path is None:
         raise InputError(f"dataset folder {root} has neither classes.txt nor classes.json, expected one of them")
-    read = {TEXT: _from_text, TABLE: _from_json, COLORS: _from_colors}[path.name]
+    read = {TEXT: _from_text, TABLE: _from_json}.get(path.name, _from_colors)
     entries, things = read(path)
     try:
         return classes_of(entries, things)

@@ -26,8 +26,11 @@ from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
-IMAGES = ("images", "image", "imgs", "img", "img_dir", "rgb")
-MASKS = ("1st_manual", "masks", "labels", "mask", "label", "annotations", "ann_dir", "gt", "gts", "segmentations")
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "rgb", "original")
+MASKS = (
+    *("1st_manual", "masks", "labels", "mask", "label", "annotations", "ann_dir", "gt", "gts", "segmentations"),
+    *("ground truth", "ground_truth", "groundtruth"),
+)
 """Names of the folders of images and masks, in letters of any case. ``layout: auto`` looks for others than ``images``,
 ``masks``, ``labels`` and ``mask`` where no layout fits. Beside ``1st_manual`` (DRIVE) ``mask`` is the field of view.
 """
@@ -49,8 +52,8 @@ class Folder(Layout):
 
     All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``. Other names of the two
     folders are read where no ``images/`` or ``masks/`` is there, in letters of any case: ``image``, ``imgs``, ``img``,
-    ``img_dir``, ``rgb``; ``labels``, ``label``, ``mask``, ``annotations``, ``ann_dir``, ``gt``, ``gts``,
-    ``segmentations``.
+    ``img_dir``, ``rgb``, ``original``; ``labels``, ``label``, ``mask``, ``annotations``, ``ann_dir``, ``gt``, ``gts``,
+    ``segmentations``, ``ground truth``.
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
     as grey values or palette indices, or the colours of the classes file: in RGB, or in a palette all of whose colours
@@ -74,7 +77,8 @@ class Folder(Layout):
         {"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, "car"],
          "ignore": [255, {"color": [0, 0, 0]}], "things": ["car"]}
 
-    ``class_dict.csv`` with the header ``name,r,g,b`` gives names and colours where neither of the two is there.
+    ``class_dict.csv`` (or ``label_class_dict.csv``) with the header ``name,r,g,b`` gives names and colours where
+    neither of the two is there.
 
     Without a classes file the masks must leave no doubt: 0 and 255, 65535 or 1 are background and foreground, and so
     are black and white, whatever indices a palette has for them; palette indices are ``class 0``, ``class 1``, ... in

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -28,7 +28,11 @@ from segmodels.labels import LabelMap
 ROBOFLOW = "_classes.csv"
 """Roboflow's list of classes, one in the folder of each split."""
 
-_ENDING = re.compile(r"[ _.-]masks?$", re.IGNORECASE)
+_MASKS = re.compile(r"[ _.-]masks?$", re.IGNORECASE)
+_OTHERS = re.compile(r"[ _.-]((?-i:L)|labels?|seg|segmentations?|gt|ground[ _]?truth|annotations?)$", re.IGNORECASE)
+"""Endings of masks of datasets without such that end in ``mask``; ``L`` is CamVid's."""
+_PHOTOS = re.compile(r"[ _.-](images?|img|rgb|sat)$", re.IGNORECASE)
+"""Endings of images in whose place those of masks stand."""
 _NUMBER = re.compile(r"(?<=mask|asks)[ _.-]\d+$", re.IGNORECASE)
 
 _MASK = "[mM][aA][sS][kK]"
@@ -49,17 +53,24 @@ LOOKED_AT = 100
 class SideBySide(Layout):
     """Masks that end in ``_mask`` and lie beside their images, or in a folder that ends in ``_masks``.
 
-    The sample id is the image's path without the ending. Folders of splits, classes without a list of classes,
-    ``groups.csv`` and masks are as in layout ``folder``. Images of folders without masks are left out. Numbered masks
+    Masks of a dataset without such may end in ``_label``, ``_seg``, ``_segmentation``, ``_gt``, ``_ground_truth``,
+    ``_annotation`` or ``_L`` (CamVid on Kaggle), where their image is there; images, too, may end in ``_image``,
+    ``_img``, ``_rgb`` or ``_sat`` (DeepGlobe), and their folders in ``_images``: what comes before must be the same.
+    The sample id is the image's path without the ending, and without this one where the masks lack it. Folders of
+    splits, lists of classes (``class_dict.csv``), classes without a list, ``groups.csv`` and masks are as in layout
+    ``folder``. Images of folders without masks are left out. Numbered masks
     of one image, ``0001_mask_1.png`` (BUSI), lie above each other where they are not 0.
     """
 
-    marks = "images and masks side by side: 0001.jpg and 0001_mask.png, or train/0001.jpg and train_masks/0001_mask.gif"
+    marks = (
+        "images and masks side by side: 0001.jpg and 0001_mask.png (or _label, _seg, _gt), or train/0001.jpg and"
+        " train_masks/0001_mask.gif"
+    )
     tree: ClassVar[str] = """\
 0001.jpg                    any depth of folders; png jpg bmp tif gif webp pgm ppm
 0001_mask.png               label ids, palette indices or colours; further ones: 0001_mask_1.png
 train/0001.jpg              or a folder for each split, in it images and masks; likewise valid/ and test/
-train/0001_mask.png         or train_masks/0001_mask.png, or train_masks/0001.png
+train/0001_mask.png         or train_masks/0001_mask.png, or train_masks/0001.png, or train_labels/0001_L.png
 train/_classes.csv          Roboflow: Pixel Value, Class; else classes.txt or classes.json beside train/, or none
 groups.csv                  optional: header id,group; default: every sample its own group
 """
@@ -75,9 +86,23 @@ groups.csv                  optional: header id,group; default: every sample its
             for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES))
         )
 
+    @classmethod
+    def resembles(cls, root: Path) -> bool:
+        found = (path for place in ("*.*", "*/*.*") for path in root.glob(place) if path.suffix.lower() in SUFFIXES)
+        images, masks, _ = _parted([path.relative_to(root).with_suffix("").as_posix() for path in found])
+        return not images.keys().isdisjoint(masks)
+
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        self._images, self._masks = _parted(self.root)
+        files = files_by_id(self.root, "")
+        images, masks, numbered = _parted(files)
+        if twice := next((names for names in masks.values() if len(names) > 1), None):
+            first, second = (files[name] for name in twice[:2])
+            raise InputError(f"{self.root / first} and {second} are masks of one image, expected one: remove the other")
+        self._images = {name: files[image] for name, image in images.items()}
+        self._masks = {
+            name: [files[mask] for mask in (*masks.get(name, ()), *numbered.get(name, ()))] for name in masks | numbered
+        }
         if not self._masks:
             raise InputError(
                 f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
@@ -116,31 +141,50 @@ groups.csv                  optional: header id,group; default: every sample its
         return Annotation.of_classes(encode_labels(self.labels, ids, first))
 
 
-def _image_of(name: str) -> str | None:
-    """Id of a mask's image, ``train/0001`` of ``train/0001_mask`` and ``train_masks/0001_mask``; None for no mask."""
-    image = "/".join(_ENDING.sub("", part) for part in name.split("/"))
+def _without(ending: re.Pattern[str], name: str) -> str:
+    """``train/0001`` of ``train/0001_mask`` and ``train_masks/0001_mask``."""
+    return "/".join(ending.sub("", part) for part in name.split("/"))
+
+
+def _image_of(name: str, ending: re.Pattern[str] = _MASKS) -> str | None:
+    """Id of a mask's image; None for no mask."""
+    image = _without(ending, name)
     return None if image == name else image
 
 
-def _parted(root: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Sample id -> image, and sample id -> its masks. Raises InputError: an image has two masks that have no number."""
-    images: dict[str, str] = {}
-    masks: dict[str, list[str]] = {}
-    numbered: dict[str, list[str]] = {}
-    files = files_by_id(root, "")
-    for name, file in files.items():
-        image, plain = _image_of(name), _NUMBER.sub("", name)
-        if plain != name and (whole := _image_of(plain)) in files:  # else a photo of the mask 1
-            numbered.setdefault(str(whole), []).append(file)
-        elif image is None:
-            images[name] = file
-        elif image in masks:
-            raise InputError(
-                f"{root / masks[image][0]} and {file} are masks of one image, expected one: remove the other"
-            )
+Names = dict[str, list[str]]
+
+
+def _parted(files: Collection[str]) -> tuple[dict[str, str], Names, Names]:
+    """Sample id -> its image, its masks that have no number, and its numbered ones, by the names of all files."""
+    for ending in (_MASKS, _OTHERS):
+        images, masks, numbered = _parted_by(files, ending)
+        if not images.keys().isdisjoint(masks | numbered):
+            return images, masks, numbered
+    return _parted_by(files, _MASKS)
+
+
+def _parted_by(files: Collection[str], ending: re.Pattern[str]) -> tuple[dict[str, str], Names, Names]:
+    photos: list[str] = []
+    masks: Names = {}
+    numbered: Names = {}
+    known = {*files, *(_without(_PHOTOS, name) for name in files)}
+    for name in files:
+        image, plain = _image_of(name, ending), _NUMBER.sub("", name)
+        if plain != name and (whole := _image_of(plain, ending)) in known:  # else a photo of the mask 1
+            numbered.setdefault(str(whole), []).append(name)
+        elif image is None or (ending is _OTHERS and image not in known):
+            photos.append(name)
         else:
-            masks[image] = [file]
-    return images, {name: masks.get(name, []) + numbered.get(name, []) for name in (masks | numbered)}
+            masks.setdefault(image, []).append(name)
+    images: dict[str, str] = {}
+    annotated = masks | numbered
+    places = {PurePosixPath(name).parent for name in annotated}
+    for name in photos:
+        short = _without(_PHOTOS, name)
+        taken = name in annotated or short in files or short in images
+        images[name if taken or PurePosixPath(short).parent not in places else short] = name
+    return images, masks, numbered
 
 
 def _classes(root: Path, masks: list[str]) -> Classes:

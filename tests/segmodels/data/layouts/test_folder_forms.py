@@ -77,6 +77,7 @@ def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over
         (lambda root: write(root, "Images/{}.jpg", "Masks/{}.png"), {None: "a b c"}),
         (lambda root: write(root, "imgs/{}.jpg", "gts/{}.png"), {None: "a b c"}),
         (lambda root: write(root, "RGB/{}.png", "GT/{}.png"), {None: "a b c"}),
+        (lambda root: write(root, "Original/{}.tif", "Ground Truth/{}.tif"), {None: "a b c"}),
         (
             splits("img_dir/S/{}.jpg", "ann_dir/S/{}.png"),
             {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
@@ -95,7 +96,7 @@ def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over
     ],
     ids=[
         *("ending", "upper case", "labels", "long ending", "leftovers", "splits below", "splits above"),
-        *("capitals", "mmseg's tests", "as SYNTHIA-RAND", "mmseg", "as membrane", "as ADE20K"),
+        *("capitals", "mmseg's tests", "as SYNTHIA-RAND", "as CVC-ClinicDB", "mmseg", "as membrane", "as ADE20K"),
     ],
 )
 def test_images_and_masks_are_paired(make: Write, ids: dict[str | None, str], tmp_path: Path) -> None:
@@ -146,8 +147,7 @@ def test_folders_around_the_dataset_are_named(folder: str, tmp_path: Path) -> No
 
 def test_own_data_in_the_folders_of_camvid_is_not_camvid(tmp_path: Path) -> None:
     splits("S/{}.png", "S_labels/{}.png")(tmp_path)
-    with pytest.raises(InputError, match="fits no layout"):
-        find_layout(tmp_path)
+    assert find_layout(tmp_path) == "side_by_side"
     trees.photo(tmp_path / "train_labels" / "Seq05VD_f00000_L.png")
     assert find_layout(tmp_path) == "camvid32"
 
@@ -212,7 +212,7 @@ def test_the_field_of_view_beside_drives_masks_is_not_the_mask(tmp_path: Path) -
     assert files[0] == ("training/1st_manual/a_manual1.gif",)
 
 
-@pytest.mark.parametrize("name", ["Masks_png/0001.png", "ground truth/0001_L.png", "labels/0001.txt"])
+@pytest.mark.parametrize("name", ["Masks_png/0001.png", "reference/0001_L.png", "labels/0001.txt"])
 def test_images_without_masks_beside_files_of_their_names_are_not_taken_as_unannotated(
     name: str, tmp_path: Path
 ) -> None:

@@ -49,6 +49,68 @@ def test_a_mask_is_known_by_its_name(pairs: list, ids: dict[str, str | None], tm
     assert layout.read_image(samples[0]).shape == (*trees.SIZE, 3)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "ids"),
+    [
+        ([(f"{split}/1.png", f"{split}_labels/1_L.png") for split in ("train", "val")], ["train/1", "val/1"]),
+        ([(f"{split}/1.tiff", f"{split}_labels/1.tif") for split in ("train", "test")], ["train/1", "test/1"]),
+        (
+            [("train/123_sat.jpg", "train/123_mask.png"), ("train/4_sat.jpg", "train/4_mask.png")],
+            ["train/123", "train/4"],
+        ),
+        ([("train_images/a.jpg", "train_masks/a.png"), ("val_images/b.jpg", "val_masks/b.png")], ["train/a", "val/b"]),
+        ([("a.jpg", "a_label.png"), ("b_L.jpg", "b_L_label.png")], ["a", "b_L"]),
+        ([("a.jpg", "a_seg.png")], ["a"]),
+        ([("x/a.jpg", "x/a-GT.png")], ["x/a"]),
+        ([("a.jpg", "a_segmentation.png")], ["a"]),
+        ([("a_rgb.jpg", "a_rgb_mask.png")], ["a_rgb"]),
+    ],
+    ids=["camvid", "massachusetts", "deepglobe", "folders", "label", "seg", "gt", "segmentation", "rgb"],
+)
+def test_masks_and_images_may_have_other_endings(pairs: list, ids: list[str], tmp_path: Path) -> None:
+    assert find_layout(write(tmp_path, *pairs)) == "side_by_side"
+    layout, samples, annotation = opened("side_by_side", tmp_path)
+    assert [sample.id for sample in samples] == ids
+    assert [(sample.image, *sample.files) for sample in samples] == pairs
+    places = [name.partition("/")[0] for name in ids]
+    assert [sample.split for sample in samples] == (
+        places if len(set(places) - {"a", "b_L"}) > 1 else [None] * len(ids)
+    )
+    assert layout.left_out == []
+    np.testing.assert_array_equal(annotation.classes, halves(0, 1))
+
+
+@pytest.mark.parametrize("name", ["class_dict.csv", "label_class_dict.csv"])
+def test_colours_of_a_table_are_classes(name: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        trees.photo(tmp_path / split / "1.png")
+        trees.save(tmp_path / f"{split}_labels" / "1_L.png", np.stack([halves(0, 64)] * 2 + [halves(0, 9)], axis=2))
+    trees.write_text(tmp_path / name, "name,r,g,b\nroad,64,64,9\nVoid,0,0,0\n")
+    assert find_layout(tmp_path) == "side_by_side"
+    layout, _, annotation = opened("side_by_side", tmp_path)
+    assert histogram(layout, annotation) == {"Void": 24 * 24, "road": 24 * 8}
+
+
+def test_other_endings_need_an_image_and_photos_are_no_masks(tmp_path: Path) -> None:
+    write(tmp_path, ("a_L.jpg", "a_R.jpg"), ("b_rgb.jpg", "b_img.jpg"))
+    with pytest.raises(InputError, match="fits no layout"):
+        find_layout(tmp_path)
+    trees.photo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"a_L\.jpg holds \d+ colours"):
+        list(open_layout("side_by_side", tmp_path).samples())
+
+
+def test_images_without_masks_in_such_folders(tmp_path: Path) -> None:
+    write(tmp_path, ("train_images/a.jpg", "train_masks/a.png"))
+    trees.photo(tmp_path / "test_images" / "b.jpg")
+    layout = open_layout("side_by_side", tmp_path)
+    assert [sample.id for sample in layout.samples()] == ["train/a"]
+    assert layout.left_out == ["test_images/b.jpg"]
+    trees.photo(tmp_path / "train_images" / "c.jpg")
+    with pytest.raises(InputError, match=r"has no mask: train_images/c\.jpg"):
+        list(open_layout("side_by_side", tmp_path).samples())
+
+
 def test_roboflows_list_names_the_classes(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         write(tmp_path, (f"{split}/a.jpg", f"{split}/a_mask.png"), values=(0, 7))
