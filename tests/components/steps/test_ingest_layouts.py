@@ -84,3 +84,20 @@ def test_the_last_line_says_whose_splits_they_are(tmp_path: Path, capsys: pytest
         trees.save(tmp_path / "drawn" / "set" / "masks" / f"{name}.png", np.eye(*trees.SIZE, dtype=np.uint8))
     ingested(tmp_path / "drawn" / "set", split={"val": 0.25, "test": 0.25, "seed": 7})
     assert "4 samples (train 2, val 1, test 1, drawn with seed 7) of dataset" in capsys.readouterr().out
+
+
+def test_images_of_yolo_without_a_text_file_are_annotated(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for split in ("train", "val", "test"):
+        for name in ("a", "b", "c"):
+            trees.photo(root / "images" / split / f"{name}.jpg")
+        for name in ("a", "b"):
+            line = f"0 0.25 0.25 0.75 0.25 0.75 0.{75 if name == 'a' else 85}\n"
+            trees.write_text(root / "labels" / split / f"{name}.txt", line)
+    trees.write_text(root / "data.yaml", "names: [cat]\n")
+    dataset = ingested(root)
+    assert dataset.layout.name == "yolo"
+    assert len(dataset.samples("train")) == 3
+    validate(ValidateParams(workers=1), tmp_path / "dataset", tmp_path / "validation")
+    report = json.loads((tmp_path / "validation" / "report.json").read_text())
+    assert report["success"]
