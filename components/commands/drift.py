@@ -116,19 +116,25 @@ def drift(
 
 
 def _served(model: str) -> tuple[str, str, Run | None]:
-    """Name and version of the model in the server's log, and the run of its training, None for a folder without one."""
+    """Name and version of the model in the server's log, and the run of its training: None for a folder without one,
+    and where MLflow does not have it any more.
+    """
     from components.tracking.client import mlflow_client
     from components.tracking.mlflow_errors import answers
     from components.tracking.model_registry import is_registered, version_now
     from components.tracking.run import Run
-    from components.tracking.runs import open_run
+    from components.tracking.runs import has_run, open_run
     from segmodels.inference.bundle import bundle_digest
 
     if is_registered(model):
         name, number = version_now(model)
         client = mlflow_client()
         with answers(f"model {name}/{number}", client.tracking_uri):
-            return name, number, Run(client, client.get_model_version(name, number).run_id)
+            run_id = client.get_model_version(name, number).run_id
+            there = has_run(client, run_id)
+        if not there:
+            print(f"MLflow does not have run {run_id} of {name} version {number} any more: nothing is tracked")
+        return name, number, Run(client, run_id) if there else None
     folder = Path(model)
     digest = bundle_digest(folder)
     return folder.resolve().name, digest[:12], open_run(folder) if RUN.path(folder).exists() else None

@@ -118,7 +118,7 @@ def _earlier(state: Path, uri: str) -> dict[str, str]:
 def _taken_up(client: Any, run_id: str) -> bool:
     """Set a run to RUNNING; false where MLflow does not have it, or has it among the deleted ones."""
     try:
-        if client.get_run(run_id).info.lifecycle_stage == "deleted":
+        if not has_run(client, run_id):
             return False
         client.update_run(run_id, status="RUNNING")
     except Exception as error:
@@ -126,6 +126,16 @@ def _taken_up(client: Any, run_id: str) -> bool:
             return False
         raise
     return True
+
+
+def has_run(client: Any, run_id: str) -> bool:
+    """Whether MLflow has the run, and not among the deleted ones, which take no metrics."""
+    try:
+        return client.get_run(run_id).info.lifecycle_stage != "deleted"
+    except Exception as error:
+        if is_missing(error):
+            return False
+        raise
 
 
 def _name_of_start(state: Path) -> str:

@@ -137,6 +137,21 @@ def test_an_alias_that_moves_meanwhile_leaves_the_comparison_with_one_version(
     assert asked == [VERSION]
 
 
+def test_a_deleted_run_costs_the_tracking_and_not_the_answer(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, run_id = mlflow_client(), run_of().info.run_id
+    client.delete_run(run_id)
+    try:
+        assert drift(place, "bright", "--html", str(tmp_path / "page.html")) == 3
+    finally:
+        client.restore_run(run_id)
+    said = capsys.readouterr().out
+    assert f"MLflow does not have run {run_id} of {NAME} version 1 any more" in said
+    assert f"{NAME} version 1 has drifted" in said
+    assert (tmp_path / "page.html").exists()
+
+
 @pytest.mark.slow
 def test_limits_are_options_and_few_or_old_records_say_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drift(place, "bright", "--psi", "1000") == 0
