@@ -166,8 +166,10 @@ class Registry:
             if predecessor and predecessor.number != version.number:
                 self.client.set_registered_model_alias(self.name, PREVIOUS, predecessor.number)
             self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
-            if self._aliases().get(CHALLENGER) == version.number:
-                self.client.delete_registered_model_alias(self.name, CHALLENGER)
+            aliases = self._aliases()
+            for other in (CHALLENGER, PREVIOUS):  # that of previous stays where there was no champion to take it
+                if aliases.get(other) == version.number:
+                    self.client.delete_registered_model_alias(self.name, other)
 
     def make_challenger(self, version: Version) -> None:
         with self._answers():

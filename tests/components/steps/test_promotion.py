@@ -238,6 +238,17 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     assert all("the night camera" in entry for entry in history[1:])
 
 
+def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previous(workplace: Workplace) -> None:
+    workplace.train("first", "poor")
+    workplace.train("second")
+    for name in ("first", "second"):
+        workplace.register(name)
+    workplace.client.delete_model_version(NAME, "2")
+    assert workplace.aliases() == {"previous": "1"}
+    assert main(["rollback", NAME, "--reason", "version 2 is deleted"]) == 0
+    assert workplace.aliases() == {"champion": "1"}
+
+
 def test_registering_again_undoes_nothing_that_a_person_decided(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
