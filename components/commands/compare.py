@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from components.commands.option_ranges import check_options
 from segmodels.errors import InputError
 from segmodels.suggest import nearest
 
@@ -43,9 +44,10 @@ def compare(
             most. Both have to be registered.
 
     Raises:
-        InputError: no such run or score, or fewer than two runs.
+        InputError: no such run or score, fewer than two runs, or an option out of range.
         TransientError: MLflow does not answer.
     """
+    check_options(resamples=(resamples, resamples >= 1, "at least 1"))
     if runs and experiment:
         raise InputError(f"runs and --experiment {experiment!r} are both given, expected one: leave one out")
     if shards and not html:

@@ -39,6 +39,14 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]
     return folder, runs, metrics
 
 
+@pytest.mark.parametrize("resamples", ["0", "-3"])
+def test_a_number_of_resamples_that_gives_no_interval_is_refused(
+    resamples: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--resamples", resamples]) == 2
+    assert f"--resamples is {resamples}, expected at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_runs_are_compared_with_intervals_and_a_page(
     evaluated: tuple[Path, list[str], list[dict[str, Any]]],
