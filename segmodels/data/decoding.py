@@ -47,10 +47,7 @@ Turns = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether a picture with an orientation is turned, by its height and width as stored and as turned."""
 
 JPEG = (".jpg", ".jpeg", ".jfif")
-JPEG_MASK = (
-    "JPEG changes label values when it compresses: export masks as PNG, or, if they are black and white, write"
-    " 'background, 0' and 'foreground, 255' into classes.txt"
-)
+JPEG_MASK = "JPEG changes label values when it compresses: export masks as PNG"
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 

@@ -125,7 +125,8 @@ def _few(colors: Mapping[int, Color], most: int = 6) -> str:
 
 def _check_lossless(root: Path, name: str, values: int) -> None:
     if Path(name).suffix.lower() in JPEG and values > len(BINARY):
-        raise _doubt(root, f"{name} holds {values} values, and {JPEG_MASK}")
+        binary = "or, if they are black and white, write 'background, 0' and 'foreground, 255' into classes.txt"
+        raise _doubt(root, f"{name} holds {values} values, and {JPEG_MASK}, {binary}")
 
 
 def _doubt(root: Path, problem: str) -> InputError:
