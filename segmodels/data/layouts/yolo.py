@@ -82,8 +82,10 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
                     continue
                 names = content["names"]
                 rows = dict(names) if isinstance(names, dict) else dict(enumerate(names))
-                if sorted(rows) != list(range(len(rows))) or not rows:
+                if not rows or sorted(rows) != list(range(len(rows))):
                     raise ValueError("names are not numbered from 0")
+                if odd := [name for name in rows.values() if not isinstance(name, str | int | float)]:
+                    raise ValueError(f"a name is a {type(odd[0]).__name__}")
                 listed = [str(rows[number]) for number in range(len(rows))]
                 return with_background(
                     listed, distinct_colors(len(rows) + 1)[1:], {number + 1: number for number in range(len(rows))}

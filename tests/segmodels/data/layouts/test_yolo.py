@@ -69,7 +69,10 @@ def test_a_wrong_line_is_one_sentence(line: str, sentence: str, tmp_path: Path) 
         layout.annotation(next(iter(layout.samples())))
 
 
-@pytest.mark.parametrize(("names", "sentence"), [("{1: cat}", "not numbered from 0"), ("3", "names: .car, person")])
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [("{1: cat}", "not numbered from 0"), ("3", "names: .car, person"), ("[cat, [dog]]", "a name is a list")],
+)
 def test_wrong_names_are_one_sentence(names: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
         _ = open_layout("yolo", write(tmp_path, names=names)).labels
