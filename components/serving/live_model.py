@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from time import monotonic
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from components.running.wording import as_clause
 from components.tracking.model_registry import REGISTERED, bundle_folder, is_registered, version_now
 from segmodels.errors import TransientError
 from segmodels.inference.bundle import bundle_digest, load_bundle
+from segmodels.inference.description import DamagedBundleError
 from segmodels.inference.predictor import Predictor, choose_device
 from segmodels.inference.reference import Reference
 from segmodels.labels import LabelMap
@@ -22,6 +25,9 @@ FIRST_IMAGE = {2: (256, 256), 3: (32, 128, 128)}
 """Size of the blank image, or volume, that a version must predict before it is served, so that slow or failing first
 calls happen before.
 """
+
+DAMAGED_SECONDS = 600
+"""Time after which a version is downloaded again whose files were not those that were registered."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ class LiveModel:
         self.name = source.name
         self.current: ServedModel | None = None
         self._source = source
-        self._refused: str | None = None  # a version whose files are whole and no model: trying again does not help
+        self._refused: str | None = None  # a version that is not tried again before ``_until``
+        self._until = 0.0
 
     def update(self) -> None:
         """Load the version that the address stands for now, beside the current one, and put it in its place.
@@ -99,15 +106,20 @@ class LiveModel:
             TransientError: the registry does not answer; the current one stays.
         """
         version = self._source.version_now()
-        if version == self._refused or (self.current and version == self.current.version):
+        refused = version == self._refused and monotonic() < self._until
+        if refused or (self.current and version == self.current.version):
             return
-        with self._source.files(version) as folder:  # what fails here may pass, as files that are away for a moment
-            try:
+        fetched = False
+        try:
+            with self._source.files(version) as folder:  # what fails here may pass, as files that are away for a moment
+                fetched = True
                 model = self._source.load(version, folder)
-            except Exception as error:
-                if not _may_pass(error):
-                    self._refused = version
-                raise
+        except Exception as error:
+            if isinstance(error, DamagedBundleError):
+                self._refused, self._until = version, monotonic() + DAMAGED_SECONDS
+            elif fetched and not _may_pass(error):  # trying again does not help
+                self._refused, self._until = version, math.inf
+            raise
         self.current, self._refused = model, None
         print(
             f"{self.name} version {version} is served ({len(model.labels.classes)} classes, on"

@@ -15,12 +15,14 @@ from small_server import served, until
 
 from components.__main__ import main
 from components.commands.serve import _listen
+from components.serving import live_model
 from components.serving.live_model import LiveModel, ModelSource
 from components.tracking.client import mlflow_client
 from components.tracking.model_registry import Registry, Version
 from segmodels.errors import InputError, TransientError
 from segmodels.files import DESCRIPTION, WEIGHTS
 from segmodels.inference.bundle import bundle_digest, load_bundle
+from segmodels.inference.description import DamagedBundleError
 from segmodels.inference.predictor import Predictor
 from segmodels.tasks.registry import create_task
 
@@ -170,6 +172,32 @@ def test_a_champion_whose_files_are_away_is_served_once_they_are_back(
     logged = [line for line in capsys.readouterr().out.splitlines() if "keeps serving" in line]
     assert len(logged) == 1
     assert f"models:/{NAME}/2" in logged[0]
+
+
+def test_a_champion_with_damaged_files_is_downloaded_again_only_after_a_while(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.crown("1")
+    source = ModelSource(f"models:/{NAME}@champion")
+    live = LiveModel(source)
+    live.update()
+    now, downloads, files = [1000.0], [], source.files
+    monkeypatch.setattr(live_model, "monotonic", lambda: now[0])
+    monkeypatch.setattr(source, "files", lambda version: downloads.append(version) or files(version))
+    store.crown("2")
+    weights = store.artifacts("2") / "bundle" / WEIGHTS
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with pytest.raises(DamagedBundleError):
+            live.update()
+    finally:
+        weights.write_bytes(whole)
+    live.update()
+    assert (live.current and live.current.version, downloads) == ("1", ["2"])
+    now[0] += live_model.DAMAGED_SECONDS
+    live.update()
+    assert (live.current and live.current.version, downloads) == ("2", ["2", "2"])
 
 
 def test_a_registry_that_goes_away_is_logged_once_and_asked_again(
