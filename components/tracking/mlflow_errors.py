@@ -106,6 +106,11 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
             f"the certificate of {place} is not trusted: check the machine's clock, and give the authority's file in"
             " MLFLOW_TRACKING_SERVER_CERT_PATH"
         )
+    if "must be in the 'active' state" in text:
+        return InputError(
+            f"{prefix}deleted in MLflow at {place} ({reason(error)}): restore it, `mlflow runs restore --run-id ID` or"
+            " `mlflow experiments restore --experiment-id ID`, or run the train step again"
+        )
     if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
         return InputError(f"{what} is refused by MLflow ({reason(error)}): correct it")
     return TransientError(f"{prefix}MLflow at {place} does not answer ({reason(error)})")

@@ -194,6 +194,14 @@ def test_a_missing_run_is_named(local_store: Path) -> None:
         runs.open_run(local_store)
 
 
+def test_a_deleted_run_is_named_with_the_ways_out(local_store: Path) -> None:
+    run = start(local_store / "state")
+    run.client.delete_run(run.run_id)
+    with pytest.raises(InputError, match=rf"run {run.run_id}: deleted in MLflow at .*mlflow runs restore"):
+        run.set_tags({"registered_model": "digits/1"})
+    assert start(local_store / "state").run_id != run.run_id
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MlflowServer]:
     server = MlflowServer(tmp_path)
