@@ -44,7 +44,7 @@ def rollback(name: str, /, reason: str) -> None:
         reason: why; it is kept as a tag.
 
     Raises:
-        InputError: the model has no previous champion, or NUMBER is neither of the two versions.
+        InputError: the model has no previous champion, it is the champion, or NUMBER is neither of the two versions.
         TransientError: MLflow does not answer.
     """
     from components.tracking.client import mlflow_client
@@ -60,6 +60,11 @@ def rollback(name: str, /, reason: str) -> None:
         )
     with registry.turn(previous):
         before = registry.champion()
+        if before and before.number == previous.number:
+            raise InputError(
+                f"{registry.name} version {previous.number} is the champion and the previous one: there is none to go"
+                f" back to; name a version, `python -m components promote {registry.name}/NUMBER --reason ...`"
+            )
         if number and number not in (known := [one.number for one in (before, previous) if one]):
             raise InputError(
                 f"{name} version {number} is neither the champion nor the previous one ({' and '.join(known)}):"

@@ -238,7 +238,9 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     assert all("the night camera" in entry for entry in history[1:])
 
 
-def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previous(workplace: Workplace) -> None:
+def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previous(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
     workplace.train("first", "poor")
     workplace.train("second")
     for name in ("first", "second"):
@@ -247,6 +249,9 @@ def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previ
     assert workplace.aliases() == {"previous": "1"}
     assert main(["rollback", NAME, "--reason", "version 2 is deleted"]) == 0
     assert workplace.aliases() == {"champion": "1"}
+    workplace.client.set_registered_model_alias(NAME, "previous", "1")  # as earlier versions of this project left it
+    assert main(["rollback", NAME, "--reason", "again"]) == 2
+    assert "version 1 is the champion and the previous one: there is none" in capsys.readouterr().err
 
 
 def test_registering_again_undoes_nothing_that_a_person_decided(
