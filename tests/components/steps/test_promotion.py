@@ -238,13 +238,18 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     assert all("the night camera" in entry for entry in history[1:])
 
 
-def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previous(
-    workplace: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def register_poor_and_better(workplace: Workplace) -> None:
+    """Version 2 is the champion, version 1 the previous one."""
     workplace.train("first", "poor")
     workplace.train("second")
     for name in ("first", "second"):
         workplace.register(name)
+
+
+def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previous(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register_poor_and_better(workplace)
     workplace.client.delete_model_version(NAME, "2")
     assert workplace.aliases() == {"previous": "1"}
     assert main(["rollback", NAME, "--reason", "version 2 is deleted"]) == 0
@@ -257,10 +262,7 @@ def test_a_champion_that_is_deleted_leaves_no_version_that_is_champion_and_previ
 def test_registering_again_undoes_nothing_that_a_person_decided(
     workplace: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workplace.train("first", "poor")
-    workplace.train("second")
-    for name in ("first", "second"):
-        workplace.register(name)
+    register_poor_and_better(workplace)
     assert main(["rollback", NAME, "--reason", "blurred signs"]) == 0
     assert workplace.register("second")["alias"] == "rolled back"
     assert "stays rolled back (rolled back to version 1: blurred signs): `python -m" in capsys.readouterr().out
