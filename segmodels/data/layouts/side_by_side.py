@@ -53,13 +53,15 @@ LOOKED_AT = 100
 class SideBySide(Layout):
     """Masks that end in ``_mask`` and lie beside their images, or in a folder that ends in ``_masks``.
 
-    Masks of a dataset without such may end in ``_label``, ``_seg``, ``_segmentation``, ``_gt``, ``_ground_truth``,
-    ``_annotation`` or ``_L`` (CamVid on Kaggle), where their image is there; images, too, may end in ``_image``,
-    ``_img``, ``_rgb`` or ``_sat`` (DeepGlobe), and their folders in ``_images``: what comes before must be the same.
-    The sample id is the image's path without the ending, and without this one where the masks lack it. Folders of
-    splits, lists of classes (``class_dict.csv``), classes without a list, ``groups.csv`` and masks are as in layout
-    ``folder``. Images of folders without masks are left out. Numbered masks
-    of one image, ``0001_mask_1.png`` (BUSI), lie above each other where they are not 0.
+    Where no mask of a dataset ends so, masks may end in ``_label``, ``_seg``, ``_segmentation``, ``_gt``,
+    ``_ground_truth``, ``_annotation`` or ``_L`` (CamVid on Kaggle), if their image is there. Images may end in
+    ``_image``, ``_img``, ``_rgb`` or ``_sat`` (DeepGlobe), and their folders in ``_images``: what comes before these
+    endings is the same for an image and its mask. Numbered masks of one image, ``0001_mask_1.png`` (BUSI), lie above
+    each other where they are not 0.
+
+    The sample id is the image's path, without the ending that the masks lack. Folders of splits, lists of classes
+    (``class_dict.csv``), classes without a list, ``groups.csv`` and masks are as in layout ``folder``. Images of
+    folders without masks are left out.
     """
 
     marks = (
