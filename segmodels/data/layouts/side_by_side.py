@@ -34,6 +34,7 @@ _OTHERS = re.compile(r"[ _.-]((?-i:L)|labels?|seg|segmentations?|gt|ground[ _]?t
 _PHOTOS = re.compile(r"[ _.-](images?|img|rgb|sat)$", re.IGNORECASE)
 """Endings of images in whose place those of masks stand."""
 _NUMBER = re.compile(r"(?<=mask|asks)[ _.-]\d+$", re.IGNORECASE)
+"""Number behind mask or masks; Python looks behind for alternatives of one length only."""
 
 _MASK = "[mM][aA][sS][kK]"
 _PLACES = (f"*{_MASK}*.*", f"*/*{_MASK}*.*", f"*_{_MASK}[sS]/*")
