@@ -7,11 +7,10 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from segmodels.layers.anchors import clip, decode
 from segmodels.layers.blocks import ConvNormAct, resize
-from segmodels.layers.matching import Objects
+from segmodels.layers.matching import UNDECIDED, Objects
 from segmodels.layers.roi_heads import (
     Detections,
     HeadSettings,
@@ -22,7 +21,7 @@ from segmodels.layers.roi_heads import (
     initialise,
     true_shares,
 )
-from segmodels.layers.sampling import Candidates, Chosen, Proposals, Samples, sample
+from segmodels.layers.sampling import Candidates, Chosen, Draw, Drawn, Proposals, Samples
 
 OVERLAPS = (0.5, 0.6, 0.7)
 """IoU with an object from which each stage trains a box as one (Cascade R-CNN, Cai 2018, 1712.00726)."""
@@ -95,6 +94,17 @@ class SemanticContext(nn.Module):
         return Context(self.embedding(features), self.logits(features))
 
 
+class StageBoxes(NamedTuple):
+    """Boxes that a stage is trained on, and what it says of them: K of each of B images."""
+
+    candidates: Candidates
+    draw: Draw  # for the classes and boxes
+    classes: Tensor  # (B * K, C + 1) logits, the background first
+    deltas: Tensor  # (B * K, 4) coded boxes
+    of_masks: Candidates  # the same boxes, refined
+    mask_draw: Draw  # for the masks
+
+
 class CascadeHeads(nn.Module):
     """Three stages, each on the boxes of the one before. In a stage the mask is read from the boxes that the same stage
     has refined (interleaved execution, section 3.2).
@@ -134,37 +144,51 @@ class CascadeHeads(nn.Module):
         logits = torch.stack(masks).float().sigmoid().mean(dim=0).logit(SURE)
         return Detections(chosen, best, labels, list(logits.split([len(box) for box in chosen])))
 
-    def candidates(self, proposals: Proposals, truth: Objects) -> Candidates:
-        """Boxes from which the first stage's training draws."""
-        return Candidates.of(proposals, truth, OVERLAPS[0])
+    def boxes_of_stages(
+        self,
+        pyramid: Sequence[Tensor],
+        context: Context | None,
+        proposals: Proposals,
+        truth: Objects,
+        size: tuple[int, int],
+    ) -> list[StageBoxes]:
+        """Random boxes to train each stage on: of the region proposals, and of those that the stage before has refined.
+
+        No wait for a GPU: how many are drawn is not asked, since a mask changes no box.
+        """
+        found = []
+        for stage, coding, overlap in zip(self._stages(), CODINGS, OVERLAPS, strict=True):
+            candidates = Candidates.of(proposals, truth, overlap)
+            drawn = candidates.draw(self.samples)
+            boxes = list(candidates.boxes.gather(1, drawn.rows[..., None].expand(-1, -1, 4)))
+            classes, deltas = _classes_and_boxes(stage, pyramid, context, boxes)
+            refined = torch.stack(_refined(boxes, deltas.detach(), coding, size))
+            proposals = Proposals(refined, (drawn.owners != UNDECIDED) & (drawn.rows < candidates.proposals))
+            of_masks = Candidates.of(proposals, truth, overlap)
+            found.append(StageBoxes(candidates, drawn, classes, deltas, of_masks, of_masks.draw(self.samples)))
+        return found
 
     def samples_of(
         self,
         pyramid: Sequence[Tensor],
         context: Context | None,
-        chosen: Chosen,
+        stages: Sequence[StageBoxes],
+        drawn: Sequence[Drawn],
         truth: Objects,
-        size: tuple[int, int],
     ) -> list[tuple[Samples, MaskSamples]]:
         """Samples to train each stage on, see ``RoIHeads.samples_of``.
 
         Args:
-            chosen: boxes of the first stage. Those of the others, and of all masks, are drawn from refined ones.
+            drawn: of the draws of each stage in turn.
         """
         found = []
-        for number, (stage, coding) in enumerate(zip(self._stages(), CODINGS, strict=True)):
-            classes, deltas = _classes_and_boxes(stage, pyramid, context, chosen.boxes)
-            sampled = chosen.of_objects()
-            samples = Samples(classes, chosen.labels, deltas[sampled.rows], sampled.deltas(truth, coding))
-            refined = _refined(chosen.boxes, deltas.detach(), coding, size)
-            proposals = _padded(refined, chosen.of_each(~chosen.true))
-            # masks of this stage, boxes of the next
-            overlaps = OVERLAPS[number : number + 2]
-            candidates = [Candidates.of(proposals, truth, overlap) for overlap in overlaps]
-            drawn = sample(*(own.wanted(self.samples) for own in candidates))
-            of_masks, *following = (own.chosen(some, truth) for own, some in zip(candidates, drawn, strict=True))
+        for number, (own, coding) in enumerate(zip(stages, CODINGS, strict=True)):
+            chosen = own.candidates.chosen(drawn[2 * number], truth)
+            of_masks = own.of_masks.chosen(drawn[2 * number + 1], truth)
+            sampled, places = chosen.of_objects(), chosen.drawn.places
+            deltas = own.deltas[chosen.drawn.of_objects(places)]
+            samples = Samples(own.classes[places], chosen.labels, deltas, sampled.deltas(truth, coding))
             found.append((samples, self._mask_samples(number, pyramid, context, of_masks, truth)))
-            chosen = following[0] if following else chosen
         return found
 
     def classifiers(self) -> list[nn.Module]:
@@ -213,8 +237,3 @@ def _refined(boxes: Sequence[Tensor], deltas: Tensor, coding: Sequence[float], s
     """The boxes of each image, corrected."""
     corrected = clip(decode(deltas.float(), torch.cat(list(boxes)), coding), size)
     return list(corrected.split([len(own) for own in boxes]))
-
-
-def _padded(boxes: Sequence[Tensor], usable: Sequence[Tensor]) -> Proposals:
-    """Boxes ``(N, 4)`` of each image as proposals."""
-    return Proposals(*(pad_sequence(list(values), batch_first=True) for values in (boxes, usable)))

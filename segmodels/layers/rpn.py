@@ -13,7 +13,7 @@ from segmodels.layers.anchors import anchors, clip, decode, encode
 from segmodels.layers.blocks import ConvNormAct
 from segmodels.layers.matching import Objects, match
 from segmodels.layers.nms import kept_of_groups
-from segmodels.layers.sampling import Drawn, Proposals, Samples, Wanted
+from segmodels.layers.sampling import Draw, Drawn, Proposals, Samples, draw
 
 CODING = (1.0, 1.0, 1.0, 1.0)
 SMALLEST = 1e-3  # side of a proposal, pixels
@@ -84,22 +84,19 @@ class RegionProposals(nn.Module):
         proposals = self._proposals(boxes, scores, deltas, size)
         return proposals, Anchors(torch.cat(boxes), torch.cat(scores, dim=1), torch.cat(deltas, dim=1))
 
-    def wanted(self, found: Anchors, truth: Objects) -> Wanted:
+    def draw(self, found: Anchors, truth: Objects) -> Draw:
         """Anchors to train on, at most half of them of objects."""
-        return Wanted(match(truth, found.boxes, high=0.7, low=0.3, every=True), self.samples, 0.5)
+        return draw(match(truth, found.boxes, high=0.7, low=0.3, every=True), self.samples, 0.5)
 
-    def samples_of(self, found: Anchors, wanted: Wanted, drawn: Drawn, truth: Objects) -> Samples:
+    def samples_of(self, found: Anchors, drawn: Drawn, truth: Objects) -> Samples:
         """Samples to train on, of those drawn."""
-        positive = torch.cat(drawn.positive)
-        every = torch.cat([positive, *drawn.background])
-        scores, owners = found.scores.flatten()[every], wanted.matched.flatten()
-        images, places = positive // len(found.boxes), positive % len(found.boxes)
-        true = truth.boxes[images, owners[positive]]
+        scores = found.scores[drawn.images, drawn.rows]
+        images, rows, owners = map(drawn.of_objects, (drawn.images, drawn.rows, drawn.owners))
         return Samples(
             scores,
-            (owners[every] >= 0).to(scores.dtype),
-            found.deltas.flatten(0, 1)[positive],
-            encode(true, found.boxes[places], CODING),
+            (drawn.owners >= 0).to(scores.dtype),
+            found.deltas[images, rows],
+            encode(truth.boxes[images, owners], found.boxes[rows], CODING),
         )
 
     @torch.no_grad()

@@ -23,37 +23,66 @@ class Samples(NamedTuple):
     true_deltas: Tensor  # ... and their objects'
 
 
-class Wanted(NamedTuple):
-    """What ``sample`` is asked for."""
+class Draw(NamedTuple):
+    """Random boxes, K of each image: first those of objects, then background, then others that only fill the tensor."""
 
-    matched: Tensor  # (B, N) int64, as ``match`` returns it
-    boxes: int  # of an image
-    share: float  # of those that stand for an object, at most
+    rows: Tensor  # (B, K) int64, places among the boxes of their image
+    owners: Tensor  # (B, K) int64, the object of each in its image, BACKGROUND, or UNDECIDED of those that fill
+
+
+def draw(matched: Tensor, count: int, share: float) -> Draw:
+    """Random boxes of objects, and of the background, which fill up to the count. No wait for a GPU.
+
+    Args:
+        matched: ``(B, N)`` int64, as ``match`` returns it.
+        count: boxes of an image.
+        share: of those that stand for an object, at most.
+    """
+    chances = torch.rand(matched.shape, device=matched.device)
+    positive = _best(chances.masked_fill(matched < 0, -1), int(count * share))
+    background = _best(chances.masked_fill(matched != BACKGROUND, -1), count)
+    found = positive.values >= 0
+    left = count - found.sum(dim=1, keepdim=True)
+    filling = (background.values >= 0) & (torch.arange(background.values.shape[1], device=left.device) < left)
+    used, rows = torch.cat([found, filling], dim=1), torch.cat([positive.indices, background.indices], dim=1)
+    order = used.byte().argsort(dim=1, descending=True, stable=True)[:, :count]
+    rows = rows.gather(1, order)
+    return Draw(rows, matched.gather(1, rows).masked_fill(~used.gather(1, order), UNDECIDED))
+
+
+def _best(chances: Tensor, count: int) -> torch.return_types.topk:
+    return chances.topk(min(count, chances.shape[1]), dim=1)
 
 
 class Drawn(NamedTuple):
-    """Random boxes of each image, as places among all B * N."""
+    """The M boxes of a draw of all images that do not only fill it: image by image, in each those of objects first."""
 
-    positive: list[Tensor]  # (P,) int64, that stand for an object
-    background: list[Tensor]  # (M,) int64
+    images: Tensor  # (M,) int64
+    rows: Tensor  # (M,) int64, places among the boxes of their image
+    owners: Tensor  # (M,) int64, the object of each in its image, or negative
+    places: Tensor  # (M,) int64, among all B * K of the draw
+    counts: list[tuple[int, int]]  # of each image, boxes of objects and of the background
+
+    def of_each(self, values: Tensor) -> list[Tensor]:
+        """Values ``(M, ...)`` of the boxes of each image."""
+        return list(values.split([sum(count) for count in self.counts]))
+
+    def of_objects(self, values: Tensor) -> Tensor:
+        """Those of values ``(M, ...)`` whose box stands for an object."""
+        pieces = zip(self.of_each(values), self.counts, strict=True)
+        return torch.cat([own[:count] for own, (count, _) in pieces])
 
 
-def sample(*wanted: Wanted) -> list[Drawn]:
-    """Random boxes that stand for an object, and of the background, which fill up to the count. Waits once for a GPU,
-    whatever the number of questions.
-    """
-    masks = [mask for matched, _, _ in wanted for mask in (matched >= 0, matched == BACKGROUND)]
-    rows = iter(places_by_row(masks))
+def drawn_of(*draws: Draw) -> list[Drawn]:
+    """The boxes of draws; waits once for a GPU, whatever their number."""
+    places = iter(places_by_row([mask for _, owners in draws for mask in (owners != UNDECIDED, owners >= 0)]))
     found = []
-    for _, boxes, share in wanted:
-        positive = [_drawn(row, int(boxes * share)) for row in next(rows)]
-        background = [_drawn(row, boxes - len(own)) for row, own in zip(next(rows), positive, strict=True)]
-        found.append(Drawn(positive, background))
+    for rows, owners in draws:
+        used, positive = next(places), next(places)
+        every = torch.cat(used)
+        counts = [(len(own), len(each) - len(own)) for each, own in zip(used, positive, strict=True)]
+        found.append(Drawn(every // rows.shape[1], rows.flatten()[every], owners.flatten()[every], every, counts))
     return found
-
-
-def _drawn(candidates: Tensor, count: int) -> Tensor:
-    return candidates[torch.randperm(len(candidates), device=candidates.device)[:count]]
 
 
 class Proposals(NamedTuple):
@@ -83,57 +112,36 @@ class Candidates(NamedTuple):
         matched = match(truth, boxes, overlap, overlap).masked_fill(~usable, UNDECIDED)
         return cls(boxes, matched, proposals.boxes.shape[1])
 
-    def wanted(self, count: int) -> Wanted:
+    def draw(self, count: int) -> Draw:
         """Boxes to train on, ``count`` of an image, at most a quarter of them of objects."""
-        return Wanted(self.matched, count, 0.25)
+        return draw(self.matched, count, 0.25)
 
-    def chosen(self, drawn: Drawn, truth: Objects) -> Chosen:
+    def chosen(self, found: Drawn, truth: Objects) -> Chosen:
         """Those that were drawn."""
-        pieces = list(zip(drawn.positive, drawn.background, strict=True))
-        rows = torch.cat([row for piece in pieces for row in piece])
-        images, place = rows // self.boxes.shape[1], rows % self.boxes.shape[1]
-        owners = self.matched.flatten()[rows]
-        labels = truth.labels[images, owners.clamp(min=0)] + 1
-        return Chosen(
-            self.boxes.flatten(0, 1)[rows],
-            torch.where(owners >= 0, labels, 0),
-            owners,
-            images,
-            place >= self.proposals,
-            [(len(positive), len(background)) for positive, background in pieces],
-        )
+        labels = truth.labels[found.images, found.owners.clamp(min=0)] + 1
+        return Chosen(self.boxes[found.images, found.rows], torch.where(found.owners >= 0, labels, 0), found)
 
 
 class Chosen(NamedTuple):
-    """Boxes that a second stage is trained on, K in all: image by image, in each those of objects first."""
+    """Boxes that a second stage is trained on, M in all."""
 
-    every: Tensor  # (K, 4) left, top, right, bottom in pixels
-    labels: Tensor  # (K,) int64, classes: 0 is the background, 1 the first class
-    owners: Tensor  # (K,) int64, the object of each in its image, or negative
-    images: Tensor  # (K,) int64
-    true: Tensor  # (K,) bool, whether it is an object's own box and no proposal
-    counts: list[tuple[int, int]]  # of each image, boxes of objects and of the background
+    every: Tensor  # (M, 4) left, top, right, bottom in pixels
+    labels: Tensor  # (M,) int64, classes: 0 is the background, 1 the first class
+    drawn: Drawn
 
     @property
     def boxes(self) -> list[Tensor]:
         """``(N, 4)`` of each image."""
-        return self.of_each(self.every)
-
-    def of_each(self, values: Tensor) -> list[Tensor]:
-        """Values ``(K, ...)`` of the boxes of each image."""
-        return list(values.split([sum(count) for count in self.counts]))
+        return self.drawn.of_each(self.every)
 
     def of_objects(self) -> BoxesOfObjects:
         """Without the background."""
-        rows = self._positive(torch.arange(len(self.every), device=self.every.device))
-        boxes = [own[:count] for own, (count, _) in zip(self.boxes, self.counts, strict=True)]
-        spare = [own[:1] for own in self.boxes]
-        owners, labels, images = map(self._positive, (self.owners, self.labels, self.images))
-        return BoxesOfObjects(boxes, owners, labels - 1, images, rows, spare)
-
-    def _positive(self, values: Tensor) -> Tensor:
-        pieces = zip(self.of_each(values), self.counts, strict=True)
-        return torch.cat([own[:count] for own, (count, _) in pieces])
+        found, boxes = self.drawn, self.boxes
+        objects = [own[:count] for own, (count, _) in zip(boxes, found.counts, strict=True)]
+        every = torch.arange(len(self.every), device=self.every.device)
+        values = (found.owners, self.labels - 1, found.images, every)
+        owners, labels, images, rows = map(found.of_objects, values)
+        return BoxesOfObjects(objects, owners, labels, images, rows, [own[:1] for own in boxes])
 
 
 class BoxesOfObjects(NamedTuple):

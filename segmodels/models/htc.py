@@ -16,6 +16,7 @@ from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
 from segmodels.layers.roi_heads import HeadSettings
 from segmodels.layers.rpn import RegionProposals
+from segmodels.layers.sampling import drawn_of
 from segmodels.models.registry import Card, register_model
 from segmodels.models.two_stage import SIDES, STRIDES, Detector, check_sides, detected, every_second, training_of
 from segmodels.outputs import DetectionOutput, PointPrediction
@@ -57,13 +58,15 @@ class HybridTaskCascade(Detector):
         context = None if self.context is None else self.context(maps)
         if truth is None:
             return detected(self.roi_heads.detect(pyramid, context, proposals.of_images(), size), size)
-        candidates = self.roi_heads.candidates(proposals, truth)
-        first, chosen = self.drawn(anchors, candidates, self.roi_heads.samples, truth)
-        samples = self.roi_heads.samples_of(pyramid, context, chosen, truth, size)
-        stages = [training_of(*own, first if number == 0 else None) for number, own in enumerate(samples)]
-        whole, *others = (DetectionOutput((), (), (), (), size, training) for training in stages)
+        of_anchors = self.rpn.draw(anchors, truth)
+        boxes = self.roi_heads.boxes_of_stages(pyramid, context, proposals, truth, size)
+        own, *others = drawn_of(of_anchors, *(draw for stage in boxes for draw in (stage.draw, stage.mask_draw)))
+        first = self.rpn.samples_of(anchors, own, truth)
+        samples = self.roi_heads.samples_of(pyramid, context, boxes, others, truth)
+        stages = [training_of(*pair, first if number == 0 else None) for number, pair in enumerate(samples)]
+        whole, *further = (DetectionOutput((), (), (), (), size, training) for training in stages)
         extras = {} if context is None else {"points": points_of_cells(context.logits, size)}
-        return whole._replace(auxiliary=tuple(others), extras=extras)
+        return whole._replace(auxiliary=tuple(further), extras=extras)
 
     def classifiers(self) -> list[nn.Module]:
         layers = self.roi_heads.classifiers()

@@ -16,7 +16,7 @@ from segmodels.layers.matching import Objects, objects_of
 from segmodels.layers.padding import zeros_to_multiple
 from segmodels.layers.roi_heads import Detections, MaskSamples
 from segmodels.layers.rpn import Anchors, RegionProposals
-from segmodels.layers.sampling import Candidates, Chosen, Samples, sample
+from segmodels.layers.sampling import Candidates, Chosen, Samples, drawn_of
 from segmodels.models.base import Model
 from segmodels.outputs import DetectionOutput, DetectionTraining, Sampled
 
@@ -62,9 +62,8 @@ class Detector(Model, ABC):
         """Random samples of the region proposals, and ``count`` boxes of each image that the second stage is trained
         on; waits once for a GPU.
         """
-        wanted = self.rpn.wanted(anchors, truth)
-        first, second = sample(wanted, candidates.wanted(count))
-        return self.rpn.samples_of(anchors, wanted, first, truth), candidates.chosen(second, truth)
+        first, second = drawn_of(self.rpn.draw(anchors, truth), candidates.draw(count))
+        return self.rpn.samples_of(anchors, first, truth), candidates.chosen(second, truth)
 
     @abstractmethod
     def detect(

@@ -15,7 +15,7 @@ from segmodels.layers.matching import BACKGROUND, UNDECIDED, Objects, match
 from segmodels.layers.nms import batched_nms, box_iou, nms
 from segmodels.layers.roi_align import align_masks, roi_align
 from segmodels.layers.roi_heads import HeadSettings, RoIHeads, cells
-from segmodels.layers.sampling import Candidates, Proposals, Wanted, sample
+from segmodels.layers.sampling import Candidates, Proposals, draw, drawn_of
 from segmodels.losses.detection import DetectionLoss, giou_loss
 from segmodels.outputs import Sampled
 
@@ -140,14 +140,31 @@ def test_samples_keep_the_share_of_objects_and_fill_up_with_background() -> None
     few = torch.tensor(
         [[0] * 30 + [BACKGROUND] * 50, [UNDECIDED] * 80, [0] * 10 + [BACKGROUND] * 50 + [UNDECIDED] * 20]
     )
-    one, three = sample(Wanted(matched, 40, 0.25), Wanted(few, 200, 0.5))
-    (positive,), (negative,) = one
-    assert (len(positive), len(negative)) == (10, 30)
-    assert (matched[0, positive] == 0).all()
-    assert (matched[0, negative] == BACKGROUND).all()
-    assert [len(own) for own in three.positive] == [30, 0, 10]
-    assert [len(own) for own in three.background] == [50, 0, 50]
-    assert three.positive[2].sort().values.tolist() == list(range(160, 170))  # among all boxes of the batch
+    one, three = drawn_of(draw(matched, 40, 0.25), draw(few, 200, 0.5))
+    assert one.counts == [(10, 30)]
+    assert matched[0, one.rows].tolist() == [0] * 10 + [BACKGROUND] * 30
+    assert one.owners.tolist() == matched[0, one.rows].tolist()
+    assert len(one.rows.unique()) == 40
+    assert three.counts == [(30, 50), (0, 0), (10, 50)]
+    assert torch.equal(few[three.images, three.rows], three.owners)
+    assert three.of_objects(three.rows)[30:].sort().values.tolist() == list(range(10))
+
+
+def test_every_box_is_as_likely_as_another_to_be_drawn() -> None:
+    torch.manual_seed(0)
+    matched = torch.tensor([[0] * 8 + [BACKGROUND] * 12 + [UNDECIDED] * 4]).expand(4000, -1)
+    (found,) = drawn_of(draw(matched, 8, 0.25))
+    times = found.rows.bincount(minlength=24) / 4000
+    torch.testing.assert_close(times, torch.tensor([2 / 8] * 8 + [6 / 12] * 12 + [0.0] * 4), rtol=0, atol=0.04)
+
+
+def test_boxes_that_only_fill_a_draw_stand_behind_the_others() -> None:
+    torch.manual_seed(0)
+    matched = torch.tensor([[UNDECIDED, BACKGROUND, UNDECIDED, 3, BACKGROUND], [UNDECIDED] * 5])
+    rows, owners = draw(matched, 4, 0.5)
+    assert owners.tolist() == [[3, BACKGROUND, BACKGROUND, UNDECIDED], [UNDECIDED] * 4]
+    assert rows[0, 0] == 3
+    assert {int(row) for row in rows[0, 1:3]} == {1, 4}
 
 
 def test_chosen_boxes_know_those_of_objects() -> None:
@@ -156,17 +173,17 @@ def test_chosen_boxes_know_those_of_objects() -> None:
     truth = objects(own, own[:0], own[1:])
     proposals = Proposals(torch.rand(3, 40, 4).cumsum(dim=2) * 30, torch.arange(40).expand(3, -1) < 35)
     candidates = Candidates.of(proposals, truth, 0.3)
-    (drawn,) = sample(candidates.wanted(16))
+    (drawn,) = drawn_of(candidates.draw(16))
     chosen = candidates.chosen(drawn, truth)
     assert [len(boxes) for boxes in chosen.boxes] == [16, 16, 16]
     unusable = {tuple(box) for box in proposals.boxes[:, 35:].flatten(0, 1).tolist()}
     assert not unusable & {tuple(box) for box in chosen.every.tolist()}
     sampled = chosen.of_objects()
-    assert sorted(sampled.rows.tolist()) == (chosen.owners >= 0).nonzero()[:, 0].tolist()
+    assert sorted(sampled.rows.tolist()) == (drawn.owners >= 0).nonzero()[:, 0].tolist()
     assert torch.equal(chosen.every[sampled.rows], torch.cat(sampled.boxes))
     assert torch.equal(sampled.rows, (chosen.labels > 0).nonzero()[:, 0])
-    assert torch.equal(sampled.images, chosen.images[sampled.rows])
-    true = [tuple(box) for box in chosen.every[chosen.true].tolist()]
+    assert torch.equal(sampled.images, drawn.images[sampled.rows])
+    true = [tuple(box) for box in chosen.every[drawn.rows >= candidates.proposals].tolist()]
     assert true.count(tuple(own[1].tolist())) <= 2
     assert set(true) <= {tuple(box) for box in own.tolist()}
     overlaps = [float(box_iou(box[None], own).max()) for box in torch.cat(sampled.boxes)]
@@ -181,7 +198,7 @@ def test_a_head_of_masks_without_objects_has_a_gradient_and_no_loss() -> None:
     proposals = Proposals(torch.tensor([[[0.0, 0, 50, 60]]]), torch.ones(1, 1, dtype=torch.bool))
     truth = objects(torch.zeros(0, 4))
     candidates = heads.candidates(proposals, truth)
-    chosen = candidates.chosen(*sample(candidates.wanted(heads.samples)), truth)
+    chosen = candidates.chosen(*drawn_of(candidates.draw(heads.samples)), truth)
     boxes, masks = heads.samples_of(pyramid, chosen, truth)
     assert (boxes.labels.tolist(), len(boxes.deltas), masks.shares.shape) == ([0], 0, (0, 28, 28))
     loss = boxes.scores.sum() + boxes.deltas.sum() + masks.logits.sum()

@@ -105,10 +105,9 @@ def test_a_step_of_mask_classification_waits_once(objects: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "most"), [("mask_rcnn_r50_fpn", 3), ("pointrend_rcnn_r50_fpn", 3), ("htc_r50_fpn", 6)]
-)
-def test_a_step_of_a_detector_in_two_stages_waits_a_few_times(name: str, most: int) -> None:
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn", "pointrend_rcnn_r50_fpn", "htc_r50_fpn"])
+def test_a_step_of_a_detector_in_two_stages_waits_twice(name: str) -> None:
+    """For the rounds of suppression, which may take a second look, and for how many boxes were drawn."""
     torch.manual_seed(0)
     model, images = create_model(name, 3).train().cuda(), torch.randn(4, 3, 128, 128, device="cuda")
     boxes = torch.tensor([[10.0, 20, 60, 90], [50, 40, 120, 100]])
@@ -121,4 +120,4 @@ def test_a_step_of_a_detector_in_two_stages_waits_a_few_times(name: str, most: i
     with waits() as lines:
         output = model(images, guide=guide)
         torch.stack([loss(stage.training) for stage in (output, *output.auxiliary)]).sum().backward()
-    assert len(lines()) <= most, lines()
+    assert len(lines()) <= 3, lines()

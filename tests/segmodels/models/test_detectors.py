@@ -9,8 +9,11 @@ import pytest
 import torch
 from object_scenes import DIGITS, digit_scenes
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmodels.annotations import Annotation
+from segmodels.layers import rpn
+from segmodels.losses.base import LogitsLoss
 from segmodels.losses.registry import create_loss
 from segmodels.models.base import Model
 from segmodels.models.registry import create_model, model_entry
@@ -44,7 +47,10 @@ def normalised(images: list[np.ndarray]) -> Tensor:
 
 
 def losses(model: Model, name: str, images: Tensor, annotations: list[Annotation]) -> Tensor:
-    targets = TASK.targets(annotations)
+    return loss_of(model, name, images, TASK.targets(annotations))
+
+
+def loss_of(model: Model, name: str, images: Tensor, targets: Any) -> Tensor:
     card = model_entry(name).card
     criterion = create_loss(card.losses)
     layers = model(images, guide=targets).layers(card.auxiliary_weights)
@@ -73,6 +79,40 @@ def test_any_size_gives_whole_results_and_no_more_than_the_most(name: str) -> No
     assert [result.size for result in results] == [(50, 77), (100, 154)]
     assert all(len(result) <= 100 for result in results)
     assert all((boxes[:, 2:] <= torch.tensor([77.0, 50.0])).all() for boxes in output.boxes)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations at which a host waits for its GPU; what ``tolist`` reads is counted where it is called."""
+
+    NAMES = frozenset(
+        {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim"}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        places = args[1] if name in ("index", "index_put", "index_put_") else ()
+        if name in self.NAMES or any(own is not None and own.dtype == torch.bool for own in places):
+            self.seen.append(name)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", [name for name, settings in SMALL.items() if "hidden" in settings])
+def test_a_step_asks_once_how_many_boxes_were_drawn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other wait is that of suppression on a GPU (tests of losses on CUDA count both)."""
+    model = build(name).train()
+    images, annotations = batch(2)
+    targets = TASK.targets(annotations)
+    monkeypatch.setattr(LogitsLoss, "_check", lambda *_: None)  # of labels, on the CPU alone
+    monkeypatch.setattr(rpn, "kept_of_groups", lambda _, usable, __: usable)
+    read = Tensor.tolist
+    with Waits() as waits:
+        monkeypatch.setattr(Tensor, "tolist", lambda tensor: waits.seen.append("tolist") or read(tensor))
+        loss_of(model, name, images, targets).backward()
+    assert waits.seen == ["tolist"]
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from segmodels.layers.fpn import FPN
 from segmodels.layers.matching import Objects
 from segmodels.layers.roi_heads import HeadSettings, MaskSamples, RoIHeads
 from segmodels.layers.rpn import RegionProposals
-from segmodels.layers.sampling import Proposals, Samples, sample
+from segmodels.layers.sampling import Proposals, Samples, drawn_of
 from segmodels.losses.points import PointsLoss
 from segmodels.models.analysis import count_parameters, on_meta
 from segmodels.models.detectors import DetectoRS
@@ -86,9 +86,9 @@ def samples_of(
 ) -> list[tuple[Samples, MaskSamples]]:
     torch.manual_seed(0)  # what is drawn
     usable = torch.ones(1, len(proposals), dtype=torch.bool)
-    candidates = cascade.candidates(Proposals(proposals[None], usable), truth())
-    chosen = candidates.chosen(*sample(candidates.wanted(cascade.samples)), truth())
-    return cascade.samples_of(pyramid, context, chosen, truth(), SIZE)
+    boxes = cascade.boxes_of_stages(pyramid, context, Proposals(proposals[None], usable), truth(), SIZE)
+    drawn = drawn_of(*(draw for stage in boxes for draw in (stage.draw, stage.mask_draw)))
+    return cascade.samples_of(pyramid, context, boxes, drawn, truth())
 
 
 def test_every_stage_asks_for_a_larger_overlap_and_codes_boxes_more_finely() -> None:
