@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from segmodels.errors import InputError, on_one_line, refusal
@@ -32,6 +33,12 @@ OUT_OF_MEMORY = (
     "std::bad_alloc",
     "failed to allocate",
 )
+GROUPS = {
+    "sys/fs/cgroup": ("memory.max", "memory.current"),
+    "sys/fs/cgroup/memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+"""Control groups of version 2 and 1 as a container sees its own: folder -> files of the limit and of what is used."""
+
 LESS_MEMORY = (
     "lower batch_size, the size of crops or images, or the number of workers, or use a machine with more memory"
 )
@@ -86,6 +93,32 @@ def check_temporary_space(needed: int, purpose: str) -> None:
             f"{folder} has {free / 1e6:.0f} MB free, {purpose} needs {needed / 1e6:.0f} MB there: free space or set"
             " TMPDIR to another folder"
         )
+
+
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that may still be taken: of the machine, with its swap space, and of the control group that a container's
+    limit applies to. None where the system does not say.
+
+    Args:
+        root: folder with ``proc`` and ``sys``.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        kilobytes = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in lines)}
+        free = [1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))]
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+    for folder, names in GROUPS.items():
+        with suppress(OSError, ValueError):  # no such group, or no limit ("max")
+            limit, used = (int((root / folder / name).read_text()) for name in names)
+            free.append(limit - used + _files_read(root / folder / "memory.stat"))
+    return max(min(free), 0)
+
+
+def _files_read(statistics: Path) -> int:
+    """Bytes of a group that only keep files which were read, and are given up when memory is short."""
+    lines = [line.split() for line in statistics.read_text().splitlines()]
+    return max((int(value) for name, value in lines if name in ("inactive_file", "total_inactive_file")), default=0)
 
 
 def set_home() -> None:

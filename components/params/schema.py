@@ -145,7 +145,7 @@ class EvaluateParams:
     """How the test split is measured. The task's own settings stand beside these keys in params.yaml.
 
     Attributes:
-        batch_size: images of equal size predicted at once.
+        batch_size: images of equal size predicted at once; on a CPU fewer where memory is short.
         overlays: pictures of each of the best, median and worst images.
         accelerator: device of the measurement. auto: the GPU if there is one.
         settings: settings of the task that differ from its defaults; ``task_settings`` makes them a dataclass.

@@ -7,6 +7,7 @@ and over all ranks together the same whatever the number of ranks.
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -221,19 +222,20 @@ def _outside(reader: ShardReader) -> Outside:
 
 
 class EvaluationLoader:
-    """An ``EvaluationBatch`` of up to ``batch_size`` consecutive samples whose images have one size, for all samples in
-    order.
+    """An ``EvaluationBatch`` of up to ``batch_size`` consecutive samples whose images have one size, and together no
+    more than ``most_pixels`` unless it is one, for all samples in order.
 
     Images have the shards' type; those of two spatial axes are in channels_last memory. Memory maps are released after
     each batch, so that memory does not grow with the dataset.
     """
 
-    def __init__(self, reader: ShardReader, batch_size: int, rank: int, world_size: int) -> None:
+    def __init__(self, reader: ShardReader, batch_size: int, most_pixels: float, rank: int, world_size: int) -> None:
         self._reader = reader
         self._batches: list[list[int]] = []
+        most = np.minimum(most_pixels / reader.sizes.prod(axis=1), batch_size)
         for index in range(rank, len(reader), world_size):
             last = self._batches[-1] if self._batches else []
-            if 0 < len(last) < batch_size and (reader.sizes[last[0]] == reader.sizes[index]).all():
+            if 0 < len(last) <= most[index] - 1 and (reader.sizes[last[0]] == reader.sizes[index]).all():
                 last.append(index)
             else:
                 self._batches.append([index])
@@ -254,9 +256,11 @@ class EvaluationLoader:
         return batch
 
 
-def evaluation_loader(reader: ShardReader, *, batch_size: int, rank: int = 0, world_size: int = 1) -> EvaluationLoader:
+def evaluation_loader(
+    reader: ShardReader, *, batch_size: int, most_pixels: float = math.inf, rank: int = 0, world_size: int = 1
+) -> EvaluationLoader:
     """Iterable over every sample once: see ``EvaluationLoader``. A rank takes every ``world_size``-th sample."""
-    return EvaluationLoader(reader, batch_size, rank, world_size)
+    return EvaluationLoader(reader, batch_size, most_pixels, rank, world_size)
 
 
 def _in_memory(annotation: Annotation) -> Annotation:

@@ -130,6 +130,11 @@ class ShardReader:
             return np.repeat(np.array([size for _, size in runs]), [count for count, _ in runs], axis=0)
         return np.array([self._read(index, lambda record: record.size) for index in range(len(self))])
 
+    @property
+    def largest(self) -> tuple[int, ...]:
+        """The size of the image with the most pixels."""
+        return tuple(map(int, self.sizes[self.sizes.prod(axis=1).argmax()]))
+
     @cached_property
     def groups(self) -> list[str]:
         """Group that each sample shares with others, as in the manifest; empty for none, or where it is not known."""

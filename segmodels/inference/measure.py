@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -9,7 +10,10 @@ import torch
 from segmodels.data.batches import EvaluationBatch
 from segmodels.data.loader import EvaluationLoader, evaluation_loader
 from segmodels.data.shards import ShardReader
+from segmodels.errors import InputError
 from segmodels.inference.predictor import Predictor
+from segmodels.machine import free_memory
+from segmodels.models.memory import prediction_bytes
 from segmodels.tasks.base import Evaluator
 
 
@@ -24,13 +28,34 @@ def measure(
     Images pass one batch at a time: only the counts of each stay.
 
     Args:
-        batch_size: images of one size predicted at once.
+        batch_size: images of one size predicted at once; on a CPU fewer where memory is short.
         watch: wraps the batches, to show progress.
+
+    Raises:
+        InputError: one image needs more memory than is free.
     """
     evaluator = predictor.task.evaluator()
-    for batch in watch(evaluation_loader(reader, batch_size=batch_size)):
+    for batch in watch(evaluation_loader(reader, batch_size=batch_size, most_pixels=_most_pixels(predictor, reader))):
         on_device = batch._replace(images=batch.images.to(predictor.device))
         with torch.inference_mode():
             results = predictor.task.results(predictor.network, on_device)
         evaluator.update(results, batch.annotations, batch.ids)
     return evaluator
+
+
+def _most_pixels(predictor: Predictor, reader: ShardReader) -> float:
+    """Pixels of the images that may be predicted at once. A GPU that runs out of memory says so, and windows are of one
+    size; else a prediction may take half of what is free by the least that it needs.
+    """
+    free = free_memory()
+    if predictor.device.type != "cpu" or getattr(predictor.task.settings, "sliding_window", None) or free is None:
+        return math.inf
+    size = reader.largest
+    needed = prediction_bytes(predictor.model, (1, predictor.channels, *size))
+    if needed > free:
+        raise InputError(
+            f"the prediction of an image of {' x '.join(map(str, size))} pixels needs at least {needed / 1e9:.1f} GB of"
+            f" memory, {free / 1e9:.1f} GB are free: set sliding_window (such as {{size: [512, 512]}}), or use a"
+            " machine with more memory"
+        )
+    return math.prod(size) * (free / 2) / needed if needed else math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.distributed import synchronize_batch_norm
 from segmodels.training.early_checks import check_labelled, check_reserved, supported_task
 from segmodels.training.learner import LEARNERS, Learner
+from segmodels.training.memory import check_memory, step_size
 from segmodels.training.moving_average import MovingAverage
 from segmodels.training.optimizers import create_optimizer
 from segmodels.training.schedules import learning_rate_factor
@@ -76,7 +78,8 @@ def create_recipe(
         start: folder of a trained model, or weights file of a whole model, whose weights it starts from.
 
     Raises:
-        InputError: a model, loss, option or task that does not exist or does not fit the others or the data.
+        InputError: a model, loss, option or task that does not exist or does not fit the others or the data, or a step
+            that does not fit into memory.
     """
     devices = choose_devices(settings.accelerator, settings.precision, settings.deterministic)
     card = model_entry(settings.model).card
@@ -106,6 +109,8 @@ def create_recipe(
         auxiliary_decay=settings.deep_supervision.decay,
     )
     _check_learner(settings, learner, training)
+    if not devices.gpu:  # one that runs out of memory says so
+        check_memory(settings, model, training, validation)
     learner.model = _on_devices(settings, model, devices)
     return Recipe(
         model_options=options,
@@ -134,7 +139,9 @@ def create_loaders(
     loader = training_loader(
         training, settings.augment, task, seed=settings.seed, workers=workers, pin=devices.gpu, **share
     )
-    return loader, evaluation_loader(validation, **share)
+    # whole images, of which fewer fit into memory than crops
+    pixels = settings.batch_size * math.prod(step_size(settings, training))
+    return loader, evaluation_loader(validation, most_pixels=pixels, **share)
 
 
 def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReader) -> None:

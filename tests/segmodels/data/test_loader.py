@@ -328,6 +328,13 @@ def test_evaluation_shows_every_sample_in_order_at_its_masks_resolution(tmp_path
             assert annotation.size == mask_sizes[index]
 
 
+def test_evaluation_batches_have_no_more_pixels_than_allowed_but_an_image_at_least(tmp_path):
+    reader = shards(tmp_path, [(8, 8)] * 5 + [(16, 16)] * 2, "test")
+    assert reader.largest == (16, 16)
+    batches = evaluation_loader(reader, batch_size=4, most_pixels=2 * 8 * 8 + 5)
+    assert [batch.indices for batch in batches] == [[0, 1], [2, 3], [4], [5], [6]]
+
+
 def test_evaluation_ranks_share_the_samples(reader):
     seen = [
         index

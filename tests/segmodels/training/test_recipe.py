@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from segmodels.data.augment import Augment
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
+from segmodels.models.memory import training_bytes
 from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import PixelOutput
 from segmodels.training.checkpoints import Checkpoints
@@ -201,6 +202,30 @@ def test_loaders_have_the_processes_of_the_settings(
     settings = TrainSettings(**{**SMALL, "accelerator": "auto", "workers": workers})
     create_loaders(settings, task, *readers, rank=0, processes=1)
     assert (asked["workers"], asked["pin"]) == (expected, gpu)
+
+
+def test_a_step_that_memory_cannot_hold_is_refused_before_it_is_killed(
+    readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = training_bytes(recipe(readers, batch_size=4, augment=Augment((40, 48))).learner.model, (4, 3, 40, 48))
+    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: needed // 2)
+    words = r"a step of 4 images of 40 x 48 pixels needs at least .* GB .* 'unet', .* set train.batch_size 1, train"
+    with pytest.raises(InputError, match=words):
+        recipe(readers, batch_size=4, augment=Augment((40, 48)))
+    recipe(readers, batch_size=1, augment=Augment((40, 48)))
+    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: 30_000)
+    with pytest.raises(
+        InputError, match=r"validation image of 20 x 40 pixels needs at least .* preprocess.longer_side"
+    ):
+        recipe(readers, batch_size=1, augment=Augment((4, 4)))
+    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: None)
+    recipe(readers, batch_size=64, augment=Augment((400, 480)))
+
+
+def test_validation_predicts_no_more_pixels_at_once_than_a_step_has(readers: tuple[ShardReader, ShardReader]) -> None:
+    settings = TrainSettings(**{**SMALL, "batch_size": 2, "augment": Augment((20, 20))})
+    _, loader = create_loaders(settings, recipe(readers).task, *readers, rank=0, processes=1)
+    assert [len(batch.ids) for batch in loader] == [1, 1]
 
 
 @pytest.mark.slow

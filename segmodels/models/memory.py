@@ -1,0 +1,88 @@
+"""The least memory that a model takes for images of some size, found without data and without memory (meta device)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from segmodels.outputs import PixelOutput, QueryOutput
+
+
+def training_bytes(model: nn.Module, shape: Sequence[int]) -> int:
+    """Bytes that a training step keeps for its backward pass, weights and gradients included.
+
+    The loss and what layers use in passing come on top.
+
+    Args:
+        shape: of the images, (B, C, *spatial).
+
+    Returns:
+        0 where it cannot be said: the model draws what it learns from by the targets (detectors), or needs prompts.
+    """
+    shadow = _shadow(model).train()
+    weights = {_storage(tensor) for tensor in _tensors(shadow)}
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no number of a storage is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[_storage(tensor)] = tensor
+        return tensor
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = shadow(torch.empty(*shape, device="meta"))
+    except Exception:  # whatever a model does not do without values
+        return 0
+    if not isinstance(output, PixelOutput | QueryOutput):
+        return 0
+    learned = sum(2 * own.nbytes for own in shadow.parameters() if own.requires_grad)
+    return learned + sum(own.untyped_storage().nbytes() for key, own in kept.items() if key not in weights)
+
+
+@torch.no_grad()
+def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
+    """Bytes of what the largest layer reads and writes in a prediction.
+
+    Args:
+        shape: of the images, (B, C, *spatial).
+
+    Returns:
+        0 where it cannot be said: the model needs prompts.
+    """
+    shadow, most = _shadow(model).eval(), 0
+
+    def look(_module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal most
+        values = [*inputs, *(output if isinstance(output, list | tuple) else [output])]
+        own = {_storage(value): value.untyped_storage().nbytes() for value in values if isinstance(value, Tensor)}
+        most = max(most, sum(own.values()))
+
+    for module in shadow.modules():
+        if not any(module.children()):
+            module.register_forward_hook(look)
+    try:
+        shadow(torch.empty(*shape, device="meta"))
+    except Exception:  # whatever a model does not do without values
+        return 0
+    return most
+
+
+def _shadow(model: nn.Module) -> nn.Module:
+    """A copy of the model without memory for its weights."""
+    given: dict[int, Any] = {
+        id(own): nn.Parameter(own.detach().to("meta"), own.requires_grad) for own in model.parameters()
+    }
+    given |= {id(own): own.to("meta") for own in model.buffers()}
+    return copy.deepcopy(model, given)
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

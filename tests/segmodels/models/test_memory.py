@@ -1,0 +1,64 @@
+"""The least memory of a model: what it keeps for its backward pass is counted without running it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segmodels.models.memory import prediction_bytes, training_bytes
+from segmodels.models.registry import create_model
+
+
+def kept_bytes(model: nn.Module, images: Tensor) -> int:
+    """What a step of the model really keeps, weights and gradients included."""
+    kept: dict[int, Tensor] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda own: kept.setdefault(id(own), own), lambda own: own):
+        model.train()(images)
+    weights = {own.data_ptr() for own in [*model.parameters(), *model.buffers()]}
+    found = {own.untyped_storage().data_ptr(): own.untyped_storage().nbytes() for own in kept.values()}
+    learned = sum(2 * own.nbytes for own in model.parameters() if own.requires_grad)
+    return learned + sum(count for place, count in found.items() if place not in weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unet", {"widths": [4, 8]}),
+        ("bisenet_v2", {}),
+        ("segformer_b0", {}),
+        ("maskformer_swin_t", {}),
+        ("attention_unet_original", {"widths": [4, 8, 8], "in_channels": 1, "spatial_dims": 3}),
+    ],
+)
+def test_a_step_keeps_what_was_counted(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, 3, **options)
+    images = torch.randn(2, options.get("in_channels", 3), *[64, 64, 32][: options.get("spatial_dims", 2)])
+    counted = training_bytes(model.eval(), images.shape)
+    assert not model.training
+    assert 0.9 * kept_bytes(model, images) <= counted <= 1.001 * kept_bytes(model, images)
+
+
+def test_a_prediction_takes_at_least_the_maps_of_its_largest_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1, stride=2))
+    assert prediction_bytes(model, (5, 3, 10, 20)) == 5 * (3 + 4) * 200 * 4
+    twice = prediction_bytes(create_model("unet", 3, widths=[4, 8]), (2, 3, 64, 64))
+    assert twice == 2 * prediction_bytes(create_model("unet", 3, widths=[4, 8]), (1, 3, 64, 64)) > 0
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn", "sam_tiny"])
+def test_of_models_that_draw_by_targets_or_prompts_nothing_is_said(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, 1)
+    assert training_bytes(model, (1, 3, 64, 64)) == 0
+
+
+def test_a_model_that_needs_values_is_left_alone() -> None:
+    class Asks(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images if images.sum() > 0 else -images
+
+    assert training_bytes(Asks(), (1, 3, 8, 8)) == prediction_bytes(Asks(), (1, 3, 8, 8)) == 0
