@@ -10,10 +10,7 @@ import torch
 from segmodels.data.batches import EvaluationBatch
 from segmodels.data.loader import EvaluationLoader, evaluation_loader
 from segmodels.data.shards import ShardReader
-from segmodels.errors import InputError
 from segmodels.inference.predictor import Predictor
-from segmodels.machine import free_memory
-from segmodels.models.memory import prediction_bytes
 from segmodels.tasks.base import Evaluator
 
 
@@ -44,18 +41,9 @@ def measure(
 
 
 def _most_pixels(predictor: Predictor, reader: ShardReader) -> float:
-    """Pixels of the images that may be predicted at once. A GPU that runs out of memory says so, and windows are of one
-    size; else a prediction may take half of what is free by the least that it needs.
+    """Pixels of the images that may be predicted at once, which windows do not change: a prediction may take half of
+    what is free by the least that it needs.
     """
-    free = free_memory()
-    if predictor.device.type != "cpu" or getattr(predictor.task.settings, "sliding_window", None) or free is None:
+    if getattr(predictor.task.settings, "sliding_window", None):
         return math.inf
-    size = reader.largest
-    needed = prediction_bytes(predictor.model, (1, predictor.channels, *size))
-    if needed > free:
-        raise InputError(
-            f"the prediction of an image of {' x '.join(map(str, size))} pixels needs at least {needed / 1e9:.1f} GB of"
-            f" memory, {free / 1e9:.1f} GB are free: set sliding_window (such as {{size: [512, 512]}}), or use a"
-            " machine with more memory"
-        )
-    return math.prod(size) * (free / 2) / needed if needed else math.inf
+    return math.prod(reader.largest) * predictor.room((1, predictor.channels, *reader.largest)) / 2

@@ -20,6 +20,8 @@ from segmodels.data.batches import EvaluationBatch
 from segmodels.data.decoding import resize_image, scaled_size
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
+from segmodels.machine import free_memory
+from segmodels.models.memory import prediction_bytes
 from segmodels.prompts import Prompt, check_prompt, prompts_of
 from segmodels.tasks.base import Result, Size
 from segmodels.tasks.registry import create_task
@@ -42,6 +44,9 @@ def choose_device(accelerator: str = "auto") -> str:
 AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 LEAST_SIDE = {2: 32, 3: 16}
 """Pixels that networks pad each side of smaller images, or volumes, to: an image costs at least these."""
+
+MANY_PIXELS = 2**22
+"""From here on it is worth a moment to find out whether a prediction fits into memory."""
 
 
 def padded_pixels(size: Size) -> int:
@@ -85,8 +90,33 @@ class Predictor:
         )
 
     def network(self, images: Tensor, **guide: Any) -> Any:
-        """The model's output for images (B, C, *spatial) on the device, in their own units."""
+        """The model's output for images (B, C, *spatial) on the device, in their own units.
+
+        Raises:
+            InputError: large images that need more memory than a CPU's machine has free.
+        """
+        if len(images) * math.prod(images.shape[2:]) > MANY_PIXELS:
+            self.room(images.shape)
         return self.model((images.float() - self._mean) / self._std, **guide)
+
+    def room(self, shape: Sequence[int]) -> float:
+        """How many times the least memory for images of this shape, (B, C, *spatial), is free on a CPU's machine.
+        Infinite on a GPU, which says so when it runs out of memory, and where it is not known.
+
+        Raises:
+            InputError: there is less: the operating system would kill the process.
+        """
+        free = free_memory()
+        if self.device.type != "cpu" or free is None:
+            return math.inf
+        needed = prediction_bytes(self.model, shape)
+        if needed > free:
+            raise InputError(
+                f"the prediction of {' x '.join(map(str, shape[2:]))} pixels needs at least {needed / 1e9:.1f} GB of"
+                f" memory, {free / 1e9:.1f} GB are free: give a sliding window (--window 512 of predict,"
+                " evaluate.sliding_window in params.yaml), or use a machine with more memory"
+            )
+        return free / needed if needed else math.inf
 
     @torch.inference_mode()
     def batch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_pipeline import write_model, write_shards
 
@@ -48,11 +49,25 @@ def test_fewer_images_are_predicted_at_once_where_memory_is_short(
     needed = prediction_bytes(load_bundle(folder / "model").model, (1, 3, *reader.largest))
     whole, expected = measured(folder)
     assert [len(own) for own in whole] == [1, 2, 1, 2]
-    monkeypatch.setattr("segmodels.inference.measure.free_memory", lambda: 3 * needed)
+    monkeypatch.setattr("segmodels.inference.predictor.free_memory", lambda: 3 * needed)
     single, scores = measured(folder)
     assert [len(own) for own in single] == [1] * 6
     assert scores == pytest.approx(expected)
-    monkeypatch.setattr("segmodels.inference.measure.free_memory", lambda: needed - 1)
-    with pytest.raises(InputError, match=r"an image of 20 x 40 pixels needs at least .* GB .*: set sliding_window"):
+    monkeypatch.setattr("segmodels.inference.predictor.free_memory", lambda: needed - 1)
+    with pytest.raises(
+        InputError, match=r"prediction of 20 x 40 pixels needs at least .* GB .*: give a sliding window"
+    ):
         measured(folder)
     assert [len(own) for own in measured(folder, WINDOW)[0]] == [1, 2, 1, 2]
+
+
+def test_a_large_image_that_memory_cannot_hold_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor, whole = Predictor(load_bundle(folder / "model")), np.zeros((1, 64, 64, 3), np.uint8)
+    windows = Predictor(load_bundle(folder / "model"), settings=WINDOW)
+    needed = prediction_bytes(predictor.model, (1, 3, 64, 64))
+    monkeypatch.setattr("segmodels.inference.predictor.free_memory", lambda: needed - 1)
+    monkeypatch.setattr("segmodels.inference.predictor.MANY_PIXELS", 1_000)
+    predictor.results(whole[:, :32, :32])
+    windows.results(whole)
+    with pytest.raises(InputError, match=r"prediction of 64 x 64 pixels needs at least .* GB .*--window 512"):
+        predictor.results(whole)
