@@ -106,8 +106,7 @@ class Predictor:
         Raises:
             InputError: there is less: the operating system would kill the process.
         """
-        free = free_memory()
-        if self.device.type != "cpu" or free is None:
+        if self.device.type != "cpu" or (free := free_memory()) is None:
             return math.inf
         needed = prediction_bytes(self.model, shape)
         if needed > free:
