@@ -13,8 +13,13 @@ from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.training.settings import TrainSettings
 
 
-def check_memory(settings: TrainSettings, model: nn.Module, training: ShardReader, validation: ShardReader) -> None:
+def check_memory(
+    settings: TrainSettings, precision: str, model: nn.Module, training: ShardReader, validation: ShardReader
+) -> None:
     """Check the least memory of a step, and of the prediction of one validation image, against what is free.
+
+    Args:
+        precision: of the forward pass; all but float32 keep half as much, at least.
 
     Raises:
         InputError: either needs more.
@@ -24,7 +29,7 @@ def check_memory(settings: TrainSettings, model: nn.Module, training: ShardReade
         return
     size = step_size(settings, training)
     needed = training_bytes(model, (settings.batch_size, training.channels, *size))
-    if settings.precision in ("bfloat16", "float16"):
+    if precision != "float32":
         needed //= 2
     if needed > free:
         fitting = int(settings.batch_size * free / (2 * needed))
