@@ -22,6 +22,7 @@ from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.pairing import files_by_id, files_of_part, require_pairs, split_folders, without_ending
 from segmodels.data.layouts.splits import published_split, read_table, split_ids
+from segmodels.data.layouts.yolo import Yolo
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -112,7 +113,8 @@ image_labels.csv            optional: header id,label; class of the whole image,
         if not _has(root, IMAGES[0]) or Mads.fits(root):  # whose trees are alike
             return False
         parts = [part for part in ("masks", "labels", "mask") if _has(root, part)]
-        return "masks" in parts or any(files_of_part(root, part) for part in parts) or has_classes_file(root)
+        annotated = "masks" in parts or any(files_of_part(root, part) for part in parts)
+        return annotated or (has_classes_file(root) and not Yolo.resembles(root))
 
     @classmethod
     def resembles(cls, root: Path) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
@@ -19,14 +19,17 @@ from segmodels.data.decoding import SUFFIXES, picture_size
 from segmodels.data.folder_files import composed, files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import decode_mask, with_background
-from segmodels.data.layouts.splits import splits_by_folder
+from segmodels.data.layouts.splits import SPLITS, published_split, splits_by_folder
+from segmodels.data.layouts.yolo_yaml import CLASSES, describing_files, read_description, split_members
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
-from segmodels.files import read_plain_text, reading
+from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
 BOX = 4
 """Numbers of a line that is a box: its centre, width and height."""
+
+POLYGONS = "expected polygons, class x1 y1 x2 y2 x3 y3 ...: export the project as segmentation"
 
 MOST = 2
 """A coordinate above is no share of the image's side but a pixel; slightly above 1 are corners outside the image."""
@@ -42,83 +45,101 @@ MOST = 2
 )
 class Yolo(Layout):
     """Objects as polygons in YOLO's text files. Class 0 is the background; the others are the ``names`` of the YAML
-    file in their order, so that YOLO's class 0 is class 1.
+    file in their order, so that YOLO's class 0 is class 1. Without a YAML file the names are the lines of
+    ``classes.txt`` (Label Studio).
 
     Each line is an object, drawn as COCO's polygons are, small ones above large ones. An image without a text file has
-    no objects; folders of images without any text file are left out. Folders train, val (or valid) and test are splits
-    (two are enough), whatever paths the YAML file gives.
+    no objects; folders of images without the text file of any are left out.
+
+    Splits are what the YAML file names as ``train``, ``val`` and ``test``: folders, or text files with the path of an
+    image per line, or lists of both, from the folder ``path``. Paths of another machine are read by their ends
+    (``/home/me/pets/images/train``: ``images/train``); those that lead nowhere are left out. Other images belong to the
+    split whose name their folder has, such as train, valid and test; without paths in the YAML file two are enough.
     """
 
     turned = True  # as YOLO reads pictures
     marks = (
-        "a YAML file with names (data.yaml) beside images/ and labels/*.txt, or train/images/ and train/labels/*.txt"
+        "a YAML file with names (data.yaml), or classes.txt, beside images/ and labels/*.txt, or train/images/ and"
+        " train/labels/*.txt"
     )
     tree: ClassVar[str] = """\
-data.yaml                    names: a list, or number: name
+data.yaml                    names: a list, or number: name; optional: path, train, val, test
+classes.txt                  or this: a name per line
 images/train/0001.jpg        or train/images/0001.jpg; splits may be missing
 labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., shares of width and height
 """
 
     @classmethod
     def fits(cls, root: Path) -> bool:
+        return cls.resembles(root) and any(path.name != CLASSES for path in describing_files(root))
+
+    @classmethod
+    def resembles(cls, root: Path) -> bool:
         places = ("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")
         found = (path.relative_to(root).parent for place in places for path in root.glob(place))
-        return bool(_tables(root)) and any((root / _swapped(path, "labels", "images")).is_dir() for path in found)
+        return any((root / _swapped(path, "labels", "images")).is_dir() for path in found)
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
-        if not _tables(self.root):
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+        self._description = read_description(self.root)
 
     @cached_property
     def labels(self) -> LabelMap:
-        for path in _tables(self.root):
-            with reading(path, damaged="expected 'names: [car, person]' or 'names: {0: car, 1: person}'; correct it"):
-                content = yaml.safe_load(read_plain_text(path))
-                if not isinstance(content, dict) or "names" not in content:
-                    continue
-                names = content["names"]
-                rows = dict(names) if isinstance(names, dict) else dict(enumerate(names))
-                if not rows or sorted(rows) != list(range(len(rows))):
-                    raise ValueError("names are not numbered from 0")
-                if odd := [name for name in rows.values() if not isinstance(name, str | int | float)]:
-                    raise ValueError(f"a name is a {type(odd[0]).__name__}")
-                listed = [str(rows[number]) for number in range(len(rows))]
-                return with_background(
-                    listed, distinct_colors(len(rows) + 1)[1:], {number + 1: number for number in range(len(rows))}
-                )
-        raise InputError(f"{_tables(self.root)[0]} has no names, expected 'names: [car, person]': add the classes")
+        names = self._description.names
+        return with_background(
+            list(names), distinct_colors(len(names) + 1)[1:], {number + 1: number for number in range(len(names))}
+        )
 
     def samples(self) -> Iterable[Sample]:
-        files = [name for name in files_below(self.root) if not any(map(is_leftover, name.split("/")))]
-        tables = {composed(name): name for name in files if "labels" in name.split("/") and name.endswith(".txt")}
-        places = {PurePosixPath(name).parent for name in tables}
-        images: dict[str, tuple[str, str]] = {}
-        self.left_out = []
-        classes = _tables(self.root)[0].name
-        for name in files:
-            path = PurePosixPath(composed(name))
-            if path.suffix.lower() not in SUFFIXES or "images" not in path.parts[:-1]:
-                continue
-            table = PurePosixPath(_swapped(path, "images", "labels")).with_suffix(".txt")
-            if table.parent not in places:
-                self.left_out.append(name)
-                continue
+        files = {composed(name): name for name in files_below(self.root) if not any(map(is_leftover, name.split("/")))}
+        texts = [name for name in files if "labels" in name.split("/") and name.endswith(".txt")]
+        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and "images" in name.split("/")[:-1]]
+        text_of = {image: _text_of(image) for image in images}
+        used = set(texts) & set(text_of.values())
+        annotated = {posixpath.dirname(text) for text in used}
+        ids = self._ids([image for image in images if posixpath.dirname(text_of[image]) in annotated])
+        self._require_polygons(files[text] for text in sorted(used))
+        members = list(self._in_splits(ids, files))
+        placed = {image for _, image in members}
+        self.left_out = [files[name] for name in (*images, *texts) if name not in placed | used]
+        for split, image in members:
+            # without a text file: annotated as one without objects, which the file of the names stands for
+            text = files[text_of[image]] if text_of[image] in used else self._description.file
+            yield Sample(ids[image], split, files[image], (text,), group=ids[image])
+
+    def _ids(self, images: Iterable[str]) -> dict[str, str]:
+        """Image -> id of its sample."""
+        found: dict[str, str] = {}
+        for image in images:
+            path = PurePosixPath(image)
             sample = str(PurePosixPath(_swapped(path, "images", "")).with_suffix(""))
-            if sample in images:
+            if sample in found:
                 raise InputError(
-                    f"{self.root / images[sample][0]} and {name} have the same name up to the ending, expected one file"
+                    f"{self.root / found[sample]} and {image} have the same name up to the ending, expected one file"
                     " per sample: rename or remove one"
                 )
-            # without a text file: annotated as one without objects, which the YAML file stands for
-            images[sample] = name, tables.pop(str(table), classes)
-        self.left_out += tables.values()
-        splits = splits_by_folder(self.root, images)
-        for sample, (image, file) in images.items():
-            yield Sample(sample, splits.get(sample), image, (file,), group=sample)
+            found[sample] = image
+        return {image: sample for sample, image in found.items()}
+
+    def _in_splits(self, ids: Mapping[str, str], files: Collection[str]) -> Iterable[tuple[str | None, str]]:
+        """(split, image) by the YAML file; of images that it does not name, and without paths in it, by folders."""
+        named = split_members(self._description, self.root, files, ids)
+        if not named:
+            by_folder = splits_by_folder(self.root, ids.values())
+            return [(by_folder.get(sample), image) for image, sample in ids.items()]
+        others = ids.keys() - set().union(*named.values())
+        for split in set(SPLITS) - named.keys():
+            named[split] = {image for image in others if published_split(ids[image].partition("/")[0]) == split}
+        return [(split, image) for split in SPLITS if split in named for image in ids if image in named[split]]
+
+    def _require_polygons(self, texts: Iterable[str]) -> None:
+        """Raises InputError: the first text file with objects holds boxes alone."""
+        for text in texts:
+            lines = [line for line in read_plain_text(self.root / text).splitlines() if line.strip()]
+            if lines and all(len(line.split()) == BOX + 1 for line in lines):
+                raise InputError(f"{text} holds boxes alone, {shown(lines[0])}, {POLYGONS}")
+            if lines:
+                return
 
     def read_image(self, sample: Sample) -> NDArray:
         return self.read_picture(sample)
@@ -129,7 +150,7 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
     def annotation(self, sample: Sample) -> Annotation | None:
         size = self.annotation_size(sample) or self.read_image(sample).shape[:2]
         require_size(size, sample.image)
-        objects = self._objects(sample.files[0], size) if sample.files[0].endswith(".txt") else []
+        objects = self._objects(sample.files[0], size) if sample.files[0] != self._description.file else []
         classes = np.zeros(size, self.labels.dtype)
         for label, mask in sorted(objects, key=lambda one: -int(one[1].sum())):
             classes[mask] = label
@@ -153,10 +174,7 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
             except (ValueError, OverflowError):
                 raise InputError(f"{where} is {shown(line)}, expected class x1 y1 x2 y2 ...: correct it") from None
             if len(corners) == BOX:
-                raise InputError(
-                    f"{where} is a box, {shown(line)}, expected a polygon, class x1 y1 x2 y2 x3 y3 ...: export the"
-                    " project as segmentation"
-                )
+                raise InputError(f"{where} is a box, {shown(line)}, {POLYGONS}")
             if label != first or not 0 <= label < self.labels.num_classes - 1:
                 raise InputError(
                     f"{where} has the class {first:g}, expected 0 to {self.labels.num_classes - 2}, the numbers of the"
@@ -172,10 +190,8 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
         return found
 
 
-def _tables(root: Path) -> list[Path]:
-    """YAML files at the top, ``data.yaml`` first."""
-    found = (path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
-    return sorted(found, key=lambda path: (path.stem != "data", path.name))
+def _text_of(image: str) -> str:
+    return str(PurePosixPath(_swapped(PurePosixPath(image), "images", "labels")).with_suffix(".txt"))
 
 
 def _swapped(path: PurePosixPath | Path, old: str, new: str) -> str:

@@ -54,7 +54,7 @@ def test_each_line_is_an_object(form: str, names: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("0 0.5 0.5 0.2 0.2", r"a\.txt line 1 is a box, .*expected a polygon.*export the project as segmentation"),
+        (f"0 0.5 0.5 0.2 0.2\n{LINES}", r"a\.txt line 1 is a box, .*expected polygons.*export the project as segm"),
         ("2 0 0 1 0 1 1", "line 1 has the class 2, expected 0 to 1, the numbers of the names"),
         ("0 0 0 20 0 20 10", "has the coordinate 20, expected shares of the image's width and height"),
         ("0 0 0 nan 0 1 1", "has the coordinate nan"),
@@ -76,3 +76,94 @@ def test_a_wrong_line_is_one_sentence(line: str, sentence: str, tmp_path: Path) 
 def test_wrong_names_are_one_sentence(names: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
         _ = open_layout("yolo", write(tmp_path, names=names)).labels
+
+
+def by_split(root: Path) -> dict[str | None, list[str]]:
+    found: dict[str | None, list[str]] = {}
+    for sample in open_layout("yolo", root).samples():
+        found.setdefault(sample.split, []).append(sample.id)
+    return found
+
+
+def parts(root: Path, *folders: str) -> Path:
+    """Two images with objects in each folder."""
+    for folder in folders:
+        for name in "ab":
+            trees.photo(root / folder / "images" / f"{name}.jpg")
+            trees.write_text(root / folder / "labels" / f"{name}.txt", LINES)
+    return root
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "train: first/images\nval: second/images\ntest: third/images",
+        "path: ../pets\ntrain: first/images\nvalidation: [second/images]\ntest: ../third/images",
+        "path: /home/me/pets\ntrain: /home/me/pets/first/images\nval: second/images\ntest: C:\\pets\\third\\images",
+        "path: .\ntrain: one.txt\nval: second/images\ntest: lists/three.txt",
+    ],
+)
+def test_splits_are_what_the_yaml_file_names(content: str, tmp_path: Path) -> None:
+    parts(tmp_path, "first", "second", "third", "fourth")
+    trees.write_text(tmp_path / "one.txt", "./first/images/a.jpg\n\ndata/first/images/b.jpg\n")
+    trees.write_text(tmp_path / "lists" / "three.txt", "/home/me/pets/third/images/a.jpg\n../third/images/b.jpg\n")
+    trees.write_text(tmp_path / "data.yaml", f"names: [cat, cow]\n{content}\n")
+    assert by_split(tmp_path) == {
+        "train": ["first/a", "first/b"],
+        "val": ["second/a", "second/b"],
+        "test": ["third/a", "third/b"],
+    }
+    layout = open_layout("yolo", tmp_path)
+    list(layout.samples())
+    assert layout.left_out == ["fourth/images/a.jpg", "fourth/images/b.jpg"]
+
+
+def test_splits_that_the_yaml_file_lacks_are_those_of_the_folders(tmp_path: Path) -> None:
+    parts(tmp_path, "train", "valid", "test")
+    trees.write_text(tmp_path / "data.yaml", "names: [cat, cow]\ntrain: ../train/images\nval: ../elsewhere/images\n")
+    assert sorted(map(str, by_split(tmp_path))) == ["test", "train", "val"]
+
+
+def test_a_split_of_the_images_of_another_one_counts_as_not_given(tmp_path: Path) -> None:
+    parts(tmp_path, "first")
+    trees.write_text(tmp_path / "data.yaml", "names: [cat, cow]\ntrain: first/images\nval: first/images\ntest:\n")
+    assert by_split(tmp_path) == {"train": ["first/a", "first/b"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("train: one.txt", r"one\.txt names the image 'first/images/c\.jpg', which is not in"),
+        ("train: {a: 1}", r"data\.yaml is damaged \(train is .*expected folders or lists of images"),
+    ],
+)
+def test_wrong_paths_of_splits_are_one_sentence(content: str, sentence: str, tmp_path: Path) -> None:
+    parts(tmp_path, "first")
+    trees.write_text(tmp_path / "one.txt", "first/images/a.jpg\nfirst/images/c.jpg\n")
+    trees.write_text(tmp_path / "data.yaml", f"names: [cat, cow]\n{content}\n")
+    with pytest.raises(InputError, match=sentence):
+        list(open_layout("yolo", tmp_path).samples())
+
+
+def test_names_may_stand_in_classes_txt(tmp_path: Path) -> None:
+    parts(tmp_path, "")
+    with pytest.raises(InputError, match=r"does not name its classes, expected data\.yaml .* or classes\.txt"):
+        open_layout(find_layout(tmp_path), tmp_path)
+    trees.write_text(tmp_path / "classes.txt", "cat\ngroße Kuh\n")
+    assert find_layout(tmp_path) == "yolo"
+    layout = open_layout("yolo", tmp_path)
+    assert layout.labels.classes == ("background", "cat", "große Kuh")
+    assert [sample.files for sample in layout.samples()] == [("labels/a.txt",), ("labels/b.txt",)]
+
+
+def test_boxes_are_refused_before_any_image_is_opened(tmp_path: Path) -> None:
+    trees.write_text(write(tmp_path) / "labels" / "train" / "a.txt", "0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(InputError, match=r"a\.txt holds boxes alone, '0 0.5 0.5 0.2 0.2', expected polygons"):
+        list(open_layout("yolo", tmp_path).samples())
+
+
+def test_a_folder_without_the_text_file_of_an_image_is_not_annotated(tmp_path: Path) -> None:
+    trees.write_text(write(tmp_path) / "labels" / "test" / "classes.txt", "cat\ngroße Kuh\n")
+    layout = open_layout("yolo", tmp_path)
+    assert {sample.split for sample in layout.samples()} == {"train", "val"}
+    assert layout.left_out == ["images/test/hidden.jpg", "labels/test/classes.txt"]
