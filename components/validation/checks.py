@@ -60,7 +60,7 @@ class Check:
 
 OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
                   "md5s", "pixels", "jpeg_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
-                  "specks", "doubled", "unpaired", "alone"}  # fmt: skip
+                  "specks", "no_objects", "doubled", "unpaired", "alone"}  # fmt: skip
 """Columns about annotations."""
 
 
@@ -127,6 +127,11 @@ def _all_checks(params: ValidateParams) -> list[Check]:
         Check("ids_in_place", "warning", _null("one_off"), "The masks' ids are not one off.",
               "first or last classes that never occur, though all others do",
               "look at the pictures, and count the ids as the dataset's classes do", "class", "one_off", "classes"),
+        Check("things_have_objects", "warning", _null("no_objects"),
+              "Classes whose objects are counted have objects.",
+              "classes of things (`!things`) in a dataset without a single object",
+              "only models of classes can be trained: add objects/ for models of objects, or remove the line",
+              "class", table="classes"),
         Check("objects_in_place", "warning", _null("misplaced"),
               "Objects have their class in the class map, in at least half of their pixels.",
               "images with objects whose class the class map contradicts",

@@ -73,6 +73,9 @@ def tables(
     holds_void = {split for split, share in zip(samples["split"], samples["void_share"], strict=True) if share > 0}
     void = dataset.layout.assumed_void if "train" in holds_void else None
     shifted = one_off(classes, bool(holds_void))
+    # a published dataset has its things in every copy, also in one without the files of objects
+    bare = dataset.layout.published() is None and not any(facts.column("objects").to_pylist())
+    things = {labels.classes[thing] for thing in labels.things} if bare else set()
     rows = [
         {
             "split": split,
@@ -80,6 +83,7 @@ def tables(
             **counts,
             "taken_for_void": _meant_by_void(split, name, counts, void),
             "one_off": shifted.get(name) if split == "train" else None,
+            "no_objects": "train" if split == "train" and name in things and counts["pixels"] else None,
         }
         for split, by_class in classes.items()
         for name, counts in by_class.items()

@@ -46,6 +46,13 @@ def test_duplicates_in_two_splits_and_in_one_are_warned_about(
     assert re.search(row, capsys.readouterr().out)
 
 
+def test_things_without_objects_are_warned_about(tmp_path: Path) -> None:
+    ingested(tmp_path, lambda root: (root / "classes.txt").write_text("background\nobject\n!things, object\n"))
+    report, _ = validated(tmp_path)
+    assert warnings(report)["things_have_objects"] == ["object"]
+    assert report["success"]
+
+
 def test_an_image_that_was_rescaled_and_recompressed_into_another_split_is_warned_about(tmp_path: Path) -> None:
     def change(root: Path) -> None:
         image(root, 2, "val").unlink()
