@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +18,11 @@ from components.running.atomic import written_output
 from components.running.digests import directory_digest
 from components.running.wording import first_few
 from segmodels.data.layouts import AUTO, Layout, Sample, find_layout, open_layout
+from segmodels.data.layouts.splits import GROUPS, published_split
 from segmodels.data.manifest import SPLITS, manifest_row, split_by_group, write_dataset
 from segmodels.errors import InputError
+
+SHIPPED = "as the dataset ships them"
 
 
 def ingest(
@@ -85,6 +89,23 @@ def ingest(
             f"{len(layout.left_out)} files without their other half or in no list of samples are left out"
             f" ({first_few(layout.left_out)})"
         )
+    # layouts whose tree has no groups.csv know the groups themselves
+    ungrouped = GROUPS in layout.tree and not (layout.root / GROUPS).is_file()
+    if ungrouped and origin != SHIPPED and (torn := _torn_folders(samples)):
+        print(
+            f"samples of {len(torn)} folders are in several splits ({first_few(torn)}): if a folder is a patient, a"
+            f" video or a place, write {GROUPS} with the header id,group, which keeps each in one split"
+        )
+
+
+def _torn_folders(samples: Sequence[Sample]) -> list[str]:
+    """Folders in the ids of samples that were drawn one by one, which have samples in several splits."""
+    splits: dict[str, set[str | None]] = {}
+    for sample in samples:
+        if sample.group == sample.id:
+            splits.setdefault(posixpath.dirname(sample.id), set()).add(sample.split)
+    folders = [folder for folder, found in splits.items() if len(found) > 1]
+    return [folder for folder in folders if folder and not published_split(posixpath.basename(folder))]
 
 
 def _link(source: str, target: str) -> None:
@@ -130,7 +151,7 @@ def _in_our_splits(samples: Sequence[Sample], params: IngestParams, layout: Layo
     if missing:
         ours = next((ours for ours in missing if ours in params.splits), missing[0])
         raise _without_samples(ours, names[ours], shipped)
-    return [sample for split in members.values() for sample in split], "as the dataset ships them"
+    return [sample for split in members.values() for sample in split], SHIPPED
 
 
 def _without_samples(ours: str, theirs: str, shipped: Sequence[str]) -> InputError:

@@ -21,7 +21,7 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.pairing import files_by_id, files_of_part, require_pairs, split_folders, without_ending
-from segmodels.data.layouts.splits import published_split, read_table, split_ids
+from segmodels.data.layouts.splits import groups_of, published_split, read_table, split_ids
 from segmodels.data.layouts.yolo import Yolo
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
@@ -102,7 +102,7 @@ objects/road/0001.json      optional: classes and crowds of the objects
 classes.txt                 classes.json or class_dict.csv; may be left out where masks are binary, palettes or colours
 splits/train.txt            optional, with val.txt and test.txt: one sample id per line
 splits.csv                  optional, in place of splits/: header id,split
-groups.csv                  optional: header id,group; default: every sample its own group
+groups.csv                  optional: header id,group; default: a patient of TCGA, else every sample its own group
 image_labels.csv            optional: header id,label; class of the whole image, a number from 0
 """
 
@@ -167,14 +167,13 @@ image_labels.csv            optional: header id,label; class of the whole image,
         masks = self._partners(images, self._masks, "mask") if self._annotated else {}
         objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
         rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
-        groups, labels = read_table(self.root, "groups.csv", "group", images), self._image_labels(images)
+        groups, labels = groups_of(self.root, images), self._image_labels(images)
         places = list(split_ids(self.root, images))
         listed = {sample_id for _, sample_id in places}
         self.left_out += [file for sample_id, file in images.items() if sample_id not in listed]
         for split, sample_id in places:
             files = tuple(part[sample_id] for part in (masks, objects, rows) if sample_id in part)
-            group = groups.get(sample_id, sample_id)
-            yield Sample(sample_id, split, images[sample_id], files, group, labels.get(sample_id))
+            yield Sample(sample_id, split, images[sample_id], files, groups[sample_id], labels.get(sample_id))
 
     def read_image(self, sample: Sample) -> NDArray:
         return self.read_picture(sample)

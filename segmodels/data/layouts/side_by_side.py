@@ -20,7 +20,7 @@ from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.pairing import files_by_id, require_pairs
-from segmodels.data.layouts.splits import read_table, split_ids
+from segmodels.data.layouts.splits import groups_of, split_ids
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
@@ -75,7 +75,7 @@ class SideBySide(Layout):
 train/0001.jpg              or a folder for each split, in it images and masks; likewise valid/ and test/
 train/0001_mask.png         or train_masks/0001_mask.png, or train_masks/0001.png, or train_labels/0001_L.png
 train/_classes.csv          Roboflow: Pixel Value, Class; else classes.txt or classes.json beside train/, or none
-groups.csv                  optional: header id,group; default: every sample its own group
+groups.csv                  optional: header id,group; default: a patient of TCGA, else every sample its own group
 """
 
     @classmethod
@@ -123,12 +123,12 @@ groups.csv                  optional: header id,group; default: every sample its
         images = {name: file for name, file in self._images.items() if PurePosixPath(name).parent in places}
         self.left_out = [file for name, file in self._images.items() if name not in images]
         require_pairs(self.root, images, {name: files[0] for name, files in self._masks.items()}, "mask")
-        groups = read_table(self.root, "groups.csv", "group", images)
+        groups = groups_of(self.root, images)
         members = list(split_ids(self.root, images))
         listed = {name for _, name in members}
         self.left_out += [file for name, file in images.items() if name not in listed]
         for split, name in members:
-            yield Sample(name, split, images[name], tuple(self._masks[name]), groups.get(name, name))
+            yield Sample(name, split, images[name], tuple(self._masks[name]), groups[name])
 
     def read_image(self, sample: Sample) -> NDArray:
         return self.read_picture(sample)

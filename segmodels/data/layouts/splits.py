@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,13 @@ PUBLISHED_SPLITS = {
 
 TABLES = ("splits.csv", "split.csv")
 """Names of a table with the columns id and split."""
+
+GROUPS = "groups.csv"
+"""Name of a table with the columns id and group."""
+
+
+_PATIENT = re.compile(r"(?<![A-Z0-9])(TCGA)[-_]([A-Z0-9]{2})[-_]([A-Z0-9]{4})(?![A-Z0-9])")
+"""The first three parts of a barcode, project, site and participant, name a patient."""
 
 
 def published_split(name: str) -> str | None:
@@ -72,6 +80,19 @@ def splits_by_folder(root: Path, ids: Collection[str]) -> dict[str, str]:
             f" {', '.join(stray[:5])}: move them into one of these folders or remove them"
         )
     return split_of
+
+
+def groups_of(root: Path, ids: Collection[str]) -> dict[str, str]:
+    """Sample id -> its group: by the table ``groups.csv``; else the patient where the id holds a barcode of The Cancer
+    Genome Atlas (LGG); else the sample itself.
+
+    Raises:
+        InputError: as ``read_table``.
+    """
+    if groups := read_table(root, GROUPS, "group", ids):
+        return groups
+    patients = {sample_id: _PATIENT.search(sample_id) for sample_id in ids}
+    return {sample_id: "-".join(found.groups()) if found else sample_id for sample_id, found in patients.items()}
 
 
 def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict[str, str]:

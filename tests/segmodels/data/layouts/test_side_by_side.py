@@ -163,3 +163,25 @@ def test_masks_in_a_folder_of_their_own_are_not_side_by_side(tmp_path: Path) -> 
     assert find_layout(tmp_path) == "folder"
     with pytest.raises(InputError, match=r"1 file in .* has no image: masks/a_mask\.png"):
         list(open_layout("side_by_side", tmp_path).samples())
+
+
+def test_slices_of_a_patient_of_tcga_are_a_group(tmp_path: Path) -> None:
+    names = [
+        "TCGA_CS_4941_19960909_1",
+        "TCGA_CS_4941_20010101_2",
+        "TCGA_HT_A61A_20000127_1",
+        "TCGA-CS-4941-01Z",
+        "TCGAX",
+    ]
+    write(tmp_path, *((f"{name}/{name}.png", f"{name}/{name}_mask.png") for name in names))
+    groups = {sample.id.rpartition("/")[2]: sample.group for sample in open_layout("side_by_side", tmp_path).samples()}
+    assert [groups[name] for name in names] == [
+        "TCGA-CS-4941",
+        "TCGA-CS-4941",
+        "TCGA-HT-A61A",
+        "TCGA-CS-4941",
+        "TCGAX/TCGAX",
+    ]
+    (tmp_path / "groups.csv").write_text("id,group\n" + "".join(f"{name}/{name},{name}\n" for name in names))
+    groups = {sample.id.rpartition("/")[2]: sample.group for sample in open_layout("side_by_side", tmp_path).samples()}
+    assert groups == {name: name for name in names}
