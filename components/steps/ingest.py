@@ -93,18 +93,22 @@ def ingest(
     ungrouped = GROUPS in layout.tree and not (layout.root / GROUPS).is_file()
     if ungrouped and origin != SHIPPED and (torn := _torn_folders(samples)):
         print(
-            f"samples of {len(torn)} folders are in several splits ({first_few(torn)}): if a folder is a patient, a"
-            f" video or a place, write {GROUPS} with the header id,group, which keeps each in one split"
+            f"samples of one folder are in several splits ({first_few(torn)}): if such folders are patients, videos or"
+            f" places, write {GROUPS} with the header id,group, which keeps each in one split"
         )
 
 
 def _torn_folders(samples: Sequence[Sample]) -> list[str]:
-    """Folders in the ids of samples that were drawn one by one, which have samples in several splits."""
+    """Folders in the ids of samples that were drawn one by one, which have samples in several splits; none where all
+    samples lie in one.
+    """
     splits: dict[str, set[str | None]] = {}
     for sample in samples:
         if sample.group == sample.id:
             splits.setdefault(posixpath.dirname(sample.id), set()).add(sample.split)
     folders = [folder for folder, found in splits.items() if len(found) > 1]
+    if len(splits) < 2:
+        return []
     return [folder for folder in folders if folder and not published_split(posixpath.basename(folder))]
 
 

@@ -207,17 +207,18 @@ def test_folders_that_drawn_splits_tear_apart_are_named(tmp_path: Path, capsys: 
     root, drawn = tmp_path / "set", {"val": 0.34, "test": 0.34}
     write_small_dataset(root, {"p1": 6, "p2": 6})
     sentence = (
-        "samples of 2 folders are in several splits (p1, p2): if a folder is a patient, a video or a place, write"
+        "samples of one folder are in several splits (p1, p2): if such folders are patients, videos or places,"
     )
     ingest(from_folder(root, split=drawn), tmp_path / "a", tmp_path / "cache")
-    assert f"{sentence} groups.csv with the header id,group" in capsys.readouterr().out
+    assert f"{sentence} write groups.csv with the header id,group" in capsys.readouterr().out
     (root / "groups.csv").write_text("id,group\n" + "".join(f"p{p}/{n:03d},{p}{n}\n" for p in (1, 2) for n in range(6)))
     ingest(from_folder(root, split=drawn), tmp_path / "b", tmp_path / "cache")
     assert "several splits" not in capsys.readouterr().out
     write_small_dataset(tmp_path / "shipped", {"train/p1": 4, "val/p1": 2, "test/p1": 2})
     ingest(from_folder(tmp_path / "shipped"), tmp_path / "c", tmp_path / "cache")
-    write_small_dataset(tmp_path / "half", {"train": 9, "test": 3})
-    ingest(from_folder(tmp_path / "half"), tmp_path / "d", tmp_path / "cache")
+    for name, folders in (("half", {"train": 9, "test": 3}), ("single", {"tiles": 12})):
+        write_small_dataset(tmp_path / name, folders)
+        ingest(from_folder(tmp_path / name), tmp_path / "d" / name, tmp_path / "cache")
     assert "several splits" not in capsys.readouterr().out
 
 
