@@ -164,12 +164,12 @@ image_labels.csv            optional: header id,label; class of the whole image,
         if self._annotated:
             hidden = _of_hidden_test(images, files_of_part(self.root, self._masks))
             self.left_out += [images.pop(sample_id) for sample_id in hidden]
-        masks = self._partners(images, self._masks, "mask") if self._annotated else {}
-        objects = self._partners(images, "objects", "map of objects") if self._has_objects else {}
-        rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
-        groups, labels = groups_of(self.root, images), self._image_labels(images)
         places = list(split_ids(self.root, images))
         listed = {sample_id for _, sample_id in places}
+        masks = self._partners(images, listed, self._masks, "mask") if self._annotated else {}
+        objects = self._partners(images, listed, "objects", "map of objects") if self._has_objects else {}
+        rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
+        groups, labels = groups_of(self.root, images), self._image_labels(images)
         self.left_out += [file for sample_id, file in images.items() if sample_id not in listed]
         for split, sample_id in places:
             files = tuple(part[sample_id] for part in (masks, objects, rows) if sample_id in part)
@@ -189,9 +189,9 @@ image_labels.csv            optional: header id,label; class of the whole image,
         layers, segments, empty = read_objects(self.root, objects, classes, self.labels)
         return replace(annotation, layers=layers, segments=segments, empty=empty)
 
-    def _partners(self, images: dict[str, str], part: str, kind: str) -> dict[str, str]:
+    def _partners(self, images: dict[str, str], listed: set[str], part: str, kind: str) -> dict[str, str]:
         files = without_ending(images, files_of_part(self.root, part))
-        require_pairs(self.root, images, files, kind)
+        require_pairs(self.root, images, files, kind, listed)
         return files
 
     def _elsewhere(self) -> list[str]:

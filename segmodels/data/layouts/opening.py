@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from segmodels.data.layouts.base import LAYOUTS, Layout
+from segmodels.data.layouts.likely_pairs import images_and_masks
 from segmodels.data.layouts.regrouped import Regrouped
 from segmodels.errors import InputError
 
@@ -39,7 +40,8 @@ def find_layout(root: str | Path) -> str:
     """The name of the one layout that fits the folder.
 
     Raises:
-        InputError: none fits, with what each layout looks for; or several fit, with their names.
+        InputError: none fits, with what each layout looks for or the folders to rename; or several fit, with their
+            names.
     """
     root = Path(root)
     if not root.is_dir():
@@ -53,12 +55,21 @@ def find_layout(root: str | Path) -> str:
             f"dataset folder {root} fits the layouts {' and '.join(fitting)}: set ingest.layout to one of them, or"
             " ingest.path to the folder of one dataset"
         )
-    for folder in _folders_below(root):
+    below = list(_folders_below(root))
+    for folder in below:
         if inside := _fitting(layouts, folder):
             raise InputError(
                 f"dataset folder {root} fits no layout, but its folder {folder.relative_to(root)}/ fits"
                 f" {' and '.join(inside)}: set ingest.path to {folder}"
             )
+    if pair := images_and_masks(below):
+        images, *masks = (f"{folder.relative_to(root)}/" for folder in (pair[0], *pair[1]))
+        raise InputError(
+            f"dataset folder {root} fits no layout, but the files in {' and '.join(masks)} have the names of those in"
+            f" {images}: for the layout folder rename (or link) {images} to images/ and"
+            f" {'its masks' if len(masks) == 1 else 'one of the others'} to masks/; folders of splits are train/images/"
+            " and train/masks/, likewise val/ and test/"
+        )
     names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
     holds = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     expected = "".join(f"\n  {layout.name}: {layout.marks}" for layout in layouts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +10,9 @@ from segmodels.data.decoding import SUFFIXES
 from segmodels.data.folder_files import composed, files_below, is_leftover
 from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
+
+_BRUSH = re.compile(r"task-\d+-annotation-\d+-")
+"""Begin of the names in Label Studio's export of brush labels: task-12-annotation-34-by-1-tag-road-0.png."""
 
 
 def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> dict[str, str]:
@@ -56,34 +60,39 @@ def files_of_part(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -
 
 
 def without_ending(images: Collection[str], others: Mapping[str, str]) -> dict[str, str]:
-    """``others``, sample id -> path, under the ids of ``images`` where they have one ending more, the same in all:
-    ``0001_mask`` of ``0001``. Unchanged where that is not so.
+    """``others``, sample id -> path, under the ids of ``images`` where those that are none have one ending more, the
+    same in all: ``0001_mask`` of ``0001``. Unchanged where that is not so.
     """
-    if not others or not others.keys().isdisjoint(images):
+    longer = [name for name in others if name not in images]
+    if not longer:
         return dict(others)
-    first = next(iter(others))
+    first = longer[0]
     starts = [first[:end] for end in range(len(first) - 1, 0, -1) if first[:end] in images and not first[end].isalnum()]
     ending = first[len(starts[0]) :] if starts else ""
-    if not ending or not all(name.endswith(ending) for name in others):
+    short = {name: name.removesuffix(ending) for name in longer if ending and name.endswith(ending)}
+    if len(short) < len(longer) or not others.keys().isdisjoint(short.values()):
         return dict(others)
-    return {name.removesuffix(ending): path for name, path in others.items()}
+    return {short.get(name, name): path for name, path in others.items()}
 
 
-def require_pairs(root: Path, images: Mapping[str, str], others: Mapping[str, str], kind: str) -> None:
-    """Check that every image has its other file, and the reverse.
+def require_pairs(
+    root: Path, images: Mapping[str, str], others: Mapping[str, str], kind: str, listed: Collection[str]
+) -> None:
+    """Check that every listed image has its other file, and every other file its image.
 
     Args:
         images, others: sample id -> path.
         kind: of the other file: "mask".
+        listed: ids of the images that are read; lists of splits may leave some out.
 
     Raises:
         InputError: some stand alone; names up to five.
     """
-    for files, partners, missing in ((images, others, kind), (others, images, "image")):
-        if alone := sorted(files.keys() - partners.keys()):
+    for ids, files, partners, missing in ((listed, images, others, kind), (others, others, images, "image")):
+        if alone := sorted(name for name in set(ids) if name not in partners):
             names = ", ".join(files[name] for name in alone[:5]) + (", ..." if len(alone) > 5 else "")
             files_have = "1 file in {} has" if len(alone) == 1 else f"{len(alone)} files in {{}} have"
-            raise InputError(
-                f"{files_have.format(root)} no {missing}: {names}: add each {missing} under the same name or"
-                " remove the file"
-            )
+            advice = f"add each {missing} under the same name or remove the file"
+            if any(_BRUSH.match(PurePosixPath(name).name) for name in others):
+                advice = "Label Studio names its PNG files by tasks, not by images: export the project as COCO instead"
+            raise InputError(f"{files_have.format(root)} no {missing}: {names}: {advice}")

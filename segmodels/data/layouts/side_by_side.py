@@ -122,10 +122,10 @@ groups.csv                  optional: header id,group; default: a patient of TCG
         places = {PurePosixPath(name).parent for name in self._masks}
         images = {name: file for name, file in self._images.items() if PurePosixPath(name).parent in places}
         self.left_out = [file for name, file in self._images.items() if name not in images]
-        require_pairs(self.root, images, {name: files[0] for name, files in self._masks.items()}, "mask")
         groups = groups_of(self.root, images)
         members = list(split_ids(self.root, images))
         listed = {name for _, name in members}
+        require_pairs(self.root, images, {name: files[0] for name, files in self._masks.items()}, "mask", listed)
         self.left_out += [file for name, file in images.items() if name not in listed]
         for split, name in members:
             yield Sample(name, split, images[name], tuple(self._masks[name]), groups[name])

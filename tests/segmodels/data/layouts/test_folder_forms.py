@@ -131,6 +131,33 @@ def test_a_split_whose_images_lie_in_a_folder_of_another_name_is_not_left_out_in
         open_layout("folder", tmp_path)
 
 
+def test_masks_of_some_images_may_have_the_ending_alone(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.png", "masks/{}_mask.png", ("a", "b"))
+    write(tmp_path, "images/{}.png", "masks/{}.png", ("c", "d"))
+    masks = [sample.files[0] for sample in open_layout("folder", tmp_path).samples()]
+    assert masks == ["masks/a_mask.png", "masks/b_mask.png", "masks/c.png", "masks/d.png"]
+    trees.save(tmp_path / "masks" / "a.png", halves(0, 255))
+    with pytest.raises(InputError, match=r"1 file in .* has no mask: images/b\.png"):
+        list(open_layout("folder", tmp_path).samples())
+
+
+def test_images_that_no_list_names_need_no_mask(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
+    (tmp_path / "masks" / "f.png").unlink()
+    trees.write_text(tmp_path / "train.txt", "a\nb\nc\n")
+    trees.write_text(tmp_path / "val.txt", "d\n")
+    assert split_names(tmp_path) == {"train": "a b c", "val": "d"}
+    trees.write_text(tmp_path / "val.txt", "d\nf\n")
+    with pytest.raises(InputError, match=r"1 file in .* has no mask: images/f\.jpg: add each mask"):
+        split_names(tmp_path)
+
+
+def test_brush_labels_of_label_studio_are_known_by_their_names(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/task-1-annotation-2-by-1-tag-{}-0.png")
+    with pytest.raises(InputError, match=r"have no mask: .*names its PNG files by tasks.* export the project as COCO"):
+        split_names(tmp_path)
+
+
 def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
     write(tmp_path, "images/{}.jpg", "masks/{}_mask.png", ("a", "b"))
     (tmp_path / "masks" / "b_mask.png").rename(tmp_path / "masks" / "b_label.png")

@@ -24,6 +24,30 @@ def test_a_folder_that_fits_nothing_says_what_each_layout_looks_for(tmp_path: Pa
         find_layout(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "sentence"),
+    [
+        ("Task1-2_Training_Input/{}.jpg", ["Task1_Training_GroundTruth/{}_segmentation.png"], "rename (or link) I to"),
+        ("CXR_png/{}.png", ["mask/{}_mask.png"], "rename (or link) I to images/ and its masks to masks/"),
+        ("CXR_png/{}.png", ["Manual/left/{}.png", "Manual/right/{}.png"], "holds CXR_png/, Manual/;"),
+        ("CXR_png/{}.png", ["M/leftMask/{}.png", "M/rightMask/{}.png"], "in M/leftMask/ and M/rightMask/ have"),
+        ("Train/Rural/images_png/{}.png", ["Train/Rural/masks_png/{}.png"], "Rural/images_png/ to images/"),
+        ("rgb_1/{}.png", ["thermal/{}.png"], "fits no layout, it holds rgb_1/, thermal/;"),
+        ("input/{}.png", ["gt/{}9.png"], "fits no layout, it holds gt/, input/;"),
+    ],
+)
+def test_folders_of_images_and_masks_under_other_names_are_to_be_renamed(
+    images: str, masks: list[str], sentence: str, tmp_path: Path
+) -> None:
+    for name in ("ISIC_1", "ISIC_2", "ISIC_3"):
+        for form in (images, *masks):
+            trees.photo(tmp_path / form.format(name))
+    root = tmp_path / "Train" if images.startswith("Train") else tmp_path
+    with pytest.raises(InputError) as told:
+        find_layout(root)
+    assert sentence.replace(" I ", f" {images.rpartition('/')[0]}/ ") in str(told.value)
+
+
 def test_two_layouts_that_fit_are_both_named(tmp_path: Path) -> None:
     trees.voc2012(tmp_path)
     trees.cityscapes(tmp_path)

@@ -1,0 +1,42 @@
+"""Folders that hold images and masks under names that no layout knows; for messages alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from segmodels.data.decoding import SUFFIXES
+from segmodels.data.folder_files import is_leftover
+
+LOOKED_AT = 1000
+"""Masks of a folder that are looked at."""
+
+_MASKS = re.compile(r"mask|label|gt|truth|seg|ann|manual", re.IGNORECASE)
+"""What names of folders of masks have somewhere."""
+
+
+def images_and_masks(folders: Iterable[Path]) -> tuple[Path, list[Path]] | None:
+    """A folder of pictures, and those of their masks: their files have the names of the images, maybe with something
+    after them (``0001_segmentation``), and the folders' own names speak of masks.
+    """
+    names = {folder: found for folder in folders if (found := _pictures(folder))}
+    for images, known in names.items():
+        masks = [folder for folder, found in names.items() if _MASKS.search(folder.name) and _are_of(found, known)]
+        if masks and images not in masks:
+            return images, masks
+    return None
+
+
+def _pictures(folder: Path) -> set[str]:
+    return {path.stem for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not is_leftover(path.name)}
+
+
+def _are_of(masks: set[str], images: set[str]) -> bool:
+    """Whether most names of masks begin with that of an image."""
+    found = [
+        any(name[:end] in images for end in range(1, len(name) + 1) if end == len(name) or not name[end].isalnum())
+        for name in islice(masks, LOOKED_AT)
+    ]
+    return 2 * sum(found) > len(found)
