@@ -188,10 +188,10 @@ def _require_commas(path: Path, entries: Sequence[Entry]) -> None:
 
 
 def _name_and_numbers(line: str) -> tuple[str, list[str]]:
-    """A line parted at blanks, colons and equals signs; an id that comes first, maybe with a dot or a bracket as in
-    ``0. road``, goes behind the colour.
+    """A line parted at blanks, colons, semicolons and equals signs; an id that comes first, maybe with a dot or a
+    bracket as in ``0. road``, goes behind the colour.
     """
-    words = [word for word in re.split(r"[\s:=]+", re.sub(r"^(\d+)[.)]\s", r"\1 ", line)) if word]
+    words = [word for word in re.split(r"[\s:;=]+", re.sub(r"^(\d+)[.)]\s", r"\1 ", line)) if word]
     first = list(takewhile(str.isdecimal, words))
     last = list(takewhile(str.isdecimal, reversed(words[len(first) :])))[::-1]
     name = " ".join(words[len(first) : len(words) - len(last)])

@@ -100,19 +100,28 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
     ``column``; empty without the file.
 
     Raises:
-        InputError: other columns, or a sample without a row.
+        InputError: other columns, a sample without a row or value, or with several.
     """
     path = root / name
     if not path.is_file():
         return {}
     text = read_plain_text(path)
     try:
-        rows = list(parse_csv(text, ("id", column)))
-        # rows of exact ids last, so that they count: beside the row of a that of a.1 is none of a
-        rows.sort(key=lambda row: composed(row["id"].strip()) in ids)
-        values = {_sample_id(root, row["id"], ids): row[column] for row in rows}
+        rows = [(composed(row["id"].strip()), row[column].strip()) for row in parse_csv(text, ("id", column))]
     except ValueError as error:
-        raise InputError(f"{path} cannot be understood ({error}), expected the columns id and {column}") from None
+        raise InputError(
+            f"{path} cannot be understood ({error}), expected the header id,{column} and rows such as it, with commas:"
+            " correct it"
+        ) from None
+    given: dict[str, str] = {}
+    for name, value in rows:
+        if value and given.setdefault(name, value) != value:
+            raise InputError(
+                f"{path} gives {shown(name)} the {column} {shown(given[name])} and {shown(value)}, expected one: remove"
+                " one of the rows"
+            )
+    # exact ids last, so that they count: beside the row of a that of a.1 is none of a
+    values = {_sample_id(root, name, ids): given[name] for name in sorted(given, key=lambda name: name in ids)}
     if missing := sorted(set(ids) - values.keys()):
         raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
     return values
@@ -186,7 +195,7 @@ def _sample_id(root: Path, line: str, ids: Collection[str]) -> str:
     """The one of ``ids`` that a line of a list or table names: the id, with or without the ending of its file, or the
     file's path in ``root``, maybe before that of its mask (``images/0001.jpg masks/0001.png``). Else one that is none.
     """
-    line = composed(line.strip())
+    line = composed(line.strip()).removeprefix("./")
     name = _without_suffix(line)
     if line in ids or name in ids:
         return line if line in ids else name

@@ -221,6 +221,7 @@ def test_a_wrong_classes_file_is_refused(tmp_path, classes, message):
         ("dry road=0\nb=2\n# and\na = 1\n", "dry road=0", "dry road, 0"),
         ("0. background\n2. b\n1) a\n", "0. background", "background, 0"),
         ("bg 0 0 0\na 255 0 0\nb 0 255 0\n", "bg 0 0 0", "bg, 0, 0, 0"),
+        ("bg;0;0;0\na; 255; 0; 0\nb;0;255;0\n", "bg;0;0;0", "bg, 0, 0, 0"),
         ("3 sky 9 8 7\n1 a 255 0 0\n", "3 sky 9 8 7", "sky, 9, 8, 7, 3"),
         ("3 9 8 7 sky\n1 255 0 0 a\n", "3 9 8 7 sky", "sky, 9, 8, 7, 3"),
     ],

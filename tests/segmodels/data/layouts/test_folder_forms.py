@@ -272,7 +272,7 @@ def split_names(root: Path, layout: str = "folder") -> dict[str | None, str]:
         {"splits/train.txt": "a\nb\n", "splits/valid.txt": "c\nd\n", "splits/test.txt": "e\nf\n"},
         {
             "train.txt": "images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n",
-            "val_list.txt": "images/c.jpg\nimages/d.jpg\n",
+            "val_list.txt": "images/c.jpg\n./images/d.jpg\n",
             "test.txt": "e.jpg\nf\n",
         },
         {"splits.csv": "id,split\na,train\nb,training\nc,val\nd,dev\ne,test\nf,test\n"},
@@ -304,6 +304,12 @@ def test_splits_of_ones_own_are_read_wherever_people_write_them(files: dict[str,
             {"splits.csv": "id,split\n" + "".join(f"{one},fold1\n" for one in SIX)},
             r"splits\.csv has the split 'fold1' fo",
         ),
+        (
+            {"splits.csv": "id,split\na,train\nb,val\na,test\n"},
+            r"splits\.csv gives 'a' the split 'train' and 'test', expected one: remove one of the rows",
+        ),
+        ({"splits.csv": "id;split\na;train\n"}, r"expected the header id,split and rows such as it, with commas"),
+        ({"groups.csv": "id,group\n" + "".join(f"{one},\n" for one in SIX)}, "has no group for 6 samples: a, b, c"),
         ({"splits.csv": "id,split\na,train\n"}, r"splits\.csv has no split for 5 samples: b, c, d, e, f: add them"),
     ],
 )
