@@ -56,12 +56,20 @@ def find_layout(root: str | Path) -> str:
             " ingest.path to the folder of one dataset"
         )
     below = list(_folders_below(root))
-    for folder in below:
-        if inside := _fitting(layouts, folder):
-            raise InputError(
-                f"dataset folder {root} fits no layout, but its folder {folder.relative_to(root)}/ fits"
-                f" {' and '.join(inside)}: set ingest.path to {folder}"
-            )
+    inside = {folder: found for folder in below if (found := _fitting(layouts, folder))}
+    if len(inside) == 1:
+        [(folder, found)] = inside.items()
+        raise InputError(
+            f"dataset folder {root} fits no layout, but its folder {folder.relative_to(root)}/ fits"
+            f" {' and '.join(found)}: set ingest.path to {folder}"
+        )
+    if inside:
+        names = [f"{folder.relative_to(root)}/" for folder in inside]
+        raise InputError(
+            f"dataset folder {root} fits no layout, but its folders {', '.join(names)} fit"
+            f" {' and '.join(sorted({name for found in inside.values() for name in found}))}: set ingest.path to one of"
+            " them, or make one dataset of them (python -m segmodels layouts NAME)"
+        )
     if pair := images_and_masks(below):
         images, *masks = (f"{folder.relative_to(root)}/" for folder in (pair[0], *pair[1]))
         raise InputError(

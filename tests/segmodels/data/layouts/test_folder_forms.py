@@ -172,6 +172,15 @@ def test_folders_around_the_dataset_are_named(folder: str, tmp_path: Path) -> No
         find_layout(tmp_path)
 
 
+def test_several_folders_below_that_fit_are_all_named(tmp_path: Path) -> None:
+    for folder in ("test/city", "train/city"):
+        write(tmp_path / folder, "images/{}.jpg", "masks/{}.png")
+    with pytest.raises(
+        InputError, match=r"its folders test/city/, train/city/ fit folder: set .* one of them, or make"
+    ):
+        find_layout(tmp_path)
+
+
 def test_own_data_in_the_folders_of_camvid_is_not_camvid(tmp_path: Path) -> None:
     splits("S/{}.png", "S_labels/{}.png")(tmp_path)
     assert find_layout(tmp_path) == "side_by_side"
