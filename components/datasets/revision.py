@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from components.datasets import dvc_repository
-from components.datasets.sources import place_of, repo_of
+from components.datasets.sources import place_of, repo_of, require_folder
 from components.params.schema import IngestParams
 from segmodels.data.folder_files import files_below
-from segmodels.errors import InputError
 
 
 def dataset_revision(params: IngestParams) -> str:
@@ -67,10 +66,9 @@ def sizes_and_times(root: Path) -> Iterable[Any]:
     """Name, size in bytes and modification time in ns of every file below ``root``, in the order of their names.
 
     Raises:
-        InputError: the folder is not there, or as ``files_below``.
+        InputError: as ``require_folder`` and ``files_below``.
     """
-    if not root.is_dir():
-        raise InputError(f"dataset folder {root} is not there: check ingest.path")
+    require_folder(root)
     for name in files_below(root):
         facts = (root / name).stat()
         yield name, facts.st_size, facts.st_mtime_ns

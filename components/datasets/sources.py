@@ -55,8 +55,7 @@ def fetch(params: IngestParams, cache: Path) -> LocalDataset:
     assert params.path is not None
     if params.source == "folder":
         root = place_of(params)
-        if not root.is_dir():
-            raise InputError(f"dataset folder {root} is not there: check ingest.path")
+        require_folder(root)
         return LocalDataset(root, params.layout, {"kind": "folder", "path": params.path}, None, folder_md5s(root))
     if params.source == "s3":
         root, md5s = s3_dataset.download(params.path, DownloadCache(cache))
@@ -78,6 +77,14 @@ def place_of(params: IngestParams) -> Path:
     """
     path = _expanded(str(params.path))
     return path if path.is_absolute() else Path(os.path.relpath(project_root() / path))
+
+
+def require_folder(root: Path) -> None:
+    """Raises InputError: the folder of a dataset is not there, or is a file."""
+    if root.is_file():
+        raise InputError(f"dataset folder {root} is a file, expected a folder: unpack it and correct ingest.path")
+    if not root.is_dir():
+        raise InputError(f"dataset folder {root} is not there: check ingest.path")
 
 
 def repo_of(params: IngestParams) -> str:

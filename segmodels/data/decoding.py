@@ -53,6 +53,9 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 _PNG_END = b"IEND\xaeB`\x82"
 
+_LFS = b"version https://git-lfs"
+"""Begin of the small files that stand for large ones until Git LFS has fetched these."""
+
 
 def read_image(path: str | Path) -> np.ndarray:
     """Decode an image to RGB uint8 ``(H, W, 3)``.
@@ -219,16 +222,19 @@ def read_bytes(path: str | Path) -> bytes:
     """The content of a file.
 
     Raises:
-        InputError: it is missing, no regular file, or cannot be read; names it.
+        InputError: it is missing, no regular file, a pointer of Git LFS, or cannot be read; names it.
     """
     try:
-        if stat.S_ISREG(Path(path).stat().st_mode):
-            return Path(path).read_bytes()
-        raise InputError(f"{path} cannot be read, as it is not a regular file: check the path")
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise InputError(f"{path} cannot be read, as it is not a regular file: check the path")
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
     except OSError as error:
         raise InputError(f"file {path} cannot be read ({error.strerror}): check the path and its permissions") from None
+    if data.startswith(_LFS):
+        raise InputError(f"file {path} is a pointer of Git LFS without its content: run git lfs pull in its repository")
+    return data
 
 
 def open_picture(data: bytes, name: str | Path) -> Image.Image:

@@ -45,9 +45,10 @@ def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
     ids: set[int] = set()
     colors: set[Color] = set()
     palettes: dict[str, tuple[list[Color], list[int]]] = {}
-    grey = False
+    grey = alpha = False
     for name in chosen:
         mode, palette = _form(root / name)
+        alpha |= mode in ("RGBA", "LA", "PA")
         if mode in ("RGB", "RGBA"):
             colors |= _colors(root, name)
         else:
@@ -76,7 +77,7 @@ def inferred_classes(root: Path, masks: Sequence[str]) -> Classes:
     if not colors and palettes and not grey:
         return _by_palette(root, ids, max((palette for palette, _ in palettes.values()), key=len), shown)
     values = f"{len(colors)} colours and grey values" if colors else f"the grey values {sorted(ids)[:10]}"
-    raise _doubt(root, f"they hold {values}")
+    raise _doubt(root, f"they hold {values}{', and alpha, which is not read' * alpha}")
 
 
 def _form(path: Path) -> tuple[str, list[Color] | None]:

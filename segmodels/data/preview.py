@@ -19,7 +19,7 @@ def as_rgb(image: NDArray) -> NDArray[np.uint8]:
     if image.dtype != np.uint8:
         low, high = np.percentile(channels, (DARKEST, BRIGHTEST), axis=tuple(range(image.ndim - 1)))
         span = np.where(high > low, high - low, 1)
-        channels = ((channels - low) / span * 255).round().clip(0, 255).astype(np.uint8)
+        channels = np.nan_to_num((channels - low) / span * 255).round().clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(channels, (*image.shape[:-1], 3)))
 
 

@@ -206,9 +206,7 @@ def test_a_dataset_without_splits_is_split_by_group_and_seed(tmp_path: Path) -> 
 def test_folders_that_drawn_splits_tear_apart_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, drawn = tmp_path / "set", {"val": 0.34, "test": 0.34}
     write_small_dataset(root, {"p1": 6, "p2": 6})
-    sentence = (
-        "samples of one folder are in several splits (p1, p2): if such folders are patients, videos or places,"
-    )
+    sentence = "samples of one folder are in several splits (p1, p2): if such folders are patients, videos or places,"
     ingest(from_folder(root, split=drawn), tmp_path / "a", tmp_path / "cache")
     assert f"{sentence} write groups.csv with the header id,group" in capsys.readouterr().out
     (root / "groups.csv").write_text("id,group\n" + "".join(f"p{p}/{n:03d},{p}{n}\n" for p in (1, 2) for n in range(6)))

@@ -181,6 +181,12 @@ def test_files_that_a_list_names_and_that_are_not_there_are_named(tmp_path: Path
         ingest(from_folder(root, layout="camvid"), tmp_path / "dataset", tmp_path / "cache")
 
 
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"set\.zip is a file, expected a folder: unpack it and correct ingest\.path$"):
+        ingest(from_folder(tmp_path / "set.zip"), tmp_path / "dataset", tmp_path / "cache")
+
+
 def test_the_command_ends_with_code_2_and_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("ingest: {source: folder, path: missing}\n")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}

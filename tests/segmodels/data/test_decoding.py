@@ -199,6 +199,9 @@ def test_what_is_no_image_is_refused(tmp_path):
     for name in ("text.png", "empty.png"):
         with pytest.raises(InputError, match=rf"{name} .*no known image format"):
             read_image(tmp_path / name)
+    (tmp_path / "pointer.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"pointer\.png is a pointer of Git LFS without its content: run git lfs pull"):
+        read_image(tmp_path / "pointer.png")
     with pytest.raises(InputError, match=r"missing\.png is not there"):
         read_image(tmp_path / "missing.png")
     with pytest.raises(InputError, match="cannot be read"):

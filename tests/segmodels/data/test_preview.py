@@ -1,5 +1,7 @@
 """Pictures of what is no 8-bit RGB image."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,11 @@ def test_a_volume_is_shown_where_most_is_annotated() -> None:
     np.testing.assert_array_equal(own, truth[4])
     assert predicted.shape == (4, 4)
     assert len(flat(RNG.random((4, 4, 5)).astype(np.float32), truth[0])) == 2
+
+
+def test_values_that_are_not_finite_are_black_or_white_without_a_warning() -> None:
+    image = RNG.random((5, 6, 1)).astype(np.float32)
+    image[0, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert as_rgb(image).dtype == np.uint8

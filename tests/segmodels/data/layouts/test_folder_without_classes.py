@@ -107,6 +107,11 @@ def test_colours_become_classes_that_are_named_by_them(tmp_path: Path) -> None:
     [
         ((halves(0, 2),), "png", r"its masks leave doubts: they hold the grey values \[0, 2\]; correct"),
         ((halves(3, 3),), "png", r"grey values \[3\]"),
+        (
+            (np.dstack([halves(0, 0)] * 3 + [halves(0, 255)]),),
+            "png",
+            r"values \[0\], and alpha, which is not read; correct",
+        ),
         ((halves(0, 1), colored((0, 0, 0), (9, 8, 7))), "png", r"2 colours and grey values"),
         ((trees.RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8),), "png", r"holds 768 colours, expected at most 64"),
         ((colored((0, 0, 0), (200, 30, 90)),), "jpg", r"0\.jpg holds .*JPEG changes label values.*; correct the masks"),
