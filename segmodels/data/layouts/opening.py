@@ -19,7 +19,7 @@ FORMER_NAMES = {"images": "folder"}
 """Layouts that are now part of another one; users may keep writing these names."""
 
 SHOWN = 8
-"""Entries of a folder that an error names."""
+"""Folders or files that an error names."""
 
 
 def open_layout(name: str, root: str | Path, classes: Mapping[str, Sequence[str]] | None = None) -> Layout:
@@ -56,7 +56,10 @@ def find_layout(root: str | Path) -> str:
             " ingest.path to the folder of one dataset"
         )
     below = list(_folders_below(root))
-    inside = {folder: found for folder in below if (found := _fitting(layouts, folder))}
+    inside: dict[Path, list[str]] = {}
+    for folder in below:
+        if folder.parent not in inside and (found := _fitting(layouts, folder)):
+            inside[folder] = found
     if len(inside) == 1:
         [(folder, found)] = inside.items()
         raise InputError(
@@ -64,10 +67,10 @@ def find_layout(root: str | Path) -> str:
             f" {' and '.join(found)}: set ingest.path to {folder}"
         )
     if inside:
-        names = [f"{folder.relative_to(root)}/" for folder in inside]
+        folders = _few([f"{folder.relative_to(root)}/" for folder in inside])
         raise InputError(
-            f"dataset folder {root} fits no layout, but its folders {', '.join(names)} fit"
-            f" {' and '.join(sorted({name for found in inside.values() for name in found}))}: set ingest.path to one of"
+            f"dataset folder {root} fits no layout, but its folders {folders} fit"
+            f" {', '.join(sorted({name for found in inside.values() for name in found}))}: set ingest.path to one of"
             " them, or make one dataset of them (python -m segmodels layouts NAME)"
         )
     if pair := images_and_masks(below):
@@ -78,8 +81,7 @@ def find_layout(root: str | Path) -> str:
             f" {'its masks' if len(masks) == 1 else 'one of the others'} to masks/; folders of splits are train/images/"
             " and train/masks/, likewise val/ and test/"
         )
-    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    holds = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    holds = _few(sorted(path.name + "/" * path.is_dir() for path in root.iterdir()))
     expected = "".join(f"\n  {layout.name}: {layout.marks}" for layout in layouts)
     raise InputError(
         f"dataset folder {root} fits no layout, it holds {holds or 'nothing'}; correct ingest.path, set ingest.layout,"
@@ -91,6 +93,10 @@ def _fitting(layouts: Sequence[type[Layout]], root: Path) -> list[str]:
     return [layout.name for layout in layouts if layout.fits(root)] or [
         layout.name for layout in layouts if layout.resembles(root)
     ]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _folders_below(root: Path) -> Iterator[Path]:
