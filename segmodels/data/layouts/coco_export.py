@@ -1,4 +1,4 @@
-"""COCO's JSON files as annotation tools export them: CVAT, Roboflow, Supervisely, Label Studio, labelme2coco."""
+"""COCO's JSON files as annotation tools export them: CVAT, Roboflow, Supervisely, Label Studio, VGG's, labelme2coco."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LARGEST_PARSED = 2**24
 @register_layout(
     "coco_export",
     LayoutCard(
-        "objects in COCO's JSON, as CVAT, Roboflow, Supervisely and Label Studio export them",
+        "objects in COCO's JSON, as CVAT, Roboflow, Supervisely, Label Studio and VGG's annotator (VIA) export them",
         "https://cocodataset.org/#format-data",
         get="export your project from the annotation tool as COCO (for Roboflow: COCO Segmentation)",
     ),

@@ -86,11 +86,11 @@ class CocoFile:
         return found
 
     @cached_property
-    def annotations(self) -> Mapping[Any, list[dict[str, Any]]]:
-        """Id of an image -> its annotations."""
+    def annotations(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Id of an image as text, which VIA makes of numbers -> its annotations."""
         found = defaultdict(list)
         for row in self._annotation_rows():
-            found[row["image_id"]].append(row)
+            found[str(row["image_id"])].append(row)
         return found
 
     def require_masks(self) -> None:
@@ -116,7 +116,7 @@ class CocoFile:
                         " its own for each: number them anew"
                     )
         listed, owners = [row["id"] for row in content["images"]], [row["image_id"] for row in content["annotations"]]
-        if listed and owners and not set(listed) & set(owners):
+        if listed and owners and not set(map(str, listed)) & set(map(str, owners)):
             raise InputError(
                 f"{self.name} lists none of the images that its annotations belong to: image_id is"
                 f" {shown(owners[0])}, expected the id of an image, such as {shown(listed[0])}: export them together"
@@ -165,7 +165,7 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     require_size((height, width), f"{file.name}, image {image.get('id')}")
     named = {name: train for train, name in enumerate(labels.classes)}
     trains = {id: 0 if is_background(name) else named[name] for id, name in file.categories.items()}
-    listed = file.annotations.get(image["id"], ())
+    listed = file.annotations.get(str(image["id"]), ())
     rows = [row for row in listed if row.get("segmentation")]
     masks, segments = [], []
     for row in rows:
@@ -202,7 +202,8 @@ def stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """Polygons, or a run-length encoding, compressed or not, as pixels ``(H, W)``.
+    """Polygons, or one polygon without a list around it (VIA), or a run-length encoding, compressed or not, as pixels
+    ``(H, W)``.
 
     Args:
         where: what errors call it.
@@ -214,6 +215,8 @@ def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray
 
     height, width = size
     if isinstance(segmentation, list):
+        if segmentation and all(isinstance(one, int | float) for one in segmentation):
+            segmentation = [segmentation]
         for polygon in segmentation:
             numbers = isinstance(polygon, list) and all(isinstance(one, int | float) for one in polygon)
             if not numbers or len(polygon) < FEWEST_NUMBERS or len(polygon) % 2:

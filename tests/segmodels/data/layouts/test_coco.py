@@ -172,8 +172,8 @@ def exported(root: Path, rows: dict):
         (lambda rows: rows["images"][1].update(id=139), r"gives the id 139 to the images 0+139\.jpg and 0+140\.jpg"),
         (lambda rows: rows["categories"][1].update(id=1), "gives the id 1 to the categories person and dog, expected"),
         (
-            lambda rows: [row.update(image_id=str(row["image_id"])) for row in rows["annotations"]],
-            "lists none of the images that its annotations belong to: image_id is '139', expected .*, such as 139",
+            lambda rows: [row.update(image_id=f"{row['image_id']}.jpg") for row in rows["annotations"]],
+            r"lists none of the images that its annotations belong to: image_id is '139\.jpg', expected .* such as 139",
         ),
         (lambda rows: rows["annotations"].append(5), r"annotations\.3 is 5, expected an object"),
         (lambda rows: rows["annotations"][0].pop("image_id"), r"annotations\.0\.image_id is missing"),
@@ -215,6 +215,20 @@ def test_polygons_beyond_the_image_end_at_its_border_and_those_without_area_have
     assert annotation is not None
     assert annotation.masks(annotation.segments[:1])[0].sum() == 4 * height
     assert all(segment.area for segment in annotation.segments)
+
+
+def test_via_writes_polygons_as_one_list_and_ids_of_images_as_text(tmp_path: Path) -> None:
+    trees.cvat(tmp_path)
+    layout, _, annotation = opened("coco_export", tmp_path)
+    rows = trees.coco_rows()
+    for row in rows["annotations"]:
+        row["image_id"] = str(row["image_id"])
+        if isinstance(row["segmentation"], list):
+            (row["segmentation"],) = row["segmentation"]
+    (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(rows))
+    again, _, same = opened("coco_export", tmp_path)
+    assert objects(again, same) == objects(layout, annotation)
+    np.testing.assert_array_equal(same.classes, annotation.classes)
 
 
 def test_masks_that_cvat_calls_crowds_are_objects(tmp_path: Path) -> None:
