@@ -12,7 +12,7 @@ from components.params.reading import plain
 from components.params.schema import PipelineParams
 
 if TYPE_CHECKING:
-    from components.tracking.model_registry import Version
+    from components.tracking.model_registry import Registry, Version
 
 CONFIRMED_BY = "confirmed_by_pipeline_run"
 """Tag of a model version: the last pipeline run that found nothing new since."""
@@ -48,7 +48,8 @@ def changed(
         decision: file for the answer.
         init: file for the address that ``train.init`` stands for now, with a version in the place of an alias.
         anew: file for the name of this run's training, if no cache and no checkpoint of an equal one may stand for it:
-            the pipeline run where ``skip_unchanged`` is false, else empty.
+            the pipeline run where ``skip_unchanged`` is false. Otherwise the name of the newest equal training, so that
+            its version is the one to decide on; empty if there is none, or it has no name.
         skip_unchanged: end the run where nothing has changed; false trains anew in any case.
 
     Returns:
@@ -98,10 +99,22 @@ def changed(
         if run := environment().pipeline_run:
             registry.set_tags(known, {CONFIRMED_BY: run, CONFIRMED_AS: standing})
     texts = {revision: now[DATA_REVISION], digest: now[PARAMS_DIGEST], decision: answer, init: params.train.init or ""}
-    for file, text in (texts | {anew: "" if skip_unchanged else environment().pipeline_run}).items():
+    texts[anew] = _newest_equal(registry, params, now) if skip_unchanged else environment().pipeline_run
+    for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return answer
+
+
+def _newest_equal(registry: Registry, params: PipelineParams, now: Mapping[str, str]) -> str:
+    """The name of the newest training that was registered and equals this run's; empty if it has none."""
+    from components.tracking.lineage import training_digest
+
+    digest = training_digest(plain(params.train), params.preprocess.longer_side)
+    for version in registry.tagged("params_digest", digest):
+        if all(version.tags.get(fact) == now[fact] for fact in (DATA_REVISION, "code_revision")):
+            return version.tags.get("trained_anew", "")
+    return ""
 
 
 def _known(versions: Sequence[Version], champion: Version | None, now: Mapping[str, str]) -> Version | None:

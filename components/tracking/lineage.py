@@ -38,6 +38,11 @@ def params_digest(params: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(params, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def training_digest(params: Mapping[str, Any], longer_side: int | None) -> str:
+    """Digest of the parameters that decide a training on given data; arguments as of ``lineage``."""
+    return params_digest({**params, "longer_side": longer_side})
+
+
 def lineage(
     *,
     data_digest: str,
@@ -58,7 +63,7 @@ def lineage(
     facts = {
         "data_digest": data_digest,
         "code_revision": code_revision(),
-        "params_digest": params_digest({**params, "longer_side": longer_side}),
+        "params_digest": training_digest(params, longer_side),
     }
     if code_digest is not None:
         facts["code_digest"] = code_digest

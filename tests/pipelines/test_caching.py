@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kfp.dsl import Artifact
 from kfp.local.orchestrator import task_executor
-from kfp_here import Cluster, cluster_here
+from kfp_here import Cluster, cluster_here, described
 from small_dataset import write_small_dataset
 
 from components.__main__ import main
@@ -124,8 +124,9 @@ def test_what_follows_a_step_that_ran_anew_is_not_served_from_the_cache(
         cluster.run("skip_unchanged=false")
         assert cluster.ran == ["changed", "train", "evaluate", "register", "notify"], "it trains all the same"
         assert trainings() == 2, "not from the checkpoint of the first one"
-        cluster.run("minimum_score=0.5")
+        outputs = cluster.run("minimum_score=0.5")
         assert cluster.ran == ["changed", "register", "notify"], "another minimum is decided on"
+        assert described(outputs, "register")["registration"]["version"] == "2", "with the newest equal training"
         cluster.run("minimum_score=0.5")
         assert cluster.ran == ["changed", "notify"]
         cluster.run("seed=1")
