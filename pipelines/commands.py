@@ -151,6 +151,10 @@ def _settings(
     profile = load_profile(chosen.profile)
     default = default_values(load_params(chosen.params), profile) | _more_parameters(chosen.pipeline)
     values = default | given_values(chosen.set, default | {"parts": profile.parts})
+    if chosen.pipeline == MONITORING:
+        from pipelines.monitoring import check_parameters
+
+        check_parameters(values)
     refuse_credentials(values)
     profile = shaped(profile, values, docker=docker)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)

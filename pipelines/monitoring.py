@@ -5,16 +5,27 @@ from typing import Any
 
 from kfp import dsl
 
+from components.commands.drift import ranges
 from components.kubeflow import components as steps
 from pipelines.images import Image
 from pipelines.placement import Placement
 from pipelines.profile import Profile
 from pipelines.training import reported, train_what_is_new, with_parameters
+from segmodels.errors import InputError
 
 NAME = "segmentation-monitoring"
 
 PARAMETERS: dict[str, Any] = {"served_log": "/logs", "drift_psi": 0.2, "drift_hours": 24.0}
 """Parameters beside those of the training: options ``log``, ``psi`` and ``hours`` of ``python -m components drift``."""
+
+
+def check_parameters(values: Mapping[str, Any]) -> None:
+    """Raise InputError for a value of one of ``PARAMETERS`` that the task ``drift`` would refuse."""
+    if not values["served_log"].strip():
+        raise InputError("served_log is empty, expected the folder where a volume of the profile has the server's log")
+    for name, (value, right, expected) in ranges(values["drift_psi"], values["drift_hours"]).items():
+        if not right:
+            raise InputError(f"drift_{name} is {value}, expected {expected}")
 
 
 def monitoring_pipeline(default: Mapping[str, Any], profile: Profile, image: Image) -> Any:

@@ -5,7 +5,9 @@ JSON.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from components.params.overrides import assembled_params
@@ -104,7 +106,9 @@ def all_params(values: Mapping[str, Any]) -> PipelineParams:
         InputError: a value is not valid.
     """
     sets = [f"{key}={values[name]}" for name, key in VALUES.items()]
-    return assembled_params([values[f"{section}_params"] for section in SECTIONS], sets)
+    return assembled_params(
+        [values[f"{section}_params"] for section in SECTIONS], sets, origin="the pipeline's parameters"
+    )
 
 
 def refuse_credentials(values: Mapping[str, Any]) -> None:
@@ -138,7 +142,8 @@ def _typed(name: str, text: str, default: Any) -> Any:
 
 
 def _number(name: str, text: str, kind: type[int | float]) -> int | float:
-    try:
-        return kind(text)
-    except ValueError:
-        raise InputError(f"--set {name}={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+    with suppress(ValueError, OverflowError):
+        number = kind(text)
+        if math.isfinite(number):
+            return number
+    raise InputError(f"--set {name}={text}: expected {'a whole number' if kind is int else 'a finite number'}")

@@ -73,10 +73,9 @@ def drift(
         SystemExit: with 3, if anything has drifted.
     """
     check_options(
-        psi=(psi, psi > 0, "more than 0"),
+        **ranges(psi, hours),
         significance=(significance, 0 < significance < 1, "more than 0 and less than 1"),
         least=(least, least >= 2, "at least 2"),
-        hours=(hours, hours is None or 0 < hours <= CENTURY, f"more than 0 and at most {CENTURY:,} (a century)"),
     )
     from components.tracking.model_registry import bundle_folder, pinned
     from segmodels.inference.bundle import load_bundle
@@ -113,6 +112,14 @@ def drift(
         drifted.write_text("true" if found else "false", encoding="utf-8")
     elif found:
         raise SystemExit(DRIFTED)
+
+
+def ranges(psi: float, hours: float | None) -> dict[str, tuple[Any, bool, str]]:
+    """Of the options that a pipeline sets, as ``check_options`` takes them."""
+    return {
+        "psi": (psi, psi > 0, "more than 0"),
+        "hours": (hours, hours is None or 0 < hours <= CENTURY, f"more than 0 and at most {CENTURY:,} (a century)"),
+    }
 
 
 def _served(model: str) -> tuple[str, str, Run | None]:

@@ -24,7 +24,7 @@ from segmodels.suggest import did_you_mean
 
 
 def assembled_params(
-    source: Path | Sequence[str], assignments: Sequence[str] = (), *, names: bool = True
+    source: Path | Sequence[str], assignments: Sequence[str] = (), *, names: bool = True, origin: str = ""
 ) -> PipelineParams:
     """All parameters, checked.
 
@@ -33,20 +33,21 @@ def assembled_params(
         assignments: ``section.key=value``, the last one of a key wins. The value is text, or JSON where the key takes
             no text; nothing after ``=`` means null where null is allowed.
         names: as of ``checked_params``.
+        origin: where they come from, for messages; empty for the options --params or --params-json, and --set.
 
     Raises:
         InputError: no JSON, an unknown key, or a value that does not fit.
     """
     data = read_params(source) or {} if isinstance(source, Path) else _merged(source)
-    origin = str(source) if isinstance(source, Path) else "--params-json"
+    given = str(source) if isinstance(source, Path) else "--params-json"
     if not isinstance(data, dict):
-        return checked_params(data, origin, names=names)
+        return checked_params(data, origin or given, names=names)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"--set {assignment}: expected section.key=value, for example train.epochs=40")
         _assign(data, key, text)
-    return checked_params(data, f"{origin} with --set" if assignments else origin, names=names)
+    return checked_params(data, origin or (f"{given} with --set" if assignments else given), names=names)
 
 
 def _merged(fragments: Sequence[str]) -> dict[str, Any]:

@@ -77,6 +77,26 @@ def test_the_monitoring_is_scheduled_as_a_pipeline_of_its_own(server: Server, sa
     assert "up to date" in schedule(said, *watch)[1]
 
 
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("drift_psi=-1", "drift_psi is -1.0, expected more than 0"),
+        ("drift_psi=nan", "--set drift_psi=nan: expected a finite number"),
+        ("drift_hours=0", "drift_hours is 0.0, expected more than 0 and at most 876,000 (a century)"),
+        ("served_log=", "served_log is empty, expected the folder where a volume of the profile has the server's log"),
+        ("minimum_score=2", "the pipeline's parameters: register.minimum is 2.0, expected a number from 0 to 1"),
+        ("learning_rate=1e999", "--set learning_rate=1e999: expected a finite number"),
+        (f"gpu_count=1{'0' * 400}", f"--set gpu_count=1{'0' * 400}: expected a whole number"),
+    ],
+)
+def test_what_the_first_pod_would_refuse_is_refused_before_it(
+    server: Server, said: Said, given: str, sentence: str
+) -> None:
+    code, text = schedule(said, "--every", "1h", "--pipeline", "monitoring", "--set", given)
+    assert (code, text) == (2, f"error: {sentence}\n")
+    assert server.writes == []
+
+
 def test_a_schedule_that_cannot_be_created_leaves_the_old_one(server: Server, said: Said) -> None:
     schedule(said, "--cron", "0 0 3 * * *")
     old = dict(server.recurring_runs)
