@@ -40,7 +40,7 @@ def run(chosen: argparse.Namespace) -> None:
     from pipelines.local import FOLDERS, run_locally
 
     chosen.allow_tag = True  # a local image has no registry digest; `make image` names it by its content
-    _, values, profile, image = _settings(chosen, docker=True)
+    _, values, profile, image = _settings(chosen)
     for name in FOLDERS:  # the containers see a folder at the same path
         if values.get(name) and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).absolute())
@@ -139,24 +139,23 @@ def pin(chosen: argparse.Namespace) -> None:
 # --- what they share
 
 
-def _settings(
-    chosen: argparse.Namespace, *, docker: bool = False
-) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
+def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
     """Default of each pipeline parameter, its value after ``--set``, the profile and the image."""
     from components.params.reading import load_params
     from pipelines.images import pinned_image
     from pipelines.parameters import default_values, given_values, refuse_credentials
-    from pipelines.profile import load_profile, shaped
+    from pipelines.profile import load_profile, shape, shaped
 
     profile = load_profile(chosen.profile)
-    default = default_values(load_params(chosen.params), profile) | _more_parameters(chosen.pipeline)
-    values = default | given_values(chosen.set, default | {"parts": profile.parts})
+    default = default_values(load_params(chosen.params)) | _more_parameters(chosen.pipeline)
+    everything = default | shape(profile)
+    values = everything | given_values(chosen.set, everything)
     if chosen.pipeline == MONITORING:
         from pipelines.monitoring import check_parameters
 
         check_parameters(values)
     refuse_credentials(values)
-    profile = shaped(profile, values, docker=docker)
+    profile = shaped(profile, values)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
 
 

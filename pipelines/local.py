@@ -20,7 +20,6 @@ from components.environment import variable
 from components.steps import STEPS
 from components.tracking.local_store import ARTIFACTS, STORE, prepare_store
 from pipelines.images import Image, local_image
-from pipelines.parameters import GPU_COUNT
 from pipelines.profile import WORKING_FOLDER, Profile
 from segmodels.errors import InputError
 
@@ -45,8 +44,14 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
         The run's folder in ``root``: one folder per step with its outputs.
 
     Raises:
-        InputError: Docker does not answer, the image does not exist, or a step failed.
+        InputError: Docker does not answer, the image does not exist, several pods would share the training, or a step
+            failed.
     """
+    if profile.shared_training:
+        raise InputError(
+            "the profile shares a training among several GPUs or nodes, expected at most one GPU for a run on this"
+            " machine, where one process trains: give --set gpu_count=1, or choose another --profile"
+        )
     local_image(image.reference)
     root = root.absolute()
     root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,7 @@ def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, trackin
     ]
     for path, _, _ in kept:
         path.mkdir(parents=True, exist_ok=True)
-    count = int(values[GPU_COUNT])
+    count = profile.gpu.count if profile.gpu else 0
     gpus = [docker.types.DeviceRequest(count=count, capabilities=[["gpu"]])] if count else None
     shared_memory = profile.pods.of("train").shared_memory
     runner = local.DockerRunner(

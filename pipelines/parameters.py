@@ -14,7 +14,6 @@ from components.params.overrides import assembled_params
 from components.params.reading import changed_from_defaults, plain
 from components.params.schema import PipelineParams
 from components.steps import STEPS
-from pipelines.profile import Profile
 from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError
 from segmodels.files import parse_json
@@ -39,13 +38,8 @@ VALUES = {
 
 SECTIONS = tuple(step.name for step in STEPS)
 
-GPU_COUNT = "gpu_count"
-"""A number as text: in a task's resources Kubeflow's driver reads a parameter of any other type as empty, and the pod
-gets no GPU (resolvePodSpecInputRuntimeParameter in backend/src/v2/driver/resolve.go of 2.17).
-"""
 
-
-def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
+def default_values(params: PipelineParams) -> dict[str, Any]:
     """Default of every pipeline parameter: strings, numbers and a boolean, the types that Kubeflow accepts."""
     everything = plain(params)
     rest = changed_from_defaults(params)
@@ -55,10 +49,6 @@ def default_values(params: PipelineParams, profile: Profile) -> dict[str, Any]:
         values[name] = _plain(everything[section][field])
         rest.get(section, {}).pop(field, None)
     values |= {f"{section}_params": json.dumps({section: rest.get(section, {})}) for section in SECTIONS}
-    values |= {
-        "gpu_type": profile.gpu.type if profile.gpu else "",
-        GPU_COUNT: str(profile.gpu.count if profile.gpu else 0),
-    }
     return values | {"skip_unchanged": True}
 
 
@@ -133,7 +123,7 @@ def _plain(value: Any) -> Any:
 
 def _typed(name: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
-        return str(_number(name, text, int)) if name == GPU_COUNT else text
+        return text
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise InputError(f"--set {name}={text}: expected true or false")

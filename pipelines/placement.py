@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from kfp import dsl, kubernetes
 
@@ -21,10 +20,8 @@ class Placement:
     profile: Profile
     image: Image
 
-    def __call__(self, task: dsl.PipelineTask, gpu_type: Any = None, gpu_count: Any = None) -> dsl.PipelineTask:
-        """Apply the profile to ``task``. ``gpu_type`` and ``gpu_count``, pipeline parameters, count only if the profile
-        has GPUs.
-        """
+    def __call__(self, task: dsl.PipelineTask) -> dsl.PipelineTask:
+        """Apply the profile to ``task``."""
         task.set_container_image(self.image.reference)
         task.set_caching_options(task.name in CACHED)
         step = section_of(task.name)
@@ -36,8 +33,6 @@ class Placement:
                 backoff_factor=2.0,
                 backoff_max_duration=f"{retries.hours}h",
             )
-        if self.profile.gpu and gpu_type is not None and not self._starts_job(step):
-            task.set_accelerator_type(gpu_type).set_accelerator_limit(1 if self.profile.shared_training else gpu_count)
         self._set_environment(task, step)
         self._set_resources(task, step)
         self._set_kubernetes(task, step)
@@ -91,6 +86,9 @@ class Placement:
             task.set_memory_request(pod.memory_request)
         if pod.memory_limit:
             task.set_memory_limit(pod.memory_limit)
+        gpu = self.profile.gpu
+        if gpu and gpu.count and step in ("train", "evaluate") and not self._starts_job(step):
+            task.set_accelerator_type(gpu.type).set_accelerator_limit(1 if self.profile.shared_training else gpu.count)
 
     def _set_kubernetes(self, task: dsl.PipelineTask, step: str) -> None:
         profile, pod = self.profile, self._pod(step)

@@ -91,7 +91,7 @@ class Volume(Params):
 
 
 class Gpu(Params):
-    """GPUs of the steps train and evaluate; a run may ask for others (gpu_type, gpu_count)."""
+    """GPUs of the steps train and evaluate; ``--set gpu_type`` and ``gpu_count`` ask for others."""
 
     type: ResourceName = Field("nvidia.com/gpu", description="Kubernetes resource")
     count: int = Field(
@@ -265,27 +265,33 @@ class Profile(Params):
         return self
 
 
-def shaped(profile: Profile, values: dict[str, Any], *, docker: bool = False) -> Profile:
-    """The profile with those values of a run that decide the pipeline's shape: ``parts``, which leaves ``values``
-    because a compiled pipeline has no such parameter, and the GPUs, whose number makes the training a TrainJob.
+def shape(profile: Profile) -> dict[str, Any]:
+    """What a run may set beside the pipeline's parameters, with the profile's values. A compiled pipeline has no such
+    parameters: its tasks follow from them. (In a task's resources Kubeflow's driver would take a number, and a field
+    left empty, for no GPU: resolvePodSpecInputRuntimeParameter in backend/src/v2/driver/resolve.go of 2.17.)
+    """
+    gpu = profile.gpu
+    return {"parts": profile.parts, "gpu_type": gpu.type if gpu else "", "gpu_count": gpu.count if gpu else 0}
 
-    Args:
-        docker: the run is one on this machine, where Docker gives the GPUs, whatever the profile has.
+
+def shaped(profile: Profile, values: dict[str, Any]) -> Profile:
+    """The profile with the values of its ``shape``, which leave ``values``.
 
     Raises:
         InputError: a value is not possible.
     """
-    shape: dict[str, Any] = {"parts": values.pop("parts", profile.parts)}
+    wanted = {name: values.pop(name) for name in shape(profile)}
+    if wanted == shape(profile):
+        return profile
+    content: dict[str, Any] = {"parts": wanted["parts"]}
     if profile.gpu:
-        shape["gpu"] = {"type": values["gpu_type"], "count": int(values["gpu_count"])}
-    elif not docker and (int(values["gpu_count"]) or values["gpu_type"]):
+        content["gpu"] = {"type": wanted["gpu_type"], "count": wanted["gpu_count"]}
+    elif wanted["gpu_count"] or wanted["gpu_type"]:
         raise InputError(
-            f"gpu_count is {values['gpu_count']} and gpu_type {values['gpu_type']!r}, expected neither, as the profile"
+            f"gpu_count is {wanted['gpu_count']} and gpu_type {wanted['gpu_type']!r}, expected neither, as the profile"
             " has no GPUs: choose another --profile, or add the key gpu to this one"
         )
-    if all(getattr(profile, name) == value for name, value in shape.items()):
-        return profile
-    content = profile.model_dump(by_alias=True, exclude_unset=True) | shape
+    content = profile.model_dump(by_alias=True, exclude_unset=True) | content
     return checked(Profile, content, "with parts, gpu_type and gpu_count, the profile")
 
 

@@ -70,19 +70,14 @@ def train_what_is_new(place: Placement, given: Mapping[str, Any]) -> None:
     with dsl.If(news.outputs["decision"] == "train", name="something is new"):
         known = {"code_revision": place.image.code_revision}
         revision = {"data_revision": news.outputs["revision"]}
-        gpus = {"gpu_type": given["gpu_type"], "gpu_count": given["gpu_count"]}
         data = place(steps.ingest(params=given["ingest_params"], **source, **revision, **known))
         dataset = data.outputs["dataset"]
         prepare = _prepared if place.profile.parts == 1 else _prepared_in_parts
         shards = prepare(place, dataset, given["validate_params"], given["preprocess_params"], known)
         start = {name: news.outputs[name] for name in ("init", "anew")}
-        trained = place(
-            steps.train(shards=shards, params=given["train_params"], **network, **start, **gpus, **known), **gpus
-        )
+        trained = place(steps.train(shards=shards, params=given["train_params"], **network, **start, **known))
         weights = trained.outputs["model"]
-        measured = place(
-            steps.evaluate(shards=shards, model=weights, params=given["evaluate_params"], **gpus, **known), **gpus
-        )
+        measured = place(steps.evaluate(shards=shards, model=weights, params=given["evaluate_params"], **known))
         place(
             steps.register(
                 shards=shards,

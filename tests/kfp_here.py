@@ -24,7 +24,7 @@ from pipelines.images import Image
 from pipelines.local import resolve_named_outputs
 from pipelines.monitoring import PARAMETERS, monitoring_pipeline
 from pipelines.parameters import default_values, given_values
-from pipelines.profile import Profile, Retries, shaped
+from pipelines.profile import Profile, Retries, shape, shaped
 from pipelines.training import training_pipeline
 
 DIGEST = "sha256:" + "0" * 64
@@ -57,8 +57,9 @@ class Cluster:
         self.ran.clear()
         self.runs += 1
         profile = Profile(retries=Retries(count=0))
-        values = default_values(load_params(self.folder / "params.yaml"), profile) | (PARAMETERS if monitoring else {})
-        values |= given_values(assignments, values | {"parts": profile.parts})
+        values = default_values(load_params(self.folder / "params.yaml")) | (PARAMETERS if monitoring else {})
+        values |= shape(profile)
+        values |= given_values(assignments, values)
         profile = shaped(profile, values)
         root = self.folder / "outputs"
         before = set(root.glob("*"))

@@ -192,8 +192,6 @@ def train(
     seed: int,
     init: str,  # found by ``changed``: a version in the place of an alias
     anew: str,  # from ``changed``: names this training where no equal one may stand for it
-    gpu_type: str,  # the pipeline asks for the GPUs; kfp hands a group only those parameters that a task in it takes
-    gpu_count: str,
     code_revision: str,
 ):
     values = _training(model_name, loss, epochs, batch_size, learning_rate, seed) | {"train.init": init}
@@ -209,8 +207,6 @@ def evaluate(
     confusion: Output[ClassificationMetrics],
     pictures: Output[HTML],
     params: str,
-    gpu_type: str,
-    gpu_count: str,
     code_revision: str,
 ):
     return _step("evaluate", params, {}, shards=shards, model=model, evaluation=evaluation)

@@ -242,12 +242,12 @@ def test_what_docker_says_of_an_image_is_a_sentence(
 
 def test_the_pipelines_parameters_say_the_same_as_params_yaml() -> None:
     params = load_params(REPOSITORY / "params.yaml")
-    assert all_params(default_values(params, Profile())) == params
+    assert all_params(default_values(params)) == params
 
 
 def test_a_parameter_that_is_set_replaces_the_default() -> None:
     default = default_values(
-        checked_params({"ingest": {"source": "dvc", "repo": "r", "path": "p", "rev": "main"}}, "test"), Profile()
+        checked_params({"ingest": {"source": "dvc", "repo": "r", "path": "p", "rev": "main"}}, "test")
     )
     given = given_values(
         ["dataset_rev=20260301", "learning_rate=1e-4", "epochs=3", "skip_unchanged=FALSE", 'loss={"dice": 1}'], default
@@ -263,7 +263,7 @@ def test_a_parameter_that_is_set_replaces_the_default() -> None:
 
 
 def test_values_are_single_sources() -> None:
-    default = default_values(PipelineParams(), Profile())
+    default = default_values(PipelineParams())
     assert "epochs" not in json.loads(default["train_params"])["train"]
 
 
@@ -375,6 +375,6 @@ def test_without_a_kubeconfig_secrets_are_said_to_be_unchecked(
     ],
 )
 def test_keys_that_a_pipeline_would_ignore_are_refused(given: str, said: str) -> None:
-    defaults = default_values(PipelineParams(), load_profile("cpu"))
+    defaults = default_values(PipelineParams())
     with pytest.raises(InputError, match=re.escape(said)):
         given_values([given], defaults)

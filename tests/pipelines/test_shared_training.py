@@ -77,10 +77,19 @@ def test_gpus_of_a_profile_that_has_none_are_refused(
         assert "expected neither, as the profile has no GPUs" in capsys.readouterr().err
     output = ["--output", str(tmp_path / "pipeline.yaml")]
     assert main(["compile", *given, "gpu_count=0", *output]) == 0
+
+
+def test_a_run_on_this_machine_takes_one_gpu_at_most(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    (tmp_path / "two.yaml").write_text("checkpoints: s3://segmodels/checkpoints\ngpu: {count: 2}\n")
+    assert main(["run", "--profile", str(tmp_path / "two.yaml"), "--image", IMAGE]) == 2
+    assert "expected at most one GPU for a run on this machine" in capsys.readouterr().err
     runs: list[Any] = []
-    monkeypatch.setattr("pipelines.local.run_locally", lambda *given: runs.append(given[1]) or tmp_path)
-    assert main(["run", *given, "gpu_count=1"]) == 0, "Docker gives this machine's GPUs"
-    assert runs[0]["gpu_count"] == "1"
+    monkeypatch.setattr("pipelines.local.run_locally", lambda *given: runs.append(given[2]) or tmp_path)
+    assert main(["run", "--image", IMAGE, "--set", "gpu_count=1"]) == 0
+    assert runs[0].gpu.count == 1
 
 
 def test_a_type_of_gpus_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
