@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -27,6 +27,9 @@ UNITS = {"": 1} | {
 }
 
 
+MEBIBYTE = 2**20
+
+
 def _matching(pattern: str, expected: str, longest: int = 253) -> AfterValidator:
     whole = re.compile(pattern, re.ASCII)
 
@@ -38,9 +41,26 @@ def _matching(pattern: str, expected: str, longest: int = 253) -> AfterValidator
     return AfterValidator(check)
 
 
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) in (int, float) else value
+
+
+def _some_memory(value: str) -> str:
+    if 0 < amount(value) < MEBIBYTE:
+        raise PydanticCustomError("kubernetes", "at least 1Mi: a number without a unit counts bytes, 16Gi are 16 GiB")
+    return value
+
+
 # what both Kubernetes and kfp take: Kubernetes knows no K, kfp no fractions of memory
-Cpu = Annotated[str, _matching(r"\d+(\.\d+)?|\d+m", "CPUs such as 2, 0.5 or 500m")]
-Memory = Annotated[str, _matching(r"\d+([KMGTPE]i|[MGTPE])?", "bytes such as 512Mi or 8Gi, a whole number")]
+Cpu = Annotated[
+    str, BeforeValidator(_as_text), _matching(r"\d+(\.\d+)?|\d+m", "a number of CPUs such as 2, 0.5 or 500m")
+]
+Memory = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    _matching(r"\d+([KMGTPE]i|[MGTPE])?", "bytes such as 512Mi or 8Gi, a whole number"),
+    AfterValidator(_some_memory),
+]
 ObjectName = Annotated[
     str, _matching(SUBDOMAIN, "a name of Kubernetes: small letters, digits and hyphens, and dots between its parts")
 ]

@@ -100,7 +100,10 @@ def _sentences(schema: type, data: Any, origin: str, section: str, error: Valida
         elif problem["type"] == "value_error":
             yield from _own(f"{origin}: {where}" if where else origin, problem["ctx"]["error"])
         else:
-            by_key.setdefault((where or "the file", shown(problem["input"])), []).append(problem["msg"])
+            words = problem["msg"]
+            if problem["type"] == "string_type" and type(problem["input"]) in (bool, int, float):
+                words = "text: put it in quotes"
+            by_key.setdefault((where or "the file", shown(problem["input"])), []).append(words)
     for (where, value), messages in by_key.items():
         wanted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
         yield f"{origin}: {where} is {value}, expected {wanted[0].lower()}{wanted[1:]}"

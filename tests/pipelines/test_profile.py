@@ -75,6 +75,8 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("pods: {train: {memory_limit: 1.5Gi}}", "pods.train.memory_limit is '1.5Gi'"),  # kfp refuses it
         ("pods: {train: {scratch: 100K}}", "pods.train.scratch is '100K'"),  # Kubeflow's driver fails
         ("pods: {train: {cpu_limit: 2Gi}}", "pods.train.cpu_limit is '2Gi'"),
+        ("pods: {train: {memory_limit: 16}}", "memory_limit is 16, expected at least 1Mi: a number without a unit co"),
+        ("environment: {OMP_NUM_THREADS: 4}", "environment.OMP_NUM_THREADS is 4, expected text: put it in quotes"),
         ("environment: {AWS_SECRET_ACCESS_KEY: x}", "looks like a credential: put it into a Kubernetes secret"),
         ("environment: {MLFLOW_TRACKING_URI: 'http://me:hunter2@mlflow'}", "put it into a Kubernetes secret"),
         ("checkpoints: /mnt/states", "checkpoints is '/mnt/states'"),
@@ -129,8 +131,9 @@ gpu: {type: nvidia.com/mig-1g.5gb, count: 0}
 pods:
   default: {cpu_request: 500m, cpu_limit: '0.5', memory_request: 1024Mi, memory_limit: 1Gi, scratch: 1Gi}
   train:
-    cpu_request: '1'
-    cpu_limit: 1000m
+    cpu_request: 0.5
+    cpu_limit: 1
+    memory_request: 1073741824
     node_selector: {cloud.example.com/node.pool_1: '', topology.kubernetes.io/zone: europe-west4-a}
     tolerations: [{key: ''}, {key: a/b, operator: Equal}, {key: a, operator: Equal, value: x.Y_z, effect: NoExecute}]
 """)
