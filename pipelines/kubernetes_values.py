@@ -81,7 +81,7 @@ LabelValue = Annotated[str, _matching(rf"({WORD})?", "a label's value: at most 6
 ResourceName = Annotated[
     str, _matching(rf"{SUBDOMAIN}/{WORD}", "a resource of the nodes with its domain, such as nvidia.com/gpu", 317)
 ]
-MountPath = Annotated[str, _matching(r"/[^:]*", "an absolute path without a colon", 4096)]
+MountPath = Annotated[str, _matching(r"/+[^:/][^:]*", "an absolute path below /, without a colon", 4096)]
 
 
 def amount(quantity: str) -> Fraction:

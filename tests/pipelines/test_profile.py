@@ -107,6 +107,7 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("service_account: a.-b", "service_account is 'a.-b', expected a name of Kubernetes"),
         ("volumes: [{claim: my.data, path: /a}]", "volumes.0.claim is 'my.data', expected at most 63 small letters"),
         ("volumes: [{claim: c, path: 'a'}]", "volumes.0.path is 'a', expected an absolute path"),
+        ("volumes: [{claim: c, path: /}]", "volumes.0.path is '/', expected an absolute path below /"),
         ("volumes: [{claim: c, path: /a}, {claim: d, path: /a/}]", "two volumes have the path /a, expected one each"),
         ("volumes: [{claim: c, path: /work/data}]\npods: {default: {scratch: 1Gi}}", "have the path /work/data, exp"),
         ("gpu: {type: nvidia}", "gpu.type is 'nvidia', expected a resource of the nodes with its domain"),
