@@ -83,7 +83,7 @@ run: $(VENV)/.installed  ## the six steps with another file of parameters, in co
 	@ln -sfn "$(abspath $(PARAMS))" "$(CONFIGURATION)/params.yaml"
 	@cd "$(CONFIGURATION)" && python -m components doctor --repair $(addprefix --stage=,$(filter-out -%,$(STAGE)))
 	cd "$(CONFIGURATION)" && dvc repro $(STAGE)
-	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || python -m components report; }
+	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || { echo "files named below are in $(CONFIGURATION)"; python -m components report; }; }
 
 camvid:  ## train on CamVid, in configurations/camvid
 	$(MAKE) run PARAMS=params/camvid.yaml
