@@ -85,10 +85,7 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
         params = assembled_params(fragments or file, assignments, names=names)
         whole = typing.get_type_hints(function)["params"] is type(params)
         options["params"] = params if whole else params.section(step.section)
-    for output in (step.writes, "out"):
-        if output in options:
-            check_writable(options[output], folder_wanted=step not in DVC_STEPS)
-            check_replaceable(step.name, options[output])
+    _check_outputs(step, options)
     try:
         retried(lambda: _call(function, options), retries)
     except InputError:
@@ -108,6 +105,16 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
         write_executor_output(executor_input, step.writes, options.get(step.writes))
         if step.packs:
             pack_output(options[step.writes])
+
+
+def _check_outputs(step: Step, options: Mapping[str, Any]) -> None:
+    """Refuse, before the work begins, what cannot be written after it."""
+    for option in filter(options.get, (step.writes, *step.results)):
+        check_writable(options[option])
+    for option in filter(options.get, step.files):
+        check_writable(options[option], folder_wanted=False)
+    if step.writes:
+        check_replaceable(step.name, options[step.writes])
 
 
 def _call(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:

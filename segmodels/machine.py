@@ -68,8 +68,12 @@ def check_writable(path: Path, folder_wanted: bool = True) -> None:
 
     Raises:
         InputError: the operating system refuses it: a read-only or full disk, missing permissions, a file in the place
-            of a folder.
+            of a folder, or a folder in that of a file.
     """
+    if not folder_wanted and path.is_dir():
+        raise InputError(refusal(IsADirectoryError(errno.EISDIR, ""), path))
+    if not folder_wanted and path.exists() and not path.is_file():  # a device or a pipe, such as /dev/stdout
+        return
     folder = path if path.is_file() and folder_wanted else path.parent
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.artifacts import RUN
 from components.commands.option_ranges import check_options
+from components.running.atomic import written_file
 from segmodels.errors import InputError
 from segmodels.exit_codes import DRIFTED
 from segmodels.files import LOG_SUFFIX, read_json_lines
@@ -104,12 +105,12 @@ def drift(
         if run and shifts:
             _track(run, sentence, len(records), shifts, found, page)
         if html:
-            html.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(page, html)
+            with written_file(html) as partial:
+                shutil.copyfile(page, partial)
             print(f"page: {html}")
     if drifted is not None:
-        drifted.parent.mkdir(parents=True, exist_ok=True)
-        drifted.write_text("true" if found else "false", encoding="utf-8")
+        with written_file(drifted) as partial:
+            partial.write_text("true" if found else "false", encoding="utf-8")
     elif found:
         raise SystemExit(DRIFTED)
 

@@ -15,6 +15,7 @@ from segmodels.data.layouts.base import LAYOUTS, Archive, Layout
 from segmodels.download import download, shown_progress
 from segmodels.errors import InputError
 from segmodels.files import parse_json, reading
+from segmodels.machine import check_writable
 
 MEASURED = "measured at the first download, stated by nobody"
 
@@ -38,8 +39,10 @@ def fetch_dataset(name: str, archives: Sequence[Archive], folder: Path, download
         the number of files.
 
     Raises:
-        InputError, TransientError: as ``download`` and ``unpack``; or the files are not organised as the layout.
+        InputError, TransientError: as ``download`` and ``unpack``; ``folder`` cannot be written; or the files are not
+            organised as the layout.
     """
+    check_writable(folder)
     known = _known(record_of(folder))
     files = [downloads / f"{hashlib.sha256(one.url.encode()).hexdigest()[:8]}-{_name(one)}" for one in archives]
     rows = []

@@ -21,8 +21,12 @@ LONGEST_ENDING = len(".nii.gz")
 @contextmanager
 def written_file(target: Path) -> Iterator[Path]:
     """A new path beside ``target`` to write to, in a folder that is there; the file takes the place of ``target`` when
-    the block ends without an error, and is removed otherwise.
+    the block ends without an error, and is removed otherwise. A device or a pipe, such as /dev/stdout, takes what is
+    written itself.
     """
+    if target.exists() and not target.is_file() and not target.is_dir():
+        yield target
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     # with the ending, by which some writers choose the format; not longer than a name may be
     digest = hashlib.md5(os.fsencode(target.name), usedforsecurity=False).hexdigest()

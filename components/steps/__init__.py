@@ -18,6 +18,8 @@ class Step:
         help: what the step does, in a line.
         reads: options that name folders of earlier steps.
         writes: option that names the folder it writes; empty where it writes none that a later step reads.
+        results: options that name folders it writes for people.
+        files: options that name files it writes.
         gathers: option that names the folders of all parts of the step before it.
         packs: whether the output is many small files, which travel as one archive between machines.
         keeps: options that name folders kept between runs.
@@ -29,6 +31,8 @@ class Step:
     help: str
     reads: tuple[str, ...] = ()
     writes: str = ""
+    results: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     gathers: str = ""
     packs: bool = False
     keeps: tuple[str, ...] = ()
@@ -150,6 +154,7 @@ MONITORING_STEPS = (
         "drift",
         "components.commands.drift",
         "compare what a server logged with what its model was trained on",
+        files=("html", "drifted"),
         cached=False,  # the log grows
     ),
 )
@@ -160,7 +165,7 @@ DVC_STEPS = (
         "source",
         "components.datasets.source",
         "write down the state of the dataset's source, so that DVC ingests again when it changed",
-        writes="source",
+        files=("source", "start"),
         keeps=("cache",),
         cached=False,
     ),
@@ -169,8 +174,18 @@ DVC_STEPS = (
 
 COMMANDS = (
     Step("fetch", "components.commands.fetch", "download a published dataset, or say where to register for it"),
-    Step("predict", "components.commands.predict", "turn a folder of images into masks and overlays"),
-    Step("label", "components.commands.label", "propose masks for images without any, as a dataset to be corrected"),
+    Step(
+        "predict",
+        "components.commands.predict",
+        "turn a folder of images into masks and overlays",
+        results=("out",),
+    ),
+    Step(
+        "label",
+        "components.commands.label",
+        "propose masks for images without any, as a dataset to be corrected",
+        results=("out",),
+    ),
     Step("serve", "components.commands.serve", "answer requests with the champion over HTTP; follows it"),
     *MONITORING_STEPS,
     Step(
@@ -179,7 +194,12 @@ COMMANDS = (
         "print the results of the last pipeline run",
         reads=("dataset", "validation", "model", "evaluation", "registration"),
     ),
-    Step("compare", "components.commands.compare", "compare runs: parameters, scores with intervals, significance"),
+    Step(
+        "compare",
+        "components.commands.compare",
+        "compare runs: parameters, scores with intervals, significance",
+        files=("html",),
+    ),
     Step("promote", "components.commands.promote", "make a registered version the champion"),
     Step("rollback", "components.commands.promote", "make the previous champion the champion again"),
     Step("archive", "components.commands.promote", "take a registered version out of use"),

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import inspect
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from components.__main__ import ALL, described_arguments, main
 from components.running.atomic import written_file, written_folder
 from components.steps import Step
 from segmodels.exit_codes import guarded
+from segmodels.machine import check_writable
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -142,6 +144,29 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     assert (tmp_path / "afile").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare", "--html"],
+        ["drift", "--model", "m", "--log", "l", "--html"],
+        ["drift", "--model", "m", "--log", "l", "--drifted"],
+        ["source", "--start"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("{}")
+    (tmp_path / "afile").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for place, why in {"afile/page": "not a directory", "folder": "is a directory"}.items():
+        assert main([*command, place]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {place} cannot be used ({why})")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "folder", "params.yaml"]
+
+
 def test_a_file_takes_its_name_when_it_is_whole_and_leaves_nothing_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,6 +183,13 @@ def test_a_file_takes_its_name_when_it_is_whole_and_leaves_nothing_otherwise(
     assert f"the disk is full ({tmp_path}/new/a.png): free" in capsys.readouterr().err
     assert not list(tmp_path.glob("*folder*"))
     assert [path.read_text() for path in (tmp_path / "new").iterdir()] == ["first"]
+    os.mkfifo(tmp_path / "pipe")
+    check_writable(tmp_path / "pipe", folder_wanted=False)
+    descriptor = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with written_file(tmp_path / "pipe") as device:
+        device.write_text("page")
+    assert os.read(descriptor, 10) == b"page"
+    os.close(descriptor)
     (tmp_path / "afile").write_text("mine")
     with pytest.raises(NotADirectoryError), written_folder(tmp_path / "afile"):
         pytest.fail("nothing is begun")

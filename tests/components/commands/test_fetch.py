@@ -127,6 +127,9 @@ def test_what_goes_wrong_is_one_sentence(
     (tmp_path / "two.source.json").write_bytes((tmp_path / "one.source.json").read_bytes())
     refused(2, "two.source.json says what is expected: remove it to accept the new file", "ade20k", "--folder", "two")
     refused(2, "made exists and does not hold camvid (train.txt", "camvid", "--folder", "made")
+    (tmp_path / "afile").write_text("mine")
+    refused(2, "afile/three cannot be used (not a directory)", "ade20k", "--folder", "afile/three")
+    assert not list((tmp_path / "data" / "cache" / "downloads").iterdir()), "refused before the download"
     refused(2, "unknown layout 'ade21k': did you mean", "ade21k")
     server.statuses = [503] * 4
     refused(75, "the server answers 503", "ade20k", "--folder", "three")
