@@ -78,10 +78,11 @@ def drift(
         significance=(significance, 0 < significance < 1, "more than 0 and less than 1"),
         least=(least, least >= 2, "at least 2"),
     )
-    from components.tracking.model_registry import bundle_folder, pinned
+    from components.tracking.model_registry import bundle_folder, check_model, pinned
     from segmodels.inference.bundle import load_bundle
     from segmodels.metrics.drift import shift
 
+    check_model(model)
     model = pinned(model)  # an alias may move during the comparison
     name, version, run = _served(model)
     title = f"{name} version {version}"

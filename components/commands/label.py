@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from components.commands.image_reading import THREADS, batches, find_images, read_ahead, read_image
 from components.running.atomic import written_file
 from components.running.progress_bar import track
-from components.running.wording import first_few
+from components.running.wording import first_few, others_in
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def label(model: str, images: Path, out: Path) -> None:
         )
     if problems:
         raise InputError(
-            f"{len(problems)} of {len(paths)} images could not be labelled, the others are in {out}:"
-            f" {first_few(problems)}"
+            f"{len(problems)} of {len(paths)} images could not be labelled"
+            f"{others_in(out, len(paths) - len(problems))}: {first_few(problems)}"
         )
     kept = f", {len(found) - len(paths)} have masks already" if len(found) > len(paths) else ""
     print(f"{len(paths)} images have proposals{kept}: correct {out / 'masks'}, then ingest {out} as layout folder")

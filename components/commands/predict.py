@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.commands.image_reading import IMAGES_AT_ONCE, THREADS, batches, find_images, read_ahead, read_image
 from components.running.progress_bar import track
-from components.running.wording import first_few
+from components.running.wording import first_few, others_in
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def predict(
         )
     if problems:
         raise InputError(
-            f"{len(problems)} of {len(parts)} images could not be predicted, the other {done} are in {out}:"
+            f"{len(problems)} of {len(parts)} images could not be predicted{others_in(out, done)}:"
             f" {first_few(problems)}"
         )
     print(f"{done} images: masks and overlays are in {out}")

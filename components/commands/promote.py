@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.commands.option_ranges import check_options
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ def promote(version: str, /, reason: str) -> None:
         reason: why; it is kept as a tag.
 
     Raises:
-        InputError: there is no such version, or it is the champion already.
+        InputError: there is no such version, it is the champion already, or the reason is empty.
         TransientError: MLflow does not answer.
     """
-    registry, chosen = _version(version)
+    registry, chosen = _version(version, reason)
     with registry.turn(chosen):
         before = registry.champion()
         if before and before.number == chosen.number:
@@ -44,14 +45,17 @@ def rollback(name: str, /, reason: str) -> None:
         reason: why; it is kept as a tag.
 
     Raises:
-        InputError: the model has no previous champion, it is the champion, or NUMBER is neither of the two versions.
+        InputError: there is no such model, it has no previous champion, that is the champion, NUMBER is neither of the
+            two versions, or the reason is empty.
         TransientError: MLflow does not answer.
     """
     from components.tracking.client import mlflow_client
     from components.tracking.model_registry import REGISTERED, Registry
 
+    _check_reason(reason)
     name, _, number = name.removeprefix(REGISTERED).partition("/")
     registry = Registry(mlflow_client(), name)
+    registry.check_there()
     previous = registry.previous()
     if previous is None:
         raise InputError(
@@ -85,10 +89,10 @@ def archive(version: str, /, reason: str) -> None:
         reason: why; it is kept as a tag.
 
     Raises:
-        InputError: there is no such version, or it is the champion.
+        InputError: there is no such version, it is the champion, or the reason is empty.
         TransientError: MLflow does not answer.
     """
-    registry, chosen = _version(version)
+    registry, chosen = _version(version, reason)
     with registry.turn(chosen):
         champion = registry.champion()
         if champion and champion.number == chosen.number:
@@ -101,7 +105,12 @@ def archive(version: str, /, reason: str) -> None:
     print(f"{registry.name} version {chosen.number} is archived")
 
 
-def _version(address: str) -> tuple[Registry, Version]:
+def _check_reason(reason: str) -> None:
+    check_options(reason=(repr(reason), bool(reason.strip()), "why, in words: it is kept with the version"))
+
+
+def _version(address: str, reason: str) -> tuple[Registry, Version]:
+    _check_reason(reason)
     from components.tracking.client import mlflow_client
     from components.tracking.model_registry import REGISTERED, Registry
 

@@ -83,13 +83,9 @@ def serve(
     )
     if log is not None:
         check_writable(log / "any")  # the folder itself, since its parent may be read-only
-    from components.tracking.model_registry import is_registered
+    from components.tracking.model_registry import check_model
 
-    if not is_registered(model) and not Path(model).is_dir():
-        raise InputError(
-            f"model {model!r} is neither a folder nor an address in the registry, expected models:/NAME@ALIAS,"
-            " models:/NAME/VERSION or a folder"
-        )
+    check_model(model)
     listener = _listen(host, port)
     try:
         import uvicorn

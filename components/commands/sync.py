@@ -30,6 +30,8 @@ def sync(model: Path, checkpoints: Path) -> None:
     states = [folder for folder in sorted(checkpoints.glob("*")) if RUN.path(folder).exists()]
     for folder in states:
         try:
+            if not RUN.read(folder)["run_id"]:  # the training ended before MLflow made its run
+                continue
             with locked_folder(folder, "training"):
                 run = open_run(folder)
                 for path in list(waiting(folder / VALIDATION_PICTURES)):

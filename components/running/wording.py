@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
@@ -33,6 +34,11 @@ def _without_brackets(name: str) -> tuple[str, str]:
         place -= 1
         depth += (name[place] == ")") - (name[place] == "(")
     return name[:place].rstrip(), name[place + 1 : -1]
+
+
+def others_in(folder: Path, count: int) -> str:
+    """``, the other 3 are in results``; empty where there are none."""
+    return f", the other {count} are in {folder}" if count else ""
 
 
 def as_clause(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.artifacts import EVALUATION, PER_IMAGE
 from components.tracking.mlflow_errors import answers
+from components.tracking.runs import check_active
 from segmodels.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,8 +70,11 @@ def find_runs(client: Any, names: Sequence[str], experiment: str | None) -> list
             experiments = [one.experiment_id for one in client.search_experiments()]
             last = _search(client, experiments, 1)
             runs = _search(client, [last[0].info.experiment_id], 2) if last else []
+    if len(names) == 1:
+        raise InputError(f"{names[0]!r} is the only run that is named, expected at least two: name another one")
     if len(runs) < 2:
-        raise InputError(f"found {len(runs)} finished runs, expected at least two to compare: train another model")
+        found_runs = "one finished run" if runs else "no finished run"
+        raise InputError(f"MLflow has {found_runs} here, expected at least two to compare: train another model")
     ids = [run.info.run_id for run in runs]
     if twice := [run_id for run_id in ids if ids.count(run_id) > 1]:
         raise InputError(f"run {twice[0]} is named twice ({', '.join(names)}), expected different runs: leave one out")
@@ -152,13 +156,26 @@ def _run_named(client: Any, name: str) -> Any:
     if is_registered(name):
         run_id = client.get_model_version(*version_now(name)).run_id
         return client.get_run(run_id)
-    experiments = [one.experiment_id for one in client.search_experiments()]
-    start = f"attributes.run_id LIKE '{name}%'"  # a letter that no id has would be a wildcard or a quotation mark
-    found = client.search_runs(experiments, start, max_results=3) if re.fullmatch(r"[0-9a-z]+", name) else []
+    if not (found := _start_with(client, name)):
+        for deleted in _start_with(client, name, deleted=True):
+            check_active(client, deleted.info)
     if len(found) != 1:
         many = f"{len(found)} runs whose ids start" if found else "no run whose id starts"
-        raise InputError(f"MLflow has {many} with {name!r}: give the whole id, as `make ui` shows it")
+        raise InputError(
+            f"MLflow has {many} with {name!r}: give the whole id, as `make ui` shows it, or models:/NAME/VERSION"
+        )
     return found[0]
+
+
+def _start_with(client: Any, name: str, deleted: bool = False) -> list[Any]:
+    """Runs whose ids start with ``name``, at most three; also of deleted experiments where ``deleted``."""
+    from mlflow.entities import ViewType
+
+    if not re.fullmatch(r"[0-9a-z]+", name):  # a letter that no id has would be a wildcard or a quotation mark
+        return []
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = [one.experiment_id for one in client.search_experiments(view)]
+    return client.search_runs(experiments, f"attributes.run_id LIKE '{name}%'", view, max_results=3)
 
 
 def _compared(run: Any) -> ComparedRun:

@@ -18,6 +18,9 @@ MISSING = ("not found", "No such artifact")
 
 DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
+NO_CREDENTIALS = ("Databricks credential configuration failed", "hostname and credentials configured by")
+"""Words of MLflow about Databricks where this machine is not configured for it."""
+
 NOT_MLFLOW = (
     "not in a valid JSON format",
     "failed with error code 405",
@@ -98,6 +101,11 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         return InputError(
             f"{prefix}MLflow at {place} denies access ({reason(error)}): check MLFLOW_TRACKING_USERNAME,"
             " MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, and the server's --allowed-hosts"
+        )
+    if any(words in text for words in NO_CREDENTIALS):  # the text may hold a secret of the address
+        return InputError(
+            f"MLFLOW_TRACKING_URI is {place!r}, but this machine has no credentials of Databricks for it: set"
+            " DATABRICKS_HOST and DATABRICKS_TOKEN or `databricks configure` a profile, or correct the address"
         )
     if code == "ENDPOINT_NOT_FOUND" or any(words in text for words in NOT_MLFLOW):
         return InputError(f"{place} is not an MLflow server ({reason(error)}): correct MLFLOW_TRACKING_URI")

@@ -96,6 +96,11 @@ class Registry:
         with answers(f"model {self.name}/{number}", self.client.tracking_uri):
             return Version(number, self.client.get_model_version(self.name, number).tags)
 
+    def check_there(self) -> None:
+        """Raises InputError: nothing is registered under this name."""
+        with self._answers():
+            self.client.get_registered_model(self.name)
+
     def _aliased(self, alias: str) -> Version | None:
         with self._answers():
             number = self._aliases().get(alias)
@@ -228,11 +233,21 @@ def bundle_folder(address: str | Path) -> Iterator[Path]:
         DamagedBundleError: its files are not those that were registered.
         TransientError: the server or the object store does not answer.
     """
+    check_model(address)
     if not is_registered(address):
         yield Path(address)
         return
     with TemporaryDirectory() as folder:
         yield download_bundle(str(address), Path(folder))
+
+
+def check_model(address: str | Path) -> None:
+    """Raise InputError unless an address is one of the registry, or a folder that is there."""
+    if not is_registered(address) and not Path(address).is_dir():
+        raise InputError(
+            f"model {str(address)!r} is neither a folder nor an address in the registry, expected the folder of a"
+            " trained model, models:/NAME/VERSION or models:/NAME@ALIAS: run the train step or correct it"
+        )
 
 
 def is_registered(address: str | Path) -> bool:

@@ -75,7 +75,7 @@ def open_run(model: Path) -> Run:
     the journal beside the model holds, are sent.
 
     Raises:
-        InputError: ``model`` names no run, or MLflow has no such run.
+        InputError: ``model`` names no run, or MLflow has no such run, or has deleted it or its experiment.
         TransientError: the tracking server does not answer.
     """
     facts = RUN.read(model)
@@ -83,7 +83,7 @@ def open_run(model: Path) -> Run:
     run = Run(client, facts["run_id"])
     with answers(f"run {run.run_id}", client.tracking_uri):
         try:
-            finished = client.get_run(run.run_id).info.status == "FINISHED"
+            info = client.get_run(run.run_id).info
         except Exception as error:
             if not is_missing(error):
                 raise
@@ -92,9 +92,35 @@ def open_run(model: Path) -> Run:
                 f" {RUN.path(model)} names (it was logged to {facts['tracking_uri']}): train again or set"
                 " MLFLOW_TRACKING_URI to the right server"
             ) from None
-    if not finished:  # a run is finished when all its metrics are there
+        check_active(client, info)
+    if info.status != "FINISHED":  # a run is finished when all its metrics are there
         run.send(run.lacks(Journal(JOURNAL.path(model)).entries()))
     return run
+
+
+def check_active(client: Any, info: Any) -> None:
+    """Raise InputError where a run, or the experiment that it belongs to, is deleted: such a run takes nothing more.
+
+    Args:
+        info: of the run, as MLflow gives it.
+    """
+    if info.lifecycle_stage != "deleted":
+        return
+    experiment = client.get_experiment(info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        raise InputError(f"run {info.run_id} belongs to {_deleted(experiment)}, or train anew with another name")
+    raise InputError(
+        f"run {info.run_id} is deleted in MLflow: restore it, `mlflow runs restore --run-id {info.run_id}`, or run the"
+        " train step again"
+    )
+
+
+def _deleted(experiment: Any) -> str:
+    number = experiment.experiment_id
+    return (
+        f"MLflow experiment {experiment.name!r}, which is deleted: restore it, `mlflow experiments restore"
+        f" --experiment-id {number}`"
+    )
 
 
 def uri_of(facts: Mapping[str, str]) -> str:
@@ -175,5 +201,5 @@ def _experiment_id(client: Any, name: str) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
-        raise InputError(f"MLflow experiment {name!r} is deleted: restore it or set train.experiment to another name")
+        raise InputError(f"train.experiment is {_deleted(found)}, or set another name")
     return found.experiment_id

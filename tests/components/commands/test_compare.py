@@ -81,12 +81,17 @@ def test_runs_are_compared_with_intervals_and_a_page(
         ("0000",): "no run whose id starts with '0000'",
         ("%", "_"): "no run whose id starts with '%'",
         (runs[0], runs[0][:12]): f"run {runs[0]} is named twice",
+        (runs[0],): f"'{runs[0]}' is the only run that is named",
         ("--experiment", "other"): "no experiment 'other'",
         ("--metric", "mean_iuo"): "did you mean 'mean_iou'",
         ("--shards", "shards"): "--html",
         ("models:/scenes/1",): "models:/scenes/1",
     }.items():
         assert sentence in said(*arguments, code=2)
+    mlflow_client().delete_run(runs[0])
+    assert f"run {runs[0]} is deleted in MLflow: restore it" in said(*runs, code=2)
+    assert "MLflow has one finished run here" in said(code=2)
+    mlflow_client().restore_run(runs[0])
 
 
 @pytest.mark.slow

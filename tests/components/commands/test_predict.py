@@ -301,7 +301,16 @@ def test_a_missing_folder_an_empty_one_and_a_missing_model_are_named(
     with pytest.raises(InputError, match="holds no image"):
         predict(str(model), tmp_path / "empty", tmp_path / "out")
     with pytest.raises(InputError, match=r"model.json is not there"):
-        predict(str(tmp_path / "no-model"), tmp_path / "images", tmp_path / "out")
+        predict(str(tmp_path / "empty"), tmp_path / "images", tmp_path / "out")
+    for address in (str(tmp_path / "no-model"), "scenes/1"):
+        with pytest.raises(InputError, match=rf"model '{address}' is neither a folder nor .*models:/NAME/VERSION"):
+            predict(address, tmp_path / "images", tmp_path / "out")
+
+
+def test_a_file_that_is_no_image_is_refused_without_a_word_on_others(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"1 of 1 images could not be predicted: file .*notes.txt"):
+        predict(str(model), tmp_path / "notes.txt", tmp_path / "out")
 
 
 def test_the_champion_of_the_registry_predicts(

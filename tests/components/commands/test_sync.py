@@ -30,12 +30,17 @@ def test_metrics_and_pictures_arrive_later_and_once(
     model.mkdir()
     for file in (RUN, JOURNAL):
         file.path(model).write_bytes(file.path(state).read_bytes())
+    unmade = state.with_name("c")  # a training that was stopped while MLflow made its run
+    unmade.mkdir()
+    RUN.write(unmade, RUN.read(state) | {"run_id": ""})
     other = runs.start_run(experiment="tests", name="busy", state=busy, params={}, tags={})
     Journal(JOURNAL.path(busy)).append(Entry(0, 1, {"val/miou": 0.9}))
     with locked_folder(busy, "training"):
         for _ in range(2):
             assert main(["sync"]) == 0
-    assert "training in data/checkpoints/b is already running" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "training in data/checkpoints/b is already running" in said
+    assert str(unmade.relative_to(tmp_path)) not in said
     for key, count in {"val/miou": 3, "val/iou/road": 3}.items():
         assert [point.step for point in run.client.get_metric_history(run.run_id, key)] == list(range(count))
     assert run.client.get_run(run.run_id).info.status == "FINISHED"

@@ -226,6 +226,11 @@ def test_people_promote_roll_back_and_archive_and_the_tags_tell(
     command("archive", f"{NAME}/2")
     assert workplace.aliases() == {"champion": "1"}
     assert "no version with the alias previous" in command("rollback", NAME, code=2)
+    assert "registered model 'roads' is not in MLflow" in command("rollback", "roads", code=2)
+    assert f"registered model '{NAME}@champion' is not in MLflow" in command("rollback", f"{NAME}@champion", code=2)
+    for step in ("promote", "rollback", "archive"):
+        assert main([step, f"{NAME}/1", "--reason", " "]) == 2
+        assert "--reason is ' ', expected why, in words" in capsys.readouterr().err
     assert "expected NAME/NUMBER" in command("promote", NAME, code=2)
     assert "not in MLflow" in command("promote", f"{NAME}/7", code=2)
     for step, number in (("archive", "01"), ("promote", "01"), ("promote", "٣"), ("promote", "9" * 20)):

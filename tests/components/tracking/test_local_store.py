@@ -163,6 +163,7 @@ def test_a_first_process_killed_at_any_moment_leaves_a_store_that_the_next_can_m
         "http://host:port": "MLFLOW_TRACKING_URI is 'http://host:port'.*expected",
         "postgresql://host:port/db": "'port'",
         "mysql://[::1/db": "cannot be read",
+        "databricks://p:x@y": "'databricks://y', but this machine has no credentials of Databricks",
     }.items(),
 )
 def test_a_mistyped_address_is_refused(monkeypatch: pytest.MonkeyPatch, uri: str, words: str) -> None:

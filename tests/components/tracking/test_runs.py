@@ -199,7 +199,18 @@ def test_a_deleted_run_is_named_with_the_ways_out(local_store: Path) -> None:
     run.client.delete_run(run.run_id)
     with pytest.raises(InputError, match=rf"run {run.run_id}: deleted in MLflow at .*mlflow runs restore"):
         run.set_tags({"registered_model": "digits/1"})
+    with pytest.raises(InputError, match=rf"run {run.run_id} is deleted in MLflow: .*--run-id {run.run_id}`"):
+        runs.open_run(local_store / "state")
     assert start(local_store / "state").run_id != run.run_id
+
+
+def test_a_deleted_experiment_is_named_with_the_ways_out(local_store: Path) -> None:
+    run = start(local_store / "state")
+    number = run.experiment_id()
+    run.client.delete_experiment(number)
+    for refused in (lambda: runs.open_run(local_store / "state"), lambda: start(local_store / "other")):
+        with pytest.raises(InputError, match=rf"which is deleted: .*experiments restore --experiment-id {number}`"):
+            refused()
 
 
 @pytest.fixture
