@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from segmodels.addresses import without_credentials
+from segmodels.addresses import check_address, without_credentials
 from segmodels.errors import InputError, TransientError, refusal
 from segmodels.transfer import Progress, Transfer
 
@@ -51,6 +51,7 @@ def download(
             f"{without_credentials(url)!r} cannot be downloaded, expected an address that begins with https:// or"
             " http://: correct it"
         )
+    check_address(url, "the address of a download")
     if path.is_file() and not _difference(path, size, sha256, md5):
         return path
     partial, version = (path.with_name(path.name + end) for end in (".partial", ".partial.version"))

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from segmodels.addresses import check_address
 from segmodels.download import download, shown_progress
 from segmodels.encoders.flax_names import read_npz
 from segmodels.errors import InputError, TransientError, refusal
@@ -208,6 +209,7 @@ def fetch(uri: str, cache: Path | None = None) -> Path:
     import fsspec
 
     uri, _, checksum = uri.partition("#sha256=")
+    check_address(uri, "the address of weights")
     name = uri.rsplit("/", 1)[-1]
     named = re.search(r"-([0-9a-f]{8,64})\.[a-z.]+$", name)
     pinned = checksum.lower() or (named.group(1) if named and not named.group(1).isdecimal() else "")

@@ -124,6 +124,8 @@ def test_no_connection_and_a_failing_server_may_pass(server: FileServer, tmp_pat
         download("http://me:secret@127.0.0.1:1/x", tmp_path / "other")
     with pytest.raises(InputError, match=r"'ftp://host/x' cannot be downloaded, expected an address that begins with"):
         download("ftp://me:secret@host/x", tmp_path / "other")
+    with pytest.raises(InputError, match=r"'http:///x', an address that cannot be read \(it names no host\)"):
+        download("http:///x", tmp_path / "other")
 
 
 def test_a_full_disk_is_said_before_and_while_it_fills_and_what_arrived_is_kept(

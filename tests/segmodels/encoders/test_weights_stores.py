@@ -69,6 +69,8 @@ def test_what_http_does_not_have_is_named_and_a_silent_server_may_be_tried_again
     monkeypatch.setattr(transfer, "FIRST_PAUSE", 0.0)
     with pytest.raises(TransientError, match=r"cannot be downloaded .*refused"):
         fetch("http://127.0.0.1:9/weights.pth")  # the discard port: nothing answers
+    with pytest.raises(InputError, match="it names no host"):
+        fetch("http://me:secret@/weights.pth")  # that fsspec would log in to
 
 
 @pytest.mark.slow
