@@ -43,8 +43,10 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
         validation: output folder.
 
     Raises:
-        InputError: critical checks failed; names files and what to do, and the page with all of it.
+        InputError: critical checks failed; names files and what to do, and the page with all of it. Or one of the two
+            folders holds something else, which would be deleted.
     """
+    check_replaceable("validate", _failed(validation))
     opened = open_dataset(dataset)
     with ThreadPoolExecutor(1) as beside:  # importing Great Expectations takes as long as opening thousands of samples
         imported = beside.submit(import_packages)
@@ -94,13 +96,14 @@ def validate_merge(params: ValidateParams, dataset: Path, validation: Path, fact
 
 def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validation: Path) -> None:
     """Check the facts of all samples and write the output. Raises InputError: critical checks failed."""
-    check_replaceable("validate", validation)
+    failed = _failed(validation)
+    for folder in (validation, failed):
+        check_replaceable("validate", folder)
     # one chunk, so that the bytes of the file do not depend on how the facts were gathered
     facts = with_duplicates(gathered.select(SAMPLE_FACTS.names), params.near_duplicate_distance).combine_chunks()
     classes = class_counts(facts, opened)
     pairs = pair_agreements(gathered)
     agreements = {split: agreement for split, (agreement, _) in pairs.items()}
-    failed = validation.with_name(f"{validation.name}.failed")
     shutil.rmtree(failed, ignore_errors=True)
     with written_folder(failed) as folder:
         pages = folder / "docs" / "great_expectations"
@@ -119,6 +122,11 @@ def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validati
         raise InputError(f"the dataset has {_sentence(critical, facts)}; {OVERVIEW.path(failed)} shows all")
     failed.replace(validation)
     _print_warnings([finding for finding in findings if finding.count], len(findings), facts.num_rows)
+
+
+def _failed(validation: Path) -> Path:
+    """The folder for what a failed check leaves."""
+    return validation.with_name(f"{validation.name}.failed")
 
 
 def _sentence(critical: list[Finding], facts: pa.Table) -> str:

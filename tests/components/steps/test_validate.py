@@ -230,6 +230,16 @@ def test_success_removes_what_the_last_failure_left_and_failure_what_success_lef
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
 
 
+def test_a_folder_of_the_user_under_the_name_of_a_failed_validation_stays(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    (tmp_path / "validation.failed").mkdir()
+    (tmp_path / "validation.failed" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"validation\.failed is where step validate writes, .* \(mine\.txt\)"):
+        validated(tmp_path)
+    assert (tmp_path / "validation.failed" / "mine.txt").read_text() == "mine"
+    assert not (tmp_path / "validation").exists()
+
+
 def test_a_page_that_cannot_be_written_is_no_message_of_great_expectations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
