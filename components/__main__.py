@@ -24,7 +24,7 @@ from components.running.retries import retried
 from components.steps import CLUSTER_STEPS, COMMANDS, DVC_STEPS, MONITORING_STEPS, PART_STEPS, STEPS, Step
 from segmodels.errors import InputError
 from segmodels.exit_codes import guarded
-from segmodels.machine import check_writable
+from segmodels.machine import check_file, check_folder
 
 ALL = {step.name: step for step in (*STEPS, *PART_STEPS, *DVC_STEPS, *CLUSTER_STEPS, *COMMANDS)}
 
@@ -109,12 +109,13 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
 
 def _check_outputs(step: Step, options: Mapping[str, Any]) -> None:
     """Refuse, before the work begins, what cannot be written after it."""
-    for option in filter(options.get, (step.writes, *step.results)):
-        check_writable(options[option])
-    for option in filter(options.get, step.files):
-        check_writable(options[option], folder_wanted=False)
     if step.writes:
+        check_folder(options[step.writes], replaced=True)
         check_replaceable(step.name, options[step.writes])
+    for option in filter(options.get, step.results):
+        check_folder(options[option])
+    for option in filter(options.get, step.files):
+        check_file(options[option])
 
 
 def _call(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:

@@ -29,6 +29,7 @@ ADVICE = {
     errno.ENOTDIR: "a file has the name of a folder, move it away or give another path",
     errno.EEXIST: "move it away or give another path",
     errno.EISDIR: "expected a file, give its path",
+    errno.EBUSY: "give a folder below that mount point",
     errno.ENAMETOOLONG: "give a shorter path",
     errno.ELOOP: "correct the symbolic link",
     errno.EMFILE: "raise the limit (ulimit -n) or lower the number of workers",

@@ -63,25 +63,44 @@ def refused_by_machine(error: BaseException) -> str:
     return ""
 
 
-def check_writable(path: Path, folder_wanted: bool = True) -> None:
-    """Check that an output, a folder or a file, can be written to ``path`` before the work begins.
+def check_folder(path: Path, replaced: bool = False) -> None:
+    """Check before the work begins that files can be written into a folder, which is there or will be made.
+
+    Args:
+        replaced: whether another folder takes its place as a whole.
 
     Raises:
-        InputError: the operating system refuses it: a read-only or full disk, missing permissions, a file in the place
-            of a folder, or a folder in that of a file.
+        InputError: the operating system refuses it: a read-only or full disk, missing permissions, a file in its place,
+            or a mount point in the place of a folder that is replaced.
     """
-    if not folder_wanted and path.is_dir():
+    folder = path.resolve()  # of a link the folder that it leads to
+    _try_to_write(folder, path)
+    if replaced:
+        _try_to_write(folder.parent, path)
+        if folder.is_mount():
+            raise InputError(refusal(OSError(errno.EBUSY, ""), path))
+
+
+def check_file(path: Path) -> None:
+    """Check before the work begins that a file can be written to ``path``; a device or a pipe is taken as it is.
+
+    Raises:
+        InputError: as ``check_folder``, or a folder is in its place.
+    """
+    if path.is_dir():
         raise InputError(refusal(IsADirectoryError(errno.EISDIR, ""), path))
-    if not folder_wanted and path.exists() and not path.is_file():  # a device or a pipe, such as /dev/stdout
-        return
-    folder = path if path.is_file() and folder_wanted else path.parent
+    if path.is_file() or not path.exists():
+        _try_to_write(path.parent, path)
+
+
+def _try_to_write(folder: Path, output: Path) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(refusal(error, path)) from None
+        raise InputError(refusal(error, output)) from None
 
 
 def check_temporary_space(needed: int, purpose: str) -> None:

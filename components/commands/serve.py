@@ -9,7 +9,7 @@ from threading import Event, Thread
 
 from components.commands.option_ranges import check_options
 from segmodels.errors import InputError
-from segmodels.machine import check_writable
+from segmodels.machine import check_folder
 
 SECONDS_TO_FINISH = 25
 """Grace period in seconds for requests in flight after SIGTERM; Kubernetes sends SIGKILL after 30."""
@@ -82,7 +82,7 @@ def serve(
         log_megabytes=(log_megabytes, log_megabytes >= 1, "at least 1"),
     )
     if log is not None:
-        check_writable(log / "any")  # the folder itself, since its parent may be read-only
+        check_folder(log)
     from components.tracking.model_registry import check_model
 
     check_model(model)

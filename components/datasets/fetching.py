@@ -15,7 +15,7 @@ from segmodels.data.layouts.base import LAYOUTS, Archive, Layout
 from segmodels.download import download, shown_progress
 from segmodels.errors import InputError
 from segmodels.files import parse_json, reading
-from segmodels.machine import check_writable
+from segmodels.machine import check_folder
 
 MEASURED = "measured at the first download, stated by nobody"
 
@@ -42,7 +42,7 @@ def fetch_dataset(name: str, archives: Sequence[Archive], folder: Path, download
         InputError, TransientError: as ``download`` and ``unpack``; ``folder`` cannot be written; or the files are not
             organised as the layout.
     """
-    check_writable(folder)
+    check_folder(folder, replaced=True)
     known = _known(record_of(folder))
     files = [downloads / f"{hashlib.sha256(one.url.encode()).hexdigest()[:8]}-{_name(one)}" for one in archives]
     rows = []

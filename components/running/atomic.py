@@ -44,13 +44,15 @@ def written_file(target: Path) -> Iterator[Path]:
 @contextmanager
 def written_folder(target: Path) -> Iterator[Path]:
     """A new folder beside ``target`` to write into; it takes the place of ``target`` when the block ends without an
-    error, and is removed otherwise. SIGTERM too removes it, unless the process handles that signal itself.
+    error, and is removed otherwise. SIGTERM too removes it, unless the process handles that signal itself. Where
+    ``target`` is a link to a folder, that folder is replaced.
 
     Raises:
         NotADirectoryError: ``target`` is a file.
     """
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
+    target = target.resolve() if target.is_symlink() else target
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -61,9 +63,12 @@ def written_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         _name(error, target)
         raise
+    before = target.with_name(f".{target.name}.before")  # removed at leisure: a half-removed folder is nobody's output
+    shutil.rmtree(before, ignore_errors=True)
     if target.exists():
-        shutil.rmtree(target)
+        target.rename(before)
     partial.replace(target)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 @contextmanager

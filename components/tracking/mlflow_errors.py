@@ -149,7 +149,8 @@ def _of_database(text: str, place: str) -> Exception | None:
         )
     if "readonly database" in text or "unable to open database file" in text:
         return InputError(
-            f"MLflow's database {place} cannot be opened or written ({why}): check that it is a file, and its permissions"
+            f"MLflow's database {place} cannot be opened or written ({why}): check that it is a file, and its"
+            " permissions"
         )
     if any(words in text for words in DAMAGED) and ("sqlite3." in text or text.startswith(DAMAGED)):
         return damaged(place, why)

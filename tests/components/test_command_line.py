@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ from small_dataset import write_small_dataset
 from components.__main__ import ALL, described_arguments, main
 from components.running.atomic import written_file, written_folder
 from components.steps import Step
+from segmodels.errors import InputError
 from segmodels.exit_codes import guarded
-from segmodels.machine import check_writable
+from segmodels.machine import check_file, check_folder
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -167,6 +170,42 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "folder", "params.yaml"]
 
 
+def test_only_a_folder_that_is_replaced_needs_a_parent_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a volume of a container that a user other than root runs; root, who runs tests, may write anywhere."""
+    own = tmp_path / "own"
+    own.mkdir()
+
+    def refuse(dir: Path) -> object:
+        if dir != allowed:
+            raise PermissionError(errno.EACCES, "no", str(dir))
+        return BytesIO()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    allowed = own
+    check_folder(own)
+    with pytest.raises(InputError, match=r"own cannot be used \(permission denied\)"):
+        check_folder(own, replaced=True)
+    allowed = tmp_path
+    check_folder(tmp_path / "new" / "below", replaced=True)
+    with pytest.raises(InputError, match="own cannot be used"):
+        check_folder(own, replaced=True)
+    allowed = Path("/")
+    with pytest.raises(InputError, match=r"busy\): give a folder below that mount point"):
+        check_folder(Path("/"), replaced=True)
+
+
+def test_a_folder_takes_the_place_of_an_earlier_one_also_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "model").mkdir(parents=True)
+    (tmp_path / "disk" / "model" / "old").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "model")
+    with written_folder(tmp_path / "link") as folder:
+        (folder / "new").write_text("")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["disk", "link", "model", "new"]
+    assert (tmp_path / "link" / "new").is_file()
+
+
 def test_a_file_takes_its_name_when_it_is_whole_and_leaves_nothing_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +223,7 @@ def test_a_file_takes_its_name_when_it_is_whole_and_leaves_nothing_otherwise(
     assert not list(tmp_path.glob("*folder*"))
     assert [path.read_text() for path in (tmp_path / "new").iterdir()] == ["first"]
     os.mkfifo(tmp_path / "pipe")
-    check_writable(tmp_path / "pipe", folder_wanted=False)
+    check_file(tmp_path / "pipe")
     descriptor = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with written_file(tmp_path / "pipe") as device:
         device.write_text("page")

@@ -202,7 +202,7 @@ def test_a_server_of_something_else_is_refused(status: int) -> None:
     [
         (sqlite3.OperationalError("no such table: runs"), InputError, "damaged"),
         (sqlite3.OperationalError("database or disk is full"), InputError, "the disk is full"),
-        (sqlite3.OperationalError("attempt to write a readonly database"), InputError, "that it is a file, and its permissions"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), InputError, "a file, and its permissions"),
         (sqlite3.OperationalError("disk I/O error"), InputError, "check the disk and the limit of file sizes"),
         (sqlite3.OperationalError("database is locked"), TransientError, "is locked by another process"),
         (ConnectionResetError(104, "Connection reset by peer"), TransientError, "does not answer"),
