@@ -84,13 +84,13 @@ class HausdorffLoss(ContourLoss):
     0.5).
 
     Args:
-        alpha: exponent of the distances, above 0.
+        alpha: exponent of the distances, above 0 and at most 20.
     """
 
     def __init__(self, alpha: float = 2.0, **options: Any) -> None:
         super().__init__(**options)
-        if alpha <= 0:
-            raise InputError(f"alpha is {alpha:g}, expected a positive exponent")
+        if not 0 < alpha <= 20:  # beyond, the power of a distance of 85 pixels is no float32 any more
+            raise InputError(f"alpha is {alpha:g}, expected an exponent above 0 and at most 20, such as 2")
         self.alpha = alpha
 
     def pixel_losses(self, probabilities: Tensor, labels: Tensor, valid: Tensor) -> Tensor:

@@ -128,6 +128,7 @@ def test_class_weights_move_with_the_loss_but_are_no_part_of_a_checkpoint() -> N
         ({"penalty": {"k": -1.0}}, "k is -1"),
         ({"sensitivity_specificity": {"sensitivity_weight": 2.0}}, "sensitivity_weight is 2"),
         ({"hausdorff": {"alpha": 0.0}}, "alpha is 0"),
+        ({"hausdorff": {"alpha": 100.0}}, "alpha is 100, expected an exponent above 0 and at most 20"),
         ({"border_weighted_cross_entropy": {"sigma": 0.0}}, "sigma 0"),
         ({"ms_ssim": {"window": 4}}, "window 4"),
     ],
