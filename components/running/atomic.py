@@ -97,6 +97,8 @@ def _removed_on_sigterm(folder: Path) -> Iterator[None]:
 
 
 def _name(error: BaseException, target: Path) -> None:
-    """Name the output in an error of a write: that of a full disk names no file."""
-    if isinstance(error, OSError) and error.filename is None and error.errno in OF_THE_MACHINE:
-        error.filename = str(target)
+    """Name the output in an error of a write: that of a full disk names no file, or the source of a copy."""
+    if not isinstance(error, OSError) or error.errno not in OF_THE_MACHINE:
+        return
+    if error.filename is None or error.filename2 is not None:
+        error.filename, error.filename2 = str(target), None

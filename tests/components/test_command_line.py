@@ -220,6 +220,10 @@ def test_a_file_takes_its_name_when_it_is_whole_and_leaves_nothing_otherwise(
 
     assert guarded(fill_the_disk) == 2
     assert f"the disk is full ({tmp_path}/new/a.png): free" in capsys.readouterr().err
+    copied = OSError(errno.ENOSPC, "full", "source.png", None, "partial.png")  # as shutil.copyfile raises it
+    with pytest.raises(OSError, match="full"), written_file(tmp_path / "new" / "a.png"):
+        raise copied
+    assert copied.filename == str(tmp_path / "new" / "a.png")
     assert not list(tmp_path.glob("*folder*"))
     assert [path.read_text() for path in (tmp_path / "new").iterdir()] == ["first"]
     os.mkfifo(tmp_path / "pipe")
