@@ -117,10 +117,13 @@ class Run:
                     post(self.client, "runs/log-batch", {"run_id": self.run_id, "metrics": named}, seconds)
 
     def end(self, status: str = "FINISHED", seconds: float | None = None) -> None:
-        """Set the run's status: ``FINISHED``, ``FAILED`` or ``KILLED``; ``seconds`` as in ``send``."""
+        """Set the run's status: ``FINISHED``, ``FAILED`` or ``KILLED``; ``seconds`` as in ``send``. A run that has it
+        keeps its time of end: the UI shows the duration of the training, not the time until ``sync`` or ``register``.
+        """
         with self._answers():
             if seconds is None or not self._is_remote():
-                self.client.set_terminated(self.run_id, status)
+                if self.client.get_run(self.run_id).info.status != status:
+                    self.client.set_terminated(self.run_id, status)
             else:
                 ended = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
                 post(self.client, "runs/update", ended, seconds)

@@ -204,6 +204,15 @@ def test_a_deleted_run_is_named_with_the_ways_out(local_store: Path) -> None:
     assert start(local_store / "state").run_id != run.run_id
 
 
+def test_a_run_that_is_finished_keeps_its_time_of_end(local_store: Path) -> None:
+    run = start(local_store / "state")
+    run.client.set_terminated(run.run_id, "FINISHED", end_time=1234)
+    run.end()
+    assert run.client.get_run(run.run_id).info.end_time == 1234
+    run.end("FAILED")
+    assert run.client.get_run(run.run_id).info.end_time > 1234
+
+
 def test_a_deleted_experiment_is_named_with_the_ways_out(local_store: Path) -> None:
     run = start(local_store / "state")
     number = run.experiment_id()
