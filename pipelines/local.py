@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import logging
 import os
 import signal
 import socket
@@ -58,7 +60,7 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
     with _tracking_server(root / "mlflow-server.log") as tracking_uri:
         _initialise(values, profile, root, tracking_uri)
         known = set(root.glob(f"{pipeline.name}-*"))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), output_kept():
             warnings.filterwarnings(
                 "ignore", message=".*will be ignored.*"
             )  # resources and display names, which Docker does not use
@@ -71,6 +73,19 @@ def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, imag
                 raise InputError("the pipeline run failed: see the error of the failed step above") from None
     (folder,) = set(root.glob(f"{pipeline.name}-*")) - known
     return folder
+
+
+@contextmanager
+def output_kept() -> Iterator[None]:
+    """Put back what kfp's threads, one for each part of a step, may leave behind: a ``print`` that indents, and
+    handlers of a closed stream.
+    """
+    own, handlers = builtins.print, list(logging.root.handlers)
+    try:
+        yield
+    finally:
+        builtins.print = own
+        logging.root.handlers[:] = handlers
 
 
 def _initialise(values: Mapping[str, Any], profile: Profile, root: Path, tracking_uri: str) -> None:

@@ -6,7 +6,6 @@ with cluster_here(folder) as cluster:
 """
 
 import json
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from small_pipeline import use_local_store
 
 from components.params.reading import load_params
 from pipelines.images import Image
-from pipelines.local import resolve_named_outputs
+from pipelines.local import output_kept, resolve_named_outputs
 from pipelines.monitoring import PARAMETERS, monitoring_pipeline
 from pipelines.parameters import default_values, given_values
 from pipelines.profile import Profile, Retries, shape, shaped
@@ -67,11 +66,8 @@ class Cluster:
         local.init(local.DockerRunner(environment=environment), pipeline_root=str(root))
         build = monitoring_pipeline if monitoring else training_pipeline
         pipeline = build(values, profile, Image(f"registry.example/segmodels@{DIGEST}", revision))
-        handlers = list(logging.root.handlers)
-        try:
+        with output_kept():
             pipeline(**values)
-        finally:  # kfp's threads, one for each part, may leave handlers of a closed stream
-            logging.root.handlers[:] = handlers
         (outputs,) = set(root.glob(f"{pipeline.name}-*")) - before
         return outputs
 

@@ -10,6 +10,7 @@ import pytest
 from kfp_here import Cluster, described
 
 from components.kubeflow.packed import unpack
+from pipelines.local import output_kept
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +184,16 @@ def write_log(folder: Path, brighter: float) -> None:
         for row in (rows * 80)[:80]
     ]
     (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_print_is_as_before_when_threads_of_kfp_have_crossed(capsys: pytest.CaptureFixture[str]) -> None:
+    from kfp.local.logging_utils import indented_print
+
+    with output_kept():
+        first, second = indented_print(), indented_print()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)  # puts back the print of the first
+    print("whole")
+    assert capsys.readouterr().out == "whole\n"
