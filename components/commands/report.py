@@ -65,8 +65,6 @@ def report(dataset: Path, validation: Path, model: Path, evaluation: Path, regis
         "data docs": OVERVIEW.path(validation),
         "metrics": f"{METRICS.path(evaluation)}  (dvc metrics show, dvc metrics diff, dvc plots diff)",
         **pages,
-        "registry": "as the last register step left it; what was deleted there since comes back with"
-        " `dvc repro --force --single-item register`",
         "predict": f"python -m components predict --model models:/{decision['name']}@champion --images DIR --out DIR",
     }.items():
         console.print(f"[bold]{name:<13}[/bold] {escape(str(where))}", highlight=False, soft_wrap=True)

@@ -54,7 +54,6 @@ def test_it_shows_scores_and_addresses_without_importing_mlflow_or_torch(finishe
         "digits version 2 (champion)",
         "it is better",
         "make ui, then these links",
-        "as the last register step left it; what was deleted there since comes back with `dvc repro --force",
         "http://localhost:5000/#/experiments/7/runs/5eed?",
         "http://localhost:5000/#/models/digits/versions/2?",
     ):
