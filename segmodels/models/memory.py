@@ -21,10 +21,9 @@ def training_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         shape: of the images, (B, C, *spatial).
 
     Returns:
-        0 where it cannot be said: the model draws what it learns from by the targets (detectors), or needs prompts.
+        0 where it cannot be said: the model draws what it learns from by the targets (detectors), needs prompts, or
+        cannot be copied.
     """
-    shadow = _shadow(model).train()
-    weights = {_storage(tensor) for tensor in _tensors(shadow)}
     kept: dict[int, Tensor] = {}  # holds the tensors, so that no number of a storage is used twice
 
     def keep(tensor: Tensor) -> Tensor:
@@ -32,7 +31,9 @@ def training_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         return tensor
 
     try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        shadow = _shadow(model).train()
+        weights = {_storage(tensor) for tensor in _tensors(shadow)}
+        with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             output = shadow(torch.empty(*shape, device="meta"))
     except Exception:  # whatever a model does not do without values
         return 0
@@ -50,9 +51,9 @@ def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         shape: of the images, (B, C, *spatial).
 
     Returns:
-        0 where it cannot be said: the model needs prompts.
+        0 where it cannot be said: the model needs prompts, or cannot be copied.
     """
-    shadow, most = _shadow(model).eval(), 0
+    most = 0
 
     def look(_module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal most
@@ -60,11 +61,13 @@ def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         own = {_storage(value): value.untyped_storage().nbytes() for value in values if isinstance(value, Tensor)}
         most = max(most, sum(own.values()))
 
-    for module in shadow.modules():
-        if not any(module.children()):
-            module.register_forward_hook(look)
     try:
-        shadow(torch.empty(*shape, device="meta"))
+        shadow = _shadow(model).eval()
+        for module in shadow.modules():
+            if not any(module.children()):
+                module.register_forward_hook(look)
+        with torch.random.fork_rng(devices=[]):
+            shadow(torch.empty(*shape, device="meta"))
     except Exception:  # whatever a model does not do without values
         return 0
     return most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,6 +10,22 @@ from typing import Any
 from torch import Tensor, nn
 
 from segmodels.data.batches import Batch
+from segmodels.errors import InputError, on_one_line
+
+
+def still_copy(model: nn.Module) -> nn.Module:
+    """A copy of the model in evaluation mode that does not learn.
+
+    Raises:
+        InputError: the model, a user's own, cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    except (TypeError, RuntimeError) as error:  # of locks and open files; of tensors with a history
+        raise InputError(
+            "train.ema and train.self_correction average over a copy of the model, which cannot be copied"
+            f" ({on_one_line(error)}): leave them out, or give {type(model).__name__} a method __deepcopy__"
+        ) from error
 
 
 class WeightAverage(ABC):

@@ -10,16 +10,14 @@ from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.machine import free_memory
 from segmodels.models.memory import prediction_bytes, training_bytes
+from segmodels.training.devices import Devices
 from segmodels.training.settings import TrainSettings
 
 
 def check_memory(
-    settings: TrainSettings, precision: str, model: nn.Module, training: ShardReader, validation: ShardReader
+    settings: TrainSettings, devices: Devices, model: nn.Module, training: ShardReader, validation: ShardReader
 ) -> None:
     """Check the least memory of a step, and of the prediction of one validation image, against what is free.
-
-    Args:
-        precision: of the forward pass; all but float32 keep half as much, at least.
 
     Raises:
         InputError: either needs more.
@@ -27,20 +25,20 @@ def check_memory(
     free = free_memory()
     if free is None:
         return
+    values = 1 if devices.precision == "float32" else 2  # in 4 bytes, at most
     size = step_size(settings, training)
-    needed = training_bytes(model, (settings.batch_size, training.channels, *size))
-    if precision != "float32":
-        needed //= 2
+    images = min(settings.batch_size, -(-len(training) // devices.processes))  # no step has more than its epoch
+    needed = training_bytes(model, (images, training.channels, *size)) // values
     if needed > free:
-        fitting = int(settings.batch_size * free / (2 * needed))
+        fitting = int(images * free / (2 * needed))
         smaller = f"train.batch_size {fitting}, " if fitting else ""
         raise InputError(
-            f"a step of {settings.batch_size} images of {_words(size)} pixels needs at least {_gigabytes(needed)} of"
+            f"a step of {images} images of {_words(size)} pixels needs at least {_gigabytes(needed)} of"
             f" memory with model {settings.model!r}, {_gigabytes(free)} are free: set {smaller}train.augment.crop (such"
             " as [256, 256]) or preprocess.longer_side, choose a smaller model, or use a machine with more memory"
         )
     size = validation.largest
-    needed = prediction_bytes(model, (1, validation.channels, *size))
+    needed = prediction_bytes(model, (1, validation.channels, *size)) // values
     if needed > free:
         raise InputError(
             f"the prediction of a validation image of {_words(size)} pixels needs at least {_gigabytes(needed)} of"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from segmodels.training.averages import WeightAverage
+from segmodels.training.averages import WeightAverage, still_copy
 
 
 class MovingAverage(WeightAverage):
@@ -21,7 +20,7 @@ class MovingAverage(WeightAverage):
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = still_copy(model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -110,7 +110,7 @@ def create_recipe(
     )
     _check_learner(settings, learner, training)
     if not devices.gpu:  # one that runs out of memory says so
-        check_memory(settings, devices.precision, model, training, validation)
+        check_memory(settings, devices, model, training, validation)
     learner.model = _on_devices(settings, model, devices)
     return Recipe(
         model_options=options,

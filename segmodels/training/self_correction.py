@@ -8,7 +8,6 @@ are mixed with the given labels, not with the last soft labels.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from segmodels.data.batches import Batch
 from segmodels.errors import InputError
-from segmodels.training.averages import WeightAverage
+from segmodels.training.averages import WeightAverage, still_copy
 
 
 class SelfCorrection(WeightAverage):
@@ -48,7 +47,7 @@ class SelfCorrection(WeightAverage):
         self.start = start
         self.cycle = cycle
         self.cycles = 0  # that are over
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.model = still_copy(model)
 
     def before_step(self, batch: Batch) -> Tensor | None:
         if self.cycles == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.models.registry import create_model
+from segmodels.outputs import PixelOutput
 
 
 def kept_bytes(model: nn.Module, images: Tensor) -> int:
@@ -62,3 +64,16 @@ def test_a_model_that_needs_values_is_left_alone() -> None:
             return images if images.sum() > 0 else -images
 
     assert training_bytes(Asks(), (1, 3, 8, 8)) == prediction_bytes(Asks(), (1, 3, 8, 8)) == 0
+
+
+def test_a_model_that_cannot_be_copied_is_left_alone_and_no_draws_are_taken() -> None:
+    class Draws(nn.Conv2d):
+        def forward(self, images: Tensor) -> PixelOutput:
+            return PixelOutput(super().forward(images) * torch.rand(1).item())
+
+    model = Draws(3, 2, 1)
+    before = torch.get_rng_state()
+    assert training_bytes(model, (1, 3, 8, 8)) > 0 < prediction_bytes(model, (1, 3, 8, 8))
+    assert torch.equal(torch.get_rng_state(), before)
+    model.lock = threading.Lock()
+    assert training_bytes(model, (1, 3, 8, 8)) == prediction_bytes(model, (1, 3, 8, 8)) == 0

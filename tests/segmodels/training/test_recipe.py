@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from segmodels.data.augment import Augment
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
-from segmodels.models.memory import training_bytes
+from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import PixelOutput
+from segmodels.registry import Entry
 from segmodels.training.checkpoints import Checkpoints
 from segmodels.training.devices import Devices, choose_devices
 from segmodels.training.fit import Fit, Stopped
@@ -207,9 +209,9 @@ def test_loaders_have_the_processes_of_the_settings(
 def test_a_step_that_memory_cannot_hold_is_refused_before_it_is_killed(
     readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    needed = training_bytes(recipe(readers, batch_size=4, augment=Augment((40, 48))).learner.model, (4, 3, 40, 48))
-    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: needed // 2)
-    words = r"a step of 4 images of 40 x 48 pixels needs at least .* GB .* 'unet', .* set train.batch_size 1, train"
+    needed = training_bytes(recipe(readers, batch_size=4, augment=Augment((40, 48))).learner.model, (3, 3, 40, 48))
+    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: 3 * needed // 4)
+    words = r"a step of 3 images of 40 x 48 pixels needs at least .* GB .* 'unet', .* set train.batch_size 1, train"
     with pytest.raises(InputError, match=words):
         recipe(readers, batch_size=4, augment=Augment((40, 48)))
     recipe(readers, batch_size=1, augment=Augment((40, 48)))
@@ -220,6 +222,40 @@ def test_a_step_that_memory_cannot_hold_is_refused_before_it_is_killed(
         recipe(readers, batch_size=1, augment=Augment((4, 4)))
     monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: None)
     recipe(readers, batch_size=64, augment=Augment((400, 480)))
+
+
+def test_memory_is_asked_for_no_more_than_a_step_takes(
+    readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = recipe(readers).learner.model
+    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: training_bytes(model, (3, 3, 40, 48)))
+    recipe(readers, batch_size=64, augment=Augment((40, 48)))  # the train split has 3 images
+    needed = prediction_bytes(model, (1, 3, *readers[1].largest))
+    monkeypatch.setattr("segmodels.training.memory.free_memory", lambda: needed // 2)
+    recipe(readers, batch_size=1, augment=Augment((4, 4)), precision="bfloat16")  # of 2 bytes a value
+
+
+class Uncopied(Positions):
+    """A user's model with what cannot be copied."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.lock = threading.Lock()
+        self.offset = torch.zeros(3, 1, 1)
+
+    def forward(self, images: Tensor, guide: Any = None) -> PixelOutput:
+        with self.lock:
+            return super().forward(images + self.offset)
+
+
+def test_a_model_that_cannot_be_copied_trains_without_an_average(
+    readers: tuple[ShardReader, ShardReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MODELS._entries, "uncopied", Entry("uncopied", Uncopied, Card("", 2026)))
+    recipe(readers, model="uncopied", options={})
+    for average in ({"ema": 0.9}, {"epochs": 3, "self_correction": SelfCorrectionSettings(2, 1)}):
+        with pytest.raises(InputError, match=r"cannot pickle .*lock.*leave them out, or give Uncopied a method"):
+            recipe(readers, model="uncopied", options={}, **average)
 
 
 def test_validation_predicts_no_more_pixels_at_once_than_a_step_has(readers: tuple[ShardReader, ShardReader]) -> None:
