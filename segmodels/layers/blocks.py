@@ -113,10 +113,7 @@ def drop_path_rates(last: float, blocks: int) -> list[float]:
     Raises:
         InputError: ``last`` is not from 0 to below 1.
     """
-    if not 0 <= last < 1:
-        raise InputError(
-            f"drop_path is {last}, expected from 0 to below 1, the share of images that skip the last block"
-        )
+    check_dropped("drop_path", last, "images that skip the last block")
     return torch.linspace(0, last, blocks, device="cpu").tolist()
 
 
@@ -196,6 +193,12 @@ def check_positive(what: str, *numbers: int) -> None:
     if not numbers or min(numbers) < 1:
         shown = ", ".join(map(str, numbers)) or "empty"
         raise InputError(f"{what} is {shown}, expected {'numbers' if len(numbers) != 1 else 'a number'} of at least 1")
+
+
+def check_dropped(what: str, share: float, of: str) -> None:
+    """Raise InputError for a share, of things as ``of`` names them, that is not from 0 to below 1."""
+    if not 0 <= share < 1:
+        raise InputError(f"{what} is {share}, expected from 0 to below 1, the share of {of}")
 
 
 def check_widths(widths: Sequence[int]) -> list[int]:

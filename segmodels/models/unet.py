@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from segmodels.encoders.body import Body
 from segmodels.errors import InputError
-from segmodels.layers.blocks import UpBlock, check_images, check_widths, double_conv
+from segmodels.layers.blocks import UpBlock, check_dropped, check_images, check_widths, double_conv
 from segmodels.layers.padding import crop, mirror_index, pad_to_multiple
 from segmodels.models.base import Model
 from segmodels.models.encoder_unet import EncoderUNet, unet_resnet34
@@ -84,6 +84,7 @@ class UNetOriginal(Model):
         self.in_channels = in_channels
         self.encoder = nn.ModuleList(_valid_convs(i, o) for i, o in zip([in_channels, *widths], widths, strict=False))
         self.pool = nn.MaxPool2d(2)
+        check_dropped("dropout", dropout, "values that are set to 0")
         self.dropout = nn.Dropout(dropout)
         self.decoder = nn.ModuleList(_ValidUpBlock(i, o) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.head = nn.Conv2d(widths[0], num_classes, 1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segmodels.layers.blocks import check_images, check_widths
+from segmodels.layers.blocks import check_dropped, check_images, check_widths
 from segmodels.layers.padding import crop, pad_to_multiple
 from segmodels.models.base import Model
 from segmodels.models.registry import Card, register_model
@@ -78,6 +78,7 @@ class _SeparableUNet(nn.Module):
             for level, (i, o) in enumerate(zip([in_channels, *widths], widths, strict=False))
         )
         self.pool = nn.MaxPool2d(2)
+        check_dropped("dropout", dropout, "values that are set to 0")
         self.dropout = nn.Dropout(dropout)
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in zip(widths[:0:-1], widths[-2::-1], strict=True)

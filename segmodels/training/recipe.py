@@ -84,6 +84,8 @@ def create_recipe(
     devices = choose_devices(settings.accelerator, settings.precision, settings.deterministic)
     card = model_entry(settings.model).card
     labels, statistics = training.labels, training.statistics
+    if not any(statistics.class_pixels):
+        check_labelled(settings)
     task = create_task(supported_task(settings, labels, training.has_objects), labels)
     criterion = create_criterion(
         settings,
@@ -108,7 +110,7 @@ def create_recipe(
         auxiliary_weights=settings.deep_supervision.weights or card.auxiliary_weights,
         auxiliary_decay=settings.deep_supervision.decay,
     )
-    _check_learner(settings, learner, training)
+    _check_learner(settings, learner)
     if not devices.gpu:  # one that runs out of memory says so
         check_memory(settings, devices, model, training, validation)
     learner.model = _on_devices(settings, model, devices)
@@ -144,9 +146,7 @@ def create_loaders(
     return loader, evaluation_loader(validation, most_pixels=pixels, **share)
 
 
-def _check_learner(settings: TrainSettings, learner: Learner, reader: ShardReader) -> None:
-    if not any(reader.statistics.class_pixels):
-        check_labelled(settings)
+def _check_learner(settings: TrainSettings, learner: Learner) -> None:
     if len(learner.objectives) > 1 and settings.accumulate > 1:
         raise InputError(
             f"train.accumulate is {settings.accumulate}, but model {settings.model!r} takes"
@@ -159,6 +159,11 @@ def _model_options(settings: TrainSettings, reader: ShardReader) -> dict[str, An
     known = model_options(settings.model)
     options = dict(settings.options)
     for name, value, usual in (("in_channels", reader.channels, 3), ("spatial_dims", reader.spatial_dims, 2)):
+        if options.get(name, value) != value:
+            raise InputError(
+                f"train.options.{name} is {options[name]}, but the images have {value}: leave it out, it follows from"
+                " the dataset"
+            )
         if name in options or value == known.get(name, usual):
             continue
         if name not in known:

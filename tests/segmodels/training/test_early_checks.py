@@ -35,6 +35,11 @@ UNET_ON = {"model": "unet_resnet34"}
         ({"model": "unet", "options": {"widths": [4]}}, "widths is [4], expected at least 2 positive numbers"),
         ({"model": "mask_rcnn_r50_fpn", "options": {"samples": -1}}, "option 'samples' of model 'mask_rcnn_r50_fpn'"),
         ({"model": "gruu_net", "options": {"state_channels": 0}}, "with state_channels 0 has no weights in "),
+        (
+            {"model": "unet_original", "options": {"dropout": float("nan")}},
+            "dropout is nan, expected from 0 to below",
+        ),
+        ({"model": "wnet", "options": {"dropout": 1}}, "dropout is 1, expected from 0 to below 1, the share of values"),
         ({"model": "deeplab_v1_large_fov", "options": {"rate": 0}}, "rate is 0, expected a number of at least 1"),
         ({"model": "deeplab_v2_vgg16", "options": {"scales": [0]}}, "scales is [0], expected numbers from 0.1 to 10"),
         ({"model": "transunet_r50_b16", "options": {"encoder_options": {"depth": 0}}}, "depth of R50-ViT is 0"),

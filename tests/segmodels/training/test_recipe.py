@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from small_pipeline import write_shards
+from small_pipeline import DIGEST, write_shards
 from torch import Tensor, nn
 
+from segmodels.annotations import Annotation
 from segmodels.data.augment import Augment
+from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
+from segmodels.labels import LabelMap
 from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import PixelOutput
@@ -136,6 +140,11 @@ def test_a_step_that_may_miss_parameters_is_known_before_processes_join(
             {"loss": {"image_label": 1.0}, "model": "ynet", "options": {}},
             "but 3 of the 3 images of split 'train' have no",
         ),
+        ({"options": {"in_channels": 5}}, "train.options.in_channels is 5, but the images have 3: leave it out"),
+        (
+            {"model": "vnet", "options": {"spatial_dims": 3}},
+            "train.options.spatial_dims is 3, but the images have 2",
+        ),
         ({"loss": {"presence": 1.0}}, "loss 'presence' reads the output 'presence', which model 'unet' does not have"),
         (
             {"loss": {"dice": 1.0}, "model": "encnet_r50_d8", "options": {"encoder": "resnet18", "encodr": 1}},
@@ -148,6 +157,16 @@ def test_what_does_not_fit_is_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(InputError, match=said):
         recipe(readers, **settings)
+
+
+def test_without_a_labelled_pixel_nothing_else_is_asked(tmp_path: Path) -> None:
+    labels = LabelMap(("first", "second"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1})
+    with ShardWriter(tmp_path, labels, DIGEST, 10**6, source={"kind": "folder", "path": "somewhere"}) as writer:
+        for split in ("train", "val"):
+            void = np.full((8, 8), labels.ignore_index, np.uint8)
+            writer.add(split, split, np.zeros((8, 8, 3), np.uint8), Annotation.of_classes(void, None))
+    with pytest.raises(InputError, match="no pixel of the train split is labelled"):
+        recipe((ShardReader(tmp_path, "train"), ShardReader(tmp_path, "val")), class_weights="inverse_frequency")
 
 
 def test_a_new_model_needs_no_other_line(
