@@ -1,4 +1,8 @@
-"""The least memory that a model takes for images of some size, found without data and without memory (meta device)."""
+"""The least memory that a model takes for images of some size, found without data and without memory.
+
+Fake tensors run it: they have no values, but choose the kernels of their device. Tensors of the meta device would
+count the scores of every attention, which the CPU's kernel does not keep.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from segmodels.outputs import PixelOutput, QueryOutput
 
@@ -31,10 +36,11 @@ def training_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         return tensor
 
     try:
-        shadow = _shadow(model).train()
+        mode = _fake_mode()
+        shadow = _shadow(model, mode).train()
         weights = {_storage(tensor) for tensor in _tensors(shadow)}
-        with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            output = shadow(torch.empty(*shape, device="meta"))
+        with mode, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = shadow(torch.empty(*shape))
     except Exception:  # whatever a model does not do without values
         return 0
     if not isinstance(output, PixelOutput | QueryOutput):
@@ -51,7 +57,8 @@ def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         shape: of the images, (B, C, *spatial).
 
     Returns:
-        0 where it cannot be said: the model needs prompts, or cannot be copied.
+        Of the layers before the first that needs values (detectors, which keep some boxes), or prompts; 0 where
+        there is none, or the model cannot be copied.
     """
     most = 0
 
@@ -62,23 +69,26 @@ def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         most = max(most, sum(own.values()))
 
     try:
-        shadow = _shadow(model).eval()
+        mode = _fake_mode()
+        shadow = _shadow(model, mode).eval()
         for module in shadow.modules():
             if not any(module.children()):
                 module.register_forward_hook(look)
-        with torch.random.fork_rng(devices=[]):
-            shadow(torch.empty(*shape, device="meta"))
+        with mode:
+            shadow(torch.empty(*shape))
     except Exception:  # whatever a model does not do without values
-        return 0
+        pass
     return most
 
 
-def _shadow(model: nn.Module) -> nn.Module:
+def _fake_mode() -> FakeTensorMode:
+    """Takes a model's plain tensors for fake ones, and runs no kernel for operations that have none without values."""
+    return FakeTensorMode(allow_fallback_kernels=False, allow_non_fake_inputs=True)
+
+
+def _shadow(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """A copy of the model without memory for its weights."""
-    given: dict[int, Any] = {
-        id(own): nn.Parameter(own.detach().to("meta"), own.requires_grad) for own in model.parameters()
-    }
-    given |= {id(own): own.to("meta") for own in model.buffers()}
+    given = {id(own): mode.from_tensor(own) for own in _tensors(model)}
     return copy.deepcopy(model, given)
 
 

@@ -51,10 +51,33 @@ def test_a_prediction_takes_at_least_the_maps_of_its_largest_layer() -> None:
     assert twice == 2 * prediction_bytes(create_model("unet", 3, widths=[4, 8]), (1, 3, 64, 64)) > 0
 
 
+def test_attention_keeps_no_matrix_of_scores() -> None:
+    vit = {"image_size": 64, "patch": 8, "out_blocks": [3, 6, 9, 12]}
+    model = create_model("segmenter_t_mask", 3, encoder="vit_tiny", encoder_options=vit)
+    images = torch.randn(1, 3, 160, 160)
+    assert training_bytes(model, images.shape) == kept_bytes(model, images)
+
+
+def test_a_prediction_counts_the_layers_before_the_first_that_needs_values() -> None:
+    model = create_model("mask_rcnn_r50_fpn", 1)
+    assert prediction_bytes(model, (1, 3, 512, 512)) > 512 * 512 * 64
+
+
+def test_plain_tensors_of_a_model_are_none_of_its_memory_and_stay() -> None:
+    class Plain(nn.Conv2d):
+        def forward(self, images: Tensor) -> PixelOutput:
+            self.count += 1
+            return PixelOutput(super().forward(images + self.count))
+
+    model = Plain(3, 2, 1)
+    model.count = torch.zeros(1)
+    assert training_bytes(model, (1, 3, 8, 8)) > 0 < prediction_bytes(model, (1, 3, 8, 8))
+    assert model.count == 0
+
+
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn", "sam_tiny"])
 def test_of_models_that_draw_by_targets_or_prompts_nothing_is_said(name: str) -> None:
-    with torch.device("meta"):
-        model = create_model(name, 1)
+    model = create_model(name, 1)
     assert training_bytes(model, (1, 3, 64, 64)) == 0
 
 
@@ -69,7 +92,7 @@ def test_a_model_that_needs_values_is_left_alone() -> None:
 def test_a_model_that_cannot_be_copied_is_left_alone_and_no_draws_are_taken() -> None:
     class Draws(nn.Conv2d):
         def forward(self, images: Tensor) -> PixelOutput:
-            return PixelOutput(super().forward(images) * torch.rand(1).item())
+            return PixelOutput(super().forward(images) * torch.rand(1))
 
     model = Draws(3, 2, 1)
     before = torch.get_rng_state()
