@@ -131,9 +131,11 @@ def detectors_r50(
     ``{switchable: false}`` leaves the recursive pyramid alone.
 
     Raises:
-        InputError: not a side for each map, or an encoder that is no ResNet.
+        InputError: not a side for each map, channels that are no multiple of 4, or an encoder that is no ResNet.
     """
     check_sides(sides)
+    if channels < 4 or channels % 4:
+        raise InputError(f"channels is {channels}, expected a multiple of 4, a quarter for each part of the feedback")
     encoder, second = body.build(in_channels), body.build(in_channels)
     return DetectoRS(
         encoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -84,7 +85,7 @@ class Detector(Model, ABC):
 
 def check_sides(sides: Sequence[float]) -> None:
     """Raise InputError unless there is a side of anchors for each map of the pyramid."""
-    if len(sides) != len(SIDES) or min(sides) <= 0:
+    if len(sides) != len(SIDES) or not all(0 < side < math.inf for side in sides):
         raise InputError(
             f"sides is {list(sides)}, expected {len(SIDES)} positive numbers, the sides in pixels of anchors on each"
             " map of the pyramid"

@@ -5,6 +5,7 @@ aggregation (Liu 2018, 1803.01534) and the anchors of YOLOv3 (Redmon 2018, 1804.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -176,7 +177,8 @@ def _masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
 
 def _check_anchors(anchors: Sequence[Sequence[Sequence[float]]]) -> None:
     pairs = [pair for own in anchors for pair in own]
-    if len(anchors) != len(STRIDES) or not all(anchors) or any(len(pair) != 2 or min(pair) <= 0 for pair in pairs):
+    positive = all(0 < side < math.inf for pair in pairs for side in pair)
+    if len(anchors) != len(STRIDES) or not all(anchors) or any(len(pair) != 2 for pair in pairs) or not positive:
         raise InputError(
             f"anchors is {[list(map(list, own)) for own in anchors]}, expected for each of {len(STRIDES)} maps, at"
             f" strides {', '.join(map(str, STRIDES))}, a list of pairs of positive numbers: width and height in pixels"

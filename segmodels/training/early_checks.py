@@ -10,7 +10,7 @@ import torch
 
 from segmodels.checks import shown
 from segmodels.encoders.timm_encoder import TIMM
-from segmodels.errors import InputError
+from segmodels.errors import InputError, on_one_line
 from segmodels.labels import LabelMap
 from segmodels.models.base import Model
 from segmodels.models.registry import (
@@ -59,8 +59,9 @@ def check_names(settings: TrainSettings) -> tuple[str, ...]:
 
 
 def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Build the model with these options without memory for its weights: some values only show there to be impossible.
-    Of timm's encoders, which may download weights, and of a user's models nothing is built.
+    """Build the model with these options without memory for its weights, and show it images without values: some values
+    only show there to be impossible. Of timm's encoders, which may download weights, and of a user's models nothing is
+    built.
     """
     shaping = _shaping(options)
     if not shaping or not _is_buildable(model, shaping):
@@ -75,9 +76,12 @@ def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[
         if "meta" in str(error):  # a layer needs values to say so
             return
         raise
+    given = f"model {model!r} with {', '.join(f'{name} {shown(value, 40)}' for name, value in shaping.items())}"
     if empty := [name for name, weight in built.named_parameters() if not weight.numel()]:
-        given = ", ".join(f"{name} {shown(value, 40)}" for name, value in shaping.items())
-        raise InputError(f"model {model!r} with {given} has no weights in {empty[0]}: correct the option that is 0")
+        raise InputError(f"{given} has no weights in {empty[0]}: correct the option that is too small")
+    failure = _failure(built, shaping)
+    if failure and not _failure(_without_memory(model, arguments), {}):
+        raise InputError(f"{given} takes no images ({on_one_line(failure)}): correct the options")
 
 
 def _check_deep_supervision(settings: TrainSettings, arguments: Mapping[str, Any]) -> None:
@@ -85,11 +89,8 @@ def _check_deep_supervision(settings: TrainSettings, arguments: Mapping[str, Any
     wanted, shaping = settings.deep_supervision, _shaping(settings.options)
     if not (any(wanted.weights or ()) or wanted.decay) or not _is_buildable(settings.model, shaping):
         return
-    options = {**arguments, **shaping}
-    axes = options.get("spatial_dims", 2)
     try:
-        built = _without_memory(settings.model, options).train()
-        output = built(torch.empty(2, options.get("in_channels", 3), *[256, 256, 64][:axes], device="meta"))
+        output = _output(_without_memory(settings.model, {**arguments, **shaping}), shaping)
     except Exception:  # it needs prompts or values: the training shows it
         return
     if isinstance(output, PixelOutput) and not output.auxiliary:  # detectors give theirs with targets alone
@@ -98,6 +99,23 @@ def _check_deep_supervision(settings: TrainSettings, arguments: Mapping[str, Any
             f"deep_supervision is set, but model {settings.model!r} has no auxiliary heads with these options: leave it"
             f" out{advice}"
         )
+
+
+def _output(built: Model, options: Mapping[str, Any]) -> Any:
+    """What a model without memory gives for images in training."""
+    axes = options.get("spatial_dims", 2)
+    return built.train()(torch.empty(2, options.get("in_channels", 3), *[256, 256, 64][:axes], device="meta"))
+
+
+def _failure(built: Model, options: Mapping[str, Any]) -> Exception | None:
+    """The error that ``_output`` ends with, but for what models say of images that they do not take."""
+    try:
+        _output(built, options)
+    except InputError:
+        return None
+    except Exception as error:
+        return error
+    return None
 
 
 def _shaping(options: Mapping[str, Any]) -> dict[str, Any]:

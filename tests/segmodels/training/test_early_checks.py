@@ -64,6 +64,14 @@ UNET_ON = {"model": "unet_resnet34"}
         ),
         ({"model": "sam_tiny", "loss": {"prompted_masks": {"dice_weight": -1}}}, "dice_weight is -1, expected"),
         ({"model": "mask_rcnn_r50_fpn", "options": {"samples": 0}}, "samples is 0, expected a number of at least 1"),
+        ({"model": "htc_r50_fpn", "options": {"sides": [float("nan")] * 5}}, "sides is [nan, nan, nan, nan, nan], exp"),
+        ({"model": "yolo_mask_n", "options": {"anchors": [[[float("nan"), 1]]] * 3}}, "expected for each of 3 maps"),
+        ({"model": "detectors_r50", "options": {"channels": 6}}, "channels is 6, expected a multiple of 4"),
+        (
+            {"model": "bisenet_v1_r18", "options": {"encoder_options": {"ceil_mode": True}}},
+            "'bisenet_v1_r18' with encoder_options {'ceil_mode': True} takes no images (Sizes of tensors must match",
+        ),
+        ({"model": "panet_r50", "options": {"channels": 1}}, "mask_whole.1.conv.weight: correct the option that is to"),
         ({"model": "yolo_mask_n", "options": {"detections": 0}}, "detections is 0, expected a number of at least 1"),
         (
             {"model": "unet", "loss": {"dice": 1.0}, "class_weights": "complement"},
