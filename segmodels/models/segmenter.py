@@ -12,6 +12,7 @@ from segmodels.encoders.base import Encoder
 from segmodels.encoders.body import Body
 from segmodels.encoders.vit import PUBLISHED as VIT_NAMES
 from segmodels.encoders.vit import Block
+from segmodels.errors import InputError
 from segmodels.layers.blocks import initialise_transformer, resize
 from segmodels.layers.names import Names, renamed
 from segmodels.models.base import Model
@@ -42,6 +43,11 @@ class MaskTransformer(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, heads: int, layers: int = 2) -> None:
         super().__init__()
+        if channels % heads:
+            raise InputError(
+                f"the encoder's last map has {channels} channels, expected a multiple of {heads}, the heads of"
+                " Segmenter's mask transformer: choose another encoder or another variant of segmenter"
+            )
         self.proj_dec = nn.Linear(channels, channels)
         self.cls_emb = nn.Parameter(torch.empty(1, num_classes, channels).normal_(std=0.02))
         self.blocks = nn.ModuleList(Block(channels, heads, eps=1e-5) for _ in range(layers))

@@ -68,6 +68,10 @@ UNET_ON = {"model": "unet_resnet34"}
         ({"model": "yolo_mask_n", "options": {"anchors": [[[float("nan"), 1]]] * 3}}, "expected for each of 3 maps"),
         ({"model": "detectors_r50", "options": {"channels": 6}}, "channels is 6, expected a multiple of 4"),
         (
+            {"model": "segmenter_t_mask", "options": {"encoder": "resnet18"}},
+            "last map has 512 channels, expected a multiple of 3",
+        ),
+        (
             {"model": "bisenet_v1_r18", "options": {"encoder_options": {"ceil_mode": True}}},
             "'bisenet_v1_r18' with encoder_options {'ceil_mode': True} takes no images (Sizes of tensors must match",
         ),
