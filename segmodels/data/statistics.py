@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 EXACT_IN_FLOAT32 = 2**24
 """Whole numbers up to this have a float32 each."""
 
+EQUAL = 1e-7
+"""Share of a channel's mean up to which a deviation is that of equal values, which float32 cannot tell apart."""
+
 
 @dataclass(frozen=True)
 class DatasetStatistics:
@@ -23,7 +26,8 @@ class DatasetStatistics:
     classes.
 
     Attributes:
-        mean, std: of each channel over all train pixels, in the units of the images: 0..255 of uint8.
+        mean, std: of each channel over all train pixels, in the units of the images: 0..255 of uint8. The deviation of
+            a channel that is the same everywhere is 1 when it is read, because images are divided by it.
         class_pixels: labelled train pixels of each class, int64 ``(C,)`` as a tuple.
         present_pixels: for each class, the labelled pixels of all train images in which it occurs.
         images: samples per split.
@@ -52,7 +56,7 @@ class DatasetStatistics:
         mean, std = (tuple(float(value) for value in data[key]) for key in ("mean", "std"))
         return cls(
             mean=mean,
-            std=std,
+            std=tuple(own if own > EQUAL * abs(middle) else 1.0 for middle, own in zip(mean, std, strict=True)),
             class_pixels=tuple(int(count) for count in data["class_pixels"]),
             present_pixels=tuple(int(count) for count in data["present_pixels"]),
             images=dict(data["images"]),

@@ -157,6 +157,16 @@ def test_statistics_survive_json(tmp_path):
     assert DatasetStatistics.from_dict(json.loads(json.dumps(statistics.to_dict()))) == statistics
 
 
+def test_images_can_be_divided_by_the_deviation_of_a_channel_that_is_the_same_everywhere(tmp_path):
+    """An opaque alpha or an empty band; nearly equal floats count as equal, a small deviation about 0 does not."""
+    with ShardWriter(tmp_path, LABELS, "d") as writer:
+        for number in range(2):
+            image = np.full((2, 2, 4), 0.1, np.float32)
+            image[..., 1], image[..., 2], image[0, 0, 3] = 0, number * 1e-9, 0.1 + 1e-8
+            writer.add("train", str(number), image, Annotation.of_classes(np.zeros((2, 2), np.uint8)))
+    assert read_info(tmp_path).statistics.std == (1, 1, pytest.approx(5e-10), 1)
+
+
 def test_reading_a_few_rows_touches_only_their_pages(tmp_path):
     """A 30 MB image: a crop of it must not bring the whole into memory."""
     image = np.full((2000, 5000, 3), 7, np.uint8)
