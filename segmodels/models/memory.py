@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
         own = {_storage(value): value.untyped_storage().nbytes() for value in values if isinstance(value, Tensor)}
         most = max(most, sum(own.values()))
 
-    try:
+    with suppress(Exception):  # of whatever a model does not do without values
         mode = _fake_mode()
         shadow = _shadow(model, mode).eval()
         for module in shadow.modules():
@@ -76,8 +77,6 @@ def prediction_bytes(model: nn.Module, shape: Sequence[int]) -> int:
                 module.register_forward_hook(look)
         with mode:
             shadow(torch.empty(*shape))
-    except Exception:  # whatever a model does not do without values
-        pass
     return most
 
 
