@@ -10,7 +10,7 @@ import torch
 from segmodels.data.batches import EvaluationBatch
 from segmodels.data.loader import EvaluationLoader, evaluation_loader
 from segmodels.data.shards import ShardReader
-from segmodels.inference.predictor import Predictor
+from segmodels.inference.predictor import MANY_PIXELS, Predictor
 from segmodels.tasks.base import Evaluator
 
 
@@ -32,7 +32,9 @@ def measure(
         InputError: one image needs more memory than is free.
     """
     evaluator = predictor.task.evaluator()
-    for batch in watch(evaluation_loader(reader, batch_size=batch_size, most_pixels=_most_pixels(predictor, reader))):
+    for batch in watch(
+        evaluation_loader(reader, batch_size=batch_size, most_pixels=_most_pixels(predictor, reader, batch_size))
+    ):
         on_device = batch._replace(images=batch.images.to(predictor.device))
         with torch.inference_mode():
             results = predictor.task.results(predictor.network, on_device)
@@ -40,10 +42,11 @@ def measure(
     return evaluator
 
 
-def _most_pixels(predictor: Predictor, reader: ShardReader) -> float:
+def _most_pixels(predictor: Predictor, reader: ShardReader, batch_size: int) -> float:
     """Pixels of the images that may be predicted at once, which windows do not change: a prediction may take half of
     what is free by the least that it needs.
     """
-    if getattr(predictor.task.settings, "sliding_window", None):
+    few = batch_size * math.prod(reader.largest) <= MANY_PIXELS
+    if few or getattr(predictor.task.settings, "sliding_window", None):
         return math.inf
     return math.prod(reader.largest) * predictor.room((1, predictor.channels, *reader.largest)) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -12,6 +13,9 @@ from segmodels.machine import free_memory
 from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.training.devices import Devices
 from segmodels.training.settings import TrainSettings
+
+MOST_KEPT = 25_000
+"""Bytes that a model of pixels keeps for each: U-Net 3+ 21,000, most below 8,000. Finding out takes a second."""
 
 
 def check_memory(
@@ -28,22 +32,25 @@ def check_memory(
     values = 1 if devices.precision == "float32" else 2  # in 4 bytes, at most
     size = step_size(settings, training)
     images = min(settings.batch_size, -(-len(training) // devices.processes))  # no step has more than its epoch
-    needed = training_bytes(model, (images, training.channels, *size)) // values
-    if needed > free:
-        fitting = int(images * free / (2 * needed))
+    if images * math.prod(size) * MOST_KEPT > free:
+        needed = training_bytes(model, (images, training.channels, *size)) // values
+        fitting = int(images * free / (2 * max(needed, 1)))
         smaller = f"train.batch_size {fitting}, " if fitting else ""
-        raise InputError(
-            f"a step of {images} images of {_words(size)} pixels needs at least {_gigabytes(needed)} of"
-            f" memory with model {settings.model!r}, {_gigabytes(free)} are free: set {smaller}train.augment.crop (such"
-            " as [256, 256]) or preprocess.longer_side, choose a smaller model, or use a machine with more memory"
-        )
+        advice = f"{smaller}train.augment.crop (such as [256, 256]) or preprocess.longer_side"
+        _require(needed, free, f"a step of {images} images of {_words(size)} pixels", settings.model, advice)
     size = validation.largest
-    needed = prediction_bytes(model, (1, validation.channels, *size)) // values
+    if math.prod(size) * MOST_KEPT > free:
+        needed = prediction_bytes(model, (1, validation.channels, *size)) // values
+        what = f"the prediction of a validation image of {_words(size)} pixels"
+        _require(needed, free, what, settings.model, "preprocess.longer_side")
+
+
+def _require(needed: int, free: int, what: str, model: str, advice: str) -> None:
+    """Raise InputError if ``needed`` bytes are not free."""
     if needed > free:
         raise InputError(
-            f"the prediction of a validation image of {_words(size)} pixels needs at least {_gigabytes(needed)} of"
-            f" memory with model {settings.model!r}, {_gigabytes(free)} are free: set preprocess.longer_side, choose a"
-            " smaller model, or use a machine with more memory"
+            f"{what} needs at least {needed / 1e9:.1f} GB of memory with model {model!r}, {free / 1e9:.1f} GB are"
+            f" free: set {advice}, choose a smaller model, or use a machine with more memory"
         )
 
 
@@ -54,7 +61,3 @@ def step_size(settings: TrainSettings, training: ShardReader) -> tuple[int, ...]
 
 def _words(size: Sequence[int]) -> str:
     return " x ".join(map(str, size))
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
