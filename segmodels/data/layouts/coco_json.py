@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.annotations import Annotation, Box, Segment, pack_layers
+from segmodels.annotations import Annotation, Box, Segment
 from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import Color
 from segmodels.data.folder_files import composed
-from segmodels.data.layouts.id_maps import as_stated
+from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import check_shape, reading
@@ -182,11 +182,8 @@ def object_annotation(file: CocoFile, image: Mapping[str, Any], labels: LabelMap
     sizes = [int(mask.sum()) for mask in masks]
     for place in sorted(range(len(masks)), key=lambda place: (not segments[place].crowd, -sizes[place])):
         classes[masks[place]] = segments[place].label
-    layers = pack_layers(masks, (height, width))
-    layers = layers[layers.any(axis=(1, 2))]
-    found = as_stated(layers, segments)
-    empty = len(listed) - len(found)
-    return replace(Annotation.of_classes(classes), layers=layers, segments=found, empty=empty)
+    annotation = annotation_of_masks(classes, masks, segments)
+    return replace(annotation, empty=len(listed) - len(annotation.segments))  # and those without a segmentation
 
 
 def _mask_of_cvat(row: Mapping[str, Any]) -> bool:

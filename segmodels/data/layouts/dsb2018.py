@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.annotations import Annotation, Segment
 from segmodels.data.folder_files import files_below
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mask_values import inside
+from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.layouts.published import Published
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -73,7 +73,5 @@ stage1_train/ID/masks/*.png         a mask of 0 and 255 for each nucleus
         for mask, file in zip(masks, sample.files, strict=True):
             if mask.shape != size:
                 raise InputError(f"{file} has another size than {sample.files[0]}, expected one size: replace it")
-        layers = pack_layers(masks, size)
-        segments = rows_of(layers, [Segment(number, 1) for number in range(1, len(masks) + 1)])
-        annotation = Annotation.of_classes(np.any(masks, axis=0).astype(np.uint8))
-        return replace(annotation, layers=layers, segments=segments, empty=len(masks) - len(segments))
+        nuclei = [Segment(number, 1) for number in range(1, len(masks) + 1)]
+        return annotation_of_masks(np.any(masks, axis=0).astype(np.uint8), masks, nuclei)

@@ -6,7 +6,6 @@ import base64
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -15,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, decode_pixels
 from segmodels.data.folder_files import files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
+from segmodels.data.layouts.object_masks import annotation_of_masks, pasted
 from segmodels.data.layouts.splits import splits_by_folder
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
@@ -135,12 +135,8 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
                 key = number if group is None else (label, group)
                 before = objects.get(key, (label, np.zeros(size, dtype=bool)))[1]
                 objects[key] = label, before | mask
-        layers = pack_layers([mask for _, mask in objects.values()], size)
         segments = [Segment(number, label) for number, (label, _) in enumerate(objects.values(), start=1)]
-        layers = layers[layers.any(axis=(1, 2))]
-        found = rows_of(layers, segments)
-        empty = len(segments) - len(found)
-        return replace(Annotation.of_classes(classes), layers=layers, segments=found, empty=empty)
+        return annotation_of_masks(classes, [mask for _, mask in objects.values()], segments)
 
     def _content(self, name: str) -> dict[str, Any]:
         with reading(self.root / name, damaged="save it in labelme again"):
@@ -235,7 +231,8 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
             f" {', '.join(f'{name} ({count} points)' for name, count in fewest.items())}: draw it again"
         )
     if kind == "mask":
-        return _pasted(shape, points, size, where)
+        left, top = (round(value) for value in _corners(points)[:2])
+        return pasted(_unpacked(shape, where), left, top, size)
     if kind == "polygon":
         draw.polygon(points, outline=1, fill=1)
     elif kind == "rectangle":
@@ -249,18 +246,13 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
     return np.asarray(canvas) > 0
 
 
-def _pasted(shape: Mapping[str, Any], points: Sequence[Any], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """A shape that holds the pixels inside its box as a PNG file in base64."""
+def _unpacked(shape: Mapping[str, Any], where: str) -> NDArray[np.bool_]:
+    """The pixels of a shape that holds those inside its box as a PNG file in base64."""
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])), formats=("PNG",))
-        pixels = np.asarray(picture.convert("L")) > 0
+        return np.asarray(picture.convert("L")) > 0
     except Exception as error:  # whatever Pillow makes of a damaged PNG
         raise InputError(f"{where} has a mask that cannot be read ({error}): draw it again") from None
-    left, top = (round(value) for value in _corners(points)[:2])
-    mask = np.zeros(size, dtype=bool)
-    inside = mask[max(top, 0) : top + pixels.shape[0], max(left, 0) : left + pixels.shape[1]]
-    inside[...] = pixels[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
-    return mask
 
 
 def _corners(points: Sequence[Any]) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -14,11 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.annotations import Annotation, Segment
 from segmodels.data.decoding import Color, open_picture
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import BACKGROUND, with_background
+from segmodels.data.layouts.object_masks import annotation_of_masks, pasted
 from segmodels.data.layouts.splits import splits_by_folder
 from segmodels.data.limits import MOST_PIXELS, require_size
 from segmodels.errors import InputError
@@ -123,11 +123,7 @@ DATASET/ann/0001.jpg.json         objects; the ending of the image may be missin
             if label in self.labels.things:
                 masks.append(mask)
                 segments.append(Segment(len(masks), label))
-        layers = pack_layers(masks, size)
-        layers = layers[layers.any(axis=(1, 2))]
-        found = rows_of(layers, segments)
-        annotation = Annotation.of_classes(classes)
-        return replace(annotation, layers=layers, segments=found, empty=len(segments) - len(found))
+        return annotation_of_masks(classes, masks, segments)
 
     def _content(self, sample: Sample) -> dict[str, Any]:
         path = self.root / sample.files[0]
@@ -155,7 +151,8 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
     """
     try:
         if shape["geometryType"] == "bitmap":
-            return _pasted(shape["bitmap"], size, where)
+            left, top = (int(value) for value in shape["bitmap"]["origin"])
+            return pasted(_unpacked(shape["bitmap"], where), left, top, size)
         outside = np.rint(np.array(shape["points"]["exterior"], float)).astype(np.int32).reshape(-1, 2)
         inside = [
             np.rint(np.array(hole, float)).astype(np.int32).reshape(-1, 2)
@@ -164,7 +161,7 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
         canvas = np.zeros(size, np.uint8)
         if shape["geometryType"] == "rectangle":
             (left, top), (right, bottom) = outside.min(axis=0), outside.max(axis=0)
-            canvas[max(top, 0) : bottom + 1, max(left, 0) : right + 1] = 1
+            canvas[max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = 1
         elif shape["geometryType"] == "polygon":
             cv2.fillPoly(canvas, [outside], (1,))
             cv2.fillPoly(canvas, inside, (0,))
@@ -177,16 +174,11 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
         ) from None
 
 
-def _pasted(bitmap: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArray[np.bool_]:
-    """A deflated PNG file in base64 at its place; where it has alpha, that is the mask."""
+def _unpacked(bitmap: Mapping[str, Any], where: str) -> NDArray[np.bool_]:
+    """The pixels of a deflated PNG file in base64; where it has alpha, that is the mask."""
     inflate = zlib.decompressobj()
     data = inflate.decompress(base64.b64decode(bitmap["data"]), MOST_PIXELS)
     if inflate.unconsumed_tail:
         raise ValueError(f"its bitmap holds more than {MOST_PIXELS:,} bytes")
     picture = open_picture(data, where)
-    pixels = np.asarray(picture.getchannel("A") if picture.mode in ("RGBA", "LA") else picture.convert("L")) > 0
-    left, top = (int(value) for value in bitmap["origin"])
-    mask = np.zeros(size, dtype=bool)
-    inside = mask[max(top, 0) : max(top + pixels.shape[0], 0), max(left, 0) : max(left + pixels.shape[1], 0)]
-    inside[...] = pixels[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
-    return mask
+    return np.asarray(picture.getchannel("A") if picture.mode in ("RGBA", "LA") else picture.convert("L")) > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -12,13 +11,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segmodels.annotations import Annotation, Segment, pack_layers, rows_of
+from segmodels.annotations import Annotation, Segment
 from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, picture_size
 from segmodels.data.folder_files import composed, files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import decode_mask, with_background
+from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.layouts.splits import SPLITS, published_split, splits_by_folder
 from segmodels.data.layouts.yolo_yaml import CLASSES, describing_files, read_description, split_members
 from segmodels.data.limits import require_size
@@ -154,12 +154,8 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
         classes = np.zeros(size, self.labels.dtype)
         for label, mask in sorted(objects, key=lambda one: -int(one[1].sum())):
             classes[mask] = label
-        layers = pack_layers([mask for _, mask in objects], size)
-        layers = layers[layers.any(axis=(1, 2))]
         segments = [Segment(number, label) for number, (label, _) in enumerate(objects, start=1)]
-        found = rows_of(layers, segments)
-        empty = len(segments) - len(found)
-        return replace(Annotation.of_classes(classes), layers=layers, segments=found, empty=empty)
+        return annotation_of_masks(classes, [mask for _, mask in objects], segments)
 
     def _objects(self, file: str, size: tuple[int, int]) -> list[tuple[int, NDArray[np.bool_]]]:
         """Train id and pixels ``(H, W)`` of each object."""

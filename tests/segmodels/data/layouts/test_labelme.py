@@ -47,6 +47,20 @@ def test_masks_and_pictures_inside_the_file_are_read(tmp_path: Path) -> None:
     assert annotation.classes.sum() == 5
 
 
+def test_a_mask_is_cut_off_at_the_image(tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    content = json.loads((tmp_path / "0.json").read_text())
+    mask = {"shape_type": "mask", "mask": trees.png_in_base64(np.full((3, 4), 255, np.uint8))}
+    cut = {"label": "cat", "points": [[-2, -1], [1, 1]]} | mask
+    outside = {"label": "cat", "points": [[-9, -7], [-6, -5]]} | mask
+    (tmp_path / "labels.txt").write_text("_background_\ncat\n")
+    (tmp_path / "0.json").write_text(json.dumps(content | {"shapes": [cut, outside]}))
+    layout = open_layout("labelme", tmp_path)
+    annotation = layout.annotation(next(iter(layout.samples())))
+    assert (int((annotation.classes == 1).sum()), len(annotation.segments), annotation.empty) == (4, 1, 1)
+    assert (annotation.classes[:2, :2] == 1).all()
+
+
 def test_a_file_without_the_pictures_name_is_read_and_pictures_without_a_file_are_named(tmp_path: Path) -> None:
     trees.labelme(tmp_path)
     content = json.loads((tmp_path / "0.json").read_text())

@@ -28,6 +28,19 @@ def test_polygons_with_holes_bitmaps_and_rectangles_are_objects(tmp_path: Path) 
     }
 
 
+def test_objects_outside_the_image_have_no_pixel(tmp_path: Path) -> None:
+    trees.supervisely_project(tmp_path)
+    path = tmp_path / "ds1" / "ann" / "a.jpg.json"
+    content = json.loads(path.read_text())
+    bitmap = next(one for one in content["objects"] if one["geometryType"] == "bitmap")
+    bitmap["bitmap"]["origin"] = [-40, -40]
+    outside = {"classTitle": "dog", "geometryType": "rectangle", "points": {"exterior": [[-9, -9], [-5, -5]]}}
+    path.write_text(json.dumps(content | {"objects": [bitmap, outside]}))
+    layout = open_layout("supervisely", tmp_path)
+    annotation = layout.annotation(next(iter(layout.samples())))
+    assert (annotation.classes.max(), annotation.segments, annotation.empty) == (0, (), 2)
+
+
 def test_datasets_with_names_of_splits_are_splits_and_lone_files_are_left_out(tmp_path: Path) -> None:
     trees.supervisely_project(tmp_path)
     (tmp_path / "ds1").rename(tmp_path / "train")
@@ -60,12 +73,10 @@ NO_PICTURE = base64.b64encode(zlib.compress(b"x")).decode()
         ({"geometryType": "polygon", "points": {"exterior": [[1, "x"]]}}, "cannot be drawn"),
         ({"geometryType": "bitmap", "bitmap": {"data": "####", "origin": [0, 0]}}, "cannot be drawn"),
         (
-            {
-                "geometryType": "bitmap",
-                "bitmap": {"data": base64.b64encode(zlib.compress(b"x")).decode(), "origin": []},
-            },
+            {"geometryType": "bitmap", "bitmap": {"data": NO_PICTURE, "origin": [0, 0]}},
             "object 1 is truncated or broken",
         ),
+        ({"geometryType": "bitmap", "bitmap": {"data": NO_PICTURE, "origin": []}}, "object 1 cannot be drawn"),
         ({"geometryType": "polygon", "classTitle": "dogg", "points": {"exterior": []}}, "unknown class 'dogg'"),
     ],
 )
