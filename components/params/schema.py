@@ -9,7 +9,7 @@ from typing import Any, Literal
 from segmodels.addresses import check_address
 from segmodels.checks import LONGEST_SIDE, MOST_WORKERS, Expectation, check, number, one_of, optional, whole_number
 from segmodels.data.digits import DigitsSettings
-from segmodels.data.manifest import SplitSettings
+from segmodels.data.group_split import SplitSettings
 from segmodels.errors import InputError
 from segmodels.training.settings import Accelerator, TrainSettings
 

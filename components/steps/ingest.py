@@ -17,9 +17,10 @@ from components.params.schema import IngestParams
 from components.running.atomic import written_output
 from components.running.digests import directory_digest
 from components.running.wording import first_few
+from segmodels.data.group_split import split_by_group
 from segmodels.data.layouts import AUTO, Layout, Sample, find_layout, open_layout
-from segmodels.data.layouts.splits import GROUPS, published_split
-from segmodels.data.manifest import SPLITS, manifest_row, split_by_group, write_dataset
+from segmodels.data.layouts.splits import GROUPS, SPLITS, published_split
+from segmodels.data.manifest import manifest_row, write_dataset
 from segmodels.errors import InputError
 
 SHIPPED = "as the dataset ships them"

@@ -24,7 +24,8 @@ from segmodels.annotations import Annotation
 from segmodels.data.decoding import converted, resize_image, scaled_size
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Layout, Sample, check_sizes
-from segmodels.data.manifest import SPLITS, Dataset
+from segmodels.data.layouts.splits import SPLITS
+from segmodels.data.manifest import Dataset
 from segmodels.data.shard_info import read_info
 from segmodels.data.shard_parts import Size, files_of, merge_parts
 from segmodels.data.shard_writer import Borders, ShardWriter, shard_name

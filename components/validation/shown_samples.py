@@ -16,7 +16,8 @@ from components.validation.object_facts import Oddity
 from components.validation.sample_facts import SHOWN
 from components.validation.views import by_hash, read_picture
 from segmodels.data.layouts.base import size_in_words
-from segmodels.data.manifest import SPLITS, Dataset
+from segmodels.data.layouts.splits import SPLITS
+from segmodels.data.manifest import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,8 @@ from components.validation.edges import Agreement
 from components.validation.label_causes import one_off, unknown_labels, void_everywhere
 from components.validation.report import ClassCounts, forms_of, sizes_of
 from segmodels.data.image_form import NARROW, ImageForm, common_form
-from segmodels.data.manifest import SPLITS, Dataset
+from segmodels.data.layouts.splits import SPLITS
+from segmodels.data.manifest import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd

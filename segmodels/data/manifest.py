@@ -6,11 +6,10 @@ revision, digest, samples per split). Both carry the digest. The images and mask
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from segmodels.checks import HIGHEST_SEED, check, number, whole_number
 from segmodels.data.layouts import Layout, Sample, open_layout
+from segmodels.data.layouts.splits import SPLITS
 from segmodels.errors import InputError
 from segmodels.files import DATASET, MANIFEST, read_json, read_parquet, reading
 from segmodels.labels import LabelMap
-
-SPLITS = ("train", "val", "test")
 
 FACTS = {
     "layout": str,
@@ -49,7 +46,6 @@ MANIFEST_SCHEMA = pa.schema(
         pa.field("image_label", pa.int32()),  # class of the whole image
     ]
 )
-
 
 DIGEST = b"segmodels.digest"
 """Key in the manifest's metadata."""
@@ -188,50 +184,3 @@ def write_dataset(
         "samples": {split: counts[split] for split in SPLITS},
     }
     (folder / DATASET).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """How samples are split when the dataset ships no splits: whole groups, at random.
-
-    Attributes:
-        val: share of the groups to choose the weights by, rounded to whole groups.
-        test: share of the groups to measure on, rounded to whole groups.
-        seed: seed of the split.
-    """
-
-    val: float = 0.15
-    test: float = 0.15
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check(self, val=number(0, below=1), test=number(0, below=1), seed=whole_number(0, HIGHEST_SEED))
-        if self.val + self.test >= 1:
-            raise InputError(f"val + test of the split is {self.val + self.test:g}, expected less than 1")
-
-
-def split_by_group(samples: Sequence[Sample], settings: SplitSettings) -> list[Sample]:
-    """The samples in their order, each with a split; a group goes to one split as a whole.
-
-    Groups are ranked by a hash of seed and name, so the same seed gives the same split on every machine and in whatever
-    order the samples come.
-
-    Raises:
-        InputError: a split with a share above 0, or train, would stay empty.
-    """
-    val, test, seed = settings.val, settings.test, settings.seed
-    groups = sorted(
-        {sample.group for sample in samples},
-        key=lambda group: hashlib.md5(f"{seed}:{group}".encode(), usedforsecurity=False).digest(),
-    )
-    sizes = {"test": round(test * len(groups)), "val": round(val * len(groups))}
-    sizes["train"] = len(groups) - sum(sizes.values())
-    for split, share in (("train", 1 - val - test), ("val", val), ("test", test)):
-        if share > 0 and sizes[split] < 1:
-            raise InputError(
-                f"split {split!r} would be empty: a share of {share:g} of {len(groups)} groups is less than one group,"
-                " raise ingest.split or add samples"
-            )
-    names = [split for split in ("test", "val", "train") for _ in range(sizes[split])]
-    split_of = dict(zip(groups, names, strict=True))
-    return [replace(sample, split=split_of[sample.group]) for sample in samples]

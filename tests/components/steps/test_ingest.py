@@ -18,7 +18,8 @@ from components.running import progress_bar
 from components.running.digests import directory_digest, file_md5, folder_md5s
 from components.steps.ingest import ingest
 from segmodels.data.digits import DigitsSettings
-from segmodels.data.manifest import Dataset, SplitSettings
+from segmodels.data.group_split import SplitSettings
+from segmodels.data.manifest import Dataset
 
 SPLITS = ("train", "val", "test")
 SMALL = {"train": 6, "val": 2, "test": 3}

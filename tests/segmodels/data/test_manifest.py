@@ -1,4 +1,4 @@
-"""Manifests: a dataset is opened as it was written, and groups stay whole when it is split."""
+"""Manifests: a dataset is opened as it was written."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_folder import IMAGE, folder
 
-from segmodels.data.layouts import Sample, open_layout
-from segmodels.data.manifest import Dataset, SplitSettings, manifest_row, split_by_group, write_dataset
+from segmodels.data.layouts import open_layout
+from segmodels.data.manifest import Dataset, manifest_row, write_dataset
 from segmodels.errors import InputError
 
 
@@ -83,32 +83,3 @@ def test_a_missing_or_broken_dataset_says_what_to_do(tmp_path):
     (out / "manifest.parquet").unlink()
     with pytest.raises(InputError, match=r"manifest\.parquet is not there"):
         Dataset.open(out)
-
-
-def unsplit(count: int, per_group: int = 3) -> list[Sample]:
-    return [Sample(f"s{i}", None, f"{i}.png", (), f"patient {i // per_group}") for i in range(count)]
-
-
-def test_a_split_by_group_keeps_groups_whole_and_meets_the_shares():
-    split = split_by_group(unsplit(300), SplitSettings(val=0.2, test=0.1, seed=4))
-    assert [s.id for s in split] == [f"s{i}" for i in range(300)]
-    assert {name: len({s.group for s in split if s.split == name}) for name in ("train", "val", "test")} == {
-        "train": 70,
-        "val": 20,
-        "test": 10,
-    }
-    assert len({(s.group, s.split) for s in split}) == 100
-
-
-def test_a_split_by_group_depends_on_the_seed_alone():
-    samples = unsplit(60)
-    first = split_by_group(samples, SplitSettings(0.25, 0.25, seed=1))
-    assert split_by_group(samples[::-1], SplitSettings(0.25, 0.25, seed=1))[::-1] == first
-    assert split_by_group(samples, SplitSettings(0.25, 0.25, seed=2)) != first
-
-
-def test_a_split_that_would_be_empty_is_refused():
-    with pytest.raises(InputError, match=r"split 'val' would be empty: a share of 0\.1 of 2 groups"):
-        split_by_group(unsplit(6), SplitSettings(val=0.1, test=0.4))
-    with pytest.raises(InputError, match="split 'train' would be empty"):
-        split_by_group(unsplit(6), SplitSettings(val=0.3, test=0.6))
