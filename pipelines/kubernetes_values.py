@@ -26,7 +26,6 @@ UNITS = {"": 1} | {
     f"{unit}{i}": base**power for power, unit in enumerate("KMGTPE", 1) for i, base in (("", 1000), ("i", 1024))
 }
 
-
 MEBIBYTE = 2**20
 
 

@@ -28,6 +28,11 @@ class UnknownLabelsError(InputError):
         return UnknownLabelsError, (str(self), self.unknown, self.file)  # worker processes hand it over
 
 
+def ignore_index_for(num_classes: int) -> int:
+    """255, or -1 where 255 is the train id of a class."""
+    return 255 if num_classes <= 255 else -1
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """The classes of a dataset.

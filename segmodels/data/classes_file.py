@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from segmodels.data.decoding import Color
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 from segmodels.suggest import nearest
 
 TEXT, TABLE = "classes.txt", "classes.json"
@@ -118,7 +118,7 @@ def classes_of(entries: Sequence[Entry], things: Sequence[str] | None) -> Classe
     given = [entry.color for entry in named if entry.color is not None]
     if given and len(given) != len(named):
         raise InputError(f"{len(given)} of {len(named)} classes have a colour, expected all or none")
-    ignore_index = 255 if len(named) <= 255 else -1
+    ignore_index = ignore_index_for(len(named))
     train_ids = {source: train for train, source in enumerate(ids)} | dict.fromkeys(void, ignore_index)
     names = tuple(entry.name for entry in named)
     labels = LabelMap(names, tuple(given) or distinct_colors(len(named)), train_ids, ignore_index)

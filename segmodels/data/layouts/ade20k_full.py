@@ -26,7 +26,7 @@ from segmodels.data.layouts.published import Published
 from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 from segmodels.files import check_shape, read_plain_text, reading
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 
 SEGMENTS = "_seg"
 PARTS = re.compile(r"(.+)_parts_(\d+)$")
@@ -268,6 +268,5 @@ def _map_name(level: int) -> str:
 
 def _label_map(names: Iterable[str]) -> LabelMap:
     ordered = tuple(sorted(names))
-    ignore_index = 255 if len(ordered) <= 255 else -1
     ids = {train: train for train in range(len(ordered))}
-    return LabelMap(ordered, distinct_colors(len(ordered)), ids, ignore_index)
+    return LabelMap(ordered, distinct_colors(len(ordered)), ids, ignore_index_for(len(ordered)))

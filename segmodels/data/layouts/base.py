@@ -156,6 +156,13 @@ class Layout(ABC):
         """Height and width of the annotation as far as its file's header tells; None where there is none."""
         return None if sample.annotation_file is None else picture_size(self.root / sample.annotation_file)
 
+    def not_organised(self) -> InputError:
+        """That the folder lacks what the layout is known by."""
+        return InputError(
+            f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
+            " path"
+        )
+
     def read_picture(self, sample: Sample) -> NDArray:
         """The image file. Its EXIF or TIFF orientation turns it where that alone fits the annotation, where both the
         stored and the turned picture fit and the layout is ``turned``, and where there is no annotation.

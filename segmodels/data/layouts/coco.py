@@ -17,7 +17,6 @@ from segmodels.data.layouts.coco_panoptic import CocoPanoptic
 from segmodels.data.layouts.coco_stuff import CocoStuff
 from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView
 from segmodels.data.layouts.published import read_label_table
-from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 
@@ -88,10 +87,7 @@ annotations/instances_val2017.json         layout coco_instances
         super().__init__(root)
         view = self._view_of(self.root)
         if view is None:
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+            raise self.not_organised()
         self._view = view(root)
 
     @classmethod

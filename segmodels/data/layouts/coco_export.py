@@ -79,10 +79,7 @@ result.json                              Label Studio, images in images/
         super().__init__(root)
         found = _json_files(self.root)
         if not found:
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+            raise self.not_organised()
         self._json = {name: CocoFile(self.root / name, name) for name in found}
 
     @classmethod

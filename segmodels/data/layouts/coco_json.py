@@ -22,7 +22,7 @@ from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import check_shape, reading
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 
 BACKGROUND = "background"
 """The class of pixels without an object."""
@@ -145,7 +145,7 @@ def with_background(names: Sequence[str], palette: Sequence[Color], ids: Mapping
         (BACKGROUND, *names),
         ((0, 0, 0), *palette),
         {0: 0} | {source: place + 1 for source, place in ids.items()},
-        255 if len(names) < 255 else -1,
+        ignore_index_for(len(names) + 1),
         frozenset(range(1, len(names) + 1)),
     )
 

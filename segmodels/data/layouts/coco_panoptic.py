@@ -19,7 +19,7 @@ from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView, 
 from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.errors import InputError
 from segmodels.files import check_shape
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 
 SEGMENT = {"id": int, "category_id": int}
 
@@ -52,7 +52,7 @@ annotations/panoptic_val2017/000000000139.png         RGB: id of the segment = R
         things = frozenset(train for train, row in enumerate(rows) if row.get("isthing"))
         names = tuple(row["name"] for row in rows)
         ids = {row["id"]: train for train, row in enumerate(rows)}
-        return LabelMap(names, distinct_colors(len(names)), ids, 255 if len(names) <= 255 else -1, things)
+        return LabelMap(names, distinct_colors(len(names)), ids, ignore_index_for(len(names)), things)
 
     def samples(self) -> Iterable[Sample]:
         self.left_out = []

@@ -24,7 +24,7 @@ from segmodels.data.layouts.splits import splits_by_folder
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reading
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 from segmodels.suggest import nearest
 
 BACKGROUND, IGNORED = "_background_", "__ignore__"
@@ -67,10 +67,7 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
         if not self._json:
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+            raise self.not_organised()
 
     @classmethod
     def fits(cls, root: Path) -> bool:
@@ -95,9 +92,9 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         else:
             listed = sorted({shape["label"] for name in self._json for shape in self._content(name)["shapes"]})
         names = ("background", *(name for name in listed if name not in (BACKGROUND, IGNORED, "background")))
-        ignore_index = 255 if len(names) <= 255 else -1
         ids = {train: train for train in range(len(names))}
-        return LabelMap(names, distinct_colors(len(names)), ids, ignore_index, frozenset(range(1, len(names))))
+        things = frozenset(range(1, len(names)))
+        return LabelMap(names, distinct_colors(len(names)), ids, ignore_index_for(len(names)), things)
 
     def samples(self) -> Iterable[Sample]:
         images = {name: image for name, image in self._images.items() if image is not None}

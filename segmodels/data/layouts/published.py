@@ -37,10 +37,7 @@ class Published(Layout):
         super().__init__(root)
         top = self.place(self.root)
         if top is None:
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+            raise self.not_organised()
         self.top = top
 
     @classmethod

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from segmodels.annotations import Annotation
 from segmodels.data.layouts.base import Layout, Sample
 from segmodels.errors import InputError
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 from segmodels.suggest import nearest
 
 IGNORE = "ignore"
@@ -63,7 +63,7 @@ def _regrouped(old: LabelMap, classes: Mapping[str, Sequence[str]]) -> tuple[Lab
     if len(names) < 2:
         raise InputError(f"ingest.classes leaves the classes {names}, expected at least 2: merge or ignore fewer")
     parts = {name: [train for train, part in enumerate(old.classes) if group[part] == name] for name in names}
-    ignore_index = 255 if len(names) <= 255 else -1
+    ignore_index = ignore_index_for(len(names))
     new = {part: train for train, name in enumerate(names) for part in parts[name]} | {old.ignore_index: ignore_index}
     labels = LabelMap(
         tuple(names),

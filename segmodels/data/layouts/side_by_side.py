@@ -107,10 +107,7 @@ groups.csv                  optional: header id,group; default: a patient of TCG
             name: [files[mask] for mask in (*masks.get(name, ()), *numbered.get(name, ()))] for name in masks | numbered
         }
         if not self._masks:
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+            raise self.not_organised()
         self._classes = _classes(self.root, [file for files in self._masks.values() for file in files])
         self.assumed_void = self._classes.assumed_void
 

@@ -33,7 +33,6 @@ TABLES = ("splits.csv", "split.csv")
 GROUPS = "groups.csv"
 """Name of a table with the columns id and group."""
 
-
 _PATIENT = re.compile(r"(?<![A-Z0-9])(TCGA)[-_]([A-Z0-9]{2})[-_]([A-Z0-9]{4})(?![A-Z0-9])")
 """The first three parts of a barcode, project, site and participant, name a patient."""
 
@@ -155,7 +154,7 @@ def _table(root: Path, ids: Collection[str]) -> dict[str, str]:
     """Sample id -> split by ``splits.csv`` or ``split.csv``; empty without such a table."""
     for name in TABLES:
         rows = read_table(root, name, "split", ids)
-        split_of = {sample_id: published_split(rows[sample_id].strip()) for sample_id in ids if rows}
+        split_of = {sample_id: published_split(rows[sample_id]) for sample_id in ids if rows}
         if unknown := [sample_id for sample_id, split in split_of.items() if split is None]:
             raise InputError(
                 f"{root / name} has the split {shown(rows[unknown[0]])} for {unknown[0]}, expected train, val or test:"

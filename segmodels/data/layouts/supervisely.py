@@ -59,10 +59,7 @@ DATASET/ann/0001.jpg.json         objects; the ending of the image may be missin
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
         if not (self.root / META).is_file():
-            raise InputError(
-                f"dataset folder {self.root} is not organised as layout {self.name!r}, expected {self.marks}: check the"
-                " path"
-            )
+            raise self.not_organised()
 
     @classmethod
     def fits(cls, root: Path) -> bool:

@@ -17,7 +17,7 @@ from segmodels.data.layouts.splits import published_split
 from segmodels.data.layouts.voc2012 import OWN_CLASSES, Voc2012
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
-from segmodels.labels import LabelMap
+from segmodels.labels import LabelMap, ignore_index_for
 
 LISTS = "ImageSets/Segmentation"
 
@@ -92,7 +92,7 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
             names,
             tuple(self._classes.values()),
             ids if VOID in ids else ids | {VOID: 255},
-            255 if len(names) <= 255 else -1,
+            ignore_index_for(len(names)),
             things if self._objects else frozenset(),
         )
 
