@@ -12,6 +12,7 @@ from segmodels.annotations import Annotation
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.published import Published
+from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.matlab import matlab_variable
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
@@ -60,7 +61,7 @@ eg1800_train.txt                 with eg1800_val.txt, or train.txt and val.txt: 
         images = self.files(IMAGES)
         pairs = {name: (image, mask) for name, image, mask in self.paired(images, masks)}
         lists: dict[str | None, list[str]] = {
-            split: names for split in ("train", "val", "test") if (names := self._list(split)) is not None
+            split: names for split in SPLITS if (names := self._list(split)) is not None
         }
         for split, names in (lists or {None: list(pairs)}).items():
             self.left_out += [f"{name} of the list {split}" for name in names if name not in images | masks]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -85,6 +85,30 @@ class Published(Layout):
             )
         self.left_out = [file for name, file in (*images.items(), *masks.items()) if name not in both]
         return [(name, image, masks[name]) for name, image in images.items() if name in both]
+
+    def listed(
+        self, pairs: Sequence[tuple[str, str, str]], lists: Iterable[tuple[str | None, Sequence[str]]]
+    ) -> Iterator[tuple[str | None, str, str, str]]:
+        """(split, id, image, mask) of the ids in the list of each split; the masks of others are noted in ``left_out``.
+
+        Args:
+            pairs: as ``paired`` gives them.
+
+        Raises:
+            InputError: an id of a list is in none of the pairs.
+        """
+        known = {name: (image, mask) for name, image, mask in pairs}
+        lists = list(lists)
+        names_in_lists = {name for _, names in lists for name in names}
+        self.left_out += [mask for name, (_, mask) in known.items() if name not in names_in_lists]
+        for split, names in lists:
+            for name in names:
+                if name not in known:
+                    raise InputError(
+                        f"dataset folder {self.root} lacks the image or the mask of {name}, which the list of {split}"
+                        " names: add them or correct the list"
+                    )
+                yield split, name, *known[name]
 
 
 @lru_cache(maxsize=64)

@@ -59,23 +59,16 @@ benchmark_RELEASE/dataset/
         return (folder / "img").is_dir() and any((folder / "cls").glob("*.mat"))
 
     def samples(self) -> Iterable[Sample]:
-        pairs = {
-            name: (image, mask) for name, image, mask in self.paired(self.files("img"), self.files("cls", (".mat",)))
-        }
+        pairs = self.paired(self.files("img"), self.files("cls", (".mat",)))
         objects = self.files("inst", (".mat",))
         lists = {split: self.root / self.top / f"{split}.txt" for split in ("train", "val")}
-        found: dict[str | None, list[str]] = {
-            split: read_plain_text(path).split() for split, path in lists.items() if path.is_file()
+        splits: dict[str | None, list[str]] = {
+            split: [composed(name) for name in read_plain_text(path).split()]
+            for split, path in lists.items()
+            if path.is_file()
         }
-        for split, names in (found or {None: list(pairs)}).items():
-            for name in map(composed, names):
-                if name not in pairs:
-                    raise InputError(
-                        f"dataset folder {self.root} lacks the image or the mask of {name}, which the list of {split}"
-                        " names: add them or correct the list"
-                    )
-                image, mask = pairs[name]
-                yield Sample(name, split, image, (mask, *([objects[name]] if name in objects else [])), group=name)
+        for split, name, image, mask in self.listed(pairs, (splits or {None: [name for name, _, _ in pairs]}).items()):
+            yield Sample(name, split, image, (mask, *([objects[name]] if name in objects else [])), group=name)
 
     def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
         height, width = _fields(self.root / sample.files[0], "GTcls")[0].shape

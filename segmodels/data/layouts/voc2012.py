@@ -19,6 +19,7 @@ from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_la
 from segmodels.data.layouts.id_maps import one_layer
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
+from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.object_maps import classes_under
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
@@ -106,22 +107,11 @@ VOCdevkit/VOC2012/
         return self.files("SegmentationObject")
 
     def samples(self) -> Iterable[Sample]:
-        images, masks = self.files("JPEGImages"), self.files(self.masks)
-        pairs = {name: (image, mask) for name, image, mask in self.paired(images, masks)}
+        pairs = self.paired(self.files("JPEGImages"), self.files(self.masks))
         self.left_out = [file for file in self.left_out if f"/{self.masks}/" in f"/{file}"]  # most images have no mask
-        splits = list(self._splits(list(pairs)))
-        listed = {name for _, names in splits for name in names}
-        self.left_out += [mask for name, (_, mask) in pairs.items() if name not in listed]
-        for split, names in splits:
-            for name in names:
-                if name not in pairs:
-                    raise InputError(
-                        f"dataset folder {self.root} lacks the image or the mask of {name}, which the list of"
-                        f" {split} names: add them or correct the list"
-                    )
-                image, mask = pairs[name]
-                objects = (self._objects[name],) if name in self._objects else ()
-                yield Sample(name, split, image, (mask, *objects), group=name)
+        for split, name, image, mask in self.listed(pairs, self._splits([name for name, _, _ in pairs])):
+            objects = (self._objects[name],) if name in self._objects else ()
+            yield Sample(name, split, image, (mask, *objects), group=name)
 
     def annotation(self, sample: Sample) -> Annotation | None:
         mask, *objects = sample.files
@@ -140,7 +130,7 @@ VOCdevkit/VOC2012/
 
     def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:
         known = set(annotated)
-        lists = {split: names for split in ("train", "val", "test") if (names := self._list(split, known)) is not None}
+        lists = {split: names for split in SPLITS if (names := self._list(split, known)) is not None}
         if not known.intersection(lists.get("test", ())):
             lists.pop("test", None)  # published without masks
         if lists:

@@ -94,6 +94,14 @@ def test_sbd_reads_classes_and_objects_from_matlab_files(tmp_path: Path) -> None
         layout.annotation(samples[0])
 
 
+def test_sbd_notes_the_masks_of_no_list(tmp_path: Path) -> None:
+    home = trees.sbd(tmp_path) / "benchmark_RELEASE" / "dataset"
+    (home / "val.txt").unlink()
+    layout = open_layout("sbd", tmp_path)
+    assert [sample.id for sample in layout.samples()] == ["2008_000002"]
+    assert layout.left_out == ["benchmark_RELEASE/dataset/cls/2008_000003.mat"]
+
+
 def test_voc_masks_as_colours_are_the_same_and_without_objects_nothing_is_countable(tmp_path: Path) -> None:
     home = trees.voc2012(tmp_path) / "VOCdevkit" / "VOC2012"
     _, _, before = opened("voc2012", tmp_path)
