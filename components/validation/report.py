@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from components.validation.edges import Agreement
 from segmodels.data.image_form import ImageForm, common_form
-from segmodels.data.layouts.base import size_in_words
 from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.manifest import Dataset
+from segmodels.data.sizes import size_in_words
 
 if TYPE_CHECKING:
     from components.validation.great_expectations_suite import Finding

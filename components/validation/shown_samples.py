@@ -15,9 +15,9 @@ from components.validation.edges import Agreement, edge_agreement
 from components.validation.object_facts import Oddity
 from components.validation.sample_facts import SHOWN
 from components.validation.views import by_hash, read_picture
-from segmodels.data.layouts.base import size_in_words
 from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.manifest import Dataset
+from segmodels.data.sizes import size_in_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from segmodels.data.sizes import size_in_words
 from segmodels.errors import InputError
 
 MOST_PIXELS = 178_956_970
@@ -29,8 +30,8 @@ def require_size(size: Sequence[int], name: str | Path, channels: int = 1) -> No
     pixels = math.prod(size)
     if len(size) == 2 and pixels > MOST_PIXELS:
         raise InputError(
-            f"file {name} has more than {MOST_PIXELS / 1e6:.0f} million pixels ({size[1]}x{size[0]}), the most that is"
-            " read whole: cut it into parts"
+            f"file {name} has more than {MOST_PIXELS / 1e6:.0f} million pixels ({size_in_words(size)}), the most that"
+            " is read whole: cut it into parts"
         )
     if pixels * channels > MOST_VALUES:
         raise InputError(

@@ -25,6 +25,7 @@ from segmodels.data.copy_paste import paste_objects
 from segmodels.data.prefetching import prefetch
 from segmodels.data.read_ahead import reading_ahead
 from segmodels.data.shards import ShardReader
+from segmodels.data.sizes import size_in_words
 from segmodels.data.worker_batches import prepare_workers, worker_batches
 from segmodels.errors import InputError
 
@@ -75,9 +76,7 @@ def training_loader(
             " which it pastes: set it to 0"
         )
     if augment.crop is None and (reader.sizes != reader.sizes[0]).any():
-        low, high = (
-            "x".join(map(str, reversed(size))) for size in (reader.sizes.min(axis=0), reader.sizes.max(axis=0))
-        )
+        low, high = (size_in_words(size) for size in (reader.sizes.min(axis=0), reader.sizes.max(axis=0)))
         raise InputError(
             f"split {reader.split!r} has images from {low} to {high} pixels and no crop, "
             "expected images of one size: set train.augment.crop"

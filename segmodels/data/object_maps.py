@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import MOST_SEGMENTS, Segment, rows_of
 from segmodels.data.label_files import read_pages
+from segmodels.data.sizes import require_one_size
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap
@@ -48,10 +49,7 @@ def read_objects(
 
 def _layers(root: Path, name: str, size: tuple[int, ...]) -> NDArray[np.uint16]:
     pages = read_pages(root / name)
-    if pages.shape[1:] != size:
-        raise InputError(
-            f"{name} is {pages.shape[2]}x{pages.shape[1]} but its mask is {size[1]}x{size[0]}, expected the same size"
-        )
+    require_one_size(name, pages.shape[1:], "its mask", size)
     if pages.min() < 0 or pages.max() > MOST_SEGMENTS:
         raise InputError(
             f"{name} holds object ids {pages.min()}..{pages.max()}, expected 0..{MOST_SEGMENTS}: number them anew"

@@ -19,6 +19,7 @@ from segmodels.data.layouts.coco_json import with_background
 from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, read_label_table
+from segmodels.data.sizes import require_one_size
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
@@ -96,8 +97,7 @@ annotations_instance/training/ADE_train_00000001.png      optional: R class of 1
         if not objects:
             return annotation
         ids, known = _numbered(self.root, objects[0], sorted(self.labels.things))
-        if ids.shape != annotation.size:
-            raise InputError(f"{objects[0]} and {mask} have different sizes, expected one size: replace one of them")
+        require_one_size(objects[0], ids.shape, mask, annotation.size)
         layers, segments = one_layer(ids, known)
         return replace(annotation, layers=layers, segments=segments)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import picture_orientation, picture_size, read_pixels
+from segmodels.data.sizes import require_one_size
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 from segmodels.registry import Registry
@@ -199,18 +200,9 @@ def list_layouts() -> list[str]:
 
 
 def check_sizes(sample: Sample, image: NDArray, annotation: Annotation) -> None:
-    """An annotation has the size of its image.
+    """Check that an annotation has the size of its image.
 
     Raises:
         InputError: it does not; names both files.
     """
-    if annotation.size != image.shape[:-1]:
-        raise InputError(
-            f"{sample.annotation_file} is {size_in_words(annotation.size)} but its image {sample.image} is"
-            f" {size_in_words(image.shape[:-1])}, expected the same size"
-        )
-
-
-def size_in_words(size: Iterable[int]) -> str:
-    """``WIDTHxHEIGHT``, or ``WIDTHxHEIGHTxDEPTH``."""
-    return "x".join(map(str, reversed(tuple(size))))
+    require_one_size(sample.annotation_file, annotation.size, f"its image {sample.image}", image.shape[:-1])

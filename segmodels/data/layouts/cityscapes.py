@@ -19,7 +19,7 @@ from segmodels.data.layouts.cityscapes_polygons import PER_CLASS, draw_polygons
 from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published
-from segmodels.errors import InputError
+from segmodels.data.sizes import require_one_size
 from segmodels.labels import LabelMap
 
 IMAGE = "_leftImg8bit"
@@ -109,8 +109,7 @@ gtFine/train/aachen/aachen_000000_000019_gtFine_polygons.json         read where
         if not objects:
             return annotation
         numbers = stored if objects[0] == mask else read_mask(self.root / objects[0]).astype(np.int64)
-        if numbers.shape != annotation.size:
-            raise InputError(f"{objects[0]} and {mask} have different sizes, expected one size: replace one of them")
+        require_one_size(objects[0], numbers.shape, mask, annotation.size)
         layers, segments = one_layer(numbers, self._rows(numbers))
         return replace(annotation, layers=layers, segments=segments)
 

@@ -16,7 +16,7 @@ from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_la
 from segmodels.data.layouts.mask_values import inside
 from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.layouts.published import Published
-from segmodels.errors import InputError
+from segmodels.data.sizes import require_one_size
 from segmodels.labels import LabelMap
 
 
@@ -69,9 +69,7 @@ stage1_train/ID/masks/*.png         a mask of 0 and 255 for each nucleus
 
     def annotation(self, sample: Sample) -> Annotation | None:
         masks = [inside(read_mask(self.root / file), file) for file in sample.files]
-        size = masks[0].shape
         for mask, file in zip(masks, sample.files, strict=True):
-            if mask.shape != size:
-                raise InputError(f"{file} has another size than {sample.files[0]}, expected one size: replace it")
+            require_one_size(file, mask.shape, sample.files[0], masks[0].shape)
         nuclei = [Segment(number, 1) for number in range(1, len(masks) + 1)]
         return annotation_of_masks(np.any(masks, axis=0).astype(np.uint8), masks, nuclei)

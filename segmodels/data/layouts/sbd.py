@@ -17,6 +17,7 @@ from segmodels.data.layouts.id_maps import one_layer
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published
 from segmodels.data.matlab import matlab_variable
+from segmodels.data.sizes import require_one_size
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text, reading
 
@@ -81,8 +82,7 @@ benchmark_RELEASE/dataset/
         if not objects:
             return annotation
         ids, categories = _fields(self.root / objects[0], "GTinst", "Categories")
-        if ids.shape != classes.shape:
-            raise InputError(f"{objects[0]} is {ids.shape} but its class mask {classes.shape}, expected the same size")
+        require_one_size(objects[0], ids.shape, mask, classes.shape)
         known = [Segment(number, int(label)) for number, label in enumerate(categories.ravel(), start=1)]
         if ids.max(initial=0) > len(known) or any(row.label not in self.labels.things for row in known):
             raise InputError(

@@ -21,6 +21,7 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.pairing import files_by_id, require_pairs
 from segmodels.data.layouts.splits import groups_of, split_ids
+from segmodels.data.sizes import require_one_size
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
@@ -135,8 +136,7 @@ groups.csv                  optional: header id,group; default: a patient of TCG
         ids = read_mask(self.root / first, self._classes.colors)
         for file in further:
             above = read_mask(self.root / file, self._classes.colors)
-            if above.shape != ids.shape:
-                raise InputError(f"{file} and {first} have different sizes, expected one size: replace one of them")
+            require_one_size(file, above.shape, first, ids.shape)
             ids = np.where(above != 0, above, ids)
         return Annotation.of_classes(encode_labels(self.labels, ids, first))
 

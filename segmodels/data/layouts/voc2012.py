@@ -21,7 +21,7 @@ from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published, colors_of
 from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.object_maps import classes_under
-from segmodels.errors import InputError
+from segmodels.data.sizes import require_one_size
 from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
@@ -120,8 +120,7 @@ VOCdevkit/VOC2012/
         if not objects:
             return annotation
         ids = read_mask(self.root / objects[0], NUMBERS)
-        if ids.shape != classes.shape:
-            raise InputError(f"{objects[0]} is {ids.shape} but its class mask {classes.shape}, expected the same size")
+        require_one_size(objects[0], ids.shape, mask, classes.shape)
         ids = np.where(ids == VOID, 0, ids)
         under = classes_under(ids.astype(np.uint16), classes, self.labels.things)
         rows = [Segment(id, label) for id, label in sorted(under.items()) if label is not None]

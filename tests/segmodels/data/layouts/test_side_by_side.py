@@ -154,7 +154,7 @@ def test_numbered_masks_of_one_image_are_united(tmp_path: Path) -> None:
     assert samples[0].files == ("benign/a (1)_mask.png", "benign/a (1)_mask_1.png")
     np.testing.assert_array_equal(annotation.classes, np.maximum(halves(0, 1), second > 0))
     trees.save(tmp_path / "benign" / "a (1)_mask_1.png", second[1:])
-    with pytest.raises(InputError, match=r"a \(1\)_mask_1\.png and benign/a \(1\)_mask\.png have different sizes"):
+    with pytest.raises(InputError, match=r"a \(1\)_mask_1\.png is 32x23 but benign/a \(1\)_mask\.png is 32x24"):
         layout.annotation(samples[0])
 
 
