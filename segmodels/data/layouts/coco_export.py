@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import SUFFIXES
-from segmodels.data.folder_files import composed, files_below, is_leftover
+from segmodels.data.folder_files import composed, files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.cityscapes import Cityscapes
 from segmodels.data.layouts.coco import Coco
@@ -25,6 +25,7 @@ from segmodels.data.layouts.coco_json import (
     object_annotation,
     stated_size,
 )
+from segmodels.data.layouts.pairing import pictures_beside
 from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -172,13 +173,7 @@ result.json                              Label Studio, images in images/
     def _unlisted(self) -> list[str]:
         """Pictures that no JSON file lists, in the folders of those that one does."""
         listed = {place for places in self._places.values() for place in places.values()}
-        folders = {PurePosixPath(place).parent for place in listed}
-        pictures = (PurePosixPath(file) for file in self._all_files.values() if file not in listed)
-        return [
-            str(path)
-            for path in pictures
-            if path.parent in folders and path.suffix.lower() in SUFFIXES and not is_leftover(path.name)
-        ]
+        return pictures_beside(listed, self._all_files.values())
 
 
 def _json_files(root: Path) -> list[str]:

@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, decode_pixels
-from segmodels.data.folder_files import files_below, is_leftover
+from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.object_masks import annotation_of_masks, pasted
+from segmodels.data.layouts.pairing import pictures_beside
 from segmodels.data.layouts.splits import splits_by_folder
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
@@ -191,14 +192,7 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
 
     def _without_json(self) -> list[str]:
         """Pictures of no JSON file, in the folders of those that have one."""
-        own = {image for image in self._images.values() if image is not None}
-        folders = {PurePosixPath(image).parent for image in own}
-        pictures = (PurePosixPath(file) for file in self._all_files if file not in own)
-        return [
-            str(path)
-            for path in pictures
-            if path.parent in folders and path.suffix.lower() in SUFFIXES and not is_leftover(path.name)
-        ]
+        return pictures_beside({image for image in self._images.values() if image is not None}, self._all_files)
 
     @cached_property
     def _places(self) -> dict[str, list[str]]:

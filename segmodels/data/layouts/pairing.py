@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from segmodels.data.decoding import SUFFIXES
@@ -73,6 +73,17 @@ def without_ending(images: Collection[str], others: Mapping[str, str]) -> dict[s
     if len(short) < len(longer) or not others.keys().isdisjoint(short.values()):
         return dict(others)
     return {short.get(name, name): path for name, path in others.items()}
+
+
+def pictures_beside(images: Collection[str], files: Iterable[str]) -> list[str]:
+    """Those pictures of ``files`` that lie in a folder of some of ``images`` and are none of them."""
+    folders = {PurePosixPath(image).parent for image in images}
+    paths = (PurePosixPath(file) for file in files if file not in images)
+    return [
+        str(path)
+        for path in paths
+        if path.parent in folders and path.suffix.lower() in SUFFIXES and not is_leftover(path.name)
+    ]
 
 
 def require_pairs(

@@ -17,7 +17,8 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, picture_size
 from segmodels.data.folder_files import composed, files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.coco_json import decode_mask, with_background
+from segmodels.data.layouts.coco_json import with_background
+from segmodels.data.layouts.coco_masks import decode_mask
 from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.layouts.splits import SPLITS, published_split, splits_by_folder
 from segmodels.data.layouts.yolo_yaml import CLASSES, describing_files, read_description, split_members
