@@ -137,14 +137,6 @@ class Layout(ABC):
         """All samples, in a stable order."""
 
     @abstractmethod
-    def read_image(self, sample: Sample) -> NDArray:
-        """Pixels as stored, ``(H, W, C)`` or ``(D, H, W, C)``: integers of up to 16 bits or float32.
-
-        Raises:
-            InputError: file missing or broken; names it.
-        """
-
-    @abstractmethod
     def annotation(self, sample: Sample) -> Annotation | None:
         """In train ids, at the size of the annotation's own files; None: the sample is not annotated.
 
@@ -164,9 +156,14 @@ class Layout(ABC):
             " path"
         )
 
-    def read_picture(self, sample: Sample) -> NDArray:
-        """The image file. Its EXIF or TIFF orientation turns it where that alone fits the annotation, where both the
-        stored and the turned picture fit and the layout is ``turned``, and where there is no annotation.
+    def read_image(self, sample: Sample) -> NDArray:
+        """Pixels as stored, ``(H, W, C)`` or ``(D, H, W, C)``: integers of up to 16 bits or float32.
+
+        The EXIF or TIFF orientation of a picture turns it where that alone fits the annotation, where both the stored
+        and the turned picture fit and the layout is ``turned``, and where there is no annotation.
+
+        Raises:
+            InputError: file missing or broken; names it.
         """
 
         def turns(stored: tuple[int, int], shown: tuple[int, int]) -> bool:

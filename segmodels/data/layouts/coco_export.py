@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from numpy.typing import NDArray
-
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import SUFFIXES
 from segmodels.data.folder_files import composed, files_below
@@ -24,6 +22,7 @@ from segmodels.data.layouts.coco_json import (
     labels_of,
     object_annotation,
     stated_size,
+    stem,
 )
 from segmodels.data.layouts.pairing import pictures_beside
 from segmodels.data.layouts.splits import published_split
@@ -102,12 +101,10 @@ result.json                              Label Studio, images in images/
             images = self._places[name]
             self.left_out += [own for own in file.images if own not in images]
             for own, image in images.items():
-                sample = _stem(own) if named else _stem(image)
+                sample = stem(own) if named else stem(image)
                 yield Sample(sample, splits[name] if named else None, image, (name,), group=sample)
-        self.left_out += self._unlisted()
-
-    def read_image(self, sample: Sample) -> NDArray:
-        return self.read_picture(sample)
+        listed = {image for places in self._places.values() for image in places.values()}
+        self.left_out += pictures_beside(listed, self._all_files.values())
 
     def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
         return stated_size(self._rows[sample.files[0]][sample.image])
@@ -170,11 +167,6 @@ result.json                              Label Studio, images in images/
                 " remove the others"
             )
 
-    def _unlisted(self) -> list[str]:
-        """Pictures that no JSON file lists, in the folders of those that one does."""
-        listed = {place for places in self._places.values() for place in places.values()}
-        return pictures_beside(listed, self._all_files.values())
-
 
 def _json_files(root: Path) -> list[str]:
     """Files of COCO's form, relative to ``root``."""
@@ -225,7 +217,3 @@ def _folders(name: str) -> list[str]:
 def _last(name: str) -> str:
     """The name of a file without its folders."""
     return composed(PurePosixPath(name).name).lower()
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))

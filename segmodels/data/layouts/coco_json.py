@@ -216,6 +216,11 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= 2**53
 
 
+def stem(name: str) -> str:
+    """A path without its ending."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
 def by_composed_name(files: Iterable[str]) -> dict[str, str]:
     """Path in Unicode's composed form -> path."""
     return {composed(file): file for file in files}

@@ -14,8 +14,8 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import read_pixels
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_archives import IMAGES, PANOPTIC
-from segmodels.data.layouts.coco_json import CocoFile, area_of, box_of, is_crowd
-from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView, plain, stem
+from segmodels.data.layouts.coco_json import CocoFile, area_of, box_of, is_crowd, stem
+from segmodels.data.layouts.coco_view import COUNTS, LICENCE, SOURCE, CocoView, plain
 from segmodels.data.layouts.id_maps import one_layer, values_in
 from segmodels.errors import InputError
 from segmodels.files import check_shape

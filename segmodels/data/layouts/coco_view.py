@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
 
 from segmodels.data.folder_files import files_below
 from segmodels.data.layouts.base import Sample
-from segmodels.data.layouts.coco_json import CocoFile, by_composed_name, find_image
+from segmodels.data.layouts.coco_json import CocoFile, by_composed_name, find_image, stem
 from segmodels.data.layouts.published import Published
 
 SOURCE = "https://cocodataset.org"
@@ -97,8 +97,3 @@ def found(folder: Path, places: tuple[str, ...], start: str, end: str) -> Mappin
 def plain(split: str) -> str:
     """``train`` of ``train2017``."""
     return split.rstrip("0123456789")
-
-
-def stem(name: str) -> str:
-    """A path without its ending."""
-    return str(PurePosixPath(name).with_suffix(""))

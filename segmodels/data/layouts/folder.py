@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from numpy.typing import NDArray
-
 from segmodels.annotations import Annotation
 from segmodels.checks import shown
 from segmodels.data.classes_file import Classes, has_classes_file, read_classes
@@ -174,9 +172,6 @@ image_labels.csv            optional: header id,label; class of the whole image,
         for split, sample_id in places:
             files = tuple(part[sample_id] for part in (masks, objects, rows) if sample_id in part)
             yield Sample(sample_id, split, images[sample_id], files, groups[sample_id], labels.get(sample_id))
-
-    def read_image(self, sample: Sample) -> NDArray:
-        return self.read_picture(sample)
 
     def annotation(self, sample: Sample) -> Annotation | None:
         if not sample.files:

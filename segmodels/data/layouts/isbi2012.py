@@ -76,7 +76,7 @@ train-volume.tif                    or the stacks, with train-labels.tif
 
     def read_image(self, sample: Sample) -> NDArray:
         if not sample.image.endswith(VOLUME):
-            return self.read_picture(sample)
+            return super().read_image(sample)
         return read_page(self.root / sample.image, int(sample.id))[:, :, None].astype(np.uint8)
 
     def annotation(self, sample: Sample) -> Annotation | None:

@@ -104,11 +104,11 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         splits = splits_by_folder(self.root, ids.values())
         for name, sample in ids.items():
             yield Sample(sample, splits.get(sample), images[name], (name,), group=sample)
-        self.left_out += self._without_json()
+        self.left_out += pictures_beside(set(images.values()), self._all_files)
 
     def read_image(self, sample: Sample) -> NDArray:
         if not sample.image.endswith(".json"):
-            return self.read_picture(sample)
+            return super().read_image(sample)
         with reading(self.root / sample.image, damaged="save the picture again"):
             data = base64.b64decode(self._content(sample.image)["imageData"], validate=True)
         return decode_pixels(data, sample.image)
@@ -189,10 +189,6 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         for part in (PurePosixPath(name).parent / own.replace("\\", "/")).parts:
             parts = parts[:-1] if part == ".." else [*parts, part]
         return "/".join(parts)
-
-    def _without_json(self) -> list[str]:
-        """Pictures of no JSON file, in the folders of those that have one."""
-        return pictures_beside({image for image in self._images.values() if image is not None}, self._all_files)
 
     @cached_property
     def _places(self) -> dict[str, list[str]]:

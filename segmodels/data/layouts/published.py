@@ -10,10 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import ClassVar
 
-from numpy.typing import NDArray
-
 from segmodels.data.decoding import SUFFIXES, Color
-from segmodels.data.layouts.base import Layout, Sample
+from segmodels.data.layouts.base import Layout
 from segmodels.data.layouts.pairing import files_by_id
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -63,9 +61,6 @@ class Published(Layout):
         labels = self.published()
         assert labels is not None
         return labels
-
-    def read_image(self, sample: Sample) -> NDArray:
-        return self.read_picture(sample)
 
     def files(self, part: str, suffixes: Sequence[str] = SUFFIXES) -> dict[str, str]:
         """Path below the folder ``part`` without the ending -> path relative to the root; empty without the folder."""

@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
 from segmodels.data.classes_file import Classes, Entry, classes_of, has_classes_file, read_classes
@@ -127,9 +126,6 @@ groups.csv                  optional: header id,group; default: a patient of TCG
         self.left_out += [file for name, file in images.items() if name not in listed]
         for split, name in members:
             yield Sample(name, split, images[name], tuple(self._masks[name]), groups[name])
-
-    def read_image(self, sample: Sample) -> NDArray:
-        return self.read_picture(sample)
 
     def annotation(self, sample: Sample) -> Annotation | None:
         first, *further = sample.files

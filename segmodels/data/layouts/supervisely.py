@@ -98,9 +98,6 @@ DATASET/ann/0001.jpg.json         objects; the ending of the image may be missin
         for image, sample in ids.items():
             yield Sample(sample, splits.get(sample), image, (pairs[image],), group=sample)
 
-    def read_image(self, sample: Sample) -> NDArray:
-        return self.read_picture(sample)
-
     def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
         size = self._content(sample)["size"]
         return size["height"], size["width"]

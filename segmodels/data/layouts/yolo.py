@@ -142,9 +142,6 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
             if lines:
                 return
 
-    def read_image(self, sample: Sample) -> NDArray:
-        return self.read_picture(sample)
-
     def annotation_size(self, sample: Sample) -> tuple[int, int] | None:
         return picture_size(self.root / sample.image)
 
