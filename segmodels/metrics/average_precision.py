@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segmodels.errors import InputError
 from segmodels.metrics.object_matching import AREAS, THRESHOLDS, Matches
+from segmodels.metrics.ratios import means
 from segmodels.suggest import nearest
 
 RECALLS = np.linspace(0, 1, 101)
@@ -96,11 +97,7 @@ class AveragePrecision:
 
     def mean(self, score: str, weights: NDArray | None = None) -> NDArray[np.float64]:
         """The mean over the classes with objects, ``(R,)``; NaN where there are none. Arguments as of ``per_class``."""
-        precision = self.per_class(score, weights)
-        present = ~np.isnan(precision)
-        count = present.sum(axis=1)
-        total = np.where(present, precision, 0).sum(axis=1)
-        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        return means(self.per_class(score, weights))
 
     def objects(self, label: int) -> int:
         """How many objects of a class count."""

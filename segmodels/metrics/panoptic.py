@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Segment
 from segmodels.errors import InputError
+from segmodels.metrics.ratios import means, ratio
 
 VOID = 0
 """Id of pixels without a segment."""
@@ -98,21 +99,16 @@ def qualities(counts: PanopticCounts) -> dict[str, NDArray[np.float64]]:
     """
     tp, fp, fn, iou = counts
     size = tp + fp / 2 + fn / 2
-    undefined = np.full(np.shape(iou), np.nan)
     return {
-        "pq": np.divide(iou, size, out=undefined.copy(), where=size > 0),
-        "sq": np.divide(iou, np.maximum(tp, 1), out=undefined.copy(), where=size > 0),
-        "rq": np.divide(tp, size, out=undefined.copy(), where=size > 0),
+        "pq": ratio(iou, size, "skip"),
+        "sq": np.where(size > 0, iou / np.maximum(tp, 1), np.nan),
+        "rq": ratio(tp, size, "skip"),
     }
 
 
 def mean_of_classes(values: NDArray, classes: Sequence[int]) -> NDArray[np.float64]:
     """Mean over those of ``classes`` that are not NaN, along the last axis; NaN where there are none."""
-    chosen = values[..., list(classes)]
-    present = ~np.isnan(chosen)
-    count = present.sum(axis=-1)
-    total = np.where(present, chosen, 0.0).sum(axis=-1)
-    return np.divide(total, count, out=np.full(np.shape(count), np.nan), where=count > 0)
+    return means(values[..., list(classes)])
 
 
 def _rows(ids: NDArray, segments: Sequence[Segment], name: str) -> NDArray[np.int64]:

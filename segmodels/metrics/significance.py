@@ -130,11 +130,7 @@ def compare(
         raise InputError(f"got {images} image, expected at least 2: the bootstrap resamples images")
     once = np.ones((1, images), dtype=np.int64)
     whole = float(candidate(once)[0]), float(baseline(once)[0])
-    differences = np.empty(resamples)
-    random = np.random.default_rng(seed)
-    for start in range(0, resamples, max(chunk, 1)):
-        weights = draw(random, images, min(max(chunk, 1), resamples - start))
-        differences[start : start + len(weights)] = candidate(weights) - baseline(weights)
+    differences = _scores(lambda weights: candidate(weights) - baseline(weights), images, resamples, seed, chunk)
     differences = differences[~np.isnan(differences)]  # a resample of images without a labelled pixel has no score
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     far = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
@@ -164,24 +160,35 @@ def interval(
 
     NaN where no set has a score.
     """
-    random, scores = np.random.default_rng(seed), np.empty(resamples)
-    for start in range(0, resamples, chunk):
-        weights = draw(random, images, min(chunk, resamples - start))
-        scores[start : start + len(weights)] = score(weights)
+    scores = _scores(score, images, resamples, seed, chunk)
     low, high = np.nanquantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def _scores(score: Resampled, images: int, resamples: int, seed: int, chunk: int) -> NDArray[np.float64]:
+    """The score of each resample ``(resamples,)``, of ``chunk`` resamples at a time (at least one)."""
+    random, scores, step = np.random.default_rng(seed), np.empty(resamples), max(chunk, 1)
+    for start in range(0, resamples, step):
+        weights = draw(random, images, min(step, resamples - start))
+        scores[start : start + len(weights)] = score(weights)
+    return scores
 
 
 def statistics(image_counts: ArrayLike) -> NDArray[np.float64]:
     """Per-image counts (N, C, C) -> (N, 3, C): hits, true and predicted pixels, all that the scores need.
 
-    As float64 for matrix products: sums of integers below 2^53 are exact in any order, so the result depends on no
-        thread count.
+    As float64 for matrix products: sums of integers below 2^53 are exact in any order, so the result does not depend
+    on the number of threads.
     """
     return np.stack(marginals(stack(image_counts)), axis=1).astype(np.float64)
 
 
 def require_same_images(candidate: NDArray, baseline: NDArray) -> None:
+    """Check that the ``statistics`` of two models are of the same images.
+
+    Raises:
+        InputError: they are not, there are fewer than two images, or none has a labelled pixel.
+    """
     if candidate.shape != baseline.shape:
         (n, _, c), (m, _, d) = candidate.shape, baseline.shape
         raise InputError(
