@@ -55,6 +55,11 @@ def find_layout(root: str | Path) -> str:
             f"dataset folder {root} fits the layouts {' and '.join(fitting)}: set ingest.layout to one of them, or"
             " ingest.path to the folder of one dataset"
         )
+    raise _no_layout(layouts, root)
+
+
+def _no_layout(layouts: Sequence[type[Layout]], root: Path) -> InputError:
+    """That no layout fits: with the folders below that fit one, the folders to rename, or what each layout expects."""
     below = list(_folders_below(root))
     inside: dict[Path, list[str]] = {}
     for folder in below:
@@ -62,20 +67,20 @@ def find_layout(root: str | Path) -> str:
             inside[folder] = found
     if len(inside) == 1:
         [(folder, found)] = inside.items()
-        raise InputError(
+        return InputError(
             f"dataset folder {root} fits no layout, but its folder {folder.relative_to(root)}/ fits"
             f" {' and '.join(found)}: set ingest.path to {folder}"
         )
     if inside:
         folders = _few([f"{folder.relative_to(root)}/" for folder in inside])
-        raise InputError(
+        return InputError(
             f"dataset folder {root} fits no layout, but its folders {folders} fit"
             f" {', '.join(sorted({name for found in inside.values() for name in found}))}: set ingest.path to one of"
             " them, or make one dataset of them (python -m segmodels layouts NAME)"
         )
     if pair := images_and_masks(below):
         images, *masks = (f"{folder.relative_to(root)}/" for folder in (pair[0], *pair[1]))
-        raise InputError(
+        return InputError(
             f"dataset folder {root} fits no layout, but the files in {' and '.join(masks)} have the names of those in"
             f" {images}: for the layout folder rename (or link) {images} to images/ and"
             f" {'its masks' if len(masks) == 1 else 'one of the others'} to masks/; folders of splits are train/images/"
@@ -83,7 +88,7 @@ def find_layout(root: str | Path) -> str:
         )
     holds = _few(sorted(path.name + "/" * path.is_dir() for path in root.iterdir()))
     expected = "".join(f"\n  {layout.name}: {layout.marks}" for layout in layouts)
-    raise InputError(
+    return InputError(
         f"dataset folder {root} fits no layout, it holds {holds or 'nothing'}; correct ingest.path, set ingest.layout,"
         f" or arrange the files as one of the layouts expects (python -m segmodels layouts NAME):{expected}"
     )
