@@ -19,6 +19,7 @@ NEEDED = {
 
 
 def main() -> int:
+    """Write the manifests that stdin holds to stdout, without those that the cluster has no API for."""
     objects = [one for one in yaml.safe_load_all(sys.stdin) if one]
     groups = {one["apiVersion"].rpartition("/")[0] for one in objects}
     missing = {group for group in NEEDED if group in groups and not _served(group)}

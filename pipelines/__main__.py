@@ -17,6 +17,7 @@ from segmodels.exit_codes import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, by default that of the process, and return its exit code."""
     return guarded(lambda: _run(argv))
 
 

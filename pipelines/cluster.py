@@ -280,4 +280,5 @@ def submit(server: Server, package: Path, name: str, values: Mapping[str, Any], 
 
 
 def run_link(server: Server, run_id: str) -> str:
+    """Address of a run in the UI of Kubeflow Pipelines."""
     return f"{server.host}/#/runs/details/{run_id}"

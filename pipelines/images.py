@@ -80,6 +80,7 @@ def pin_image(profile: str, image: Image) -> Path:
 
 
 def lock_file(profile: str) -> Path:
+    """The file that holds the image pinned for a profile, which may not exist."""
     return profile_path(profile).with_suffix(".lock.json")
 
 

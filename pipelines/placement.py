@@ -17,6 +17,13 @@ CACHED = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS, *MONITORIN
 
 @dataclass(frozen=True)
 class Placement:
+    """Gives a task the settings of a profile and its image.
+
+    Attributes:
+        profile: where and with what the steps run.
+        image: container image of every step.
+    """
+
     profile: Profile
     image: Image
 

@@ -147,6 +147,7 @@ class Pods(Params):
     default: Pod = Pod()
 
     def of(self, step: str) -> Pod:
+        """The values of a step, with those of ``default`` where it has none."""
         own: Pod = getattr(self, f"{step}_")
         return Pod(**(self.default.model_dump(exclude_unset=True) | own.model_dump(exclude_unset=True)))
 
@@ -172,6 +173,8 @@ else:
 
 
 class Profile(Params):
+    """Where and with what the steps run."""
+
     environment: dict[VariableName, str] = Field(
         default_factory=dict, description="environment variables of every step, for example MLFLOW_TRACKING_URI"
     )

@@ -225,6 +225,15 @@ _TYPES = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 
 def check_shape(value: Any, shape: Any, place: str = "") -> None:
+    """Check that a value has a shape, as ``parse_json`` describes it.
+
+    Args:
+        place: where the value stands, for errors: ``shards.train``; empty for the whole content.
+
+    Raises:
+        ValueError: it has another; names the place.
+    """
+
     def inside(key: object) -> str:
         return f"{place}.{key}" if place else str(key)
 

@@ -291,8 +291,11 @@ class PanopticMap:
         """
         from PIL import Image
 
-        if self.segments and max(segment.id for segment in self.segments) > MOST_SEGMENTS:
-            raise InputError(f"a panoptic map has ids above {MOST_SEGMENTS}, expected at most that for a 16-bit PNG")
+        if (highest := max((segment.id for segment in self.segments), default=0)) > MOST_SEGMENTS:
+            raise InputError(
+                f"a panoptic map has the id {highest}, expected at most {MOST_SEGMENTS} for a 16-bit PNG: number its"
+                " segments from 1"
+            )
         data = io.BytesIO()
         Image.fromarray(self.ids.astype(np.uint16)).save(data, "PNG")
         ids, areas = np.unique(self.ids, return_counts=True)

@@ -70,10 +70,14 @@ def read_classes(root: Path) -> Classes:
     """
     text, table, *colors = (root / name for name in (TEXT, TABLE, *COLORS))
     if text.is_file() and table.is_file():
-        raise InputError(f"dataset folder {root} has both classes.txt and classes.json, expected one of them")
+        raise InputError(
+            f"dataset folder {root} has both classes.txt and classes.json, expected one of them: remove the other"
+        )
     path = next((path for path in (text, table, *colors) if path.is_file()), None)
     if path is None:
-        raise InputError(f"dataset folder {root} has neither classes.txt nor classes.json, expected one of them")
+        raise InputError(
+            f"dataset folder {root} has neither classes.txt nor classes.json, expected one of them: write one"
+        )
     read = {TEXT: _from_text, TABLE: _from_json}.get(path.name, _from_colors)
     entries, things = read(path)
     try:
@@ -109,15 +113,17 @@ def classes_of(entries: Sequence[Entry], things: Sequence[str] | None) -> Classe
     if default := not any(entry.id is not None for entry in ignored) and VOID not in ids:
         void.append(VOID)
     if twice := sorted(source for source, count in Counter(ids).items() if count > 1):
-        raise InputError(f"the ids {_some(twice)} are given to more than one class, expected distinct ids")
+        raise InputError(
+            f"the ids {_some(twice)} are given to more than one class, expected distinct ids: correct them"
+        )
     if both := sorted(set(void) & set(ids)):
         raise InputError(f"the ids {_some(both)} are both classes and ignored: remove one")
     if outside := [source for source in (*ids, *void) if not 0 <= source < 65536]:
-        raise InputError(f"the ids {_some(outside)} are out of range, expected 0..65535")
+        raise InputError(f"the ids {_some(outside)} are out of range, expected 0..65535: correct them")
 
     given = [entry.color for entry in named if entry.color is not None]
     if given and len(given) != len(named):
-        raise InputError(f"{len(given)} of {len(named)} classes have a colour, expected all or none")
+        raise InputError(f"{len(given)} of {len(named)} classes have a colour, expected all or none: add the others")
     ignore_index = ignore_index_for(len(named))
     train_ids = {source: train for train, source in enumerate(ids)} | dict.fromkeys(void, ignore_index)
     names = tuple(entry.name for entry in named)
@@ -127,8 +133,12 @@ def classes_of(entries: Sequence[Entry], things: Sequence[str] | None) -> Classe
         for entry, source in zip([*named, *ignored], [*ids, *void], strict=False)
         if entry.color is not None
     }
-    if given and len(set(given)) < len(given):
-        raise InputError("two classes have the same colour, expected distinct colours")
+    if same := [color for color, count in Counter(given).items() if count > 1]:
+        first, second, *_ = (entry.name for entry in named if entry.color == same[0])
+        raise InputError(
+            f"the classes {first!r} and {second!r} have the same colour {same[0]}, expected distinct colours: change"
+            " one"
+        )
     numbers = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in things or () if name not in numbers]:
         raise nearest("class among the things", unknown[0], names)
@@ -166,7 +176,7 @@ def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:
         except ValueError:
             forms = "'name', 'name, id', 'name, red, green, blue' or 'name, red, green, blue, id'"
             raise InputError(
-                f"{path} line {number} is {line.strip()[:100]!r}, expected {forms} with colours 0..255"
+                f"{path} line {number} is {line.strip()[:100]!r}, expected {forms} with colours 0..255: correct it"
             ) from None
     _require_commas(path, [entry for entry in entries if entry.name != IGNORED])
     return entries, things
@@ -240,7 +250,8 @@ def _from_json(path: Path) -> tuple[list[Entry], list[str] | None]:
             '{"classes": [{"name": "road", "color": [128, 64, 128], "id": 7}, ...], "ignore": [255], "things": ["car"]}'
         )
         raise InputError(
-            f"{path} cannot be understood ({reason(error)}), expected {form}; all but classes may be left out"
+            f"{path} cannot be understood ({reason(error)}), expected {form}; all but classes may be left out: correct"
+            " it"
         ) from None
 
 

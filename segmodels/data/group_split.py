@@ -31,7 +31,9 @@ class SplitSettings:
     def __post_init__(self) -> None:
         check(self, val=number(0, below=1), test=number(0, below=1), seed=whole_number(0, HIGHEST_SEED))
         if self.val + self.test >= 1:
-            raise InputError(f"val + test of the split is {self.val + self.test:g}, expected less than 1")
+            raise InputError(
+                f"val + test of the split is {self.val + self.test:g}, expected less than 1: lower one of them"
+            )
 
 
 def split_by_group(samples: Sequence[Sample], settings: SplitSettings) -> list[Sample]:

@@ -82,7 +82,7 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
     if values.ndim != 3:
-        raise InputError(f"label map {path} has {values.ndim} axes, expected 3")
+        raise InputError(f"label map {path} has {values.ndim} axes, expected 3: replace it")
     labels = np.rint(values)
     if not np.allclose(labels, values, rtol=0, atol=ROUNDING):  # NaN is not close to anything
         raise InputError(f"label map {path} holds values that are not whole numbers, expected label ids: correct it")
@@ -152,7 +152,7 @@ def _load(path: str | Path) -> Any:
             raise InputError(f"file {path} is not there: restore it or remove its sample from the dataset") from None
     if not isinstance(image, nibabel.Nifti1Pair) or image.ndim not in (3, 4):
         kind = f"{type(image).__name__} of {len(image.shape)} axes"
-        raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels")
+        raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels: convert it")
     require_size(image.shape[:3], path, image.shape[3] if image.ndim == 4 else 1)
     stated = math.prod(image.shape) * image.get_data_dtype().itemsize
     size = Path(image.file_map["image"].filename or path).stat().st_size

@@ -97,7 +97,7 @@ def _rows(root: Path, table: str, ids: Sequence[int], labels: LabelMap) -> tuple
     except ValueError as error:
         raise InputError(
             f"{table} cannot be understood ({reason(error)}), expected"
-            ' [{"id": 1, "class": "car", "crowd": false}, ...]; crowd may be left out'
+            ' [{"id": 1, "class": "car", "crowd": false}, ...]; crowd may be left out: correct it'
         ) from None
     if missing := [id for id in ids if id not in rows]:
         raise InputError(f"{table} has no row for the objects {missing[:5]} of its map, expected one each: add them")

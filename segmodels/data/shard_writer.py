@@ -244,4 +244,5 @@ def write_statistics(folder: Path, statistics: DatasetStatistics, facts: Mapping
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON with a line per value."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

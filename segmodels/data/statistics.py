@@ -53,6 +53,7 @@ class DatasetStatistics:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DatasetStatistics:
+        """The inverse of ``to_dict``. Raises KeyError, TypeError or ValueError where ``data`` is none."""
         mean, std = (tuple(float(value) for value in data[key]) for key in ("mean", "std"))
         return cls(
             mean=mean,
@@ -82,6 +83,7 @@ class Histogram:
 
     @property
     def pixels(self) -> int:
+        """Number of pixels that were counted."""
         return int(self.counts[0].sum())
 
 

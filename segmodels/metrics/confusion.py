@@ -205,6 +205,7 @@ def on_device(labels: Any) -> bool:
 
 
 def percent(score: float) -> str:
+    """A score of 0..1 in percent, a dash for one that is undefined."""
     return "–" if np.isnan(score) else f"{100 * score:.2f}"
 
 

@@ -130,7 +130,9 @@ def compare(
         raise InputError(f"got {images} image, expected at least 2: the bootstrap resamples images")
     once = np.ones((1, images), dtype=np.int64)
     whole = float(candidate(once)[0]), float(baseline(once)[0])
-    differences = _scores(lambda weights: candidate(weights) - baseline(weights), images, resamples, seed, chunk)
+    differences = _resampled_scores(
+        lambda weights: candidate(weights) - baseline(weights), images, resamples, seed, chunk
+    )
     differences = differences[~np.isnan(differences)]  # a resample of images without a labelled pixel has no score
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     far = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
@@ -160,12 +162,12 @@ def interval(
 
     NaN where no set has a score.
     """
-    scores = _scores(score, images, resamples, seed, chunk)
+    scores = _resampled_scores(score, images, resamples, seed, chunk)
     low, high = np.nanquantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def _scores(score: Resampled, images: int, resamples: int, seed: int, chunk: int) -> NDArray[np.float64]:
+def _resampled_scores(score: Resampled, images: int, resamples: int, seed: int, chunk: int) -> NDArray[np.float64]:
     """The score of each resample ``(resamples,)``, of ``chunk`` resamples at a time (at least one)."""
     random, scores, step = np.random.default_rng(seed), np.empty(resamples), max(chunk, 1)
     for start in range(0, resamples, step):

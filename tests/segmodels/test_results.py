@@ -76,7 +76,7 @@ def test_a_panoptic_map_is_a_png_of_ids_and_their_rows() -> None:
         {"id": 2, "class": "cat", "thing": True, "area": 145},
         {"id": 7, "class": "dog", "thing": True, "area": 345},
     ]
-    with pytest.raises(InputError, match="ids above 65535"):
+    with pytest.raises(InputError, match="has the id 70000, expected at most 65535"):
         PanopticMap(np.full((1, 1), 70000, np.int32), (Segment(70000, 1),)).files(LABELS)
 
 

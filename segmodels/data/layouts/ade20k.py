@@ -150,7 +150,9 @@ def _numbered(root: Path, file: str, trains: Sequence[int]) -> tuple[NDArray[np.
     """
     pixels = read_pixels(root / file).astype(np.int32)
     if pixels.shape[-1] != 3:
-        raise InputError(f"{file} has {pixels.shape[-1]} channels, expected RGB: class, number of the object, 0")
+        raise InputError(
+            f"{file} has {pixels.shape[-1]} channels, expected RGB (class, number of the object, 0): replace it"
+        )
     ids = np.where(pixels[..., 0] > 0, pixels[..., 0] * PER_CLASS + pixels[..., 1], 0)
     values = [value for value in values_in(ids) if value]
     if unknown := sorted({value // PER_CLASS for value in values if value // PER_CLASS > len(trains)}):

@@ -68,7 +68,8 @@ trainannot/F.png            grey masks 0..11; likewise valannot/ and testannot/
                     continue
                 if len(names) != 2:
                     raise InputError(
-                        f"{path} line {number} is {line!r}, expected an image and a mask with a blank between them"
+                        f"{path} line {number} is {line!r}, expected an image and a mask with a blank between them:"
+                        " correct it"
                     )
                 image, mask = (self.top + "/".join(PurePosixPath(name).parts[-2:]) for name in names)
                 frame = PurePosixPath(image).stem

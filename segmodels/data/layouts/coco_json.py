@@ -81,7 +81,7 @@ class CocoFile:
 
     @cached_property
     def annotations(self) -> Mapping[str, list[dict[str, Any]]]:
-        """Id of an image as text, which VIA makes of numbers -> its annotations."""
+        """Id of an image, as text -> its annotations: VIA writes ``image_id`` as text, the images' ids as numbers."""
         found = defaultdict(list)
         for row in self._annotation_rows():
             found[str(row["image_id"])].append(row)
@@ -100,7 +100,7 @@ class CocoFile:
         return list(self.content["annotations"])
 
     def _check_ids(self, content: Mapping[str, Any]) -> None:
-        """Ids of annotations play no role."""
+        """Raises InputError: images or categories share an id, or no annotation belongs to an image."""
         for kind, name in (("images", "file_name"), ("categories", "name")):
             first: dict[Any, str] = {}
             for row in content[kind]:

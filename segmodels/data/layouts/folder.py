@@ -124,7 +124,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
         if not self._pictures:
             raise InputError(
                 f"dataset folder {self.root} has no folder images/, expected images/, masks/ (unless the images are not"
-                f" annotated) and classes.txt (layout {self.name!r})"
+                f" annotated) and classes.txt (layout {self.name!r}): add it or check the path"
             )
         _require_one_spelling(self.root, self._pictures)
         self._masks, self._has_objects = _masks(self.root), _has(self.root, "objects")
@@ -156,7 +156,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
         images = files_of_part(self.root, self._pictures)
         if not images:
             raise InputError(
-                f"{self.root / self._pictures} holds no images, expected files ending in {' '.join(SUFFIXES)}"
+                f"{self.root / self._pictures} holds no images, expected files ending in {' '.join(SUFFIXES)}: add them"
             )
         self.left_out = self._elsewhere()
         if self._annotated:

@@ -14,7 +14,10 @@ WHITE = 255
 
 
 def encode_labels(labels: LabelMap, mask: NDArray, file: str) -> NDArray:
-    """``labels.encode(mask)``; an error names the file. Of the ids 0 and 255 alone JPEG has the nearer."""
+    """``labels.encode(mask)``; an error names the file.
+
+    JPEG changes values: where the label ids are 0 and 255 alone, each pixel of a JPEG file takes the nearer one.
+    """
     if labels.ids.keys() == {0, WHITE} and PurePosixPath(file).suffix.lower() in JPEG:
         mask = np.where(mask > WHITE // 2, WHITE, 0)
     try:

@@ -54,7 +54,7 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
             if not (self.root / part).exists():
                 raise InputError(
                     f"dataset folder {self.root} has no {part}, expected imagesTr/, labelsTr/ and dataset.json (layout"
-                    f" {self.name!r})"
+                    f" {self.name!r}): add it or check the path"
                 )
 
     @classmethod
@@ -87,7 +87,9 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
             modality = NUMBERED.match(name)
             cases.setdefault(modality[1] if modality and name not in masks else name, []).append(path)
         if not cases:
-            raise InputError(f"{self.root / 'imagesTr'} holds no volumes, expected files ending in .nii or .nii.gz")
+            raise InputError(
+                f"{self.root / 'imagesTr'} holds no volumes, expected files ending in .nii or .nii.gz: add them"
+            )
         if masks and (alone := sorted(cases.keys() ^ masks.keys())):
             raise InputError(
                 f"{len(alone)} cases in {self.root} have only one of volume and label map: {', '.join(alone[:5])}: add"

@@ -85,9 +85,12 @@ PH2Dataset/
                 row = dict(zip(columns, cells, strict=False))
                 if row.get("Clinical Diagnosis") not in ("0", "1", "2"):
                     raise InputError(
-                        f"{path} line {number} is {line.strip()[:100]!r}, expected a clinical diagnosis of 0, 1 or 2"
+                        f"{path} line {number} is {line.strip()[:100]!r}, expected a clinical diagnosis of 0, 1 or 2:"
+                        " correct it"
                     )
                 found[row["Name"]] = int(row["Clinical Diagnosis"])
         if not found:
-            raise InputError(f"{path} has no row with Name and Clinical Diagnosis, expected the table of PH2")
+            raise InputError(
+                f"{path} has no row with Name and Clinical Diagnosis, expected the table of PH2: restore it"
+            )
         return found

@@ -30,11 +30,11 @@ ROBOFLOW = "_classes.csv"
 
 _MASKS = re.compile(r"[ _.-]masks?$", re.IGNORECASE)
 _OTHERS = re.compile(r"[ _.-]((?-i:L)|labels?|seg|segmentations?|gt|ground[ _]?truth|annotations?)$", re.IGNORECASE)
-"""Endings of masks of datasets without such that end in ``mask``; ``L`` is CamVid's."""
+"""Endings of masks where no mask of the dataset ends in ``mask``; ``L`` is CamVid's."""
 _PHOTOS = re.compile(r"[ _.-](images?|img|rgb|sat)$", re.IGNORECASE)
-"""Endings of images in whose place those of masks stand."""
+"""Endings of images, which their masks do not have: ``0001_image.png`` and ``0001_mask.png``."""
 _NUMBER = re.compile(r"(?<=mask|asks)[ _.-]\d+$", re.IGNORECASE)
-"""Number behind mask or masks; Python looks behind for alternatives of one length only."""
+"""A number after ``mask`` or ``masks``. ``asks``, since Python's look-behind takes alternatives of one length only."""
 
 _MASK = "[mM][aA][sS][kK]"
 _PLACES = (f"*{_MASK}*.*", f"*/*{_MASK}*.*", f"*_{_MASK}[sS]/*")

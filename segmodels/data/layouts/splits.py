@@ -119,7 +119,7 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
                 f"{path} gives {shown(name)} the {column} {shown(given[name])} and {shown(value)}, expected one: remove"
                 " one of the rows"
             )
-    # exact ids last, so that they count: beside the row of a that of a.1 is none of a
+    # a row a.1 names the sample a too; exact ids come last, so that a row of a itself replaces it
     values = {_sample_id(root, name, ids): given[name] for name in sorted(given, key=lambda name: name in ids)}
     if missing := sorted(set(ids) - values.keys()):
         raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
@@ -192,7 +192,8 @@ def _read_list(root: Path, path: Path, ids: Collection[str]) -> Iterator[str]:
 
 def _sample_id(root: Path, line: str, ids: Collection[str]) -> str:
     """The one of ``ids`` that a line of a list or table names: the id, with or without the ending of its file, or the
-    file's path in ``root``, maybe before that of its mask (``images/0001.jpg masks/0001.png``). Else one that is none.
+    file's path in ``root``, maybe before that of its mask (``images/0001.jpg masks/0001.png``). Where it names
+    none of them, the line without its ending.
     """
     line = composed(line.strip()).removeprefix("./")
     name = _without_suffix(line)

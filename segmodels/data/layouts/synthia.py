@@ -63,7 +63,9 @@ RAND_CITYSCAPES/
         (mask,) = sample.files
         stored = read_pixels(self.root / mask)
         if stored.shape[-1] not in (1, 3):
-            raise InputError(f"{mask} has {stored.shape[-1]} channels, expected 3: class, number of the object, 0")
+            raise InputError(
+                f"{mask} has {stored.shape[-1]} channels, expected 3 (class, number of the object, 0): replace it"
+            )
         ids = stored[..., 0].astype(np.int32)
         annotation = Annotation.of_classes(encode_labels(self.labels, ids, mask))
         if stored.shape[-1] == 1:

@@ -69,7 +69,9 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
             name, _, rest = line.partition(":") if path.name == OWN_CLASSES[0] else (line, "", "")
             numbers = rest.partition(":")[0].split(",") if rest.strip(": ") else list(map(str, default))
             if not name or len(numbers) != 3 or not all(one.strip().isdecimal() and int(one) < 256 for one in numbers):
-                raise InputError(f"{path} has the line {line[:100]!r}, expected name:red,green,blue:parts:actions")
+                raise InputError(
+                    f"{path} has the line {line[:100]!r}, expected name:red,green,blue:parts:actions: correct it"
+                )
             found["background" if name == BACKGROUND else name] = int(numbers[0]), int(numbers[1]), int(numbers[2])
         return found
 
