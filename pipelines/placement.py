@@ -10,7 +10,8 @@ from components.environment import Environment, variable
 from components.steps import CLUSTER_STEPS, MONITORING_STEPS, PART_STEPS, STEPS, section_of
 from components.train_job.launch import TrainJobSettings
 from pipelines.images import Image
-from pipelines.profile import SHARED_MEMORY, WORKING_FOLDER, Pod, Profile
+from pipelines.pods import Pod
+from pipelines.profile import SHARED_MEMORY, WORKING_FOLDER, Profile
 
 CACHED = {step.name for step in (*STEPS, *PART_STEPS, *CLUSTER_STEPS, *MONITORING_STEPS) if step.cached}
 

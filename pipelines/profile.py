@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field, create_model, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from components.environment import Environment, variable
 from components.params.checking import Params, checked
 from components.params.yaml_files import read_yaml
-from components.steps import CLUSTER_STEPS, MONITORING_STEPS, STEPS
 from pipelines.kubernetes_values import (
     ClaimName,
-    Cpu,
-    LabelKey,
-    LabelValue,
-    Memory,
     MountPath,
     ObjectName,
     ResourceName,
     SecretKey,
     VariableName,
-    amount,
 )
+from pipelines.pods import TASKS, StepName, StepPods
 from segmodels.addresses import holds_credentials
 from segmodels.errors import InputError
-from segmodels.suggest import nearest
 
 PROFILES = Path("infra/profiles")
 
@@ -37,16 +30,6 @@ WORKING_FOLDER = "/work/data"
 """The image's working folder, with downloads and checkpoints."""
 SHARED_MEMORY = "/dev/shm"
 
-TASKS = tuple(step.name for step in (*STEPS, *CLUSTER_STEPS, *MONITORING_STEPS))
-
-
-def _known_step(name: str) -> str:
-    if name not in TASKS:
-        raise nearest("step", name, TASKS)
-    return name
-
-
-StepName = Annotated[str, AfterValidator(_known_step)]
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|WEBHOOK", re.IGNORECASE)
 OWN_VARIABLES = {variable(field.name) for field in fields(Environment)} - {
     variable("webhook_url"),
@@ -64,23 +47,6 @@ class Secret(Params):
     )
     optional: bool = Field(False, description="whether the steps start without it")
     steps: list[StepName] | None = Field(None, description="steps that get the variables; None is every step")
-
-
-class Toleration(Params):
-    """Of a taint of nodes. An empty key with ``Exists`` is for every taint."""
-
-    key: LabelKey | Literal[""]
-    operator: Literal["Equal", "Exists"] = "Exists"
-    value: LabelValue | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-
-    @model_validator(mode="after")
-    def _as_kubernetes_takes_it(self) -> Toleration:
-        if self.operator == "Exists" and self.value:
-            raise ValueError(f"value is {self.value!r}, expected none with operator Exists: set operator to Equal")
-        if self.operator == "Equal" and not self.key:
-            raise ValueError("key is empty, expected the taint's key with operator Equal")
-        return self
 
 
 class Volume(Params):
@@ -121,54 +87,6 @@ class Retries(Params):
             "time from the start of a step's first pod in which it may be retried; a retried pod is stopped at its end,"
             " so it must be longer than any training"
         ),
-    )
-
-
-class Pod(Params):
-    """Resources and node of a step's pod."""
-
-    cpu_request: Cpu | None = None
-    cpu_limit: Cpu | None = None
-    memory_request: Memory | None = None
-    memory_limit: Memory | None = None
-    shared_memory: Memory | None = Field(
-        None, description="size of /dev/shm, through which the GPUs of a node may talk; counts as memory"
-    )
-    scratch: Memory | None = Field(
-        None, description="size of the working folder on the node's disk: downloads, unpacked datasets, checkpoints"
-    )
-    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
-    tolerations: list[Toleration] = Field(default_factory=list)
-
-
-class Pods(Params):
-    """``default`` is for every step; a step's own values, under its name, replace those of ``default``."""
-
-    default: Pod = Pod()
-
-    def of(self, step: str) -> Pod:
-        """The values of a step, with those of ``default`` where it has none."""
-        own: Pod = getattr(self, f"{step}_")
-        return Pod(**(self.default.model_dump(exclude_unset=True) | own.model_dump(exclude_unset=True)))
-
-    @model_validator(mode="after")
-    def _requests_within_limits(self) -> Pods:
-        for step, kind in product(TASKS, ("cpu", "memory")):
-            pod = self.of(step)
-            request, limit = getattr(pod, f"{kind}_request"), getattr(pod, f"{kind}_limit")
-            if request and limit and amount(request) > amount(limit):
-                raise ValueError(
-                    f"{kind}_request of {step} is {request}, expected at most its {kind}_limit {limit} (of its own"
-                    " values, and those of default where it has none)"
-                )
-        return self
-
-
-if TYPE_CHECKING:
-    StepPods = Pods
-else:
-    StepPods = create_model(
-        "StepPods", __base__=Pods, **{f"{name}_": (Pod, Field(Pod(), alias=name)) for name in TASKS}
     )
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from components.kubeflow.termination_message import NOT_RETRIED
 from components.steps import CLUSTER_STEPS, MONITORING_STEPS, PART_STEPS, STEPS
-from pipelines.cluster import Server, run_link, shortened, translate_errors
+from pipelines.cluster import Server, run_link
+from pipelines.server_errors import shortened, translate_errors
 from segmodels.errors import InputError, TransientError
 from segmodels.exit_codes import ERROR
 

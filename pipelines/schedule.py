@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from pipelines.cluster import Server, UnknownIdError, experiment_id, find_experiment, translate_errors
+from pipelines.cluster import Server, experiment_id, find_experiment
+from pipelines.server_errors import UnknownIdError, translate_errors
 from pipelines.versions import compiled_facts, find_version, pipeline_name, upload_version, version_name
 from segmodels.errors import InputError, TransientError
 

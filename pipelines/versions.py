@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from pipelines.cluster import ConflictError, Server, translate_errors
+from pipelines.cluster import Server
+from pipelines.server_errors import ConflictError, translate_errors
 from segmodels.errors import InputError
 
 UNEXPLAINED = re.compile(r"Failed to create a pipeline( version)?\)$")
