@@ -31,6 +31,9 @@ FROM_CALLER = ("AWS_", "MLFLOW_", variable("webhook_url"), "HTTP_PROXY", "HTTPS_
 FOLDERS = ("dataset_path", "dataset_repo", "served_log")
 """Pipeline parameters that may name folders of this machine."""
 
+SECONDS = 300
+"""The longest wait for the local MLflow server."""
+
 
 def run_locally(pipeline: Any, values: Mapping[str, Any], profile: Profile, image: Image, root: Path) -> Path:
     """Run the pipeline in containers, as the calling user.
@@ -189,8 +192,8 @@ def _tracking_server(log: Path) -> Iterator[str]:
         server.wait()
 
 
-def _await(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
+def _await(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):

@@ -31,6 +31,7 @@ EAST_ASIAN_FONTS = (
 SHOWN_PIXELS = 512  # of the longer side; more would not show on a page of four pictures side by side
 LEGEND_COLUMNS, LEGEND_CLASSES = 9, 60
 ANNOTATED_CLASSES = 30  # above, numbers in the cells of a confusion matrix would not be readable
+CONFUSED_PAIRS = 20  # listed in place of those numbers
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:
@@ -99,10 +100,10 @@ def confusion_matrix(counts: np.ndarray, classes: Sequence[str], counted: str = 
     return figure
 
 
-def confused_pairs(counts: np.ndarray, classes: Sequence[str], most: int = 20) -> list[tuple[str, str, float]]:
+def confused_pairs(counts: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, float]]:
     """Truth, prediction and share of the true class in percent, of the cells beside the diagonal with most counts."""
     wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-    cells = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    cells = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]
     rows, columns = np.unravel_index(cells[wrong.reshape(-1)[cells] > 0], counts.shape)
     shares = 100 * counts[rows, columns] / counts.sum(axis=1)[rows]
     return [

@@ -146,8 +146,8 @@ def classes_of(entries: Sequence[Entry], things: Sequence[str] | None) -> Classe
     return Classes(labels, colors, None if things is None else frozenset(numbers[name] for name in things), assumed)
 
 
-def _some(ids: Sequence[int], limit: int = 5) -> str:
-    return str(list(ids[:limit])) + (f" and {len(ids) - limit} more" if len(ids) > limit else "")
+def _some(ids: Sequence[int]) -> str:
+    return str(list(ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
 
 
 def _from_text(path: Path) -> tuple[list[Entry], list[str] | None]:

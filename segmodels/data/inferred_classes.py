@@ -119,9 +119,9 @@ def _agreed(root: Path, palettes: Mapping[str, tuple[list[Color], list[int]]]) -
     return {index: seen[index][0] for index in sorted(seen)}
 
 
-def _few(colors: Mapping[int, Color], most: int = 6) -> str:
-    listed = ", ".join(f"{index}: {color}" for index, color in list(colors.items())[:most])
-    return f"{{{listed}{', ...' * (len(colors) > most)}}}"
+def _few(colors: Mapping[int, Color]) -> str:
+    listed = ", ".join(f"{index}: {color}" for index, color in list(colors.items())[:6])
+    return f"{{{listed}{', ...' * (len(colors) > 6)}}}"
 
 
 def _check_lossless(root: Path, name: str, values: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BINS = 10
+"""Quantile bins of the population stability index."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ def shift(reference: ArrayLike, sample: ArrayLike) -> Shift:
     return Shift(psi, float(test.statistic), float(test.pvalue), float(before.mean()), float(now.mean()))
 
 
-def population_stability_index(reference: ArrayLike, sample: ArrayLike, bins: int = BINS) -> float:
-    """Σ (sample - reference) · ln(sample / reference) over the shares of the quantile bins of the reference (Siddiqi:
-    Credit Risk Scorecards, 2006). A value that fills a bin alone, such as the share 0 of a rare class, has a bin of its
-    own; half a number is added to every count, so that no share is 0.
+def population_stability_index(reference: ArrayLike, sample: ArrayLike) -> float:
+    """Σ (sample - reference) · ln(sample / reference) over the shares of the ``BINS`` quantile bins of the reference
+    (Siddiqi: Credit Risk Scorecards, 2006). A value that fills a bin alone, such as the share 0 of a rare class, has a
+    bin of its own; half a number is added to every count, so that no share is 0.
     """
     before, now = np.asarray(reference, dtype=np.float64), np.asarray(sample, dtype=np.float64)
-    edges, repeated = np.unique(np.quantile(before, np.linspace(0, 1, bins + 1)[1:-1]), return_counts=True)
+    edges, repeated = np.unique(np.quantile(before, np.linspace(0, 1, BINS + 1)[1:-1]), return_counts=True)
     edges = np.union1d(edges, np.nextafter(edges[repeated > 1], -np.inf))
     old, new = _shares(before, edges), _shares(now, edges)
     return float(((new - old) * np.log(new / old)).sum())

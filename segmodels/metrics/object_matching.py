@@ -78,9 +78,9 @@ def match(
     return Matches(labels, scores, _pack(matched), _pack(ignored), classes, objects)
 
 
-def pair(iou: NDArray, scores: NDArray, crowd: NDArray, threshold: float = 0.5) -> NDArray[np.int64]:
+def pair(iou: NDArray, scores: NDArray, crowd: NDArray) -> NDArray[np.int64]:
     """The object of each detection ``(D,)``, or ``UNPAIRED`` or ``EXCUSED``: best score first, each takes the free
-    object with the largest IoU of at least the threshold; of equal ones the last.
+    object with the largest IoU of at least 0.5; of equal ones the last.
 
     Args:
         iou: ``(D, G)``; for crowds the intersection as a share of the detection's area.
@@ -89,7 +89,7 @@ def pair(iou: NDArray, scores: NDArray, crowd: NDArray, threshold: float = 0.5) 
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     objects = np.full(len(order), UNPAIRED)
-    objects[order] = _taken(iou[order], crowd[None], crowd, np.array([threshold]))[:, 0, 0]
+    objects[order] = _taken(iou[order], crowd[None], crowd, THRESHOLDS[:1])[:, 0, 0]
     objects[np.append(crowd, False)[objects]] = EXCUSED
     return objects
 

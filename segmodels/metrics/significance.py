@@ -150,24 +150,19 @@ def compare(
     )
 
 
-def interval(
-    score: Resampled,
-    images: int,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-    seed: int = 0,
-    chunk: int = 256,
-) -> tuple[float, float]:
-    """Percentile interval of one model's score over sets of images drawn with replacement; arguments as ``compare``.
+def interval(score: Resampled, images: int, resamples: int = 10_000) -> tuple[float, float]:
+    """95 % percentile interval of one model's score over sets of images drawn with replacement; arguments as
+    ``compare``.
 
     NaN where no set has a score.
     """
-    scores = _resampled_scores(score, images, resamples, seed, chunk)
-    low, high = np.nanquantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.nanquantile(_resampled_scores(score, images, resamples), [0.025, 0.975])
     return float(low), float(high)
 
 
-def _resampled_scores(score: Resampled, images: int, resamples: int, seed: int, chunk: int) -> NDArray[np.float64]:
+def _resampled_scores(
+    score: Resampled, images: int, resamples: int, seed: int = 0, chunk: int = 256
+) -> NDArray[np.float64]:
     """The score of each resample ``(resamples,)``, of ``chunk`` resamples at a time (at least one)."""
     random, scores, step = np.random.default_rng(seed), np.empty(resamples), max(chunk, 1)
     for start in range(0, resamples, step):
