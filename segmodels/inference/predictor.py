@@ -20,8 +20,8 @@ from segmodels.data.batches import EvaluationBatch
 from segmodels.data.decoding import resize_image, scaled_size
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
+from segmodels.inference.memory import prediction_bytes
 from segmodels.machine import free_memory
-from segmodels.models.memory import prediction_bytes
 from segmodels.prompts import Prompt, check_prompt, prompts_of
 from segmodels.tasks.base import Result, Size
 from segmodels.tasks.registry import create_task

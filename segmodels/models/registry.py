@@ -173,8 +173,6 @@ def check_model_options(name: str, options: Mapping[str, Any]) -> Body | None:
         raise InputError(
             f"in_channels is {options['in_channels']}, expected at least 1, the channels of the images: 3 for RGB"
         )
-    if not 0 <= options.get("dropout", 0) < 1:
-        raise InputError(f"dropout is {options['dropout']}, expected from 0 to below 1, which would drop everything")
     body, weights = model_body(name, **options), options.get("weights")
     if body:
         body.check()

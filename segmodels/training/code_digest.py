@@ -16,8 +16,10 @@ from segmodels.training.settings import TrainSettings
 
 ROOT = Path(segmodels.__file__).parent.parent
 ALWAYS = ("segmodels.training.recipe", "segmodels.training.fit")
-WITHOUT_EFFECT = ("segmodels.plots", "segmodels.object_pictures", "segmodels.inference")
-"""Modules that training reaches and that cannot change weights: pictures, and how results are predicted afterwards."""
+WITHOUT_EFFECT = ("segmodels.plots", "segmodels.object_pictures", "segmodels.inference", "segmodels.training.memory")
+"""Modules that training reaches and that cannot change weights: pictures, how results are predicted afterwards, and
+whether memory holds a step.
+"""
 
 
 def training_code(settings: TrainSettings, task: str) -> set[Path]:

@@ -9,8 +9,8 @@ from torch import nn
 
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
+from segmodels.inference.memory import prediction_bytes, training_bytes
 from segmodels.machine import free_memory
-from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.training.devices import Devices
 from segmodels.training.settings import TrainSettings
 

@@ -98,7 +98,8 @@ class TrainSettings:
         epochs: passes over the train split.
         minutes: training stops after this many minutes, or after the last epoch if that comes first; the schedule
             follows whichever is nearer its end. None: epochs decide.
-        batch_size: images per batch and process. Whole images of the validation are fewer: their pixels are no more.
+        batch_size: images per batch and process. A batch of validation, of whole images, has no more pixels than one of
+            training.
         accumulate: batches per optimiser step.
         gradient_clip: largest norm of the gradient. 0: off.
         optimizer: optimiser.

@@ -251,7 +251,7 @@ def test_a_truncated_shard_is_named_and_nothing_half_written_is_left(model: Path
 
 
 def test_a_missing_split_and_a_missing_model_are_named(shards: Path, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model.json is not there"):
+    with pytest.raises(InputError, match=r"is neither a folder nor an address in the registry"):
         evaluate(EvaluateParams(), shards, tmp_path / "nothing", tmp_path / "evaluation")
     empty = write_shards(tmp_path / "empty", test=0)
     with pytest.raises(InputError, match="no split 'test'"):

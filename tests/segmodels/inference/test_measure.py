@@ -14,8 +14,8 @@ from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
 from segmodels.inference.measure import measure
+from segmodels.inference.memory import prediction_bytes
 from segmodels.inference.predictor import Predictor
-from segmodels.models.memory import prediction_bytes
 
 WINDOW = {"sliding_window": {"size": [16, 16]}}
 

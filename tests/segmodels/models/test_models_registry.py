@@ -38,7 +38,7 @@ from segmodels.models.registry import create_model
             "num_classes is 1, expected at least 2: a binary task has the classes background and object",
         ),
         ("unet", {"in_channels": 0}, "in_channels is 0, expected at least 1"),
-        ("unet_original", {"dropout": 1}, "dropout is 1, expected from 0 to below 1, which would drop everything"),
+        ("unet_original", {"dropout": 1}, "dropout is 1, expected from 0 to below 1"),
         ("wnet", {"dropout": -0.1}, "dropout is -0.1, expected from 0 to below 1"),
         ("pspnet_r50_d8", {"encoder": "resnet81"}, "unknown encoder 'resnet81': did you mean .*'resnet18'"),
         ("pspnet_r50_d8", {"encoder": "hrnet_w18"}, "output_stride of HRNet is 8, expected 32"),

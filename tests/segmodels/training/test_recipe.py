@@ -20,8 +20,8 @@ from segmodels.data.augment import Augment
 from segmodels.data.shard_writer import ShardWriter
 from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
+from segmodels.inference.memory import prediction_bytes, training_bytes
 from segmodels.labels import LabelMap
-from segmodels.models.memory import prediction_bytes, training_bytes
 from segmodels.models.registry import MODELS, Card, register_model
 from segmodels.outputs import PixelOutput
 from segmodels.registry import Entry

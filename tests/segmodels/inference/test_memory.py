@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segmodels.models.memory import prediction_bytes, training_bytes
+from segmodels.inference.memory import prediction_bytes, training_bytes
 from segmodels.models.registry import create_model
 from segmodels.outputs import PixelOutput
 
