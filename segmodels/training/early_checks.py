@@ -59,9 +59,9 @@ def check_names(settings: TrainSettings) -> tuple[str, ...]:
 
 
 def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Build the model with these options without memory for its weights, and show it images without values: some values
-    only show there to be impossible. Of timm's encoders, which may download weights, and of a user's models nothing is
-    built.
+    """Build the model with these options without memory for its weights: some values only show there to be impossible,
+    and options of the encoder only when it is shown images, which takes a second. Of timm's encoders, which may
+    download weights, and of a user's models nothing is built.
     """
     shaping = _shaping(options)
     if not shaping or not _is_buildable(model, shaping):
@@ -79,7 +79,7 @@ def _check_buildable(model: str, options: Mapping[str, Any], arguments: Mapping[
     given = f"model {model!r} with {', '.join(f'{name} {shown(value, 40)}' for name, value in shaping.items())}"
     if empty := [name for name, weight in built.named_parameters() if not weight.numel()]:
         raise InputError(f"{given} has no weights in {empty[0]}: correct the option that is too small")
-    failure = _failure(built, shaping)
+    failure = _failure(built, shaping) if "encoder_options" in shaping else None
     if failure and not _failure(_without_memory(model, arguments), {}):
         raise InputError(f"{given} takes no images ({on_one_line(failure)}): correct the options")
 
