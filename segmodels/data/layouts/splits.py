@@ -109,18 +109,18 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
         rows = [(composed(row["id"].strip()), row[column].strip()) for row in parse_csv(text, ("id", column))]
     except ValueError as error:
         raise InputError(
-            f"{path} cannot be understood ({error}), expected the header id,{column} and rows such as it, with commas:"
+            f"{path} cannot be understood ({error}), expected the header id,{column} and such rows, with commas:"
             " correct it"
         ) from None
     given: dict[str, str] = {}
-    for name, value in rows:
-        if value and given.setdefault(name, value) != value:
+    for own, value in rows:
+        if value and given.setdefault(own, value) != value:
             raise InputError(
-                f"{path} gives {shown(name)} the {column} {shown(given[name])} and {shown(value)}, expected one: remove"
+                f"{path} gives {shown(own)} the {column} {shown(given[own])} and {shown(value)}, expected one: remove"
                 " one of the rows"
             )
     # a row a.1 names the sample a too; exact ids come last, so that a row of a itself replaces it
-    values = {_sample_id(root, name, ids): given[name] for name in sorted(given, key=lambda name: name in ids)}
+    values = {_sample_id(root, own, ids): given[own] for own in sorted(given, key=lambda own: own in ids)}
     if missing := sorted(set(ids) - values.keys()):
         raise InputError(f"{path} has no {column} for {len(missing)} samples: {', '.join(missing[:5])}: add them")
     return values
