@@ -22,6 +22,20 @@ CONFIG = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fals
 MOST_NAMED = 10
 """Mistakes that one message names."""
 
+MAPPING = "a mapping"
+WORDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": MAPPING,
+    "dataclass_type": MAPPING,
+    "model_type": MAPPING,
+}
+"""Pydantic's kinds of problems -> what is expected, as docs/parameters.md says it."""
+
 Schema = TypeVar("Schema")
 
 
@@ -100,13 +114,39 @@ def _sentences(schema: type, data: Any, origin: str, section: str, error: Valida
         elif problem["type"] == "value_error":
             yield from _own(f"{origin}: {where}" if where else origin, problem["ctx"]["error"])
         else:
-            words = problem["msg"]
-            if problem["type"] == "string_type" and type(problem["input"]) in (bool, int, float):
-                words = "text: put it in quotes"
+            words = _expected(problem["type"], problem["input"], problem["msg"])
+            words += _inside(schema, path) if words == MAPPING else ""
             by_key.setdefault((where or "the file", shown(problem["input"])), []).append(words)
     for (where, value), messages in by_key.items():
-        wanted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
-        yield f"{origin}: {where} is {value}, expected {wanted[0].lower()}{wanted[1:]}"
+        yield f"{origin}: {where} is {value}, expected {' or '.join(dict.fromkeys(messages))}"
+
+
+def _expected(kind: str, value: Any, message: str) -> str:
+    """What is expected in place of ``value``, by pydantic's kind of problem; its message where that says it."""
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return "text: put it in quotes"
+    if kind == "string_type" and isinstance(value, Mapping) and "name" in value:
+        return f"the name alone, {shown(value['name'])}: the options of a name have a key of their own beside it"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str) and _is_scalar(value):
+        return f"{WORDS[kind]}: leave out the quotes"
+    message = message.removeprefix("Input should be ")
+    return WORDS.get(kind, message[0].lower() + message[1:])
+
+
+def _is_scalar(text: str) -> bool:
+    """Whether text in quotes would be a number or a truth value without them."""
+    try:
+        return isinstance(json.loads(text), bool | int | float)
+    except ValueError:
+        return False
+
+
+def _inside(schema: Any, path: Sequence[int | str]) -> str:
+    """What a mapping at ``path`` holds."""
+    for part in path:
+        schema = fields(schema).get(str(part))
+    keys = list(fields(schema))
+    return f" with keys such as {', '.join(keys[:3])}" if keys else ", such as {name: value}"
 
 
 def _own(where: str, error: ValueError) -> Iterator[str]:

@@ -38,7 +38,7 @@ def checked_params(data: Any, origin: str, *, names: bool = True) -> PipelinePar
         names: check the names of models, losses, layouts, tasks, scores and their options, too, which imports torch
             where they are set.
     """
-    data = data or {}
+    data = {} if data is None else data
     check_finite(data, origin)
     settings = {}
     if isinstance(data, Mapping) and isinstance(section := data.get("evaluate"), Mapping):

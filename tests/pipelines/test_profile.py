@@ -89,7 +89,7 @@ def serving(handler: type[Answers]) -> Iterator[int]:
         ("retries: {count: 99999999999999}", "retries.count is 99999999999999, expected less than"),
         ("retries: {hours: 99999999999999}", "retries.hours is 99999999999999, expected less than"),
         ("a: [", "is not YAML"),
-        ("[]", "the file is [], expected an object"),
+        ("[]", "the file is [], expected a mapping"),
         ("pods: {train: {cpu_request: '4', cpu_limit: '2'}}", "cpu_request of train is 4, expected at most its cpu_l"),
         ("pods: {train: {cpu_request: '1', cpu_limit: 900m}}", "cpu_request of train is 1, expected at most"),
         ("pods: {default: {memory_limit: 4Gi}, train: {memory_request: 5G}}", "expected at most its memory_limit 4Gi"),
