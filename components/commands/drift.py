@@ -165,7 +165,7 @@ def _reference(bundle: Bundle, title: str, shards: Path | None) -> Reference:
     return make_reference(
         Predictor(bundle, choose_device()),
         ShardReader(shards, "train"),
-        lambda batches: track(batches, "observing images", len(batches)),
+        lambda batches: track(batches, "observing, batches", len(batches)),
     )
 
 

@@ -69,7 +69,7 @@ class TrainingDisplay:
     def observing(self, batches: Sequence[Item]) -> Iterator[Item]:
         """Pass on the batches that the trained model observes; the bar of the epochs gives way to theirs."""
         self._stop()
-        return track(batches, "observing images", len(batches))
+        return track(batches, "observing, batches", len(batches))
 
     def warn(self, message: str) -> None:
         if self.enabled:

@@ -92,7 +92,7 @@ def evaluate(params: EvaluateParams, shards: Path, model: Path, evaluation: Path
 
     with written_output("evaluate", evaluation) as folder:
         evaluator = measure(
-            predictor, reader, params.batch_size, lambda batches: track(batches, "evaluating", len(batches))
+            predictor, reader, params.batch_size, lambda batches: track(batches, "evaluating, batches", len(batches))
         )
         scores = evaluator.scores()
         if math.isnan(scores[next(iter(task.headline))]):

@@ -112,7 +112,7 @@ def register(params: RegisterParams, shards: Path, model: Path, evaluation: Path
                     confidence=params.confidence or CONFIDENCE,
                     batch_size=measured["params"]["batch_size"],
                     device=choose_device(measured["params"]["accelerator"]),
-                    watch=lambda batches: track(batches, "measuring the champion", len(batches)),
+                    watch=lambda batches: track(batches, "measuring the champion, batches", len(batches)),
                 )
             return decide(metric, metrics[metric], rival, gate)
 

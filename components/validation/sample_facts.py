@@ -99,7 +99,11 @@ def gather_facts(dataset: Dataset, workers: int, positions: range | None = None)
     """
     positions = range(dataset.table.num_rows) if positions is None else positions
     tasks = [positions[start : start + SAMPLES_PER_TASK] for start in range(0, len(positions), SAMPLES_PER_TASK)]
-    batches = track(parallel_map(_measure, tasks, workers, _open, (dataset,)), "opening samples", len(tasks))
+    batches = track(
+        parallel_map(_measure, tasks, workers, _open, (dataset,)),
+        f"opening samples, batches of {SAMPLES_PER_TASK}",
+        len(tasks),
+    )
     return pa.Table.from_batches(batches, schema=GATHERED)
 
 
