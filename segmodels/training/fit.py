@@ -173,7 +173,7 @@ class Fit:
         start = time.monotonic()
         if progress.batch < batches:
             for batch in on_device(self.training, self.fabric.device):
-                stepped = self._train_batch(batch, last=progress.batch + 1 == batches, sums=sums)
+                stepped = self._train_batch(batch, sums)
                 progress.batch += 1
                 seconds = time.monotonic() - start
                 progress.epoch_seconds += seconds
@@ -211,10 +211,13 @@ class Fit:
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._saved_at >= 60 * self.settings.save_minutes
 
-    def _train_batch(self, batch: Batch, *, last: bool, sums: LossSums) -> bool:
+    def _train_batch(self, batch: Batch, sums: LossSums) -> bool:
         """Whether the batch completed an optimiser step."""
-        step = last or (self.progress.batch + 1) % self.settings.accumulate == 0
-        losses = self.optimisation.train(batch, self._share_done(), step=step)
+        place = self.progress.batch % self.settings.accumulate
+        # the last step of an epoch may have fewer batches
+        batches = min(self.settings.accumulate, len(self.training) - self.progress.batch + place)
+        step = place + 1 == batches
+        losses = self.optimisation.train(batch, self._share_done(), batches=batches, step=step)
         self.progress.step += step
         sums.add(losses, len(batch.images))
         return step

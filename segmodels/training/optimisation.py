@@ -42,24 +42,24 @@ class Optimisation:
         """Learning rate of the first group of parameters at the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def train(self, batch: Batch, share_done: float, *, step: bool) -> Losses:
+    def train(self, batch: Batch, share_done: float, *, batches: int, step: bool) -> Losses:
         """Add the gradients of a batch, for each objective of the learner; returns the losses, without gradients.
 
         Args:
             share_done: of the training, 0..1.
+            batches: how many the step takes the mean gradient of, this one included.
             step: apply the gradients that have accumulated.
         """
         soft_labels = self._soft_labels(batch)
         factor = self.factor(share_done)
         for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        accumulate = self._settings.accumulate
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for objective in self._learner.objectives:
             with self._fabric.no_backward_sync(self.parallel, enabled=not step):
                 output = self.parallel(batch, Turn(objective, share_done, soft_labels))
-                self._fabric.backward(output.loss if accumulate == 1 else output.loss / accumulate)
+                self._fabric.backward(output.loss if batches == 1 else output.loss / batches)
             if step:
                 self._step()
             losses.append(output.loss.detach())

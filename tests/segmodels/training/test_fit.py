@@ -289,20 +289,24 @@ def test_auxiliary_outputs_count_less_and_less_with_decay() -> None:
     assert shares[1.0] == pytest.approx(0, abs=1e-6)
 
 
-def test_accumulated_batches_give_the_step_of_the_batch_they_make_up(tmp_path: Path) -> None:
-    class Halves(Batches):
+@pytest.mark.parametrize("batches", [4, 5])
+def test_accumulated_batches_give_the_step_of_the_batch_they_make_up(tmp_path: Path, batches: int) -> None:
+    """The last of five batches makes up a step of its own."""
+
+    class Parts(Batches):
         def __iter__(self) -> Any:
             for index in range(self.start, self.batches):
-                whole, half = Batches(size=8).batch(index // 2), slice(4 * (index % 2), 4 * (index % 2) + 4)
-                yield Batch(whole.images[half], SemanticTargets(whole.targets.classes[half]), whole.ids[half])
+                whole, part = Batches(size=8).batch(index // 2), slice(4 * (index % 2), 4 * (index % 2) + 4)
+                yield Batch(whole.images[part], SemanticTargets(whole.targets.classes[part]), whole.ids[part])
 
     class Wholes(Batches):
         def batch(self, index: int) -> Batch:
-            return Batches(size=8).batch(index)
+            whole, size = Batches(size=8).batch(index), 4 * min(2, batches - 2 * index)
+            return Batch(whole.images[:size], SemanticTargets(whole.targets.classes[:size]), whole.ids[:size])
 
     results = []
-    for name, batches, accumulate in (("halves", Halves(4), 2), ("wholes", Wholes(2), 1)):
-        fit = new_fit(tmp_path / name, batches=batches, losses={"cross_entropy": 1.0}, epochs=1, accumulate=accumulate)
+    for name, made, accumulate in (("parts", Parts(batches), 2), ("wholes", Wholes((batches + 1) // 2), 1)):
+        fit = new_fit(tmp_path / name, batches=made, losses={"cross_entropy": 1.0}, epochs=1, accumulate=accumulate)
         fit.model.features[1] = nn.Identity()  # batch norm and dropout see the difference
         fit.model.features[3] = nn.Identity()
         fit.run()
