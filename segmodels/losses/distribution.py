@@ -219,7 +219,8 @@ class OHEMLoss(PixelLoss):
 
     Args:
         threshold: probability of the true class from which on a pixel counts as easy.
-        min_kept: smallest share of the valid pixels to keep, those with the largest loss; 0..1.
+        min_kept: smallest share of the valid pixels to keep, those with the smallest s_y; 0..1.
+        class_weights: ``(C,)``, factor of the loss of the pixels that are kept; they do not decide which.
     """
 
     def __init__(
@@ -239,11 +240,13 @@ class OHEMLoss(PixelLoss):
 
     def compute(self, logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         values = self.cross_entropy(logits, labels, valid)
-        hard = values > -math.log(self.threshold)
-        if _on_cpu(values):
-            return _mean_of_largest(values, max(int(hard.sum()), int(int(valid.sum()) * self.min_kept)))
-        enough = hard.sum() >= (valid.sum() * self.min_kept).clamp(min=1)
-        return torch.where(enough, mean_valid(values, hard), _mean_of_largest_share(values, valid, self.min_kept))
+        doubts = values.detach()
+        if self.class_weights is not None:
+            doubts = torch.where(valid, F.cross_entropy(logits.detach(), labels, reduction="none"), 0)
+        worst = doubts.flatten().topk(max(int(doubts.numel() * self.min_kept), 1)).values
+        kept = (valid.sum() * self.min_kept).long().clamp(min=1)
+        least = worst.take(kept - 1).clamp(max=-math.log(self.threshold))
+        return mean_valid(values, valid & (doubts >= least))
 
 
 @register_loss(

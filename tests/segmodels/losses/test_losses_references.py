@@ -273,6 +273,19 @@ def test_ohem_keeps_hard_pixels_and_at_least_the_worst_share() -> None:
     )
 
 
+def test_class_weights_do_not_decide_which_pixels_ohem_takes_for_hard() -> None:
+    logits, target = inputs(6)
+    target[:, 3] = 255
+    weights = torch.tensor([0.05, 8.0, *[1.0] * (CLASSES - 2)])
+    values = F.cross_entropy(logits, target, ignore_index=255, reduction="none")[target != 255]
+    weighted = weights[target[target != 255]] * values
+    for threshold, min_kept in ((0.7, 0.0), (1e-3, 0.25)):
+        kept = values.sort(descending=True).values[int(len(values) * min_kept)]
+        loss = create_loss({"ohem": {"threshold": threshold, "min_kept": min_kept}}, class_weights=weights)
+        expected = weighted[values > min(-np.log(threshold), kept)].mean()
+        torch.testing.assert_close(loss(logits, target), expected)
+
+
 def test_distance_penalized_cross_entropy_agrees_with_a_loop_where_pixels_are_ignored() -> None:
     logits, target = inputs(7)
     target[:, :, 10:13] = 255
