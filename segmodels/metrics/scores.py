@@ -267,7 +267,8 @@ def mean_per_image_iou(image_counts: ArrayLike, absent: Absent = "skip") -> floa
     """Mean over images of each image's mean IoU, of counts (N, C, C): when every image weighs the same; not the
     benchmarks' mean IoU.
 
-    ``mean_iou`` sums the counts of all images first. Images without a labelled pixel are left out.
+    ``mean_iou`` sums the counts of all images first. Images without a labelled pixel are left out, unless ``absent``
+    gives their classes a value.
     """
     return mean(means(ratio(*iou_terms(*marginals(stack(image_counts))), absent)))
 
@@ -276,7 +277,7 @@ def mean_per_image_dice(image_counts: ArrayLike, absent: Absent = "skip") -> flo
     """Mean over images of each image's mean Dice, of counts (N, C, C): what medical challenges report per case; not
     Dice of the summed counts.
 
-    Images without a labelled pixel are left out.
+    Images without a labelled pixel are left out, unless ``absent`` gives their classes a value.
     """
     hits, truth, predicted = marginals(stack(image_counts))
     return mean(means(ratio(2 * hits, truth + predicted, absent)))
