@@ -43,11 +43,12 @@ class InstanceSettings:
 
     Attributes:
         score: smallest score of an object, 0 to 1. None: 0.05 for detections (Girshick's Detectron), no limit for
-            queries.
+            queries. Detectors in two stages (Mask R-CNN) give none below 0.05, whatever is asked for.
         overlap: largest IoU of the boxes of two detections of one class, 0 to 1; above it the worse one is dropped.
-            Queries do not compete.
+            Detectors drop those above 0.5 themselves, so that only smaller numbers change anything. Queries do not
+            compete.
         most: largest number of objects in an image, with a sliding window in each window; those with the best scores
-            are kept.
+            are kept. Detectors give no more than their option detections (100), which is in train.options.
         sure: score from which an object is drawn and enters the confusion matrix, 0 to 1. None: the one with the
             largest F1 at IoU 0.5 on the validation images, found when the model was trained.
         flip: average the objects with those of the mirrored image, of each window if there are windows: boxes of one
@@ -179,7 +180,7 @@ def detected_objects(
         seen, size: height and width of the model's input, and of the image.
     """
     least = 0.05 if settings.score is None else settings.score
-    good = torch.nonzero(scores >= least)[:, 0]
+    good = torch.nonzero((scores >= least) & (scores > 0))[:, 0]  # duplicates have the score 0
     good = good[batched_nms(boxes[good].float(), scores[good], labels[good], settings.overlap)[: settings.most]]
     scale = boxes.new_tensor((size[1] / seen[1], size[0] / seen[0]) * 2)
     placed = (boxes[good] * scale).float().cpu()

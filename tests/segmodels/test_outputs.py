@@ -138,6 +138,12 @@ def test_settings_choose_the_detections() -> None:
     assert [count(score=0.0), count(score=0.7), count(overlap=0.95), count(most=1)] == [3, 1, 3, 1]
 
 
+def test_duplicates_that_a_model_gives_the_score_0_are_no_objects_whatever_the_settings() -> None:
+    one_stage = detections()._replace(scores=(torch.tensor([0.9, 0.0, 0.6, 0.0]), torch.zeros(0)))
+    found, _ = one_stage.instances([(20, 20), (20, 20)], InstanceSettings(score=0.0, overlap=1.0))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6])
+
+
 def test_a_mask_follows_its_logits_between_the_centres_of_its_cells() -> None:
     ramp = torch.linspace(-3, 3, 8)[None, None].expand(1, 8, 8)
     output = DetectionOutput(
