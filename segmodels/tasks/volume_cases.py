@@ -33,9 +33,11 @@ def rows_of(prediction: NDArray, annotation: Annotation, labels: LabelMap) -> li
 
 def mean_scores(cases: Cases) -> dict[str, float]:
     """Means over cases and classes. A class that a case neither has nor is predicted to have does not count; one that
-    was missed altogether has Dice 0 and does not count in distances.
+    was missed altogether, or found where it is not, has Dice 0 and does not count in distances. ``infinite_distances``
+    is how many those are: with each further one the mean distances may fall, though the model is worse.
     """
-    means = {}
+    rows = [row for rows in cases.values() for row in rows]
+    means = {"infinite_distances": float(sum(np.isinf(row["hausdorff_95"]) for row in rows))} if rows else {}
     for column, name in SCORES.items():
         values = np.array([row[column] for _, rows in sorted(cases.items()) for row in rows])
         if np.isfinite(values).any():

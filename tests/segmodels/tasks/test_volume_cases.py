@@ -84,6 +84,8 @@ def test_a_missed_class_has_dice_0_and_no_finite_distance(tmp_path: Path) -> Non
     scores = evaluator.scores()
     assert scores["mean_dice_per_case"] == 0
     assert "mean_hausdorff_95" not in scores
+    assert scores["infinite_distances"] == 1
+    assert counted([0, 1]).scores()["infinite_distances"] == 0
     evaluator.write(tmp_path)
     assert "a,1,liver,0.0,inf,inf" in (tmp_path / "per_case.csv").read_text()
 
