@@ -105,7 +105,7 @@ class Truth:
         masks = self._framed[image]
         if masks.ndim == 2:
             return masks.take(index) == places[:, None]
-        return masks.take(places[:, None] * masks[0].numel() + index)
+        return masks.take(places[:, None] * (masks.shape[1] * masks.shape[2]) + index)
 
     @cached_property
     def _all_valid(self) -> bool:

@@ -146,10 +146,12 @@ def test_an_image_without_segments_asks_for_no_objects() -> None:
     torch.testing.assert_close(
         over_layers(queries, segments)[0], transformers_loss(queries, segments)[1], rtol=2e-5, atol=0
     )
-    (nothing,) = MaskClassificationLoss().parts([queries], [empty, empty])
-    assert nothing["mask"] == 0
-    assert nothing["dice"] == 0
-    assert nothing["class"] > 0
+    for points in (0, 16):  # Mask2Former's are points
+        loss = MaskClassificationLoss(points=points)
+        (nothing,), (something,) = (loss.parts([queries], own) for own in ([empty, empty], segments))
+        assert nothing["mask"] == nothing["dice"] == 0
+        assert nothing["class"] > 0
+        assert all(part > 0 for part in something.values())
 
 
 def test_ignored_pixels_change_neither_value_nor_gradient() -> None:
