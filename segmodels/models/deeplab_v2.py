@@ -54,6 +54,8 @@ class DeepLabV2(Model):
             *(
                 functional.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
                 for scale in self.scales
+                # a copy without a pixel says nothing; asked while exporting, this would tie the graph to large images
+                if torch.compiler.is_exporting() or min(images.shape[-2:]) * scale >= 1
             ),
         ]
         scores = [self.classifier(self.encoder(copy)[-1]) for copy in copies]

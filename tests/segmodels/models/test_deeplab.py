@@ -72,6 +72,11 @@ def test_v2_keeps_the_largest_score_of_three_scales_and_shows_each_in_training(v
     assert all(scores.shape == (2, 3, 97, 81) for scores in auxiliary)
 
 
+def test_v2_leaves_out_copies_without_a_pixel(v2):
+    with torch.no_grad():
+        assert v2(torch.randn(1, 3, 1, 17)).logits.shape == (1, 3, 1, 17)
+
+
 def test_v2_with_one_scale_has_no_auxiliary_outputs():
     model = create_model("deeplab_v2_resnet101", 3, encoder="resnet18", scales=[]).train()
     assert model(torch.randn(2, 3, 32, 32)).auxiliary == ()
