@@ -161,13 +161,6 @@ def _train(
                 " resumes from there"
             )
             raise SystemExit(stop.exit_code) from None
-        except ValueError as error:
-            if "Expected more than 1 value per channel" not in str(error):
-                raise
-            raise InputError(  # batch norm of a map that is pooled to one value
-                f"model {params.model!r} normalises over the images of a batch, and train.batch_size is"
-                f" {params.batch_size}: set it to 2 or more"
-            ) from None
         if first:
             recipe.learner.model.load_state_dict(best)
             with written_output("train", model) as folder:

@@ -114,8 +114,8 @@ class Fit:
         """Train to the end; returns the best weights, on the CPU.
 
         Raises:
-            InputError: the mean loss of an epoch is not finite, or at every validation the weights or outputs were not
-                finite or beyond ``OUTPUT_LIMIT``.
+            InputError: the mean loss of an epoch is not finite, at every validation the weights or outputs were not
+                finite or beyond ``OUTPUT_LIMIT``, or a batch of one image cannot be normalised.
             Stopped: ``stop`` asked for it; the state is saved.
         """
         self.state.resume(self.checkpoints, self.warn)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from segmodels.data.batches import Batch
+from segmodels.errors import InputError
 from segmodels.training.averages import WeightAverage
 from segmodels.training.fabric import Fabric
 from segmodels.training.learner import Learner, Losses, Turn
@@ -49,6 +51,9 @@ class Optimisation:
             share_done: of the training, 0..1.
             batches: how many the step takes the mean gradient of, this one included.
             step: apply the gradients that have accumulated.
+
+        Raises:
+            InputError: a batch of one image, which the model cannot normalise.
         """
         soft_labels = self._soft_labels(batch)
         factor = self.factor(share_done)
@@ -58,13 +63,25 @@ class Optimisation:
         terms: dict[str, Tensor] = {}
         for objective in self._learner.objectives:
             with self._fabric.no_backward_sync(self.parallel, enabled=not step):
-                output = self.parallel(batch, Turn(objective, share_done, soft_labels))
+                output = self._losses(batch, Turn(objective, share_done, soft_labels))
                 self._fabric.backward(output.loss if batches == 1 else output.loss / batches)
             if step:
                 self._step()
             losses.append(output.loss.detach())
             terms |= output.terms
         return Losses(sum(losses[1:], losses[0]), terms)
+
+    def _losses(self, batch: Batch, turn: Turn) -> Any:
+        """``Losses``, whose loss is a tensor in training."""
+        try:
+            return self.parallel(batch, turn)
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise InputError(  # batch norm of a map that is pooled to one value
+                f"the model normalises over the images of a batch, of which this one has {len(batch.images)}: set"
+                " train.batch_size to 2 or more, and train on as many images at least"
+            ) from None
 
     def _step(self) -> None:
         if largest := self._settings.gradient_clip:

@@ -108,5 +108,5 @@ def test_a_batch_of_one_is_refused_where_the_model_normalises_over_images(shards
         accelerator="cpu",
         precision="float32",
     )
-    with pytest.raises(InputError, match=r"train.batch_size is 1: set it to 2 or more"):
+    with pytest.raises(InputError, match=r"of which this one has 1: set train.batch_size to 2 or more"):
         train(params, shards, folder / "model", folder / "checkpoints")

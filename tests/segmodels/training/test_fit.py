@@ -357,6 +357,15 @@ def test_a_training_whose_loss_is_not_finite_stops_and_its_metrics_show_it(tmp_p
     assert "weights of epoch 3 are not kept" in said[0]
 
 
+def test_a_batch_of_one_that_a_model_cannot_normalise_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    model = Small()
+    model.features = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Upsample((12, 12))
+    )
+    with pytest.raises(InputError, match=r"of which this one has 1: set train\.batch_size to 2 or more, and train on"):
+        new_fit(tmp_path, model=model, batches=Batches(size=1)).run()
+
+
 @pytest.mark.parametrize("fault", ["weights", "outputs", "huge outputs"])
 def test_weights_that_are_not_finite_or_predict_what_is_not_are_never_kept(tmp_path: Path, fault: str) -> None:
     fit = new_fit(tmp_path, epochs=2, ema=0.9)
