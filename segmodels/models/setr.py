@@ -96,6 +96,11 @@ class SETRMLA(Model):
             raise InputError(
                 f"the encoder of SETR-MLA has {len(encoder.channels)} maps, expected 4: give it four out_blocks"
             )
+        if len(set(encoder.strides)) > 1:
+            raise InputError(
+                f"the encoder of SETR-MLA has maps at the strides {', '.join(map(str, encoder.strides))}, expected four"
+                " of one size: choose a ViT, such as vit_base, with four out_blocks"
+            )
         self.encoder = encoder
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6) for width in encoder.channels)
         self.projections = nn.ModuleList(ConvNormAct(width, 256, 1) for width in encoder.channels)
