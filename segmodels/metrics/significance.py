@@ -8,6 +8,7 @@ Tests for Machine Translation Evaluation".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -134,15 +135,15 @@ def compare(
         lambda weights: candidate(weights) - baseline(weights), images, resamples, seed, chunk
     )
     differences = differences[~np.isnan(differences)]  # a resample of images without a labelled pixel has no score
-    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = _quantiles(differences, confidence)
     far = 1 + min((differences <= 0).sum(), (differences >= 0).sum())
     return Comparison(
         metric=metric,
         candidate=whole[0],
         baseline=whole[1],
         difference=whole[0] - whole[1],
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p_value=min(1.0, float(2 * far / (len(differences) + 1))),
         confidence=confidence,
         images=images,
@@ -156,7 +157,15 @@ def interval(score: Resampled, images: int, resamples: int = 10_000) -> tuple[fl
 
     NaN where no set has a score.
     """
-    low, high = np.nanquantile(_resampled_scores(score, images, resamples), [0.025, 0.975])
+    scores = _resampled_scores(score, images, resamples)
+    return _quantiles(scores[~np.isnan(scores)], 0.95)
+
+
+def _quantiles(scores: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Between which the middle ``confidence`` of the scores lies; NaN without scores."""
+    if not len(scores):
+        return math.nan, math.nan
+    low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

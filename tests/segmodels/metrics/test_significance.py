@@ -139,6 +139,17 @@ def test_images_without_a_labelled_pixel_do_not_matter():
     assert np.isfinite([result.low, result.high, result.p_value]).all()
 
 
+def test_where_no_set_has_a_score_there_is_no_interval_and_no_difference():
+    def of_objects(weights):  # average precision of images without objects
+        return np.full(len(weights), np.nan)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = significance.compare(of_objects, of_objects, "mask_ap", images=3, resamples=100)
+        assert np.isnan([result.difference, result.low, result.high, *significance.interval(of_objects, 3, 100)]).all()
+    assert result.p_value == 1
+
+
 def test_what_cannot_be_compared_is_refused():
     candidate, baseline = models(5)
     for args, message in [
