@@ -12,8 +12,8 @@ from segmodels.errors import InputError
 NOT_DATA = (".git", ".hg", ".dvc")
 """Names that DVC leaves out of a directory."""
 
-LEFTOVERS = ("__MACOSX", "@eaDir")
-"""Folders that archives and file servers leave behind."""
+LEFTOVERS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+"""Files and folders that archives, file managers and file servers leave behind."""
 
 _KINDS = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
@@ -44,8 +44,13 @@ def files_below(root: Path) -> list[str]:
     return sorted(found, key=lambda name: name.split("/"))
 
 
+def data_files_below(root: Path) -> list[str]:
+    """As ``files_below``, without leftovers and what lies in folders that are some."""
+    return [name for name in files_below(root) if not any(map(is_leftover, name.split("/")))]
+
+
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, or left behind by archives and file servers."""
+    """Whether a file or folder of that name is hidden, or left behind by archives, file managers and file servers."""
     return name.startswith(".") or name in LEFTOVERS
 
 

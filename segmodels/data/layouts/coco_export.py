@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from segmodels.annotations import Annotation
 from segmodels.data.decoding import SUFFIXES
-from segmodels.data.folder_files import composed, files_below
+from segmodels.data.folder_files import composed, data_files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.cityscapes import Cityscapes
 from segmodels.data.layouts.coco import Coco
@@ -123,7 +123,7 @@ result.json                              Label Studio, images in images/
 
     @cached_property
     def _all_files(self) -> dict[str, str]:
-        return by_composed_name(files_below(self.root))
+        return by_composed_name(data_files_below(self.root))
 
     @cached_property
     def _places(self) -> dict[str, dict[str, str]]:
@@ -170,11 +170,12 @@ result.json                              Label Studio, images in images/
 
 def _json_files(root: Path) -> list[str]:
     """Files of COCO's form, relative to ``root``."""
-    paths = dict.fromkeys(path for place in PLACES for path in sorted(root.glob(place)))
+    found = dict.fromkeys(path for place in PLACES for path in sorted(root.glob(place)))
+    paths = [path for path in found if not any(map(is_leftover, path.relative_to(root).parts))]
     objects = (path for path in paths if not path.name.startswith(OTHERS))
     keypoints = (path for path in paths if path.name.startswith(KEYPOINTS))
-    found = list(filter(_is_coco, objects)) or list(filter(_is_coco, keypoints))
-    return [path.relative_to(root).as_posix() for path in found]
+    files = list(filter(_is_coco, objects)) or list(filter(_is_coco, keypoints))
+    return [path.relative_to(root).as_posix() for path in files]
 
 
 def _is_coco(path: Path) -> bool:

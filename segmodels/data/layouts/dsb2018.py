@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from segmodels.annotations import Annotation, Segment
-from segmodels.data.folder_files import files_below
+from segmodels.data.folder_files import data_files_below
 from segmodels.data.label_files import read_mask
 from segmodels.data.layouts.base import Archive, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mask_values import inside
@@ -57,7 +57,7 @@ stage1_train/ID/masks/*.png         a mask of 0 and 255 for each nucleus
 
     def samples(self) -> Iterable[Sample]:
         images, masks = {}, defaultdict(list)
-        for name in files_below(self.root / self.top):
+        for name in data_files_below(self.root / self.top):
             sample, _, rest = name.partition("/")
             if rest == f"images/{sample}.png":
                 images[sample] = self.top + name

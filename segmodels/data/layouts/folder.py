@@ -240,7 +240,8 @@ def _like_masks(root: Path, pictures: str) -> str:
     """The name of a folder in which most of the images have a file of their name, as in a folder of masks."""
     wanted = {path.stem for path in map(Path, files_of_part(root, pictures).values())}
     known = {pictures.lower(), "objects", "splits"}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name.lower() not in known):
+    others = (path for path in root.iterdir() if path.name.lower() not in known and not is_leftover(path.name))
+    for folder in sorted(path for path in others if path.is_dir()):
         stems = {path.stem for path in folder.iterdir() if path.is_file()}
         found = wanted & (stems | {stem.rpartition(mark)[0] for stem in stems for mark in "_-."})
         if 2 * len(found) > len(wanted):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation
+from segmodels.data.decoding import SUFFIXES
 from segmodels.data.label_files import page_count, read_mask, read_page
 from segmodels.data.layouts.base import LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mask_values import encode_labels
@@ -54,7 +55,7 @@ train-volume.tif                    or the stacks, with train-labels.tif
         """Not for one's own data in folders of these names: the slices are numbered."""
         place = cls.place(root)
         labels = [] if place is None else (root / place / "train" / "label").glob("[!.]*")
-        return place is not None and all(path.stem.isdecimal() for path in labels)
+        return place is not None and all(path.stem.isdecimal() for path in labels if path.suffix.lower() in SUFFIXES)
 
     @classmethod
     def published(cls) -> LabelMap | None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, decode_pixels
-from segmodels.data.folder_files import files_below
+from segmodels.data.folder_files import data_files_below, is_leftover
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.object_masks import annotation_of_masks, pasted
 from segmodels.data.layouts.pairing import pictures_beside
@@ -72,13 +72,13 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-        firsts = (next(iter(sorted(folder.glob("*.json"))), None) for folder in folders)
+        folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not is_leftover(path.name))]
+        firsts = (min(folder.glob("[!.]*.json"), default=None) for folder in folders)
         return any(path is not None and _is_labelme(path) for path in firsts)
 
     @cached_property
     def _all_files(self) -> list[str]:
-        return files_below(self.root)
+        return data_files_below(self.root)
 
     @cached_property
     def _json(self) -> list[str]:

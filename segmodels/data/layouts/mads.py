@@ -45,7 +45,7 @@ class Mads(Published):
             return False
         if has_classes_file(folder):
             return False  # layout folder
-        names = [path.stem.split("_") for path in (folder / "images").iterdir() if path.suffix == ".png"]
+        names = [path.stem.split("_") for path in (folder / "images").glob("[!.]*.png")]
         return bool(names) and all(len(name) == 4 and name[2].startswith("C") and name[3].isdigit() for name in names)
 
     @classmethod

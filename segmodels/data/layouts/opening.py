@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
+from segmodels.data.folder_files import is_leftover
 from segmodels.data.layouts.base import LAYOUTS, Layout
 from segmodels.data.layouts.likely_pairs import images_and_masks
 from segmodels.data.layouts.regrouped import Regrouped
@@ -113,4 +114,4 @@ def _folders_below(root: Path) -> Iterator[Path]:
 
 
 def _folders_in(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith("."))
+    return (path for path in sorted(folder.iterdir()) if path.is_dir() and not is_leftover(path.name))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from segmodels.data.decoding import SUFFIXES
-from segmodels.data.folder_files import composed, files_below, is_leftover
+from segmodels.data.folder_files import composed, data_files_below, is_leftover
 from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 
@@ -26,9 +26,9 @@ def files_by_id(root: Path, part: str, suffixes: Collection[str] = SUFFIXES) -> 
     """
     found: dict[str, str] = {}
     prefix = f"{part.rstrip('/')}/" if part else ""
-    for name in files_below(root / part) if (root / part).is_dir() else ():
+    for name in data_files_below(root / part) if (root / part).is_dir() else ():
         path = PurePosixPath(name)
-        if path.suffix.lower() not in suffixes or any(is_leftover(part) for part in path.parts):
+        if path.suffix.lower() not in suffixes:
             continue
         sample_id = composed(str(path.with_suffix("")))
         if sample_id in found:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.decoding import Color, open_picture
-from segmodels.data.folder_files import files_below
+from segmodels.data.folder_files import data_files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import BACKGROUND, with_background
 from segmodels.data.layouts.object_masks import annotation_of_masks, pasted
@@ -80,7 +80,7 @@ DATASET/ann/0001.jpg.json         objects; the ending of the image may be missin
 
     def samples(self) -> Iterable[Sample]:
         images, tables = {}, {}
-        for name in files_below(self.root):
+        for name in data_files_below(self.root):
             path = PurePosixPath(name)
             if path.parent.name == "img":
                 images[str(path.parent.parent / path.name)] = name

@@ -106,7 +106,7 @@ ImageSets/Segmentation/default.txt     optional: one id per line; or train.txt, 
 
     def _splits(self, annotated: list[str]) -> Iterable[tuple[str | None, list[str]]]:
         folder = self.root / self.top / LISTS
-        lists = {path.stem: _names(path) for path in sorted(folder.glob("*.txt"))} if folder.is_dir() else {}
+        lists = {path.stem: _names(path) for path in sorted(folder.glob("[!.]*.txt"))} if folder.is_dir() else {}
         if splits := [(split, names) for name, names in lists.items() if (split := published_split(name))]:
             return splits
         return [(None, list(dict.fromkeys(name for names in lists.values() for name in names)) or annotated)]

@@ -15,7 +15,7 @@ from segmodels.annotations import Annotation, Segment
 from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, picture_size
-from segmodels.data.folder_files import composed, files_below, is_leftover
+from segmodels.data.folder_files import composed, data_files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import with_background
 from segmodels.data.layouts.coco_masks import decode_mask
@@ -92,7 +92,7 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
         )
 
     def samples(self) -> Iterable[Sample]:
-        files = {composed(name): name for name in files_below(self.root) if not any(map(is_leftover, name.split("/")))}
+        files = {composed(name): name for name in data_files_below(self.root)}
         texts = [name for name in files if "labels" in name.split("/") and name.endswith(".txt")]
         images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and "images" in name.split("/")[:-1]]
         text_of = {image: _text_of(image) for image in images}

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from segmodels.checks import shown
-from segmodels.data.folder_files import composed
+from segmodels.data.folder_files import composed, is_leftover
 from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text, reading
@@ -42,7 +42,8 @@ class Description:
 
 def describing_files(root: Path) -> list[Path]:
     """YAML files at the top, ``data.yaml`` first; then ``classes.txt``."""
-    found = (path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
+    files = (path for path in root.iterdir() if path.is_file() and not is_leftover(path.name))
+    found = (path for path in files if path.suffix.lower() in (".yaml", ".yml"))
     tables = sorted(found, key=lambda path: (path.stem != "data", path.name))
     return tables + [path for path in (root / CLASSES,) if path.is_file()]
 

@@ -51,6 +51,12 @@ def test_each_line_is_an_object(form: str, names: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(empty.classes, np.zeros(SIZE))
 
 
+def test_what_macos_leaves_beside_the_yaml_file_is_not_read(tmp_path: Path) -> None:
+    (write(tmp_path) / "data.yaml").rename(tmp_path / "pets.yaml")
+    (tmp_path / "._pets.yaml").write_bytes(b"\x00\x05\x16\x07\xb0\xff")
+    assert open_layout("yolo", tmp_path).labels.classes == ("background", "cat", "große Kuh")
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
