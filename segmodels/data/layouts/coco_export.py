@@ -216,5 +216,5 @@ def _folders(name: str) -> list[str]:
 
 
 def _last(name: str) -> str:
-    """The name of a file without its folders."""
-    return composed(PurePosixPath(name).name).lower()
+    """The name of a file without its folders, in Label Studio's paths (``/data/local-files/?d=0001.jpg``) too."""
+    return composed(re.split(r"/|\?d=", name)[-1]).lower()

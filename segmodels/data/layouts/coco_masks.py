@@ -14,13 +14,16 @@ from segmodels.files import check_shape
 FEWEST_NUMBERS = 6
 """Of a polygon: three corners."""
 
+WITHOUT_AREA = (0, 2)
+"""Numbers of what is no polygon but covers nothing: annotation tools leave empty lists and single points among them."""
+
 FARTHEST = 2**20
 """Pixels from the origin to the corners of a polygon. pycocotools takes memory for the pixels along its sides."""
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray[np.bool_]:
     """Polygons, or one polygon without a list around it (VIA), or a run-length encoding, compressed or not, as pixels
-    ``(H, W)``.
+    ``(H, W)``. Points and empty lists among the polygons have none.
 
     Args:
         where: what errors call it.
@@ -34,6 +37,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray
     if isinstance(segmentation, list):
         if segmentation and all(isinstance(one, int | float) for one in segmentation):
             segmentation = [segmentation]
+        segmentation = [one for one in segmentation if not (isinstance(one, list) and len(one) in WITHOUT_AREA)]
         for polygon in segmentation:
             numbers = isinstance(polygon, list) and all(isinstance(one, int | float) for one in polygon)
             if not numbers or len(polygon) < FEWEST_NUMBERS or len(polygon) % 2:
@@ -45,6 +49,8 @@ def decode_mask(segmentation: Any, size: tuple[int, int], where: str) -> NDArray
                     f"{where} has a polygon with the coordinate {shown(far[0])}, expected pixels of an image of"
                     f" {width} x {height}: correct it"
                 )
+        if not segmentation:
+            return np.zeros(size, dtype=bool)
         runs = coco.merge(coco.frPyObjects(segmentation, height, width))
     else:
         runs = _runs(segmentation, size, where)

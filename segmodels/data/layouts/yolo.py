@@ -167,8 +167,8 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
                 label = int(first)
             except (ValueError, OverflowError):
                 raise InputError(f"{where} is {shown(line)}, expected class x1 y1 x2 y2 ...: correct it") from None
-            if len(corners) == BOX:
-                raise InputError(f"{where} is a box, {shown(line)}, {POLYGONS}")
+            if len(corners) <= BOX:
+                raise InputError(f"{where} is {'a box, ' * (len(corners) == BOX)}{shown(line)}, {POLYGONS}")
             if label != first or not 0 <= label < self.labels.num_classes - 1:
                 raise InputError(
                     f"{where} has the class {first:g}, expected 0 to {self.labels.num_classes - 2}, the numbers of the"

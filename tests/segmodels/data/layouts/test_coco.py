@@ -109,6 +109,11 @@ def test_images_of_another_machine_are_found_by_name_where_no_two_share_one(tmp_
     assert export(tmp_path, rows) == ["home/me/data/é139.JPG", "home/me/data/é140.JPG"]
 
 
+def test_images_of_label_studios_local_storage_are_found_by_name(tmp_path: Path) -> None:
+    rows = trees.coco_rows("/data/local-files/?d=139.jpg")
+    assert export(tmp_path, rows, "images/139.jpg", "images/140.jpg") == ["images/139.jpg", "images/140.jpg"]
+
+
 def test_a_missing_image_is_not_the_one_of_another_split(tmp_path: Path) -> None:
     rows = trees.coco_rows("a139.jpg")
     for split, name in (("valid", "a139.jpg"), ("train", "a140.jpg")):
@@ -215,6 +220,18 @@ def test_polygons_beyond_the_image_end_at_its_border_and_those_without_area_have
     assert annotation is not None
     assert annotation.masks(annotation.segments[:1])[0].sum() == 4 * height
     assert all(segment.area for segment in annotation.segments)
+
+
+def test_points_and_empty_lists_among_polygons_have_no_pixel(tmp_path: Path) -> None:
+    rows = trees.coco_rows()
+    layout = exported(tmp_path, rows)
+    whole = layout.annotation(next(iter(layout.samples())))
+    rows["annotations"][0]["segmentation"] += [[16.0, 12.0], []]
+    rows["annotations"][1]["segmentation"] = [[16.0, 12.0]]
+    layout = exported(tmp_path, rows)
+    annotation = layout.annotation(next(iter(layout.samples())))
+    np.testing.assert_array_equal(annotation.masks(annotation.segments[:1]), whole.masks(whole.segments[:1]))
+    assert (len(annotation.segments), annotation.empty) == (len(whole.segments) - 1, whole.empty + 1)
 
 
 def test_via_writes_polygons_as_one_list_and_ids_of_images_as_text(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def test_what_macos_leaves_beside_the_yaml_file_is_not_read(tmp_path: Path) -> N
     ("line", "sentence"),
     [
         (f"0 0.5 0.5 0.2 0.2\n{LINES}", r"a\.txt line 1 is a box, .*expected polygons.*export the project as segm"),
+        ("0", r"a\.txt line 1 is '0', expected polygons"),
+        ("0 0.5 0.5", "line 1 is '0 0.5 0.5', expected polygons"),
         ("2 0 0 1 0 1 1", "line 1 has the class 2, expected 0 to 1, the numbers of the names"),
         ("0 0 0 20 0 20 10", "has the coordinate 20, expected shares of the image's width and height"),
         ("0 0 0 nan 0 1 1", "has the coordinate nan"),
