@@ -60,7 +60,7 @@ class Check:
 
 OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
                   "md5s", "pixels", "jpeg_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
-                  "specks", "no_objects", "doubled", "unpaired", "alone"}  # fmt: skip
+                  "specks", "no_objects", "bare", "doubled", "unpaired", "alone"}  # fmt: skip
 """Columns about annotations."""
 
 
@@ -132,6 +132,11 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "classes of things (`!things`) in a dataset without a single object",
               "only models of classes can be trained: add objects/ for models of objects, or remove the line",
               "class", table="classes"),
+        Check("objects_complete", "warning", _null("bare"),
+              "Every image that shows a class of things has objects, if any image has.",
+              "images that show classes of things and have no object, unlike others",
+              "for models of objects the things in them are background: add the files of their objects",
+              "annotation", "bare"),
         Check("objects_in_place", "warning", _null("misplaced"),
               "Objects have their class in the class map, in at least half of their pixels.",
               "images with objects whose class the class map contradicts",

@@ -17,6 +17,7 @@ from components.validation.report import ClassCounts, forms_of, sizes_of
 from segmodels.data.image_form import NARROW, ImageForm, common_form
 from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.manifest import Dataset
+from segmodels.labels import LabelMap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def tables(
         columns[name] = [found or None for found in facts.column(name).to_pylist()]
     columns |= _forms(forms_of(facts), facts.column("highest").to_pylist())
     columns["void_everywhere"] = [void_everywhere(share, labels) for share in facts.column("void_share").to_pylist()]
-    columns |= _objects(facts)
+    columns |= _objects(facts) | {"bare": _bare(facts, labels)}
     columns["one_class"] = _one_class(facts, labels.classes)
     samples = pd.DataFrame(columns, dtype=object)
     samples["void_share"] = facts.column("void_share").to_numpy()
@@ -131,6 +132,18 @@ def _objects(facts: pa.Table) -> dict[str, list[str | None]]:
             for none, one in zip(empty, specks, strict=True)
         ],
     }
+
+
+def _bare(facts: pa.Table, labels: LabelMap) -> list[str | None]:
+    """The countable classes of images that show such and have no object, in a dataset that has objects."""
+    objects = facts.column("objects").to_pylist()
+    if not any(objects):
+        return [None] * len(objects)
+    things = sorted(labels.things)
+    return [
+        ", ".join(labels.classes[thing] for thing in things if by_class[thing]) or None if count == 0 else None
+        for count, by_class in zip(objects, facts.column("class_pixels").to_pylist(), strict=True)
+    ]
 
 
 def _one_class(facts: pa.Table, classes: Sequence[str]) -> list[str | None]:

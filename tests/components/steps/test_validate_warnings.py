@@ -53,6 +53,24 @@ def test_things_without_objects_are_warned_about(tmp_path: Path) -> None:
     assert report["success"]
 
 
+def test_images_whose_file_of_objects_is_missing_are_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        """As a tool exports masks and objects; the classes have a file of their own."""
+        (root / "images").rename(root / "JPEGImages")
+        (root / "masks").rename(root / "SegmentationClass")
+        shutil.copytree(root / "SegmentationClass", root / "SegmentationObject")
+        (root / "SegmentationObject" / "train" / "003.png").unlink()
+        (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+        for split in ("train", "val", "test"):
+            names = sorted(path.stem for path in (root / "JPEGImages" / split).iterdir())
+            lines = "".join(f"{split}/{name}\n" for name in names)
+            (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text(lines)
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert warnings(report)["objects_complete"] == ["SegmentationClass/train/003.png (object)"]
+
+
 def test_an_image_that_was_rescaled_and_recompressed_into_another_split_is_warned_about(tmp_path: Path) -> None:
     def change(root: Path) -> None:
         image(root, 2, "val").unlink()
