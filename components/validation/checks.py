@@ -59,7 +59,7 @@ class Check:
 
 
 OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
-                  "md5s", "pixels", "jpeg_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
+                  "md5s", "pixels", "lossy_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
                   "specks", "no_objects", "bare", "doubled", "unpaired", "alone"}  # fmt: skip
 """Columns about annotations."""
 
@@ -175,8 +175,9 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "16-bit images that use a small part of their range",
               "they train as they are; a model of 8-bit images sees them nearly black, so multiply the values (12 bits:"
               " by 16) if they are to be mixed with others", detail="narrow"),
-        Check("masks_lossless", "warning", _null("jpeg_mask"), "No mask is a JPEG file.", "masks in JPEG files",
-              "JPEG changes label values at edges: export masks as PNG", "annotation"),
+        Check("masks_lossless", "warning", _null("lossy_mask"), "No mask is a JPEG or lossy WebP file.",
+              "masks in JPEG or lossy WebP files",
+              "such compression changes label values at edges: export masks as PNG", "annotation"),
         Check("alpha_unused", "warning", _null("alpha_alone"),
               "No mask holds its labels in the alpha channel, which is not read.",
               "masks of one colour whose alpha channel alone differs between pixels",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 
 from components.running.wording import first_few
-from segmodels.data.decoding import JPEG_MASK
+from segmodels.data.decoding import LOSSY, LOSSY_MASK
 from segmodels.labels import LabelMap
 
 REDUCED = 255
@@ -21,7 +21,7 @@ def unknown_labels(unknown: Sequence[int], labels: LabelMap, file_format: str | 
 
     Args:
         unknown: ids that the mask holds and ``labels`` does not know.
-        file_format: of the mask's file, as Pillow names it.
+        file_format: of the mask's file: one of ``LOSSY``, else as Pillow names it.
     """
     cause = _cause(set(unknown), labels, file_format)
     return first_few([str(label) for label in unknown]) + (f"; {cause}" if cause else "")
@@ -30,8 +30,8 @@ def unknown_labels(unknown: Sequence[int], labels: LabelMap, file_format: str | 
 def _cause(unknown: set[int], labels: LabelMap, file_format: str | None) -> str | None:
     top = next(source for source in count() if source + 1 not in labels.ids)
     counted = 0 in labels.ids and top >= max(id for id, train in labels.ids.items() if train != labels.ignore_index)
-    if file_format == "JPEG":
-        return JPEG_MASK
+    if file_format in LOSSY:
+        return LOSSY_MASK.format(file_format)
     greys = {round(red * 0.299 + green * 0.587 + blue * 0.114) for red, green, blue in labels.palette}
     if len(unknown - greys) <= 1 and len(unknown & greys) > len(unknown - greys):  # void has a brightness of its own
         return (

@@ -21,7 +21,7 @@ from components.validation.edges import edge_map
 from components.validation.object_facts import odd_objects
 from components.validation.views import by_hash, picture
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import TURNED, orientation
+from segmodels.data.decoding import TURNED, lossy_format, orientation
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
@@ -52,7 +52,7 @@ FACTS = pa.schema(
         ("md5s", pa.list_(pa.string())),  # of all files but the image
         ("image_mode", pa.string()),  # of the file: L, RGB, P, 1, I;16, ... as Pillow names them
         ("annotation_mode", pa.string()),
-        ("annotation_format", pa.string()),  # of the file: PNG, JPEG, ...; null where it is no picture
+        ("annotation_format", pa.string()),  # of the file: PNG, JPEG, lossy WebP, ...; null where it is no picture
         ("alpha_alone", pa.bool_()),  # whether only the alpha of the annotation's file tells its pixels apart
         ("band_as_alpha", pa.bool_()),  # whether an image in TIFF has a band of values as alpha, which is not read
         ("image_orientation", pa.int32()),  # of EXIF or TIFF, 2..8; null for upright images
@@ -236,6 +236,8 @@ def _of_file(part: str, path: Path) -> dict[str, Any]:
             f"{part}_mode": picture.mode,
             f"{part}_bits": int(bits[1]) if bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8),
         }
+        if part == "annotation":
+            facts["annotation_format"] = lossy_format(path.read_bytes()) or picture.format
         if part == "annotation" and picture.mode in ("LA", "PA", "RGBA"):
             *others, alpha = (channel.getextrema() for channel in picture.split())
             facts["alpha_alone"] = alpha[0] != alpha[1] and all(low == high for low, high in others)

@@ -14,6 +14,7 @@ from components.validation.duplicate_images import parts_of_files
 from components.validation.edges import Agreement
 from components.validation.label_causes import one_off, unknown_labels, void_everywhere
 from components.validation.report import ClassCounts, forms_of, sizes_of
+from segmodels.data.decoding import LOSSY
 from segmodels.data.image_form import NARROW, ImageForm, common_form
 from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.manifest import Dataset
@@ -57,7 +58,7 @@ def tables(
     columns["size"] = sizes_of(facts, "size")
     columns["other_size"] = _other_sizes(facts)
     formats = facts.column("annotation_format").to_pylist()
-    columns["jpeg_mask"] = ["JPEG" if name == "JPEG" else None for name in formats]
+    columns["lossy_mask"] = [name if name in LOSSY else None for name in formats]
     columns["unknown_labels"] = [
         unknown_labels(unknown, labels, name) if unknown else None
         for unknown, name in zip(facts.column("unknown_labels").to_pylist(), formats, strict=True)

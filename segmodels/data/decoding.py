@@ -47,7 +47,11 @@ Turns = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether a picture with an orientation is turned, by its height and width as stored and as turned."""
 
 JPEG = (".jpg", ".jpeg", ".jfif")
-JPEG_MASK = "JPEG changes label values when it compresses: export masks as PNG"
+LOSSY = ("JPEG", "lossy WebP")
+LOSSY_MASK = "{} changes label values when it compresses: export masks as PNG"
+"""With one of ``LOSSY``."""
+
+_JPEG_START = b"\xff\xd8"
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 
@@ -125,6 +129,19 @@ def picture_mode(path: Path) -> str | None:
     """Pillow's name of a picture's kind of pixels, from its header; None for files that are none."""
     with suppress(Exception), Image.open(path) as picture:
         return picture.mode
+    return None
+
+
+def lossy_format(data: bytes) -> str | None:
+    """Which of ``LOSSY`` a file's contents are; None for others."""
+    if data[:2] == _JPEG_START:
+        return LOSSY[0]
+    place = 12 if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else len(data)
+    while len(head := data[place : place + 8]) == 8:
+        kind, length = struct.unpack("<4sI", head)
+        if kind == b"VP8 ":  # without loss it is VP8L
+            return LOSSY[1]
+        place += 8 + length + length % 2
     return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from segmodels.data.classes_file import VOID, Classes
-from segmodels.data.decoding import JPEG, JPEG_MASK, Color, read_pixels
+from segmodels.data.decoding import LOSSY, LOSSY_MASK, Color, lossy_format, read_bytes, read_pixels
 from segmodels.data.label_files import palette_colors, read_mask, tells_apart
 from segmodels.errors import InputError
 from segmodels.labels import LabelMap
@@ -125,9 +125,10 @@ def _few(colors: Mapping[int, Color]) -> str:
 
 
 def _check_lossless(root: Path, name: str, values: int) -> None:
-    if Path(name).suffix.lower() in JPEG and values > len(BINARY):
-        binary = "or, if they are black and white, write 'background, 0' and 'foreground, 255' into classes.txt"
-        raise _doubt(root, f"{name} holds {values} values, and {JPEG_MASK}, {binary}")
+    if values > len(BINARY) and (form := lossy_format(read_bytes(root / name))):
+        binary = ", or, if they are black and white, write 'background, 0' and 'foreground, 255' into classes.txt"
+        advice = f"{LOSSY_MASK.format(form)}{binary * (form == LOSSY[0])}"
+        raise _doubt(root, f"{name} holds {values} values, and {advice}")
 
 
 def _doubt(root: Path, problem: str) -> InputError:

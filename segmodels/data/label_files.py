@@ -10,7 +10,7 @@ from PIL import Image
 
 from segmodels.data import deep_images, geometry
 from segmodels.data.damage import decoding
-from segmodels.data.decoding import JPEG_MASK, Color, is_deep_png, open_picture, orientation, read_bytes
+from segmodels.data.decoding import LOSSY, LOSSY_MASK, Color, is_deep_png, open_picture, orientation, read_bytes
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
@@ -151,10 +151,10 @@ def _of_channels(
     if (pixels[..., :3] == pixels[..., :1]).all():
         return pixels[..., 0].copy() if picture is None else _unspread(pixels[..., 0].copy(), picture)
     example = tuple(int(value) for value in colors[unknown][0])
-    lossy = picture is not None and picture.format == "JPEG"
+    lossy = picture.format if picture is not None and picture.format in LOSSY else ""
     raise InputError(
         f"mask {path} holds the colour {example}, which no class has: correct the mask, give the classes their colours,"
-        f" or store label ids in grey{f'; {JPEG_MASK}' * lossy}"
+        f" or store label ids in grey{f'; {LOSSY_MASK.format(lossy)}' if lossy else ''}"
     )
 
 

@@ -2,6 +2,7 @@
 names the file.
 """
 
+import io
 import os
 import struct
 from contextlib import suppress
@@ -18,6 +19,7 @@ from small_folder import IMAGE, MASK, RNG, save
 from segmodels.data.decoding import (
     ORIENTATION,
     converted,
+    lossy_format,
     orientation,
     picture_orientation,
     picture_size,
@@ -286,3 +288,21 @@ def test_conversions_lose_low_bits_at_most():
         converted(DEEP, 3, np.dtype(np.uint8), "a")
     with pytest.raises(InputError, match=r"image a has uint8 pixels \(uint8\), expected uint16"):
         converted(IMAGE, 3, np.dtype(np.uint16), "a")
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "found"),
+    [
+        ("JPEG", {}, "JPEG"),
+        ("WEBP", {}, "lossy WebP"),
+        ("WEBP", {"icc_profile": b"odd"}, "lossy WebP"),
+        ("WEBP", {"lossless": True}, None),
+        ("WEBP", {"lossless": True, "icc_profile": b"odd"}, None),
+        ("PNG", {}, None),
+    ],
+)
+def test_files_whose_compression_changes_values_are_known(form: str, options: dict, found: str | None) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (9, 7)).save(data, form, **options)
+    assert lossy_format(data.getvalue()) == found
+    assert lossy_format(data.getvalue()[:14]) == (found if form == "JPEG" else None)

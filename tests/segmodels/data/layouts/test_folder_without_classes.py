@@ -115,6 +115,7 @@ def test_colours_become_classes_that_are_named_by_them(tmp_path: Path) -> None:
         ((halves(0, 1), colored((0, 0, 0), (9, 8, 7))), "png", r"2 colours and grey values"),
         ((trees.RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8),), "png", r"holds 768 colours, expected at most 64"),
         ((colored((0, 0, 0), (200, 30, 90)),), "jpg", r"0\.jpg holds .*JPEG changes label values.*; correct the masks"),
+        ((np.dstack([np.roll(halves(0, 255), 3, axis=1)] * 3),), "webp", r"\d+ values, and lossy WebP changes label v"),
         ((np.roll(halves(0, 255), 3, axis=1),), "jpg", r"0\.jpg holds \d+ values, and JPEG changes label values"),
     ],
 )
