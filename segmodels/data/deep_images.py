@@ -81,12 +81,17 @@ def tiff_labels(data: bytes, name: str | Path) -> tuple[NDArray, int] | None:
         name: what errors call the file.
 
     Raises:
-        InputError: truncated, broken, of floating-point values, several pages of one size, or compressed in a way that
-            is not known.
+        InputError: truncated, broken, of floating-point values, of two channels, several pages of one size, or
+            compressed in a way that is not known.
     """
     with _opened(data, name) as file:
         page = file.pages.first
         _require_one_page(file, name)
+        if page.samplesperpixel - _alpha(page) == 2:
+            raise InputError(
+                f"mask {name} has 2 channels, expected one of label ids, or colours: store the number of each pixel's"
+                " class (of masks with a channel per class their argmax)"
+            )
         if page.dtype is None or page.dtype.itemsize * 8 <= (32 if page.samplesperpixel == 1 else 8):
             return None
         require_size((page.imagelength, page.imagewidth), name, page.samplesperpixel)

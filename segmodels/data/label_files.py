@@ -14,6 +14,9 @@ from segmodels.data.decoding import LOSSY, LOSSY_MASK, Color, is_deep_png, open_
 from segmodels.data.limits import require_size
 from segmodels.errors import InputError
 
+PHOTOMETRIC, SOFTWARE = 262, 305
+"""TIFF tags."""
+
 
 def read_mask(path: str | Path, palette: Mapping[Color, int] | None = None) -> np.ndarray:
     """Decode a mask to the label ids in the file, ``(H, W)`` whole numbers.
@@ -101,7 +104,7 @@ def _count(picture: Image.Image, path: str | Path) -> int:
 def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Mapping[Color, int]) -> np.ndarray:
     """``(H, W)`` in the order of the file."""
     if picture.mode == "1":
-        return np.asarray(picture).astype(np.uint8)
+        return (np.asarray(picture) ^ _is_of_tifffile(picture)).astype(np.uint8)
     if is_deep_png(picture, data):
         return _of_channels(deep_images.deep_png(data), path, palette)
     if picture.mode in ("P", "PA"):
@@ -116,6 +119,12 @@ def _label_ids(picture: Image.Image, data: bytes, path: str | Path, palette: Map
             f"mask {path} has mode {picture.mode}, expected grey, palette or RGB: convert it to 8-bit grey label ids"
         )
     return _of_channels(np.asarray(picture)[:, :, :3], path, palette, picture)
+
+
+def _is_of_tifffile(picture: Image.Image) -> bool:
+    """Whether a file of bits was written by tifffile, also for scikit-image: it declares True, 1, to be black."""
+    tags = getattr(picture, "tag_v2", {})
+    return tags.get(PHOTOMETRIC) == deep_images.WHITE_IS_ZERO and str(tags.get(SOFTWARE)).startswith("tifffile")
 
 
 def _of_indices(

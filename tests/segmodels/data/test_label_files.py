@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from small_folder import IMAGE, MASK, RNG, save
 
@@ -22,6 +23,28 @@ def test_pages_are_grey_maps_of_one_size(tmp_path):
     Image.fromarray(MASK).save(tmp_path / "c.tif", save_all=True, append_images=[Image.fromarray(MASK[:5])])
     with pytest.raises(InputError, match=r"c\.tif has pages of the shapes \[\(5, 17\), \(12, 17\)\]"):
         read_pages(tmp_path / "c.tif")
+
+
+def test_bools_are_one_where_they_are_true_whoever_wrote_the_file(tmp_path):
+    true = MASK > 0
+    tifffile.imwrite(tmp_path / "tifffile.tif", true)  # declares True to be black
+    Image.fromarray(true).save(
+        tmp_path / "fax.tif", compression="group4"
+    )  # declares 0 to be white, and stores False as 1
+    Image.fromarray(true).save(tmp_path / "pillow.tif")
+    for name in ("tifffile.tif", "fax.tif", "pillow.tif"):
+        np.testing.assert_array_equal(read_mask(tmp_path / name), true.astype(np.uint8), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_of_two_channels_is_refused(dtype, tmp_path):
+    channels = np.dstack([MASK == 0, MASK > 0]).astype(dtype) * 255
+    tifffile.imwrite(tmp_path / "a.tif", channels, photometric="minisblack", planarconfig="contig")
+    with pytest.raises(InputError, match=r"a\.tif has 2 channels, expected one of label ids.*argmax"):
+        read_mask(tmp_path / "a.tif")
+    alpha = {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(tmp_path / "b.tif", np.dstack([MASK, MASK]).astype(dtype), **alpha)
+    np.testing.assert_array_equal(read_mask(tmp_path / "b.tif"), MASK)
 
 
 def test_masks_are_label_ids_in_every_grey_depth(tmp_path):
