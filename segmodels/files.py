@@ -142,7 +142,7 @@ def read_parquet(path: Path, step: str, schema: pa.Schema | None = None) -> pa.T
 
 
 def parse_json(text: str | bytes, shape: Any = object) -> Any:
-    """The content of JSON text in UTF-8.
+    """The content of JSON text in UTF-8, in bytes with or without a byte order mark.
 
     Args:
         shape: a type (``float`` takes whole numbers too, ``object`` takes anything); ``[shape]``, a list of such
@@ -153,7 +153,7 @@ def parse_json(text: str | bytes, shape: Any = object) -> Any:
         ValueError: not UTF-8, not JSON, NaN or infinite numbers, nested too deeply, or another shape.
     """
     try:
-        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         value = json.loads(text, parse_constant=_not_finite, parse_float=_finite)
     except RecursionError as error:
         raise ValueError(reason(error)) from None

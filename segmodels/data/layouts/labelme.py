@@ -36,6 +36,9 @@ FORM = {"shapes": [{"label": str, "points": [[float]]}]}
 LINE_WIDTH, POINT_RADIUS = 10, 5
 """Pixels, as labelme draws lines and points."""
 
+TURNED_RECTANGLES = ("rotation", "oriented_rectangle")
+"""Kinds of shapes of four corners, the first of X-AnyLabeling."""
+
 PICTURE = (b'"imagePath"', b'"imageData"')
 
 
@@ -209,6 +212,7 @@ def drawn(shape: Mapping[str, Any], size: tuple[int, int], where: str) -> NDArra
         InputError: a kind of shape that is not known, or too few points.
     """
     kind, points = shape.get("shape_type") or "polygon", [tuple(point) for point in shape["points"]]
+    kind = "polygon" if kind in TURNED_RECTANGLES else kind
     canvas = Image.new("L", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
     fewest = {"polygon": 3, "rectangle": 2, "circle": 2, "line": 2, "linestrip": 2, "point": 1, "mask": 2}

@@ -17,7 +17,7 @@ from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, picture_size
 from segmodels.data.folder_files import composed, data_files_below
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
-from segmodels.data.layouts.coco_json import with_background
+from segmodels.data.layouts.coco_json import is_background, with_background
 from segmodels.data.layouts.coco_masks import decode_mask
 from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.layouts.splits import SPLITS, published_split, splits_by_folder
@@ -46,8 +46,8 @@ MOST = 2
 )
 class Yolo(Layout):
     """Objects as polygons in YOLO's text files. Class 0 is the background; the others are the ``names`` of the YAML
-    file in their order, so that YOLO's class 0 is class 1. Without a YAML file the names are the lines of
-    ``classes.txt`` (Label Studio).
+    file in their order, so that YOLO's class 0 is class 1 unless it is called background. Without a YAML file the names
+    are the lines of ``classes.txt`` (Label Studio).
 
     Each line is an object, drawn as COCO's polygons are, small ones above large ones. An image without a text file has
     no objects; folders of images without the text file of any are left out.
@@ -86,10 +86,15 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
 
     @cached_property
     def labels(self) -> LabelMap:
-        names = self._description.names
-        return with_background(
-            list(names), distinct_colors(len(names) + 1)[1:], {number + 1: number for number in range(len(names))}
-        )
+        names = [name for name in self._description.names if not is_background(name)]
+        ids = {number + 1: number for number in range(len(names))}
+        return with_background(names, distinct_colors(len(names) + 1)[1:], ids)
+
+    @cached_property
+    def _trains(self) -> list[int]:
+        """Train ids by YOLO's number."""
+        classes = self.labels.classes
+        return [0 if is_background(name) else classes.index(name) for name in self._description.names]
 
     def samples(self) -> Iterable[Sample]:
         files = {composed(name): name for name in data_files_below(self.root)}
@@ -152,8 +157,9 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
         classes = np.zeros(size, self.labels.dtype)
         for label, mask in sorted(objects, key=lambda one: -int(one[1].sum())):
             classes[mask] = label
-        segments = [Segment(number, label) for number, (label, _) in enumerate(objects, start=1)]
-        return annotation_of_masks(classes, [mask for _, mask in objects], segments)
+        things = [(label, mask) for label, mask in objects if label]
+        segments = [Segment(number, label) for number, (label, _) in enumerate(things, start=1)]
+        return annotation_of_masks(classes, [mask for _, mask in things], segments)
 
     def _objects(self, file: str, size: tuple[int, int]) -> list[tuple[int, NDArray[np.bool_]]]:
         """Train id and pixels ``(H, W)`` of each object."""
@@ -169,9 +175,9 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
                 raise InputError(f"{where} is {shown(line)}, expected class x1 y1 x2 y2 ...: correct it") from None
             if len(corners) <= BOX:
                 raise InputError(f"{where} is {'a box, ' * (len(corners) == BOX)}{shown(line)}, {POLYGONS}")
-            if label != first or not 0 <= label < self.labels.num_classes - 1:
+            if label != first or not 0 <= label < len(self._trains):
                 raise InputError(
-                    f"{where} has the class {first:g}, expected 0 to {self.labels.num_classes - 2}, the numbers of the"
+                    f"{where} has the class {first:g}, expected 0 to {len(self._trains) - 1}, the numbers of the"
                     " names: correct it"
                 )
             if far := [one for one in corners if not abs(one) <= MOST]:
@@ -180,7 +186,7 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
                     " divide the pixels by these"
                 )
             polygon = [one * size[1 - place % 2] for place, one in enumerate(corners)]
-            found.append((label + 1, decode_mask([polygon], size, where)))
+            found.append((self._trains[label], decode_mask([polygon], size, where)))
         return found
 
 

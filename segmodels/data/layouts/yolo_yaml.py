@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -107,12 +108,16 @@ def split_members(
 
 
 def _names(names: Any) -> tuple[str, ...]:
-    rows = dict(names) if isinstance(names, dict) else dict(enumerate(names))
+    given = names.items() if isinstance(names, dict) else enumerate(names)
+    rows = {int(key) if isinstance(key, str) and key.isdecimal() else key: name for key, name in given}
     if not rows or sorted(rows) != list(range(len(rows))):
         raise ValueError("names are not numbered from 0")
     if odd := [name for name in rows.values() if not isinstance(name, str | int | float)]:
         raise ValueError(f"a name is a {type(odd[0]).__name__}")
-    return tuple(str(rows[number]) for number in range(len(rows)))
+    found = tuple(str(rows[number]) for number in range(len(rows)))
+    if twice := [name for name, count in Counter(found).items() if count > 1]:
+        raise ValueError(f"the name {shown(twice[0])} stands twice")
+    return found
 
 
 def _splits(content: Mapping[Any, Any]) -> dict[str, tuple[str, ...]]:

@@ -100,6 +100,19 @@ def test_a_missing_picture_is_not_the_one_of_another_file(tmp_path: Path) -> Non
     assert layout.left_out == ["a/1.json"]
 
 
+@pytest.mark.parametrize("kind", ["rotation", "oriented_rectangle"])
+def test_turned_rectangles_are_polygons_also_in_files_with_a_byte_order_mark(kind: str, tmp_path: Path) -> None:
+    trees.photo(tmp_path / "a.jpg")
+    shape = {"label": "cat", "shape_type": kind, "points": [[10, 4], [16, 10], [10, 16], [4, 10]]}
+    found = []
+    for shape_type, mark in ((kind, b"\xef\xbb\xbf"), ("polygon", b"")):
+        content = {"imagePath": "a.jpg", "shapes": [shape | {"shape_type": shape_type}]}
+        (tmp_path / "a.json").write_bytes(mark + json.dumps(content).encode())
+        found.append(opened("labelme", tmp_path)[2].classes)
+    np.testing.assert_array_equal(*found)
+    assert found[0].any()
+
+
 def test_a_rectangle_of_four_corners_is_the_one_of_two(tmp_path: Path) -> None:
     trees.labelme(tmp_path)
     content = json.loads((tmp_path / "0.json").read_text())

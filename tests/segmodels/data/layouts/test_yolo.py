@@ -24,7 +24,7 @@ def write(root: Path, form: str = "{part}/{split}", names: str = "[cat, große K
 
 
 @pytest.mark.parametrize("form", ["{part}/{split}", "{split}/{part}"])
-@pytest.mark.parametrize("names", ["[cat, große Kuh]", "{1: große Kuh, 0: cat}"])
+@pytest.mark.parametrize("names", ["[cat, große Kuh]", "{1: große Kuh, 0: cat}", "{'0': cat, '1': große Kuh}"])
 def test_each_line_is_an_object(form: str, names: str, tmp_path: Path) -> None:
     write(tmp_path, form, names)
     assert find_layout(tmp_path) == "yolo"
@@ -49,6 +49,14 @@ def test_each_line_is_an_object(form: str, names: str, tmp_path: Path) -> None:
     assert empty is not None
     assert empty.segments == ()
     np.testing.assert_array_equal(empty.classes, np.zeros(SIZE))
+
+
+def test_a_class_called_background_is_the_background(tmp_path: Path) -> None:
+    write(tmp_path, names="[Background, große Kuh]")
+    layout, _, annotation = opened("yolo", tmp_path)
+    assert layout.labels.classes == ("background", "große Kuh")
+    assert objects(layout, annotation) == [("große Kuh", 12 * 16, False)]
+    assert histogram(layout, annotation)["große Kuh"] == 12 * 16 - 6 * 4  # less the small polygon above it
 
 
 def test_what_macos_leaves_beside_the_yaml_file_is_not_read(tmp_path: Path) -> None:
@@ -79,7 +87,12 @@ def test_a_wrong_line_is_one_sentence(line: str, sentence: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("names", "sentence"),
-    [("{1: cat}", "not numbered from 0"), ("3", "names: .car, person"), ("[cat, [dog]]", "a name is a list")],
+    [
+        ("{1: cat}", "not numbered from 0"),
+        ("3", "names: .car, person"),
+        ("[cat, cat]", r"data\.yaml .*'cat' stands twice"),
+        ("[cat, [dog]]", "a name is a list"),
+    ],
 )
 def test_wrong_names_are_one_sentence(names: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=sentence):
