@@ -136,6 +136,13 @@ class HybridViT(Encoder):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         check_images(images, self.in_channels)
+        height, width = images.shape[-2:]
+        # asked while exporting, the size would tie the graph to large ones
+        if not torch.compiler.is_exporting() and max(height, width) <= 16:
+            raise InputError(
+                f"images are {height} x {width} pixels, expected a side above 16, as the group norms of the hybrid ViT"
+                " need two places at stride 16: enlarge or pad them"
+            )
         images = zeros_to_multiple(images, 16)
         half = torch.relu(self.root["gn"](self.root["conv"](images)))
         quarter = self.get_submodule("block1")(functional.max_pool2d(half, 3, 2))

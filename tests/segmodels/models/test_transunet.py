@@ -1,9 +1,11 @@
 """TransUNet: standardised weights, the maps of the hybrid encoder, the cascaded upsampler, names of the release."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
 from segmodels.encoders.hybrid_vit import Bottleneck, StandardisedConv2d
+from segmodels.errors import InputError
 from segmodels.models.registry import create_model
 
 SMALL = {"encoder_options": {"image_size": 64, "depth": 1, "resnet_depths": [1, 1, 1]}}
@@ -73,3 +75,11 @@ def test_names_of_the_release_are_known():
     assert set(names.values()) <= model.state_dict().keys()
     query = "transformer.encoder.layer.3.attn.query.weight"
     assert model.translate(query) == "encoder.blocks.3.attn.q.weight"
+
+
+def test_images_of_one_place_at_stride_16_are_refused_in_a_sentence():
+    model = create_model("transunet_r50_b16", 2, **SMALL).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 1, 17)).logits.shape == (1, 2, 1, 17)
+        with pytest.raises(InputError, match="images are 16 x 9 pixels, expected a side above 16"):
+            model(torch.zeros(1, 3, 16, 9))
