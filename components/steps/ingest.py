@@ -90,6 +90,11 @@ def ingest(
             f"{len(layout.left_out)} files without their other half or in no list of samples are left out"
             f" ({first_few(layout.left_out)})"
         )
+    if torn := _torn_groups(samples):
+        print(
+            f"groups have samples in train and others in val or test ({first_few(torn)}): where they show the same, the"
+            " measured quality is too good; give all samples of a group the same split"
+        )
     # layouts whose tree has no groups.csv know the groups themselves
     ungrouped = GROUPS in layout.tree and not (layout.root / GROUPS).is_file()
     if ungrouped and origin != SHIPPED and (torn := _torn_folders(samples)):
@@ -97,6 +102,16 @@ def ingest(
             f"samples of one folder are in several splits ({first_few(torn)}): if such folders are patients, videos or"
             f" places, write {GROUPS} with the header id,group, which keeps each in one split"
         )
+
+
+def _torn_groups(samples: Sequence[Sample]) -> list[str]:
+    """Groups of which the dataset's own splits have some images in train and others in val or test."""
+    learnt: dict[str, set[str]] = {}
+    for sample in samples:
+        if sample.split == "train":
+            learnt.setdefault(sample.group, set()).add(sample.image)
+    rest = (sample for sample in samples if sample.split != "train")
+    return sorted({sample.group for sample in rest if sample.image not in learnt.get(sample.group, {sample.image})})
 
 
 def _torn_folders(samples: Sequence[Sample]) -> list[str]:

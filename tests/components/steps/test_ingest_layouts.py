@@ -32,6 +32,24 @@ def test_the_layout_is_found_and_written_down(tmp_path: Path, capsys: pytest.Cap
     assert "classes" not in json.loads((tmp_path / "dataset" / "dataset.json").read_text())
 
 
+def test_groups_that_the_datasets_own_splits_tear_apart_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    rows = {"a": ("train", "p1"), "b": ("val", "p1"), "c": ("val", "p2"), "d": ("test", "p2"), "e": ("train", "p3")}
+    for name in rows:
+        trees.photo(root / "images" / f"{name}.jpg")
+        trees.save(root / "masks" / f"{name}.png", trees.halves(0, 255))
+    trees.write_text(root / "splits.csv", "id,split\n" + "".join(f"{id},{row[0]}\n" for id, row in rows.items()))
+    ingested(root)
+    assert "groups" not in capsys.readouterr().out
+    trees.write_text(root / "groups.csv", "id,group\n" + "".join(f"{id},{row[1]}\n" for id, row in rows.items()))
+    ingested(root)
+    assert "groups have samples in train and others in val or test (p1): where" in capsys.readouterr().out
+    ingested(root, splits=THREE_TIMES)
+    assert "groups" not in capsys.readouterr().out
+
+
 def test_merged_classes_are_what_every_later_step_reads(tmp_path: Path) -> None:
     root = trees.cityscapes(tmp_path / "set")
     dataset = ingested(root, classes={"vehicle": ["car", "truck", "bus"], "ignore": ["sky"]})
