@@ -38,6 +38,7 @@ class MetricSender:
         self._files: list[Callable[[], None]] = []
         self._status: str | None = None
         self._away = False
+        self._file_refused = False
         self._next_attempt = 0.0
         self._changed = Condition()
         self._ended = False
@@ -102,7 +103,9 @@ class MetricSender:
         except TransientError:
             raise
         except Exception as error:
-            print(f"a file cannot be sent to MLflow ({as_clause(error)}): the training continues", flush=True)
+            if not self._file_refused:  # what refuses one file, an expired token say, may refuse all
+                print(f"a file cannot be sent to MLflow ({as_clause(error)}): the training continues", flush=True)
+            self._file_refused = True
         with self._changed:
             self._files.remove(send)
 

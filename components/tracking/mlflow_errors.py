@@ -14,7 +14,7 @@ OUTSIDE = frozenset(
 )
 """Packages whose errors are those of the server, its database or its object store."""
 
-MISSING = ("not found", "No such artifact")
+MISSING = ("not found", "No such artifact", "404 Client Error", "(404)", "NoSuchKey", "NoSuchBucket")
 
 DENIED = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
 
@@ -29,6 +29,30 @@ NOT_MLFLOW = (
     "WRONG_VERSION_NUMBER",
 )
 """Words about a server that is none of MLflow: it has no such page, or speaks another protocol than http or https."""
+
+FILE_REFUSED = re.compile(r"\b(4[0-9]{2}) Client Error")
+"""How requests says that a server refuses a file: files travel without MLflow's error codes."""
+
+PASSING = ("408", "425", "429")
+"""Such answers that ask to come again."""
+
+STORE_DENIES = (
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "An error occurred (403)",
+    "Unable to locate credentials",
+    "Partial credentials found",
+    "The config profile",
+    "SSO",
+)
+"""Words of boto about an object store to which files go without MLflow's server."""
+
+SETTING = re.compile(r"Failed to convert .* for MLFLOW_|^MLFLOW_[A-Z_]+ value must be one of")
+"""How MLflow says that an environment variable of its own has no value that it can read."""
 
 DAMAGED = (
     "database disk image is malformed",
@@ -83,10 +107,12 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
     network = isinstance(error, ConnectionError | TimeoutError)
     if isinstance(error, ModuleNotFoundError):
         return InputError(f"MLflow at {place} needs the package {error.name}: install it")
+    text, code, kind = str(error), getattr(error, "error_code", None), type(error).__name__
+    if wrong := _of_settings(error, text, place):
+        return wrong
     if not outside and not network and not isinstance(error, FileNotFoundError):
         return None
     prefix, what = f"{what}: " if what else "", what or "the request"
-    text, code, kind = str(error), getattr(error, "error_code", None), type(error).__name__
     if database := _of_database("".join(_without_preamble(text).splitlines()[:1]), place):
         return database
     if kind.startswith("Unsupported") or kind in ("InvalidUrlException", "ArgumentError"):
@@ -97,7 +123,14 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         return InputError(
             f"{what} is not in MLflow at {place} ({reason(error)}): check its name, alias and MLFLOW_TRACKING_URI"
         )
-    if code in DENIED or "AccessDenied" in text:
+    if any(words in text for words in STORE_DENIES):
+        return InputError(
+            f"{prefix}the object store with the files of MLflow at {place} denies access ({reason(error)}): check"
+            " AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or AWS_PROFILE, and this machine's clock"
+        )
+    file_refused = FILE_REFUSED.search(text)
+    status = file_refused[1] if file_refused else ""
+    if code in DENIED or status in ("401", "403"):
         return InputError(
             f"{prefix}MLflow at {place} denies access ({reason(error)}): check MLFLOW_TRACKING_USERNAME,"
             " MLFLOW_TRACKING_PASSWORD or MLFLOW_TRACKING_TOKEN, and the server's --allowed-hosts"
@@ -119,9 +152,38 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
             f"{prefix}deleted in MLflow at {place} ({reason(error)}): restore it, `mlflow runs restore --run-id ID` or"
             " `mlflow experiments restore --experiment-id ID`, or run the train step again"
         )
-    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+    if status == "413":
+        return InputError(
+            f"{prefix}a file is too large for MLflow at {place} ({reason(error)}): raise the limit of the server, or of"
+            " the proxy before it (nginx: client_max_body_size)"
+        )
+    if code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "FEATURE_DISABLED") or status not in ("", *PASSING):
         return InputError(f"{what} is refused by MLflow ({reason(error)}): correct it")
     return TransientError(f"{prefix}MLflow at {place} does not answer ({reason(error)})")
+
+
+def _of_settings(error: Exception, text: str, place: str) -> Exception | None:
+    """For an environment variable that cannot be used; None for any other error."""
+    if isinstance(error, ValueError) and SETTING.search(text):
+        return InputError(f"an environment variable of MLflow cannot be read ({reason(error)}): correct or unset it")
+    if "Invalid header value" in text or "'latin-1' codec can't encode" in text:  # the text may hold the secret
+        return InputError(
+            "MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_PASSWORD holds a line break, or a"
+            " character that is not in Latin-1: correct it"
+        )
+    if "TLS" in text and "invalid path" in text:
+        return InputError(
+            f"a file of certificates for {place} is not there ({reason(error)}): correct REQUESTS_CA_BUNDLE,"
+            " MLFLOW_TRACKING_SERVER_CERT_PATH or MLFLOW_TRACKING_CLIENT_CERT_PATH"
+        )
+    if "proxy" in repr(error.__cause__).lower() and type(error).__name__ == "InvalidUrlException":
+        return InputError(f"the proxy for {place} has no address that can be read: correct HTTP_PROXY or HTTPS_PROXY")
+    if "ProxyError(" in text:
+        return TransientError(
+            f"the proxy of HTTP_PROXY or HTTPS_PROXY does not lead to MLflow at {place} ({reason(error)}): correct it,"
+            " or name the server in NO_PROXY"
+        )
+    return None
 
 
 def is_missing(error: Exception) -> bool:

@@ -95,6 +95,18 @@ def test_an_outage_is_said_once_and_metrics_follow_when_it_is_over(
     assert run.patience[:2] == [metric_sender.PATIENCE, metric_sender.PATIENCE_AWAY]
 
 
+def test_files_that_are_refused_are_said_once(run: FakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise InputError("the token has expired")
+
+    sender = MetricSender(run, [])
+    for _ in range(5):
+        sender.upload(refuse)
+    assert sender.finish("FINISHED", 10) == 0
+    sender._thread.join(10)
+    assert capsys.readouterr().out.count("the token has expired") == 1
+
+
 def test_while_the_server_is_away_it_is_asked_once_a_minute(run: FakeRun) -> None:
     run.away = TransientError("MLflow is away")
     sender = MetricSender(run, [entry(0)])
