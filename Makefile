@@ -80,7 +80,7 @@ run: $(VENV)/.installed  ## the six steps with another file of parameters, in co
 	@test -f "$(PARAMS)" || { echo "name a file of parameters: make run PARAMS=params/camvid.yaml"; exit 2; }
 	@mkdir -p "$(CONFIGURATION)"
 	@for name in dvc.yaml components segmodels; do ln -sfn ../../$$name "$(CONFIGURATION)/$$name"; done
-	@ln -sfn "$(abspath $(PARAMS))" "$(CONFIGURATION)/params.yaml"
+	@ln -sfn "$$(realpath -s "$(PARAMS)")" "$(CONFIGURATION)/params.yaml"
 	@cd "$(CONFIGURATION)" && python -m components doctor --repair $(addprefix --stage=,$(filter-out -%,$(STAGE)))
 	cd "$(CONFIGURATION)" && dvc repro $(STAGE)
 	@cd "$(CONFIGURATION)" && { test -n "$(STAGE)" || { echo "files named below are in $(CONFIGURATION)"; python -m components report; }; }

@@ -2,7 +2,8 @@
 what the pipeline needs.
 
 DVC truncates ``dvc.lock`` and ``.dvc/tmp/rwlock`` before it writes them; killed in between, every later command of DVC
-refuses to work. Git, and dulwich in DVC, leave lock files that nobody removes.
+refuses to work. Git, and dulwich in DVC, leave lock files that nobody removes. DVC reads the parameters of all
+configurations, whichever runs, and refuses to work where the file of one has been moved or removed.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ LOCK = "dvc.lock"
 
 
 def doctor(repair: bool = False, stage: str | None = None) -> None:
-    """Remove an incomplete ``dvc.lock`` of the working directory, an incomplete ``.dvc/tmp/rwlock`` and lock files in
-    ``.git`` whose process has ended, and say so; nothing of this while DVC is at work. Then check packages, MLflow,
-    object store, DVC's remote, Kubeflow, Docker, GPU, shared memory, disk and limits, a line each.
+    """Remove an incomplete ``dvc.lock`` of the working directory, an incomplete ``.dvc/tmp/rwlock``, lock files in
+    ``.git`` whose process has ended, and ``configurations/NAME/dvc.yaml`` where the file of parameters is gone, and say
+    so; nothing of this while DVC is at work. Then check packages, MLflow, object store, DVC's remote, Kubeflow, Docker,
+    GPU, shared memory, disk and limits, a line each.
 
     Args:
         repair: only repair, which takes a moment, without the checks.
@@ -50,6 +52,10 @@ def _repair() -> None:
     with _alone(project / ".dvc" / "tmp" / "lock") as alone:
         if not alone:
             return
+        for folder in sorted(project.glob("configurations/*")):
+            params, stages = folder / FILE, folder / "dvc.yaml"
+            if params.is_symlink() and not params.exists() and stages.is_symlink():
+                _remove(stages, f"has no parameters any more: {params.readlink()} is gone. `make run` makes it again")
         text = _text(Path(LOCK))
         if text is not None and "<<<<<<< " not in text and not is_whole(text):  # a merge conflict is for its user
             _remove(Path(LOCK), "was incomplete; the next `dvc repro` writes it again from DVC's run cache")

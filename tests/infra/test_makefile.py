@@ -25,3 +25,19 @@ def test_an_environment_is_made_within_a_folder_whose_path_holds_blanks(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"sp ace", "python"}
     assert (project / "calls").read_text().splitlines()[-1].endswith("--no-deps -e .")
     assert (project / ".venv" / ".installed").exists()
+
+
+def test_a_file_of_parameters_has_blanks_in_its_name(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    for name in ("python", "dvc"):
+        (tools / name).write_text(PYTHON)
+        (tools / name).chmod(0o755)
+    for name in ("pyproject.toml", "requirements.lock", ".venv/.installed"):
+        (tmp_path / name).touch()
+    file = tmp_path / "my params.yaml"
+    file.touch()
+    for named in (file, file.name):
+        subprocess.run(["make", "--silent", "run", f"PARAMS={named}", "STAGE=source"], cwd=tmp_path, check=True)
+        assert (tmp_path / "configurations" / "my params" / "params.yaml").readlink() == file

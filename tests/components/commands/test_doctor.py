@@ -100,6 +100,20 @@ def test_what_a_killed_process_left_is_removed_and_said(project: Path, capsys: p
     assert "run cache" in lines[0]
 
 
+def test_a_configuration_whose_parameters_are_gone_stops_no_other(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, params in (("kept", "params.yaml"), ("lost", "moved.yaml")):
+        folder = project / "configurations" / name
+        folder.mkdir(parents=True)
+        (folder / "dvc.yaml").symlink_to(REPOSITORY / "dvc.yaml")
+        (folder / "params.yaml").symlink_to(project / params)
+    (project / "params.yaml").write_text("{}\n")
+    doctor(repair=True)
+    assert [path.parent.name for path in project.glob("configurations/*/dvc.yaml")] == ["kept"]
+    assert f"{project / 'moved.yaml'} is gone" in capsys.readouterr().out
+
+
 def test_nothing_is_touched_while_dvc_or_git_is_at_work(project: Path) -> None:
     lock = project / ".git" / "index.lock"
     lock.touch()
