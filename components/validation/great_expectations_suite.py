@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +43,25 @@ def import_packages() -> None:
     import great_expectations.expectations  # noqa: F401
 
 
+@contextmanager
+def _in_utc() -> Iterator[None]:
+    """Great Expectations writes times of the machine's zone, which would make other pages elsewhere, and fails where
+    ``TZ`` names a zone that the C library alone reads, such as ``CET-1CEST``.
+    """
+    zone = os.environ.get("TZ")
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    try:
+        yield
+    finally:
+        if zone is None:
+            del os.environ["TZ"]
+        else:
+            os.environ["TZ"] = zone
+        time.tzset()
+
+
+@_in_utc()
 def run_checks(
     tables: Mapping[Table, pd.DataFrame], checks: Sequence[Check], run_name: str, pages: Path
 ) -> list[Finding]:

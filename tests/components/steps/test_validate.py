@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from small_dataset import write
 from validated_set import ONE_WORKER, SIZE, image, ingested, labels, mask, read, validated
 
+from components.running.digests import folder_digest
 from components.steps.validate import validate
 from components.validation.sample_facts import gather_facts
 from segmodels.errors import InputError
@@ -238,6 +240,20 @@ def test_a_folder_of_the_user_under_the_name_of_a_failed_validation_stays(tmp_pa
         validated(tmp_path)
     assert (tmp_path / "validation.failed" / "mine.txt").read_text() == "mine"
     assert not (tmp_path / "validation").exists()
+
+
+def test_pages_are_the_same_in_all_time_zones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingested(tmp_path)
+    digests = set()
+    for zone in ("UTC", "Asia/Kathmandu", "CET-1CEST"):  # the last is one of the C library
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        validated(tmp_path)
+        digests.add(folder_digest(tmp_path / "validation"))
+        assert os.environ["TZ"] == zone
+    monkeypatch.undo()
+    time.tzset()
+    assert len(digests) == 1
 
 
 def test_a_page_that_cannot_be_written_is_no_message_of_great_expectations(
