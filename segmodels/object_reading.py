@@ -49,8 +49,8 @@ class InstanceSettings:
             compete.
         most: largest number of objects in an image, with a sliding window in each window; those with the best scores
             are kept. Detectors give no more than their option detections (100), which is in train.options.
-        sure: score from which an object is drawn and enters the confusion matrix, 0 to 1. None: the one with the
-            largest F1 at IoU 0.5 on the validation images, found when the model was trained.
+        sure: score from which an object is drawn, proposed as an annotation and enters the confusion matrix, 0 to 1.
+            None: the one with the largest F1 at IoU 0.5 on the validation images, found when the model was trained.
         flip: average the objects with those of the mirrored image, of each window if there are windows: boxes of one
             class with an IoU of at least 0.5 are one object; one that only one of both shows gets half its score.
         sliding_window: predict overlapping windows and join the objects that a border cuts. None: whole images.

@@ -91,7 +91,7 @@ class Instances:
         scores: float32 ``(N,)``, 0..1.
         labels: int64 ``(N,)`` train ids.
         masks: compressed counts of COCO's run-length encoding, N.
-        sure: score from which an object is drawn and enters a confusion matrix.
+        sure: score from which an object is drawn, proposed as an annotation and enters a confusion matrix.
     """
 
     size: tuple[int, int]
@@ -184,16 +184,18 @@ class Instances:
         return {".json": json.dumps(rows).encode()}
 
     def annotation(self, labels: LabelMap) -> Annotation:
-        """As an annotation that a person corrects. In the class map better objects hide worse ones; pixels without one
-        have the first class of stuff, or are ignored where there is none.
+        """As an annotation that a person corrects, without objects whose score is below ``sure``. In the class map
+        better objects hide worse ones; pixels without one have the first class of stuff, or are ignored where there is
+        none.
         """
         stuff = [label for label in range(labels.num_classes) if label not in labels.things]
         classes = np.full(self.size, stuff[0] if stuff else labels.ignore_index, labels.dtype)
-        masks = run_lengths.decode(self.masks, self.size)
-        for number in np.argsort(self.scores, kind="stable"):
-            classes[masks[number]] = self.labels[number]
-        layers = pack_layers(list(masks), self.size)
-        rows = [Segment(number, label) for number, label in enumerate(self.labels.tolist(), start=1)]
+        worst_first = self._sure_objects()
+        for number in worst_first:
+            classes[self.mask(number)] = self.labels[number]
+        best_first = worst_first[::-1]
+        layers = pack_layers([self.mask(number) for number in best_first], self.size)
+        rows = [Segment(number, label) for number, label in enumerate(self.labels[best_first].tolist(), start=1)]
         return Annotation(classes, layers, rows_of(layers, rows))
 
     def shares(self, labels: LabelMap) -> NDArray[np.float64]:
@@ -204,9 +206,9 @@ class Instances:
         return np.bincount(self.labels, areas, labels.num_classes)[: labels.num_classes] / max(math.prod(self.size), 1)
 
     def regions(self) -> list[Region]:
-        """A region for each object."""
-        scored = enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True))
-        return [Region(label, self.mask(number), score) for number, (label, score) in scored]
+        """A region for each object with a score of at least ``sure``."""
+        numbers = np.sort(self._sure_objects())
+        return [Region(int(self.labels[i]), self.mask(i), float(self.scores[i])) for i in numbers]
 
     def draw(
         self, image: NDArray, labels: LabelMap, alpha: float = 0.6, zoom: float = 1.0, scores: bool = True
@@ -222,14 +224,18 @@ class Instances:
         """
         from segmodels.object_pictures import draw_masks
 
-        order = np.argsort(self.scores, kind="stable")
-        order = order[self.scores[order] >= self.sure]
+        order = self._sure_objects()
         masks = [self.crop(i) for i in order]
         colors = [labels.palette[self.labels[i]] for i in order]
         captions = [
             f"{i + 1}: {labels.classes[self.labels[i]]}" + (f", {self.scores[i]:.2f}" if scores else "") for i in order
         ]
         return draw_masks(image, masks, colors, alpha, captions, zoom)
+
+    def _sure_objects(self) -> NDArray[np.int64]:
+        """Numbers of the objects with a score of at least ``sure``, the best one last."""
+        order = np.argsort(self.scores, kind="stable")
+        return np.asarray(order[self.scores[order] >= self.sure])
 
 
 @dataclass(frozen=True)

@@ -112,4 +112,5 @@ def _instances(parts: list[_Masks], size: Size, overlap: float) -> Instances:
         quality[kept].numpy(),
         np.ones(len(chosen), dtype=np.int64),
         tuple(chosen),
+        sure=0.0,  # the setting ``quality`` has decided
     )

@@ -106,7 +106,7 @@ class PromptableTask(InstanceTask):
 
     def read(self, output: Any, sizes: Sequence[Size]) -> list[Instances]:
         found: list[Instances] = output.objects(sizes)
-        return [replace(own, labels=np.ones_like(own.labels)) for own in found]
+        return [replace(own, labels=np.ones_like(own.labels), sure=0.0) for own in found]  # each was asked for
 
     def predict(
         self, network: Callable[..., Any], images: Tensor, sizes: Sequence[Size], guides: Prompts | None = None
@@ -174,14 +174,12 @@ def _parts(prompts: Prompts) -> Iterator[Prompts]:
 
 def _joined(parts: Sequence[Instances]) -> Instances:
     """The objects of all parts, which are of one image."""
-    if len(parts) == 1:
-        return parts[0]
-    return Instances(
-        parts[0].size,
-        np.concatenate([part.boxes for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        tuple(mask for part in parts for mask in part.masks),
+    return replace(
+        parts[0],
+        boxes=np.concatenate([part.boxes for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        masks=tuple(mask for part in parts for mask in part.masks),
     )
 
 

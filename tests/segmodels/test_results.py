@@ -57,6 +57,18 @@ def test_no_objects_and_empty_masks() -> None:
     assert empty.boxes.tolist() == [[0, 0, 0, 0]]
 
 
+def test_unsure_objects_are_not_proposed_for_correction() -> None:
+    found = replace(instances(), sure=0.5)
+    proposed = found.annotation(LABELS)
+    np.testing.assert_array_equal(proposed.masks(), masks()[:2])
+    assert [segment.label for segment in proposed.segments] == [1, 2]
+    assert proposed.classes[0, 39] == 0
+    assert proposed.classes[12, 16] == 1  # of the better one
+    assert [(region.label, region.score) for region in found.regions()] == [(1, pytest.approx(0.9)), (2, 0.5)]
+    assert replace(instances(), sure=1.0).annotation(LABELS).layers.shape == (0, 30, 40)
+    assert len(json.loads(found.files(LABELS)[".json"])) == 3
+
+
 def test_instances_are_written_as_coco_writes_results() -> None:
     rows = json.loads(instances().files(LABELS)[".json"])
     assert [row["category_id"] for row in rows] == [1, 2, 1]

@@ -173,6 +173,7 @@ def test_without_prompts_everything_is_found_once_with_its_quality_as_score() ->
     assert task.result_labels.classes[found.labels[0]] == "object"
     strict = create_task("promptable", LABELS, {"grid": 9, "quality": 0.945})
     assert len(strict.predict(lambda _: answer, torch.zeros(1, 3, 24, 36), [(24, 36)])[0]) == 1
+    assert found.sure == 0  # ``quality`` alone decides
     unsure = PromptedOutput((torch.where(torch.from_numpy(truth), 0.5, -9.0),), (torch.ones(2),))
     assert len(task.predict(lambda _: lambda _: unsure, torch.zeros(1, 3, 24, 36), [(24, 36)])[0]) == 0  # unstable
 
@@ -194,6 +195,8 @@ def test_many_objects_are_answered_a_part_at_a_time_in_their_order(monkeypatch: 
     results = task.predict(lambda _: answer, images, [(1, 8)] * 2, prompts_of(prompts, [(1, 8)] * 2, images))
     assert [len(own.points[0]) for own in log] == [2, 2, 1]
     assert [result.boxes[:, 0].tolist() for result in results] == [[0, 1, 2, 3, 4], [7]]
+    assert [len(result.regions()) for result in results] == [5, 1]  # whatever quality the model estimates
+    assert len(results[0].annotation(task.result_labels).segments) == 5
 
 
 @pytest.mark.parametrize("frame", [None, Frame(32, 32, 24)])
