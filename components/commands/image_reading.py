@@ -101,13 +101,13 @@ def read_image(
     channels, dtype = predictor.channels, predictor.dtype
     try:
         if is_nifti(path):  # no promptable model takes volumes
-            volume = read_modalities(files or [path])
-            if volume.shape[-1] != channels:
+            volume, expected = read_modalities(files or [path]), predictor.volume_channels
+            if volume.shape[-1] != expected:
                 raise InputError(
-                    f"volume {path} has {volume.shape[-1]} channels, expected {channels}: give every modality of a"
+                    f"volume {path} has {volume.shape[-1]} channels, expected {expected}: give every modality of a"
                     " case, on the fourth axis or as CASE_0000.nii.gz, CASE_0001.nii.gz, ..."
                 )
-            return converted(volume, channels, dtype, path)
+            return converted(volume, expected, dtype, path)
         if predictor.spatial_dims == 3:
             raise InputError(f"{path} is an image, but the model takes volumes: give a NIfTI file")
         if (channels, dtype.name) == (3, "uint8") and is_large(path):

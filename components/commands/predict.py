@@ -126,7 +126,7 @@ def predict(
     if settings != measured:
         print(f"measured with {describe_settings(measured)}; predicting with {describe_settings(settings)}")
     write_classes(out, predictor.labels)
-    parts = cases(paths, predictor.channels)
+    parts = cases(paths, predictor.volume_channels)
     coco = CocoResults(folder, out, predictor.labels)
 
     problems: list[str] = []

@@ -31,9 +31,10 @@ def results_of(
 
 
 def _of_slices(predictor: Predictor, volume: np.ndarray) -> Any:
+    from segmodels.data.layouts.slices import slice_of
     from segmodels.results import ClassMap
 
-    slices = predictor.results(list(volume))
+    slices = predictor.results([slice_of(volume, number, predictor.neighbours) for number in range(len(volume))])
     maps = [result.classes for result in slices if isinstance(result, ClassMap)]
     if len(maps) < len(slices):
         raise InputError(

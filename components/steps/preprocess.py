@@ -165,7 +165,10 @@ def _write(
     prepared = parallel_map(_prepare, samples, params.workers, _start, common)
     shard_bytes = params.shard_megabytes * MEGABYTE
     members = Counter(sample.group for sample in data.samples())
-    with ShardWriter(folder, data.labels, data.digest, shard_bytes, params.longer_side, data.source, first) as writer:
+    neighbours = data.layout.neighbours
+    with ShardWriter(
+        folder, data.labels, data.digest, shard_bytes, params.longer_side, data.source, first, neighbours
+    ) as writer:
         for sample, one in zip(samples, track(prepared, "preprocess", len(samples)), strict=True):
             writer.add(
                 str(sample.split),

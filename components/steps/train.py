@@ -198,6 +198,7 @@ def _write_bundle(
         longer_side=reader.longer_side,
         dtype=reader.dtype.name,
         spatial_dims=reader.spatial_dims,
+        neighbours=reader.neighbours,
     )
 
 

@@ -21,11 +21,16 @@ bits such images are nearly black: at most 32 grey levels are left.
 
 @dataclass(frozen=True)
 class ImageForm:
-    """Type, channels and number of spatial axes of images; alike in all images of a dataset."""
+    """Type, channels and number of spatial axes of images; alike in all images of a dataset.
+
+    Attributes:
+        neighbours: slices of a volume on each side of an image that are among its channels (2.5-D).
+    """
 
     dtype: np.dtype
     channels: int
     spatial_dims: int
+    neighbours: int = 0
 
     @classmethod
     def of(cls, image: NDArray) -> ImageForm:

@@ -88,7 +88,8 @@ def read_info(folder: str | Path) -> ShardInfo:
         check_shape(data, SHAPE)
         labels, statistics = LabelMap.from_dict(data["labels"]), DatasetStatistics.from_dict(data)
         image = data["image"]
-        form = ImageForm(np.dtype(image["dtype"]), image["channels"], image["spatial_dims"])
+        known = image["channels"], image["spatial_dims"], image.get("neighbours", 0)
+        form = ImageForm(np.dtype(image["dtype"]), *known)
         _check_sense(data, labels, form)
         return ShardInfo(
             labels,
@@ -107,6 +108,8 @@ def _check_sense(data: Mapping[str, Any], labels: LabelMap, form: ImageForm) -> 
     """Raise ValueError where the values of ``statistics.json`` do not belong together."""
     if form.dtype.name not in DTYPES or form.channels < 1 or form.spatial_dims not in (2, 3):
         raise ValueError(f"image is {shown(data['image'])}, expected {', '.join(DTYPES)}, channels, 2 or 3 dimensions")
+    if type(form.neighbours) is not int or form.neighbours < 0 or form.channels % (2 * form.neighbours + 1):
+        raise ValueError(f"image is {shown(data['image'])}, expected as many channels of each slice")
     lengths = {"mean": form.channels, "std": form.channels} | dict.fromkeys(
         ("class_pixels", "present_pixels"), labels.num_classes
     )

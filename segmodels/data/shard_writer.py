@@ -90,6 +90,7 @@ class ShardWriter:
         source: where the dataset came from.
         first: of a writer that writes one part of the files: split -> number of its first file. The folder is then one
             of those that ``merge_parts`` puts together.
+        neighbours: slices of a volume on each side of an image that are among its channels.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ShardWriter:
         longer_side: int | None = None,
         source: Mapping[str, Any] | None = None,
         first: Mapping[str, int] | None = None,
+        neighbours: int = 0,
     ) -> None:
         self.folder = Path(folder)
         self.labels = labels
@@ -109,6 +111,7 @@ class ShardWriter:
         self.longer_side = longer_side
         self.source = dict(source or {})
         self.first = first
+        self.neighbours = neighbours
         self._statistics = StatisticsBuilder(labels.num_classes)
         self._shards: dict[str, list[dict[str, Any]]] = {}
         self._borders: dict[str, Borders] = {}
@@ -186,9 +189,11 @@ class ShardWriter:
         """Complete the last shard and write ``statistics.json``, or ``part.json`` for one part of the files."""
         self._finish_shard()
         form = self._form if self.first is not None else self.form
+        neighbours = {"neighbours": self.neighbours} if self.neighbours else {}
         facts = {
             "schema": SCHEMA,
-            "image": form and {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims},
+            "image": form
+            and {"dtype": form.dtype.name, "channels": form.channels, "spatial_dims": form.spatial_dims, **neighbours},
             "labels": self.labels.to_dict(),
             "digest": self.digest,
             "longer_side": self.longer_side,

@@ -75,6 +75,7 @@ class ShardReader:
         self.source: Mapping[str, Any] = info.source
         self.dtype, self.channels = info.form.dtype, info.form.channels
         self.spatial_dims: int = info.form.spatial_dims
+        self.neighbours: int = info.form.neighbours
         self.annotated = any(shard["annotated"] for shard in info.shards[split])
         self.has_objects = any(shard["objects"] for shards in info.shards.values() for shard in shards)
         self._form = info.form

@@ -43,6 +43,7 @@ class Bundle:
         metrics: of the checkpoint, by name, as known when it was saved.
         dtype: type of the images: uint8, uint16, int16 or float32.
         spatial_dims: of the images: 2, or 3 for volumes.
+        neighbours: slices of a volume on each side of an image that are among its channels (2.5-D).
         reference: statistics of images that the model was trained on; None of models of earlier versions.
     """
 
@@ -57,6 +58,7 @@ class Bundle:
     metrics: dict[str, float]
     dtype: str = "uint8"
     spatial_dims: int = 2
+    neighbours: int = 0
     reference: Reference | None = None
 
     @property
@@ -84,6 +86,7 @@ def save_bundle(
     longer_side: int | None = None,
     dtype: str = "uint8",
     spatial_dims: int = 2,
+    neighbours: int = 0,
 ) -> None:
     """Write ``model`` (as ``create_model`` built it of ``name``, ``options`` and the task's arguments) and its
     description; the fields are those of ``Bundle``.
@@ -111,6 +114,7 @@ def save_bundle(
         "channels": len(mean),
         "dtype": dtype,
         "spatial_dims": spatial_dims,
+        "neighbours": neighbours,
         "mean": [float(value) for value in mean],
         "std": [float(value) for value in std],
         "longer_side": longer_side,
@@ -170,6 +174,7 @@ def load_bundle(folder: str | Path, device: str | torch.device = "cpu") -> Bundl
         metrics=description["metrics"],
         dtype=description["dtype"],
         spatial_dims=description["spatial_dims"],
+        neighbours=description["neighbours"],
         reference=read_reference(folder) if description["reference"] else None,
     )
 

@@ -113,7 +113,14 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-_EARLIER: dict[str, Any] = {"task": {}, "channels": 0, "dtype": "uint8", "spatial_dims": 2, "reference": None}
+_EARLIER: dict[str, Any] = {
+    "task": {},
+    "channels": 0,
+    "dtype": "uint8",
+    "spatial_dims": 2,
+    "neighbours": 0,
+    "reference": None,
+}
 """Fields that earlier versions did not write, and what they are where they are missing."""
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -124,6 +131,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "channels": (lambda value: type(value) is int and value > 0, "a whole number above 0"),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "spatial_dims": (lambda value: value in (2, 3), "2 or 3"),
+    "neighbours": (lambda value: type(value) is int and value >= 0, "a whole number from 0"),
     "mean": (_are_numbers, "finite numbers, one per channel"),
     "std": (lambda values: _are_numbers(values) and min(values) > 0, "finite numbers above 0, one per channel"),
     "longer_side": (

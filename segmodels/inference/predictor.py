@@ -67,6 +67,7 @@ class Predictor:
         model: the network, which takes normalised images.
         labels: of the classes in the results.
         channels, dtype, spatial_dims: of the images that the model takes.
+        neighbours: slices of a volume on each side of an image that are among its channels (2.5-D).
 
     Raises:
         InputError: settings that the task does not have or refuses.
@@ -81,7 +82,7 @@ class Predictor:
         self.labels = self.task.result_labels
         self.device = torch.device(device)
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
-        self.spatial_dims = bundle.spatial_dims
+        self.spatial_dims, self.neighbours = bundle.spatial_dims, bundle.neighbours
         self._longer_side = bundle.longer_side
         self.model = bundle.model.to(self.device).eval()
         self._mean, self._std = (
@@ -209,6 +210,11 @@ class Predictor:
         if self._longer_side:
             size = scaled_size((size[0], size[1]), self._longer_side)
         return padded_pixels(size)
+
+    @property
+    def volume_channels(self) -> int:
+        """Channels of the volumes that the model takes, as they are or slice by slice."""
+        return self.channels // (2 * self.neighbours + 1)
 
     @property
     def gives_rows(self) -> bool:

@@ -95,6 +95,7 @@ class Layout(ABC):
         marks: files and folders by which ``layout: auto`` knows it, in words.
         turned: whether a picture is turned by its EXIF orientation where both positions fit its annotation.
         automatic: whether ``layout: auto`` looks for it; further views of a dataset are chosen by name.
+        neighbours: slices of a volume on each side of an image that are further channels of it (2.5-D).
         assumed_void: label id that counts as void by a default of the layout, not because the dataset says so.
         left_out: files without their other half or a place in the lists of splits, which ``samples`` left out.
     """
@@ -104,6 +105,7 @@ class Layout(ABC):
     marks: ClassVar[str] = ""
     automatic: ClassVar[bool] = True
     turned: ClassVar[bool] = False
+    neighbours: int = 0
     assumed_void: int | None = None
 
     def __init__(self, root: str | Path) -> None:

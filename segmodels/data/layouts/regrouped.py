@@ -28,7 +28,7 @@ class Regrouped(Layout):
     def __init__(self, layout: Layout, classes: Mapping[str, Sequence[str]]) -> None:
         self.root, self._layout = layout.root, layout
         self.name, self.tree = layout.name, layout.tree  # type: ignore[misc]  # of the class elsewhere
-        self.assumed_void, self.left_out = layout.assumed_void, []
+        self.assumed_void, self.neighbours, self.left_out = layout.assumed_void, layout.neighbours, []
         self._labels, self._table = _regrouped(layout.labels, classes)
 
     @property

@@ -21,13 +21,10 @@ class Slices(Layout):
 
     Attributes:
         volumes: the other layout.
-        neighbours: slices on each side that are further channels (2.5-D), the lowest slice first; beyond the ends of
-            the volume its last slice is repeated.
     """
 
     automatic = False
     volumes: ClassVar[type[Layout]]
-    neighbours: ClassVar[int] = 0
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -45,9 +42,7 @@ class Slices(Layout):
         self.left_out = self._layout.left_out
 
     def read_image(self, sample: Sample) -> NDArray:
-        volume, number = self._case(sample)[0], _number(sample)
-        places = np.clip(range(number - self.neighbours, number + self.neighbours + 1), 0, len(volume) - 1)
-        return np.concatenate([volume[place] for place in places], axis=-1)
+        return slice_of(self._case(sample)[0], _number(sample), self.neighbours)
 
     def annotation(self, sample: Sample) -> Annotation | None:
         whole, number = self._case(sample)[1], _number(sample)
@@ -63,6 +58,14 @@ class Slices(Layout):
             case = replace(sample, id=name)
             self._read = name, self._layout.read_image(case), self._layout.annotation(case)
         return self._read[1], self._read[2]
+
+
+def slice_of(volume: NDArray, number: int, neighbours: int) -> NDArray:
+    """A slice ``(H, W, C * (2 * neighbours + 1))`` of a volume ``(D, H, W, C)``: its channels, and those of the slices
+    on each side, the lowest slice first; beyond the ends of the volume its last slice is repeated.
+    """
+    places = np.clip(range(number - neighbours, number + neighbours + 1), 0, len(volume) - 1)
+    return np.concatenate([volume[place] for place in places], axis=-1)
 
 
 def _number(sample: Sample) -> int:

@@ -5,10 +5,19 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from medical_trees import nifti
 from PIL import Image
+from small_pipeline import use_local_store
 from volume_model import write_volume_model
 
 from components.commands.predict import predict
+from components.params.checking import checked
+from components.params.schema import IngestParams, PreprocessParams, TrainParams, ValidateParams
+from components.steps.ingest import ingest
+from components.steps.preprocess import preprocess
+from components.steps.train import train
+from components.steps.validate import validate
+from segmodels.data.shards import ShardReader
 from segmodels.errors import InputError
 from segmodels.inference.bundle import load_bundle
 from segmodels.inference.predictor import Predictor
@@ -82,3 +91,33 @@ def test_a_model_of_images_predicts_a_volume_slice_by_slice(tmp_path: Path) -> N
     assert (tmp_path / "out" / "overlays" / "a.jpg").is_file()
     with pytest.raises(InputError, match="the model or the input is of volumes: leave it out"):
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", annotations="coco")
+
+
+def test_a_model_of_slices_with_their_neighbours_takes_the_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the layout read as channels of an image, predict takes from the volume; regrouped classes change nothing."""
+    use_local_store(tmp_path, monkeypatch)
+    root = nifti(tmp_path / "set")
+    asked = {"source": "folder", "path": str(root), "layout": "nifti_slices_25d", "split": {"val": 0.3, "test": 0.3}}
+    ingest(
+        checked(IngestParams, asked | {"classes": {"heart": ["left atrium"]}}), tmp_path / "data", tmp_path / "cache"
+    )
+    validate(ValidateParams(workers=1, min_side=4), tmp_path / "data", tmp_path / "validation")
+    preprocess(PreprocessParams(workers=1), tmp_path / "data", tmp_path / "validation", tmp_path / "shards")
+    small = {"model": "unet", "options": {"widths": [4, 8]}, "epochs": 1, "batch_size": 2, "accelerator": "cpu"}
+    augment = {"crop": None, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+    train(
+        checked(TrainParams, small | {"augment": augment}), *(tmp_path / one for one in ("shards", "model", "states"))
+    )
+    predict(str(tmp_path / "model"), root / "imagesTr", tmp_path / "out")
+    reader, predictor = ShardReader(tmp_path / "shards", "test"), Predictor(load_bundle(tmp_path / "model"))
+    assert (predictor.channels, predictor.volume_channels) == (3, 1)
+    expected = [result.classes for result in predictor.results([reader.image(number) for number in range(4)])]
+    case = reader.id(0).partition("/")[0]
+    made = np.asarray(nibabel.load(tmp_path / "out" / "masks" / f"{case}.nii.gz").dataobj)
+    np.testing.assert_array_equal(made.transpose(), expected)
+    (tmp_path / "other").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4, 3), np.float32), AFFINE), tmp_path / "other" / "a.nii.gz")
+    with pytest.raises(InputError, match=r"a\.nii\.gz has 3 channels, expected 1"):
+        predict(str(tmp_path / "model"), tmp_path / "other", tmp_path / "out2")
