@@ -23,6 +23,9 @@ SUFFIXES = (".nii", ".nii.gz")
 ROUNDING = 1e-4
 """Label ids that a file scales are read with this error at most: 0.99999997 is 1."""
 
+SAME_PLACE = 1e-3
+"""Entries of the affines of two files that differ by less are equal: millimetres, or millimetres per voxel."""
+
 MOST_DEFLATED = 1032
 """Bytes that one byte of a gzip file can stand for (RFC 1951: 258 for 2 bits)."""
 
@@ -46,7 +49,8 @@ def read_volume(path: str | Path) -> tuple[NDArray[np.float32], tuple[float, ...
     A fourth axis of the file holds channels (modalities).
 
     Raises:
-        InputError: missing, truncated or broken, another number of axes, or values that are not finite; names the file.
+        InputError: missing, truncated or broken, another number of axes, or values that are not finite or no real
+            numbers (colours); names the file.
     """
     image = _load(path)
     values = _values(image, path).astype(np.float32)
@@ -75,7 +79,7 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
     """Label ids ``(D, H, W)``, and millimetres between voxels along these axes.
 
     Raises:
-        InputError: as ``read_volume``, or values that are not whole numbers.
+        InputError: as ``read_volume``, values that are not whole numbers, or lengths that are none.
     """
     image = _load(path)
     values = _values(image, path)
@@ -86,7 +90,13 @@ def read_label_volume(path: str | Path) -> tuple[NDArray[np.int32], tuple[float,
     labels = np.rint(values)
     if not np.allclose(labels, values, rtol=0, atol=ROUNDING):  # NaN is not close to anything
         raise InputError(f"label map {path} holds values that are not whole numbers, expected label ids: correct it")
-    return np.ascontiguousarray(labels.transpose()).astype(np.int32), _spacing(image)
+    spacing = _spacing(image)
+    if not np.isfinite(spacing).all():
+        raise InputError(
+            f"label map {path} has the lengths {list(spacing)} mm between voxels along D, H and W, expected numbers:"
+            " correct pixdim in its header"
+        )
+    return np.ascontiguousarray(labels.transpose()).astype(np.int32), spacing
 
 
 def require_same_axes(path: str | Path, volume: str | Path) -> None:
@@ -97,8 +107,10 @@ def require_same_axes(path: str | Path, volume: str | Path) -> None:
     """
     import nibabel
 
-    found, expected = ("".join(map(str, nibabel.aff2axcodes(_load(one).affine))) for one in (path, volume))
-    if found != expected and "None" not in found + expected:
+    own, other = (_load(one).affine for one in (path, volume))
+    found, expected = ("".join(map(str, nibabel.aff2axcodes(affine))) for affine in (own, other))
+    # half-way between two axes a rounding error decides on the code
+    if found != expected and "None" not in found + expected and not np.allclose(own, other, rtol=0, atol=SAME_PLACE):
         raise InputError(
             f"{path} has the axes {found} but {volume} {expected}, expected the same order of voxels: bring both into"
             " one orientation (nibabel.as_closest_canonical)"
@@ -153,6 +165,9 @@ def _load(path: str | Path) -> Any:
     if not isinstance(image, nibabel.Nifti1Pair) or image.ndim not in (3, 4):
         kind = f"{type(image).__name__} of {len(image.shape)} axes"
         raise InputError(f"file {path} is a {kind}, expected a NIfTI volume of 3 axes, or 4 with channels: convert it")
+    if (dtype := image.get_data_dtype()).kind not in "iuf":
+        values = "colours" if dtype.names else f"values of the type {dtype}"
+        raise InputError(f"file {path} holds {values}, expected one real number for each voxel: convert it")
     require_size(image.shape[:3], path, image.shape[3] if image.ndim == 4 else 1)
     stated = math.prod(image.shape) * image.get_data_dtype().itemsize
     size = Path(image.file_map["image"].filename or path).stat().st_size

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, stem, write_nifti
+from segmodels.data.nifti import is_nifti, read_label_volume, read_volume, require_same_axes, stem, write_nifti
 from segmodels.errors import InputError
 
 AFFINE = np.array([[-0.8, 0, 0, 90.0], [0, 0.7, 0.1, -126.0], [0, 0, 2.5, -72.0], [0, 0, 0, 1]])
@@ -102,6 +102,36 @@ def test_what_is_no_volume_is_named(volume: tuple[Path, np.ndarray], tmp_path: P
     values[0, 0, 0] = np.nan
     with pytest.raises(InputError, match=r"nan\.nii holds values that are not finite"):
         read_volume(save(tmp_path / "nan.nii", values))
+
+
+def test_colours_and_complex_numbers_are_no_volume(tmp_path: Path) -> None:
+    colours = np.zeros((3, 4, 5), [("R", np.uint8), ("G", np.uint8), ("B", np.uint8)])
+    for read in (read_volume, read_label_volume):
+        with pytest.raises(InputError, match=r"rgb\.nii holds colours, expected one real number for each voxel"):
+            read(save(tmp_path / "rgb.nii", colours))
+        with pytest.raises(InputError, match=r"phase\.nii holds values of the type complex64, expected one real"):
+            read(save(tmp_path / "phase.nii", np.ones((3, 4, 5), np.complex64)))
+
+
+def test_labels_at_no_distance_are_refused_before_surfaces_are_measured(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.uint8), AFFINE)
+    image.header["pixdim"][3] = np.nan
+    nibabel.save(image, tmp_path / "a.nii")
+    with pytest.raises(InputError, match=r"a\.nii has the lengths \[nan, .* correct pixdim"):
+        read_label_volume(tmp_path / "a.nii")
+
+
+def test_a_rounding_error_turns_no_oblique_volume_about(tmp_path: Path) -> None:
+    """Half-way between two axes, 1e-6 decides whether the first axis goes to the right or to the front."""
+    paths = []
+    for name, angle in (("image.nii", np.pi / 4 + 1e-6), ("labels.nii", np.pi / 4 - 1e-6), ("turned.nii", np.pi / 3)):
+        affine = np.eye(4)
+        affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        paths.append(save(tmp_path / name, np.zeros((3, 4, 5), np.uint8), affine))
+    image, labels, turned = paths
+    require_same_axes(labels, image)
+    with pytest.raises(InputError, match=r"turned\.nii has the axes ALS but .*labels\.nii RAS"):
+        require_same_axes(turned, labels)
 
 
 def test_names() -> None:
