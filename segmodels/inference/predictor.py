@@ -18,6 +18,7 @@ from segmodels.annotations import Annotation
 from segmodels.data import large_images
 from segmodels.data.batches import EvaluationBatch
 from segmodels.data.decoding import resize_image, scaled_size
+from segmodels.data.image_form import ImageForm
 from segmodels.errors import InputError
 from segmodels.inference.bundle import Bundle
 from segmodels.inference.memory import prediction_bytes
@@ -70,7 +71,7 @@ class Predictor:
         neighbours: slices of a volume on each side of an image that are among its channels (2.5-D).
 
     Raises:
-        InputError: settings that the task does not have or refuses.
+        InputError: settings that the task does not have or refuses, or that images of the model do not suit.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Predictor:
         self.device = torch.device(device)
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
         self.spatial_dims, self.neighbours = bundle.spatial_dims, bundle.neighbours
+        self.task.require_form(ImageForm(self.dtype, self.channels, self.spatial_dims))
         self._longer_side = bundle.longer_side
         self.model = bundle.model.to(self.device).eval()
         self._mean, self._std = (

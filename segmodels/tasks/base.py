@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segmodels.annotations import Annotation
 from segmodels.data.batches import EvaluationBatch
+from segmodels.data.image_form import ImageForm
 from segmodels.labels import LabelMap
 
 if TYPE_CHECKING:
@@ -193,6 +194,13 @@ class Task(ABC, Generic[Targets, ResultType]):
     def results(self, network: Callable[..., Any], batch: EvaluationBatch) -> list[ResultType]:
         """Results of a batch that is measured, each at the size of its annotation; images are on the device."""
         return self.predict(network, batch.images, [annotation.size for annotation in batch.annotations])
+
+    def require_form(self, form: ImageForm) -> None:
+        """Check that images of this form can be predicted as ``settings`` say.
+
+        Raises:
+            InputError: they cannot.
+        """
 
     def chosen(self, evaluator: Evaluator) -> Any:
         """The settings with what a validation decides, thresholds of scores for instance, where nobody has set it.

@@ -121,3 +121,12 @@ def test_a_model_of_slices_with_their_neighbours_takes_the_volume(
     nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 4, 3), np.float32), AFFINE), tmp_path / "other" / "a.nii.gz")
     with pytest.raises(InputError, match=r"a\.nii\.gz has 3 channels, expected 1"):
         predict(str(tmp_path / "model"), tmp_path / "other", tmp_path / "out2")
+
+
+@pytest.mark.parametrize(("spatial_dims", "form"), [(3, "volumes of 2 channels float32"), (2, "images of 2 channels")])
+def test_a_crf_of_other_images_than_rgb_is_refused(tmp_path: Path, spatial_dims: int, form: str) -> None:
+    write_volume_model(tmp_path / "model", spatial_dims=spatial_dims)
+    (tmp_path / "images").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), AFFINE), tmp_path / "images" / "a.nii.gz")
+    with pytest.raises(InputError, match=f"crf is given, but the model takes {form}.* leave it out"):
+        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", crf=True)
