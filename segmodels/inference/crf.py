@@ -105,7 +105,7 @@ def _check(probabilities: NDArray, image: NDArray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"image of the dense CRF is {image.dtype} of shape {image.shape}, expected uint8 (height, width, 3):"
-            " convert it to 8-bit RGB, or leave out crf"
+            " convert it to 8-bit RGB"
         )
     if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2]:
         raise InputError(

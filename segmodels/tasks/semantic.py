@@ -222,6 +222,6 @@ def _refined(probabilities: Tensor, images: Tensor, crf: DenseCRF) -> list[Tenso
     """The dense CRF of each image."""
     with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1)) as pool:
         refined = pool.map(
-            partial(mean_field, crf=crf), probabilities.cpu().numpy(), images.movedim(1, -1).cpu().numpy()
+            partial(mean_field, crf=crf), probabilities.cpu().numpy(), images.permute(0, 2, 3, 1).cpu().numpy()
         )
         return [torch.from_numpy(one).to(images.device) for one in refined]

@@ -274,12 +274,6 @@ class FirstOrLast(nn.Module):
         return PixelOutput(images[:, [0, -1]])
 
 
-def test_a_crf_of_volumes_is_refused_in_a_sentence() -> None:
-    predictor = Predictor(bundle(FirstOrLast(), 2), settings={"crf": {}})
-    with pytest.raises(InputError, match=r"float32 of shape \(4, 5, 6, 3\), expected uint8 .*, or leave out crf"):
-        predictor.task.predict(predictor.model, torch.zeros(1, 3, 4, 5, 6), [(4, 5, 6)])
-
-
 @pytest.mark.parametrize("settings", [{}, {"flip": True}])
 @pytest.mark.parametrize(
     ("dtype", "low", "shape"),
