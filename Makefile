@@ -1,5 +1,8 @@
 # The targets of this project. `make help` lists them.
 PYTHON ?= python3
+ifeq ($(wildcard segmodels),)
+$(error start make in the folder of the project, or with make -C FOLDER)
+endif
 # A path relative to this folder, whose own path may hold blanks: make splits names of targets at blanks
 VENV := .venv
 BIN := $(VENV)/bin

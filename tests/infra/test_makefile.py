@@ -17,6 +17,7 @@ def test_an_environment_is_made_within_a_folder_whose_path_holds_blanks(tmp_path
     project.mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, project)
+    (project / "segmodels").mkdir()
     python.write_text(PYTHON)
     python.chmod(0o755)
     before = {path.name for path in project.iterdir()}
@@ -34,10 +35,18 @@ def test_a_file_of_parameters_has_blanks_in_its_name(tmp_path: Path) -> None:
     for name in ("python", "dvc"):
         (tools / name).write_text(PYTHON)
         (tools / name).chmod(0o755)
-    for name in ("pyproject.toml", "requirements.lock", ".venv/.installed"):
+    for name in ("segmodels", "pyproject.toml", "requirements.lock", ".venv/.installed"):
         (tmp_path / name).touch()
     file = tmp_path / "my params.yaml"
     file.touch()
     for named in (file, file.name):
         subprocess.run(["make", "--silent", "run", f"PARAMS={named}", "STAGE=source"], cwd=tmp_path, check=True)
         assert (tmp_path / "configurations" / "my params" / "params.yaml").readlink() == file
+
+
+def test_another_folder_keeps_its_data(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    done = subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "start make in the folder of the project" in done.stderr
+    assert (tmp_path / "data").is_dir()
