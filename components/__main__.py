@@ -34,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
+    if sys.flags.optimize > 1:
+        raise InputError(
+            "Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which packages of the steps need: unset it"
+        )
     parser = argparse.ArgumentParser(
         prog="python -m components",
         description="The steps of the segmentation pipeline, and commands around it.",

@@ -116,6 +116,14 @@ def test_wrong_parameters_end_with_code_2_and_one_sentence(tmp_path: Path) -> No
     assert "train.epochs is 'many'" in done.stderr
 
 
+def test_python_without_docstrings_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-OO", "-m", "components", "validate"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: Python runs without docstrings (-OO or PYTHONOPTIMIZE=2)")
+
+
 def test_missing_input_ends_with_code_2(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("{}")
     done = run("train", cwd=tmp_path)
