@@ -17,7 +17,7 @@ from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.published import Published
 from segmodels.data.layouts.slices import Slices
 from segmodels.data.layouts.splits import published_split
-from segmodels.data.modalities import LABELS, MODALITIES, NAMES
+from segmodels.data.modalities import LABELS, MODALITIES, NAMES, require_same_modalities
 from segmodels.data.nifti import SUFFIXES, read_label_volume, read_modalities, require_same_axes, stem
 from segmodels.labels import LabelMap
 
@@ -65,10 +65,12 @@ BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz            label ids 0..3, 3 
             folder, _, name = file.rpartition("/")
             if name.endswith(SUFFIXES) and (part := _part(name)) is not None:
                 cases.setdefault(folder, {})[part] = file
-        for folder, parts in cases.items():
-            images = [parts[modality] for modality in MODALITIES if modality in parts]
-            if not images:
-                continue
+        found = {folder: [own for own in MODALITIES if own in parts] for folder, parts in cases.items()}
+        found = {folder: own for folder, own in found.items() if own}
+        require_same_modalities(found)
+        for folder, modalities in found.items():
+            parts = cases[folder]
+            images = [parts[modality] for modality in modalities]
             masks = [parts[label] for label in LABELS if label in parts][:1]
             path = PurePosixPath(folder)
             split = published_split(path.parent.name)

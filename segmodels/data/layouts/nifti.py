@@ -18,7 +18,7 @@ from segmodels.data.folder_files import composed
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.slices import Slices
-from segmodels.data.modalities import NUMBERED
+from segmodels.data.modalities import NUMBERED, require_same_modalities
 from segmodels.data.nifti import is_nifti, read_label_volume, read_modalities, require_same_axes, stem
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
@@ -82,10 +82,14 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
     def samples(self) -> Iterable[Sample]:
         masks = {composed(stem(path)): path for path in self._files("labelsTr")}
         cases: dict[str, list[Path]] = {}
+        numbers: dict[str, list[str]] = {}
         for path in self._files("imagesTr"):
             name = composed(stem(path))
             modality = NUMBERED.match(name)
-            cases.setdefault(modality[1] if modality and name not in masks else name, []).append(path)
+            if modality and name not in masks:
+                name = modality[1]
+                numbers.setdefault(name, []).append(modality[2])
+            cases.setdefault(name, []).append(path)
         if not cases:
             raise InputError(
                 f"{self.root / 'imagesTr'} holds no volumes, expected files ending in .nii or .nii.gz: add them"
@@ -95,6 +99,7 @@ dataset.json                {"labels": {"0": "background", "1": "left atrium"}},
                 f"{len(alone)} cases in {self.root} have only one of volume and label map: {', '.join(alone[:5])}: add"
                 " the other under the same name or remove the file"
             )
+        require_same_modalities(numbers)
         for name, (image, *others) in cases.items():
             files = [path.relative_to(self.root).as_posix() for path in ([masks[name]] if masks else []) + others]
             yield Sample(name, None, image.relative_to(self.root).as_posix(), tuple(files), name)

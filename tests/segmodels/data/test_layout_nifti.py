@@ -89,6 +89,10 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.full((6, 7, 8), 9, np.uint8), AFFINE), root / "labelsTr/heart_000.nii.gz")
     with pytest.raises(InputError, match=r"labelsTr/heart_000\.nii\.gz.*unknown labels \[9\]"):
         layout.annotation(first)
+    (root / "imagesTr/heart_002_0001.nii.gz").rename(root / "imagesTr/heart_002_0002.nii.gz")
+    with pytest.raises(InputError, match=r"1 of 3 cases have other modalities .* \(heart_002 has 0000, 0002\)"):
+        list(layout.samples())
+    (root / "imagesTr/heart_002_0002.nii.gz").rename(root / "imagesTr/heart_002_0001.nii.gz")
     (root / "labelsTr/heart_002.nii.gz").unlink()
     with pytest.raises(InputError, match=r"1 cases in .* have only one of volume and label map: heart_002"):
         list(layout.samples())
