@@ -336,7 +336,7 @@ def test_brats_reads_volumes_and_slices(tmp_path: Path) -> None:
     assert slices.read_image(samples[1]).shape == (5, 6, 2)
     (t1c,) = tmp_path.glob("**/brats_2013_pat0006_1/T1c_*")
     t1c.rename(t1c.with_name(t1c.name.replace("T1c", "T2")))  # as many channels, with another meaning
-    with pytest.raises(InputError, match="1 of 2 cases have other modalities .* expected flair, t1c of each"):
+    with pytest.raises(InputError, match=r"1 of 2 cases have other modalities .* expected flair, t1c of each"):
         opened("brats_slices", tmp_path)
 
 
