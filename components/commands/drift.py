@@ -80,6 +80,7 @@ def drift(
     )
     from components.tracking.model_registry import bundle_folder, check_model, pinned
     from segmodels.inference.bundle import load_bundle
+    from segmodels.inference.reference import as_logged
     from segmodels.metrics.drift import shift
 
     check_model(model)
@@ -89,7 +90,8 @@ def drift(
     with bundle_folder(model) as folder:
         reference = _reference(load_bundle(folder), title, shards)
     records = _records(log, name, version, hours)
-    before = dict(zip(reference.names, reference.values.T, strict=True))
+    columns = zip(reference.names, reference.values.T.tolist(), strict=True)
+    before = {key: [as_logged(value) for value in values] for key, values in columns}
     now = {key: [record["statistics"].get(key) for record in records] for key in before}
     now = {key: values for key, values in now.items() if None not in values}
     shifts = {key: shift(before[key], values) for key, values in now.items()} if len(records) >= least else {}

@@ -21,7 +21,7 @@ from components.serving.live_model import ServedModel
 from segmodels.errors import on_one_line
 from segmodels.files import LOG_SUFFIX
 from segmodels.inference.observation import shares_of
-from segmodels.inference.reference import Observation, statistics
+from segmodels.inference.reference import Observation, as_logged, statistics
 from segmodels.tasks.base import Result
 
 WAITING = 16
@@ -119,7 +119,7 @@ class RequestLog:
             "version": model.version,
             "size": list(image.shape[:-1]),
             "statistics": {
-                name: float(f"{value:.6g}")
+                name: as_logged(value)
                 for name, value in statistics(request.observations[number], shares, *basis).items()
             },
         }

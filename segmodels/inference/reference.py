@@ -98,6 +98,13 @@ def statistics(
     return found | {f"{SHARE}{name}": float(share) for name, share in shares.items()}
 
 
+def as_logged(value: float) -> float:
+    """A statistic as a log has it, with six digits. The reference is compared at the same precision: a sure model's
+    confidences between 0.9999995 and 1 are all 1 in the log.
+    """
+    return float(f"{value:.6g}")
+
+
 def write_reference(folder: Path, reference: Reference) -> None:
     """Write it into the folder of a model; ``bundle.add_reference`` makes it a part of the model."""
     facts = json.dumps({"names": reference.names, "layer": reference.layer})

@@ -1,5 +1,6 @@
 """drift: a served model, and requests like its training images, brighter ones, and ones of another class mix."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from segmodels.errors import InputError
 from segmodels.inference.bundle import add_reference, bundle_digest, load_bundle
 from segmodels.inference.observation import make_reference
 from segmodels.inference.predictor import Predictor
+from segmodels.inference.reference import Reference, as_logged
 from segmodels.tasks.registry import create_task
 
 NAME = "scenes"
@@ -162,6 +164,29 @@ def test_limits_are_options_and_few_or_old_records_say_nothing(place: Path, caps
     assert "0 images in the log are too few" in capsys.readouterr().out
     assert drift(place, "bright", "--psi", "0") == 2
     assert "--psi is 0.0, expected more than 0" in capsys.readouterr().err
+
+
+def test_the_precision_of_the_log_is_no_drift(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All confidences of a sure model are 1 with six digits; none is, as float32."""
+    use_local_store(tmp_path, monkeypatch)
+    rng = np.random.default_rng(0)
+    model = write_model(tmp_path / NAME, steps=1)
+    sure = 1 - np.abs(rng.normal(3e-7, 1e-7, (256, 1))).clip(1e-7, 4e-7).astype(np.float32)
+    no_features = np.zeros(1, np.float32), np.zeros((0, 1), np.float32)
+    add_reference(model, Reference(("confidence",), sure, "", *no_features))
+    usual = {
+        "time": "2024-01-01T00:00:00.000+00:00",
+        "name": NAME,
+        "version": bundle_digest(model)[:12],
+        "size": [8, 8],
+    }
+    records = [usual | {"statistics": {"confidence": as_logged(value)}} for value in sure[::2, 0].tolist()]
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "0.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert drift(tmp_path, "log", model=str(model)) == 0
+    assert "has not drifted: none of 1 statistics of 128 images" in capsys.readouterr().out
 
 
 @pytest.mark.slow
