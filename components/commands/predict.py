@@ -118,7 +118,9 @@ def predict(
         )
     measured = settings_to_dict(bundle.task.settings)
     side = [window] * bundle.spatial_dims if window else window
-    settings = _overridden(measured, side, {"overlap": overlap, "weighting": weighting}, flip, scales, crf)
+    settings = _overridden(
+        measured, side, {"overlap": overlap, "weighting": weighting}, flip, scales, crf, bundle.task.name
+    )
     predictor = Predictor(bundle, choose_device(), settings)
     if not predictor.task.takes_prompts:
         predictor.check_prompts(prompts, ())
@@ -184,17 +186,26 @@ def _overridden(
     flip: bool | None,
     scales: tuple[float, ...] | None,
     crf: bool | None,
+    task: str,
 ) -> dict[str, Any]:
-    """The settings that the model was measured with, overridden by the command line's."""
+    """The settings that the model was measured with, overridden by the command line's.
+
+    Raises:
+        InputError: an option that the task does not have.
+    """
     asked = {
         "flip": flip,
         "scales": None if scales is None else list(scales),
         "crf": {} if crf else None,
         "sliding_window": {**(measured.get("sliding_window") or {}), "size": window} if window else None,
     }
-    settings = {**measured, **{name: value for name, value in asked.items() if value is not None}}
-    settings |= {"crf": None} if crf is False else {}
-    settings |= {"sliding_window": None} if window == 0 else {}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if other := [option.replace("sliding_", "") for option in asked if option not in measured]:
+        raise InputError(
+            f"--{other[0]} is given, but the model is of {task} segmentation, which has no such setting: leave it out"
+        )
+    off = {name for name, is_off in (("crf", crf is False), ("sliding_window", window == 0)) if is_off}
+    settings = {**measured, **asked, **dict.fromkeys(off & measured.keys())}
     given = {name: value for name, value in of_windows.items() if value is not None}
     if given and not settings.get("sliding_window"):
         raise InputError(f"--{next(iter(given))} needs a sliding window: give --window too")

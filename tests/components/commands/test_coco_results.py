@@ -181,7 +181,9 @@ def test_predict_writes_objects_of_windows(
         if largest < 64 * 128:
             with pytest.raises(InputError, match=r"image has 128 x 64 pixels, expected .* without a sliding window"):
                 predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out")
-        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", window=64, overlap=0.25)
+        with pytest.raises(InputError, match=f"--crf is given, but the model is of {task} segmentation, which has no"):
+            predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", crf=True)
+        predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", window=64, overlap=0.25, crf=False)
         predictor = Predictor(
             load_bundle(tmp_path / "model"), settings=settings | {"sliding_window": {"size": [64, 64], "overlap": 0.25}}
         )
