@@ -17,6 +17,7 @@ from components.params.schema import IngestParams
 from components.running.atomic import written_output
 from components.running.digests import directory_digest
 from components.running.wording import first_few
+from segmodels.data.folder_files import as_spelled
 from segmodels.data.group_split import split_by_group
 from segmodels.data.layouts import AUTO, Layout, Sample, find_layout, open_layout
 from segmodels.data.layouts.splits import GROUPS, SPLITS, published_split
@@ -96,7 +97,7 @@ def ingest(
             " measured quality is too good; give all samples of a group the same split"
         )
     # layouts whose tree has no groups.csv know the groups themselves
-    ungrouped = GROUPS in layout.tree and not (layout.root / GROUPS).is_file()
+    ungrouped = GROUPS in layout.tree and not as_spelled(layout.root / GROUPS).is_file()
     if ungrouped and origin != SHIPPED and (torn := _torn_folders(samples)):
         print(
             f"samples of one folder are in several splits ({first_few(torn)}): if such folders are patients, videos or"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from segmodels.data.decoding import Color
+from segmodels.data.folder_files import as_spelled
 from segmodels.errors import InputError
 from segmodels.files import parse_json, read_plain_text, reason
 from segmodels.labels import LabelMap, ignore_index_for
@@ -58,8 +59,8 @@ class Classes:
 
 
 def has_classes_file(root: Path) -> bool:
-    """Whether a dataset folder has ``classes.txt``, ``classes.json`` or ``class_dict.csv``."""
-    return any((root / name).is_file() for name in (TEXT, TABLE, *COLORS))
+    """Whether a dataset folder has ``classes.txt``, ``classes.json`` or ``class_dict.csv``, in letters of any case."""
+    return any(as_spelled(root / name).is_file() for name in (TEXT, TABLE, *COLORS))
 
 
 def read_classes(root: Path) -> Classes:
@@ -68,7 +69,7 @@ def read_classes(root: Path) -> Classes:
     Raises:
         InputError: none or both of the first two exist, or a line or entry has another form; names it.
     """
-    text, table, *colors = (root / name for name in (TEXT, TABLE, *COLORS))
+    text, table, *colors = (as_spelled(root / name) for name in (TEXT, TABLE, *COLORS))
     if text.is_file() and table.is_file():
         raise InputError(
             f"dataset folder {root} has both classes.txt and classes.json, expected one of them: remove the other"
@@ -78,7 +79,7 @@ def read_classes(root: Path) -> Classes:
         raise InputError(
             f"dataset folder {root} has neither classes.txt nor classes.json, expected one of them: write one"
         )
-    read = {TEXT: _from_text, TABLE: _from_json}.get(path.name, _from_colors)
+    read = {text: _from_text, table: _from_json}.get(path, _from_colors)
     entries, things = read(path)
     try:
         return classes_of(entries, things)

@@ -54,6 +54,14 @@ def is_leftover(name: str) -> bool:
     return name.startswith(".") or name in LEFTOVERS
 
 
+def as_spelled(path: Path) -> Path:
+    """The path; where nothing is there, the entry of its folder whose name differs in capitals alone: Classes.txt."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    alike = (entry for entry in sorted(path.parent.iterdir()) if entry.name.lower() == path.name.lower())
+    return next(alike, path)
+
+
 def composed(name: str) -> str:
     """The name in Unicode's composed form (NFC): macOS writes é as two characters, most other systems as one."""
     return unicodedata.normalize("NFC", name)

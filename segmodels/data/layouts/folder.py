@@ -50,9 +50,9 @@ class Folder(Layout):
     other names.
 
     All masks may have the same suffix after the image's name: ``0001_mask.png`` of ``0001.jpg``. Other names of the two
-    folders are read where no ``images/`` or ``masks/`` is there, in letters of any case: ``image``, ``imgs``, ``img``,
+    folders are read where no ``images/`` or ``masks/`` is there: ``image``, ``imgs``, ``img``,
     ``img_dir``, ``rgb``, ``original``; ``labels``, ``label``, ``mask``, ``annotations``, ``ann_dir``, ``gt``, ``gts``,
-    ``segmentations``, ``ground truth``.
+    ``segmentations``, ``ground truth``. Names of folders, lists and tables may have letters of any case.
 
     Images are read as stored: 8 or 16 bits, grey, RGB or, in TIFF files, any number of channels. Masks hold label ids
     as grey values or palette indices, or the colours of the classes file: in RGB, or in a palette all of whose colours
@@ -127,7 +127,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
                 f" annotated) and classes.txt (layout {self.name!r}): add it or check the path"
             )
         _require_one_spelling(self.root, self._pictures)
-        self._masks, self._has_objects = _masks(self.root), _has(self.root, "objects")
+        self._masks, self._objects = _masks(self.root), _named(self.root, ("objects",))
         self._annotated = bool(self._masks)
         if not self._annotated and (other := _like_masks(self.root, self._pictures)):
             raise InputError(
@@ -136,7 +136,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
             )
         if self._annotated:
             _require_one_place(self.root, self._pictures, self._masks)
-        if self._has_objects and not self._annotated:
+        if self._objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
         masks = list(files_of_part(self.root, self._masks).values()) if self._annotated else []
         if self._annotated and not masks and files_of_part(self.root, self._pictures):
@@ -148,7 +148,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
     @cached_property
     def labels(self) -> LabelMap:
         labels, things = self._classes.labels, self._classes.things
-        if things is None and self._has_objects:
+        if things is None and self._objects:
             things = frozenset(range(1, labels.num_classes))
         return replace(labels, things=things or frozenset())
 
@@ -165,8 +165,8 @@ image_labels.csv            optional: header id,label; class of the whole image,
         places = list(split_ids(self.root, images))
         listed = {sample_id for _, sample_id in places}
         masks = self._partners(images, listed, self._masks, "mask") if self._annotated else {}
-        objects = self._partners(images, listed, "objects", "map of objects") if self._has_objects else {}
-        rows = without_ending(images, files_of_part(self.root, "objects", (".json",)))
+        objects = self._partners(images, listed, self._objects, "map of objects") if self._objects else {}
+        rows = without_ending(images, files_of_part(self.root, self._objects, (".json",))) if self._objects else {}
         groups, labels = groups_of(self.root, images), self._image_labels(images)
         self.left_out += [file for sample_id, file in images.items() if sample_id not in listed]
         for split, sample_id in places:
@@ -192,7 +192,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
     def _elsewhere(self) -> list[str]:
         """Images in folders that are no splits, or beside those at the top: ``extra/images/0001.jpg``."""
         at_top = (self.root / self._pictures).is_dir()
-        read = {self._pictures, self._masks, "objects"} if at_top else set(split_folders(self.root, self._pictures))
+        read = {self._pictures, self._masks, self._objects} if at_top else set(split_folders(self.root, self._pictures))
         homes = (path.name for path in sorted(self.root.iterdir()) if not is_leftover(path.name))
         parts = (f"{home}/{self._pictures}" for home in homes if home not in read)
         return [file for part in parts for file in files_by_id(self.root, part).values()]

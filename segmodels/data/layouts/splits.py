@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 from segmodels.checks import shown
-from segmodels.data.folder_files import composed, is_leftover
+from segmodels.data.folder_files import as_spelled, composed, is_leftover
 from segmodels.errors import InputError
 from segmodels.files import parse_csv, read_plain_text
 
@@ -101,7 +101,7 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
     Raises:
         InputError: other columns, a sample without a row or value, or with several.
     """
-    path = root / name
+    path = as_spelled(root / name)
     if not path.is_file():
         return {}
     text = read_plain_text(path)
@@ -128,10 +128,11 @@ def read_table(root: Path, name: str, column: str, ids: Collection[str]) -> dict
 
 def _lists(root: Path) -> dict[str, Path]:
     """Split -> its list, in ``splits/`` or, without lists there, in ``root``."""
-    for folder in (root / "splits", root):
+    for folder in (as_spelled(root / "splits"), root):
         found: dict[str, Path] = {}
-        for path in sorted(path for path in folder.glob("*.txt") if not is_leftover(path.name)):
-            split = published_split(path.stem.removesuffix("_list"))  # train_list.txt of PaddleSeg
+        files = (path for path in folder.iterdir() if path.suffix.lower() == ".txt") if folder.is_dir() else ()
+        for path in sorted(path for path in files if not is_leftover(path.name)):
+            split = published_split(path.stem.lower().removesuffix("_list"))  # train_list.txt of PaddleSeg
             if split is None:
                 if folder == root:
                     continue  # classes.txt, a readme

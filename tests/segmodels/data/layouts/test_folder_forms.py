@@ -286,8 +286,11 @@ def split_names(root: Path, layout: str = "folder") -> dict[str | None, str]:
         },
         {"splits.csv": "id,split\na,train\nb,training\nc,val\nd,dev\ne,test\nf,test\n"},
         {"split.csv": "id,split\na,train\nb,Train\nc,valid\nd,eval\ne,test\nf,test\n"},
+        {"Splits/Train.TXT": "a\nb\n", "Splits/Val.TXT": "c\nd\n", "Splits/Test.TXT": "e\nf\n"},
+        {"Train_List.txt": "a\nb\n", "VAL.txt": "c\nd\n", "test.TXT": "e\nf\n"},
+        {"Splits.CSV": "id,split\na,train\nb,train\nc,val\nd,val\ne,test\nf,test\n"},
     ],
-    ids=["lists at the top", "splits/valid.txt", "paths in lists", "splits.csv", "split.csv"],
+    ids=["lists", "splits/", "paths in lists", "splits.csv", "split.csv", "Splits/", "Lists", "Splits.CSV"],
 )
 def test_splits_of_ones_own_are_read_wherever_people_write_them(files: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
@@ -328,6 +331,20 @@ def test_splits_that_leave_doubts_are_one_sentence(files: dict[str, str], senten
         trees.write_text(tmp_path / name, text)
     with pytest.raises(InputError, match=sentence):
         split_names(tmp_path)
+
+
+def test_files_beside_the_images_may_have_capitals_in_their_names(tmp_path: Path) -> None:
+    write(tmp_path, "Images/{}.JPG", "MASKS/{}.PNG", ("a", "b"))
+    trees.write_text(tmp_path / "Classes.TXT", "sky, 0\nroad, 255\n")
+    trees.write_text(tmp_path / "Groups.csv", "id,group\na,one\nb,one\n")
+    for name in ("a.png", "b.png"):
+        trees.save(tmp_path / "Objects" / name, halves(0, 1))
+    layout = open_layout(find_layout(tmp_path), tmp_path)
+    assert (layout.labels.classes, layout.labels.things) == (("sky", "road"), {1})
+    assert [(sample.group, sample.files[1:]) for sample in layout.samples()] == [
+        ("one", ("Objects/a.png",)),
+        ("one", ("Objects/b.png",)),
+    ]
 
 
 def test_a_split_beside_images_at_the_top_is_refused(tmp_path: Path) -> None:
