@@ -19,7 +19,7 @@ from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_lay
 from segmodels.data.layouts.mads import Mads
 from segmodels.data.layouts.mask_values import encode_labels
 from segmodels.data.layouts.pairing import files_by_id, files_of_part, require_pairs, split_folders, without_ending
-from segmodels.data.layouts.splits import groups_of, published_split, read_table, split_ids
+from segmodels.data.layouts.splits import groups_of, published_split, read_table, require_listed_masks, split_ids
 from segmodels.data.layouts.yolo import Yolo
 from segmodels.data.object_maps import read_objects
 from segmodels.errors import InputError
@@ -165,6 +165,7 @@ image_labels.csv            optional: header id,label; class of the whole image,
         places = list(split_ids(self.root, images))
         listed = {sample_id for _, sample_id in places}
         masks = self._partners(images, listed, self._masks, "mask") if self._annotated else {}
+        require_listed_masks(self.root, masks)
         objects = self._partners(images, listed, self._objects, "map of objects") if self._objects else {}
         rows = without_ending(images, files_of_part(self.root, self._objects, (".json",))) if self._objects else {}
         groups, labels = groups_of(self.root, images), self._image_labels(images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from segmodels.checks import shown
@@ -61,6 +61,27 @@ def split_ids(root: Path, ids: Collection[str]) -> Iterator[tuple[str | None, st
         yield split_of[sample_id], sample_id
     if not split_of:
         yield from ((None, sample_id) for sample_id in ids)
+
+
+def require_listed_masks(root: Path, masks: Mapping[str, str]) -> None:
+    """Check that lists of pairs, ``images/0001.jpg masks/0001.png``, name the masks that are read.
+
+    Args:
+        masks: sample id -> path relative to ``root``.
+
+    Raises:
+        InputError: a list names another mask of ``root``.
+    """
+    for path in _lists(root).values():
+        for line in read_plain_text(path).splitlines():
+            words = line.split()
+            sample_id = _sample_id(root, line, masks) if len(words) == 2 else ""
+            named = root / words[1] if sample_id in masks else None
+            if named and named.is_file() and not named.samefile(root / masks[sample_id]):
+                raise InputError(
+                    f"{path} names the mask {shown(words[1])} for {words[0]}, but the mask of the image's name,"
+                    f" {masks[sample_id]}, is read: give each mask the name of its image, or correct the list"
+                )
 
 
 def splits_by_folder(root: Path, ids: Collection[str]) -> dict[str, str]:

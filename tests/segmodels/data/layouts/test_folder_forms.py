@@ -311,6 +311,10 @@ def test_splits_of_ones_own_are_read_wherever_people_write_them(files: dict[str,
             {"splits/train.txt": "a\nb\n\na.jpg\n"},
             r"train\.txt names the sample 'a\.jpg' in the lines 1 and 4",
         ),
+        (
+            {"train.txt": "images/a.jpg masks/b.png\nimages/b.jpg masks/a.png\n"},
+            r"names the mask 'masks/b\.png' for images/a\.jpg, but the mask of the image's name, masks/a\.png, is read",
+        ),
         ({"train.txt": "a\nz\n"}, r"train\.txt names the sample 'z', which has no image"),
         (
             {"splits.csv": "id,split\n" + "".join(f"{one},fold1\n" for one in SIX)},
@@ -345,6 +349,14 @@ def test_files_beside_the_images_may_have_capitals_in_their_names(tmp_path: Path
         ("one", ("Objects/a.png",)),
         ("one", ("Objects/b.png",)),
     ]
+
+
+@pytest.mark.parametrize("mask", ["./masks/a.png", "labels/a.png", "elsewhere/a.png"])
+def test_a_list_may_name_the_mask_that_is_read_in_other_ways(mask: str, tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "labels/{}.png", ("a",))
+    (tmp_path / "masks").symlink_to("labels")
+    trees.write_text(tmp_path / "train.txt", f"images/a.jpg {mask}\n")
+    assert split_names(tmp_path) == {"train": "a"}
 
 
 def test_a_split_beside_images_at_the_top_is_refused(tmp_path: Path) -> None:
