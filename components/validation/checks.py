@@ -60,7 +60,7 @@ class Check:
 
 OF_ANNOTATIONS = {"annotation", "annotation_error", "other_size", "unknown_labels", "void_share", "void_everywhere",
                   "md5s", "pixels", "lossy_mask", "alpha_alone", "taken_for_void", "one_off", "one_class", "misplaced",
-                  "specks", "no_objects", "bare", "doubled", "unpaired", "alone"}  # fmt: skip
+                  "specks", "no_objects", "bare", "doubled", "unpaired", "alone", "shifted"}  # fmt: skip
 """Columns about annotations."""
 
 
@@ -124,6 +124,11 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "splits whose masks fit other images as well as their own",
               "look at the pictures: images and masks may be shuffled or shifted against each other", "split",
               "unpaired", "splits"),
+        Check("volumes_in_place", "warning", _null("shifted"),
+              "The affines of label maps and volumes place their voxels alike.",
+              "label maps whose affine places them beside their volume",
+              "they are read voxel by voxel, without the affines: look at the pictures, and resample the label maps"
+              " onto their volumes if they do not fit", "annotation", "shifted"),
         Check("ids_in_place", "warning", _null("one_off"), "The masks' ids are not one off.",
               "first or last classes that never occur, though all others do",
               "look at the pictures, and count the ids as the dataset's classes do", "class", "one_off", "classes"),
@@ -171,6 +176,14 @@ def _all_checks(params: ValidateParams) -> list[Check]:
               "TIFF images whose alpha channel, which is not read, is half transparent in most pixels",
               "if it is a band such as near infrared, store the files without declaring it alpha (gdal_translate"
               " -colorinterp_4 undefined -co ALPHA=NO)"),
+        Check("one_picture", "warning", _null("animated"), "No image is an animation.",
+              "images that are animations, whose first picture alone is read",
+              "save each picture that counts as a file of its own", detail="animated"),
+        Check("values_are_data", "warning", _null("no_data"),
+              "No image holds the value that its file declares to be no data (GDAL_NODATA).",
+              "TIFF images with pixels of the value that the file declares to be no data",
+              "it is learnt as any other value: replace it by a value of the range, such as the mean, and make these"
+              " pixels void in the masks", detail="no_data"),
         Check("range_used", "warning", _null("narrow"), "Images of 16 bits use their range of values.",
               "16-bit images that use a small part of their range",
               "they train as they are; a model of 8-bit images sees them nearly black, so multiply the values (12 bits:"

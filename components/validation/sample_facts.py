@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
-from components.running.digests import file_md5
 from components.running.parallel import parallel_map
 from components.running.progress_bar import track
 from components.validation.edges import edge_map
+from components.validation.file_facts import no_data, of_file, voxel_shift
 from components.validation.object_facts import odd_objects
 from components.validation.views import by_hash, picture
 from segmodels.annotations import Annotation
-from segmodels.data.decoding import TURNED, lossy_format, orientation
 from segmodels.data.image_form import ImageForm
 from segmodels.data.layouts import Sample
 from segmodels.data.manifest import Dataset
@@ -36,9 +30,6 @@ SHOWN, PAIRED = 12, 200
 
 MIN_CONTRAST = 4.0
 """Grey levels; the standard deviation of a thumbnail below which an image has too little to tell it from others by."""
-
-MOST_HALF_TRANSPARENT = 0.5
-"""Share of an alpha channel's pixels that are neither 0 nor 255; above it, it is no alpha but a band: near infrared."""
 
 FACTS = pa.schema(
     [
@@ -56,6 +47,8 @@ FACTS = pa.schema(
         ("alpha_alone", pa.bool_()),  # whether only the alpha of the annotation's file tells its pixels apart
         ("band_as_alpha", pa.bool_()),  # whether an image in TIFF has a band of values as alpha, which is not read
         ("image_orientation", pa.int32()),  # of EXIF or TIFF, 2..8; null for upright images
+        ("pictures", pa.int32()),  # of an image that is an animation; the first one is read
+        ("no_data", pa.string()),  # the value that the image's file declares to be none, where pixels have it
         ("image_bits", pa.int32()),  # per channel, in the file
         ("annotation_bits", pa.int32()),
         ("dtype", pa.string()),  # of the image
@@ -63,6 +56,7 @@ FACTS = pa.schema(
         ("channels", pa.int32()),
         ("size", pa.list_(pa.int32())),  # (height, width) or (depth, height, width) of the image
         ("annotation_size", pa.list_(pa.int32())),
+        ("voxel_shift", pa.float64()),  # of the annotation against the image, as NIfTI's affines tell
         ("unknown_labels", pa.list_(pa.int32())),
         ("void_share", pa.float64()),  # of the pixels of the class map
         ("class_pixels", pa.list_(pa.int64())),  # by train id
@@ -149,23 +143,25 @@ def _facts(dataset: Dataset, sample: Sample, shown: bool, paired: bool) -> dict[
     name = sample.annotation_file or sample.image
     facts: dict[str, Any] = {"id": sample.id, "split": sample.split, "image": sample.image, "annotation": name}
     try:
-        facts |= _of_file("image", layout.root / sample.image)
+        facts |= of_file("image", layout.root / sample.image)
         pixels = layout.read_image(sample)
-        facts |= _of_image(pixels, sample)
+        facts |= _of_image(pixels, sample) | {"no_data": no_data(layout.root / sample.image, pixels)}
         image = pixels
     except InputError as error:
         facts["image_error"] = str(error)
     try:
         if sample.files:
-            facts |= _of_file("annotation", layout.root / sample.files[0])
-            others = [_of_file("", layout.root / file)["_md5"] for file in sample.files[1:]]
+            facts |= of_file("annotation", layout.root / sample.files[0])
+            others = [of_file("", layout.root / file)["_md5"] for file in sample.files[1:]]
             facts["md5s"] = [facts.pop("annotation_md5"), *others]
         annotation = layout.annotation(sample)
         facts |= {"annotation": None} if annotation is None else _of_annotation(annotation, dataset.labels)
+        if annotation is not None and sample.files:
+            facts["voxel_shift"] = voxel_shift(layout.root / sample.files[0], layout.root / sample.image)
     except UnknownLabelsError as error:
         facts["unknown_labels"] = error.unknown
         if error.file in sample.files:  # not always the first
-            facts |= {"annotation": error.file} | _of_file("annotation", layout.root / error.file)
+            facts |= {"annotation": error.file} | of_file("annotation", layout.root / error.file)
     except InputError as error:
         facts["annotation_error"] = str(error)
     if image is not None and (annotation is None or annotation.classes.ndim == image.ndim - 1):
@@ -217,31 +213,3 @@ def _grey(image: NDArray) -> NDArray:
     if image.shape[-1] == 3:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     return image.mean(axis=-1).astype(np.uint8)
-
-
-@lru_cache(maxsize=64)
-def _of_file(part: str, path: Path) -> dict[str, Any]:
-    """Hash, and mode and bit depth from the header where the file is a picture; cached, as samples may share an
-    annotation file.
-    """
-    facts: dict[str, Any] = {f"{part}_md5": file_md5(path)}
-    with suppress(Exception), Image.open(path) as picture:  # reading the sample tells what is wrong, if anything is
-        coding = picture.tile[0].args if picture.tile else None
-        raw = coding if isinstance(coding, str) else str(coding[0]) if coding else ""
-        bits = re.search(r";(\d+)", raw)  # raw modes are such as L;4, RGB;16B
-        turned = orientation(picture)
-        facts |= {
-            f"{part}_format": picture.format,
-            f"{part}_orientation": turned if turned in TURNED else None,
-            f"{part}_mode": picture.mode,
-            f"{part}_bits": int(bits[1]) if bits else {"1": 1, "I": 32, "F": 32}.get(picture.mode, 8),
-        }
-        if part == "annotation":
-            facts["annotation_format"] = lossy_format(path.read_bytes()) or picture.format
-        if part == "annotation" and picture.mode in ("LA", "PA", "RGBA"):
-            *others, alpha = (channel.getextrema() for channel in picture.split())
-            facts["alpha_alone"] = alpha[0] != alpha[1] and all(low == high for low, high in others)
-        if part == "image" and picture.format == "TIFF" and picture.mode in ("LA", "RGBA"):
-            values = np.asarray(picture.getchannel("A"))
-            facts["band_as_alpha"] = bool(np.mean((values > 0) & (values < 255)) > MOST_HALF_TRANSPARENT)
-    return facts

@@ -31,6 +31,9 @@ FEW = 20
 dataset's nature, as slices without a tumour.
 """
 
+MOST_SHIFT = 1.0
+"""Voxels by which a label map may lie beside its volume; writers round the place of the origin."""
+
 
 def tables(
     facts: pa.Table, classes: ClassCounts, pairs: Mapping[str, tuple[Agreement, list[int]]], dataset: Dataset
@@ -46,7 +49,7 @@ def tables(
     import pandas as pd
 
     as_they_are = ["id", "split", "image", "annotation", "image_error", "annotation_error", "image_md5", "also_in",
-                   "near_duplicate_of", "image_orientation"]  # fmt: skip
+                   "near_duplicate_of", "image_orientation", "no_data"]  # fmt: skip
     columns: dict[str, Any] = {name: facts.column(name).to_pylist() for name in as_they_are}
     parts = parts_of_files(columns["image"], columns["id"])
     columns["content"] = [None if part else md5 for part, md5 in zip(parts, columns["image_md5"], strict=True)]
@@ -65,6 +68,13 @@ def tables(
     ]
     for name in ("alpha_alone", "band_as_alpha"):
         columns[name] = [found or None for found in facts.column(name).to_pylist()]
+    columns["animated"] = [
+        f"{count} pictures" if count and count > 1 else None for count in facts.column("pictures").to_pylist()
+    ]
+    columns["shifted"] = [
+        f"{shift:.1f} voxels" if shift and shift > MOST_SHIFT else None
+        for shift in facts.column("voxel_shift").to_pylist()
+    ]
     columns |= _forms(forms_of(facts), facts.column("highest").to_pylist())
     columns["void_everywhere"] = [void_everywhere(share, labels) for share in facts.column("void_share").to_pylist()]
     columns |= _objects(facts) | {"bare": _bare(facts, labels)}

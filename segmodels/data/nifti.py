@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,20 @@ def require_same_axes(path: str | Path, volume: str | Path) -> None:
             f"{path} has the axes {found} but {volume} {expected}, expected the same order of voxels: bring both into"
             " one orientation (nibabel.as_closest_canonical)"
         )
+
+
+def displacement(path: str | Path, volume: str | Path) -> float:
+    """How far the voxels of a file lie from those of the same indices of ``volume``, in voxels of the latter and as far
+    as the affines tell: the most of all corners.
+
+    Raises:
+        InputError: as ``read_volume``.
+    """
+    own, other = _load(path), _load(volume)
+    if not np.linalg.det(other.affine):
+        return 0.0
+    corners = np.array([(*corner, 1) for corner in product(*((0, side - 1) for side in own.shape[:3]))]).T
+    return float(np.abs((np.linalg.inv(other.affine) @ own.affine @ corners - corners)[:3]).max())
 
 
 def volume_depth(path: str | Path) -> int:

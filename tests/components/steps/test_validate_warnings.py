@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
+import layout_trees as trees
 import numpy as np
 import pytest
 import tifffile
@@ -15,6 +16,9 @@ from small_dataset import write
 from test_validate import other_size
 from validated_set import ONE_WORKER, SIZE, image, ingested, labels, mask, validated, warnings
 
+from components.params.checking import checked
+from components.params.schema import IngestParams, ValidateParams
+from components.steps.ingest import ingest
 from components.steps.validate import validate
 from segmodels.data.decoding import ORIENTATION
 from segmodels.errors import InputError
@@ -130,6 +134,52 @@ def test_a_band_that_a_tiff_file_declares_to_be_alpha_is_warned_about(tmp_path: 
     ingested(tmp_path, change)
     report, _ = validated(tmp_path)
     assert warnings(report) == {"bands_read": ["images/train/002.tif"]}
+
+
+def test_declared_no_data_in_images_is_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for number, path in enumerate(sorted((root / "images").rglob("*.png"))):
+            pixels = np.asarray(Image.open(path)).astype(np.float32)
+            pixels[:4] = -9999 if number == 2 else pixels[:4]
+            pixels[4:8] = 0
+            declared = "0" if number == 3 else "-9999"
+            tags = [(42113, "s", 0, declared, True)]
+            tifffile.imwrite(path.with_suffix(".tif"), pixels, photometric="rgb", extratags=tags)
+            path.unlink()
+
+    root = ingested(tmp_path, change)
+    third = sorted((root / "images").rglob("*.tif"))[2].relative_to(root)
+    report, _ = validated(tmp_path)
+    assert warnings(report) == {"values_are_data": [f"{third} (-9999, 8.3% of the values)"]}
+
+
+def test_animations_are_warned_about(tmp_path: Path) -> None:
+    def change(root: Path) -> None:
+        for number, pictures in ((2, 3), (3, 1)):
+            frames = [
+                Image.fromarray(np.roll(np.asarray(Image.open(image(root, number))), n, 0)) for n in range(pictures)
+            ]
+            image(root, number).unlink()
+            frames[0].save(image(root, number).with_suffix(".gif"), save_all=True, append_images=frames[1:])
+
+    ingested(tmp_path, change)
+    report, _ = validated(tmp_path)
+    assert warnings(report) == {"one_picture": ["images/train/002.gif (3 pictures)"]}
+
+
+def test_label_maps_whose_affine_is_shifted_are_warned_about(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    root = trees.nifti(tmp_path / "set")
+    files = sorted((root / "labelsTr").iterdir())
+    for number, path in enumerate(files):
+        label = nibabel.load(path)
+        affine = label.affine.copy()
+        affine[0, 3] += affine[0, 0] * (5 if number == 0 else 0.4)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(label.dataobj), affine), path)
+    params = {"source": "folder", "path": str(root), "split": {"val": 0.34, "test": 0.34}}
+    ingest(checked(IngestParams, params), tmp_path / "dataset", tmp_path / "cache")
+    report, _ = validated(tmp_path, ValidateParams(workers=1, min_side=1))
+    assert warnings(report)["volumes_in_place"] == [f"labelsTr/{files[0].name} (5.0 voxels)"]
 
 
 def test_turned_photos_masks_in_alpha_and_nearly_empty_ranges_are_warned_about(tmp_path: Path) -> None:
