@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
 import unicodedata
+from collections.abc import Container
 from pathlib import Path
 
 from segmodels.errors import InputError
@@ -60,6 +62,12 @@ def as_spelled(path: Path) -> Path:
         return path
     alike = (entry for entry in sorted(path.parent.iterdir()) if entry.name.lower() == path.name.lower())
     return next(alike, path)
+
+
+def with_ending_spelled(path: str, files: Container[str]) -> str:
+    """The path; where ``files`` lack it, with its ending in small or in capital letters, if they have it so."""
+    start, ending = posixpath.splitext(path)
+    return next((form for form in (path, start + ending.lower(), start + ending.upper()) if form in files), path)
 
 
 def composed(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,7 @@ are no files of objects.
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')
 PANOPTIC = b'"segments_info"'
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 LARGEST_PARSED = 2**24
 """Bytes of a JSON file; in a larger one the keys are enough. It is looked through in pieces of this size."""
 
@@ -184,6 +186,8 @@ def _is_coco(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             while piece := file.read(LARGEST_PARSED):
+                if not end and piece.startswith(UTF_16):  # of Windows PowerShell
+                    piece = path.read_bytes().decode("utf-16").encode()
                 text = end + piece
                 if PANOPTIC in text:
                     return False

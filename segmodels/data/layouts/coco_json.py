@@ -16,7 +16,7 @@ from segmodels.annotations import Annotation, Box, Segment
 from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import Color
-from segmodels.data.folder_files import composed
+from segmodels.data.folder_files import composed, with_ending_spelled
 from segmodels.data.layouts.coco_masks import decode_mask
 from segmodels.data.layouts.object_masks import annotation_of_masks
 from segmodels.data.limits import require_size
@@ -227,9 +227,11 @@ def by_composed_name(files: Iterable[str]) -> dict[str, str]:
 
 
 def find_image(name: str, folders: Iterable[str], files: Mapping[str, str]) -> str | None:
-    """The path of an image that a JSON file names, in the first of ``folders`` that has it.
+    """The path of an image that a JSON file names, in the first of ``folders`` that has it, whose ending may be in
+    capitals or not.
 
     Args:
         files: of the whole dataset, relative to its root: ``by_composed_name``.
     """
-    return next((files[path] for folder in folders if (path := composed(f"{folder}{name}")) in files), None)
+    paths = (with_ending_spelled(composed(f"{folder}{name}"), files) for folder in folders)
+    return next((files[path] for path in paths if path in files), None)

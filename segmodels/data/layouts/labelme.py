@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from segmodels.annotations import Annotation, Segment
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, decode_pixels
-from segmodels.data.folder_files import data_files_below, is_leftover
+from segmodels.data.folder_files import data_files_below, is_leftover, with_ending_spelled
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.object_masks import annotation_of_masks, pasted
 from segmodels.data.layouts.pairing import pictures_beside
@@ -76,7 +76,7 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
     @classmethod
     def fits(cls, root: Path) -> bool:
         folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not is_leftover(path.name))]
-        firsts = (min(folder.glob("[!.]*.json"), default=None) for folder in folders)
+        firsts = (min(folder.glob("[!.]*.[jJ][sS][oO][nN]"), default=None) for folder in folders)
         return any(path is not None and _is_labelme(path) for path in firsts)
 
     @cached_property
@@ -85,7 +85,7 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
 
     @cached_property
     def _json(self) -> list[str]:
-        names = (name for name in self._all_files if name.endswith(".json"))
+        names = (name for name in self._all_files if name.lower().endswith(".json"))
         return [name for name in names if _is_labelme(self.root / name)]
 
     @cached_property
@@ -95,6 +95,11 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
             listed = [line.strip() for line in read_plain_text(path).splitlines() if line.strip()]
         else:
             listed = sorted({shape["label"] for name in self._json for shape in self._content(name)["shapes"]})
+            if not listed:
+                raise InputError(
+                    f"dataset folder {self.root} has no shape in any of its {len(self._json)} JSON files of labelme,"
+                    f" from {self._json[0]} on, expected some with labels: draw them, or list the classes in {LIST}"
+                )
         names = ("background", *(name for name in listed if name not in (BACKGROUND, IGNORED, "background")))
         ids = {train: train for train in range(len(names))}
         things = frozenset(range(1, len(names)))
@@ -110,7 +115,7 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         self.left_out += pictures_beside(set(images.values()), self._all_files)
 
     def read_image(self, sample: Sample) -> NDArray:
-        if not sample.image.endswith(".json"):
+        if not sample.image.lower().endswith(".json"):
             return super().read_image(sample)
         with reading(self.root / sample.image, damaged="save the picture again"):
             data = base64.b64decode(self._content(sample.image)["imageData"], validate=True)
@@ -178,7 +183,7 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
             elif len(free) == 1:
                 found[name] = free[0]
             else:
-                beside = (name.removesuffix(".json") + suffix for suffix in SUFFIXES)
+                beside = (self._spelled(name[: -len(".json")] + suffix) for suffix in SUFFIXES)
                 there = (one for one in beside if one in self._places.get(one.rpartition("/")[2], ()))
                 found[name] = name if self._content(name).get("imageData") else next(there, None)
         return found
@@ -191,7 +196,12 @@ labels.txt        optional: __ignore__, _background_ and the classes, one per li
         parts: list[str] = []
         for part in (PurePosixPath(name).parent / own.replace("\\", "/")).parts:
             parts = parts[:-1] if part == ".." else [*parts, part]
-        return "/".join(parts)
+        return self._spelled("/".join(parts))
+
+    def _spelled(self, path: str) -> str:
+        """The path with its ending in the letters in which files of that name have it."""
+        folder, slash, name = path.rpartition("/")
+        return folder + slash + with_ending_spelled(name, self._places)
 
     @cached_property
     def _places(self) -> dict[str, list[str]]:

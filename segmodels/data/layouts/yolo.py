@@ -15,7 +15,7 @@ from segmodels.annotations import Annotation, Segment
 from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors
 from segmodels.data.decoding import SUFFIXES, picture_size
-from segmodels.data.folder_files import composed, data_files_below
+from segmodels.data.folder_files import as_spelled, composed, data_files_below, with_ending_spelled
 from segmodels.data.layouts.base import Layout, LayoutCard, Sample, register_layout
 from segmodels.data.layouts.coco_json import is_background, with_background
 from segmodels.data.layouts.coco_masks import decode_mask
@@ -50,7 +50,8 @@ class Yolo(Layout):
     are the lines of ``classes.txt`` (Label Studio).
 
     Each line is an object, drawn as COCO's polygons are, small ones above large ones. An image without a text file has
-    no objects; folders of images without the text file of any are left out.
+    no objects; folders of images without the text file of any are left out. The folders images/ and labels/ and the
+    endings may have letters of any case.
 
     Splits are what the YAML file names as ``train``, ``val`` and ``test``: folders, or text files with the path of an
     image per line, or lists of both, from the folder ``path``. Paths of another machine are read by their ends
@@ -76,9 +77,10 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
 
     @classmethod
     def resembles(cls, root: Path) -> bool:
-        places = ("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")
-        found = (path.relative_to(root).parent for place in places for path in root.glob(place))
-        return any((root / _swapped(path, "labels", "images")).is_dir() for path in found)
+        labels, ending = _any_case("labels"), _any_case(".txt")
+        places = (f"{labels}/*{ending}", f"{labels}/*/*{ending}", f"*/{labels}/*{ending}")
+        found = {path.relative_to(root).parent for place in places for path in root.glob(place)}
+        return any(_images_of(root, path).is_dir() for path in found)
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(root)
@@ -98,16 +100,19 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
 
     def samples(self) -> Iterable[Sample]:
         files = {composed(name): name for name in data_files_below(self.root)}
-        texts = [name for name in files if "labels" in name.split("/") and name.endswith(".txt")]
-        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and "images" in name.split("/")[:-1]]
-        text_of = {image: _text_of(image) for image in images}
-        used = set(texts) & set(text_of.values())
+        folders = {name: name.lower().split("/")[:-1] for name in files}
+        texts = {name for name in files if "labels" in folders[name] and name.lower().endswith(".txt")}
+        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and "images" in folders[name]]
+        places = sorted(map(posixpath.dirname, texts))
+        homes = {place.lower(): place for place in places} | {place: place for place in places}
+        text_of = {image: _text_of(image, texts, homes) for image in images}
+        used = texts & set(text_of.values())
         annotated = {posixpath.dirname(text) for text in used}
         ids = self._ids([image for image in images if posixpath.dirname(text_of[image]) in annotated])
         self._require_polygons(files[text] for text in sorted(used))
         members = list(self._in_splits(ids, files))
         placed = {image for _, image in members}
-        self.left_out = [files[name] for name in (*images, *texts) if name not in placed | used]
+        self.left_out = [files[name] for name in (*images, *sorted(texts)) if name not in placed | used]
         for split, image in members:
             # without a text file: annotated as one without objects, which the file of the names stands for
             text = files[text_of[image]] if text_of[image] in used else self._description.file
@@ -190,13 +195,34 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
         return found
 
 
-def _text_of(image: str) -> str:
-    return str(PurePosixPath(_swapped(PurePosixPath(image), "images", "labels")).with_suffix(".txt"))
+def _text_of(image: str, texts: Collection[str], homes: Mapping[str, str]) -> str:
+    """The text file that an image has or might have; ``homes`` are the folders of ``texts`` by their names, also in
+    small letters.
+    """
+    path = PurePosixPath(_swapped(PurePosixPath(image), "images", "labels")).with_suffix(".txt")
+    own = str(path.parent)
+    home = homes.get(own) or homes.get(own.lower(), own)
+    return with_ending_spelled(f"{home}/{path.name}", texts)
+
+
+def _images_of(root: Path, labels: Path) -> Path:
+    """The folder of the images whose text files lie in ``labels``, a path relative to ``root``."""
+    place = _place(labels, "labels")
+    return as_spelled(root.joinpath(*labels.parts[:place], "images")).joinpath(*labels.parts[place + 1 :])
 
 
 def _swapped(path: PurePosixPath | Path, old: str, new: str) -> str:
     """The path with ``new`` in place of its last folder ``old``; without that folder where ``new`` is empty."""
-    parts = list(path.parts)
-    place = len(parts) - 1 - parts[::-1].index(old)
+    parts, place = list(path.parts), _place(path, old)
     parts[place : place + 1] = [new] if new else []
     return "/".join(parts)
+
+
+def _place(path: PurePosixPath | Path, folder: str) -> int:
+    """The place of the last ``folder`` among the parts of a path, in letters of any case."""
+    return max(place for place, part in enumerate(path.parts) if part.lower() == folder)
+
+
+def _any_case(text: str) -> str:
+    """A pattern of ``glob``."""
+    return "".join(f"[{letter}{letter.upper()}]" if letter.isalpha() else letter for letter in text)

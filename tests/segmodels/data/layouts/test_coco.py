@@ -114,6 +114,19 @@ def test_images_of_label_studios_local_storage_are_found_by_name(tmp_path: Path)
     assert export(tmp_path, rows, "images/139.jpg", "images/140.jpg") == ["images/139.jpg", "images/140.jpg"]
 
 
+def test_endings_of_images_may_have_capitals_that_the_file_lacks_or_the_other_way_round(tmp_path: Path) -> None:
+    found = export(tmp_path, trees.coco_rows("a139.JPG"), "images/a139.jpg", "images/a140.JPG")
+    assert found == ["images/a139.jpg", "images/a140.JPG"]
+
+
+def test_a_file_in_utf_16_is_read(tmp_path: Path) -> None:
+    export(tmp_path, trees.coco_rows("é139.jpg"), "images/é139.jpg")
+    path = tmp_path / "annotations" / "instances_default.json"
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-16")
+    assert find_layout(tmp_path) == "coco_export"
+    assert next(iter(open_layout("coco_export", tmp_path).samples())).image == "images/é139.jpg"
+
+
 def test_a_missing_image_is_not_the_one_of_another_split(tmp_path: Path) -> None:
     rows = trees.coco_rows("a139.jpg")
     for split, name in (("valid", "a139.jpg"), ("train", "a140.jpg")):

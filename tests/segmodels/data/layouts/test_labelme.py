@@ -79,6 +79,27 @@ def test_a_file_without_the_pictures_name_is_read_and_pictures_without_a_file_ar
     assert layout.left_out == ["2.jpg", "new.jpg"]
 
 
+@pytest.mark.parametrize("stated", ["0.jpg", None])
+def test_endings_may_have_capitals_that_the_file_does_not_say(stated: str | None, tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    content = json.loads((tmp_path / "0.json").read_text()) | {"imagePath": stated}
+    for path in tmp_path.iterdir():
+        path.unlink()
+    trees.photo(tmp_path / "0.JPG")
+    (tmp_path / "0.JSON").write_text(json.dumps(content))
+    assert find_layout(tmp_path) == "labelme"
+    assert [sample.image for sample in open_layout("labelme", tmp_path).samples()] == ["0.JPG"]
+
+
+def test_files_without_a_shape_are_one_sentence(tmp_path: Path) -> None:
+    trees.labelme(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"shapes": []}))
+    (tmp_path / "labels.txt").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"has no shape in any of its \d+ JSON files of labelme, from 0\.json on"):
+        open_layout("labelme", tmp_path).labels  # noqa: B018
+
+
 def test_folders_of_splits_are_splits_and_files_beside_them_are_refused(tmp_path: Path) -> None:
     for folder in ("train", "test"):
         trees.labelme(tmp_path / folder)

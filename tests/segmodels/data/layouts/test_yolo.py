@@ -51,6 +51,23 @@ def test_each_line_is_an_object(form: str, names: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(empty.classes, np.zeros(SIZE))
 
 
+@pytest.mark.parametrize("form", ["{part}/{split}", "{split}/{part}"])
+def test_folders_and_endings_may_have_capitals(form: str, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        trees.photo(tmp_path / form.format(part="Images", split=split) / "a.JPG")
+        trees.photo(tmp_path / form.format(part="Images", split=split) / "A.JPG")
+        trees.write_text(tmp_path / form.format(part="LABELS", split=split) / "a.TXT", LINES)
+    trees.write_text(tmp_path / "data.yaml", "names: [cat, cow]\n")
+    assert find_layout(tmp_path) == "yolo"
+    _, samples, _ = opened("yolo", tmp_path)
+    assert [(one.id, one.files[0].rpartition("/")[2]) for one in samples] == [
+        ("train/A", "data.yaml"),
+        ("train/a", "a.TXT"),
+        ("valid/A", "data.yaml"),
+        ("valid/a", "a.TXT"),
+    ]
+
+
 def test_a_class_called_background_is_the_background(tmp_path: Path) -> None:
     write(tmp_path, names="[Background, große Kuh]")
     layout, _, annotation = opened("yolo", tmp_path)
