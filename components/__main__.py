@@ -90,8 +90,16 @@ def _do(step: Step, function: Callable[..., Any], options: dict[str, Any], execu
         whole = typing.get_type_hints(function)["params"] is type(params)
         options["params"] = params if whole else params.section(step.section)
     _check_outputs(step, options)
+
+    def work() -> None:
+        if step.name == "train":
+            from components.params.measuring import check_measuring
+
+            check_measuring(params, options["shards"])  # on a cluster the other sections are not known: it passes
+        _call(function, options)
+
     try:
-        retried(lambda: _call(function, options), retries)
+        retried(work, retries)
     except InputError:
         if executor_input and step.writes:
             from components.kubeflow.executor_output import keep_what_failed

@@ -44,3 +44,11 @@ class SlidingWindow:
                 f"size of the sliding window is {list(self.size)}, expected [height, width], or [depth, height,"
                 " width] for volumes"
             )
+
+    def check_axes(self, spatial_dims: int) -> None:
+        """Raise InputError unless the window has as many axes as the images."""
+        if len(self.size) != spatial_dims:
+            raise InputError(
+                f"sliding window is {list(self.size)} but images have {spatial_dims} axes, expected"
+                f" {'[depth, height, width]' if spatial_dims == 3 else '[height, width]'}"
+            )

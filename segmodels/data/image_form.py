@@ -51,6 +51,9 @@ class ImageForm:
         return f"{kind} of {self.channels} channel{'s' if self.channels > 1 else ''} {self.dtype}"
 
 
+RGB = ImageForm(np.dtype(np.uint8), 3, 2)
+
+
 def common_form(forms: Iterable[ImageForm]) -> ImageForm | None:
     """The form that ``decoding.converted`` can give images of all these forms: grey becomes RGB where some are RGB, 16
     bits become 8 where some have 8. None where there is no such form.

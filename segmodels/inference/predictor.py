@@ -71,7 +71,7 @@ class Predictor:
         neighbours: slices of a volume on each side of an image that are among its channels (2.5-D).
 
     Raises:
-        InputError: settings that the task does not have or refuses, or that images of the model do not suit.
+        InputError: settings that the task does not have or refuses, or that do not suit the model's images.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Predictor:
         self.device = torch.device(device)
         self.channels, self.dtype = bundle.channels, np.dtype(bundle.dtype)
         self.spatial_dims, self.neighbours = bundle.spatial_dims, bundle.neighbours
-        self.task.require_form(ImageForm(self.dtype, self.channels, self.spatial_dims))
+        self.task.check_images(ImageForm(self.dtype, self.channels, self.spatial_dims))
         self._longer_side = bundle.longer_side
         self.model = bundle.model.to(self.device).eval()
         self._mean, self._std = (

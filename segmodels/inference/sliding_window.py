@@ -89,11 +89,7 @@ def window_rows(
     Raises:
         InputError: the window has another number of axes than the image.
     """
-    if len(size) != len(window.size):
-        raise InputError(
-            f"sliding window is {list(window.size)} but images have {len(size)} axes, expected"
-            f" {'[depth, height, width]' if len(size) == 3 else '[height, width]'}"
-        )
+    window.check_axes(len(size))
     tops, *others = (window_starts(*axis, window.overlap) for axis in zip(size, window.size, strict=True))
     places = list(itertools.product(*others))
     strip = read(0, min(window.size[0], size[0]))

@@ -170,6 +170,11 @@ class Task(ABC, Generic[Targets, ResultType]):
         of that name are built without it (``known_arguments``).
         """
 
+    def check_images(self, form: ImageForm) -> None:
+        """Raise InputError where the settings cannot predict images of this form."""
+        if window := getattr(self.settings, "sliding_window", None):
+            window.check_axes(form.spatial_dims)
+
     @abstractmethod
     def targets(self, annotations: Sequence[Annotation]) -> Targets:
         """The targets of a batch, a pytree of tensors. Called in the loader's worker or thread."""
@@ -194,13 +199,6 @@ class Task(ABC, Generic[Targets, ResultType]):
     def results(self, network: Callable[..., Any], batch: EvaluationBatch) -> list[ResultType]:
         """Results of a batch that is measured, each at the size of its annotation; images are on the device."""
         return self.predict(network, batch.images, [annotation.size for annotation in batch.annotations])
-
-    def require_form(self, form: ImageForm) -> None:
-        """Check that images of this form can be predicted as ``settings`` say.
-
-        Raises:
-            InputError: they cannot.
-        """
 
     def chosen(self, evaluator: Evaluator) -> Any:
         """The settings with what a validation decides, thresholds of scores for instance, where nobody has set it.

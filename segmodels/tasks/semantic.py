@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from segmodels.annotations import Annotation
 from segmodels.checks import check, each, number
-from segmodels.data.image_form import ImageForm
+from segmodels.data.image_form import RGB, ImageForm
 from segmodels.data.preview import flat
 from segmodels.errors import InputError
 from segmodels.inference.class_rows import class_rows
@@ -35,8 +35,6 @@ from segmodels.windows import SlidingWindow
 
 if TYPE_CHECKING:
     from segmodels.plots import Comparison
-
-RGB = ImageForm(np.dtype(np.uint8), 3, 2)
 
 Network = Callable[[Tensor], Any]  # raw images (B, C, *spatial) -> the model's output
 
@@ -93,6 +91,11 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
     def model_arguments(cls, labels: LabelMap) -> dict[str, Any]:
         return {"num_classes": labels.num_classes}
 
+    def check_images(self, form: ImageForm) -> None:
+        super().check_images(form)
+        if self.settings.crf is not None and form != RGB:
+            raise InputError(f"crf is given for {form}, expected {RGB}: leave out crf")
+
     def targets(self, annotations: Sequence[Annotation]) -> SemanticTargets:
         image_labels = [annotation.image_label for annotation in annotations]
         return SemanticTargets(
@@ -103,13 +106,6 @@ class SemanticTask(Task[SemanticTargets, ClassMap]):
                 for name in annotations[0].further
             },
         )
-
-    def require_form(self, form: ImageForm) -> None:
-        if self.settings.crf is not None and form != RGB:
-            raise InputError(
-                f"crf is given, but the model takes {form}, expected {RGB}, whose edges the dense CRF follows: leave it"
-                " out"
-            )
 
     def read(self, output: Any, sizes: Sequence[Size]) -> list[ClassMap]:
         # the class of the highest logit where that is all that is asked: a softmax may round two logits to one value

@@ -128,5 +128,5 @@ def test_a_crf_of_other_images_than_rgb_is_refused(tmp_path: Path, spatial_dims:
     write_volume_model(tmp_path / "model", spatial_dims=spatial_dims)
     (tmp_path / "images").mkdir()
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8, 2), np.float32), AFFINE), tmp_path / "images" / "a.nii.gz")
-    with pytest.raises(InputError, match=f"crf is given, but the model takes {form}.* leave it out"):
+    with pytest.raises(InputError, match=f"crf is given for {form}.*: leave out crf"):
         predict(str(tmp_path / "model"), tmp_path / "images", tmp_path / "out", crf=True)

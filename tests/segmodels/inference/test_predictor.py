@@ -1,5 +1,7 @@
 """Predictor: normalisation, averaging over views, sizes, types."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -272,6 +274,21 @@ class FirstOrLast(nn.Module):
 
     def forward(self, images: Tensor) -> PixelOutput:
         return PixelOutput(images[:, [0, -1]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "form", "sentence"),
+    [
+        ({"crf": {}}, {"spatial_dims": 3}, "crf is given for volumes of 3 channels uint8, expected images of 3"),
+        ({"crf": {}}, {"dtype": "uint16"}, "crf is given for images of 3 channels uint16"),
+        ({"sliding_window": {"size": [8, 8]}}, {"spatial_dims": 3}, "but images have 3 axes, expected"),
+    ],
+)
+def test_settings_that_do_not_suit_the_images_of_the_model_are_refused_before_an_image_comes(
+    settings: dict, form: dict, sentence: str
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Predictor(replace(bundle(FirstOrLast(), 2), **form), settings=settings)
 
 
 @pytest.mark.parametrize("settings", [{}, {"flip": True}])

@@ -48,6 +48,8 @@ def test_preprocess_keeps_groups_that_samples_share(tmp_path: Path, monkeypatch)
     image = np.zeros((8, 8, 3), np.uint8)
     prepared = preprocess.Prepared(image, None, SampleCounts.of(image, None, LABELS.num_classes))
     monkeypatch.setattr(preprocess, "parallel_map", lambda *_: [prepared] * len(samples))
-    data = SimpleNamespace(layout=SimpleNamespace(neighbours=0), labels=LABELS, digest="d", source={}, samples=lambda: samples)
+    data = SimpleNamespace(
+        layout=SimpleNamespace(neighbours=0), labels=LABELS, digest="d", source={}, samples=lambda: samples
+    )
     _write(PreprocessParams(), data, samples, None, tmp_path)
     assert ShardReader(tmp_path, "test").groups == ["", "x", "x"]
