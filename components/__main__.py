@@ -142,7 +142,7 @@ def _parser(step: Step, function: Callable[..., Any]) -> argparse.ArgumentParser
     hints, texts = typing.get_type_hints(function), described_arguments(function)
     signature = dict(inspect.signature(function).parameters)
     if signature.pop("params", None):
-        add("--params", type=Path, default=FILE, help="parameter file (default: %(default)s)")
+        add("--params", type=_path, default=FILE, help="parameter file (default: %(default)s)")
         text = "sections of the parameter file as JSON, in its place; may be repeated"
         add("--params-json", action="append", default=[], metavar="JSON", help=text)
         text = "one parameter's value, for example train.epochs=40; may be repeated"
@@ -178,9 +178,8 @@ def _add_option(parser: argparse.ArgumentParser, key: str, hint: Any, default: A
         return
     # tuple[float, ...] is given as floats
     many = typing.get_origin(hint) is tuple
-    parser.add_argument(
-        option, type=typing.get_args(hint)[0] if many else hint, nargs="+" if many else None, **settings
-    )
+    kind = typing.get_args(hint)[0] if many else hint
+    parser.add_argument(option, type=_path if kind is Path else kind, nargs="+" if many else None, **settings)
 
 
 def described_arguments(function: Callable[..., Any]) -> dict[str, str]:
@@ -192,6 +191,13 @@ def described_arguments(function: Callable[..., Any]) -> dict[str, str]:
         for names, text in entries
         for name in names.split(", ")
     }
+
+
+def _path(text: str) -> Path:
+    """Not of an empty text, as of a variable that is not set: ``Path`` takes it for the folder of the process."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a file or folder, got {text!r}")
+    return Path(text)
 
 
 def _boolean(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ LONGEST_PERIOD = 3660 * UNITS["d"]
 
 def compile_(chosen: argparse.Namespace) -> None:
     """Write the pipeline as YAML."""
-    _, values, profile, image = _settings(chosen)
+    _, values, profile, image = _settings_of_cluster(chosen)
     _compile(chosen.pipeline, values, profile, image, chosen.output)
     print(f"{chosen.output} written")
 
@@ -41,6 +42,11 @@ def run(chosen: argparse.Namespace) -> None:
 
     chosen.allow_tag = True  # a local image has no registry digest; `make image` names it by its content
     _, values, profile, image = _settings(chosen)
+    if chosen.pipeline == MONITORING and not Path(values["served_log"]).is_dir():
+        raise InputError(
+            f"served_log is {values['served_log']!r}, expected a folder of this machine, which `serve --log` writes:"
+            " give --set served_log=FOLDER"
+        )
     for name in FOLDERS:  # the containers see a folder at the same path
         if values.get(name) and Path(values[name]).is_dir():
             values[name] = str(Path(values[name]).absolute())
@@ -58,7 +64,7 @@ def submit(chosen: argparse.Namespace) -> None:
     from pipelines import cluster
     from pipelines.cluster_objects import require_objects
 
-    default, values, profile, image = _settings(chosen)
+    default, values, profile, image = _settings_of_cluster(chosen)
     server = _connect(chosen)
     require_objects(profile, server.namespace)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +96,7 @@ def schedule(chosen: argparse.Namespace) -> None:
             raise InputError(f"cron expression {chosen.cron!r} matches no date: correct the day or month")
         shown = ", ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in times)
         print(f"next times, if the time zone of this Kubeflow is {chosen.time_zone}: {shown}")
-    default, values, profile, image = _settings(chosen)
+    default, values, profile, image = _settings_of_cluster(chosen)
     wanted = Schedule(
         chosen.name,
         chosen.cron,
@@ -157,6 +163,17 @@ def _settings(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any
     refuse_credentials(values)
     profile = shaped(profile, values)
     return default, values, profile, pinned_image(chosen.profile, chosen.image, allow_tag=chosen.allow_tag)
+
+
+def _settings_of_cluster(chosen: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Profile, Image]:
+    """``_settings``, with a warning where the pods would not find the server's log."""
+    settings = _, values, profile, _ = _settings(chosen)
+    if chosen.pipeline == MONITORING:
+        from pipelines.monitoring import log_without_volume
+
+        if warning := log_without_volume(values["served_log"], profile):
+            print(warning, file=sys.stderr)
+    return settings
 
 
 def _pipeline(name: str) -> Callable[[Mapping[str, Any], Profile, Image], Any]:

@@ -1,6 +1,8 @@
 """The monitoring pipeline: check the served images for drift, and train again if there is any."""
 
+import posixpath
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from kfp import dsl
@@ -26,6 +28,20 @@ def check_parameters(values: Mapping[str, Any]) -> None:
     for name, (value, right, expected) in ranges(values["drift_psi"], values["drift_hours"]).items():
         if not right:
             raise InputError(f"drift_{name} is {value}, expected {expected}")
+
+
+def log_without_volume(served_log: str, profile: Profile) -> str:
+    """A warning where no volume of the profile holds the folder ``served_log``; empty otherwise. No refusal: a cluster
+    may mount volumes of its own in every pod.
+    """
+    folder = PurePosixPath(posixpath.normpath(served_log.strip()))
+    if any(folder.is_relative_to(volume.path) for volume in profile.volumes):
+        return ""
+    held = ", ".join(volume.path for volume in profile.volumes) or "it has none"
+    return (
+        f"warning: served_log is {served_log!r}, in no volume of the profile ({held}): where the cluster does not mount"
+        " it, the task drift fails; add the volume of the server's log under volumes, or set served_log"
+    )
 
 
 def monitoring_pipeline(default: Mapping[str, Any], profile: Profile, image: Image) -> Any:

@@ -143,6 +143,7 @@ CLUSTER_STEPS = (
         "changed",
         "components.kubeflow.changed",
         "find the dataset's revision; decide whether data, code or parameters are new since the champion",
+        files=("revision", "digest", "decision", "init", "anew"),
         cached=False,  # it looks at the dataset's source and at the champion
     ),
     Step("notify", "components.kubeflow.notify", "send the outcome of a pipeline run to a webhook", cached=False),

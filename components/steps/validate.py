@@ -26,6 +26,7 @@ from components.validation.shown_samples import contact_sheets, pair_agreements,
 from components.validation.tables import tables
 from segmodels.data.manifest import Dataset
 from segmodels.errors import InputError
+from segmodels.machine import check_folder
 
 IDENTITY = pa.schema([SAMPLE_FACTS.field("split"), SAMPLE_FACTS.field("id")])
 """Columns that name a sample."""
@@ -44,8 +45,9 @@ def validate(params: ValidateParams, dataset: Path, validation: Path) -> None:
 
     Raises:
         InputError: critical checks failed; names files and what to do, and the page with all of it. Or one of the two
-            folders holds something else, which would be deleted.
+            folders cannot be written, or holds something else, which would be deleted.
     """
+    check_folder(_failed(validation), replaced=True)
     check_replaceable("validate", _failed(validation))
     opened = open_dataset(dataset)
     with ThreadPoolExecutor(1) as beside:  # importing Great Expectations takes as long as opening thousands of samples

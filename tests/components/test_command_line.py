@@ -132,6 +132,17 @@ def test_missing_input_ends_with_code_2(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("text", ["", " "])
+@pytest.mark.parametrize("option", ["--model", "--shards", "--params"])
+def test_an_empty_path_is_not_the_folder_of_the_process(
+    option: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", option, text])
+    assert caught.value.code == 2
+    assert f"argument {option}: expected a file or folder, got {text!r}" in capsys.readouterr().err
+
+
 def test_an_unknown_step_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["trian"])
@@ -162,6 +173,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
         ["drift", "--model", "m", "--log", "l", "--html"],
         ["drift", "--model", "m", "--log", "l", "--drifted"],
         ["source", "--start"],
+        ["changed", "--digest", "d", "--decision", "e", "--init", "i", "--anew", "a", "--revision"],
     ],
     ids=" ".join,
 )

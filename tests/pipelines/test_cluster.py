@@ -39,6 +39,27 @@ def test_a_run_of_the_monitoring_is_named_so(server: Server, said: Said) -> None
     assert next(iter(server.runs.values()))["display_name"].startswith("monitoring ")
 
 
+@pytest.mark.parametrize(
+    ("served_log", "warned"), [("/logs", False), ("/logs/a/", False), ("/logs2", True), ("/logs/../a", True)]
+)
+def test_a_log_in_no_volume_of_the_profile_is_warned_about(
+    said: Said, tmp_path: Path, served_log: str, warned: bool
+) -> None:
+    profile = tmp_path / "watch.yaml"
+    profile.write_text("volumes: [{claim: server-log, path: /logs/}]\n")
+    watch = ("--pipeline", "monitoring", "--profile", str(profile), "--set", f"served_log={served_log}")
+    code, text = said("compile", "--image", IMAGE, *watch, "--output", str(tmp_path / "out.yaml"))
+    assert code == 0
+    assert (f"warning: served_log is {served_log!r}, in no volume of the profile (/logs/)" in text) == warned
+
+
+def test_a_run_on_this_machine_needs_the_log_before_docker(said: Said, tmp_path: Path) -> None:
+    watch = ("run", "--pipeline", "monitoring", "--image", IMAGE, "--set", f"served_log={tmp_path / 'absent'}")
+    code, text = said(*watch)
+    assert code == 2
+    assert f"served_log is '{tmp_path / 'absent'}', expected a folder of this machine" in text
+
+
 def test_wrong_parameters_are_refused_before_anything_is_asked_of_the_server(server: Server, said: Said) -> None:
     for assignment, hint in {
         "epoch=3": "did you mean 'epochs'",

@@ -232,6 +232,13 @@ def test_success_removes_what_the_last_failure_left_and_failure_what_success_lef
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "set", "validation"]
 
 
+def test_a_file_in_the_place_of_a_failed_validation_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "validation.failed").write_text("mine")
+    with pytest.raises(InputError, match=r"validation\.failed cannot be used \(not a directory\)"):
+        validate(ONE_WORKER, tmp_path / "absent", tmp_path / "validation")
+    assert (tmp_path / "validation.failed").read_text() == "mine"
+
+
 def test_a_folder_of_the_user_under_the_name_of_a_failed_validation_stays(tmp_path: Path) -> None:
     ingested(tmp_path)
     (tmp_path / "validation.failed").mkdir()
