@@ -99,6 +99,7 @@ def validate_merge(params: ValidateParams, dataset: Path, validation: Path, fact
 def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validation: Path) -> None:
     """Check the facts of all samples and write the output. Raises InputError: critical checks failed."""
     failed = _failed(validation)
+    validation = _behind_link(validation)
     for folder in (validation, failed):
         check_replaceable("validate", folder)
     # one chunk, so that the bytes of the file do not depend on how the facts were gathered
@@ -128,7 +129,13 @@ def _check(params: ValidateParams, opened: Dataset, gathered: pa.Table, validati
 
 def _failed(validation: Path) -> Path:
     """The folder for what a failed check leaves."""
+    validation = _behind_link(validation)
     return validation.with_name(f"{validation.name}.failed")
+
+
+def _behind_link(folder: Path) -> Path:
+    """Of a link to a folder that folder, perhaps on another disk; a rename would replace the link."""
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _sentence(critical: list[Finding], facts: pa.Table) -> str:

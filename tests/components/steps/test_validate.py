@@ -239,6 +239,16 @@ def test_a_file_in_the_place_of_a_failed_validation_is_refused_before_the_work(t
     assert (tmp_path / "validation.failed").read_text() == "mine"
 
 
+def test_the_output_may_be_a_link_to_a_folder(tmp_path: Path) -> None:
+    ingested(tmp_path)
+    (tmp_path / "disk" / "mine").mkdir(parents=True)
+    (tmp_path / "validation").symlink_to(tmp_path / "disk" / "mine")
+    for _ in range(2):
+        validated(tmp_path)
+        assert (tmp_path / "validation").is_symlink()
+        assert (tmp_path / "disk" / "mine" / "report.json").is_file()
+
+
 def test_a_folder_of_the_user_under_the_name_of_a_failed_validation_stays(tmp_path: Path) -> None:
     ingested(tmp_path)
     (tmp_path / "validation.failed").mkdir()
