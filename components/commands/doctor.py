@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from components.params import FILE
-from components.params.yaml_files import dvc_stages, read_yaml
+from components.params.yaml_files import STAGES, dvc_stages, read_yaml
 from components.running.project import project_root
 from segmodels.errors import InputError
 
@@ -53,7 +53,7 @@ def _repair() -> None:
         if not alone:
             return
         for folder in sorted(project.glob("configurations/*")):
-            params, stages = folder / FILE, folder / "dvc.yaml"
+            params, stages = folder / FILE, folder / STAGES
             if params.is_symlink() and not params.exists() and stages.is_symlink():
                 _remove(stages, f"has no parameters any more: {params.readlink()} is gone. `make run` makes it again")
         text = _text(Path(LOCK))

@@ -17,6 +17,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from segmodels.errors import InputError, on_one_line
 from segmodels.files import read_plain_text
 
+STAGES = "dvc.yaml"
+"""DVC's file of the stages."""
+
 LARGEST = 2**18
 """Bytes of a file."""
 
@@ -40,7 +43,7 @@ def read_yaml(path: Path, missing: str = "") -> Any:
 
 def dvc_stages() -> dict[str, Any]:
     """The stages of dvc.yaml in the working directory; none where it is not there."""
-    file = Path("dvc.yaml")
+    file = Path(STAGES)
     return dict(read_yaml(file)["stages"]) if file.is_file() else {}
 
 

@@ -25,6 +25,7 @@ ELSEWHERE = (
         "segmodels/checks.py",
         "segmodels/errors.py",
         "segmodels/files.py",
+        "segmodels/machine.py",
         "segmodels/registry.py",
         "segmodels/suggest.py",
     ),
