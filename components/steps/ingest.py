@@ -6,7 +6,7 @@ import os
 import posixpath
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,16 @@ from components.params.schema import IngestParams
 from components.running.atomic import written_output
 from components.running.digests import directory_digest
 from components.running.wording import first_few
-from segmodels.data.folder_files import as_spelled
+from segmodels.data.folder_files import as_spelled, is_leftover
 from segmodels.data.group_split import split_by_group
 from segmodels.data.layouts import AUTO, Layout, Sample, find_layout, open_layout
 from segmodels.data.layouts.splits import GROUPS, SPLITS, published_split
 from segmodels.data.manifest import manifest_row, write_dataset
 from segmodels.errors import InputError
+
+NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2",
+            ".psd", ".svg", ".tga", ".exr", ".hdr", ".dcm", ".mp4", ".mov", ".avi")  # fmt: skip
+"""Endings of pictures and videos, lower case, which no layout reads; one named by a list of samples is refused."""
 
 SHIPPED = "as the dataset ships them"
 
@@ -91,6 +95,11 @@ def ingest(
             f"{len(layout.left_out)} files without their other half or in no list of samples are left out"
             f" ({first_few(layout.left_out)})"
         )
+    if others := _not_read(samples, data.md5s):
+        print(
+            f"files beside the images that are of kinds that are not read are left out ({first_few(others)}): convert"
+            " them to PNG or JPEG if they belong to the dataset"
+        )
     if torn := _torn_groups(samples):
         print(
             f"groups have samples in train and others in val or test ({first_few(torn)}): where they show the same, the"
@@ -103,6 +112,14 @@ def ingest(
             f"samples of one folder are in several splits ({first_few(torn)}): if such folders are patients, videos or"
             f" places, write {GROUPS} with the header id,group, which keeps each in one split"
         )
+
+
+def _not_read(samples: Sequence[Sample], files: Iterable[str]) -> list[str]:
+    """Numbers of files of each kind in ``NOT_READ`` that lie in folders of images: ``12 .heic``."""
+    folders = {posixpath.dirname(sample.image) for sample in samples}
+    places = (posixpath.split(file) for file in files)
+    endings = (Path(name).suffix.lower() for folder, name in places if folder in folders and not is_leftover(name))
+    return [f"{count} {ending}" for ending, count in sorted(Counter(endings).items()) if ending in NOT_READ]
 
 
 def _torn_groups(samples: Sequence[Sample]) -> list[str]:

@@ -32,6 +32,17 @@ def test_the_layout_is_found_and_written_down(tmp_path: Path, capsys: pytest.Cap
     assert "classes" not in json.loads((tmp_path / "dataset" / "dataset.json").read_text())
 
 
+def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "set"
+    for name in "abcd":
+        trees.photo(root / "images" / f"{name}.jpg")
+        trees.save(root / "masks" / f"{name}.png", trees.halves(0, 255))
+    for name in ("images/e.heic", "images/f.HEIC", "images/g.avif", "images/._h.heic", "images/i.xml", "logo.svg"):
+        trees.write_text(root / name, "none")
+    ingested(root, split={"val": 0.25, "test": 0.25})
+    assert "kinds that are not read are left out (1 .avif, 2 .heic): convert them" in capsys.readouterr().out
+
+
 def test_groups_that_the_datasets_own_splits_tear_apart_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

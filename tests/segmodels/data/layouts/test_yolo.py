@@ -55,15 +55,16 @@ def test_each_line_is_an_object(form: str, names: str, tmp_path: Path) -> None:
 def test_folders_and_endings_may_have_capitals(form: str, tmp_path: Path) -> None:
     for split in ("train", "valid"):
         trees.photo(tmp_path / form.format(part="Images", split=split) / "a.JPG")
-        trees.photo(tmp_path / form.format(part="Images", split=split) / "A.JPG")
-        trees.write_text(tmp_path / form.format(part="LABELS", split=split) / "a.TXT", LINES)
+        trees.photo(tmp_path / form.format(part="Images", split=split) / "B.JPG")
+        for name in ("a.TXT", "b.TXT"):
+            trees.write_text(tmp_path / form.format(part="LABELS", split=split) / name, LINES)
     trees.write_text(tmp_path / "data.yaml", "names: [cat, cow]\n")
     assert find_layout(tmp_path) == "yolo"
     _, samples, _ = opened("yolo", tmp_path)
     assert [(one.id, one.files[0].rpartition("/")[2]) for one in samples] == [
-        ("train/A", "data.yaml"),
+        ("train/B", "data.yaml"),
         ("train/a", "a.TXT"),
-        ("valid/A", "data.yaml"),
+        ("valid/B", "data.yaml"),
         ("valid/a", "a.TXT"),
     ]
 
