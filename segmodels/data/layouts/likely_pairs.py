@@ -1,4 +1,6 @@
-"""Folders that hold images and masks under names that no layout knows; for messages alone."""
+"""What lies in folders that no layout fits: images and masks under other names, or a part of a dataset; for messages
+alone.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,10 @@ from segmodels.data.folder_files import is_leftover
 
 LOOKED_AT = 1000
 """Masks of a folder that are looked at."""
+
+IMAGES = ("images", "image", "imgs", "img", "jpegimages")
+
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 _MASKS = re.compile(r"mask|label|gt|truth|seg|ann|manual", re.IGNORECASE)
 """What names of folders of masks have somewhere."""
@@ -27,6 +33,27 @@ def images_and_masks(folders: Iterable[Path]) -> tuple[Path, list[Path]] | None:
         if masks and images not in masks:
             return images, masks
     return None
+
+
+def what_is_missing(root: Path) -> str:
+    """What a folder lacks that holds a part of a dataset, or a packed one, and what to do; empty where that does not
+    show.
+    """
+    names = {path.name.lower(): path.name for path in sorted(root.iterdir()) if not is_leftover(path.name)}
+    data = [name for name in names if not name.startswith(("readme", "licen"))]
+    if data and all(name.endswith(ARCHIVES) and (root / names[name]).is_file() for name in data):
+        return f"it holds archives ({', '.join(names[name] for name in data[:5])}), expected their content: unpack them"
+    if "segmentationclass" in names and "jpegimages" not in names:
+        return (
+            "it has SegmentationClass/ without JPEGImages/, expected the images too: export them as well (CVAT: Save"
+            " images), or put them into JPEGImages/"
+        )
+    if len(data) == 1 and data[0] in IMAGES:
+        return (
+            f"it holds {names[data[0]]}/ alone, expected images/ and masks/: add the masks, or, to learn without labels"
+            " (train.model: wnet), classes.txt with the names of the classes"
+        )
+    return ""
 
 
 def _pictures(folder: Path) -> set[str]:

@@ -9,7 +9,7 @@ from typing import cast
 
 from segmodels.data.folder_files import is_leftover
 from segmodels.data.layouts.base import LAYOUTS, Layout
-from segmodels.data.layouts.likely_pairs import images_and_masks
+from segmodels.data.layouts.likely_pairs import images_and_masks, what_is_missing
 from segmodels.data.layouts.regrouped import Regrouped
 from segmodels.errors import InputError
 
@@ -87,11 +87,14 @@ def _no_layout(layouts: Sequence[type[Layout]], root: Path) -> InputError:
             f" {'its masks' if len(masks) == 1 else 'one of the others'} to masks/; folders of splits are train/images/"
             " and train/masks/, likewise val/ and test/"
         )
+    if lacking := what_is_missing(root):
+        return InputError(f"dataset folder {root} fits no layout: {lacking}")
     holds = _few(sorted(path.name + "/" * path.is_dir() for path in root.iterdir()))
     expected = "".join(f"\n  {layout.name}: {layout.marks}" for layout in layouts)
     return InputError(
         f"dataset folder {root} fits no layout, it holds {holds or 'nothing'}; correct ingest.path, set ingest.layout,"
-        f" or arrange the files as one of the layouts expects (python -m segmodels layouts NAME):{expected}"
+        f" or arrange the files as one of the layouts expects (python -m segmodels layouts NAME; what LoveDA, Potsdam,"
+        f" iSAID and others need first stands in docs/your-own-dataset.md):{expected}"
     )
 
 

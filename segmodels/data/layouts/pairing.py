@@ -106,4 +106,18 @@ def require_pairs(
             advice = f"add each {missing} under the same name or remove the file"
             if any(_BRUSH.match(PurePosixPath(name).name) for name in others):
                 advice = "Label Studio names its PNG files by tasks, not by images: export the project as COCO instead"
+            elif missing == "mask" and len(several := _parts_of(alone[0], images, others)) > 1:
+                advice = (
+                    f"{several[0]} and {several[1]} look like parts of one mask: write the label ids of all parts of an"
+                    " image into one mask of its name"
+                )
             raise InputError(f"{files_have.format(root)} no {missing}: {names}: {advice}")
+
+
+def _parts_of(image: str, images: Collection[str], masks: Mapping[str, str]) -> list[str]:
+    """Masks of no other image whose names continue that of ``image``, or which lie in a folder of it or of a class:
+    ``0001_2``, ``0001/2``, ``car/0001``.
+    """
+    free = [name for name in masks if name not in images]
+    continued = [name for name in free if name.startswith(image) and not name[len(image)].isalnum()]
+    return [masks[name] for name in (*continued, *(name for name in free if name.endswith(f"/{image}")))]

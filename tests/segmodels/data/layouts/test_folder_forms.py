@@ -337,6 +337,23 @@ def test_splits_that_leave_doubts_are_one_sentence(files: dict[str, str], senten
         split_names(tmp_path)
 
 
+@pytest.mark.parametrize("mask", ["{}_1", "{}/1", "car/{}"])
+def test_several_masks_of_an_image_are_to_become_one(mask: str, tmp_path: Path) -> None:
+    for part in (mask, mask.replace("1", "2").replace("car", "road")):
+        write(tmp_path, "images/{}.jpg", f"masks/{part}.png")
+    with pytest.raises(
+        InputError, match=r"3 files in .* have no mask: .* look like parts of one mask: write the label"
+    ):
+        split_names(tmp_path)
+
+
+def test_a_missing_mask_is_no_part_of_that_of_another_image(tmp_path: Path) -> None:
+    write(tmp_path, "images/{}.jpg", "masks/{}.png", ("a_1", "a_2"))
+    trees.photo(tmp_path / "images" / "a.jpg")
+    with pytest.raises(InputError, match=r"1 file in .* has no mask: images/a\.jpg: add each mask under"):
+        split_names(tmp_path)
+
+
 def test_files_beside_the_images_may_have_capitals_in_their_names(tmp_path: Path) -> None:
     write(tmp_path, "Images/{}.JPG", "MASKS/{}.PNG", ("a", "b"))
     trees.write_text(tmp_path / "Classes.TXT", "sky, 0\nroad, 255\n")

@@ -48,6 +48,22 @@ def test_folders_of_images_and_masks_under_other_names_are_to_be_renamed(
     assert sentence.replace(" I ", f" {images.rpartition('/')[0]}/ ") in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (["train.zip", "Val.ZIP", "README.md"], r"it holds archives \(Val\.ZIP, train\.zip\), .*: unpack them"),
+        (["Images/0001.jpg", "README.md"], r"it holds Images/ alone, expected images/ and masks/: add the masks, or"),
+        (["SegmentationClass/0001.png", "labelmap.txt"], r"has SegmentationClass/ without JPEGImages/, .*\(CVAT: Save"),
+        (["images/0001.jpg", "polygons.json"], r"it holds images/, polygons\.json; .*what LoveDA, Potsdam, iSAID"),
+    ],
+)
+def test_what_a_part_of_a_dataset_lacks_is_said(files: list[str], sentence: str, tmp_path: Path) -> None:
+    for file in files:
+        trees.write_text(tmp_path / file, "none")
+    with pytest.raises(InputError, match=f"fits no layout.*{sentence}"):
+        find_layout(tmp_path)
+
+
 def test_two_layouts_that_fit_are_both_named(tmp_path: Path) -> None:
     trees.voc2012(tmp_path)
     trees.cityscapes(tmp_path)
