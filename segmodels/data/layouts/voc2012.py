@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from segmodels.annotations import Annotation, Segment
+from segmodels.checks import shown
 from segmodels.data.classes_file import distinct_colors, has_classes_file
 from segmodels.data.decoding import Color
 from segmodels.data.folder_files import composed
@@ -22,6 +23,7 @@ from segmodels.data.layouts.published import Published, colors_of
 from segmodels.data.layouts.splits import SPLITS
 from segmodels.data.object_maps import classes_under
 from segmodels.data.sizes import require_one_size
+from segmodels.errors import InputError
 from segmodels.files import read_plain_text
 from segmodels.labels import LabelMap
 
@@ -142,15 +144,24 @@ VOCdevkit/VOC2012/
             path = self.root / self.top / place.format(split=split)
             if path.is_file():
                 lines = (composed(line.strip()) for line in read_plain_text(path).splitlines())
-                return [_listed_id(line, known) for line in lines if line]
+                return [_listed_id(path, line, known) for line in lines if line]
         return None
 
 
-def _listed_id(line: str, known: Collection[str]) -> str:
+def _listed_id(path: Path, line: str, known: Collection[str]) -> str:
     """The id that a line names: the whole line, which may hold blanks and dots, else its first word; each may be a path
     with an ending.
+
+    Raises:
+        InputError: the second word is the path of a mask that has another name.
     """
-    word = line.split()[0]
+    word, *rest = line.split()
+    mask = rest[0] if len(rest) == 1 and "/" in rest[0] else word
+    if Path(word).stem in known and Path(mask).stem != Path(word).stem:
+        raise InputError(
+            f"{path} names the mask {shown(mask)} for {word}, but the mask of the image's name is read: correct the"
+            " list"
+        )
     return next((name for name in (line, Path(line).stem, word, Path(word).stem) if name in known), line)
 
 

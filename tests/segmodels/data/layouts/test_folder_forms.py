@@ -423,3 +423,16 @@ def test_lists_of_voc_may_hold_names_with_blanks_and_dots(name: str, tmp_path: P
     trees.write_text(tmp_path / "ImageSets" / "Segmentation" / "val.txt", name.format("gone"))
     with pytest.raises(InputError, match=f"lacks the image or the mask of {name.format('gone')}, which"):
         split_names(tmp_path, "voc2012")
+
+
+def test_lists_of_voc_may_name_pairs_of_one_name(tmp_path: Path) -> None:
+    write(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", ("a", "b"))
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    trees.write_text(lists / "val.txt", "b\n")
+    trees.write_text(lists / "train.txt", "/JPEGImages/a.jpg /SegmentationClass/a.png\n")
+    assert split_names(tmp_path, "voc2012") == {"train": "a", "val": "b"}
+    trees.write_text(lists / "train.txt", "/JPEGImages/a.jpg /SegmentationClass/b.png\n")
+    with pytest.raises(
+        InputError, match=r"train\.txt names the mask '/SegmentationClass/b\.png' for /JPEGImages/a\.jpg"
+    ):
+        split_names(tmp_path, "voc2012")
