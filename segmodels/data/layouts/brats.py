@@ -19,6 +19,7 @@ from segmodels.data.layouts.slices import Slices
 from segmodels.data.layouts.splits import published_split
 from segmodels.data.modalities import LABELS, MODALITIES, NAMES, require_same_modalities
 from segmodels.data.nifti import SUFFIXES, read_label_volume, read_modalities, require_same_axes, stem
+from segmodels.errors import InputError
 from segmodels.labels import LabelMap
 
 CLASSES = ("background", "necrosis", "oedema", "non-enhancing tumour", "enhancing tumour")
@@ -64,7 +65,12 @@ BraTS-GLI-00000-000/BraTS-GLI-00000-000-seg.nii.gz            label ids 0..3, 3 
         for file in self.files("", (".gz", ".nii")).values():
             folder, _, name = file.rpartition("/")
             if name.endswith(SUFFIXES) and (part := _part(name)) is not None:
-                cases.setdefault(folder, {})[part] = file
+                other = cases.setdefault(folder, {}).setdefault(part, file)
+                if stem(other) != stem(file):
+                    raise InputError(
+                        f"{self.root / other} and {name} are both the {part} of one case, expected a folder for each"
+                        " case: move the files of each into one, or remove one of the two"
+                    )
         found = {folder: [own for own in MODALITIES if own in parts] for folder, parts in cases.items()}
         found = {folder: own for folder, own in found.items() if own}
         require_same_modalities(found)

@@ -196,6 +196,14 @@ def test_void_is_minus_1_in_some_of_synthia_rands_text_files(tmp_path: Path) -> 
     np.testing.assert_array_equal(before.classes, after.classes)
 
 
+def test_cases_of_brats_in_one_folder_are_refused(tmp_path: Path) -> None:
+    for path in sorted(trees.brats2023(tmp_path).rglob("*.nii.gz")):
+        (tmp_path / "all").mkdir(exist_ok=True)
+        path.rename(tmp_path / "all" / path.name)
+    with pytest.raises(InputError, match=r"are both the \w+ of one case, expected a folder for each case"):
+        list(open_layout("brats", tmp_path).samples())
+
+
 def test_brats_of_2023_has_other_names_and_ids(tmp_path: Path) -> None:
     layout, samples, annotation = opened("brats", trees.brats2023(tmp_path))
     assert find_layout(tmp_path) == "brats"
