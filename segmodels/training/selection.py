@@ -1,4 +1,6 @@
-"""Which weights of a training are kept: those that validate best, if they and their outputs are within bounds."""
+"""Which weights of a training are kept: those that validate best, if they and their outputs are within bounds. The
+newest where no validation image has a score.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,12 @@ class Selection:
             found: what the model does on the validation images.
         """
         progress, score = self._state.progress, self._learner.score(metrics)
-        threshold = progress.best_score + self._min_delta
-        better = not self._state.best or not (score <= threshold or math.isnan(score))
+        if math.isnan(score) and not self._state.best:
+            name = self._learner.task.metric(next(iter(self._learner.task.headline)), "val")
+            self._warn(f"nothing in the validation images defines {name}, which chooses weights: the newest are kept")
+        # beside an undefined score every other is better: further training is what was asked for
+        undefined = math.isnan(progress.best_score)
+        better = not self._state.best or undefined or score > progress.best_score + self._min_delta
         progress.stale += 1
         measured = {name: value for name, value in metrics.items() if name.startswith("val/")}
         if found.within_limit:

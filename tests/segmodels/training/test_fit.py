@@ -322,6 +322,19 @@ def test_it_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
     assert len(epochs) == 3
 
 
+def test_without_labelled_validation_images_the_newest_weights_are_kept_and_a_sentence_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    fit = new_fit(tmp_path, epochs=4, patience=1, warn=said.append)
+    for batch in fit.validation:
+        for annotation in batch.annotations:
+            annotation.classes[:] = LABELS.ignore_index
+    best = fit.run()
+    assert (fit.progress.epoch, fit.progress.best_epoch) == (4, 3)
+    for name, value in fit.model.state_dict().items():
+        assert torch.equal(value, best[name]), name
+    assert said == ["nothing in the validation images defines val/miou, which chooses weights: the newest are kept"]
+
+
 def test_minutes_end_the_training_and_it_is_still_validated(tmp_path: Path) -> None:
     fit = new_fit(tmp_path, epochs=100_000, minutes=0.01)
     epochs = recorded(fit)
