@@ -72,11 +72,12 @@ class LogitsLoss(Loss):
     """``loss(logits, target) -> scalar``: logits raw ``(B, C, *spatial)``, target train ids, integer ``(B, *spatial)``.
 
     Two or three spatial axes. Pixels whose target is ``ignore_index`` change neither the value nor the gradient; a
-    batch of nothing else gives 0 with zero gradient. Half-precision logits are computed in float32, also under
-    autocast.
+    batch of nothing else, or of no images, gives 0 with zero gradient. Half-precision logits are computed in float32,
+    also under autocast.
 
     Raises:
-        InputError: shapes that do not fit, or (on the CPU, where it costs no synchronisation) labels outside 0..C-1.
+        InputError: no tensors, logits that are no floating-point numbers, shapes that do not fit, or (on the CPU, where
+            it costs no synchronisation) labels outside 0..C-1.
     """
 
     def __init__(self, ignore_index: int = 255) -> None:
@@ -84,6 +85,11 @@ class LogitsLoss(Loss):
         self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        if not (isinstance(logits, Tensor) and isinstance(target, Tensor) and logits.is_floating_point()):
+            raise InputError(
+                f"logits are {_kind(logits)} and the target is {_kind(target)}, expected tensors of floating-point"
+                " numbers and of integers: convert them"
+            )
         if logits.ndim not in (4, 5) or logits.shape[1] < 2:
             raise InputError(
                 f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W) or (B, C, D, H, W) with C >= 2 classes"
@@ -93,10 +99,12 @@ class LogitsLoss(Loss):
                 f"target is {target.dtype} {tuple(target.shape)}, expected integers"
                 f" {tuple(logits.shape[:1] + logits.shape[2:])} as the logits"
             )
+        if not target.numel():
+            return logits.sum()  # 0, and its gradient as empty as the logits
         labels = target.long()  # before the comparison: -1 would equal 255 in uint8
         valid = labels != self.ignore_index
         labels = labels.masked_fill(~valid, 0)
-        if labels.device.type == "cpu" and labels.numel():
+        if labels.device.type == "cpu":
             self._check(labels, logits.shape[1])
         with torch.autocast(logits.device.type, enabled=False):
             if logits.dtype in (torch.float16, torch.bfloat16):
@@ -117,6 +125,11 @@ class LogitsLoss(Loss):
         """The loss of checked input: logits float32 or float64, labels int64 in 0..C-1 (0 where ignored), valid
         bool.
         """
+
+
+def _kind(value: Any) -> str:
+    """The type of a value, of a tensor with that of its numbers."""
+    return f"a {value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
 
 
 def choice(option: str, value: str, allowed: Sequence[str]) -> str:

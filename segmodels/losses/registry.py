@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from segmodels.errors import InputError
@@ -91,7 +92,8 @@ class WeightedSum(nn.Module):
     ) -> list[dict[str, Tensor]]:
         """``terms`` of each layer of one output."""
         layers = [PixelOutput(layer) if isinstance(layer, Tensor) else layer for layer in layers]
-        targets = SemanticTargets(targets) if isinstance(targets, Tensor) else targets
+        if isinstance(targets, Tensor | np.ndarray):  # arrays for the sentence that the losses refuse them with
+            targets = SemanticTargets(cast(Tensor, targets))
         found: list[dict[str, Tensor]] = [{} for _ in layers]
         for name, loss in self.losses.items():
             if soft_labels is not None and loss.accepts_soft_labels:

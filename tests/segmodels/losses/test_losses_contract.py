@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_cases import CASES, Case, one_hot, perfect_scores, regions, scores, value_and_gradient
 
+from segmodels import create_loss
 from segmodels.errors import InputError
 
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
@@ -53,6 +54,16 @@ def test_a_batch_of_ignored_pixels_gives_zero_with_zero_gradient(case: Case, axe
     value, gradient = value_and_gradient(case.build(), scores(0, target, case.classes), torch.full_like(target, 255))
     assert value == 0
     assert not gradient.any()
+
+
+@every_case
+def test_a_batch_of_no_images_gives_zero(case: Case) -> None:
+    target = regions(4, case.classes)
+    logits = scores(4, target, case.classes)[:0].requires_grad_()
+    value = case.build()(logits, target[:0])
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
 
 
 @every_case
@@ -207,8 +218,6 @@ def test_target_may_be_uint8_or_int16(case: Case) -> None:
 
 
 def test_any_value_can_be_the_ignored_one() -> None:
-    from segmodels import create_loss
-
     target = regions(14, 4)
     logits = scores(14, target, 4)
     expected = create_loss({"cross_entropy": 1.0, "dice": 1.0})(logits, target.masked_fill(target == 3, 255))
@@ -237,3 +246,9 @@ def test_input_that_does_not_fit_is_refused_in_words(case: Case) -> None:
         loss(logits[:, :1], target)
     with pytest.raises(InputError, match=r"expected \(B, C, H, W\)"):
         loss(logits[0], target[0])
+    with pytest.raises(InputError, match=r"logits are a torch.float32 tensor and the target is ndarray, expected tens"):
+        loss(logits, target.numpy())
+    with pytest.raises(InputError, match="the target is ndarray"):
+        create_loss({"cross_entropy": 1.0})(logits, target.numpy())
+    with pytest.raises(InputError, match=r"logits are a torch.int64 tensor and the target is a torch.int64 tens"):
+        loss(logits.long(), target)
