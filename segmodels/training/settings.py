@@ -107,8 +107,8 @@ class TrainSettings:
         momentum: momentum of sgd, from 0 to below 1.
         weight_decay: weight decay; biases and normalisation layers are exempt.
         schedule: shape of the learning rate over training.
-        warmup: share of all steps over which the learning rate rises linearly, from 0 to below 1; one_cycle
-            has its own.
+        warmup: share of all steps over which the learning rate rises linearly, from 0 to below 1. The first step has a
+            thousandth of lr, which in a training of one step is all; 0 starts at lr. one_cycle has its own.
         power: exponent of the polynomial schedule, above 0.
         augment: random changes of the training images.
         precision: precision of the forward pass (automatic mixed precision). auto: bfloat16 where the hardware supports
