@@ -144,8 +144,8 @@ def _work(make: Callable[[Any], Batch], connection: Connection, files: list[Any]
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # the workers share the cores already
     torch.set_num_threads(1)
-    memories = itertools.cycle([_Memory(file.detach()) for file in files])
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, ConnectionError):  # the training may have been killed before it handed over its files
+        memories = itertools.cycle([_Memory(file.detach()) for file in files])
         while True:
             order = connection.recv()
             try:

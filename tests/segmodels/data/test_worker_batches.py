@@ -120,6 +120,21 @@ def test_a_signal_to_all_processes_leaves_the_answer_to_the_training(number):
     batches.close()
 
 
+class Gone:
+    """A file of a process that was killed."""
+
+    def detach(self):
+        raise ConnectionRefusedError
+
+
+def test_a_process_that_begins_after_the_training_was_killed_ends_without_a_word():
+    context = multiprocessing.get_context("forkserver")
+    worker = context.Process(target=module._work, args=(varied, context.Pipe()[1], [Gone()]))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "said"),
     [
