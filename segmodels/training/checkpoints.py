@@ -109,14 +109,21 @@ class Checkpoints:
                 weights.unlink(missing_ok=True)
 
     def _write_file(self, content: dict[str, Any], name: Callable[[str], str]) -> str:
-        """Write a file whose name contains its digest; the digest."""
+        """Write a file whose name contains its digest; the digest. A file that cannot be written, as on a full disk, is
+        removed.
+        """
         partial = self.folder / f"writing{PARTIAL}"
-        with partial.open("wb") as file:
-            hashing: Any = _Hashing(file)
-            torch.save(content, hashing)
-            file.flush()
-            os.fsync(file.fileno())
-        digest = hashing.digest.hexdigest()
+        try:
+            with partial.open("wb") as file:
+                hashing = _Hashing(file)
+                hashing.save(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            error.filename = error.filename or str(partial)
+            raise
+        digest: str = hashing.digest.hexdigest()
         partial.replace(self.folder / name(digest))
         return digest
 
@@ -150,10 +157,24 @@ class _Hashing:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, _hash()
+        self._failure: OSError | None = None
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write ``content`` as torch does. Raises OSError where torch has one of its own in the place of the file's."""
+        try:
+            torch.save(content, self)  # type: ignore[arg-type]  # it needs no more of a file than this has
+        except RuntimeError:
+            if self._failure is None:
+                raise
+            raise self._failure from None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self._failure = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

@@ -115,6 +115,18 @@ def test_the_best_weights_are_written_when_they_change_and_outlive_the_states_th
     assert read(tmp_path) == (5, 7.0)
 
 
+@pytest.mark.parametrize("numbers", [10, 100_000])
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file_and_leaves_the_room_free(
+    tmp_path: Path, numbers: int
+) -> None:
+    (tmp_path / "writing.partial").symlink_to("/dev/full")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state(1.0), {"weight": torch.zeros(numbers)})
+    with pytest.raises(OSError, match=r"No space left on device: .*writing\.partial"):
+        checkpoints.wait()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_save_keeps_what_the_state_was_and_does_not_wait_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
