@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from segmodels.checks import check, number, optional, whole_number
+
 
 @dataclass
 class Progress:
@@ -47,3 +49,14 @@ class FitSettings:
     patience: int | None = None
     min_delta: float = 0.0
     save_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "accumulate", "validate_every")
+        check(
+            self,
+            **{name: whole_number(1) for name in counts},
+            patience=optional(whole_number(1)),
+            minutes=optional(number(above=0)),
+            gradient_clip=number(0),
+            save_minutes=number(0),
+        )

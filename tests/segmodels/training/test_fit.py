@@ -315,6 +315,12 @@ def test_accumulated_batches_give_the_step_of_the_batch_they_make_up(tmp_path: P
         torch.testing.assert_close(value, results[1][key], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["epochs", "accumulate", "validate_every", "patience", "minutes"])
+def test_settings_that_train_nothing_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} is 0, expected a"):
+        FitSettings(**{"epochs": 1, name: 0})
+
+
 def test_it_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
     fit = new_fit(tmp_path, epochs=40, patience=2, min_delta=2.0)
     epochs = recorded(fit)
