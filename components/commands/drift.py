@@ -94,6 +94,11 @@ def drift(
     before = {key: [as_logged(value) for value in values] for key, values in columns}
     now = {key: [record["statistics"].get(key) for record in records] for key in before}
     now = {key: values for key, values in now.items() if None not in values}
+    if records and not now:
+        raise InputError(
+            f"{log} has {len(records)} images of {title}, but no statistic that all of them and its training have:"
+            " another version of segmodels wrote some of them; remove those files, or look at less with --hours"
+        )
     shifts = {key: shift(before[key], values) for key, values in now.items()} if len(records) >= least else {}
     found = {key: one for key, one in shifts.items() if one.psi >= psi and one.p_value < significance / len(shifts)}
     sentence = _sentence(title, len(records), least, shifts, found)

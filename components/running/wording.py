@@ -42,6 +42,6 @@ def others_in(folder: Path, count: int) -> str:
 
 
 def as_clause(error: BaseException) -> str:
-    """The error's message on one line, to stand within a sentence."""
+    """The error's message on one line, to stand within a sentence; a name such as MLflow or S3 keeps its capitals."""
     text = " ".join(str(error).split()).rstrip(".")
-    return text[:1].lower() + text[1:]
+    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2].isspace() else text

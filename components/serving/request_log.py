@@ -155,6 +155,8 @@ class RequestLog:
             raise ValueError(
                 f"an image of {more / 1e6:.1f} MB does not fit into a log of {self._most_bytes / 1e6:g} MB"
             )
+        if self._file is not None and not Path(os.fsdecode(self._file.name)).exists():
+            self._end_file()  # somebody has moved or removed it: what is written on would be lost
         if self._file is not None and self._bytes and self._bytes + more > most:
             self._end_file()
         if self._file is None:

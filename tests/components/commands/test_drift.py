@@ -155,6 +155,17 @@ def test_a_deleted_run_costs_the_tracking_and_not_the_answer(
 
 
 @pytest.mark.slow
+def test_a_log_without_a_common_statistic_is_not_too_small(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line for path in sorted((place / "usual").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    record = json.loads(lines[0])
+    record["statistics"] = {"sharpness": 1.0}
+    (tmp_path / "a.jsonl").write_text("".join(f"{line}\n" for line in [*lines, json.dumps(record)]))
+    assert drift(place, str(tmp_path)) == 2
+    assert f"{IMAGES + 1} images of {NAME} version 1, but no statistic that all of them" in capsys.readouterr().err
+
+
 def test_limits_are_options_and_few_or_old_records_say_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert drift(place, "bright", "--psi", "1000") == 0
     assert drift(place, "bright", "--least", "100") == 0

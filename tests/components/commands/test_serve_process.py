@@ -7,6 +7,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -187,3 +188,15 @@ def test_a_server_that_is_stopped_while_it_loads_ends_in_peace(tmp_path: Path) -
     with server(tmp_path, "--model", "scenes") as running:
         assert running.end() == 0
         assert not [line for line in running.lines if "Traceback" in line], running.lines
+
+
+def test_an_ipv6_address_is_shown_as_urls_write_it_and_an_empty_one_is_refused(tmp_path: Path) -> None:
+    def serve(host: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "components", "serve", "--model", str(tmp_path), "--port", "0", "--host", host]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+
+    empty = serve("")  # of a variable that is not set: it would stand for all addresses of the machine
+    assert (empty.returncode, empty.stdout) == (2, "")
+    assert empty.stderr.startswith("error: --host is '', expected an address")
+    if socket.has_ipv6:
+        assert re.match(r"listening on http://\[::1\]:\d+\n", serve("::1").stdout)

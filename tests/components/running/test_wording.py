@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.running.wording import first_few_alike
+from components.running.wording import as_clause, first_few_alike
 
 CAUSE = "the only value above 11: the ids (of all) may count from 1"
 
@@ -22,3 +22,11 @@ CAUSE = "the only value above 11: the ids (of all) may count from 1"
 )
 def test_what_all_names_have_in_common_is_said_once(names: list[str], text: str) -> None:
     assert first_few_alike(names, 2) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "clause"),
+    [("Cannot be read.", "cannot be read"), ("MLflow is away", "MLflow is away"), ("A file", "a file"), ("", "")],
+)
+def test_a_message_within_a_sentence_keeps_the_capitals_of_names(message: str, clause: str) -> None:
+    assert as_clause(ValueError(message)) == clause

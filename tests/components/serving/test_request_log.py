@@ -137,6 +137,22 @@ def test_a_server_that_starts_again_counts_the_files_of_the_one_before(tmp_path:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5_000
 
 
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_file_that_is_moved_or_removed_is_followed_by_a_new_one(tmp_path: Path, moved: bool) -> None:
+    log = RequestLog(tmp_path / "log", 1.0, 1e6)
+    log.offer(request(2))
+    settled(log, 2)
+    (first,) = (tmp_path / "log").iterdir()
+    if moved:
+        first.rename(first.with_suffix(".jsonl.1"))
+    else:
+        first.unlink()
+    log.offer(request(3))
+    log.close()
+    assert (log.logged, log.dropped) == (5, 0)
+    assert len(records(tmp_path / "log")) == 3
+
+
 def test_a_full_disk_is_a_counted_warning_and_the_log_goes_on_when_there_is_room(
     watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
