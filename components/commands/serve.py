@@ -67,7 +67,7 @@ def serve(
 
     most = 2e-6 * (Image.MAX_IMAGE_PIXELS or 0)
     check_options(
-        host=(repr(host), host.strip(), "an address, such as 127.0.0.1, or 0.0.0.0 for all of this machine"),
+        host=(repr(host), bool(host.strip()), "an address, such as 127.0.0.1, or 0.0.0.0 for all of this machine"),
         port=(port, 0 <= port <= 65535, "0 to 65535"),
         batch_window=(batch_window, 0 <= batch_window <= 10_000, "0 to 10000 milliseconds"),
         max_batch=(max_batch, max_batch >= 1, "at least 1"),
