@@ -11,7 +11,10 @@ from typing import Any
 
 from components.environment import environment
 
-KEY = ("data_digest", "code_digest", "params_digest", "sample_order")
+NEUTRAL = ("workers", "save_minutes", "system_metrics")
+"""Parameters of a training that change no weight: one that ran out of memory resumes with fewer workers."""
+
+KEY = ("data_digest", "code_digest", "checkpoint_params_digest", "sample_order")
 """Facts that a training's checkpoints are found by."""
 FURTHER = ("init_digest", "pretrained", "trained_anew")
 """And those of the weights that it starts from, if it does, and of its name, if no equal training may stand for it."""
@@ -60,10 +63,12 @@ def lineage(
         code_digest: of the code that decides the weights; None where it does not matter.
         sample_order: name of the order of the samples in an epoch; None for one permutation of all.
     """
+    deciding = {name: value for name, value in params.items() if name not in NEUTRAL}
     facts = {
         "data_digest": data_digest,
         "code_revision": code_revision(),
         "params_digest": training_digest(params, longer_side),
+        "checkpoint_params_digest": training_digest(deciding, longer_side),
     }
     if code_digest is not None:
         facts["code_digest"] = code_digest
@@ -82,7 +87,7 @@ def lineage(
 
 
 def checkpoint_key(facts: Mapping[str, str]) -> str:
-    """The same data, code that decides the weights, parameters, order of the samples, weights to start from and name
+    """The same data, code and parameters that decide the weights, order of the samples, weights to start from and name
     give the same key: a training with that key is resumed.
     """
     return params_digest({name: facts.get(name) for name in KEY} | {n: facts[n] for n in FURTHER if n in facts})

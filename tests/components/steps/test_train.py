@@ -213,6 +213,18 @@ def test_another_pod_that_resumes_from_an_older_state_logs_no_epoch_twice(
         assert [one.step for one in mlflow_client().get_metric_history(run_id, metric)] == [0, 1]
 
 
+def test_a_training_resumes_with_other_parameters_that_change_no_weight_and_begins_anew_with_any_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose loader processes ran out of memory continues with fewer."""
+    for changes, states in (({"workers": 1}, 1), ({"workers": 0, "save_minutes": 3.0}, 1), ({"lr": 0.5}, 2)):
+        with monkeypatch.context() as patch:
+            stop_after(1, patch)
+            with pytest.raises(SystemExit):
+                run(folder, **changes)
+        assert len(list((folder / "checkpoints").iterdir())) == states
+
+
 def test_before_the_first_step_sigterm_ends_the_process_and_from_then_on_it_is_a_question(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,7 @@ def test_an_alias_is_pinned_to_its_version_and_another_version_is_another_traini
     assert pinned("model/folder") == "model/folder"
     assert pinned(None) is None
 
-    facts = {"data_digest": "d", "code_digest": "c", "params_digest": "p"}
+    facts = {"data_digest": "d", "code_digest": "c", "checkpoint_params_digest": "p"}
     keys = {checkpoint_key(facts), *(checkpoint_key(facts | {"init_digest": one}) for one in ("a", "b"))}
     assert len(keys) == 3
     assert checkpoint_key(facts | {"init": "elsewhere"}) == checkpoint_key(facts), "the bytes count, not their place"
