@@ -57,8 +57,8 @@ class LabelMap:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise InputError(
-                f"label map has {len(self.classes)} classes {list(self.classes)}, expected at least 2: name the"
-                " background too"
+                f"label map has the classes {list(self.classes)}, expected at least 2, one of which may be the"
+                " background: name the others too"
             )
         for name in self.classes:
             if any(0xD800 <= ord(letter) < 0xE000 for letter in name):  # OpenCV ends the process where it draws one

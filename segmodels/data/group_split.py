@@ -55,8 +55,8 @@ def split_by_group(samples: Sequence[Sample], settings: SplitSettings) -> list[S
     for split, share in (("train", 1 - val - test), ("val", val), ("test", test)):
         if share > 0 and sizes[split] < 1:
             raise InputError(
-                f"split {split!r} would be empty: a share of {share:g} of {len(groups)} groups is less than one group,"
-                " raise ingest.split or add samples"
+                f"split {split!r} would be empty: a share of {share:g} of {len(groups)}"
+                f" group{'s' * (len(groups) != 1)} is less than one group, raise ingest.split or add samples"
             )
     names = [split for split in ("test", "val", "train") for _ in range(sizes[split])]
     split_of = dict(zip(groups, names, strict=True))

@@ -139,6 +139,13 @@ image_labels.csv            optional: header id,label; class of the whole image,
         if self._objects and not self._annotated:
             raise InputError(f"dataset folder {self.root} has objects/ but no masks/, expected both: add the masks")
         masks = list(files_of_part(self.root, self._masks).values()) if self._annotated else []
+        volumes = self._annotated and not masks and files_of_part(self.root, self._masks, (".nii", ".gz"))
+        if volumes:
+            raise InputError(
+                f"dataset folder {self.root} holds NIfTI volumes, {next(iter(volumes.values()))}, which the layout"
+                " folder does not read: rename the folders to imagesTr/ and labelsTr/ and write dataset.json with the"
+                " names of the labels (layout nifti)"
+            )
         if self._annotated and not masks and files_of_part(self.root, self._pictures):
             raise _without_pictures(self.root, self._masks)
         infer = masks and not has_classes_file(self.root)

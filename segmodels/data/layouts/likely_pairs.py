@@ -19,6 +19,8 @@ IMAGES = ("images", "image", "imgs", "img", "jpegimages")
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
+TABLES = (".parquet", ".arrow")
+
 _MASKS = re.compile(r"mask|label|gt|truth|seg|ann|manual", re.IGNORECASE)
 """What names of folders of masks have somewhere."""
 
@@ -47,6 +49,16 @@ def what_is_missing(root: Path) -> str:
         return (
             "it has SegmentationClass/ without JPEGImages/, expected the images too: export them as well (CVAT: Save"
             " images), or put them into JPEGImages/"
+        )
+    if "imagestr" in names and "dataset.json" not in names:
+        return (
+            f'it has {names["imagestr"]}/ without dataset.json, expected {{"labels": {{"background": 0, "tumour": 1}}}}'
+            " in it: write it (layout nifti)"
+        )
+    if any(path for ending in TABLES for place in ("", "*/") for path in root.glob(f"{place}*{ending}")):
+        return (
+            "it holds tables (Parquet or Arrow, as datasets of Hugging Face), expected files of images and masks: save"
+            " both as files of the same names in images/ and masks/"
         )
     if len(data) == 1 and data[0] in IMAGES:
         return (

@@ -203,7 +203,7 @@ def test_plain_names_are_enough_in_json(tmp_path):
         ("a\nb, 70000\n", r"ids \[70000\] are out of range"),
         ("a\nb, 1, 1, 1\n", "1 of 2 classes have a colour"),
         ("a, 1, 1, 1\nb, 1, 1, 1\n", r"the classes .a. and .b. have the same colour \(1, 1, 1\)"),
-        ("a\n", "1 classes"),
+        ("a\n", r"the classes \['a'\], expected at least 2"),
         ("a\na\n", r"\['a'\] more than once"),
     ],
 )

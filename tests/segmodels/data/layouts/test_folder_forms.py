@@ -337,6 +337,13 @@ def test_splits_that_leave_doubts_are_one_sentence(files: dict[str, str], senten
         split_names(tmp_path)
 
 
+def test_volumes_in_folders_of_images_are_sent_to_their_layout(tmp_path: Path) -> None:
+    for name in ("images/a.nii.gz", "masks/a.nii.gz"):
+        trees.write_text(tmp_path / name, "none")
+    with pytest.raises(InputError, match=r"holds NIfTI volumes, masks/a\.nii\.gz, .* \(layout nifti\)"):
+        open_layout("folder", tmp_path)
+
+
 @pytest.mark.parametrize("mask", ["{}_1", "{}/1", "car/{}"])
 def test_several_masks_of_an_image_are_to_become_one(mask: str, tmp_path: Path) -> None:
     for part in (mask, mask.replace("1", "2").replace("car", "road")):

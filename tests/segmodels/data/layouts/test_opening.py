@@ -54,6 +54,8 @@ def test_folders_of_images_and_masks_under_other_names_are_to_be_renamed(
         (["train.zip", "Val.ZIP", "README.md"], r"it holds archives \(Val\.ZIP, train\.zip\), .*: unpack them"),
         (["Images/0001.jpg", "README.md"], r"it holds Images/ alone, expected images/ and masks/: add the masks, or"),
         (["SegmentationClass/0001.png", "labelmap.txt"], r"has SegmentationClass/ without JPEGImages/, .*\(CVAT: Save"),
+        (["imagesTr/a_0000.nii.gz"], r"it has imagesTr/ without dataset\.json, expected \{\"labels\": .* write it"),
+        (["data/train-00000-of-00001.parquet", "README.md"], r"it holds tables \(Parquet or Arrow, .*: save"),
         (["images/0001.jpg", "polygons.json"], r"it holds images/, polygons\.json; .*what LoveDA, Potsdam, iSAID"),
     ],
 )
