@@ -73,7 +73,7 @@ labels/train/0001.txt        a line per object: class x1 y1 x2 y2 x3 y3 ..., sha
 
     @classmethod
     def fits(cls, root: Path) -> bool:
-        return cls.resembles(root) and any(path.name != CLASSES for path in describing_files(root))
+        return cls.resembles(root) and any(path.name.lower() != CLASSES for path in describing_files(root))
 
     @classmethod
     def resembles(cls, root: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from segmodels.checks import shown
-from segmodels.data.folder_files import composed, is_leftover
+from segmodels.data.folder_files import as_spelled, composed, is_leftover
 from segmodels.data.layouts.splits import published_split
 from segmodels.errors import InputError
 from segmodels.files import read_plain_text, reading
@@ -46,7 +46,7 @@ def describing_files(root: Path) -> list[Path]:
     files = (path for path in root.iterdir() if path.is_file() and not is_leftover(path.name))
     found = (path for path in files if path.suffix.lower() in (".yaml", ".yml"))
     tables = sorted(found, key=lambda path: (path.stem != "data", path.name))
-    return tables + [path for path in (root / CLASSES,) if path.is_file()]
+    return tables + [path for path in (as_spelled(root / CLASSES),) if path.is_file()]
 
 
 def read_description(root: Path) -> Description:
@@ -57,7 +57,7 @@ def read_description(root: Path) -> Description:
     """
     files = describing_files(root)
     for path in files:
-        if path.name == CLASSES:
+        if path.name.lower() == CLASSES:
             names = tuple(name for line in read_plain_text(path).splitlines() if (name := line.strip()))
             if not names:
                 raise InputError(f"{path} is empty, expected the name of a class per line: add them")

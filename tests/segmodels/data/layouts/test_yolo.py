@@ -184,11 +184,12 @@ def test_wrong_paths_of_splits_are_one_sentence(content: str, sentence: str, tmp
         list(open_layout("yolo", tmp_path).samples())
 
 
-def test_names_may_stand_in_classes_txt(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["classes.txt", "Classes.TXT"])
+def test_names_may_stand_in_classes_txt(file: str, tmp_path: Path) -> None:
     parts(tmp_path, "")
     with pytest.raises(InputError, match=r"does not name its classes, expected data\.yaml .* or classes\.txt"):
         open_layout(find_layout(tmp_path), tmp_path)
-    trees.write_text(tmp_path / "classes.txt", "cat\ngroße Kuh\n")
+    trees.write_text(tmp_path / file, "cat\ngroße Kuh\n")
     assert find_layout(tmp_path) == "yolo"
     layout = open_layout("yolo", tmp_path)
     assert layout.labels.classes == ("background", "cat", "große Kuh")
