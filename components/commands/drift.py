@@ -135,7 +135,7 @@ def _served(model: str) -> tuple[str, str, Run | None]:
     """Name and version of the model in the server's log, and the run of its training: None for a folder without one,
     and where MLflow does not have it any more.
     """
-    from components.tracking.client import mlflow_client
+    from components.tracking.client import mlflow_client, registry_uri
     from components.tracking.mlflow_errors import answers
     from components.tracking.model_registry import is_registered, version_now
     from components.tracking.run import Run
@@ -145,7 +145,7 @@ def _served(model: str) -> tuple[str, str, Run | None]:
     if is_registered(model):
         name, number = version_now(model)
         client = mlflow_client()
-        with answers(f"model {name}/{number}", client.tracking_uri):
+        with answers(f"model {name}/{number}", registry_uri(client)):
             run_id = client.get_model_version(name, number).run_id
             there = has_run(client, run_id)
         if not there:

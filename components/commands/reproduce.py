@@ -54,7 +54,7 @@ def reproduce(
         TransientError: MLflow does not answer.
     """
     from components.params.reading import checked_params, plain, read_params
-    from components.tracking.client import mlflow_client
+    from components.tracking.client import mlflow_client, registry_uri
     from components.tracking.compared_runs import measured
     from components.tracking.lineage import code_revision, params_digest
     from components.tracking.mlflow_errors import answers
@@ -65,7 +65,7 @@ def reproduce(
     reader = ShardReader(shards, "test")
     name, number = version_now(version if version.startswith(REGISTERED) else REGISTERED + version)
     client, title = mlflow_client(), f"{name} version {number}"
-    with answers(f"model {name}/{number}", client.tracking_uri):
+    with answers(f"model {name}/{number}", registry_uri(client)):
         registered = client.get_model_version(name, number)
         run = client.get_run(registered.run_id)
     tags = {**run.data.tags, **registered.tags}

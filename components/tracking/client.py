@@ -10,14 +10,12 @@ from typing import Any
 
 from components.running.project import project_root
 from components.tracking.local_store import STORE, prepare_store
-from components.tracking.mlflow_errors import answers
+from components.tracking.mlflow_errors import REGISTRY, TRACKING, answers
 from segmodels.addresses import check_address, without_credentials
 from segmodels.errors import InputError
 
 PROBE_SECONDS = 5
 """How long the first request waits for an answer."""
-
-VARIABLE = "MLFLOW_TRACKING_URI"
 
 SQLITE = "sqlite:///"
 
@@ -39,7 +37,12 @@ def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, else a SQLite file in the project's root: runs of `dvc exp run --queue` and of
     configurations in folders of their own go to one store.
     """
-    return os.environ.get(VARIABLE) or f"{SQLITE}{project_root() / STORE}"
+    return os.environ.get(TRACKING) or f"{SQLITE}{project_root() / STORE}"
+
+
+def registry_uri(client: Any) -> str:
+    """The address of the registered models: ``MLFLOW_REGISTRY_URI``, else that of the runs."""
+    return os.environ.get(REGISTRY) or client.tracking_uri
 
 
 def mlflow_client(uri: str | None = None) -> Any:
@@ -74,13 +77,13 @@ def prepared_uri(uri: str | None = None) -> str:
     scheme, colon, _ = uri.partition(":")
     if ("://" not in uri and not scheme.startswith("databricks")) or scheme == "file":  # its rest may be a secret
         raise InputError(
-            f"{VARIABLE} {f'begins with {scheme + colon!r}' if colon else f'is {uri!r}, a folder'}, which MLflow no"
+            f"{TRACKING} {f'begins with {scheme + colon!r}' if colon else f'is {uri!r}, a folder'}, which MLflow no"
             " longer takes: use sqlite:///mlflow.db or a server's http(s) address"
         )
     if uri in ("sqlite:", "sqlite://", SQLITE, f"{SQLITE}:memory:"):
-        raise InputError(f"{VARIABLE} is {uri!r}, which names no file: use sqlite:///mlflow.db")
+        raise InputError(f"{TRACKING} is {uri!r}, which names no file: use sqlite:///mlflow.db")
     if scheme != "sqlite":
-        check_address(uri, VARIABLE)
+        check_address(uri, TRACKING)
     if scheme.partition("+")[0] in DATABASES:
         _check_database(uri)
     for name, value in SETTINGS.items():
@@ -101,7 +104,7 @@ def _check_database(uri: str) -> None:
         make_url(uri)
     except ValueError as error:  # of its port
         raise InputError(
-            f"{VARIABLE} is {without_credentials(uri)!r}, an address that cannot be read ({error}): correct it"
+            f"{TRACKING} is {without_credentials(uri)!r}, an address that cannot be read ({error}): correct it"
         ) from None
 
 
@@ -113,12 +116,12 @@ def _use_without_client(uri: str) -> None:
     """
     import mlflow
 
-    before = os.environ.get(VARIABLE)
+    before = os.environ.get(TRACKING)
     mlflow.set_tracking_uri(uri)
     if before is None:
-        os.environ.pop(VARIABLE, None)
+        os.environ.pop(TRACKING, None)
     else:
-        os.environ[VARIABLE] = before
+        os.environ[TRACKING] = before
 
 
 def _probe(client: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from segmodels.addresses import without_credentials
 from segmodels.errors import InputError, TransientError
+
+TRACKING, REGISTRY = "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"
+"""Variables with the address of the runs, and that of the registered models where it is another."""
 
 OUTSIDE = frozenset(
     ("mlflow", "sqlalchemy", "alembic", "sqlite3", "psycopg2", "requests", "urllib3", "botocore", "boto3", "s3transfer")
@@ -70,7 +74,7 @@ def answers(what: str, uri: str) -> Iterator[None]:
 
     Args:
         what: the object that the block asks for, to start the sentence: ``run 12ab``; empty for MLflow as a whole.
-        uri: of the tracking server or store.
+        uri: of the tracking server or store, or of the registry.
 
     Raises:
         InputError: it does not exist, is refused, or the store is damaged, full or of another MLflow version.
@@ -81,7 +85,7 @@ def answers(what: str, uri: str) -> Iterator[None]:
     except (InputError, TransientError):
         raise
     except Exception as error:
-        if (translated := _translated(error, what, without_credentials(uri))) is None:
+        if (translated := _translated(error, what, without_credentials(uri), variable_of(uri))) is None:
             raise
         raise translated from error
 
@@ -101,7 +105,12 @@ def _without_preamble(text: str) -> str:
     return re.sub(r"^\s*\(raised as a result of [^\n]*\n", "", text).strip()
 
 
-def _translated(error: Exception, what: str, place: str) -> Exception | None:
+def variable_of(uri: str) -> str:
+    """The environment variable that holds an address."""
+    return REGISTRY if uri == os.environ.get(REGISTRY) != os.environ.get(TRACKING) else TRACKING
+
+
+def _translated(error: Exception, what: str, place: str, variable: str) -> Exception | None:
     """None: an error of another kind, a bug or a refusal of this machine's operating system."""
     outside = any(kind.__module__.split(".")[0] in OUTSIDE for kind in type(error).__mro__)
     network = isinstance(error, ConnectionError | TimeoutError)
@@ -115,14 +124,11 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
     prefix, what = f"{what}: " if what else "", what or "the request"
     if database := _of_database("".join(_without_preamble(text).splitlines()[:1]), place):
         return database
-    if kind.startswith("Unsupported") or kind in ("InvalidUrlException", "ArgumentError"):
-        return InputError(
-            f"MLFLOW_TRACKING_URI is {place!r}, expected http(s)://HOST:PORT or sqlite:///FILE: correct it"
-        )
+    unknown = kind.startswith("Unsupported") or text.startswith("Model Registry features are not supported")
+    if unknown or kind in ("InvalidUrlException", "ArgumentError"):
+        return InputError(f"{variable} is {place!r}, expected http(s)://HOST:PORT or sqlite:///FILE: correct it")
     if is_missing(error):
-        return InputError(
-            f"{what} is not in MLflow at {place} ({reason(error)}): check its name, alias and MLFLOW_TRACKING_URI"
-        )
+        return InputError(f"{what} is not in MLflow at {place} ({reason(error)}): check its name, alias and {variable}")
     if any(words in text for words in STORE_DENIES):
         return InputError(
             f"{prefix}the object store with the files of MLflow at {place} denies access ({reason(error)}): check"
@@ -137,11 +143,11 @@ def _translated(error: Exception, what: str, place: str) -> Exception | None:
         )
     if any(words in text for words in NO_CREDENTIALS):  # the text may hold a secret of the address
         return InputError(
-            f"MLFLOW_TRACKING_URI is {place!r}, but this machine has no credentials of Databricks for it: set"
+            f"{variable} is {place!r}, but this machine has no credentials of Databricks for it: set"
             " DATABRICKS_HOST and DATABRICKS_TOKEN or `databricks configure` a profile, or correct the address"
         )
     if code == "ENDPOINT_NOT_FOUND" or any(words in text for words in NOT_MLFLOW):
-        return InputError(f"{place} is not an MLflow server ({reason(error)}): correct MLFLOW_TRACKING_URI")
+        return InputError(f"{place} is not an MLflow server ({reason(error)}): correct {variable}")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return InputError(
             f"the certificate of {place} is not trusted: check the machine's clock, and give the authority's file in"

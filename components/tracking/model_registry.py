@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from components.tracking.client import mlflow_client
+from components.tracking.client import mlflow_client, registry_uri
 from components.tracking.mlflow_errors import answers, is_missing
 from components.tracking.presentation import user
 from components.tracking.registry_turn import turn
@@ -60,7 +60,7 @@ class Registry:
         self.name = name
 
     def _answers(self) -> Any:
-        return answers(f"registered model {self.name!r}", self.client.tracking_uri)
+        return answers(f"registered model {self.name!r}", registry_uri(self.client))
 
     def find(self, *, run_id: str, model_digest: str) -> Version | None:
         """The version that this run has registered with these weights; the first, if two registered it at once."""
@@ -93,7 +93,7 @@ class Registry:
     def version(self, number: str) -> Version:
         """Raises InputError: there is none of that number."""
         check_number(number)
-        with answers(f"model {self.name}/{number}", self.client.tracking_uri):
+        with answers(f"model {self.name}/{number}", registry_uri(self.client)):
             return Version(number, self.client.get_model_version(self.name, number).tags)
 
     def check_there(self) -> None:
@@ -126,7 +126,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         tags = {key: str(value)[:TAG_LENGTH] for key, value in tags.items()} | {"model_digest": model_digest}
-        with self._answers():
+        with answers(f"registered model {self.name!r}", self.client.tracking_uri):  # files lie beside the runs
             saved = save_model(
                 self.client,
                 self.name,
@@ -136,6 +136,7 @@ class Registry:
                 task=task,
                 example=example,
             )
+        with self._answers():
             try:
                 self.client.create_registered_model(self.name)
             except MlflowException as error:
@@ -336,5 +337,5 @@ def _find_version(uri: str, client: Any = None) -> Any:
     if number:
         check_number(number)
     client = client or mlflow_client()
-    with answers(f"model {uri}", client.tracking_uri):
+    with answers(f"model {uri}", registry_uri(client)):
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from components.tracking.client import registry_uri
 from components.tracking.mlflow_errors import answers
 from segmodels.errors import InputError, TransientError
 
@@ -88,4 +89,4 @@ class _Claims:
         return {key: value for key, value in tags.items() if key.startswith(TAG) and whose(key)}
 
     def _answers(self) -> Any:
-        return answers(f"registered model {self.name!r}", self.client.tracking_uri)
+        return answers(f"registered model {self.name!r}", registry_uri(self.client))

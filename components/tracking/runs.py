@@ -12,10 +12,10 @@ from typing import Any
 from components.artifacts import JOURNAL, RUN
 from components.environment import environment
 from components.running.project import project_root
-from components.tracking.client import VARIABLE, mlflow_client, recorded_uri, resolved_uri
+from components.tracking.client import mlflow_client, recorded_uri, resolved_uri
 from components.tracking.journal import Journal
 from components.tracking.local_store import ARTIFACTS
-from components.tracking.mlflow_errors import answers, is_missing
+from components.tracking.mlflow_errors import TRACKING, answers, is_missing
 from components.tracking.presentation import EXPERIMENT, NOTE, present_experiment, user
 from components.tracking.run import Run
 from segmodels.addresses import without_credentials
@@ -125,7 +125,7 @@ def _deleted(experiment: Any) -> str:
 
 def uri_of(facts: Mapping[str, str]) -> str:
     """Address of the tracking server or store that has the run of a run.json."""
-    return os.environ.get(VARIABLE) or resolved_uri(facts["tracking_uri"])
+    return os.environ.get(TRACKING) or resolved_uri(facts["tracking_uri"])
 
 
 def _earlier(state: Path, uri: str) -> dict[str, str]:

@@ -1,13 +1,18 @@
 """Refusals of files and of requests by servers, object stores and settings are told apart from outages."""
 
+from pathlib import Path
+
 import pytest
 import requests
 from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError, NoCredentialsError, ProfileNotFound
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from small_pipeline import use_local_store
 
+from components.tracking.client import mlflow_client
 from components.tracking.mlflow_errors import answers
+from components.tracking.model_registry import Registry, version_now
 from segmodels.errors import InputError, TransientError
 
 
@@ -71,3 +76,18 @@ def test_a_variable_that_keeps_requests_from_the_server_is_named(
     with pytest.raises(kind, match=words) as caught, answers("run 1", "http://127.0.0.1:9"):
         MlflowClient("http://127.0.0.1:9").get_run("1")
     assert "HIDDEN" not in str(caught.value)
+
+
+def test_an_outage_of_a_registry_of_its_own_is_told_with_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_local_store(tmp_path, monkeypatch)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TransientError, match=r"^model models:/w@champion: MLflow at http://127.0.0.1:9 does not"):
+        version_now("models:/w@champion")
+    with pytest.raises(TransientError, match=r"^registered model 'w': MLflow at http://127.0.0.1:9 does not"):
+        Registry(mlflow_client(), "w").champion()
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "htp://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"^MLFLOW_REGISTRY_URI is 'htp://127.0.0.1:9', expected"):
+        version_now("models:/w@champion")
