@@ -14,7 +14,8 @@ VARIANT ?= cpu
 PROFILE ?= $(VARIANT)
 OVERLAY ?= dev
 PIP_OPTIONS = --quiet --disable-pip-version-check
-CONFIGURATION = configurations/$(patsubst params.%,%,$(basename $(notdir $(PARAMS))))
+BLANK := $(subst x,,x x)
+CONFIGURATION = configurations/$(subst |,$(BLANK),$(patsubst params.%,%,$(basename $(notdir $(subst $(BLANK),|,$(PARAMS))))))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo attacks test test-slow acceptance lint lint-types lint-rules docs ui bench bench-gpu sweep run camvid image push deploy golden lock clean
@@ -46,6 +47,7 @@ acceptance: $(VENV)/.installed  ## the whole system: object store, killed and re
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m acceptance
 
 lock: $(VENV)/.installed  ## write the lock files anew after a change of pyproject.toml; CPU wheels of torch are looked for in WHEELS (wheelhouse)
+	@for one in $(WHEELS); do test -d "$$one" || { echo "WHEELS names $$one, which is no folder: expected one with wheels of torch"; exit 2; }; done
 	python infra/lock.py $(or $(WHEELS),wheelhouse)
 
 lint: lint-types lint-rules  ## ruff, mypy, bandit, and imports that go down only

@@ -62,14 +62,17 @@ def main() -> None:
         "--report", action="store_true", help="train nothing: table and chart of the runs that are in MLflow"
     )
     options = parser.parse_args()
-    subprocess.run(
-        ["dvc", "repro", "preprocess"], cwd=ROOT, check=True
-    )  # once for all; the report looks at the images' size
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes is {options.minutes}, expected more than 0")
+    dvc("repro", "preprocess")  # once for all; the report looks at the images' size
     experiment = f"sweep-{yaml.safe_load((ROOT / 'params.yaml').read_text())['train']['experiment']}"
     if not options.report:
         train_all(options.models, options.minutes, experiment)
     runs = newest_runs(experiment)
-    rows = measured({name: runs[name] for name in options.models if name in runs})
+    chosen = {name: runs[name] for name in options.models if name in runs}
+    if not chosen:
+        raise SystemExit(f"no run of {experiment} was measured: DVC's lines above say why")
+    rows = measured(chosen)
     header = ["model", "encoder", "test MIoU", "test FWIoU", "million parameters", "epochs", "prediction, images/s"]
     table = markdown_table(header, [list(row.values()) for row in rows])
     chart = ROOT / "docs" / "images" / f"{experiment}.png"
@@ -79,6 +82,12 @@ def main() -> None:
     setting = f"{budget}, images {height}x{width}, {torch.get_num_threads()} threads; all else as params.yaml."
     picture = f"![MIoU against parameters and speed](../{chart.relative_to(ROOT)})"
     write_section(f"Models under one budget: {experiment}", f"{setting}\n\n{table}\n\n{picture}")
+
+
+def dvc(*arguments: str) -> None:
+    """Run DVC. Where it fails, it has said why: this process ends with its exit code."""
+    if code := subprocess.run(["dvc", *arguments], cwd=ROOT, check=False).returncode:
+        raise SystemExit(code)
 
 
 def train_all(models: list[str], minutes: float, experiment: str) -> None:
@@ -96,8 +105,7 @@ def train_all(models: list[str], minutes: float, experiment: str) -> None:
             "options": MODELS[name],
         }
         sets = [part for assignment in assignments(own, values) for part in ("--set-param", assignment)]
-        command = ["dvc", "exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}", *sets]
-        subprocess.run(command, cwd=ROOT, check=True)
+        dvc("exp", "run", "--queue", "--name", f"{name.replace('_', '-')}-{stamp}", *sets)
     subprocess.run(["dvc", "exp", "run", "--run-all", "--jobs", "1"], cwd=ROOT, check=False)
 
 

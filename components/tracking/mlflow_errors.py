@@ -227,7 +227,8 @@ def _of_database(text: str, place: str) -> Exception | None:
 
 def damaged(place: str, reason: str) -> InputError:
     return InputError(
-        f"MLflow's database {place} is damaged ({reason}): put a backup in its place, or move it away and train again"
+        f"MLflow's database {place} is damaged ({reason}): if it is MLflow's file, put a backup in its place, or move"
+        " it away and train again; if not, correct MLFLOW_TRACKING_URI"
     )
 
 
