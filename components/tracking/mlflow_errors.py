@@ -51,7 +51,8 @@ STORE_DENIES = (
     "Unable to locate credentials",
     "Partial credentials found",
     "The config profile",
-    "SSO",
+    "SSO session",
+    "SSO Token",
 )
 """Words of boto about an object store to which files go without MLflow's server."""
 
