@@ -95,3 +95,10 @@ def save_nifti(path: Path, values: np.ndarray, spacing: tuple[float, ...] = (0.8
 
     path.parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([*spacing, 1.0])), path)
+
+
+def pairs(root: Path, image: str, mask: str, names: tuple[str, ...] = ("a", "b", "c")) -> None:
+    """Images and masks of 0 and 255; ``image`` and ``mask`` have a place for each name."""
+    for name in names:
+        photo(root / image.format(name))
+        save(root / mask.format(name), halves(0, 255))

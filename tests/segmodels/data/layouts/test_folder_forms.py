@@ -15,14 +15,8 @@ from segmodels.errors import InputError
 Write = Callable[[Path], None]
 
 
-def write(root: Path, image: str, mask: str, names: tuple[str, ...] = ("a", "b", "c")) -> None:
-    for name in names:
-        trees.photo(root / image.format(name))
-        trees.save(root / mask.format(name), halves(0, 255))
-
-
 def leftovers(root: Path) -> None:
-    write(root, "images/{}.jpg", "masks/{}.png")
+    trees.pairs(root, "images/{}.jpg", "masks/{}.png")
     for name in (
         "images/Thumbs.db",
         "images/.DS_Store",
@@ -38,13 +32,13 @@ def leftovers(root: Path) -> None:
 def splits(image: str, mask: str) -> Write:
     def make(root: Path) -> None:
         for split in ("train", "valid", "test"):
-            write(root, image.replace("S", split), mask.replace("S", split))
+            trees.pairs(root, image.replace("S", split), mask.replace("S", split))
 
     return make
 
 
 def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}.png")
+    trees.pairs(tmp_path, "images/{}.jpg", "masks/{}.png")
     (tmp_path / "masks").rename(tmp_path / "labels")
     (tmp_path / "masks").mkdir()
     assert next(iter(open_layout("folder", tmp_path).samples())).files == ("labels/a.png",)
@@ -61,10 +55,10 @@ def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over
 @pytest.mark.parametrize(
     ("make", "ids"),
     [
-        (lambda root: write(root, "images/{}.jpg", "masks/{}_mask.png"), {None: "a b c"}),
-        (lambda root: write(root, "images/{}.JPG", "masks/{}.PNG"), {None: "a b c"}),
-        (lambda root: write(root, "images/{}.jpeg", "labels/{}.tif"), {None: "a b c"}),
-        (lambda root: write(root, "images/{}_1.jpg", "masks/{}_1 - label.bmp"), {None: "a_1 b_1 c_1"}),
+        (lambda root: trees.pairs(root, "images/{}.jpg", "masks/{}_mask.png"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "images/{}.JPG", "masks/{}.PNG"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "images/{}.jpeg", "labels/{}.tif"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "images/{}_1.jpg", "masks/{}_1 - label.bmp"), {None: "a_1 b_1 c_1"}),
         (leftovers, {None: "a b c"}),
         (
             splits("images/S/{}.jpg", "masks/S/{}.png"),
@@ -74,10 +68,10 @@ def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over
             splits("S/images/{}.jpg", "S/masks/{}_mask.png"),
             {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
         ),
-        (lambda root: write(root, "Images/{}.jpg", "Masks/{}.png"), {None: "a b c"}),
-        (lambda root: write(root, "imgs/{}.jpg", "gts/{}.png"), {None: "a b c"}),
-        (lambda root: write(root, "RGB/{}.png", "GT/{}.png"), {None: "a b c"}),
-        (lambda root: write(root, "Original/{}.tif", "Ground Truth/{}.tif"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "Images/{}.jpg", "Masks/{}.png"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "imgs/{}.jpg", "gts/{}.png"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "RGB/{}.png", "GT/{}.png"), {None: "a b c"}),
+        (lambda root: trees.pairs(root, "Original/{}.tif", "Ground Truth/{}.tif"), {None: "a b c"}),
         (
             splits("img_dir/S/{}.jpg", "ann_dir/S/{}.png"),
             {"train": "train/a train/b train/c", "val": "valid/a valid/b valid/c", "test": "test/a test/b test/c"},
@@ -88,7 +82,7 @@ def test_masks_that_are_no_pictures_are_named_and_an_empty_folder_is_passed_over
         ),
         (
             lambda root: [
-                write(root, f"images/{split}/{{}}.jpg", f"annotations/{split}/{{}}.png")
+                trees.pairs(root, f"images/{split}/{{}}.jpg", f"annotations/{split}/{{}}.png")
                 for split in ("training", "validation")
             ],
             {"train": "training/a training/b training/c", "val": "validation/a validation/b validation/c"},
@@ -125,15 +119,15 @@ def test_a_test_split_without_any_mask_is_left_out_and_one_of_some_masks_is_not(
 
 
 def test_a_split_whose_images_lie_in_a_folder_of_another_name_is_not_left_out_in_silence(tmp_path: Path) -> None:
-    write(tmp_path, "train/images/{}.jpg", "train/masks/{}.png")
-    write(tmp_path, "val/imgs/{}.jpg", "val/masks/{}.png")
+    trees.pairs(tmp_path, "train/images/{}.jpg", "train/masks/{}.png")
+    trees.pairs(tmp_path, "val/imgs/{}.jpg", "val/masks/{}.png")
     with pytest.raises(InputError, match=r"images in images/ of one split and in val/imgs/ of another, .* rename"):
         open_layout("folder", tmp_path)
 
 
 def test_masks_of_some_images_may_have_the_ending_alone(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.png", "masks/{}_mask.png", ("a", "b"))
-    write(tmp_path, "images/{}.png", "masks/{}.png", ("c", "d"))
+    trees.pairs(tmp_path, "images/{}.png", "masks/{}_mask.png", ("a", "b"))
+    trees.pairs(tmp_path, "images/{}.png", "masks/{}.png", ("c", "d"))
     masks = [sample.files[0] for sample in open_layout("folder", tmp_path).samples()]
     assert masks == ["masks/a_mask.png", "masks/b_mask.png", "masks/c.png", "masks/d.png"]
     trees.save(tmp_path / "masks" / "a.png", halves(0, 255))
@@ -141,25 +135,14 @@ def test_masks_of_some_images_may_have_the_ending_alone(tmp_path: Path) -> None:
         list(open_layout("folder", tmp_path).samples())
 
 
-def test_images_that_no_list_names_need_no_mask(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
-    (tmp_path / "masks" / "f.png").unlink()
-    trees.write_text(tmp_path / "train.txt", "a\nb\nc\n")
-    trees.write_text(tmp_path / "val.txt", "d\n")
-    assert split_names(tmp_path) == {"train": "a b c", "val": "d"}
-    trees.write_text(tmp_path / "val.txt", "d\nf\n")
-    with pytest.raises(InputError, match=r"1 file in .* has no mask: images/f\.jpg: add each mask"):
-        split_names(tmp_path)
-
-
 def test_brush_labels_of_label_studio_are_known_by_their_names(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/task-1-annotation-2-by-1-tag-{}-0.png")
+    trees.pairs(tmp_path, "images/{}.jpg", "masks/task-1-annotation-2-by-1-tag-{}-0.png")
     with pytest.raises(InputError, match=r"have no mask: .*names its PNG files by tasks.* export the project as COCO"):
-        split_names(tmp_path)
+        list(open_layout("folder", tmp_path).samples())
 
 
 def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}_mask.png", ("a", "b"))
+    trees.pairs(tmp_path, "images/{}.jpg", "masks/{}_mask.png", ("a", "b"))
     (tmp_path / "masks" / "b_mask.png").rename(tmp_path / "masks" / "b_label.png")
     with pytest.raises(InputError, match=r"have no mask: images/a\.jpg, images/b\.jpg: add each mask under the same"):
         list(open_layout("folder", tmp_path).samples())
@@ -167,14 +150,14 @@ def test_masks_whose_endings_differ_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["my data", "archive/archive"])
 def test_folders_around_the_dataset_are_named(folder: str, tmp_path: Path) -> None:
-    write(tmp_path / folder, "images/{}.jpg", "masks/{}.png")
+    trees.pairs(tmp_path / folder, "images/{}.jpg", "masks/{}.png")
     with pytest.raises(InputError, match=rf"fits no layout, but its folder {folder}/ fits folder: set ingest\.path to"):
         find_layout(tmp_path)
 
 
 def test_several_folders_below_that_fit_are_all_named(tmp_path: Path) -> None:
     for folder in ("test/city", "train/city"):
-        write(tmp_path / folder, "images/{}.jpg", "masks/{}.png")
+        trees.pairs(tmp_path / folder, "images/{}.jpg", "masks/{}.png")
     with pytest.raises(
         InputError, match=r"its folders test/city/, train/city/ fit folder: set .* one of them, or make"
     ):
@@ -189,7 +172,7 @@ def test_own_data_in_the_folders_of_camvid_is_not_camvid(tmp_path: Path) -> None
 
 
 def test_slices_that_are_not_numbered_are_no_membranes(tmp_path: Path) -> None:
-    write(tmp_path, "train/image/{}.png", "train/label/{}.png", ("1", "2", "road"))
+    trees.pairs(tmp_path, "train/image/{}.png", "train/label/{}.png", ("1", "2", "road"))
     assert find_layout(tmp_path) == "folder"
     (tmp_path / "train" / "label" / "road.png").unlink()
     assert find_layout(tmp_path) == "isbi2012"
@@ -240,8 +223,8 @@ def test_a_list_of_classes_in_the_folders_of_voc_takes_the_place_of_vocs(tmp_pat
 
 
 def test_the_field_of_view_beside_drives_masks_is_not_the_mask(tmp_path: Path) -> None:
-    write(tmp_path, "training/images/{}.tif", "training/mask/{}_mask.gif")
-    write(tmp_path, "test/images/{}.tif", "test/1st_manual/{}_manual1.gif", ("d",))
+    trees.pairs(tmp_path, "training/images/{}.tif", "training/mask/{}_mask.gif")
+    trees.pairs(tmp_path, "test/images/{}.tif", "test/1st_manual/{}_manual1.gif", ("d",))
     for name in "abc":
         trees.save(tmp_path / "training" / "1st_manual" / f"{name}_manual1.gif", halves(255, 0))
     files = [sample.files for sample in open_layout("folder", tmp_path).samples()]
@@ -264,79 +247,6 @@ def test_images_without_masks_beside_files_of_their_names_are_not_taken_as_unann
     assert [sample.files for sample in open_layout("folder", tmp_path).samples()] == [()]
 
 
-SIX = ("a", "b", "c", "d", "e", "f")
-
-
-def split_names(root: Path, layout: str = "folder") -> dict[str | None, str]:
-    found: dict[str | None, list[str]] = {}
-    for sample in open_layout(layout, root).samples():
-        found.setdefault(sample.split, []).append(sample.id)
-    return {split: " ".join(names) for split, names in found.items()}
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {"train.txt": "a\nb\n", "valid.txt": "c\nd\n", "test.txt": "e\nf\n", "readme.txt": "mine"},
-        {"splits/train.txt": "a\nb\n", "splits/valid.txt": "c\nd\n", "splits/test.txt": "e\nf\n"},
-        {
-            "train.txt": "images/a.jpg masks/a.png\nimages/b.jpg masks/b.png\n",
-            "val_list.txt": "images/c.jpg\n./images/d.jpg\n",
-            "test.txt": "e.jpg\nf\n",
-        },
-        {"splits.csv": "id,split\na,train\nb,training\nc,val\nd,dev\ne,test\nf,test\n"},
-        {"split.csv": "id,split\na,train\nb,Train\nc,valid\nd,eval\ne,test\nf,test\n"},
-        {"Splits/Train.TXT": "a\nb\n", "Splits/Val.TXT": "c\nd\n", "Splits/Test.TXT": "e\nf\n"},
-        {"Train_List.txt": "a\nb\n", "VAL.txt": "c\nd\n", "test.TXT": "e\nf\n"},
-        {"Splits.CSV": "id,split\na,train\nb,train\nc,val\nd,val\ne,test\nf,test\n"},
-    ],
-    ids=["lists", "splits/", "paths in lists", "splits.csv", "split.csv", "Splits/", "Lists", "Splits.CSV"],
-)
-def test_splits_of_ones_own_are_read_wherever_people_write_them(files: dict[str, str], tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
-    for name, text in files.items():
-        trees.write_text(tmp_path / name, text)
-    assert split_names(tmp_path) == {"train": "a b", "val": "c d", "test": "e f"}
-
-
-@pytest.mark.parametrize(
-    ("files", "sentence"),
-    [
-        ({"splits/mine.txt": "a"}, r"splits/mine\.txt has the name of no split, expected train\.txt, .* rename it"),
-        (
-            {"splits/val.txt": "a", "splits/valid.txt": "b"},
-            r"val\.txt and valid\.txt are both lists of val, ",
-        ),
-        (
-            {"splits/train.txt": "a\nb\n\na.jpg\n"},
-            r"train\.txt names the sample 'a\.jpg' in the lines 1 and 4",
-        ),
-        (
-            {"train.txt": "images/a.jpg masks/b.png\nimages/b.jpg masks/a.png\n"},
-            r"names the mask 'masks/b\.png' for images/a\.jpg, but the mask of the image's name, masks/a\.png, is read",
-        ),
-        ({"train.txt": "a\nz\n"}, r"train\.txt names the sample 'z', which has no image"),
-        (
-            {"splits.csv": "id,split\n" + "".join(f"{one},fold1\n" for one in SIX)},
-            r"splits\.csv has the split 'fold1' fo",
-        ),
-        (
-            {"splits.csv": "id,split\na,train\nb,val\na,test\n"},
-            r"splits\.csv gives 'a' the split 'train' and 'test', expected one: remove one of the rows",
-        ),
-        ({"splits.csv": "id;split\na;train\n"}, r"expected the header id,split and such rows, with commas"),
-        ({"groups.csv": "id,group\n" + "".join(f"{one},\n" for one in SIX)}, "has no group for 6 samples: a, b, c"),
-        ({"splits.csv": "id,split\na,train\n"}, r"splits\.csv has no split for 5 samples: b, c, d, e, f: add them"),
-    ],
-)
-def test_splits_that_leave_doubts_are_one_sentence(files: dict[str, str], sentence: str, tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}.png", SIX)
-    for name, text in files.items():
-        trees.write_text(tmp_path / name, text)
-    with pytest.raises(InputError, match=sentence):
-        split_names(tmp_path)
-
-
 def test_volumes_in_folders_of_images_are_sent_to_their_layout(tmp_path: Path) -> None:
     for name in ("images/a.nii.gz", "masks/a.nii.gz"):
         trees.write_text(tmp_path / name, "none")
@@ -347,99 +257,15 @@ def test_volumes_in_folders_of_images_are_sent_to_their_layout(tmp_path: Path) -
 @pytest.mark.parametrize("mask", ["{}_1", "{}/1", "car/{}"])
 def test_several_masks_of_an_image_are_to_become_one(mask: str, tmp_path: Path) -> None:
     for part in (mask, mask.replace("1", "2").replace("car", "road")):
-        write(tmp_path, "images/{}.jpg", f"masks/{part}.png")
+        trees.pairs(tmp_path, "images/{}.jpg", f"masks/{part}.png")
     with pytest.raises(
         InputError, match=r"3 files in .* have no mask: .* look like parts of one mask: write the label"
     ):
-        split_names(tmp_path)
+        list(open_layout("folder", tmp_path).samples())
 
 
 def test_a_missing_mask_is_no_part_of_that_of_another_image(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}.png", ("a_1", "a_2"))
+    trees.pairs(tmp_path, "images/{}.jpg", "masks/{}.png", ("a_1", "a_2"))
     trees.photo(tmp_path / "images" / "a.jpg")
     with pytest.raises(InputError, match=r"1 file in .* has no mask: images/a\.jpg: add each mask under"):
-        split_names(tmp_path)
-
-
-def test_files_beside_the_images_may_have_capitals_in_their_names(tmp_path: Path) -> None:
-    write(tmp_path, "Images/{}.JPG", "MASKS/{}.PNG", ("a", "b"))
-    trees.write_text(tmp_path / "Classes.TXT", "sky, 0\nroad, 255\n")
-    trees.write_text(tmp_path / "Groups.csv", "id,group\na,one\nb,one\n")
-    for name in ("a.png", "b.png"):
-        trees.save(tmp_path / "Objects" / name, halves(0, 1))
-    layout = open_layout(find_layout(tmp_path), tmp_path)
-    assert (layout.labels.classes, layout.labels.things) == (("sky", "road"), {1})
-    assert [(sample.group, sample.files[1:]) for sample in layout.samples()] == [
-        ("one", ("Objects/a.png",)),
-        ("one", ("Objects/b.png",)),
-    ]
-
-
-@pytest.mark.parametrize("mask", ["./masks/a.png", "labels/a.png", "elsewhere/a.png"])
-def test_a_list_may_name_the_mask_that_is_read_in_other_ways(mask: str, tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "labels/{}.png", ("a",))
-    (tmp_path / "masks").symlink_to("labels")
-    trees.write_text(tmp_path / "train.txt", f"images/a.jpg {mask}\n")
-    assert split_names(tmp_path) == {"train": "a"}
-
-
-def test_a_split_beside_images_at_the_top_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, "images/{}.jpg", "masks/{}.png")
-    write(tmp_path, "test/images/{}.jpg", "test/masks/{}.png", ("t",))
-    with pytest.raises(InputError, match=r"images in images/ and in test/images/, expected all at the top or .*: move"):
-        open_layout("folder", tmp_path)
-    for path in (tmp_path / "test" / "masks").iterdir():
-        path.unlink()
-    (tmp_path / "test" / "masks").rmdir()
-    layout = open_layout("folder", tmp_path)
-    assert len(list(layout.samples())) == 3
-    assert layout.left_out == ["test/images/t.jpg"]
-
-
-def test_folders_beside_the_splits_are_splits_or_said_to_be_left_out(tmp_path: Path) -> None:
-    for home in ("train", "eval", "extra"):
-        write(tmp_path, f"{home}/images/{{}}.jpg", f"{home}/masks/{{}}.png", ("a", "b"))
-    assert split_names(tmp_path) == {"train": "train/a train/b", "val": "eval/a eval/b"}
-    layout = open_layout("folder", tmp_path)
-    list(layout.samples())
-    assert layout.left_out == ["extra/images/a.jpg", "extra/images/b.jpg"]
-
-
-def test_a_stray_pair_does_not_undo_the_folders_of_the_splits(tmp_path: Path) -> None:
-    splits("images/S/{}.jpg", "masks/S/{}.png")(tmp_path)
-    write(tmp_path, "images/{}.jpg", "masks/{}.png", ("stray",))
-    with pytest.raises(InputError, match=r"1 of 10 samples in .* \(test, train, valid\): stray: move them into"):
-        split_names(tmp_path)
-
-
-def test_further_lists_of_voc_do_not_undo_the_splits(tmp_path: Path) -> None:
-    trees.cvat_masks(tmp_path)
-    lists = tmp_path / "ImageSets" / "Segmentation"
-    (lists / "default.txt").unlink()
-    for name, text in (("train", "frame 1"), ("val", "frame 2"), ("trainval", "frame 1\nframe 2"), ("all", "frame 1")):
-        (lists / f"{name}.txt").write_text(text)
-    assert split_names(tmp_path, "voc_export") == {"train": "frame 1", "val": "frame 2"}
-
-
-@pytest.mark.parametrize("name", ["my photo {}", "img.{}"])
-def test_lists_of_voc_may_hold_names_with_blanks_and_dots(name: str, tmp_path: Path) -> None:
-    write(tmp_path, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png", ("a", "b", "c"))
-    for split, one in (("train", "a"), ("val", "b")):
-        trees.write_text(tmp_path / "ImageSets" / "Segmentation" / f"{split}.txt", name.format(one))
-    assert split_names(tmp_path, "voc2012") == {"train": name.format("a"), "val": name.format("b")}
-    trees.write_text(tmp_path / "ImageSets" / "Segmentation" / "val.txt", name.format("gone"))
-    with pytest.raises(InputError, match=f"lacks the image or the mask of {name.format('gone')}, which"):
-        split_names(tmp_path, "voc2012")
-
-
-def test_lists_of_voc_may_name_pairs_of_one_name(tmp_path: Path) -> None:
-    write(tmp_path, "JPEGImages/{}.jpg", "SegmentationClass/{}.png", ("a", "b"))
-    lists = tmp_path / "ImageSets" / "Segmentation"
-    trees.write_text(lists / "val.txt", "b\n")
-    trees.write_text(lists / "train.txt", "/JPEGImages/a.jpg /SegmentationClass/a.png\n")
-    assert split_names(tmp_path, "voc2012") == {"train": "a", "val": "b"}
-    trees.write_text(lists / "train.txt", "/JPEGImages/a.jpg /SegmentationClass/b.png\n")
-    with pytest.raises(
-        InputError, match=r"train\.txt names the mask '/SegmentationClass/b\.png' for /JPEGImages/a\.jpg"
-    ):
-        split_names(tmp_path, "voc2012")
+        list(open_layout("folder", tmp_path).samples())
